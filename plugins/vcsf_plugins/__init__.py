@@ -1,0 +1,58 @@
+"""The first-party plugin: everything that vcsf brings along, registered through the public hooks alone."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vcsf_cli import hookimpl
+
+Factories = Mapping[str, Callable[..., Any]]
+
+# Modules are imported in the hooks: `vcsf prepare` asks for datasets and decoders and must not wait for torch.
+
+
+@hookimpl
+def vcsf_backbones() -> Factories:
+    from vcsf_plugins import backbones
+
+    return {"s3d": backbones.s3d, "r3d18": backbones.r3d18, "small": backbones.small}
+
+
+@hookimpl
+def vcsf_motion_modules() -> Factories:
+    from vcsf_plugins import motion
+
+    return {"none": motion.none, "difference_gate": motion.DifferenceGate}
+
+
+@hookimpl
+def vcsf_samplers() -> Factories:
+    from vcsf_plugins import samplers
+
+    return {"slow_fast": samplers.SlowFast}
+
+
+@hookimpl
+def vcsf_losses() -> Factories:
+    from vcsf_plugins import losses
+
+    return {"infonce": losses.InfoNCE}
+
+
+@hookimpl
+def vcsf_datasets() -> Factories:
+    from vcsf_plugins import datasets, synthetic
+
+    return {
+        "ucf101": datasets.ucf101,
+        "hmdb51": datasets.hmdb51,
+        "folder": datasets.folder,
+        "csv": datasets.csv,
+        "synthetic": synthetic.synthetic,
+    }
+
+
+@hookimpl
+def vcsf_decoders() -> Factories:
+    from vcsf_plugins import decoders
+
+    return {"decord": decoders.decord, "pyav": decoders.pyav}

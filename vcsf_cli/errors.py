@@ -1,0 +1,77 @@
+"""What may go wrong for a user, each with one sentence of what and one of what to do about it.
+
+Every error that a user can cause is a `VcsfError`; `vcsf_cli.cli` is the only place that turns them into output.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class VcsfError(Exception):
+    """A failure that is explained to the user without a traceback.
+
+    Args:
+        message: What is wrong, naming the thing that is wrong.
+        hint: What to do about it; may be empty.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class DataError(VcsfError):
+    """Videos, a prepared dataset or a file are not what they should be."""
+
+
+class RunError(VcsfError):
+    """A run folder or checkpoint can't be used, or the training itself failed."""
+
+
+class InputError(VcsfError):
+    """The command line is wrong: a path that doesn't exist, an option that doesn't fit."""
+
+    exit_code = 2
+
+
+class PluginError(InputError):
+    """A plugin can't be loaded, or breaks the contract of a hook."""
+
+
+class RecipeError(InputError):
+    """A recipe is wrong. Several problems are gathered into one error."""
+
+    @classmethod
+    def of(cls, problems: Sequence["RecipeError"]) -> "RecipeError":
+        """One error that says all of `problems`."""
+        if len(problems) == 1:
+            return problems[0]
+        message = f"{len(problems)} problems in the recipe\n" + "\n".join(f"  - {p.message}" for p in problems)
+        hints = dict.fromkeys(p.hint for p in problems if p.hint)
+        return cls(message, "\n      ".join(hints))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint with the nearest known name, else with all known names."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        return f"did you mean `{near[0]}`?"
+    return f"known: {', '.join(known)}" if known else ""
+
+
+class UnknownName(RecipeError):
+    """A name that is not among the known ones.
+
+    Args:
+        what: The kind of thing, such as `backbone`.
+        name: The name that was asked for.
+        known: The names there are.
+        where: Where it was named, such as a recipe's file and line.
+    """
+
+    def __init__(self, what: str, name: str, known: Iterable[str], where: str = "") -> None:
+        super().__init__(f"unknown {what} `{name}`" + (f" at {where}" if where else ""), did_you_mean(name, known))

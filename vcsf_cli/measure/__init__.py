@@ -1,0 +1,1 @@
+"""Features of whole videos, and what is measured on them."""

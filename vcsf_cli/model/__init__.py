@@ -1,0 +1,1 @@
+"""The two pathways, their heads, the momentum encoder and its queue."""

@@ -1,0 +1,92 @@
+"""What vcsf says while it works: on stderr, in colour and with a bar only on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+import click
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def say(text: str) -> None:
+    """One line of narration on stderr."""
+    click.echo(text, err=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: `42 s`, `3 min 10 s`, `2 h 5 min`, `3 d 4 h`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+class Progress:
+    """Progress of work with a known number of steps: a bar on a terminal, a line now and then elsewhere.
+
+    Args:
+        total: Number of steps.
+        unit: What is counted, in the plural: `videos`.
+        title: What is being done: `preparing`.
+        done: Steps that an earlier run has done; they don't count into the rate.
+    """
+
+    def __init__(self, total: int, unit: str, title: str = "", done: int = 0) -> None:
+        self.total, self.unit, self.title = total, unit, title
+        self.done = self.first = done
+        self.note = ""
+        self._start = self._spoken = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._terminal:
+            self._draw()
+            click.echo(err=True)
+        elif kind is None:
+            say(self.line())
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Count steps as done, with a note such as the loss to show beside them."""
+        self.done += steps
+        self.note = note or self.note
+        now = time.monotonic()
+        if now - self._spoken < (0.1 if self._terminal else SECONDS_BETWEEN_LINES):
+            return
+        self._spoken = now
+        if self._terminal:
+            self._draw()
+        else:
+            say(self.line())
+
+    def line(self) -> str:
+        """The state in words: title, count, rate, time left, note."""
+        elapsed = time.monotonic() - self._start
+        worked = self.done - self.first
+        rate = worked / elapsed if elapsed > 0 else 0.0
+        parts = [f"{self.title} {self.done:,}/{self.total:,} {self.unit}".strip()]
+        if worked:
+            parts.append(f"{rate:.1f}/s" if rate >= 1 else f"{elapsed / worked:.1f} s each")
+            left = self.total - self.done
+            parts.append(f"{duration(left * elapsed / worked)} left" if left > 0 else duration(elapsed))
+        if self.note:
+            parts.append(self.note)
+        return "  ".join(parts)
+
+    def _draw(self) -> None:
+        import shutil
+
+        columns = shutil.get_terminal_size().columns
+        filled = round(20 * self.done / self.total) if self.total else 20
+        bar = "█" * filled + "░" * (20 - filled)
+        text = f"{bar} {self.line()}"[: columns - 1]
+        click.echo("\r\x1b[2K" + text, nl=False, err=True)

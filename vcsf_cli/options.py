@@ -1,0 +1,72 @@
+"""Options that several commands share, and the completion of recipe and run names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+data_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="VCSF_DATA",
+    default=Path("data"),
+    show_default=True,
+    show_envvar=True,
+    help="Folder of prepared datasets.",
+)
+
+runs_option = click.option(
+    "--runs",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="VCSF_RUNS",
+    default=Path("runs"),
+    show_default=True,
+    show_envvar=True,
+    help="Folder of run folders.",
+)
+
+set_option = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a recipe key, such as `loss.temperature=0.1`; may be given often.",
+)
+
+devices_option = click.option(
+    "--devices",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda|cuda:N",
+    help="Where to compute; auto takes a GPU if there is one.",
+)
+
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="Arithmetic of the networks; auto is bf16 on a GPU that has it, else float32.",
+)
+
+
+def complete_recipe(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of recipes, then files as the shell completes them."""
+    from vcsf_cli.recipe import recipe_names
+
+    names = [CompletionItem(name) for name in recipe_names() if name.startswith(incomplete)]
+    return names or [CompletionItem(incomplete, type="file")]
+
+
+def complete_run(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of the run folders in `--runs`, then folders as the shell completes them."""
+    folder = context.params.get("runs") or Path("runs")
+    names = sorted(path.parent.name for path in Path(folder).glob("*/recipe.yaml"))
+    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="dir")]

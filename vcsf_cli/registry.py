@@ -1,0 +1,291 @@
+"""Finding, describing, checking and building the components that plugins register."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pluggy
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from vcsf_cli import hookspecs
+from vcsf_cli.contracts import Component, Parameter
+from vcsf_cli.errors import PluginError, RecipeError, UnknownName, VcsfError, did_you_mean
+from vcsf_cli.narrate import say
+
+HOOKS = {
+    "backbone": "vcsf_backbones",
+    "motion": "vcsf_motion_modules",
+    "sampler": "vcsf_samplers",
+    "loss": "vcsf_losses",
+    "dataset": "vcsf_datasets",
+    "decoder": "vcsf_decoders",
+}
+"""The hook that registers each kind of component."""
+
+FILLED_BY_VCSF = frozenset({"pathway"})
+"""Keywords of factories that vcsf fills in, so that a recipe can't."""
+
+LOCAL_PLUGIN = "vcsf_local.py"
+
+
+class Registry:
+    """All plugins, and the components they register. A kind's hook is called when the kind is first asked for, so that
+    a command that needs no network never imports torch.
+
+    Args:
+        local_plugin: A plugin file to load last, None for none.
+    """
+
+    def __init__(self, local_plugin: Path | None) -> None:
+        self.manager = pluggy.PluginManager("vcsf")
+        self.manager.add_hookspecs(hookspecs)
+        self._kinds: dict[str, dict[str, Component]] = {}
+        import vcsf_plugins
+
+        self._register(vcsf_plugins, "vcsf_plugins")
+        for entry in sorted(entry_points(group="vcsf"), key=lambda entry: entry.name):
+            with blame(entry.name):
+                plugin = entry.load()
+            self._register(plugin, entry.name)
+        if local_plugin is not None:
+            with blame(str(local_plugin)):
+                module = import_file(local_plugin)
+            self._register(module, str(local_plugin))
+
+    def _register(self, plugin: object, name: str) -> None:
+        unknown = [hook for hook in dir(plugin) if hook.startswith("vcsf_") and self._is_foreign(plugin, hook)]
+        if unknown:
+            hooks = [hook for hook in dir(hookspecs) if hook.startswith("vcsf_")]
+            raise PluginError(f"plugin `{name}` implements an unknown hook `{unknown[0]}`", did_you_mean(unknown[0], hooks))
+        try:
+            self.manager.register(plugin, name=name)
+        except ValueError as error:
+            raise PluginError(f"plugin `{name}` is registered twice: {error}") from error
+        except pluggy.PluginValidationError as error:
+            raise PluginError(f"plugin `{name}` breaks a hook's contract: {error}", "see `vcsf_cli.hookspecs`") from error
+
+    def _is_foreign(self, plugin: object, attribute: str) -> bool:
+        return self.manager.parse_hookimpl_opts(plugin, attribute) is not None and not hasattr(hookspecs, attribute)
+
+    def plugins(self) -> list[str]:
+        """Names of all plugins, in load order."""
+        return [name for name, _ in self.manager.list_name_plugin()]
+
+    def call(self, hook: str) -> Iterator[tuple[str, Any]]:
+        """What each plugin returns from a hook without arguments, with the plugin's name, in load order."""
+        for implementation in getattr(self.manager.hook, hook).get_hookimpls():
+            with blame(implementation.plugin_name):
+                result = implementation.function()
+            yield implementation.plugin_name, result
+
+    def components(self, kind: str) -> dict[str, Component]:
+        """All components of a kind by name, in load order.
+
+        Raises:
+            PluginError: If a plugin raises, returns something else than `{name: factory}`, or takes a name twice.
+        """
+        if kind not in self._kinds:
+            found: dict[str, Component] = {}
+            for plugin, factories in self.call(HOOKS[kind]):
+                if not isinstance(factories, typing.Mapping):
+                    raise PluginError(
+                        f"plugin `{plugin}` returns {type(factories).__name__} from `{HOOKS[kind]}`",
+                        "return a dict of names and factories, as plugins/README.md shows",
+                    )
+                for name, factory in factories.items():
+                    if name in found:
+                        raise PluginError(
+                            f"{kind} `{name}` is registered by both `{found[name].plugin}` and `{plugin}`",
+                            "rename one of them, or uninstall one of the plugins",
+                        )
+                    found[name] = describe(kind, name, factory, plugin)
+            self._kinds[kind] = found
+        return self._kinds[kind]
+
+    def find(self, kind: str, name: str, where: str = "") -> Component:
+        """The component of a name.
+
+        Raises:
+            UnknownName: If there is none; the hint names the nearest.
+        """
+        components = self.components(kind)
+        if name not in components:
+            raise UnknownName(kind, name, components, where)
+        return components[name]
+
+    def build(self, kind: str, name: str, *positional: Any, **settings: Any) -> Any:
+        """Call a component's factory, with settings that `check_settings` has passed.
+
+        Raises:
+            PluginError: If the factory raises something else than a `VcsfError`.
+        """
+        component = self.find(kind, name)
+        with blame(component.plugin, f"{kind} `{name}`"):
+            return component.factory(*positional, **settings)
+
+    def recipe_dirs(self) -> list[Path]:
+        """Folders of recipes that plugins add."""
+        return [Path(folder) for _, folders in self.call("vcsf_recipe_dirs") for folder in folders]
+
+
+@contextmanager
+def blame(plugin: str, what: str = "") -> Iterator[None]:
+    """Turn whatever a plugin raises into an error that names it; a `VcsfError` passes as it is."""
+    try:
+        yield
+    except VcsfError:
+        raise
+    except Exception as error:  # noqa: BLE001 - any exception of foreign code becomes one clear error
+        place = f", {what}," if what else ""
+        raise PluginError(
+            f"plugin `{plugin}`{place} failed: {type(error).__name__}: {error}",
+            "mend the plugin, or uninstall it; --no-local-plugin leaves out ./vcsf_local.py",
+        ) from error
+
+
+def import_file(path: Path) -> ModuleType:
+    """Import a Python file that is on no path."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"{path} can't be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # so that worker processes and pickled classes find it
+    spec.loader.exec_module(module)
+    return module
+
+
+def describe(kind: str, name: str, factory: Callable[..., Any], plugin: str) -> Component:
+    """A component with its parameters, read from the factory's signature and docstring.
+
+    Raises:
+        PluginError: If the factory can't be called, or has parameters that vcsf could not fill.
+    """
+    if not callable(factory):
+        raise PluginError(f"plugin `{plugin}` registers {kind} `{name}`, which is no function or class")
+    documentation = inspect.getdoc(factory) or ""
+    if inspect.isclass(factory):
+        documentation = documentation if "Args:" in documentation else inspect.getdoc(factory.__init__) or documentation
+    helps = argument_helps(documentation)
+    signature = inspect.signature(factory)
+    target = factory.__init__ if inspect.isclass(factory) else factory
+    with blame(plugin, f"{kind} `{name}`"):
+        annotations = typing.get_type_hints(target)
+    parameters = {}
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.POSITIONAL_ONLY or parameter.name in FILLED_BY_VCSF:
+            continue
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            raise PluginError(
+                f"{kind} `{name}` of plugin `{plugin}` has a parameter `{parameter}` that is not keyword-only",
+                "positional-only parameters (before `/`) come from vcsf, keyword-only ones (after `*`) from the recipe",
+            )
+        parameters[parameter.name] = Parameter(
+            name=parameter.name,
+            annotation=annotations.get(parameter.name, Any),
+            default=None if parameter.default is parameter.empty else parameter.default,
+            help=helps.get(parameter.name, ""),
+            required=parameter.default is parameter.empty,
+        )
+    return Component(kind, name, factory, plugin, parameters, documentation.split("\n\n")[0].replace("\n", " "))
+
+
+def argument_helps(documentation: str) -> dict[str, str]:
+    """The `Args:` lines of a Google-style docstring by parameter."""
+    section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", documentation, re.MULTILINE)
+    if not section:
+        return {}
+    entries = re.split(r"^[ \t]{4}(\w+):[ \t]*", section.group(1), flags=re.MULTILINE)[1:]
+    return {name: " ".join(text.split()) for name, text in zip(entries[::2], entries[1::2], strict=True)}
+
+
+def takes(component: Component, keyword: str) -> bool:
+    """Whether a component's factory has a keyword that vcsf fills in."""
+    return keyword in inspect.signature(component.factory).parameters
+
+
+def check_settings(component: Component, settings: dict[str, Any], where: str) -> tuple[dict[str, Any], list[RecipeError]]:
+    """Check a recipe's settings against a factory's signature.
+
+    Args:
+        component: The component that they are meant for.
+        settings: Keyword and value as the recipe says.
+        where: The recipe key of the component's node, such as `loss`; it prefixes the keys named in problems.
+
+    Returns:
+        All settings with defaults filled in, and all problems.
+    """
+    problems: list[RecipeError] = []
+    checked: dict[str, Any] = {}
+    what = f"{component.kind} `{component.name}`"
+    for name in settings:
+        if name not in component.parameters:
+            problems.append(
+                RecipeError(
+                    f"unknown parameter `{name}` of {what} at `{where}.{name}`",
+                    did_you_mean(name, component.parameters) or f"{what} has no parameters",
+                )
+            )
+    for name, parameter in component.parameters.items():
+        if name in settings:
+            try:
+                checked[name] = validate(parameter.annotation, settings[name])
+            except ValidationError as error:
+                text = "; ".join(detail["msg"].lower() for detail in error.errors())
+                problems.append(
+                    RecipeError(f"`{where}.{name}` is {settings[name]!r}: {text}", f"{what}: {parameter.help}" if parameter.help else "")
+                )
+        elif parameter.required:
+            problems.append(RecipeError(f"{what} needs `{where}.{name}`", parameter.help))
+        else:
+            checked[name] = parameter.default
+    return checked, problems
+
+
+def validate(annotation: Any, value: Any) -> Any:
+    """A value as an annotation wants it, strictly: `1` for a float is fine, `"1"` is not, a list for a tuple is.
+
+    Raises:
+        pydantic.ValidationError: If it does not fit.
+    """
+    if isinstance(value, str | Path) and annotation in (Path, Path | None):
+        return Path(value)
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    except Exception:  # noqa: BLE001 - pydantic refuses a config for its own models
+        adapter = TypeAdapter(annotation)
+    if isinstance(value, bool) or isinstance(value, str):
+        return adapter.validate_python(value, strict=True)
+    # JSON's strictness: lists become tuples, but no text becomes a number.
+    return adapter.validate_json(json.dumps(value), strict=True)
+
+
+_settings = {"local_plugin": True}
+
+
+def leave_out_local_plugin() -> None:
+    """Make `load` ignore `./vcsf_local.py` in this process (`--no-local-plugin`)."""
+    _settings["local_plugin"] = False
+    load.cache_clear()
+
+
+@cache
+def load() -> Registry:
+    """The registry of this process: first-party plugin, entry points of group `vcsf`, then `./vcsf_local.py`, which is
+    announced on stderr."""
+    path = Path(LOCAL_PLUGIN).resolve()
+    if not (_settings["local_plugin"] and path.is_file()):
+        return Registry(None)
+    say(f"using the plugin ./{LOCAL_PLUGIN}")
+    return Registry(path)
