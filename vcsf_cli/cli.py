@@ -26,7 +26,7 @@ EXIT_INTERRUPTED = 130
 
 
 class LazyGroup(click.Group):
-    """Loads a command's module when the command is asked for; plugins' commands only when no built-in one has the name."""
+    """Loads a command's module when the command is asked for; plugins' commands only when no built-in has the name."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -37,15 +37,16 @@ class LazyGroup(click.Group):
             return command
         return self._plugin_commands(context).get(name)
 
-    def resolve_command(self, context: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         try:
             return super().resolve_command(context, args)
         except click.UsageError as error:
             from vcsf_cli.errors import did_you_mean
 
             known = [*COMMANDS, *self._plugin_commands(context)]
-            error.message = f"no such command `{args[0]}`; {did_you_mean(args[0], known)}"
-            raise
+            raise click.UsageError(f"no such command `{args[0]}`; {did_you_mean(args[0], known)}", context) from error
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -55,7 +56,9 @@ class LazyGroup(click.Group):
     def _plugin_commands(context: click.Context) -> dict[str, click.Command]:
         from vcsf_cli import registry
 
-        return {command.name or "": command for _, commands in registry.load().call("vcsf_commands") for command in commands}
+        return {
+            command.name or "": command for _, commands in registry.load().call("vcsf_commands") for command in commands
+        }
 
 
 @click.group(
@@ -110,6 +113,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if "--debug" in arguments or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        explain(VcsfError(f"{error.strerror}: {error.filename or 'while writing'}", "what was finished is kept; the same command goes on"))
+        explain(
+            VcsfError(
+                f"{error.strerror}: {error.filename or 'while writing'}",
+                "what was finished is kept; the same command goes on",
+            )
+        )
         return 1
     return result if isinstance(result, int) else 0

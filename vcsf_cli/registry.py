@@ -68,13 +68,17 @@ class Registry:
         unknown = [hook for hook in dir(plugin) if hook.startswith("vcsf_") and self._is_foreign(plugin, hook)]
         if unknown:
             hooks = [hook for hook in dir(hookspecs) if hook.startswith("vcsf_")]
-            raise PluginError(f"plugin `{name}` implements an unknown hook `{unknown[0]}`", did_you_mean(unknown[0], hooks))
+            raise PluginError(
+                f"plugin `{name}` implements an unknown hook `{unknown[0]}`", did_you_mean(unknown[0], hooks)
+            )
         try:
             self.manager.register(plugin, name=name)
         except ValueError as error:
             raise PluginError(f"plugin `{name}` is registered twice: {error}") from error
         except pluggy.PluginValidationError as error:
-            raise PluginError(f"plugin `{name}` breaks a hook's contract: {error}", "see `vcsf_cli.hookspecs`") from error
+            raise PluginError(
+                f"plugin `{name}` breaks a hook's contract: {error}", "see `vcsf_cli.hookspecs`"
+            ) from error
 
     def _is_foreign(self, plugin: object, attribute: str) -> bool:
         return self.manager.parse_hookimpl_opts(plugin, attribute) is not None and not hasattr(hookspecs, attribute)
@@ -89,6 +93,12 @@ class Registry:
             with blame(implementation.plugin_name):
                 result = implementation.function()
             yield implementation.plugin_name, result
+
+    def notify(self, hook: str, **arguments: Any) -> None:
+        """Tell all observers."""
+        for implementation in getattr(self.manager.hook, hook).get_hookimpls():
+            with blame(implementation.plugin_name, f"`{hook}`"):
+                implementation.function(*(arguments[name] for name in implementation.argnames))
 
     def components(self, kind: str) -> dict[str, Component]:
         """All components of a kind by name, in load order.
@@ -132,8 +142,10 @@ class Registry:
             PluginError: If the factory raises something else than a `VcsfError`.
         """
         component = self.find(kind, name)
+        filled = {name: value for name, value in settings.items() if name in FILLED_BY_VCSF}
+        chosen = {name: value for name, value in settings.items() if name not in FILLED_BY_VCSF}
         with blame(component.plugin, f"{kind} `{name}`"):
-            return component.factory(*positional, **settings)
+            return component.factory(*positional, **filled, **typed(component, chosen))
 
     def recipe_dirs(self) -> list[Path]:
         """Folders of recipes that plugins add."""
@@ -147,7 +159,7 @@ def blame(plugin: str, what: str = "") -> Iterator[None]:
         yield
     except VcsfError:
         raise
-    except Exception as error:  # noqa: BLE001 - any exception of foreign code becomes one clear error
+    except Exception as error:
         place = f", {what}," if what else ""
         raise PluginError(
             f"plugin `{plugin}`{place} failed: {type(error).__name__}: {error}",
@@ -181,7 +193,7 @@ def describe(kind: str, name: str, factory: Callable[..., Any], plugin: str) -> 
     signature = inspect.signature(factory)
     target = factory.__init__ if inspect.isclass(factory) else factory
     with blame(plugin, f"{kind} `{name}`"):
-        annotations = typing.get_type_hints(target)
+        annotations = typing.get_type_hints(target, include_extras=True)
     parameters = {}
     for parameter in signature.parameters.values():
         if parameter.kind is parameter.POSITIONAL_ONLY or parameter.name in FILLED_BY_VCSF:
@@ -215,13 +227,15 @@ def takes(component: Component, keyword: str) -> bool:
     return keyword in inspect.signature(component.factory).parameters
 
 
-def check_settings(component: Component, settings: dict[str, Any], where: str) -> tuple[dict[str, Any], list[RecipeError]]:
+def check_settings(
+    component: Component, settings: dict[str, Any], place: Callable[[str], str]
+) -> tuple[dict[str, Any], list[RecipeError]]:
     """Check a recipe's settings against a factory's signature.
 
     Args:
         component: The component that they are meant for.
         settings: Keyword and value as the recipe says.
-        where: The recipe key of the component's node, such as `loss`; it prefixes the keys named in problems.
+        place: Says where a keyword stands, for the problem's text: `temperature` -> `` `loss.temperature` ``.
 
     Returns:
         All settings with defaults filled in, and all problems.
@@ -233,7 +247,7 @@ def check_settings(component: Component, settings: dict[str, Any], where: str) -
         if name not in component.parameters:
             problems.append(
                 RecipeError(
-                    f"unknown parameter `{name}` of {what} at `{where}.{name}`",
+                    f"unknown parameter `{name}` of {what} at {place(name)}",
                     did_you_mean(name, component.parameters) or f"{what} has no parameters",
                 )
             )
@@ -244,13 +258,21 @@ def check_settings(component: Component, settings: dict[str, Any], where: str) -
             except ValidationError as error:
                 text = "; ".join(detail["msg"].lower() for detail in error.errors())
                 problems.append(
-                    RecipeError(f"`{where}.{name}` is {settings[name]!r}: {text}", f"{what}: {parameter.help}" if parameter.help else "")
+                    RecipeError(
+                        f"{place(name)} is {settings[name]!r}: {text}",
+                        f"{what}: {parameter.help}" if parameter.help else "",
+                    )
                 )
         elif parameter.required:
-            problems.append(RecipeError(f"{what} needs `{where}.{name}`", parameter.help))
+            problems.append(RecipeError(f"{what} needs {place(name)}", parameter.help))
         else:
             checked[name] = parameter.default
     return checked, problems
+
+
+def typed(component: Component, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that `check_settings` has passed, as plain values from a recipe, in the types of the signature."""
+    return {name: validate(component.parameters[name].annotation, value) for name, value in settings.items()}
 
 
 def validate(annotation: Any, value: Any) -> Any:
@@ -265,7 +287,7 @@ def validate(annotation: Any, value: Any) -> Any:
         adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
     except Exception:  # noqa: BLE001 - pydantic refuses a config for its own models
         adapter = TypeAdapter(annotation)
-    if isinstance(value, bool) or isinstance(value, str):
+    if isinstance(value, bool | str):
         return adapter.validate_python(value, strict=True)
     # JSON's strictness: lists become tuples, but no text becomes a number.
     return adapter.validate_json(json.dumps(value), strict=True)

@@ -1,0 +1,64 @@
+"""Checkpoints: written whole or not at all, read strictly, and never mistaken for another kind."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vcsf_cli.errors import RunError
+from vcsf_cli.files import whole
+
+KIND = "vcsf-pretrain"
+VERSION = 1
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint; what stood there before stays until the new one is complete."""
+    with whole(path) as file:
+        torch.save({"kind": KIND, "version": VERSION, **content}, file)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU without running any code from it.
+
+    Raises:
+        RunError: If it is missing, damaged, of another kind, or from a newer vcsf.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise RunError(
+            f"{path} does not exist: nothing was saved yet", "run `vcsf pretrain` on the recipe again"
+        ) from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunError(
+            f"{path} is damaged or no checkpoint of vcsf: {reason}", "restore it from a copy, or train again"
+        ) from error
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        kind = content.get("kind") if isinstance(content, dict) else None
+        raise RunError(
+            f"{path} is {f'a checkpoint of kind {kind!r}' if kind else 'no checkpoint of vcsf'}, not of {KIND!r}"
+        )
+    if content["version"] > VERSION:
+        raise RunError(f"{path} was written by a newer vcsf", "upgrade vcsf")
+    return content
+
+
+def load_weights(module: nn.Module, state: dict[str, Any], path: Path) -> None:
+    """Put weights into a network, all keys or none.
+
+    Raises:
+        RunError: If a key is missing, unexpected or of another shape.
+    """
+    try:
+        module.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise RunError(
+            f"the weights in {path} don't fit the recipe's networks: {str(error).splitlines()[-1].strip()}",
+            "the code of a backbone, motion module or head has changed since; use the version that trained it",
+        ) from error

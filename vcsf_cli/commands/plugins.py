@@ -1,0 +1,63 @@
+"""`vcsf plugins`: which components there are, who registered them, and what they take."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import click
+
+from vcsf_cli import registry
+from vcsf_cli.contracts import Component, Parameter
+from vcsf_cli.errors import UnknownName
+
+
+@click.command("plugins")
+@click.argument("kind", required=False)
+@click.argument("name", required=False)
+def command(kind: str | None, name: str | None) -> None:
+    """List all components, those of one KIND, or describe one by KIND and NAME."""
+    plugins = registry.load()
+    if kind is not None and kind not in registry.HOOKS:
+        raise UnknownName("kind of component", kind, registry.HOOKS)
+    if kind is not None and name is not None:
+        click.echo(description(plugins.find(kind, name)))
+        return
+    for each in [kind] if kind else registry.HOOKS:
+        click.echo(f"{each}:")
+        for component in plugins.components(each).values():
+            click.echo(f"  {component.name:<18} {component.plugin:<14} {component.summary}")
+    if kind is None:
+        for plugin, commands in plugins.call("vcsf_commands"):
+            for added in commands:
+                click.echo(f"command: {added.name} ({plugin})")
+        click.echo(f"plugins: {', '.join(plugins.plugins())}")
+
+
+def description(component: Component) -> str:
+    """Everything about one component."""
+    lines = [f"{component.kind} {component.name}, from plugin {component.plugin}", "", component.summary, ""]
+    documentation = inspect.getdoc(component.factory) or ""
+    rest = documentation.partition("\n\n")[2].partition("Args:")[0].strip()
+    if rest:
+        lines += [rest, ""]
+    lines += [line for parameter in component.parameters.values() for line in parameter_lines(parameter)]
+    if not component.parameters:
+        lines.append("It takes no parameters.")
+    return "\n".join(lines)
+
+
+def parameter_lines(parameter: Parameter) -> list[str]:
+    """A parameter with its type, default and help."""
+    value = "required" if parameter.required else f"default {parameter.default!r}"
+    return [f"  {parameter.name}: {type_name(parameter.annotation)}, {value}", f"      {parameter.help}"]
+
+
+def type_name(annotation: Any) -> str:
+    """An annotation as a reader wants it."""
+    if hasattr(annotation, "__metadata__"):
+        bounds = ", ".join(repr(item) for item in annotation.__metadata__)
+        return f"{type_name(annotation.__origin__)} ({bounds})"
+    if isinstance(annotation, type):
+        return annotation.__name__
+    return str(annotation).replace("typing.", "")

@@ -1,0 +1,131 @@
+"""`vcsf pretrain`: train the two pathways as a recipe says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vcsf_cli.narrate import duration, say
+from vcsf_cli.options import complete_recipe, data_option, devices_option, precision_option, runs_option, set_option
+
+if TYPE_CHECKING:
+    from vcsf_cli.recipe import Recipe
+    from vcsf_cli.train.pretrain import Machine
+
+
+@click.command("pretrain")
+@click.argument("recipe", shell_complete=complete_recipe)
+@set_option
+@data_option
+@runs_option
+@devices_option
+@precision_option
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    help="Processes that read clips.  [default: one less than the cores, at most 8]",
+)
+@click.option(
+    "--save-every",
+    type=click.FloatRange(0),
+    default=120.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between checkpoints.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Check everything, print the resolved recipe and an estimate, train nothing."
+)
+def command(
+    recipe: str,
+    assignments: tuple[str, ...],
+    data: Path,
+    runs: Path,
+    devices: str,
+    precision: str,
+    workers: int | None,
+    save_every: float,
+    dry_run: bool,
+) -> None:
+    """Train the slow and the fast pathway as RECIPE (a file, or a name that `vcsf recipes` lists) says.
+
+    The same command goes on where an earlier one stopped, however it stopped, and does nothing when the run is
+    finished. A changed recipe is another run, in a folder of its own.
+    """
+    from vcsf_cli import recipe as recipes
+    from vcsf_cli.runs import folder_of
+
+    resolved = recipes.load(recipe, assignments)
+    folder = folder_of(runs, resolved)
+
+    from vcsf_cli.data.manifest import Manifest
+    from vcsf_cli.runs import open_run
+    from vcsf_cli.train.pretrain import Machine, Trainer, check_parts, training_rows, warnings_for
+
+    machine = Machine(devices, precision, workers, save_every)
+    check_parts(resolved)
+    machine.bf16()
+    if dry_run:
+        rehearse(resolved, data, folder, machine)
+        return
+    manifest = Manifest.open(data / resolved.model.data.name)
+    rows = training_rows(resolved, manifest)
+    run = open_run(runs, resolved, manifest)
+    if run.finished:
+        say(f"run {run.name} is finished: {run.folder}")
+        say(next_command(run.name, runs))
+        return
+    for warning in warnings_for(resolved, len(rows)):
+        say(f"warning: {warning}")
+    say(f"run {run.name} on {len(rows):,} clips of {manifest.name}, {machine.device()}: {run.folder}")
+    trainer = Trainer(run, manifest, machine)
+    if trainer.saved:
+        position = trainer.saved["position"]
+        say(f"going on after step {position['step']:,} (stage {position['stage'] + 1}, epoch {position['epoch'] + 1})")
+    try:
+        trainer.train()
+    except KeyboardInterrupt:
+        say(f"stopped; the same command goes on: vcsf pretrain {recipe}")
+        raise
+    say(f"finished: {run.folder}")
+    say(next_command(run.name, runs))
+
+
+def next_command(run: str, runs: Path) -> str:
+    """What to type after a training."""
+    return f"next: vcsf retrieve --from {run} --k 1,5,10" + ("" if runs == Path("runs") else f" --runs {runs}")
+
+
+def rehearse(resolved: Recipe, data: Path, folder: Path, machine: Machine) -> None:
+    """`--dry-run`: the resolved recipe on stdout, everything else on stderr."""
+    from vcsf_cli.data.manifest import Manifest
+    from vcsf_cli.errors import DataError
+    from vcsf_cli.model.pathways import build
+    from vcsf_cli.train.pretrain import estimate, training_rows, warnings_for
+
+    click.echo(resolved.yaml(), nl=False)
+    model = build(resolved)
+    for name in ("slow", "fast"):
+        pathway = model.pathway(name)
+        total = sum(weight.numel() for weight in pathway.parameters())
+        head = sum(weight.numel() for weight in pathway.head.parameters())
+        motion = sum(weight.numel() for weight in pathway.motion.parameters())
+        say(f"{name}: {total:,} parameters (backbone {total - head - motion:,}, motion {motion:,}, head {head:,})")
+    say(f"run folder: {folder}")
+    try:
+        manifest = Manifest.open(data / resolved.model.data.name)
+    except DataError as error:
+        say(f"clips and time are unknown: {error.message}")
+        say(error.hint)
+        return
+    rows = training_rows(resolved, manifest)
+    for warning in warnings_for(resolved, len(rows)):
+        say(f"warning: {warning}")
+    total_seconds = 0.0
+    for index, (clips, seconds) in enumerate(estimate(resolved, manifest, machine), start=1):
+        epochs = resolved.stages[index - 1].train.epochs
+        say(f"stage {index}: {clips:,} clips an epoch, {epochs} epochs")
+        total_seconds += seconds
+    say(f"estimated time: {duration(total_seconds)} on {machine.device()}, extrapolated from a few tiny timed batches")

@@ -1,0 +1,71 @@
+"""`vcsf recipes`: list, show and check recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from vcsf_cli.narrate import say
+from vcsf_cli.options import complete_recipe, data_option, set_option
+
+
+@click.group("recipes", invoke_without_command=True)
+@click.pass_context
+def command(context: click.Context) -> None:
+    """List, show and check recipes; without a word after it: list them."""
+    if context.invoked_subcommand is None:
+        context.invoke(list_recipes)
+
+
+@command.command("list")
+def list_recipes() -> None:
+    """List the recipes that are found by name, with the first line of each."""
+    from vcsf_cli.recipe import recipe_names
+
+    names = recipe_names()
+    width = max(map(len, names), default=0)
+    for name, path in names.items():
+        first = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        click.echo(f"{name:<{width}}  {first}")
+    say("next: vcsf recipes show NAME")
+
+
+@command.command("show")
+@click.argument("recipe", shell_complete=complete_recipe)
+@set_option
+def show(recipe: str, assignments: tuple[str, ...]) -> None:
+    """Print a recipe with everything it extends and all defaults filled in."""
+    from vcsf_cli import recipe as recipes
+
+    click.echo(recipes.load(recipe, assignments).yaml(), nl=False)
+
+
+@command.command("check")
+@click.argument("recipe_names", nargs=-1, metavar="[RECIPE]...", shell_complete=complete_recipe)
+@set_option
+@data_option
+def check(recipe_names: tuple[str, ...], assignments: tuple[str, ...], data: Path) -> None:
+    """Check recipes, all of them if none is named: keys, values, names, and whether the networks can be built.
+
+    Where a recipe's dataset is prepared, its sizes are checked against it too.
+    """
+    from vcsf_cli import recipe as recipes
+    from vcsf_cli.data.manifest import Manifest
+    from vcsf_cli.errors import DataError
+    from vcsf_cli.model.pathways import build
+    from vcsf_cli.train.pretrain import check_parts, training_rows, warnings_for
+
+    for name in recipe_names or recipes.recipe_names():
+        recipe = recipes.load(name, assignments)
+        check_parts(recipe)
+        build(recipe)
+        try:
+            manifest = Manifest.open(data / recipe.model.data.name)
+        except DataError:
+            say(f"{name} is right ({recipe.model.data.name} is not prepared in {data}: sizes are unchecked)")
+            continue
+        warnings = warnings_for(recipe, len(training_rows(recipe, manifest)))
+        say(f"{name} is right")
+        for warning in warnings:
+            say(f"warning: {warning}")

@@ -1,0 +1,167 @@
+"""Augmentation of clips, as in CoCLR's pre-training: one draw per view, the same for all its frames and both pathways.
+
+Crop, resize and flip happen in the worker, on uint8. Colour, grey and blur happen in batch on the device, but are drawn
+in the worker with everything else, so that a clip depends on (seed, epoch, video) alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vcsf_cli.contracts import Frames
+from vcsf_cli.schema import Augment
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""Of ImageNet's RGB pixels; every network here is fed pixels normalised by them."""
+
+COLOURS = 6
+"""Brightness, contrast, saturation, hue, grey, sigma of the blur: one row of a view's colour draw."""
+
+LUMA = (0.299, 0.587, 0.114)
+CROP_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A crop in pixels of the stored frame, and whether it is mirrored."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: bool = False
+
+
+def centre_square(height: int, width: int, border: float) -> Crop:
+    """The centre square whose side is a fraction `border` of the short side."""
+    side = max(1, round(border * min(height, width)))
+    return Crop((height - side) // 2, (width - side) // 2, side, side)
+
+
+def draw_crop(augment: Augment, height: int, width: int, rng: np.random.Generator) -> Crop:
+    """A random-resized crop (area, aspect) of the centre square, mirrored with probability `flip`."""
+    square = centre_square(height, width, augment.border)
+    side = square.height
+    flip = bool(rng.random() < augment.flip)
+    for _ in range(CROP_ATTEMPTS):
+        area = rng.uniform(*augment.area) * side * side
+        aspect = math.exp(rng.uniform(math.log(augment.aspect[0]), math.log(augment.aspect[1])))
+        crop_width, crop_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < crop_width <= side and 0 < crop_height <= side:
+            top = square.top + int(rng.integers(0, side - crop_height + 1))
+            left = square.left + int(rng.integers(0, side - crop_width + 1))
+            return Crop(top, left, crop_height, crop_width, flip)
+    return Crop(square.top, square.left, side, side, flip)
+
+
+def apply_crop(frame: Frames, crop: Crop, size: int) -> Frames:
+    """The crop of a frame (H, W, 3), resized to (size, size, 3)."""
+    part = frame[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    if part.shape[:2] != (size, size):
+        shrinks = part.shape[0] > size and part.shape[1] > size
+        resized = cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        part = np.asarray(resized, np.uint8)
+    return part[:, ::-1] if crop.flip else part
+
+
+def draw_base(augment: Augment, same_window: bool, rng: np.random.Generator) -> tuple[bool, bool]:
+    """Which of two views is `base` (colour, grey, blur): just one of them if both show the same window, else each
+    with probability `base`."""
+    if same_window:
+        first = bool(rng.random() < 0.5)
+        return first, not first
+    return bool(rng.random() < augment.base), bool(rng.random() < augment.base)
+
+
+def draw_colour(augment: Augment, base: bool, size: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """A colour draw: factors of brightness, contrast and saturation, hue in turns, grey 0 or 1, sigma in pixels (0: no
+    blur)."""
+    row = np.array([1, 1, 1, 0, 0, 0], np.float32)
+    if not base:
+        return row
+    if rng.random() < augment.colour:
+        brightness, contrast, saturation, hue = augment.jitter
+        row[:3] = [rng.uniform(max(0.0, 1 - s), 1 + s) for s in (brightness, contrast, saturation)]
+        row[3] = rng.uniform(-hue, hue)
+    row[4] = rng.random() < augment.grey
+    if rng.random() < augment.blur:
+        row[5] = rng.uniform(*augment.sigma) * size / 128
+    return row
+
+
+def colour_matrix(colour: Tensor) -> Tensor:
+    """Saturation, hue and grey as matrices (B, 3, 3) on RGB columns, of colour draws (B, 6).
+
+    Hue turns the chroma plane of YIQ, which is linear, where torchvision goes through HSV.
+    """
+    saturation, hue, grey = colour[:, 2], colour[:, 3], colour[:, 4]
+    luma = colour.new_tensor(LUMA).expand(3, 3)
+    keep = (saturation * (1 - grey))[:, None, None]
+    saturate = keep * torch.eye(3, device=colour.device) + (1 - keep) * luma
+    to_yiq = colour.new_tensor([LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135)])
+    cos, sin = torch.cos(2 * math.pi * hue), torch.sin(2 * math.pi * hue)
+    zero, one = torch.zeros_like(cos), torch.ones_like(cos)
+    turn = torch.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], 1).view(-1, 3, 3)
+    matrix: Tensor = saturate @ torch.linalg.inv(to_yiq) @ turn @ to_yiq
+    return matrix
+
+
+def blur(clips: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur of clips (B, L, H, W, 3), one sigma (B,) in pixels per clip; edges are repeated."""
+    radius = max(1, math.ceil(3 * float(sigma.max())))
+    taps = torch.arange(-radius, radius + 1, device=clips.device)
+    kernel = torch.exp(-0.5 * (taps / sigma[:, None]) ** 2)
+    kernel = kernel / kernel.sum(1, keepdim=True)
+    for axis in (2, 3):
+        length = clips.shape[axis]
+        positions = torch.arange(length, device=clips.device)
+        blurred = torch.zeros_like(clips)
+        for tap, offset in enumerate(range(-radius, radius + 1)):
+            shifted = clips.index_select(axis, (positions + offset).clamp(0, length - 1))
+            blurred.addcmul_(shifted, kernel[:, tap].view(-1, 1, 1, 1, 1))
+        clips = blurred
+    return clips
+
+
+def to_input(clips: Tensor, colour: Tensor | None = None) -> Tensor:
+    """Network input (B, 3, L, H, W), normalised float32, channel last in memory, of uint8 clips (B, L, H, W, 3).
+
+    Args:
+        clips: On the device where the work is to be done.
+        colour: Colour draws (B, 6); None for none.
+    """
+    images = clips.float().div_(255)
+    if colour is not None:
+        images = jitter(images, colour)
+    mean, std = images.new_tensor(MEAN), images.new_tensor(STD)
+    return images.sub_(mean).div_(std).permute(0, 4, 1, 2, 3)
+
+
+def jitter(images: Tensor, colour: Tensor) -> Tensor:
+    """Brightness, contrast, saturation, hue, grey and blur, in this order, on RGB clips (B, L, H, W, 3) from 0 to 1.
+
+    Contrast is around the mean luma of the whole clip, so that all its frames change alike.
+    """
+    colour = colour.to(images.device)
+    changed = (colour[:, :5] != colour.new_tensor([1, 1, 1, 0, 0])).any(1).nonzero()[:, 0]
+    if len(changed):
+        draw, part = colour[changed], images[changed]
+        shape = (-1, 1, 1, 1, 1)
+        part = part * draw[:, 0].view(shape)
+        luma = (part.mean((1, 2, 3)) * part.new_tensor(LUMA)).sum(1).view(shape)
+        part = torch.lerp(luma, part, draw[:, 1].view(shape))
+        flat = part.flatten(1, 3)
+        part = torch.bmm(flat, colour_matrix(draw).transpose(1, 2)).view_as(part).clamp_(0, 1)
+        images = images.index_copy(0, changed, part)
+    blurred = (colour[:, 5] > 0).nonzero()[:, 0]
+    if len(blurred):
+        images = images.index_copy(0, blurred, blur(images[blurred], colour[blurred, 5]))
+    return images

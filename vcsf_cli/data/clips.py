@@ -1,0 +1,196 @@
+"""Reading clips from a prepared dataset: two augmented views for training, all windows for measuring."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import simplejpeg
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from vcsf_cli.contracts import PATHWAYS, Frames, Indices, View
+from vcsf_cli.contracts import Sampler as WindowSampler
+from vcsf_cli.data import augment as augmentation
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.data.store import FrameStore
+from vcsf_cli.errors import DataError
+from vcsf_cli.schema import Augment
+
+Batch = dict[str, Tensor]
+
+
+def decode(jpeg: bytes) -> Frames:
+    """An RGB frame (H, W, 3) of a JPEG."""
+    try:
+        frame: Frames = simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
+    except ValueError as error:
+        raise DataError(
+            f"a stored frame is no JPEG: {error}", "a shard is damaged: prepare the dataset anew"
+        ) from error
+    return frame
+
+
+class Numbers:
+    """What a dataset's videos are called inside a run: numbers of videos, sources and labels.
+
+    Args:
+        manifest: The prepared dataset.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        table = manifest.table
+        self.frames = table["frames"].to_numpy(np.int64)
+        self.source = table["source"].astype("category").cat.codes.to_numpy(np.int64)
+        self.label = table["label"].astype("category").cat.codes.to_numpy(np.int64)
+
+
+class TrainingClips(Dataset[Batch]):
+    """Two augmented views of a video. An item's key is (epoch, row), and it depends on (seed, epoch, row) alone.
+
+    Args:
+        manifest: The prepared dataset.
+        sampler: Which frames a view reads.
+        augment: How a view is changed.
+        size: Pixels of a clip's side.
+        seed: Of every draw.
+    """
+
+    def __init__(self, manifest: Manifest, sampler: WindowSampler, augment: Augment, size: int, seed: int) -> None:
+        self.store = FrameStore(manifest)
+        self.numbers = Numbers(manifest)
+        self.sampler, self.augment, self.size, self.seed = sampler, augment, size, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, row = key
+        rng = np.random.default_rng((self.seed, epoch, row))
+        views = self.sampler.sample(int(self.numbers.frames[row]), rng)
+        base = augmentation.draw_base(self.augment, np.array_equal(views[0].window, views[1].window), rng)
+        wanted, back = np.unique(np.concatenate([view.window for view in views]), return_inverse=True)
+        decoded = [decode(jpeg) for jpeg in self.store.jpegs(row, wanted.tolist())]
+        length = len(views[0].window)
+        frames = np.empty((2, length, self.size, self.size, 3), np.uint8)
+        colour = np.empty((2, augmentation.COLOURS), np.float32)
+        for index in range(len(views)):
+            crop = augmentation.draw_crop(self.augment, decoded[0].shape[0], decoded[0].shape[1], rng)
+            for position in range(length):
+                frame = decoded[back[index * length + position]]
+                frames[index, position] = augmentation.apply_crop(frame, crop, self.size)
+            colour[index] = augmentation.draw_colour(self.augment, base[index], self.size, rng)
+        return {
+            "frames": frames,
+            "colour": colour,
+            **{pathway: np.stack([view.positions(pathway) for view in views]) for pathway in PATHWAYS},
+            "video": row,
+            "source": self.numbers.source[row],
+            "label": self.numbers.label[row],
+        }
+
+
+class Order(Sampler[list[tuple[int, int]]]):
+    """The batches of a stage: a permutation of the rows from (seed, epoch), the last incomplete batch left out.
+
+    Args:
+        rows: Rows of the manifest to train on.
+        batch: Clips in a batch.
+        seed: Of the permutations.
+        first_epoch: The epoch to begin with, counted from 0 over the whole run.
+        last_epoch: The epoch after the last.
+        offset: Batches of the first epoch that are already done.
+    """
+
+    def __init__(
+        self, rows: Indices, batch: int, seed: int, first_epoch: int, last_epoch: int, offset: int = 0
+    ) -> None:
+        self.rows, self.batch, self.seed = rows, batch, seed
+        self.first_epoch, self.last_epoch, self.offset = first_epoch, last_epoch, offset
+
+    def __len__(self) -> int:
+        return (self.last_epoch - self.first_epoch) * (len(self.rows) // self.batch) - self.offset
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for epoch in range(self.first_epoch, self.last_epoch):
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.rows)
+            start = self.offset if epoch == self.first_epoch else 0
+            for batch in range(start, len(order) // self.batch):
+                chosen = order[batch * self.batch : (batch + 1) * self.batch]
+                yield [(epoch, int(row)) for row in chosen]
+
+
+def training_loader(clips: TrainingClips, order: Order, workers: int, pin: bool) -> DataLoader[Batch]:
+    """Batches in order; what they hold does not depend on the number of workers."""
+    return DataLoader(
+        clips,
+        batch_sampler=order,
+        num_workers=workers,
+        pin_memory=pin,
+        worker_init_fn=ignore_interrupts if workers else None,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def ignore_interrupts(worker: int) -> None:
+    """Leave Ctrl-C to the main process, which finishes its step and saves; a worker computes on one thread."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+class WholeVideos(Dataset[dict[str, Any]]):
+    """All frames of a video that its windows read, centre-cropped, each once, and the windows as positions in them.
+
+    Args:
+        manifest: The prepared dataset.
+        rows: Rows of the manifest.
+        sampler: Gives the windows.
+        border: Side of the centre square as a fraction of the short side.
+        size: Pixels of a clip's side.
+        centre_only: Whether to take the middle window alone, for a quick look.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        rows: Sequence[int],
+        sampler: WindowSampler,
+        border: float,
+        size: int,
+        centre_only: bool = False,
+    ) -> None:
+        self.store = FrameStore(manifest)
+        self.frames = manifest.table["frames"].to_numpy(np.int64)
+        self.rows = list(rows)
+        self.sampler, self.border, self.size, self.centre_only = sampler, border, size, centre_only
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def windows(self, row: int) -> list[View]:
+        """The windows of a video."""
+        views = self.sampler.cover(int(self.frames[row]))
+        return [views[len(views) // 2]] if self.centre_only else views
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.rows[index]
+        views = self.windows(row)
+        wanted, back = np.unique(np.stack([view.window for view in views]), return_inverse=True)
+        jpegs = self.store.jpegs(row, wanted.tolist())
+        frames = np.empty((len(jpegs), self.size, self.size, 3), np.uint8)
+        for position, jpeg in enumerate(jpegs):
+            frame = decode(jpeg)
+            crop = augmentation.centre_square(frame.shape[0], frame.shape[1], self.border)
+            frames[position] = augmentation.apply_crop(frame, crop, self.size)
+        return {
+            "frames": torch.from_numpy(frames),
+            "windows": torch.from_numpy(back.reshape(len(views), -1).astype(np.int64)),
+            **{p: torch.from_numpy(np.stack([view.positions(p) for view in views])) for p in PATHWAYS},
+        }
+
+
+def video_loader(videos: WholeVideos, workers: int) -> DataLoader[dict[str, Any]]:
+    """One video at a time, in order."""
+    return DataLoader(
+        videos, batch_size=None, num_workers=workers, worker_init_fn=ignore_interrupts if workers else None
+    )

@@ -1,0 +1,348 @@
+"""The retrieval benchmark of a run on a prepared dataset: features, neighbours, R@k, and the baselines beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vcsf_cli import files, results
+from vcsf_cli.contracts import Indices
+from vcsf_cli.data.clips import WholeVideos, video_loader
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.measure.features import Features, extract
+from vcsf_cli.measure.retrieval import (
+    BoolArray,
+    Neighbours,
+    centred_unit,
+    hits,
+    nearest,
+    paired_interval,
+    pathways_of,
+    recall,
+)
+from vcsf_cli.model.pathways import build
+from vcsf_cli.narrate import Progress
+from vcsf_cli.runs import Run
+from vcsf_cli.train.pretrain import Machine, restore
+from vcsf_cli.train.tasks import build_sampler
+
+BINS = 8
+"""Of the colour histogram, per channel."""
+
+NO_PATHWAY = "none"
+"""What stands in the column `pathway` of a baseline that has none."""
+
+PROTOCOL = (
+    "Features before the head, mean over windows of the recipe's length with hop L/2 - 1 over the whole video, centre "
+    "crop; less the mean of their own set (test or train), unit length, cosine similarity; `both` is the mean of the "
+    "two pathways' similarities. R@k: a test clip counts when one of its k nearest training clips is of its class."
+)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Who asks and who is searched.
+
+    Args:
+        query: Rows of the manifest.
+        gallery: Rows of the manifest.
+        leave_one_out: Whether both are all clips and a clip is never its own neighbour.
+        left_out: Clips of the dataset that take no part, and why, in words.
+    """
+
+    query: Indices
+    gallery: Indices
+    leave_one_out: bool
+    left_out: str
+
+    @property
+    def rows(self) -> Indices:
+        """All rows that need features, in order."""
+        return np.unique(np.concatenate([self.query, self.gallery]))
+
+
+def parts_of(manifest: Manifest, split: int) -> Parts:
+    """Test clips query training clips; without labels or without a test part all clips query the others."""
+    table = manifest.table
+    labelled = table["label"].notna().to_numpy()
+    test, train = manifest.part(split, "test"), manifest.part(split, "train")
+    test, train = test[labelled[test]], train[labelled[train]]
+    if len(test) and len(train):
+        outside = len(table) - len(test) - len(train)
+        words = f"{outside:,} clips are in neither part of split {split} or have no label" if outside else "none"
+        return Parts(test, train, False, words)
+    return Parts(np.arange(len(table)), np.arange(len(table)), True, "none")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Something that gives features: the trained networks, the untrained ones, or a baseline.
+
+    Args:
+        name: `trained`, `untrained` or `colour_histogram`.
+        folder: Where its features and neighbours are kept.
+        identity: What its features depend on besides the data; equal identities give equal features.
+        compute: Features of videos, with a function to call with the number done.
+    """
+
+    name: str
+    folder: Path
+    identity: dict[str, Any]
+    compute: Callable[[WholeVideos, Callable[[int], None]], Features]
+
+
+class Benchmark:
+    """Retrieval of one run on one dataset and split.
+
+    Args:
+        run: The run.
+        manifest: The dataset; it need not be the one that the run was trained on.
+        split: The official split.
+        ks: The k of R@k.
+        machine: Where to compute.
+    """
+
+    def __init__(self, run: Run, manifest: Manifest, split: int, ks: list[int], machine: Machine) -> None:
+        self.run, self.manifest, self.split, self.ks, self.machine = run, manifest, split, ks, machine
+        self.stage = run.recipe.model
+        self.parts = parts_of(manifest, split)
+        self.folder = run.folder / "retrieve" / f"{manifest.name}-split{split}"
+        self.labels = manifest.table["label"].to_numpy(object)
+        self.videos = manifest.table["video"].to_numpy(object)
+
+    def trained(self) -> Variant:
+        """The run's trained networks.
+
+        Raises:
+            RunError: If the run has no whole checkpoint.
+        """
+        identity = {"checkpoint": files.sha256(self.run.checkpoint) if self.run.checkpoint.is_file() else ""}
+        model, _ = restore(self.run)
+        return self._network("trained", self.folder, identity, model)
+
+    def untrained(self) -> Variant:
+        """The recipe's networks before any training."""
+        recipe = self.run.recipe
+        identity = {"recipe": recipe.hash, "seed": recipe.seed}
+        return self._network("untrained", self.folder / "untrained", identity, build(recipe).eval())
+
+    def colour_histogram(self) -> Variant:
+        """The joint RGB histogram of 8 x 8 x 8 bins, mean over a video's frames."""
+
+        def compute(videos: WholeVideos, done: Callable[[int], None]) -> Features:
+            found = []
+            for count, video in enumerate(video_loader(videos, self.machine.readers), start=1):
+                found.append(histogram(video["frames"].numpy()))
+                done(count)
+            return {NO_PATHWAY: np.stack(found)}
+
+        return Variant("colour_histogram", self.folder / "colour_histogram", {"bins": BINS}, compute)
+
+    def _network(self, name: str, folder: Path, identity: dict[str, Any], model: Any) -> Variant:
+        device, bf16 = self.machine.device(), self.machine.bf16()
+        identity |= {"device": device.type, "bf16": bf16}
+
+        def compute(videos: WholeVideos, done: Callable[[int], None]) -> Features:
+            return extract(model.to(device), videos, device, self.machine.readers, done, bf16)
+
+        return Variant(name, folder, identity, compute)
+
+    def features(self, variant: Variant) -> Features:
+        """Features of all clips that take part, from `features.parquet` if they were computed before."""
+        rows = self.parts.rows
+        stage = self.stage
+        key = {
+            **variant.identity,
+            "data": self.manifest.hash,
+            "split": self.split,
+            "sampler": stage.sampler.model_dump(),
+            "size": stage.data.size,
+            "border": stage.augment.border,
+        }
+        path = variant.folder / "features.parquet"
+        kept = read_features(path, key)
+        if kept is not None:
+            return kept
+        videos = WholeVideos(self.manifest, rows.tolist(), build_sampler(stage), stage.augment.border, stage.data.size)
+        with Progress(
+            len(rows),
+            "videos",
+            f"features of the {variant.name} network".replace("colour_histogram network", "colour histogram"),
+        ) as progress:
+            found = variant.compute(videos, lambda count: progress.advance(count - progress.done))
+        variant.folder.mkdir(parents=True, exist_ok=True)
+        part = (
+            np.where(np.isin(rows, self.parts.gallery), "train", "test")
+            if not self.parts.leave_one_out
+            else [""] * len(rows)
+        )
+        write_features(path, key, found, self.videos[rows], self.labels[rows], part)
+        return found
+
+    def measure(self, variant: Variant) -> Measured:
+        """Neighbours and R@k of a variant; its files are written."""
+        features = self.features(variant)
+        place = np.full(len(self.manifest.table), -1)
+        place[self.parts.rows] = np.arange(len(self.parts.rows))
+        query = {name: centred_unit(values[place[self.parts.query]]) for name, values in features.items()}
+        gallery = {name: centred_unit(values[place[self.parts.gallery]]) for name, values in features.items()}
+        excluded = np.eye(len(self.parts.query), dtype=bool) if self.parts.leave_one_out else None
+        found = {pathway: nearest(query, gallery, pathway, max(self.ks), excluded) for pathway in pathways_of(features)}
+        hit = {
+            pathway: hits(near, self.labels[self.parts.query], self.labels[self.parts.gallery])
+            for pathway, near in found.items()
+        }
+        self._write_neighbours(variant.folder / "neighbours.csv", found, hit)
+        return Measured(variant.name, {} if self.parts.leave_one_out else hit)
+
+    def _write_neighbours(self, path: Path, found: dict[str, Neighbours], hit: dict[str, BoolArray]) -> None:
+        tables = []
+        for pathway, near in found.items():
+            count, k = near.index.shape
+            query = np.repeat(self.parts.query, k)
+            neighbour = self.parts.gallery[near.index.ravel()]
+            known = pd.notna(self.labels[query]) & pd.notna(self.labels[neighbour])
+            table = pd.DataFrame(
+                {
+                    "query": self.videos[query],
+                    "pathway": pathway,
+                    "rank": np.tile(np.arange(1, k + 1), count),
+                    "neighbour": self.videos[neighbour],
+                    "similarity": near.similarity.ravel().round(6),
+                    "hit": pd.array(np.where(known, hit[pathway].ravel().astype(int), -1)).astype("Int64"),
+                }
+            )
+            table.loc[~known, "hit"] = pd.NA
+            tables.append(table[near.index.ravel() >= 0])
+        with files.whole(path, "w") as file:
+            pd.concat(tables).to_csv(file, index=False, lineterminator="\n")
+
+    def rows_of(self, measured: Measured) -> list[dict[str, object]]:
+        """Rows for `results.csv`."""
+        return [
+            {
+                "run": self.run.name,
+                "variant": measured.variant,
+                "seed": self.run.recipe.seed,
+                "dataset": self.manifest.name,
+                "split": self.split,
+                "task": "retrieval",
+                "pathway": pathway,
+                "metric": f"R@{k}",
+                "value": value,
+                "clips": len(self.parts.query),
+            }
+            for pathway, hit in measured.hit.items()
+            for k, value in recall(hit, self.ks).items()
+        ]
+
+    def comparisons(self, trained: Measured, others: list[Measured]) -> list[str]:
+        """The trained `both` against each other variant, with a paired interval over recordings, in words."""
+        cluster = self.manifest.table["source"].to_numpy(object)[self.parts.query]
+        k = self.ks[0]
+        lines = []
+        ours = best_of(trained)
+        for other in others:
+            theirs = best_of(other)
+            difference, low, high = paired_interval(
+                trained.hit[ours][:, :k].any(1).astype(float), other.hit[theirs][:, :k].any(1).astype(float), cluster
+            )
+            lines.append(
+                f"R@{k} of trained {ours} less {other.variant}{'' if theirs == NO_PATHWAY else ' ' + theirs}: "
+                f"{100 * difference:+.1f} points, 95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
+            )
+        return lines
+
+    def report(self, rows: pd.DataFrame, comparisons: list[str]) -> Path:
+        """Write `report.md` and return its path."""
+        status, stage = self.run.status, self.stage
+        path = self.folder / "report.md"
+        recipe = self.run.recipe
+        epochs = ", ".join(str(each.train.epochs) for each in recipe.stages)
+        parts, ks = self.parts, ",".join(map(str, self.ks))
+        facts = [
+            f"run: `{self.run.name}`, seed {recipe.seed}, {status.get('steps', '?')} steps ({epochs} epochs) on "
+            f"`{status['dataset']}` split {stage.data.split}",
+            f"measured on: `{self.manifest.name}` split {self.split}: {len(parts.query):,} test clips query "
+            f"{len(parts.gallery):,} training clips; left out: {parts.left_out}",
+            f"again: `vcsf retrieve {self.manifest.name} --from {self.run.name} --split {self.split} --k {ks}`",
+        ]
+        own = (
+            ""
+            if self.manifest.name in ("ucf101", "hmdb51")
+            else (
+                "These numbers are of this dataset and schedule alone; they are not comparable with published tables."
+            )
+        )
+        intervals = "\n".join(f"- {line}" for line in comparisons)
+        sections = [
+            (f"Retrieval of {self.run.name}", "\n".join(f"- {fact}" for fact in facts)),
+            ("R@k in per cent", results.markdown(results.pivot(rows)) + (f"\n{own}" if own else "")),
+            ("Protocol", PROTOCOL),
+            ("Recipe", f"```yaml\n{recipe.yaml()}```"),
+            ("Environment", f"```json\n{(self.run.folder / 'environment.json').read_text(encoding='utf-8')}```"),
+        ]
+        if intervals:
+            note = "Paired bootstrap over the recordings that test clips were cut from, 10,000 draws."
+            sections.insert(2, ("Differences", f"{intervals}\n\n{note}"))
+        results.write_report(path, sections)
+        return path
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Hits of a variant, (Q, k) by pathway; none where there are no labels or no test part."""
+
+    variant: str
+    hit: dict[str, BoolArray]
+
+
+def best_of(measured: Measured) -> str:
+    """The pathway that stands for a variant: `both` where there are two."""
+    return "both" if "both" in measured.hit else next(iter(measured.hit))
+
+
+def histogram(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """The joint RGB histogram of frames (F, H, W, 3), shares that sum to 1, float32 (512,)."""
+    bins = (frames >> 5).astype(np.int64)
+    joint = (bins[..., 0] * BINS + bins[..., 1]) * BINS + bins[..., 2]
+    counts = np.bincount(joint.ravel(), minlength=BINS**3)
+    shares: npt.NDArray[np.float32] = (counts / counts.sum()).astype(np.float32)
+    return shares
+
+
+def write_features(path: Path, key: dict[str, Any], features: Features, video: Any, label: Any, part: Any) -> None:
+    """Write `features.parquet`, with what the features depend on in its metadata."""
+    columns: dict[str, Any] = {
+        "video": pa.array(video, pa.string()),
+        "label": pa.array([None if pd.isna(item) else item for item in label], pa.string()),
+        "part": pa.array(list(part), pa.string()),
+    }
+    for pathway, values in features.items():
+        columns[pathway] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel(), pa.float32()), values.shape[1])
+    table = pa.table(columns).replace_schema_metadata({"vcsf": json.dumps(key, sort_keys=True)})
+    with files.whole(path) as file:
+        pq.write_table(table, file)
+
+
+def read_features(path: Path, key: dict[str, Any]) -> Features | None:
+    """Features from `features.parquet`, if it depends on just what `key` says."""
+    if not path.is_file():
+        return None
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException):
+        return None  # damaged: compute them again
+    if (table.schema.metadata or {}).get(b"vcsf") != json.dumps(key, sort_keys=True).encode():
+        return None
+    names = [name for name in table.column_names if name not in ("video", "label", "part")]
+    return {name: np.stack(table[name].combine_chunks().to_numpy(zero_copy_only=False)) for name in names}

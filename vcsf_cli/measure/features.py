@@ -1,0 +1,82 @@
+"""Features of whole videos: every window of a video through the network, and their mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vcsf_cli.contracts import PATHWAYS
+from vcsf_cli.data.augment import to_input
+from vcsf_cli.data.clips import WholeVideos, video_loader
+from vcsf_cli.model.pathways import TwoPathways
+
+Features = dict[str, npt.NDArray[np.float32]]
+Done = Callable[[int], None]
+
+WINDOWS_AT_ONCE = 32
+
+
+@torch.no_grad()
+def extract(
+    model: TwoPathways, videos: WholeVideos, device: torch.device, workers: int, done: Done, bf16: bool = False
+) -> Features:
+    """Mean feature of each video's windows, float32 (N, C) by pathway, before any centring or scaling.
+
+    Args:
+        model: In eval mode while this runs; it is left as it was.
+        videos: What to read.
+        device: Where the model is.
+        workers: Processes that read.
+        done: Called with the number of videos finished since the last call.
+        bf16: Whether the networks compute in bfloat16.
+    """
+    sums: dict[str, npt.NDArray[np.float64]] = {}
+    counts = np.zeros(len(videos), np.int64)
+    training = model.training
+    model.eval()
+    try:
+        for owners, frames, positions in batches(videos, workers):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                features = model.features(to_input(frames.to(device)), positions)
+            for pathway, feature in features.items():
+                values = feature.double().cpu().numpy()
+                sums.setdefault(pathway, np.zeros((len(videos), values.shape[1])))
+                np.add.at(sums[pathway], owners, values)
+            np.add.at(counts, owners, 1)
+            done(int(owners[-1] + 1))
+    finally:
+        model.train(training)
+    return {pathway: (total / counts[:, None]).astype(np.float32) for pathway, total in sums.items()}
+
+
+def batches(videos: WholeVideos, workers: int) -> Iterator[tuple[npt.NDArray[np.int64], Tensor, dict[str, Tensor]]]:
+    """Windows of consecutive videos in batches: the number of the video of each, uint8 (B, L, H, W, 3), and positions.
+
+    A batch of a fixed size may end within a video, so that a long video needs no more memory than a short one.
+    """
+    owners: list[int] = []
+    frames: list[Tensor] = []
+    positions: dict[str, list[Tensor]] = {pathway: [] for pathway in PATHWAYS}
+
+    def flush() -> tuple[npt.NDArray[np.int64], Tensor, dict[str, Tensor]]:
+        batch = np.array(owners), torch.stack(frames), {p: torch.stack(items) for p, items in positions.items()}
+        owners.clear()
+        frames.clear()
+        for items in positions.values():
+            items.clear()
+        return batch
+
+    for number, video in enumerate(video_loader(videos, workers)):
+        for index, window in enumerate(video["windows"]):
+            owners.append(number)
+            frames.append(video["frames"][window])
+            for pathway in PATHWAYS:
+                positions[pathway].append(video[pathway][index])
+            if len(owners) == WINDOWS_AT_ONCE:
+                yield flush()
+    if owners:
+        yield flush()

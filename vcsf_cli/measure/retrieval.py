@@ -1,0 +1,115 @@
+"""Nearest-neighbour retrieval: who is near whom, and how often one of the k nearest is of the right class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vcsf_cli.measure.features import Features
+
+FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+
+QUERIES_AT_ONCE = 512
+
+
+def centred_unit(features: FloatArray) -> FloatArray:
+    """Features (N, C) less their own mean, each of unit length: what the benchmark compares (CoCLR)."""
+    centred = features - features.mean(0, dtype=np.float64).astype(np.float32)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    unit: FloatArray = centred / np.maximum(length, 1e-12)
+    return unit
+
+
+def pathways_of(features: Features) -> list[str]:
+    """What can be measured of features: each pathway, and both together if there are two."""
+    return [*features, "both"] if len(features) > 1 else list(features)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest gallery clips of every query.
+
+    Args:
+        index: Gallery rows, nearest first, int64 (Q, k); -1 where the gallery has fewer.
+        similarity: Their cosine similarity, (Q, k).
+    """
+
+    index: IntArray
+    similarity: FloatArray
+
+
+def nearest(query: Features, gallery: Features, pathway: str, k: int, excluded: BoolArray | None = None) -> Neighbours:
+    """The k nearest gallery clips by cosine similarity; `both` is the mean of the pathways' similarities.
+
+    Args:
+        query: Unit-length features (Q, C) by pathway.
+        gallery: Unit-length features (G, C) by pathway.
+        pathway: One of them, or `both`.
+        k: How many; equal similarities go by gallery order.
+        excluded: Pairs (Q, G) that are never neighbours.
+    """
+    used = list(query) if pathway == "both" else [pathway]
+    rows, columns = len(query[used[0]]), len(gallery[used[0]])
+    k = min(k, columns)
+    index = np.empty((rows, k), np.int64)
+    similarity = np.empty((rows, k), np.float32)
+    for start in range(0, rows, QUERIES_AT_ONCE):
+        part = slice(start, start + QUERIES_AT_ONCE)
+        total: FloatArray = np.stack([query[name][part] @ gallery[name].T for name in used]).mean(0, dtype=np.float32)
+        if excluded is not None:
+            total[excluded[part]] = -np.inf
+        order = np.argsort(-total, axis=1, kind="stable")[:, :k]
+        index[part] = order
+        similarity[part] = np.take_along_axis(total, order, 1)
+    index[np.isneginf(similarity)] = -1
+    return Neighbours(index, similarity)
+
+
+def hits(
+    neighbours: Neighbours, query_label: npt.NDArray[np.object_], gallery_label: npt.NDArray[np.object_]
+) -> BoolArray:
+    """Whether each neighbour is of its query's class, (Q, k)."""
+    right: BoolArray = (gallery_label[neighbours.index] == query_label[:, None]) & (neighbours.index >= 0)
+    return right
+
+
+def recall(hit: BoolArray, ks: Iterable[int]) -> dict[int, float]:
+    """R@k: the share of queries with a clip of their class among the k nearest."""
+    return {k: float(hit[:, :k].any(1).mean()) for k in ks}
+
+
+def paired_interval(
+    ours: npt.NDArray[np.float64],
+    theirs: npt.NDArray[np.float64],
+    cluster: npt.NDArray[np.object_],
+    seed: int = 0,
+    draws: int = 10_000,
+) -> tuple[float, float, float]:
+    """The difference of two means over the same queries, with a 95 % bootstrap interval.
+
+    Whole clusters are drawn, because clips cut from one recording are right or wrong together (Efron and Tibshirani
+    1993, ch. 8: the unit that is drawn is the one that was sampled).
+
+    Args:
+        ours: One number a query, such as its R@1, (Q,).
+        theirs: The same queries measured otherwise, (Q,).
+        cluster: The recording that each query was cut from, (Q,).
+        seed: Of the draws.
+        draws: How many.
+
+    Returns:
+        The difference, and the lower and upper end of the interval.
+    """
+    difference = ours - theirs
+    _, number = np.unique(cluster.astype(str), return_inverse=True)
+    sums = np.bincount(number, difference)
+    sizes = np.bincount(number).astype(np.float64)
+    weights = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
+    means = (weights @ sums) / (weights @ sizes)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(difference.mean()), float(low), float(high)

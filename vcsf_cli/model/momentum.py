@@ -1,0 +1,74 @@
+"""The momentum key encoder and the queue of older keys (MoCo, He et al., CVPR 2020)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vcsf_cli.contracts import PATHWAYS
+from vcsf_cli.model.pathways import TwoPathways
+
+
+def key_encoder(model: TwoPathways) -> TwoPathways:
+    """A copy of the query encoder that no gradient reaches."""
+    return copy.deepcopy(model).requires_grad_(False)
+
+
+@torch.no_grad()
+def follow(keys: TwoPathways, queries: TwoPathways, pathways: Iterable[str], momentum: float) -> None:
+    """Move the key encoder's weights towards the query encoder's: k <- m k + (1 - m) q.
+
+    Batch-norm statistics are not moved: the key encoder gathers its own from the keys that it computes.
+    """
+    for pathway in pathways:
+        targets: list[Tensor] = list(keys.pathway(pathway).parameters())
+        sources: list[Tensor] = list(queries.pathway(pathway).parameters())
+        torch._foreach_lerp_(targets, sources, 1 - momentum)
+
+
+class Queue(nn.Module):
+    """The last K keys of both pathways in step, with the video, source and label that each slot came from.
+
+    Args:
+        slots: K; 0 keeps nothing.
+        dim: D of a key.
+        seed: Seed of the unit vectors that fill empty slots; losses mask them by their video, -1.
+    """
+
+    def __init__(self, slots: int, dim: int, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        for pathway in PATHWAYS:
+            keys = functional.normalize(torch.randn(slots, dim, generator=generator), dim=1)
+            self.register_buffer(pathway, keys)
+        for name in ("video", "source", "label"):
+            self.register_buffer(name, torch.full((slots,), -1, dtype=torch.int64))
+        self.register_buffer("next", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def slots(self) -> int:
+        """K."""
+        return len(self.get_buffer("video"))
+
+    def keys(self) -> dict[str, Tensor]:
+        """Keys (K, D) by pathway."""
+        return {pathway: self.get_buffer(pathway) for pathway in PATHWAYS}
+
+    @torch.no_grad()
+    def push(self, keys: Mapping[str, Tensor], video: Tensor, source: Tensor, label: Tensor) -> None:
+        """Put the keys (B, D) of a batch in the place of the oldest; of more than K keys the last K stay."""
+        if not self.slots:
+            return
+        position = self.get_buffer("next")
+        size = min(len(video), self.slots)
+        at = (position + torch.arange(size, device=video.device)) % self.slots
+        for pathway, key in keys.items():
+            buffer = self.get_buffer(pathway)
+            buffer[at] = key[-size:].to(buffer.dtype)
+        for name, values in (("video", video), ("source", source), ("label", label)):
+            self.get_buffer(name)[at] = values[-size:]
+        position.add_(size).remainder_(self.slots)

@@ -1,0 +1,148 @@
+"""The slow and the fast pathway: two encoders without lateral links, each with a head; motion modules in slow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vcsf_cli import registry
+from vcsf_cli.contracts import PATHWAYS
+from vcsf_cli.errors import RecipeError
+from vcsf_cli.recipe import Recipe
+
+
+class Head(nn.Module):
+    """Projection to the space of the loss: 1x1x1 convolution, ReLU, 1x1x1 convolution, on pooled features.
+
+    Args:
+        channels: C of the backbone's features.
+        hidden: Channels in between.
+        dim: D of the embedding.
+    """
+
+    def __init__(self, channels: int, hidden: int, dim: int) -> None:
+        super().__init__()
+        # On pooled features a 1x1x1 convolution is a linear layer.
+        self.layers = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim))
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Unit-length embeddings (B, D) of pooled features (B, C)."""
+        return functional.normalize(self.layers(pooled).float(), dim=1)
+
+
+class Pathway(nn.Module):
+    """One encoder.
+
+    Args:
+        backbone: Its network, as the hook `vcsf_backbones` describes it.
+        motion: Motion modules by the number of the stage that they follow.
+        head: From pooled features to the space of the loss.
+        difference: Whether it sees the change from each of its frames to the window's next instead of the frame.
+    """
+
+    def __init__(self, backbone: nn.Module, motion: Mapping[int, nn.Module], head: Head, difference: bool) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.motion = nn.ModuleDict({str(stage): module for stage, module in motion.items()})
+        self.head = head
+        self.difference = difference
+
+    def clip(self, window: Tensor, positions: Tensor) -> Tensor:
+        """What the backbone sees, (B, 3, T, H, W), of a window (B, 3, L, H, W) at positions (B, T).
+
+        As a difference, position p gives x[p + 1] - x[p]; the window's last gives the difference before it once more.
+        """
+        if self.difference:
+            length = window.shape[2]
+            first = positions.clamp(max=length - 2)
+            return select(window, first + 1) - select(window, first)
+        return select(window, positions)
+
+    def features(self, window: Tensor, positions: Tensor) -> Tensor:
+        """Pooled features (B, C): the representation, before the head."""
+
+        def between(stage: int, features: Tensor) -> Tensor:
+            key = str(stage)
+            return cast(Tensor, self.motion[key](features, window)) if key in self.motion else features
+
+        features: Tensor = self.backbone(self.clip(window, positions), between)
+        return features.mean((2, 3, 4))
+
+    def forward(self, window: Tensor, positions: Tensor) -> Tensor:
+        """Unit-length embeddings (B, D)."""
+        return cast(Tensor, self.head(self.features(window, positions)))
+
+
+def select(window: Tensor, positions: Tensor) -> Tensor:
+    """Frames of a window (B, 3, L, H, W) at positions (B, T), which usually are the same for all clips."""
+    first = positions[0]
+    if bool((positions == first).all()):
+        if len(first) == window.shape[2] and bool((first == torch.arange(len(first), device=first.device)).all()):
+            return window
+        return window.index_select(2, first.to(window.device))
+    rows = torch.arange(len(window), device=window.device)[:, None]
+    return window.transpose(1, 2)[rows, positions.to(window.device)].transpose(1, 2)
+
+
+class TwoPathways(nn.Module):
+    """The slow and the fast pathway of one recipe."""
+
+    def __init__(self, slow: Pathway, fast: Pathway) -> None:
+        super().__init__()
+        self.slow = slow
+        self.fast = fast
+
+    def pathway(self, name: str) -> Pathway:
+        """The pathway of a name, `slow` or `fast`."""
+        return self.slow if name == "slow" else self.fast
+
+    def forward(self, window: Tensor, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Embeddings (B, D) by pathway, of the pathways that `positions` (B, T) names."""
+        return {name: self.pathway(name)(window, at) for name, at in positions.items()}
+
+    def features(self, window: Tensor, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Pooled features (B, C) by pathway."""
+        return {name: self.pathway(name).features(window, at) for name, at in positions.items()}
+
+
+def build(recipe: Recipe) -> TwoPathways:
+    """The networks of a recipe, initialised from its seed: the untrained network of the recipe is always the same.
+
+    Raises:
+        RecipeError: If a motion module is asked for after a stage that the backbone hasn't.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return TwoPathways(*(build_pathway(recipe, pathway) for pathway in PATHWAYS)).to(
+            memory_format=torch.channels_last_3d  # clips arrive with the channel last: pays on CPU and GPU
+        )
+
+
+def build_pathway(recipe: Recipe, pathway: str) -> Pathway:
+    """One pathway of a recipe, with random weights."""
+    stage = recipe.model
+    plugins = registry.load()
+    own = dict(stage.slow if pathway == "slow" else stage.fast)
+    difference = own.pop("input", "rgb") == "difference"
+    component = plugins.find("backbone", stage.backbone.name)
+    settings = stage.backbone.settings | own
+    if registry.takes(component, "pathway"):
+        settings["pathway"] = pathway
+    backbone = plugins.build("backbone", component.name, **settings)
+    motion: dict[int, nn.Module] = {}
+    if pathway == "slow":
+        settings = stage.motion.settings
+        after = settings.pop("after", [])
+        for number in after:
+            if not 1 <= number <= len(backbone.channels):
+                raise RecipeError(
+                    f"`motion.after` names stage {number}, `{component.name}` has only {len(backbone.channels)}",
+                    "stage 1 is the stem",
+                )
+            motion[number] = plugins.build("motion", stage.motion.name, backbone.channels[number - 1], **settings)
+    channels = backbone.channels[-1]
+    return Pathway(backbone, motion, Head(channels, stage.head.hidden or channels, stage.head.dim), difference)

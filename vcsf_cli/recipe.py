@@ -1,0 +1,385 @@
+"""From YAML to a checked recipe: `extends`, `--set`, defaults, and all errors at once.
+
+A recipe is resolved in this order: the file that it extends, the file, the assignments of `--set`, the defaults.
+Naming another component replaces its whole node, so that no stale setting leaks from the one before.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from vcsf_cli import registry, strict_yaml
+from vcsf_cli.errors import InputError, RecipeError, UnknownName, did_you_mean
+from vcsf_cli.narrate import say
+from vcsf_cli.schema import COMPONENTS, DEFAULTS, MODEL_KEYS, Stage
+from vcsf_cli.strict_yaml import Marks
+
+TOP_LEVEL = ("name", "seed", *Stage.model_fields, "stages")
+VCSF_KEYS: Mapping[str, Mapping[str, Any]] = {"motion": {"after": list[int]}}
+"""Keys of component nodes that are vcsf's own, not the factory's."""
+PATHWAY_KEYS: Mapping[str, Any] = {"input": Literal["rgb", "difference"]}
+"""Keys of the nodes `slow` and `fast` that are vcsf's own; the others override the backbone's."""
+
+PACKAGED = Path(__file__).parent / "recipes"
+CHECKOUT = Path(__file__).parent.parent / "recipes"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A resolved and checked recipe.
+
+    Args:
+        name: Its name, from which run folders are named.
+        seed: Seed of everything random.
+        tree: The whole resolved recipe as plain values; written as YAML it is itself a valid recipe.
+        stages: What to train, in order; at least one.
+    """
+
+    name: str
+    seed: int
+    tree: dict[str, Any]
+    stages: tuple[Stage, ...]
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits of the resolved recipe's SHA-256; no path is part of it."""
+        return hashlib.sha256(json.dumps(self.tree, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def model(self) -> Stage:
+        """The stage that says what the networks look like; all stages agree on that."""
+        return self.stages[0]
+
+    def yaml(self) -> str:
+        """The resolved recipe as YAML."""
+        return strict_yaml.dump(self.tree)
+
+
+def recipe_dirs() -> list[Path]:
+    """Folders where recipes are found by name: vcsf's own, then those of plugins."""
+    own = PACKAGED if PACKAGED.is_dir() else CHECKOUT
+    return [folder for folder in (own, *registry.load().recipe_dirs()) if folder.is_dir()]
+
+
+def recipe_names() -> dict[str, Path]:
+    """All recipes by name, such as `demo` or `tables/retrieval`."""
+    found: dict[str, Path] = {}
+    for folder in recipe_dirs():
+        for path in sorted(folder.rglob("*.yaml")):
+            found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
+    return found
+
+
+def find_recipe(named: str) -> Path:
+    """The file of a recipe given as a path or a name.
+
+    `recipes/vcsf.yaml` also works where there is no such file: it is then the recipe that vcsf brought along.
+
+    Raises:
+        InputError: If there is none.
+    """
+    path = Path(named)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise InputError(f"{named} is a folder, not a recipe", "name a .yaml file in it")
+    names = recipe_names()
+    short = named.removeprefix("recipes/").removesuffix(".yaml")
+    if short in names and (short == named or named == f"recipes/{short}.yaml"):
+        if short != named:
+            say(f"{named} is not in this folder: using the recipe `{short}` that vcsf brought along")
+        return names[short]
+    raise InputError(f"there is no recipe {named}", did_you_mean(short, names))
+
+
+def load(named: str, assignments: Sequence[str] = ()) -> Recipe:
+    """Read, resolve and check a recipe.
+
+    Args:
+        named: A recipe's name or file.
+        assignments: What `--set` was given, each `key=value`.
+
+    Raises:
+        InputError: If there is no such recipe.
+        RecipeError: With everything that is wrong in it.
+    """
+    tree, marks = read_extended(find_recipe(named), ())
+    for assignment in assignments:
+        assign(tree, marks, assignment)
+    return resolve(tree, marks)
+
+
+def read_extended(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any], Marks]:
+    """A recipe file merged over what it extends."""
+    if path.resolve() in chain:
+        raise RecipeError(f"{path} extends itself: {' -> '.join(p.name for p in (*chain, path))}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} can't be read: {error}", "a recipe is a YAML text file") from error
+    tree, marks = strict_yaml.parse(text, str(path))
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path} is no recipe: it holds no keys", "see `vcsf recipes show demo`")
+    expand_names(tree)
+    base_name = tree.pop("extends", None)
+    if base_name is None:
+        return tree, marks
+    beside = path.parent / str(base_name)
+    base_path = beside if beside.is_file() else find_recipe(str(base_name))
+    base, base_marks = read_extended(base_path, (*chain, path.resolve()))
+    return merge(base, tree), base_marks | marks
+
+
+def expand_names(tree: dict[str, Any]) -> None:
+    """`motion: none` is short for `motion: {name: none}`."""
+    for node in (tree, *(stage for stage in tree.get("stages") or [] if isinstance(stage, dict))):
+        for key in COMPONENTS:
+            if isinstance(node.get(key), str):
+                node[key] = {"name": node[key]}
+
+
+def merge(base: Any, over: Any, key: str = "") -> Any:
+    """`over` laid on `base`: mappings key by key, anything else whole, as is a node that names another component."""
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return copy.deepcopy(over)
+    if key in COMPONENTS and "name" in over and over["name"] != base.get("name"):
+        return copy.deepcopy(over)
+    merged = copy.deepcopy(base)
+    for name, value in over.items():
+        merged[name] = merge(base.get(name), value, name)
+    return merged
+
+
+def assign(tree: dict[str, Any], marks: Marks, assignment: str) -> None:
+    """Apply one `a.b=value`; a list's entries are named by their position.
+
+    Raises:
+        RecipeError: If it has no `=`, its value is no YAML, or its key leads through a value.
+    """
+    key, equals, text = assignment.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"--set {assignment} is no assignment", "write key=value, such as loss.temperature=0.1")
+    value, _ = strict_yaml.parse(text, f"--set {key}")
+    *parents, last = key.split(".")
+    if key in COMPONENTS and isinstance(value, str):
+        parents, last, key = [key], "name", f"{key}.name"
+    node: Any = tree
+    for depth, parent in enumerate(parents):
+        where = ".".join(parents[: depth + 1])
+        if isinstance(node, list):
+            if not parent.isdigit() or int(parent) >= len(node):
+                raise RecipeError(f"--set {key}: there is no `{where}`", f"positions are 0 to {len(node) - 1}")
+            node = node[int(parent)]
+        else:
+            if node.get(parent) is None:
+                node[parent] = {}
+            node = node[parent]
+        if not isinstance(node, dict | list):
+            raise RecipeError(f"--set {key}: `{where}` is a value, not a node", f"it is {node!r}")
+    if isinstance(node, list):
+        if not last.isdigit() or int(last) >= len(node):
+            raise RecipeError(f"--set {key}: there is no such entry", f"positions are 0 to {len(node) - 1}")
+        node[int(last)] = value
+    elif last == "name" and parents and parents[-1] in COMPONENTS and node.get("name") != value:
+        node.clear()
+        node["name"] = value
+    else:
+        node[last] = value
+    marks[tuple(int(part) if part.isdigit() else part for part in key.split("."))] = ""
+
+
+def resolve(tree: dict[str, Any], marks: Marks) -> Recipe:
+    """Fill in defaults and check everything.
+
+    Raises:
+        RecipeError: With all problems.
+    """
+    checker = Checker(marks)
+    tree = merge(DEFAULTS, tree)
+    for key in tree:
+        if key not in TOP_LEVEL:
+            checker.add(UnknownName("key", key, TOP_LEVEL, checker.place(key)))
+    name, seed, stages = tree.get("name"), tree.get("seed"), tree.get("stages")
+    if not isinstance(name, str) or not name or not all(c.isalnum() or c in "-_." for c in name):
+        checker.add(RecipeError(f"{checker.place('name')} is {name!r}", "give letters, digits, `-`, `_` and `.`"))
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        checker.add(RecipeError(f"{checker.place('seed')} is {seed!r}", "give a whole number from 0"))
+    if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
+        checker.add(RecipeError(f"{checker.place('stages')} is no list of stages", "write `stages: []` for one stage"))
+        stages = []
+    shared = {key: value for key, value in tree.items() if key in Stage.model_fields}
+    resolved: dict[str, Any] = {"name": name, "seed": seed}
+    top = checker.stage(shared, ())
+    resolved_top = top or shared
+    resolved |= resolved_top
+    resolved["stages"], all_stages = [], []
+    for index, stage in enumerate(stages):
+        for key in sorted(stage.keys() & MODEL_KEYS):
+            checker.add(
+                RecipeError(
+                    f"{checker.place('stages', index, key)}: a stage can't change `{key}`", "set it at the top level"
+                )
+            )
+        for key in sorted(stage.keys() - set(Stage.model_fields)):
+            checker.add(UnknownName("key", key, Stage.model_fields, checker.place("stages", index, key)))
+        full = checker.stage(
+            merge(shared, {k: v for k, v in stage.items() if k in Stage.model_fields}), ("stages", index)
+        )
+        if full:
+            resolved["stages"].append({key: full[key] for key in full if key in stage})
+            all_stages.append(full)
+    checker.finish()
+    return Recipe(
+        str(name), int(seed or 0), resolved, tuple(validated(stage) for stage in all_stages or [resolved_top])
+    )
+
+
+class Checker:
+    """Gathers the problems of a recipe, each with the place it comes from.
+
+    Args:
+        marks: `file:line` by path of keys; empty text for what `--set` gave.
+    """
+
+    def __init__(self, marks: Marks) -> None:
+        self.marks = marks
+        self.problems: list[RecipeError] = []
+
+    def add(self, problem: RecipeError) -> None:
+        """Remember a problem, once."""
+        if all(problem.message != known.message for known in self.problems):
+            self.problems.append(problem)
+
+    def place(self, *path: str | int) -> str:
+        """A key in words: `` `loss.temprature` (recipes/vcsf.yaml:12) ``."""
+        key = ".".join(str(part) for part in path)
+        mark = self.marks.get(path) or self.marks.get(path[2:] if path[:1] == ("stages",) else path)
+        return f"`{key}` ({mark})" if mark else f"`{key}`"
+
+    def finish(self) -> None:
+        """Raise all problems as one error, if there are any."""
+        if self.problems:
+            raise RecipeError.of(self.problems)
+
+    def stage(self, tree: dict[str, Any], prefix: tuple[str | int, ...]) -> dict[str, Any] | None:
+        """A stage with all defaults as plain values; None if it has problems."""
+        before = len(self.problems)
+        try:
+            stage = validated(tree)
+        except ValidationError as error:
+            for detail in error.errors():
+                self._pydantic(detail, prefix)
+            self._components(tree, prefix)
+            return None
+        plain = stage.model_dump(mode="json")
+        plain |= self._components(tree, prefix)
+        self._optimiser(stage, prefix)
+        return plain if len(self.problems) == before else None
+
+    def _pydantic(self, detail: ErrorDetails, prefix: tuple[str | int, ...]) -> None:
+        path = tuple(part for part in detail["loc"] if part != "function-after")
+        place = self.place(*prefix, *path)
+        if detail["type"] == "extra_forbidden":
+            known = model_fields(path[:-1])
+            self.add(UnknownName("key", str(path[-1]), known, place))
+        elif detail["type"] == "missing":
+            self.add(RecipeError(f"the recipe needs {place}"))
+        else:
+            text = detail["msg"].removeprefix("Value error, ")
+            self.add(RecipeError(f"{place} is {detail['input']!r}: {text[:1].lower()}{text[1:]}"))
+
+    def _components(self, tree: dict[str, Any], prefix: tuple[str | int, ...]) -> dict[str, Any]:
+        """The component nodes of a stage with their factories' defaults."""
+        checked: dict[str, Any] = {}
+        for key, kind in COMPONENTS.items():
+            node = tree.get(key)
+            if not isinstance(node, dict) or not isinstance(node.get("name"), str):
+                continue
+            try:
+                component = registry.load().find(kind, node["name"], self.place(*prefix, key, "name"))
+            except RecipeError as problem:
+                self.add(problem)
+                continue
+            own = VCSF_KEYS.get(key, {})
+            settings = {k: v for k, v in node.items() if k != "name" and k not in own}
+            checked[key] = {"name": component.name} | self._own(node, own, (*prefix, key))
+            checked[key] |= self._settings(component, settings, (*prefix, key))
+            if key == "backbone":
+                for pathway in ("slow", "fast"):
+                    checked[pathway] = self._pathway(component, settings, tree.get(pathway) or {}, (*prefix, pathway))
+        if "motion" in checked:
+            checked["motion"].setdefault("after", [2, 3, 4])
+        if checked.get("motion", {}).get("name") == "none":
+            del checked["motion"]["after"]  # nothing sits anywhere: two ways to say so must not be two runs
+        return checked
+
+    def _settings(self, component: Any, settings: dict[str, Any], path: tuple[str | int, ...]) -> dict[str, Any]:
+        checked, problems = registry.check_settings(component, settings, lambda name: self.place(*path, name))
+        for problem in problems:
+            self.add(problem)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in checked.items()}
+
+    def _own(self, node: dict[str, Any], own: Mapping[str, Any], path: tuple[str | int, ...]) -> dict[str, Any]:
+        """vcsf's own keys of a component's node."""
+        checked = {}
+        for key, annotation in own.items():
+            if key in node:
+                try:
+                    checked[key] = registry.validate(annotation, node[key])
+                except ValidationError as error:
+                    message = error.errors()[0]["msg"].lower()
+                    hint = (
+                        f"known: {', '.join(get_args(annotation))}" if get_args(annotation) and key == "input" else ""
+                    )
+                    self.add(RecipeError(f"{self.place(*path, key)} is {node[key]!r}: {message}", hint))
+        return checked
+
+    def _pathway(
+        self, component: Any, shared: dict[str, Any], node: Any, path: tuple[str | int, ...]
+    ) -> dict[str, Any]:
+        """The node `slow` or `fast`: vcsf's own keys, and overrides of the backbone's settings."""
+        if not isinstance(node, dict):
+            return {}
+        overrides = {k: v for k, v in node.items() if k not in PATHWAY_KEYS}
+        full = self._settings(component, shared | overrides, path)
+        return {"input": "rgb"} | self._own(node, PATHWAY_KEYS, path) | {k: full[k] for k in overrides if k in full}
+
+    def _optimiser(self, stage: Stage, prefix: tuple[str | int, ...]) -> None:
+        optim = stage.optim
+        if optim.schedule == "step" and not optim.drops:
+            self.add(
+                RecipeError(
+                    f"{self.place(*prefix, 'optim', 'schedule')} is `step` without `drops`",
+                    "name the epochs, such as drops: [250, 280]",
+                )
+            )
+        if any(drop >= stage.train.epochs for drop in optim.drops):
+            self.add(
+                RecipeError(
+                    f"{self.place(*prefix, 'optim', 'drops')} is {optim.drops}, but training ends after epoch "
+                    f"{stage.train.epochs}",
+                    "drop earlier, or train longer",
+                )
+            )
+
+
+def model_fields(path: Iterable[str | int]) -> list[str]:
+    """The keys that the node at a path may have."""
+    model: Any = Stage
+    for part in path:
+        model = model.model_fields[str(part)].annotation
+    return sorted(model.model_fields)
+
+
+def validated(tree: Any) -> Stage:
+    """A stage's model; through JSON, so that a list is a tuple where one is wanted but no text becomes a number."""
+    return Stage.model_validate_json(json.dumps(tree), strict=True)

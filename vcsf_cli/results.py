@@ -1,0 +1,57 @@
+"""Tidy result rows, and tables made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from vcsf_cli.files import whole, write_text
+
+COLUMNS = ("run", "variant", "seed", "dataset", "split", "task", "pathway", "metric", "value", "clips")
+"""One measured number a row. `variant`: `trained`, `untrained` or a baseline's name; `value`: a fraction from 0 to 1;
+`clips`: how many clips it was measured on."""
+
+
+def write(path: Path, rows: Iterable[dict[str, object]]) -> pd.DataFrame:
+    """Write `results.csv`; rows of variants that are not measured now stay as they are."""
+    new = pd.DataFrame(list(rows), columns=list(COLUMNS))
+    if path.is_file():
+        old = pd.read_csv(path)
+        old = old[~old["variant"].isin(new["variant"].unique())]
+        new = pd.concat([new, old], ignore_index=True) if len(old) else new
+    with whole(path, "w") as file:
+        new.to_csv(file, index=False, lineterminator="\n")
+    return new
+
+
+def pivot(rows: pd.DataFrame) -> pd.DataFrame:
+    """A table of percentages: a line a variant and pathway, a column a metric."""
+    order = rows[["variant", "pathway"]].drop_duplicates()
+    table = rows.pivot(index=["variant", "pathway"], columns="metric", values="value")
+    metrics = sorted(table.columns, key=lambda metric: int(str(metric).partition("@")[2]))
+    wanted = pd.MultiIndex.from_frame(order)
+    return table.reindex(index=wanted, columns=metrics) * 100
+
+
+def cells(table: pd.DataFrame) -> list[list[str]]:
+    """The lines of a pivoted table as text: variant, pathway, then percentages with one decimal."""
+    names = [[str(part) for part in index] for index in table.index.to_list()]
+    return [
+        [*name, *[f"{value:.1f}" for value in values]] for name, values in zip(names, table.to_numpy(), strict=True)
+    ]
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A pivoted table in Markdown, percentages with one decimal."""
+    header = ["variant", "pathway", *map(str, table.columns)]
+    lines = [header, ["---", "---", *["---:"] * len(table.columns)], *cells(table)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+def write_report(path: Path, sections: Iterable[tuple[str, str]]) -> None:
+    """Write a Markdown report of headed sections."""
+    (title, introduction), *rest = sections
+    parts = [f"# {title}\n\n{introduction}", *(f"## {heading}\n\n{text}" for heading, text in rest)]
+    write_text(path, "\n\n".join(part.strip() for part in parts) + "\n")

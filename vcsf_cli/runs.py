@@ -1,0 +1,192 @@
+"""Run folders: `runs/<name>-<hash of the resolved recipe>/`, which remember everything about a training."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from vcsf_cli import __version__
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.errors import InputError, RunError, did_you_mean
+from vcsf_cli.files import write_text
+from vcsf_cli.recipe import Recipe
+from vcsf_cli.recipe import load as load_recipe
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "opencv-python-headless",
+    "simplejpeg",
+    "lightning-fabric",
+    "decord",
+    "av",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    Args:
+        folder: Where it is.
+        recipe: Its resolved recipe.
+    """
+
+    folder: Path
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """The folder's name, which names the run."""
+        return self.folder.name
+
+    @property
+    def checkpoint(self) -> Path:
+        """The newest checkpoint."""
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def metrics(self) -> Path:
+        """What was logged, one line per interval."""
+        return self.folder / "metrics.csv"
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """What `status.json` says: state, data and times."""
+        path = self.folder / "status.json"
+        try:
+            status: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"{path} can't be read: {error}", "this run folder is damaged: train into another --runs"
+            ) from error
+        return status
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training has come to its end."""
+        return bool(self.status.get("finished"))
+
+    def note(self, **changes: Any) -> None:
+        """Change entries of `status.json`."""
+        write_text(self.folder / "status.json", json.dumps(self.status | changes, indent=2) + "\n")
+
+
+def folder_of(runs: Path, recipe: Recipe) -> Path:
+    """The run folder of a recipe."""
+    return runs / f"{recipe.name}-{recipe.hash}"
+
+
+def now() -> str:
+    """This moment, to the microsecond, in UTC."""
+    return datetime.now(UTC).isoformat()
+
+
+def open_run(runs: Path, recipe: Recipe, manifest: Manifest) -> Run:
+    """The run of a recipe: a new folder, or the one where an earlier call stopped.
+
+    Raises:
+        RunError: If the run was begun on other data.
+    """
+    folder = folder_of(runs, recipe)
+    run = Run(folder, recipe)
+    if (folder / "status.json").is_file():
+        begun_with = run.status.get("data_hash")
+        if begun_with != manifest.hash:
+            raise RunError(
+                f"run {run.name} was begun on other data than what is now in {manifest.folder}",
+                "bring the data back, or train into another --runs folder",
+            )
+        return run
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "recipe.yaml", recipe.yaml())
+    write_text(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
+    status = {
+        "finished": False,
+        "begun": now(),
+        "dataset": manifest.name,
+        "data_hash": manifest.hash,
+        "clips": len(manifest.table),
+    }
+    write_text(folder / "status.json", json.dumps(status, indent=2) + "\n")
+    return run
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and command line: what a result can depend on besides recipe and data."""
+    import torch
+
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "vcsf": __version__,
+        "python": platform.python_version(),
+        "packages": versions,
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "command": ["vcsf", *sys.argv[1:]],
+    }
+
+
+def all_runs(runs: Path) -> list[Run]:
+    """All runs in a folder, the last begun first; damaged ones are left out."""
+    found = []
+    for path in runs.glob("*/status.json"):
+        try:
+            run = read_run(path.parent)
+            found.append((str(run.status.get("ended") or run.status.get("begun", "")), run))
+        except (InputError, RunError):
+            continue
+    return [run for _, run in sorted(found, key=lambda pair: pair[0], reverse=True)]
+
+
+def read_run(folder: Path) -> Run:
+    """The run in a folder.
+
+    Raises:
+        InputError: If the folder is none.
+    """
+    if not (folder / "recipe.yaml").is_file():
+        raise InputError(f"{folder} is no run folder: it has no recipe.yaml", "name a folder that `vcsf pretrain` made")
+    return Run(folder, load_recipe(str(folder / "recipe.yaml")))
+
+
+def find_run(runs: Path, named: str | None) -> Run:
+    """A run by its folder, name or the unique beginning of its name; without one the newest finished run.
+
+    Raises:
+        InputError: If there is none, or several begin like this.
+    """
+    if named is None:
+        finished = [run for run in all_runs(runs) if run.finished]
+        if not finished:
+            raise InputError(f"there is no finished run in {runs}", "train one first: vcsf pretrain recipes/demo.yaml")
+        return finished[0]
+    if Path(named).is_dir():
+        return read_run(Path(named))
+    if Path(named).exists():
+        raise InputError(f"{named} is a file, not a run folder", "name the folder that it lies in")
+    names = sorted(path.parent.name for path in runs.glob("*/recipe.yaml"))
+    matching = [name for name in names if name == named] or [name for name in names if name.startswith(named)]
+    if len(matching) > 1:
+        raise InputError(f"several runs in {runs} begin with {named}", f"they are {', '.join(matching)}")
+    if not matching:
+        raise InputError(
+            f"there is no run {named} in {runs}", did_you_mean(named, names) or "--runs says where runs are"
+        )
+    return read_run(runs / matching[0])

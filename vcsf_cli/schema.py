@@ -1,0 +1,145 @@
+"""The keys of a recipe that belong to vcsf itself; components check theirs by their factory's signature."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Interval, MinLen
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from vcsf_cli.contracts import PATHWAYS
+
+Probability = Annotated[float, Interval(ge=0, le=1)]
+Range = Annotated[tuple[float, float], "lowest and highest"]
+
+
+class Node(BaseModel):
+    """One node of a recipe: unknown keys are errors, values are never converted from text."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True)
+
+
+class Component(BaseModel):
+    """A node that names a component; its other keys are the factory's."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The factory's keywords."""
+        return dict(self.model_extra or {})
+
+
+class Data(Node):
+    """What to train on: a folder under `--data`, an official split, and the pixels of a clip's side."""
+
+    name: Annotated[str, MinLen(1)]
+    split: Literal[1, 2, 3] = 1
+    size: Annotated[int, Interval(ge=16, le=512)] = 128
+
+
+class Augment(Node):
+    """Per clip, one draw for all its frames and both pathways (CoCLR's pre-training transforms)."""
+
+    name: Literal["standard"] = "standard"
+    border: Annotated[float, Interval(gt=0, le=1)] = 0.875
+    """Side of the centre square that crops come from, as a fraction of the short side (CoCLR: 224 of 256)."""
+    area: Range = (0.2, 1.0)
+    """Area of the crop as a fraction of that square."""
+    aspect: Range = (3 / 4, 4 / 3)
+    """Width over height of the crop before it is resized."""
+    flip: Probability = 0.5
+    colour: Probability = 0.8
+    """Probability of colour jitter in a `base` view."""
+    jitter: Annotated[tuple[float, float, float, float], "brightness, contrast, saturation, hue"] = (0.4, 0.4, 0.4, 0.1)
+    grey: Probability = 0.2
+    blur: Probability = 0.5
+    sigma: Range = (0.1, 2.0)
+    """Standard deviation of the blur in pixels of a 128 px clip; it scales with the clip's size."""
+    base: Probability = 0.3
+    """Probability that a view of two different windows is `base` (colour, grey, blur) and not only cropped and
+    flipped. Of one window seen twice, always just one view is `base`."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Augment:
+        for name in ("area", "aspect", "sigma"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} wants two positive numbers, the smaller first")
+        if self.area[1] > 1:
+            raise ValueError("area is a fraction, at most 1")
+        return self
+
+
+class Head(Node):
+    """1x1x1 convolution C -> hidden, ReLU, 1x1x1 convolution hidden -> dim, unit length."""
+
+    hidden: Annotated[int, Gt(0)] | None = None
+    """None: as many as the backbone's channels."""
+    dim: Annotated[int, Gt(0)] = 128
+
+
+class Optim(Node):
+    """Optimiser, by its name in timm, and learning-rate schedule."""
+
+    name: str = "adam"
+    lr: Annotated[float, Gt(0)] = 1e-3
+    weight_decay: Annotated[float, Ge(0)] = 1e-5
+    momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9
+    """Of optimisers that have one."""
+    schedule: Literal["constant", "step", "cosine"] = "constant"
+    drops: list[Annotated[int, Gt(0)]] = Field(default_factory=list)
+    """Epochs after which a `step` schedule divides the learning rate by ten."""
+    warmup: Annotated[float, Ge(0)] = 0.0
+    """Epochs of linear rise at the start."""
+
+
+class Train(Node):
+    """How long, in what batches, and what is watched."""
+
+    epochs: Annotated[int, Gt(0)]
+    batch: Annotated[int, Gt(1)] = 32
+    pathways: Annotated[tuple[Literal["slow", "fast"], ...], MinLen(1)] = PATHWAYS
+    """The pathways that learn; another one stays as it is."""
+    key_momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.999
+    """m of the momentum key encoder."""
+    log_every: Annotated[int, Gt(0)] = 20
+    """Optimiser steps between two lines of metrics.csv."""
+    check_every: Annotated[int, Ge(0)] = 10
+    """Epochs between two leave-one-source-out retrieval checks on training clips; 0: never."""
+    check_clips: Annotated[int, Gt(1)] = 1000
+    """At most so many training clips take part in the check."""
+
+
+class Stage(Node):
+    """Everything that one stage of training needs."""
+
+    data: Data
+    sampler: Component
+    augment: Augment = Augment()
+    backbone: Component
+    slow: dict[str, Any] = Field(default_factory=dict)
+    fast: dict[str, Any] = Field(default_factory=dict)
+    motion: Component
+    head: Head = Head()
+    loss: Component
+    optim: Optim = Optim()
+    train: Train
+
+
+DEFAULTS: dict[str, Any] = {
+    "seed": 0,
+    "sampler": {"name": "slow_fast"},
+    "motion": {"name": "none"},
+    "loss": {"name": "infonce"},
+    "stages": [],
+}
+"""Top-level nodes that a recipe need not name and that have no model with defaults above."""
+
+MODEL_KEYS = frozenset({"data", "backbone", "slow", "fast", "motion", "head"})
+"""What a later stage can't change: it goes on with the networks and the clips of the stage before."""
+
+COMPONENTS = {"sampler": "sampler", "backbone": "backbone", "motion": "motion", "loss": "loss"}
+"""Recipe keys of component nodes and the kind of their component."""

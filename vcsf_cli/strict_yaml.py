@@ -1,0 +1,127 @@
+"""YAML as a reader expects it: YAML 1.2's plain values, no repeated keys, and the line of every value kept.
+
+PyYAML's own loader follows YAML 1.1, where `1e-4` is text, `012` is ten, `1:30` is ninety, `no` is false, and the last
+of two equal keys wins in silence.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import yaml
+
+from vcsf_cli.errors import RecipeError
+
+Path = tuple[str | int, ...]
+Marks = dict[Path, str]
+
+INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+LEADING_ZERO = re.compile(r"[-+]?0[0-9]+")
+FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+CONSTANTS: dict[str, Any] = {
+    "": None, "~": None, "null": None, "Null": None, "NULL": None,
+    "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
+    ".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf, ".nan": math.nan,
+}  # fmt: skip
+
+
+class Loader(yaml.SafeLoader):
+    """A loader that resolves nothing by itself: every tag that is not text, list or mapping was written out."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML declares it as an instance's
+
+
+def parse(text: str, file: str) -> tuple[Any, Marks]:
+    """The value of a YAML text, and `file:line` of every node by its path of keys and list positions.
+
+    Raises:
+        RecipeError: If it is no YAML, repeats a key, or has a number that YAML versions read differently.
+    """
+    try:
+        node = yaml.compose(text, Loader=Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        place = f"{file}:{mark.line + 1}" if mark else file
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise RecipeError(f"{place} is no YAML: {problem}", "look at the indentation and the quotes") from error
+    marks: Marks = {}
+    if node is None:
+        return None, marks
+    return _value(node, file, (), marks, ()), marks
+
+
+def _value(node: yaml.Node, file: str, path: Path, marks: Marks, parents: tuple[yaml.Node, ...]) -> Any:
+    place = marks[path] = f"{file}:{node.start_mark.line + 1}"
+    if node in parents:
+        raise RecipeError(f"{place}: an alias contains itself", "write the value out")
+    parents = (*parents, node)
+    if isinstance(node, yaml.ScalarNode):
+        return _scalar(node, place)
+    if node.tag not in ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
+        raise RecipeError(f"{place}: the tag `{node.tag}` is not allowed", "write a plain value")
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(item, file, (*path, index), marks, parents) for index, item in enumerate(node.value)]
+    mapping: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        key = key_node.value
+        here = f"{file}:{key_node.start_mark.line + 1}"
+        if not isinstance(key, str):
+            raise RecipeError(f"{here}: a key must be a word", "look at the brackets and the colons")
+        if key in mapping:
+            raise RecipeError(f"{here}: the key `{key}` is given twice", f"it was first given at {marks[(*path, key)]}")
+        mapping[key] = _value(value_node, file, (*path, key), marks, parents)
+        marks[(*path, key)] = here
+    return mapping
+
+
+def _scalar(node: yaml.ScalarNode, place: str) -> Any:
+    if node.tag != "tag:yaml.org,2002:str":
+        raise RecipeError(f"{place}: the tag `{node.tag}` is not allowed", "write a plain value")
+    text: str = node.value
+    if node.style is not None:  # quoted or a block: text as it stands
+        return text
+    if text in CONSTANTS:
+        return CONSTANTS[text]
+    if LEADING_ZERO.fullmatch(text):
+        raise RecipeError(
+            f"{place}: `{text}` starts with a zero", f'write `{text.lstrip("0") or 0}`, or "{text}" if it is text'
+        )
+    if INTEGER.fullmatch(text):
+        return int(text)
+    if FLOAT.fullmatch(text):
+        return float(text)
+    return text
+
+
+def dump(value: Any) -> str:
+    """A value as YAML text that `parse` reads back as it is: keys in their order, small lists on one line."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        return super().increase_indent(flow, False)
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    plain = text not in CONSTANTS and not FLOAT.fullmatch(text) and not LEADING_ZERO.fullmatch(text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
+
+
+def _represent_list(dumper: yaml.SafeDumper, items: list[Any] | tuple[Any, ...]) -> yaml.SequenceNode:
+    flat = all(not isinstance(item, dict | list | tuple) for item in items)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", list(items), flow_style=flat)
+
+
+def _represent_float(dumper: yaml.SafeDumper, number: float) -> yaml.ScalarNode:
+    text = ".nan" if math.isnan(number) else (".inf" if number > 0 else "-.inf") if math.isinf(number) else repr(number)
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
+
+
+_Dumper.add_representer(str, _represent_text)
+_Dumper.add_representer(list, _represent_list)
+_Dumper.add_representer(tuple, _represent_list)
+_Dumper.add_representer(float, _represent_float)
+_Dumper.ignore_aliases = lambda self, data: True  # type: ignore[method-assign]  # a recipe has no anchors

@@ -1,0 +1,284 @@
+"""Pre-training as a recipe says: its stages one after the other, going on where an earlier call stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from vcsf_cli import checkpoint, registry
+from vcsf_cli.contracts import Indices
+from vcsf_cli.data.clips import Order, TrainingClips, training_loader
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.errors import DataError, InputError, RunError
+from vcsf_cli.files import only_one
+from vcsf_cli.model.pathways import TwoPathways, build
+from vcsf_cli.recipe import Recipe
+from vcsf_cli.runs import Run, now
+from vcsf_cli.schema import Stage
+from vcsf_cli.train.loop import Log, Plan, Position, fit
+from vcsf_cli.train.optim import learning_rate, optimizer_of
+from vcsf_cli.train.tasks import PretrainTask, build_loss, build_sampler
+
+MOST_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how to compute.
+
+    Args:
+        devices: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: `auto`, `float32` or `bf16`.
+        workers: Processes that read clips; None for a good number.
+        save_every: Seconds between two checkpoints.
+    """
+
+    devices: str = "auto"
+    precision: str = "auto"
+    workers: int | None = None
+    save_every: float = 120.0
+
+    @property
+    def readers(self) -> int:
+        """Number of processes that read clips."""
+        import os
+
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(MOST_WORKERS, max(1, cores - 1)) if self.workers is None else self.workers
+
+    def device(self) -> torch.device:
+        """The device.
+
+        Raises:
+            InputError: If it isn't there.
+        """
+        wanted = ("cuda" if torch.cuda.is_available() else "cpu") if self.devices == "auto" else self.devices
+        kind, _, index = wanted.partition(":")
+        if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdigit())):
+            raise InputError(
+                f"--devices {self.devices} is no device", "give auto, cpu, cuda, or cuda:N for one of several GPUs"
+            )
+        if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+            raise InputError(
+                f"--devices {self.devices}: this machine has {torch.cuda.device_count()} GPUs that torch can use"
+            )
+        return torch.device(wanted)
+
+    def bf16(self) -> bool:
+        """Whether networks compute in bfloat16.
+
+        Raises:
+            InputError: If it was asked for without a GPU.
+        """
+        device = self.device()
+        if device.type == "cpu":
+            if self.precision == "bf16":
+                raise InputError("--precision bf16 needs a GPU", "leave it out on a CPU")
+            return False
+        return self.precision == "bf16" or (self.precision == "auto" and torch.cuda.is_bf16_supported())
+
+    def fabric(self) -> Fabric:
+        """Lightning Fabric on this device."""
+        device = self.device()
+        warnings.filterwarnings("ignore", ".*GPU available but not used.*")
+        return Fabric(
+            accelerator=device.type,
+            devices=[device.index or 0] if device.type == "cuda" else 1,
+            precision="bf16-mixed" if self.bf16() else "32-true",
+        )
+
+
+def training_rows(recipe: Recipe, manifest: Manifest) -> Indices:
+    """Rows of the manifest to train on: the training part of the recipe's split, or all if the data has no split.
+
+    Raises:
+        DataError: If there are fewer than a batch.
+    """
+    data = recipe.model.data
+    has_split = (manifest.table[f"split{data.split}"] != "").any()
+    rows: Indices = manifest.part(data.split, "train") if has_split else np.arange(len(manifest.table))
+    largest = max(stage.train.batch for stage in recipe.stages)
+    if len(rows) < largest:
+        raise DataError(
+            f"{manifest.name} has {len(rows)} clips to train on in split {data.split}, fewer than a batch of {largest}",
+            f"set a smaller train.batch, such as --set train.batch={max(2, len(rows) // 4)}",
+        )
+    return rows
+
+
+def check_parts(recipe: Recipe) -> None:
+    """Build every small part once, so that what only a factory can see is said before data is read.
+
+    Raises:
+        RecipeError: If settings don't fit each other.
+    """
+    for stage in recipe.stages:
+        build_sampler(stage)
+        build_loss(stage)
+        optimizer_of(stage.optim, [torch.nn.Parameter(torch.zeros(1))])
+
+
+def warnings_for(recipe: Recipe, clips: int) -> list[str]:
+    """What is allowed but seldom meant."""
+    found = []
+    for stage in recipe.stages:
+        slots = build_loss(stage).queue
+        if slots > clips // 2:
+            found.append(
+                f"loss.queue is {slots}, more than half of the {clips} training clips: most of a clip's negatives are "
+                f"then its own neighbours' and stale keys; --set loss.queue={max(1, clips // 2)} or less is usual"
+            )
+    return found
+
+
+class Trainer:
+    """One call of `vcsf pretrain` on a run.
+
+    Args:
+        run: The run.
+        manifest: Its prepared dataset.
+        machine: Where and how to compute.
+    """
+
+    def __init__(self, run: Run, manifest: Manifest, machine: Machine) -> None:
+        self.run, self.manifest, self.machine = run, manifest, machine
+        self.recipe = run.recipe
+        self.rows = training_rows(self.recipe, manifest)
+        self.fabric = machine.fabric()
+        self.model = cast(TwoPathways, self.fabric.to_device(build(self.recipe)))
+        self.saved = checkpoint.load(run.checkpoint) if run.checkpoint.exists() else None
+
+    def train(self) -> dict[str, float]:
+        """Train what is left, and return the last logged values.
+
+        Raises:
+            RunError: If another process trains the same run, or the training fails.
+        """
+        busy = RunError(
+            f"run {self.run.name} is being trained by another process", "wait for it, or change a recipe key"
+        )
+        with only_one(self.run.folder / "lock", busy):
+            position = Position(**self.saved["position"]) if self.saved else Position()
+            log = Log(self.run, position.step)
+            first = position.stage
+            for index in range(first, len(self.recipe.stages)):
+                if index != first:
+                    position = Position(stage=index, step=position.step)
+                self.stage(index, position, log)
+            log.board.close()
+            self.run.note(finished=True, ended=now(), steps=position.step)
+            registry.load().notify("vcsf_on_finish", run=self.run, results=log.last)
+            return log.last
+
+    def stage(self, index: int, position: Position, log: Log) -> None:
+        """Train one stage from a position in it."""
+        stage = self.recipe.stages[index]
+        before = sum(earlier.train.epochs for earlier in self.recipe.stages[:index])
+        resumes = self.saved is not None and index == self.saved["position"]["stage"]
+        task = PretrainTask(self.recipe, stage, self.model, self.manifest, self.rows, self.fabric, self.machine.readers)
+        optimizer = optimizer_of(stage.optim, task.parameters())
+        if self.saved is not None and resumes:
+            task.load_state(self.saved["task"])
+            optimizer.load_state_dict(self.saved["optimizer"])
+        plan = plan_of(stage, len(self.rows), self.recipe.seed, self.machine.save_every)
+        clips = TrainingClips(self.manifest, build_sampler(stage), stage.augment, stage.data.size, self.recipe.seed)
+        order = Order(
+            self.rows,
+            stage.train.batch,
+            self.recipe.seed,
+            before + position.epoch,
+            before + stage.train.epochs,
+            position.batch,
+        )
+        loader = training_loader(clips, order, self.machine.readers, pin=self.fabric.device.type == "cuda")
+
+        def save() -> None:
+            content = {
+                "recipe": self.recipe.yaml(),
+                "data_hash": self.manifest.hash,
+                "position": dataclasses.asdict(position),
+                "task": task.state(),
+                "optimizer": optimizer.state_dict(),
+            }
+            checkpoint.save(self.run.checkpoint, content)
+
+        fit(self.fabric, task, optimizer, loader, plan, position, log, save)
+        save()
+
+
+def plan_of(stage: Stage, clips: int, seed: int, save_every: float) -> Plan:
+    """What the loop is told about a stage with so many training clips."""
+    return Plan(
+        epochs=stage.train.epochs,
+        batches=clips // stage.train.batch,
+        clips=stage.train.batch,
+        seed=seed,
+        log_every=stage.train.log_every,
+        check_every=stage.train.check_every,
+        save_every=save_every,
+        learning_rate=lambda epoch: learning_rate(stage.optim, epoch, stage.train.epochs),
+    )
+
+
+SECONDS_OF_TIMING = 20.0
+TIMED_CLIPS = 4
+
+
+def estimate(recipe: Recipe, manifest: Manifest, machine: Machine) -> list[tuple[int, float]]:
+    """Clips an epoch and estimated seconds of every stage, from tiny batches of real clips, timed for at most 20 s.
+
+    Reading and computing overlap when training, so a step is taken to last as long as the slower of the two.
+    """
+    rows = training_rows(recipe, manifest)
+    fabric = machine.fabric()
+    estimates = []
+    for stage in recipe.stages:
+        start = time.monotonic()
+        model = cast(TwoPathways, fabric.to_device(build(recipe)))
+        task = PretrainTask(recipe, stage, model, manifest, rows, fabric, 0)
+        optimizer = optimizer_of(stage.optim, task.parameters())
+        clips = TrainingClips(manifest, build_sampler(stage), stage.augment, stage.data.size, recipe.seed)
+        size = min(TIMED_CLIPS, stage.train.batch)
+        order = Order(rows, size, recipe.seed, 0, 1000)
+        reading: list[float] = []
+        computing: list[float] = []
+        batches = iter(training_loader(clips, order, 0, pin=False))
+        while len(computing) < 4 and time.monotonic() - start < SECONDS_OF_TIMING / len(recipe.stages):
+            begun = time.monotonic()
+            batch = next(batches)
+            read = time.monotonic()
+            terms = task.step(batch)
+            fabric.backward(terms["loss"])
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            task.after_step()
+            if fabric.device.type == "cuda":
+                torch.cuda.synchronize()
+            reading.append(read - begun)
+            computing.append(time.monotonic() - read)
+        # The first batch pays for warming up.
+        each = (
+            max(np.mean(reading[1:] or reading) / max(1, machine.readers), np.mean(computing[1:] or computing)) / size
+        )
+        per_epoch = len(rows) // stage.train.batch * stage.train.batch
+        estimates.append((per_epoch, float(each * per_epoch * stage.train.epochs)))
+    return estimates
+
+
+def restore(run: Run) -> tuple[TwoPathways, dict[str, Any]]:
+    """The trained networks of a run, in eval mode on the CPU, and its checkpoint.
+
+    Raises:
+        RunError: If there is no whole checkpoint, or it belongs to another recipe.
+    """
+    saved = checkpoint.load(run.checkpoint)
+    model = build(run.recipe)
+    checkpoint.load_weights(model, saved["task"]["model"], run.checkpoint)
+    return model.eval(), saved
