@@ -113,6 +113,7 @@ def load(named: str, assignments: Sequence[str] = ()) -> Recipe:
         RecipeError: With everything that is wrong in it.
     """
     tree, marks = read_extended(find_recipe(named), ())
+    tree.setdefault("stages", [])
     for assignment in assignments:
         assign(tree, marks, assignment)
     return resolve(tree, marks)

@@ -101,13 +101,33 @@ def dump(value: Any) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
+    """Writes every scalar as the plain text that `parse` reads, and quotes text that any YAML version would misread."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML declares it as an instance's
+
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         return super().increase_indent(flow, False)
 
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+TEXT = "tag:yaml.org,2002:str"
+_OTHER_READERS = yaml.SafeDumper("")
+
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    plain = text not in CONSTANTS and not FLOAT.fullmatch(text) and not LEADING_ZERO.fullmatch(text)
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
+    misread = _OTHER_READERS.resolve(yaml.ScalarNode, text, (True, False)) != TEXT
+    looks_like_a_value = text in CONSTANTS or FLOAT.fullmatch(text) or LEADING_ZERO.fullmatch(text)
+    return dumper.represent_scalar(TEXT, text, style='"' if misread or looks_like_a_value else None)
+
+
+def _represent_value(dumper: yaml.SafeDumper, value: bool | int | float | None) -> yaml.ScalarNode:
+    special = {None: "null", True: "true", False: "false", math.inf: ".inf", -math.inf: "-.inf"}
+    plain = (
+        special[value] if value is None or isinstance(value, bool) or value in (math.inf, -math.inf) else repr(value)
+    )
+    return dumper.represent_scalar(TEXT, plain)
 
 
 def _represent_list(dumper: yaml.SafeDumper, items: list[Any] | tuple[Any, ...]) -> yaml.SequenceNode:
@@ -115,13 +135,8 @@ def _represent_list(dumper: yaml.SafeDumper, items: list[Any] | tuple[Any, ...])
     return dumper.represent_sequence("tag:yaml.org,2002:seq", list(items), flow_style=flat)
 
 
-def _represent_float(dumper: yaml.SafeDumper, number: float) -> yaml.ScalarNode:
-    text = ".nan" if math.isnan(number) else (".inf" if number > 0 else "-.inf") if math.isinf(number) else repr(number)
-    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
-
-
 _Dumper.add_representer(str, _represent_text)
-_Dumper.add_representer(list, _represent_list)
-_Dumper.add_representer(tuple, _represent_list)
-_Dumper.add_representer(float, _represent_float)
-_Dumper.ignore_aliases = lambda self, data: True  # type: ignore[method-assign]  # a recipe has no anchors
+for _kind in (bool, int, float, type(None)):
+    _Dumper.add_representer(_kind, _represent_value)
+for _kind in (list, tuple):
+    _Dumper.add_representer(_kind, _represent_list)

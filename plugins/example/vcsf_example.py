@@ -1,8 +1,8 @@
 """A plugin of vcsf in one file: copy this folder, rename it, and put your own parts in.
 
-    pip install ./plugins/example
-    vcsf plugins backbone frame_average
-    vcsf pretrain recipes/demo.yaml --set backbone.name=frame_average --set loss.name=in_batch
+pip install ./plugins/example
+vcsf plugins backbone frame_average
+vcsf pretrain recipes/demo.yaml --set backbone.name=frame_average --set loss.name=in_batch
 """
 
 import numpy as np
@@ -24,7 +24,9 @@ class FrameAverage(nn.Module):
     def __init__(self, *, width: int = 16) -> None:
         super().__init__()
         self.channels = (width, 2 * width)
-        self.first = nn.Sequential(nn.Conv3d(3, width, (1, 7, 7), (1, 4, 4), (0, 3, 3)), nn.BatchNorm3d(width), nn.ReLU())
+        self.first = nn.Sequential(
+            nn.Conv3d(3, width, (1, 7, 7), (1, 4, 4), (0, 3, 3)), nn.BatchNorm3d(width), nn.ReLU()
+        )
         self.second = nn.Sequential(
             nn.Conv3d(width, 2 * width, (1, 3, 3), (1, 2, 2), (0, 1, 1)), nn.BatchNorm3d(2 * width), nn.ReLU()
         )

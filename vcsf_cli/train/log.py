@@ -24,17 +24,14 @@ class MetricsFile:
         records = self.read()
         if records:
             self.columns = list(records[0])
-            kept = [record for record in records if record["step"] and int(record["step"]) <= step]
-            if len(kept) < len(records):
-                self._rewrite(kept)
+            self._rewrite([record for record in records if int(record["step"]) <= step])
 
     def read(self) -> list[dict[str, str]]:
         """All records; a line that a kill cut short is left out."""
         if not self.path.is_file():
             return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return [row for row in rows if None not in row.values() and (row["step"] or "").isdigit()]
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        return list(csv.DictReader(line for line in lines if line.endswith("\n")))
 
     def append(self, record: Mapping[str, float]) -> None:
         """Add a record; a new column is added to the lines before it as empty."""

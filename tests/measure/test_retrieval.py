@@ -1,0 +1,106 @@
+"""Retrieval against a slow twin and by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vcsf_cli.measure.benchmark import histogram
+from vcsf_cli.measure.retrieval import centred_unit, hits, nearest, paired_interval, pathways_of, recall
+
+FloatArray = np.ndarray
+
+
+def features(seed: int, count: int) -> dict[str, FloatArray]:
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=(count, 5)).astype(np.float32) + 3 for name in ("slow", "fast")}
+
+
+def recall_by_hand(query: FloatArray, gallery: FloatArray, labels: list[str], known: list[str], k: int) -> float:
+    """Centre each set by its own mean, then count queries with their class among the k largest cosines."""
+    query, gallery = query - query.mean(0), gallery - gallery.mean(0)
+    found = 0
+    for row, label in zip(query, labels, strict=True):
+        cosines = [float(row @ other / np.linalg.norm(row) / np.linalg.norm(other)) for other in gallery]
+        best = sorted(range(len(cosines)), key=lambda index: -cosines[index])[:k]
+        found += any(known[index] == label for index in best)
+    return found / len(query)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_recall_equals_its_definition(seed: int) -> None:
+    query, gallery = features(seed, 40), features(seed + 10, 60)
+    rng = np.random.default_rng(seed)
+    labels, known = rng.choice(list("abcdefgh"), 40), rng.choice(list("abcdefgh"), 60)
+    unit = [{name: centred_unit(values) for name, values in part.items()} for part in (query, gallery)]
+    for pathway in ("slow", "fast"):
+        hit = hits(nearest(*unit, pathway, 10), labels.astype(object), known.astype(object))
+        for k, value in recall(hit, [1, 5, 10]).items():
+            expected = recall_by_hand(query[pathway], gallery[pathway], labels.tolist(), known.tolist(), k)
+            assert value == pytest.approx(expected)
+
+
+def test_both_is_the_mean_of_the_similarities() -> None:
+    query, gallery = ({n: centred_unit(v) for n, v in features(seed, 9).items()} for seed in (0, 1))
+    assert pathways_of(query) == ["slow", "fast", "both"]
+    near = nearest(query, gallery, "both", 9)
+    mean = (query["slow"] @ gallery["slow"].T + query["fast"] @ gallery["fast"].T) / 2
+    np.testing.assert_allclose(near.similarity, np.take_along_axis(mean, near.index, 1), rtol=1e-5)
+    assert (np.diff(near.similarity) <= 0).all()
+
+
+def test_excluded_pairs_are_never_neighbours_and_short_galleries_end_in_minus_one() -> None:
+    unit = {"slow": centred_unit(features(0, 4)["slow"])}
+    near = nearest(unit, unit, "slow", 10, np.eye(4, dtype=bool))
+    for row in range(4):
+        assert set(near.index[row, :3]) == set(range(4)) - {row}
+        assert near.index[row, 3] == -1
+    labels = np.array(["a"] * 4, object)
+    assert hits(near, labels, labels).sum() == 12
+
+
+def test_equal_similarities_go_by_gallery_order() -> None:
+    gallery = {"slow": np.array([[1, 0], [0, 1], [1, 0], [1, 0]], np.float32)}
+    assert nearest({"slow": np.array([[1, 0]], np.float32)}, gallery, "slow", 3).index.tolist() == [[0, 2, 3]]
+
+
+def test_a_class_that_is_not_in_the_gallery_is_never_hit() -> None:
+    unit = {"slow": centred_unit(features(0, 6)["slow"])}
+    hit = hits(nearest(unit, unit, "slow", 6), np.array(["x"] * 6, object), np.array(["y"] * 6, object))
+    assert recall(hit, [1, 6]) == {1: 0.0, 6: 0.0}
+
+
+@given(st.integers(0, 1000))
+def test_recall_never_falls_with_k(seed: int) -> None:
+    hit = np.random.default_rng(seed).random((20, 10)) < 0.2
+    values = list(recall(hit, range(1, 11)).values())
+    assert values == sorted(values)
+
+
+def test_the_interval_counts_recordings_and_not_clips() -> None:
+    """Ten recordings of fifty equal clips say no more than ten clips: the interval must be about as wide."""
+    rng = np.random.default_rng(0)
+    ours, theirs = (rng.random(10) < 0.6).astype(float), (rng.random(10) < 0.3).astype(float)
+    names = np.array([f"r{index}" for index in range(10)], object)
+    few = paired_interval(ours, theirs, names)
+    many = paired_interval(ours.repeat(50), theirs.repeat(50), names.repeat(50))
+    assert many == pytest.approx(few, abs=1e-9)
+    alone = paired_interval(ours.repeat(50), theirs.repeat(50), np.arange(500).astype(object))
+    assert alone[2] - alone[1] < 0.4 * (many[2] - many[1])
+
+
+def test_the_interval_of_a_known_difference() -> None:
+    rng = np.random.default_rng(1)
+    ours = (rng.random(2000) < 0.5).astype(float)
+    difference, low, high = paired_interval(ours, np.zeros(2000), np.arange(2000).astype(object))
+    assert difference == ours.mean()
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 2000), rel=0.1)
+
+
+def test_a_colour_histogram_by_hand() -> None:
+    frames = np.zeros((1, 1, 4, 3), np.uint8)
+    frames[0, 0, 0] = (255, 0, 40)
+    shares = histogram(frames)
+    assert shares.sum() == pytest.approx(1)
+    assert shares[0] == 0.75
+    assert shares[(7 * 8 + 0) * 8 + 1] == 0.25

@@ -1,0 +1,42 @@
+"""The momentum encoder and the queue."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vcsf_cli import recipe as recipes
+from vcsf_cli.model.momentum import Queue, follow, key_encoder
+from vcsf_cli.model.pathways import build
+
+
+def test_keys_follow_by_one_minus_m_and_get_no_gradient() -> None:
+    model = build(recipes.load("demo", ["backbone.channels=[4, 8, 8, 16]"]))
+    keys = key_encoder(model)
+    assert not any(weight.requires_grad for weight in keys.parameters())
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 1
+    before = {name: weight.clone() for name, weight in keys.named_parameters()}
+    follow(keys, model, ["slow"], 0.9)
+    for name, weight in keys.named_parameters():
+        moved = 0.1 if name.startswith("slow") else 0.0
+        torch.testing.assert_close(weight, before[name] + moved)
+
+
+@given(st.integers(1, 12), st.lists(st.integers(1, 7), min_size=1, max_size=8))
+def test_the_queue_holds_the_last_keys_in_step(slots: int, sizes: list[int]) -> None:
+    queue = Queue(slots, dim=2, seed=0)
+    pushed: list[int] = []
+    for size in sizes:
+        video = torch.arange(len(pushed), len(pushed) + size)
+        pushed += video.tolist()
+        keys = {name: video[:, None].float().expand(-1, 2) + offset for name, offset in (("slow", 0.25), ("fast", 0.5))}
+        queue.push(keys, video, video + 1000, video - 1)
+    held = queue.get_buffer("video")
+    assert sorted(held[held >= 0].tolist()) == pushed[-slots:]
+    full = held >= 0
+    assert torch.equal(queue.keys()["slow"][full][:, 0], held[full] + 0.25)
+    assert torch.equal(queue.keys()["fast"][full][:, 0], held[full] + 0.5)
+    assert torch.equal(queue.get_buffer("source")[full], held[full] + 1000)
+    assert torch.equal(queue.get_buffer("label")[full], held[full] - 1)
+    assert (queue.get_buffer("source")[~full] == -1).all()

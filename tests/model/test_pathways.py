@@ -1,0 +1,140 @@
+"""Networks: shapes, parameters, what each pathway sees, and the motion slot."""
+
+import pytest
+import torch
+from vcsf_plugins import backbones
+from vcsf_plugins.motion import DifferenceGate
+
+from vcsf_cli import recipe as recipes
+from vcsf_cli.errors import RecipeError
+from vcsf_cli.model.pathways import Head, Pathway, build, select
+
+TINY = ["backbone.channels=[4, 8, 8, 16]", "head.hidden=8", "head.dim=4", "data.size=32"]
+
+
+def parameters(module: torch.nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters())
+
+
+def test_backbones_have_torchvisions_parameters() -> None:
+    """torchvision documents 8,320,048 for S3D and 33,371,472 for R3D-18, both with a classifier of 400 classes."""
+    assert parameters(backbones.s3d()) == 8_320_048 - (1024 * 400 + 400)
+    assert parameters(backbones.r3d18()) == 33_371_472 - (512 * 400 + 400)
+
+
+@pytest.mark.parametrize(
+    ("name", "pathway", "frames", "size", "steps", "side"),
+    [
+        ("s3d", "slow", 8, 64, 2, 2), ("s3d", "fast", 32, 64, 4, 2),
+        ("r3d18", "slow", 8, 56, 2, 4), ("r3d18", "fast", 16, 56, 2, 4),
+        ("small", "slow", 8, 56, 4, 4), ("small", "fast", 32, 56, 2, 4),
+    ],
+)  # fmt: skip
+def test_stages_have_the_channels_they_say(
+    name: str, pathway: str, frames: int, size: int, steps: int, side: int
+) -> None:
+    network = getattr(backbones, name)(pathway=pathway)
+    seen = []
+
+    def between(stage: int, features: torch.Tensor) -> torch.Tensor:
+        seen.append((stage, features.shape[1]))
+        return features
+
+    with torch.no_grad():
+        features = network(torch.randn(2, 3, frames, size, size), between)
+    assert seen == list(enumerate(network.channels, start=1))
+    assert features.shape == (2, network.channels[-1], steps, side, side)
+
+
+def test_s3ds_batch_norm_follows_fast_enough_for_short_runs() -> None:
+    norms = [module for module in backbones.s3d().modules() if isinstance(module, torch.nn.BatchNorm3d)]
+    assert norms
+    assert {(norm.momentum, norm.eps) for norm in norms} == {(0.1, 1e-5)}
+
+
+def test_select_takes_frames_by_clip() -> None:
+    window = torch.arange(2 * 3 * 4).view(2, 3, 4, 1, 1).float()
+    same = select(window, torch.tensor([[0, 2], [0, 2]]))
+    torch.testing.assert_close(same, window[:, :, [0, 2]])
+    own = select(window, torch.tensor([[0, 2], [3, 1]]))
+    torch.testing.assert_close(own, torch.stack([window[0][:, [0, 2]], window[1][:, [3, 1]]]))
+    assert select(window, torch.arange(4).expand(2, 4)) is window
+
+
+def test_a_difference_is_to_the_windows_next_frame() -> None:
+    pathway = Pathway(torch.nn.Identity(), {}, Head(3, 4, 2), difference=True)
+    window = torch.tensor([1.0, 2.0, 4.0, 8.0]).view(1, 1, 4, 1, 1).expand(1, 3, 4, 1, 1)
+    assert pathway.clip(window, torch.arange(4)[None])[0, 0, :, 0, 0].tolist() == [1, 2, 4, 4]
+    assert pathway.clip(window, torch.tensor([[0, 2]]))[0, 0, :, 0, 0].tolist() == [1, 4]
+
+
+def test_the_same_recipe_builds_the_same_networks_and_a_seed_changes_them() -> None:
+    first, again = build(recipes.load("demo", TINY)), build(recipes.load("demo", TINY))
+    other = build(recipes.load("demo", [*TINY, "seed=1"]))
+    for key, value in first.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key])
+    key = "fast.backbone.stages.0.0.weight"
+    assert not torch.equal(first.state_dict()[key], other.state_dict()[key])
+
+
+def test_motion_modules_sit_in_the_slow_pathway_and_start_as_the_identity() -> None:
+    with_motion = build(recipes.load("demo", TINY)).eval()
+    without = build(recipes.load("demo", [*TINY, "motion=none"])).eval()
+    assert list(with_motion.slow.motion) == ["2", "3", "4"]
+    assert not with_motion.fast.motion
+    missing, unexpected = with_motion.load_state_dict(without.state_dict(), strict=False)
+    assert not unexpected
+    assert all(".motion." in key for key in missing)
+    window = torch.randn(2, 3, 32, 32, 32)
+    positions = {"slow": torch.arange(0, 32, 4).expand(2, 8), "fast": torch.arange(32).expand(2, 32)}
+    with torch.no_grad():
+        ours, theirs = with_motion(window, positions), without(window, positions)
+    for pathway, embedding in ours.items():
+        assert torch.equal(embedding, theirs[pathway])
+        torch.testing.assert_close(embedding.norm(dim=1), torch.ones(2))
+
+
+def test_a_motion_module_after_a_stage_that_is_not_there() -> None:
+    with pytest.raises(RecipeError, match="names stage 5"):
+        build(recipes.load("demo", [*TINY, "motion.after=[2, 5]"]))
+
+
+def awake_gate(channels: int = 8) -> DifferenceGate:
+    torch.manual_seed(0)
+    gate = DifferenceGate(channels, reduction=4)
+    torch.nn.init.normal_(gate.norm.weight, std=3)
+    return gate.eval()
+
+
+def gate_by_hand(gate: DifferenceGate, features: torch.Tensor) -> torch.Tensor:
+    """TEA's motion excitation step by step: squeeze, align the next step, subtract, average, expand, gate."""
+    steps = []
+    for step in range(features.shape[2]):
+        now = gate.squeeze(features[:, :, step : step + 1])
+        if step + 1 < features.shape[2]:
+            change = gate.align(gate.squeeze(features[:, :, step + 1 : step + 2])) - now
+        else:
+            change = torch.zeros_like(now)
+        excited = gate.norm(gate.expand(change.mean((3, 4), keepdim=True)))
+        steps.append(features[:, :, step : step + 1] * (0.5 + torch.sigmoid(excited)))
+    return torch.cat(steps, 2)
+
+
+def test_the_gate_equals_its_formula() -> None:
+    gate, features = awake_gate(), torch.randn(2, 8, 4, 5, 5)
+    torch.testing.assert_close(gate(features, torch.empty(0)), gate_by_hand(gate, features))
+
+
+def test_the_gate_sees_the_order_of_frames() -> None:
+    gate, features = awake_gate(), torch.randn(2, 8, 4, 5, 5)
+    backwards = gate(features.flip(2), torch.empty(0)).flip(2)
+    assert not torch.allclose(backwards, gate(features, torch.empty(0)), atol=1e-2)
+
+
+def test_a_still_clip_stays_still_but_for_the_padded_last_step() -> None:
+    gate = awake_gate()
+    torch.nn.init.dirac_(gate.align.weight, groups=gate.align.groups)
+    still = torch.randn(1, 8, 1, 5, 5).expand(1, 8, 4, 5, 5)
+    output = gate(still, torch.empty(0))
+    for step in range(1, 4):
+        torch.testing.assert_close(output[:, :, step], output[:, :, 0])

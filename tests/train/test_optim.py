@@ -1,0 +1,30 @@
+"""Learning rates over time."""
+
+import pytest
+import torch
+
+from vcsf_cli.errors import UnknownName
+from vcsf_cli.schema import Optim
+from vcsf_cli.train.optim import learning_rate, optimizer_of
+
+
+def test_step_drops_to_a_tenth_at_each_epoch() -> None:
+    optim = Optim(lr=1.0, schedule="step", drops=[250, 280])
+    rates = [learning_rate(optim, epoch, 300) for epoch in (0, 249.9, 250, 279.9, 280, 299)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_cosine_goes_from_the_rate_to_zero_after_the_warmup() -> None:
+    optim = Optim(lr=2.0, schedule="cosine", warmup=10)
+    rates = [learning_rate(optim, epoch, 110) for epoch in (0, 5, 10, 60, 110)]
+    assert rates == pytest.approx([0, 1, 2, 1, 0])
+
+
+def test_optimisers_go_by_timms_names() -> None:
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = optimizer_of(Optim(name="adam", lr=0.5, weight_decay=0.1), [weight])
+    assert type(optimizer) is torch.optim.Adam
+    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (0.5, 0.1)
+    with pytest.raises(UnknownName) as error:
+        optimizer_of(Optim(name="adamm"), [weight])
+    assert "adam" in error.value.hint
