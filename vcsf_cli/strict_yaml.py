@@ -6,6 +6,7 @@ of two equal keys wins in silence.
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from typing import Any
@@ -113,11 +114,12 @@ class _Dumper(yaml.SafeDumper):
 
 
 TEXT = "tag:yaml.org,2002:str"
-_OTHER_READERS = yaml.SafeDumper("")
+_OTHER_READERS = yaml.SafeDumper(io.StringIO())
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    misread = _OTHER_READERS.resolve(yaml.ScalarNode, text, (True, False)) != TEXT
+    tag: str = _OTHER_READERS.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]  # PyYAML's
+    misread = tag != TEXT
     looks_like_a_value = text in CONSTANTS or FLOAT.fullmatch(text) or LEADING_ZERO.fullmatch(text)
     return dumper.represent_scalar(TEXT, text, style='"' if misread or looks_like_a_value else None)
 
@@ -138,5 +140,5 @@ def _represent_list(dumper: yaml.SafeDumper, items: list[Any] | tuple[Any, ...])
 _Dumper.add_representer(str, _represent_text)
 for _kind in (bool, int, float, type(None)):
     _Dumper.add_representer(_kind, _represent_value)
-for _kind in (list, tuple):
-    _Dumper.add_representer(_kind, _represent_list)
+_Dumper.add_representer(list, _represent_list)
+_Dumper.add_representer(tuple, _represent_list)

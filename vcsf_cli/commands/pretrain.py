@@ -101,7 +101,7 @@ def next_command(run: str, runs: Path) -> str:
 def rehearse(resolved: Recipe, data: Path, folder: Path, machine: Machine) -> None:
     """`--dry-run`: the resolved recipe on stdout, everything else on stderr."""
     from vcsf_cli.data.manifest import Manifest
-    from vcsf_cli.errors import DataError
+    from vcsf_cli.errors import InputError
     from vcsf_cli.model.pathways import build
     from vcsf_cli.train.pretrain import estimate, training_rows, warnings_for
 
@@ -116,7 +116,7 @@ def rehearse(resolved: Recipe, data: Path, folder: Path, machine: Machine) -> No
     say(f"run folder: {folder}")
     try:
         manifest = Manifest.open(data / resolved.model.data.name)
-    except DataError as error:
+    except InputError as error:
         say(f"clips and time are unknown: {error.message}")
         say(error.hint)
         return

@@ -52,7 +52,7 @@ def check(recipe_names: tuple[str, ...], assignments: tuple[str, ...], data: Pat
     """
     from vcsf_cli import recipe as recipes
     from vcsf_cli.data.manifest import Manifest
-    from vcsf_cli.errors import DataError
+    from vcsf_cli.errors import InputError
     from vcsf_cli.model.pathways import build
     from vcsf_cli.train.pretrain import check_parts, training_rows, warnings_for
 
@@ -62,7 +62,7 @@ def check(recipe_names: tuple[str, ...], assignments: tuple[str, ...], data: Pat
         build(recipe)
         try:
             manifest = Manifest.open(data / recipe.model.data.name)
-        except DataError:
+        except InputError:
             say(f"{name} is right ({recipe.model.data.name} is not prepared in {data}: sizes are unchecked)")
             continue
         warnings = warnings_for(recipe, len(training_rows(recipe, manifest)))

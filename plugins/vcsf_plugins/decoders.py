@@ -1,0 +1,124 @@
+"""Readers of video files. They never seek: with AVI, whose frames carry no times, decord and PyAV land on the wrong
+frame after a seek, silently (B-frames: half of all frames and more)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+
+from vcsf_cli.contracts import Frame, Frames
+from vcsf_cli.errors import DataError
+from vcsf_cli.video import SequentialReader
+
+QUARTER_TURNS = {90: 1, 180: 2, -180: 2, -90: 3, 270: 3}
+
+
+class FileReader(SequentialReader):
+    """A file whose header PyAV reads, whoever decodes it.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: If it has no video stream.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with opened(path) as container:
+            if not container.streams.video:
+                raise DataError(f"{path} has no video stream")
+            stream = container.streams.video[0]
+            super().__init__(path, float(stream.average_rate or stream.guessed_rate or 0), stream.frames)
+
+
+def opened(path: Path) -> av.container.InputContainer:
+    """The container of a file; text in it that is no UTF-8 does not matter."""
+    try:
+        return av.open(str(path), metadata_errors="ignore")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise DataError(f"{path} is no video that can be read: {error}") from error
+
+
+class PyAVReader(FileReader):
+    """An open video, decoded by PyAV."""
+
+    def stream(self) -> Iterator[Frame]:
+        """All frames in presentation order, in bounded memory."""
+        with opened(self.path) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1  # many videos are read at once, each by one core
+            first: float | None = None
+            try:
+                for frame in container.decode(stream):
+                    image = np.rot90(frame.to_ndarray(format="rgb24"), QUARTER_TURNS.get(frame.rotation, 0))
+                    first = frame.time if first is None else first
+                    time = None if frame.time is None or first is None else frame.time - first
+                    yield Frame(np.ascontiguousarray(image), time)
+            except (av.FFmpegError, ValueError) as error:
+                raise DataError(f"{self.path} can't be decoded further: {error}") from error
+
+
+class DecordReader(FileReader):
+    """An open video, decoded by decord one frame after the other."""
+
+    def stream(self) -> Iterator[Frame]:
+        """All frames in presentation order, in bounded memory."""
+        import decord
+
+        try:
+            reader = decord.VideoReader(str(self.path), num_threads=1)
+            count = len(reader)
+            # Times of frames whose container has none come as multiples of 1/fps, or as nonsense.
+            times = np.asarray(reader.get_frame_timestamp(range(count)))[:, 0] if count else np.empty(0)
+        except (RuntimeError, decord.DECORDError) as error:
+            raise DataError(f"{self.path} can't be decoded: {str(error).splitlines()[-1]}") from error
+        usable = bool(np.isfinite(times).all() and (np.diff(times) > 0).all())
+        for number in range(count):
+            try:
+                image: Frames = reader.next().asnumpy()
+            except StopIteration:  # the header counts one frame more than there are
+                return
+            except (RuntimeError, decord.DECORDError) as error:
+                raise DataError(f"{self.path} can't be decoded past frame {number}: {error}") from error
+            yield Frame(image, float(times[number] - times[0]) if usable else None)
+
+
+class Decoder:
+    """Opens files with one kind of reader.
+
+    Args:
+        kind: The reader.
+    """
+
+    def __init__(self, kind: type[FileReader]) -> None:
+        self.kind = kind
+
+    def open(self, path: Path) -> FileReader:
+        """Open a video file.
+
+        Raises:
+            DataError: If it is no video that can be read.
+        """
+        return self.kind(path)
+
+
+def pyav() -> Decoder:
+    """PyAV, FFmpeg's own libraries; reads what FFmpeg reads."""
+    return Decoder(PyAVReader)
+
+
+def decord() -> Decoder:
+    """decord, about half as costly as PyAV; has wheels for x86-64 Linux and Windows only.
+
+    Raises:
+        DataError: If it is not installed.
+    """
+    try:
+        import decord as library
+    except (ImportError, OSError) as error:
+        raise DataError(f"decord can't be used here: {error}", "give --decoder pyav") from error
+    library.logging.set_level(library.logging.QUIET)
+    return Decoder(DecordReader)

@@ -1,0 +1,210 @@
+"""`vcsf prepare`: videos in, a store of frames out."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import click
+
+from vcsf_cli import registry
+from vcsf_cli.contracts import Component, Dataset, Parameter
+from vcsf_cli.errors import DataError, InputError
+from vcsf_cli.narrate import duration, say
+from vcsf_cli.options import data_option
+
+OWN_SOURCE = frozenset({"folder", "csv"})
+"""Kinds that have no videos unless `--source` names them."""
+
+
+def default_decoder() -> str:
+    """decord where it is installed, else PyAV."""
+    return "decord" if importlib.util.find_spec("decord") else "pyav"
+
+
+def shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every kind of dataset."""
+    options = [
+        click.option(
+            "--source", type=click.Path(path_type=Path), help="The videos: a folder, an archive or a CSV file."
+        ),
+        data_option,
+        click.option("--name", help="The dataset's folder in --data.  [default: the kind, or the source's name]"),
+        click.option(
+            "--size",
+            type=click.IntRange(16),
+            default=128,
+            show_default=True,
+            help="Short side of stored frames; never enlarged.",
+        ),
+        click.option(
+            "--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="Of the stored JPEGs."
+        ),
+        click.option(
+            "--decoder", default=default_decoder, show_default="decord where installed, else pyav", help="Video reader."
+        ),
+        click.option(
+            "--fps", type=click.FloatRange(0, min_open=True), help="Resample to this rate.  [default: each video's own]"
+        ),
+        click.option(
+            "--max-seconds",
+            type=click.FloatRange(1),
+            default=60.0,
+            show_default=True,
+            help="Longer videos become several clips (benchmark sets are never cut).",
+        ),
+        click.option(
+            "--on-bad",
+            type=click.Choice(["skip", "keep"]),
+            default="skip",
+            show_default=True,
+            help="Leave bad videos out, or keep what could be read.",
+        ),
+        click.option(
+            "--max-bad",
+            type=click.FloatRange(0, 100),
+            default=1.0,
+            show_default=True,
+            metavar="PERCENT",
+            help="Fail when more videos are bad.",
+        ),
+        click.option(
+            "--time-limit",
+            type=click.FloatRange(0, min_open=True),
+            default=600.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="Kill the decoding of one video after this time.",
+        ),
+        click.option("--workers", type=click.IntRange(1), help="Processes.  [default: all cores]"),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+class Kinds(click.Group):
+    """One subcommand a dataset component, with an option for every keyword of its factory."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(registry.load().components("dataset"))
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        component = registry.load().find("dataset", name)
+
+        def callback(**values: Any) -> None:
+            chosen = {key: values.pop(key) for key in component.parameters}
+            prepare(component, chosen, **values)
+
+        command = click.command(name, help=component.summary)(shared_options(callback))
+        command.params += [option_of(parameter) for parameter in component.parameters.values()]
+        return command
+
+
+def option_of(parameter: Parameter) -> click.Option:
+    """A factory's keyword as an option."""
+    kind = parameter.annotation
+    if get_origin(kind) is typing.Annotated:
+        kind = get_args(kind)[0]
+    if get_origin(kind) in (typing.Union, types.UnionType):
+        kind = next(item for item in get_args(kind) if item is not type(None))
+    flag = f"--{parameter.name.replace('_', '-')}"
+    shown = parameter.default not in (None, False)
+    if kind is bool:
+        return click.Option([flag], is_flag=True, default=parameter.default, help=parameter.help)
+    click_type: Any = click.Path(path_type=Path, exists=True) if kind is Path else kind
+    if get_origin(kind) is Literal:
+        click_type = click.Choice(list(get_args(kind)))
+    return click.Option(
+        [flag],
+        type=click_type,
+        default=parameter.default,
+        show_default=shown,
+        required=parameter.required,
+        help=parameter.help,
+    )
+
+
+@click.group("prepare", cls=Kinds)
+def command() -> None:
+    """Turn videos into a store of frames that clips are read from fast.
+
+    Each video is decoded once, by all cores; a second call goes on where the first one stopped.
+    """
+
+
+def prepare(
+    component: Component,
+    chosen: dict[str, Any],
+    source: Path | None,
+    data: Path,
+    name: str | None,
+    size: int,
+    quality: int,
+    decoder: str,
+    fps: float | None,
+    max_seconds: float,
+    on_bad: str,
+    max_bad: float,
+    time_limit: float,
+    workers: int | None,
+) -> None:
+    """Prepare one dataset and say what came of it."""
+    import time
+
+    from vcsf_cli.data.prepare import PROBLEMS, Preparation, Settings
+
+    kind = component.name
+    plugins = registry.load()
+    plugins.find("decoder", decoder)
+    if source is not None and not source.exists():
+        raise InputError(f"--source {source} does not exist", "name a folder, an archive or a CSV file")
+    if source is None and kind in OWN_SOURCE:
+        raise InputError(f"vcsf prepare {kind} needs --source", "it says where the videos are")
+    name = name or (source.resolve().stem if kind in OWN_SOURCE and source else kind)
+    if not name or name in (".", "..") or Path(name).name != name:
+        raise InputError(f"--name {name!r} is no folder name", "give letters and digits")
+    folder = data / name
+    dataset: Dataset = plugins.build("dataset", kind, source or folder / "original", **check(component, chosen))
+    settings = Settings(kind, decoder, size, quality, fps, max_seconds, on_bad)
+    begun = time.monotonic()
+    summary = Preparation(dataset, folder, settings, time_limit, workers or os.cpu_count() or 1).run()
+    for remark in dataset.remarks():
+        say(remark)
+    if summary.new:
+        seconds = time.monotonic() - begun
+        say(f"prepared {summary.new:,} videos in {duration(seconds)}, {summary.new / seconds:.1f} a second")
+    else:
+        say("everything was prepared already")
+    say(
+        f"{folder}: {summary.clips:,} clips of {summary.videos:,} videos, {summary.frames:,} frames, "
+        f"{summary.size / 2**20:,.1f} MiB, {summary.bad} bad"
+    )
+    if summary.bad:
+        say(f"what is wrong with them: {folder / PROBLEMS}")
+    if 100 * summary.bad > max_bad * summary.videos:
+        raise DataError(
+            f"{summary.bad} of {summary.videos} videos are bad, more than {max_bad:g} %",
+            f"see {folder / PROBLEMS}; the others are prepared and can be used, --max-bad says how many are fine",
+        )
+    recipe = "recipes/demo.yaml" if kind == "synthetic" else "recipes/vcsf.yaml"
+    own = "" if name in ("synthetic", "ucf101") else f" --set data.name={name}"
+    say(f"next: vcsf pretrain {recipe}{own}")
+
+
+def check(component: Component, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Options as the factory's annotations want them.
+
+    Raises:
+        InputError: If one doesn't fit.
+    """
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in chosen.items()}
+    checked, problems = registry.check_settings(component, plain, lambda key: f"--{key.replace('_', '-')}")
+    if problems:
+        raise InputError("; ".join(problem.message for problem in problems), problems[0].hint)
+    return checked

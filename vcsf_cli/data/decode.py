@@ -1,0 +1,241 @@
+"""Decoding one video into files of JPEG frames: the part of preparing that runs in a process that can be killed."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import cv2
+import simplejpeg
+
+from vcsf_cli import files, registry
+from vcsf_cli.contracts import Frame, Frames, Reader
+from vcsf_cli.errors import VcsfError
+from vcsf_cli.video import short_side
+
+USUAL_FPS = 25.0
+"""Taken where a container says nothing about its rate."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What to do with one video.
+
+    Args:
+        path: The file.
+        work: Where to write clips: the number of the clip is appended to this path.
+        decoder: Name of the decoder.
+        size: Short side of the stored frames in pixels.
+        quality: Of the JPEGs, 1 to 100.
+        fps: Frames per second to resample to, None for the video's own.
+        max_seconds: Longest clip; None never cuts.
+    """
+
+    path: Path
+    work: str
+    decoder: str
+    size: int
+    quality: int
+    fps: float | None
+    max_seconds: float | None
+
+
+@dataclass
+class Clip:
+    """One clip of a video, written to a file."""
+
+    path: Path
+    width: int = 0
+    height: int = 0
+    sizes: list[int] = field(default_factory=list)
+    """Bytes of every frame."""
+    repeated: int = 0
+    """Frames that are equal to the one before."""
+    sha256: str = ""
+
+
+@dataclass
+class Decoded:
+    """What came of a video.
+
+    Args:
+        clips: Its clips, in order.
+        fps: Frames per second of the clips.
+        read: How many frames were decoded.
+        declared: How many the container had promised, 0 if it does not say.
+        problem: What is wrong with the video, empty if nothing.
+        sha256: Of the video's file.
+    """
+
+    clips: list[Clip] = field(default_factory=list)
+    fps: float = 0.0
+    read: int = 0
+    declared: int = 0
+    problem: str = ""
+    sha256: str = ""
+
+
+class StorageError(VcsfError):
+    """The disk that is written to fails; no video is to blame."""
+
+
+def ignore_interrupts() -> None:
+    """Leave Ctrl-C to the main process; use one thread a process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+
+
+def decode(recording: Recording) -> Decoded:
+    """Decode a video into clips, in memory for a few frames however long it is.
+
+    Raises:
+        StorageError: If a clip can't be written.
+    """
+    decoded = Decoded()
+    writer = ClipWriter(recording, decoded)
+    try:
+        decoded.sha256 = files.sha256(recording.path)
+        reader: Reader = registry.load().build("decoder", recording.decoder).open(recording.path)
+        decoded.declared = reader.declared
+        decoded.fps = recording.fps or reader.fps or USUAL_FPS
+        writer.longest = round(recording.max_seconds * decoded.fps) if recording.max_seconds else 0
+        for image in frames_of(reader, recording.fps, decoded):
+            writer.add(image)
+        decoded.problem = judge(decoded)
+    except StorageError:
+        raise
+    except VcsfError as error:
+        decoded.problem = error.message
+    except OSError as error:
+        decoded.problem = f"{recording.path} can't be read: {error.strerror or error}"
+    finally:
+        writer.close()
+    return decoded
+
+
+def judge(decoded: Decoded) -> str:
+    """What is wrong with a video that decoded without an error.
+
+    Headers often count one frame more than there is, so that a frame or one in fifty may be missing.
+    """
+    if decoded.read == 0:
+        return "no frame could be decoded"
+    if decoded.read == 1:
+        return "it has one frame only"
+    if decoded.read < decoded.declared - max(1, decoded.declared // 50):
+        return f"truncated: {decoded.read} of {decoded.declared} frames could be decoded"
+    return ""
+
+
+def frames_of(reader: Reader, fps: float | None, decoded: Decoded) -> Iterator[Frames]:
+    """Images of a video, at its own rate or at `fps`; `decoded.read` counts what was decoded."""
+
+    def counted() -> Iterator[Frame]:
+        for frame in reader.stream():
+            decoded.read += 1
+            yield frame
+
+    if fps is None:
+        yield from (frame.image for frame in counted())
+    else:
+        yield from resampled(counted(), reader.fps or USUAL_FPS, fps)
+
+
+def resampled(frames: Iterator[Frame], own: float, fps: float) -> Iterator[Frames]:
+    """At every multiple of 1/fps the frame that is on screen then.
+
+    Args:
+        frames: The video's frames; one without a time follows the one before at the video's own rate.
+        own: The video's own rate.
+        fps: The rate wanted.
+    """
+    shown: Frames | None = None
+    tick, time = 0, -1 / own
+    for frame in frames:
+        time = time + 1 / own if frame.time is None else frame.time
+        while shown is not None and tick / fps < time - 1e-6:
+            yield shown
+            tick += 1
+        shown = frame.image
+    while shown is not None and tick / fps < time + 1 / own - 1e-6:
+        yield shown
+        tick += 1
+
+
+class ClipWriter:
+    """Writes frames as JPEGs to one file after the other, a new one whenever a clip is full.
+
+    Args:
+        recording: Says where, how large and how good.
+        decoded: Gets the clips.
+    """
+
+    def __init__(self, recording: Recording, decoded: Decoded) -> None:
+        self.recording, self.decoded = recording, decoded
+        self.longest = 0
+        """Frames of the longest clip, 0 for no limit."""
+        self._file: IO[bytes] | None = None
+        self._last = b""
+
+    def add(self, image: Frames) -> None:
+        """Append a frame.
+
+        Raises:
+            StorageError: If it can't be written.
+        """
+        clips = self.decoded.clips
+        if not clips or (self.longest and len(clips[-1].sizes) == self.longest):
+            self._next()
+        clip = clips[-1]
+        image = short_side(image, self.recording.size)
+        jpeg: bytes = simplejpeg.encode_jpeg(
+            image, quality=self.recording.quality, colorspace="RGB", colorsubsampling="420"
+        )
+        clip.height, clip.width = image.shape[:2]
+        clip.sizes.append(len(jpeg))
+        clip.repeated += jpeg == self._last
+        self._last = jpeg
+        self._write(jpeg)
+
+    def close(self) -> None:
+        """Complete the clips; a rest of less than a second joins the clip before it."""
+        self._close_file()
+        clips = self.decoded.clips
+        if len(clips) > 1 and len(clips[-1].sizes) < self.decoded.fps:
+            rest = clips.pop()
+            self._file = clips[-1].path.open("ab")
+            self._write(rest.path.read_bytes())
+            self._close_file()
+            rest.path.unlink()
+            clips[-1].sizes += rest.sizes
+            clips[-1].repeated += rest.repeated
+        for clip in clips:
+            clip.sha256 = files.sha256(clip.path)
+
+    def _next(self) -> None:
+        self._close_file()
+        clip = Clip(Path(f"{self.recording.work}-{len(self.decoded.clips):03d}.mjpeg"))
+        try:
+            self._file = clip.path.open("wb")
+        except OSError as error:
+            raise StorageError(f"{clip.path} can't be written: {error.strerror}") from error
+        self.decoded.clips.append(clip)
+        self._last = b""
+
+    def _write(self, data: bytes) -> None:
+        assert self._file is not None
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise StorageError(f"{self._file.name} can't be written: {error.strerror}") from error
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            file, self._file = self._file, None
+            try:
+                file.close()
+            except OSError as error:
+                raise StorageError(f"{file.name} can't be written: {error.strerror}") from error

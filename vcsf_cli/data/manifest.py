@@ -1,0 +1,109 @@
+"""The manifest of a prepared dataset: one row a clip, and where each of its frames lies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vcsf_cli import files
+from vcsf_cli.contracts import Indices
+from vcsf_cli.errors import DataError, InputError
+
+FILE = "manifest.parquet"
+SETTINGS = "settings.json"
+
+SCHEMA = pa.schema(
+    [
+        ("video", pa.string()),  # path relative to the dataset's root
+        ("label", pa.string()),  # null: unknown
+        ("group", pa.string()),
+        ("source", pa.string()),
+        ("frames", pa.int64()),
+        ("fps", pa.float64()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("split1", pa.string()),
+        ("split2", pa.string()),
+        ("split3", pa.string()),
+        ("shard", pa.int64()),
+        ("offset", pa.int64()),  # of the clip's bytes in its shard
+        ("bytes", pa.int64()),
+        ("frame_offsets", pa.list_(pa.int64())),  # of every frame in the shard, and of the end of the last one
+        ("sha256", pa.string()),  # of the clip's bytes
+    ]
+)
+WHERE = ("shard", "offset", "frame_offsets")
+"""Columns that say where a clip lies, not what it is."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A prepared dataset.
+
+    Args:
+        folder: Its folder.
+        table: One row a clip, sorted by `video`, columns as in `SCHEMA`.
+        settings: What it was prepared with.
+    """
+
+    folder: Path
+    table: pd.DataFrame
+    settings: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The name that a recipe calls it by: its folder's."""
+        return self.folder.name
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of what the clips are and which parts they belong to; where their bytes lie does not matter."""
+        content = self.table.drop(columns=list(WHERE)).to_json(orient="split", index=False, double_precision=6)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def part(self, split: int, part: str) -> Indices:
+        """Rows of a part, `train` or `test`, of an official split, 1 to 3."""
+        rows: Indices = np.flatnonzero((self.table[f"split{split}"] == part).to_numpy())
+        return rows
+
+    @classmethod
+    def open(cls, folder: Path) -> Manifest:
+        """Read the manifest of a prepared dataset.
+
+        Raises:
+            InputError: If nothing has been prepared there, or not to the end.
+            DataError: If the manifest is damaged.
+        """
+        name = folder.name
+        kinds = ("ucf101", "hmdb51", "synthetic")
+        prepare = f"vcsf prepare {name}" if name in kinds else f"vcsf prepare folder --source VIDEOS --name {name}"
+        if not (folder / FILE).is_file():
+            begun = (folder / SETTINGS).is_file()
+            state = "is not prepared to its end" if begun else "is not prepared"
+            raise InputError(
+                f"dataset {name} {state}: there is no {folder / FILE}", f"{prepare}; --data says where datasets are"
+            )
+        try:
+            table = pq.read_table(folder / FILE, schema=SCHEMA).to_pandas()
+            settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise DataError(
+                f"{folder / FILE} is damaged: {error}", f"delete the folder and prepare again: {prepare}"
+            ) from error
+        return cls(folder, table, settings)
+
+
+def write(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Write a manifest whole or not at all."""
+    rows = sorted(rows, key=lambda row: str(row["video"]))
+    with files.whole(folder / FILE) as file:
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), file, compression="zstd")

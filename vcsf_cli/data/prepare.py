@@ -1,0 +1,352 @@
+"""Preparing a dataset: every video is decoded once, in parallel, and appended to the store in the listing's order.
+
+What is finished is in `journal.jsonl`, one line a video, written after the video's clips are in their shard. A call
+that finds a journal cuts off whatever lies behind the last line, and goes on: no finished video is decoded again, and
+the final bytes are those of an uninterrupted call.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import shutil
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import TimeoutError as TooLong
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
+
+from vcsf_cli import files
+from vcsf_cli.contracts import Dataset, Video
+from vcsf_cli.data import manifest
+from vcsf_cli.data.decode import Decoded, Recording, StorageError, decode, ignore_interrupts
+from vcsf_cli.data.store import SHARD_BYTES, ShardWriter, member_name, shard_name
+from vcsf_cli.errors import DataError, InputError
+from vcsf_cli.narrate import Progress
+
+JOURNAL = "journal.jsonl"
+PROBLEMS = "problems.csv"
+WORK = "work"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the stored frames depend on; a folder holds frames of one setting only.
+
+    Args:
+        kind: Which dataset it is.
+        decoder: Name of the decoder.
+        size: Short side of the stored frames in pixels; a smaller video keeps its size.
+        quality: Of the JPEGs, 1 to 100.
+        fps: Frames per second that videos are resampled to, None for their own.
+        max_seconds: What is longer is cut into clips; None never cuts.
+        on_bad: `skip` leaves a bad video out, `keep` keeps what could be read of it.
+    """
+
+    kind: str
+    decoder: str
+    size: int = 128
+    quality: int = 90
+    fps: float | None = None
+    max_seconds: float | None = 60.0
+    on_bad: str = "skip"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a preparation came to.
+
+    Args:
+        videos: Videos of the dataset.
+        clips: Clips in the manifest.
+        frames: Frames in them.
+        size: Bytes of their frames.
+        bad: Videos with a problem.
+        new: Videos that this call decoded.
+    """
+
+    videos: int
+    clips: int
+    frames: int
+    size: int
+    bad: int
+    new: int
+
+
+class Journal:
+    """What is finished, by video.
+
+    Args:
+        folder: The dataset's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / JOURNAL
+        self.entries: dict[str, dict[str, Any]] = {}
+        self.shard = self.end = 0
+        if not self.path.is_file():
+            return
+        whole_bytes = 0
+        for line in self.path.read_bytes().splitlines(keepends=True):
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                break
+            if not line.endswith(b"\n") or not self._lies_there(folder, entry):
+                break
+            whole_bytes += len(line)
+            self.entries[entry["name"]] = entry
+            self.shard, self.end = entry["shard"], entry["end"]
+        with self.path.open("r+b") as file:
+            file.truncate(whole_bytes)
+
+    @staticmethod
+    def _lies_there(folder: Path, entry: dict[str, Any]) -> bool:
+        """Whether an entry's shard is long enough: after a power cut the journal may be ahead of it."""
+        if not entry["clips"]:
+            return True
+        for name in (shard_name(entry["shard"]), f"{shard_name(entry['shard'])}.partial"):
+            path = folder / name
+            if path.is_file():
+                return path.stat().st_size >= int(entry["end"])
+        return False
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Append an entry."""
+        self.entries[entry["name"]] = entry
+        with self.path.open("ab") as file:
+            file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+
+
+class Preparation:
+    """One call of `vcsf prepare`.
+
+    Args:
+        dataset: What to prepare.
+        folder: The dataset's folder.
+        settings: How.
+        time_limit: Seconds after which a video's decoding is killed.
+        workers: Processes that decode.
+        shard_bytes: A shard that has so many bytes takes no further video.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        folder: Path,
+        settings: Settings,
+        time_limit: float,
+        workers: int,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> None:
+        self.dataset, self.folder, self.settings = dataset, folder, settings
+        self.time_limit, self.workers, self.shard_bytes = time_limit, workers, shard_bytes
+
+    def run(self) -> Summary:
+        """Prepare what is not prepared yet.
+
+        Raises:
+            InputError: If the folder holds a dataset of other settings, or another process is preparing it.
+            DataError: If there is no video, a prepared one has changed, or the disk is full.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        busy = InputError(f"{self.folder} is being prepared by another process", "wait for it, or give another --name")
+        with files.only_one(self.folder / "lock", busy):
+            self._check_settings()
+            videos = self.dataset.videos()
+            self.journal = Journal(self.folder)
+            todo = self._todo(videos)
+            work = self.folder / WORK
+            shutil.rmtree(work, ignore_errors=True)
+            try:
+                self._store(todo, len(videos), member_names(videos))
+            except (OSError, StorageError) as error:
+                message = (
+                    error.message
+                    if isinstance(error, StorageError)
+                    else f"{error.filename or self.folder}: {error.strerror}"
+                )
+                hint = "make room or mend the disk, then run the same command: what is finished is kept"
+                raise DataError(f"the store can't be written: {message}", hint) from error
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+            return self._conclude(videos, len(todo))
+
+    def _check_settings(self) -> None:
+        path = self.folder / manifest.SETTINGS
+        wanted = asdict(self.settings)
+        if not path.is_file():
+            files.write_text(path, json.dumps(wanted, indent=2) + "\n")
+            return
+        there = json.loads(path.read_text(encoding="utf-8"))
+        differing = [
+            f"{key} {there.get(key)!r}, not {value!r}" for key, value in wanted.items() if there.get(key) != value
+        ]
+        if differing:
+            raise InputError(
+                f"{self.folder} was prepared with other settings: {'; '.join(differing)}",
+                "give the same options, or another --name for a dataset beside it",
+            )
+
+    def _todo(self, videos: list[Video]) -> list[Video]:
+        """The videos that are not finished: new ones, bad ones whose file has changed, and what took too long."""
+        todo = []
+        for video in videos:
+            entry = self.journal.entries.get(video.name)
+            if entry is None:
+                todo.append(video)
+                continue
+            changed = video.path.stat().st_size != entry["size"]
+            if changed and not entry["problem"]:
+                raise DataError(
+                    f"{video.path} has changed since it was prepared ({entry['size']} bytes then)",
+                    "prepare the dataset under another --name, or bring the file back",
+                )
+            if changed or (entry["limit"] and entry["limit"] < self.time_limit):
+                todo.append(video)
+        return todo
+
+    def _store(self, todo: list[Video], total: int, members: dict[str, str]) -> None:
+        """Decode videos and append them in order."""
+        writer = ShardWriter(self.folder, self.journal.shard, self.journal.end, self.shard_bytes)
+        if todo:
+            (self.folder / WORK).mkdir(exist_ok=True)
+        with Progress(total, "videos", "preparing", total - len(todo)) as progress:
+            for video, decoded, limit in self._decoded(todo):
+                entry = self._append(writer, video, decoded, members[video.name])
+                self.journal.add({**entry, "limit": limit})
+                progress.advance(1, f"bad: {self._bad()}" if self._bad() else "")
+        writer.finish()
+
+    def _bad(self) -> int:
+        return sum(bool(entry["problem"]) for entry in self.journal.entries.values())
+
+    def _decoded(self, todo: list[Video]) -> Iterator[tuple[Video, Decoded, float]]:
+        """What came of every video, in order, with the time limit that it broke or 0."""
+        settings = self.settings
+        waiting: deque[tuple[Video, Any]] = deque()
+        left = iter(enumerate(todo))
+        context = multiprocessing.get_context("spawn")
+        with ProcessPool(max_workers=self.workers, context=context, initializer=ignore_interrupts) as pool:
+            try:
+                while True:
+                    while len(waiting) < 3 * self.workers and (following := next(left, None)) is not None:
+                        number, video = following
+                        recording = Recording(
+                            video.path,
+                            str(self.folder / WORK / f"{number:07d}"),
+                            settings.decoder,
+                            settings.size,
+                            settings.quality,
+                            settings.fps,
+                            None if self.dataset.benchmark else settings.max_seconds,
+                        )
+                        waiting.append((video, pool.schedule(decode, args=[recording], timeout=self.time_limit)))
+                    if not waiting:
+                        return
+                    video, future = waiting.popleft()
+                    try:
+                        yield video, future.result(), 0.0
+                    except TooLong:
+                        problem = f"decoding took longer than {self.time_limit:g} s and was killed; see --time-limit"
+                        yield video, Decoded(problem=problem), self.time_limit
+                    except ProcessExpired as error:
+                        yield video, Decoded(problem=f"the decoder crashed (exit status {error.exitcode})"), 0.0
+            except BaseException:
+                pool.stop()
+                raise
+
+    def _append(self, writer: ShardWriter, video: Video, decoded: Decoded, member: str) -> dict[str, Any]:
+        """Append a video's clips to the store and describe them for the journal."""
+        keeps = decoded.clips and (not decoded.problem or self.settings.on_bad == "keep")
+        clips = []
+        if keeps:
+            writer.begin_video()
+        for number, clip in enumerate(decoded.clips):
+            suffix = f"#{number:03d}" if len(decoded.clips) > 1 else ""
+            if keeps:
+                shape = {"frames": len(clip.sizes), "fps": decoded.fps, "width": clip.width, "height": clip.height}
+                description = {
+                    "video": video.name + suffix,
+                    "label": video.label,
+                    "group": video.group,
+                    "source": video.source or video.name,
+                    **shape,
+                    "repeated_frames": clip.repeated,
+                    "original_sha256": decoded.sha256,
+                    "frame_bytes": clip.sizes,
+                }
+                offset = writer.append(member + member_name(suffix), clip.path, description)
+                clips.append(
+                    {
+                        "video": video.name + suffix,
+                        **shape,
+                        "offset": offset,
+                        "sizes": clip.sizes,
+                        "sha256": clip.sha256,
+                    }
+                )
+            clip.path.unlink(missing_ok=True)
+        writer.flush()
+        return {
+            "name": video.name,
+            "size": video.path.stat().st_size,
+            "problem": decoded.problem,
+            "read": decoded.read,
+            "declared": decoded.declared,
+            "clips": clips,
+            "shard": writer.shard,
+            "end": writer.end,
+        }
+
+    def _conclude(self, videos: list[Video], new: int) -> Summary:
+        """Write the list of problems and the manifest."""
+        entries = [(video, self.journal.entries[video.name]) for video in videos]
+        problems = [entry for _, entry in entries if entry["problem"]]
+        with files.whole(self.folder / PROBLEMS, "w") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(["video", "reason", "frames_read", "frames_declared", "kept"])
+            for entry in problems:
+                kept = "yes" if entry["clips"] else "no"
+                table.writerow([entry["name"], entry["problem"], entry["read"], entry["declared"], kept])
+        rows = [row for video, entry in entries for row in manifest_rows(video, entry)]
+        if not rows:
+            raise DataError(
+                f"none of the {len(videos)} videos could be prepared", f"the reasons are in {self.folder / PROBLEMS}"
+            )
+        manifest.write(self.folder, rows)
+        frames, size = sum(row["frames"] for row in rows), sum(row["bytes"] for row in rows)
+        return Summary(len(videos), len(rows), frames, size, len(problems), new)
+
+
+def manifest_rows(video: Video, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The manifest's rows of a video: labels and parts are the listing's, the rest is the journal's."""
+    for clip in entry["clips"]:
+        offsets = [clip["offset"]]
+        for size in clip["sizes"]:
+            offsets.append(offsets[-1] + size)
+        yield {
+            "video": clip["video"],
+            "label": video.label,
+            "group": video.group,
+            "source": video.source or video.name,
+            **{key: clip[key] for key in ("frames", "fps", "width", "height", "offset", "sha256")},
+            **{f"split{number}": part for number, part in enumerate(video.split, start=1)},
+            "shard": entry["shard"],
+            "bytes": offsets[-1] - offsets[0],
+            "frame_offsets": offsets,
+        }
+
+
+def member_names(videos: list[Video]) -> dict[str, str]:
+    """Names in the shards: the path without its ending, or with it where another video has the same without."""
+    stems = Counter(str(PurePosixPath(video.name).with_suffix("")) for video in videos)
+    names = {}
+    for video in videos:
+        stem = str(PurePosixPath(video.name).with_suffix(""))
+        names[video.name] = member_name(video.name if stems[stem] > 1 else stem)
+    return names

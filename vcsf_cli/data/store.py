@@ -1,0 +1,172 @@
+"""The store of prepared clips: tar shards whose members are streams of JPEG frames, each with a `.json` beside it.
+
+A shard is a plain tar file: `tar` lists it, WebDataset reads it, and a member `.mjpeg` plays in ffmpeg. Its bytes
+depend on the clips and their order alone, not on who wrote it when, nor on interruptions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.errors import DataError
+
+BLOCK = 512
+SHARD_BYTES = 256 * 2**20
+COPY_BYTES = 2**20
+
+
+def shard_name(number: int) -> str:
+    """The file name of a shard."""
+    return f"shard-{number:06d}.tar"
+
+
+def member_name(video: str) -> str:
+    """A clip's name in a shard, without its ending: WebDataset splits names at the first dot and some tools trip over
+    other characters, so in every part of the path they are written as `%` and two hexadecimal digits."""
+    return re.sub(r"[^A-Za-z0-9_/-]", lambda match: "".join(f"%{byte:02X}" for byte in match.group().encode()), video)
+
+
+class ShardWriter:
+    """Appends clips to shards; the one being written has `.partial` behind its name.
+
+    Args:
+        folder: The dataset's folder.
+        shard: Number of the shard to go on with.
+        end: Where its last good member ends; what lies behind is cut off.
+        shard_bytes: A shard that has so many bytes takes no further video.
+    """
+
+    def __init__(self, folder: Path, shard: int, end: int, shard_bytes: int = SHARD_BYTES) -> None:
+        self.folder, self.shard, self.end, self.shard_bytes = folder, shard, end, shard_bytes
+        self._file: IO[bytes] | None = None
+
+    @property
+    def partial(self) -> Path:
+        """The shard being written."""
+        return self.folder / f"{shard_name(self.shard)}.partial"
+
+    def begin_video(self) -> None:
+        """Make room for a video: all its clips lie in one shard."""
+        if (self.folder / shard_name(self.shard)).exists() or self.end >= self.shard_bytes:
+            self.finish()
+            self.shard, self.end = self.shard + 1, 0
+
+    def append(self, name: str, stream: Path, description: dict[str, Any]) -> int:
+        """Append a clip's stream and its description; returns where the stream's bytes begin."""
+        begin = self._member(f"{name}.mjpeg", stream.stat().st_size)
+        assert self._file is not None
+        with stream.open("rb") as source:
+            while chunk := source.read(COPY_BYTES):
+                self._write(chunk)
+        self._pad()
+        text = json.dumps(description, sort_keys=True, ensure_ascii=False).encode()
+        self._member(f"{name}.json", len(text))
+        self._write(text)
+        self._pad()
+        return begin
+
+    def flush(self) -> None:
+        """Hand everything to the operating system, so that a killed process loses none of it."""
+        if self._file is not None:
+            self._file.flush()
+
+    def finish(self) -> None:
+        """Complete the shard and give it its name; nothing happens if there is none."""
+        if self._file is None and not self.partial.exists():
+            return
+        self._open()
+        self._write(bytes(2 * BLOCK))  # what ends a tar file
+        assert self._file is not None
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._file = None
+        self.partial.replace(self.folder / shard_name(self.shard))
+
+    def _open(self) -> None:
+        if self._file is None:
+            self._file = self.partial.open("r+b" if self.partial.exists() else "w+b")
+            self._file.truncate(self.end)
+            self._file.seek(self.end)
+
+    def _member(self, name: str, size: int) -> int:
+        self._open()
+        header = tarfile.TarInfo(name)
+        header.size = size  # no time, no owner: equal clips give equal shards
+        self._write(header.tobuf(tarfile.GNU_FORMAT, "utf-8"))
+        return self.end
+
+    def _write(self, data: bytes) -> None:
+        assert self._file is not None
+        self._file.write(data)
+        self.end += len(data)
+
+    def _pad(self) -> None:
+        self._write(bytes(-self.end % BLOCK))
+
+
+class FrameStore:
+    """Reads frames of a prepared dataset; files are opened by each process for itself.
+
+    Args:
+        manifest: The prepared dataset.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.folder = manifest.folder
+        table = manifest.table
+        self.videos = table["video"].to_numpy(object)
+        self.shards = table["shard"].to_numpy(np.int64)
+        lengths = table["frames"].to_numpy(np.int64) + 1
+        # One flat array instead of a list a clip: it is shared by forked workers without being copied.
+        self.offsets = np.concatenate([*table["frame_offsets"], np.empty(0, np.int64)]).astype(np.int64)
+        self.starts = np.concatenate([[0], np.cumsum(lengths)])
+        self._files: dict[int, int] = {}
+        self._process = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_files": {}}
+
+    def jpegs(self, row: int, frames: Sequence[int]) -> list[bytes]:
+        """The JPEGs of a clip's frames, in the order asked for; rising runs of frames are read at once.
+
+        Raises:
+            DataError: If the shard is missing or too short.
+        """
+        offsets = self.offsets[self.starts[row] : self.starts[row + 1]]
+        found: list[bytes] = []
+        first = 0
+        for index in range(1, len(frames) + 1):
+            if index < len(frames) and frames[index] == frames[index - 1] + 1:
+                continue
+            begin, end = frames[first], frames[index - 1] + 1
+            bounds = offsets[begin : end + 1]
+            data = self._read(row, int(bounds[0]), int(bounds[-1]))
+            bounds = bounds - bounds[0]
+            found += [data[bounds[i] : bounds[i + 1]] for i in range(end - begin)]
+            first = index
+        return found
+
+    def _read(self, row: int, begin: int, end: int) -> bytes:
+        shard = int(self.shards[row])
+        path = self.folder / shard_name(shard)
+        if self._process != os.getpid():  # a file position is never used, but a parent may close its files
+            self._files, self._process = {}, os.getpid()
+        try:
+            if shard not in self._files:
+                self._files[shard] = os.open(path, os.O_RDONLY)
+            data = os.pread(self._files[shard], end - begin, begin)
+        except OSError as error:
+            raise DataError(f"{path} can't be read: {error.strerror}", "prepare the dataset again") from error
+        if len(data) != end - begin:
+            raise DataError(f"{path} is too short for {self.videos[row]}", "it was damaged: prepare the dataset again")
+        return data

@@ -1,0 +1,66 @@
+"""Helpers for decoders: a reader that only needs to be told how to stream, and resizing."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from vcsf_cli.contracts import Frame, Frames
+
+
+class SequentialReader(ABC):
+    """An open video that is decoded from its start whenever it is asked for something: exact, whatever the container.
+
+    Args:
+        path: The file.
+        fps: Frames per second as the container says, 0.0 if unknown.
+        declared: Number of frames as the container says, 0 if unknown.
+    """
+
+    def __init__(self, path: Path, fps: float, declared: int) -> None:
+        self.path, self.fps, self.declared = path, fps, declared
+
+    @abstractmethod
+    def stream(self) -> Iterator[Frame]:
+        """All frames in presentation order, in bounded memory."""
+
+    @cached_property
+    def _length(self) -> int:
+        return sum(1 for _ in self.stream())
+
+    def __len__(self) -> int:
+        """Number of frames that really decode; the first call decodes them all."""
+        return self._length
+
+    def read(self, indices: Sequence[int], size: int | None = None) -> Frames:
+        """The frames `indices`, any order, repeats allowed: uint8 (T, H, W, 3), short side at most `size` if given.
+
+        Raises:
+            IndexError: If there is no such frame.
+        """
+        wanted = set(indices)
+        found: dict[int, Frames] = {}
+        for number, frame in enumerate(self.stream()):
+            if number in wanted:
+                found[number] = frame.image if size is None else short_side(frame.image, size)
+            if len(found) == len(wanted):
+                break
+        missing = wanted - found.keys()
+        if missing:
+            raise IndexError(f"there is no frame {min(missing)} in {self.path}")
+        return np.stack([found[index] for index in indices])
+
+
+def short_side(image: Frames, size: int) -> Frames:
+    """An image with its short side made `size`, its aspect kept; a smaller one is left as it is."""
+    height, width = image.shape[:2]
+    if min(height, width) <= size:
+        return image
+    scale = size / min(height, width)
+    shape = (max(size, round(width * scale)), max(size, round(height * scale)))
+    return np.asarray(cv2.resize(image, shape, interpolation=cv2.INTER_AREA), np.uint8)
