@@ -87,7 +87,7 @@ class Reader(Protocol):
     """Frames per second as the container says, 0.0 if unknown."""
 
     declared: int
-    """Number of frames as the container says, 0 if unknown. Not to be trusted: compare it with what was read."""
+    """Number of frames that there should be, 0 if unknown; fewer that decode mean a damaged file."""
 
     def __len__(self) -> int:
         """Number of frames that really decode."""

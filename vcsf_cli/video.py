@@ -19,7 +19,7 @@ class SequentialReader(ABC):
     Args:
         path: The file.
         fps: Frames per second as the container says, 0.0 if unknown.
-        declared: Number of frames as the container says, 0 if unknown.
+        declared: Number of frames that there should be, 0 if unknown.
     """
 
     def __init__(self, path: Path, fps: float, declared: int) -> None:

@@ -4,6 +4,7 @@ frame after a seek, silently (B-frames: half of all frames and more)."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -30,8 +31,36 @@ class FileReader(SequentialReader):
         with opened(path) as container:
             if not container.streams.video:
                 raise DataError(f"{path} has no video stream")
-            stream = container.streams.video[0]
-            super().__init__(path, float(stream.average_rate or stream.guessed_rate or 0), stream.frames)
+            fps, declared = read_header(container)
+        super().__init__(path, fps, declared)
+
+
+def read_header(container: av.container.InputContainer) -> tuple[float, int]:
+    """Frames a second, and the number of frames that there should be: those whose data is there, and those that are
+    lost at the end.
+
+    The header's own count is no measure: encoders leave out frames that repeat the one before and count them all the
+    same. What is lost is told by the time between the last frame's end and the end that the header promises.
+    """
+    stream = container.streams.video[0]
+    fps = float(stream.average_rate or stream.guessed_rate or 0)
+    unit = stream.time_base or Fraction(0)
+    count, end = 0, 0.0
+    try:
+        for packet in container.demux(stream):
+            if not packet.size:  # what stands at the end of every stream, and a repeated frame
+                continue
+            count += 1
+            time = packet.pts if packet.pts is not None else packet.dts
+            if time is not None:
+                end = max(end, float((time + (packet.duration or 0)) * unit))
+    except av.FFmpegError:  # the data breaks off: what is lost shows below
+        pass
+    promised = [float((stream.duration or 0) * unit), stream.frames / fps if fps else 0.0]
+    if len(container.streams) == 1 and container.duration:  # with sound it may be the sound's
+        promised.append(container.duration / av.time_base)
+    start = float((stream.start_time or 0) * unit)
+    return fps, count + max(0, round((max(promised) + start - end) * fps))
 
 
 def opened(path: Path) -> av.container.InputContainer:

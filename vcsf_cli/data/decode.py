@@ -117,10 +117,7 @@ def decode(recording: Recording) -> Decoded:
 
 
 def judge(decoded: Decoded) -> str:
-    """What is wrong with a video that decoded without an error.
-
-    Headers often count one frame more than there is, so that a frame or one in fifty may be missing.
-    """
+    """What is wrong with a video that decoded without an error; one frame, or one in fifty, may be missing."""
     if decoded.read == 0:
         return "no frame could be decoded"
     if decoded.read == 1:

@@ -257,7 +257,7 @@ class Preparation:
                     except ProcessExpired as error:
                         yield video, Decoded(problem=f"the decoder crashed (exit status {error.exitcode})"), 0.0
             except BaseException:
-                pool.stop()
+                pool.stop()  # type: ignore[no-untyped-call]  # pebble's
                 raise
 
     def _append(self, writer: ShardWriter, video: Video, decoded: Decoded, member: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def files_below(root: Path) -> Iterator[Path]:
     """All files below a folder but hidden ones, in sorted order; links are followed once."""
     seen: set[tuple[int, int]] = set()
     for folder, folders, names in os.walk(root, followlinks=True):
-        state = os.stat(folder)
+        state = Path(folder).stat()
         if (state.st_dev, state.st_ino) in seen:  # a link that leads back up
             folders.clear()
             continue

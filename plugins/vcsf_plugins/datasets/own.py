@@ -92,7 +92,9 @@ class Listed(Listing):
             DataError: With every line that is wrong.
         """
         lines = read_table(self.root, required=("video",), known=COLUMNS)
-        problems, videos, seen = [], [], {}
+        problems: list[str] = []
+        videos: list[Video] = []
+        seen: dict[str, int] = {}
         for number, line in lines:
             path = Path(line["video"])
             path = path if path.is_absolute() else self.root.parent / path
@@ -181,9 +183,15 @@ def read_splits(path: Path, videos: list[Video]) -> list[Video]:
             problems.append(f"line {number}: {name} is in both parts of split {split}")
         else:
             parts[name][int(split) - 1] = part
-    divided = [replace(video, split=tuple(parts[video.name])) for video in videos]
+    divided = [replace(video, split=three(parts[video.name])) for video in videos]
     raise_problems(path, problems or straddling(divided))
     return divided
+
+
+def three(parts: list[str]) -> tuple[str, str, str]:
+    """The parts in the three splits."""
+    first, second, third = parts
+    return first, second, third
 
 
 def straddling(videos: list[Video]) -> list[str]:

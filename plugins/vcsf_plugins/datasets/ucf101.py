@@ -48,7 +48,7 @@ class UCF101(Listing):
         match = NAME.match(path.stem)
         if match is None:
             return None
-        # `v_HandStandPushups_g01_c01.avi` lies in `HandstandPushups`: the folder's and the lists' spelling is the label.
+        # `v_HandStandPushups_g01_c01.avi` lies in `HandstandPushups`: the lists' spelling of the folder is the label.
         key = path.stem.lower()
         label = labels.get(key, path.parent.name)
         group = match["group"].lower()
