@@ -101,8 +101,7 @@ class SmallBlock(nn.Module):
             nn.BatchNorm3d(channels),
         )
         self.skip = nn.Sequential(
-            nn.AvgPool3d(stride, stride, ceil_mode=True) if stride != (1, 1, 1) else nn.Identity(),
-            nn.Conv3d(channels_in, channels, 1, bias=False),
+            nn.Conv3d(channels_in, channels, 1, stride, bias=False),
             nn.BatchNorm3d(channels),
         )
         self.activation = nn.ReLU(inplace=True)

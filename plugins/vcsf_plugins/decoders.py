@@ -16,6 +16,9 @@ from vcsf_cli.video import SequentialReader
 
 QUARTER_TURNS = {90: 1, 180: 2, -180: 2, -90: 3, 270: 3}
 
+QUEUE_BYTES = 512 * 2**20
+"""decord decodes ahead of whoever reads, and keeps it all: what is larger than this decoded is left to PyAV."""
+
 
 class FileReader(SequentialReader):
     """A file whose header PyAV reads, whoever decodes it.
@@ -32,6 +35,8 @@ class FileReader(SequentialReader):
             if not container.streams.video:
                 raise DataError(f"{path} has no video stream")
             fps, declared = read_header(container)
+            codec = container.streams.video[0].codec_context
+            self.frame_bytes = 3 * codec.width * codec.height
         super().__init__(path, fps, declared)
 
 
@@ -90,11 +95,39 @@ class PyAVReader(FileReader):
                 raise DataError(f"{self.path} can't be decoded further: {error}") from error
 
 
-class DecordReader(FileReader):
-    """An open video, decoded by decord one frame after the other."""
+class DecordReader(PyAVReader):
+    """An open video, decoded by decord one frame after the other.
+
+    decord fills up what the container counts too many with repeats of the last frame. So frames at the end that equal
+    the one before are given only if PyAV finds them too. Videos beyond `QUEUE_BYTES` are decoded by PyAV altogether,
+    whose pixels are the same.
+    """
 
     def stream(self) -> Iterator[Frame]:
         """All frames in presentation order, in bounded memory."""
+        if self.declared * self.frame_bytes > QUEUE_BYTES:
+            yield from super().stream()
+            return
+        last: Frames | None = None
+        given = 0
+        repeats: list[Frame] = []
+        try:
+            for frame in self._decoded():
+                if last is not None and equal(frame.image, last):
+                    repeats.append(Frame(last, frame.time))
+                    continue
+                yield from repeats
+                yield frame
+                given += len(repeats) + 1
+                last, repeats = frame.image, []
+        except DataError:
+            yield from repeats
+            raise
+        if repeats:
+            yield from repeats[: max(0, sum(1 for _ in super().stream()) - given)]
+
+    def _decoded(self) -> Iterator[Frame]:
+        """What decord gives."""
         import decord
 
         try:
@@ -108,11 +141,18 @@ class DecordReader(FileReader):
         for number in range(count):
             try:
                 image: Frames = reader.next().asnumpy()
-            except StopIteration:  # the header counts one frame more than there are
+            except StopIteration:
                 return
             except (RuntimeError, decord.DECORDError) as error:
-                raise DataError(f"{self.path} can't be decoded past frame {number}: {error}") from error
+                reason = str(error).splitlines()[0].rpartition("Check failed: ")[2]
+                raise DataError(f"{self.path} can't be decoded past frame {number}: {reason}") from error
             yield Frame(image, float(times[number] - times[0]) if usable else None)
+
+
+def equal(image: Frames, other: Frames) -> bool:
+    """Whether two frames of a video are the same; most differ in their middle row already."""
+    middle = len(image) // 2
+    return np.array_equal(image[middle], other[middle]) and np.array_equal(image, other)
 
 
 class Decoder:

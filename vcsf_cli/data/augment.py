@@ -122,12 +122,11 @@ def blur(clips: Tensor, sigma: Tensor) -> Tensor:
     kernel = kernel / kernel.sum(1, keepdim=True)
     for axis in (2, 3):
         length = clips.shape[axis]
-        positions = torch.arange(length, device=clips.device)
-        blurred = torch.zeros_like(clips)
-        for tap, offset in enumerate(range(-radius, radius + 1)):
-            shifted = clips.index_select(axis, (positions + offset).clamp(0, length - 1))
-            blurred.addcmul_(shifted, kernel[:, tap].view(-1, 1, 1, 1, 1))
-        clips = blurred
+        reach = torch.arange(-radius, length + radius, device=clips.device).clamp(0, length - 1)
+        padded = clips.index_select(axis, reach)
+        clips = torch.zeros_like(clips)
+        for tap in range(2 * radius + 1):
+            clips.addcmul_(padded.narrow(axis, tap, length), kernel[:, tap].view(-1, 1, 1, 1, 1))
     return clips
 
 

@@ -56,11 +56,7 @@ class Pathway(nn.Module):
 
         As a difference, position p gives x[p + 1] - x[p]; the window's last gives the difference before it once more.
         """
-        if self.difference:
-            length = window.shape[2]
-            first = positions.clamp(max=length - 2)
-            return select(window, first + 1) - select(window, first)
-        return select(window, positions)
+        return difference(window, positions) if self.difference else select(window, positions)
 
     def features(self, window: Tensor, positions: Tensor) -> Tensor:
         """Pooled features (B, C): the representation, before the head."""
@@ -77,13 +73,29 @@ class Pathway(nn.Module):
         return cast(Tensor, self.head(self.features(window, positions)))
 
 
+def takes_all(window: Tensor, positions: Tensor) -> bool:
+    """Whether positions (B, T) are all frames of a window (B, 3, L, H, W) in order."""
+    length = window.shape[2]
+    return positions.shape[1] == length and bool((positions == torch.arange(length, device=positions.device)).all())
+
+
+def difference(window: Tensor, positions: Tensor) -> Tensor:
+    """x[p + 1] - x[p] of a window (B, 3, L, H, W) at positions (B, T); the last position gives what the one before does."""
+    if takes_all(window, positions):
+        change = torch.empty_like(window)
+        torch.sub(window[:, :, 1:], window[:, :, :-1], out=change[:, :, :-1])
+        change[:, :, -1] = change[:, :, -2]
+        return change
+    first = positions.clamp(max=window.shape[2] - 2)
+    return select(window, first + 1) - select(window, first)
+
+
 def select(window: Tensor, positions: Tensor) -> Tensor:
     """Frames of a window (B, 3, L, H, W) at positions (B, T), which usually are the same for all clips."""
-    first = positions[0]
-    if bool((positions == first).all()):
-        if len(first) == window.shape[2] and bool((first == torch.arange(len(first), device=first.device)).all()):
-            return window
-        return window.index_select(2, first.to(window.device))
+    if takes_all(window, positions):
+        return window
+    if bool((positions == positions[0]).all()):
+        return window.index_select(2, positions[0].to(window.device))
     rows = torch.arange(len(window), device=window.device)[:, None]
     return window.transpose(1, 2)[rows, positions.to(window.device)].transpose(1, 2)
 
