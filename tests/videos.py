@@ -103,6 +103,30 @@ def turn_clockwise(path: Path) -> None:
     path.write_bytes(data)
 
 
+def add_phantom(path: Path, before: int) -> Path:
+    """Copy an AVI without B-frames to `phantom.avi`, with one packet more that holds no frame, as UCF101 has some.
+
+    Args:
+        path: The file.
+        before: Number of the frame that the packet stands before.
+    """
+    copy = path.with_name("phantom.avi")
+    with av.open(str(path)) as source, av.open(str(copy), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        number = 0
+        for packet in source.demux(video=0):
+            if packet.size:
+                if number == before:
+                    empty = av.Packet(bytes.fromhex("000001b651cf"))  # a picture that is `not coded`
+                    empty.pts = empty.dts = number
+                    empty.stream, number = stream, number + 1
+                    container.mux(empty)
+                packet.pts = packet.dts = number
+                packet.stream, number = stream, number + 1
+                container.mux(packet)
+    return copy
+
+
 def write_sound(path: Path, seconds: float = 1.0) -> Path:
     """A file with a sound stream and no video."""
     path.parent.mkdir(parents=True, exist_ok=True)

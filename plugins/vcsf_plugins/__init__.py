@@ -40,14 +40,14 @@ def vcsf_losses() -> Factories:
 
 @hookimpl
 def vcsf_datasets() -> Factories:
-    from vcsf_plugins import datasets
+    from vcsf_plugins import datasets, synthetic
 
     return {
         "ucf101": datasets.ucf101,
         "hmdb51": datasets.hmdb51,
         "folder": datasets.folder,
         "csv": datasets.csv,
-        # SYN
+        "synthetic": synthetic.synthetic,
     }
 
 

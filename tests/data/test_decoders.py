@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from videos import cut_off, ffmpeg_frames, number_of, write_sound, write_video
+from videos import add_phantom, cut_off, ffmpeg_frames, number_of, write_sound, write_video
 
 from vcsf_cli import registry
 from vcsf_cli.contracts import Decoder
@@ -58,14 +58,15 @@ def test_pixels_are_those_of_ffmpeg(decoder: Decoder, folder: Path, name: str) -
 
 
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="the ffmpeg program is not installed")
-def test_original_recordings_are_decoded_as_ffmpeg_does(decoder: Decoder, shared_data: Path) -> None:
-    for path in sorted((shared_data / "originals").rglob("*.avi"))[::6]:
-        truth = ffmpeg_frames(path, 320, 240)
-        count = 0
-        for frame, expected in zip(decoder.open(path).stream(), truth, strict=True):
-            assert np.abs(frame.image.astype(int) - expected).mean() < 1, f"{path}, frame {count}"
-            count += 1
-        assert count == len(truth)
+@pytest.mark.parametrize("action", ["Archery", "BodyWeightSquats", "JumpRope", "TennisSwing", "WalkingWithDog"])
+def test_original_recordings_are_decoded_as_ffmpeg_does(decoder: Decoder, shared_data: Path, action: str) -> None:
+    """The first two have B-frames; the headers of the others count one frame more than there is."""
+    path = min((shared_data / "originals" / action).glob("*.avi"))
+    truth = ffmpeg_frames(path, 320, 240)
+    frames = [frame.image for frame in decoder.open(path).stream()]
+    assert len(frames) == len(truth)
+    worst = max(np.abs(frame.astype(np.int16) - expected).mean() for frame, expected in zip(frames, truth, strict=True))
+    assert worst < 1
 
 
 @given(st.lists(st.integers(0, 89), min_size=1, max_size=40))
@@ -89,6 +90,17 @@ def test_a_frame_that_is_not_there_is_an_index_error(decoder: Decoder, folder: P
     for index in (90, -1):
         with pytest.raises(IndexError):
             reader.read([0, index])
+
+
+def test_a_packet_without_a_frame_adds_none(decoder: Decoder, tmp_path: Path) -> None:
+    path = add_phantom(write_video(tmp_path / "video.avi", 30, b_frames=0), before=12)
+    assert [number_of(frame.image) for frame in decoder.open(path).stream()] == list(range(30))
+
+
+@pytest.mark.parametrize("numbers", [[5] * 30, [*range(20), *[19] * 11]], ids=["always", "at the end"])
+def test_a_picture_that_stands_still_keeps_its_frames(decoder: Decoder, tmp_path: Path, numbers: list[int]) -> None:
+    path = write_video(tmp_path / "still.avi", numbers)
+    assert [number_of(frame.image) for frame in decoder.open(path).stream()] == numbers
 
 
 def test_a_phone_video_is_turned_upright(decoder: Decoder, tmp_path: Path) -> None:
@@ -144,12 +156,15 @@ def test_frames_before_a_cut_are_read(decoder: Decoder, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_long_video_needs_no_more_memory_than_a_short_one(tmp_path: Path, name: str) -> None:
+    """Whoever reads is slower than the decoder, as preparing is: a decoder that runs ahead is found out."""
+
     def peak(frames: int) -> int:
         path = write_video(tmp_path / f"{frames}.mp4", [0] * frames, width=640, height=480)
         code = (
-            "import resource; from pathlib import Path; from vcsf_cli import registry\n"
+            "import resource, time; from pathlib import Path; from vcsf_cli import registry\n"
             f"reader = registry.load().build('decoder', {name!r}).open(Path({str(path)!r}))\n"
-            f"assert sum(1 for _ in reader.stream()) == {frames}\n"
+            "count = sum(time.sleep(0.002) is None for _ in reader.stream())\n"
+            f"assert count == {frames}\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
         return int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)

@@ -1,0 +1,210 @@
+"""Making the files: real videos named and grouped as UCF101 names them, with lists for three splits."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import av
+import cv2
+import numpy as np
+from annotated_types import Interval
+
+from vcsf_cli.contracts import Frames, Video
+from vcsf_cli.errors import InputError
+from vcsf_cli.narrate import Progress
+from vcsf_plugins.synthetic.actions import ACTIONS
+from vcsf_plugins.synthetic.scene import FPS, draw_look, render
+
+B_FRAMES_EVERY = 3
+"""Every third clip has B-frames, as many of UCF101's and HMDB51's originals have."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the videos depend on; see `synthetic`."""
+
+    classes: int
+    groups: int
+    clips: int
+    frames: int
+    size: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Take:
+    """One clip to be made.
+
+    Args:
+        label: Name of its class.
+        group: Its group's number, from 1.
+        clip: Its number in the group, from 1.
+    """
+
+    label: str
+    group: int
+    clip: int
+
+    @property
+    def name(self) -> str:
+        """`Walk/v_Walk_g01_c01.avi`."""
+        return f"{self.label}/v_{self.label}_g{self.group:02d}_c{self.clip:02d}.avi"
+
+    def part(self, split: int) -> str:
+        """Every third group is test, in each split another one."""
+        return "test" if self.group % 3 == split % 3 else "train"
+
+
+class Synthetic:
+    """The videos below a folder, made when they are first asked for; see `synthetic`."""
+
+    benchmark = True
+
+    def __init__(self, root: Path, settings: Settings) -> None:
+        self.root, self.settings = root, settings
+
+    def videos(self) -> list[Video]:
+        """All videos, sorted by name; what is missing is made first, by all cores.
+
+        Raises:
+            InputError: If the folder holds videos of other settings.
+        """
+        self._check_settings()
+        takes = list(all_takes(self.settings))
+        missing = [take for take in takes if not (self.root / "videos" / take.name).is_file()]
+        if missing:
+            self._make(missing)
+        write_lists(self.root / "ucfTrainTestlist", takes)
+        videos = [
+            Video(
+                path=self.root / "videos" / take.name,
+                name=take.name,
+                label=take.label,
+                group=f"g{take.group:02d}",
+                source=f"{take.label}_g{take.group:02d}",
+                split=(take.part(1), take.part(2), take.part(3)),
+            )
+            for take in takes
+        ]
+        return sorted(videos, key=lambda video: video.name)
+
+    def remarks(self) -> list[str]:
+        """How many there are."""
+        settings = self.settings
+        return [f"{settings.classes} actions, {settings.groups} groups each, {settings.clips} clips a group"]
+
+    def _check_settings(self) -> None:
+        path = self.root / "synthetic.json"
+        wanted = asdict(self.settings)
+        if path.is_file():
+            there = json.loads(path.read_text(encoding="utf-8"))
+            changed = [key for key in wanted if there.get(key) != wanted[key]]
+            if changed:
+                what = "; ".join(f"{key} {there.get(key)}, not {wanted[key]}" for key in changed)
+                raise InputError(f"{self.root} holds synthetic videos of other settings: {what}", "give another --name")
+            return
+        self.root.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+
+    def _make(self, takes: list[Take]) -> None:
+        for take in takes:
+            (self.root / "videos" / take.label).mkdir(parents=True, exist_ok=True)
+        context = multiprocessing.get_context("spawn")
+        with (
+            ProcessPoolExecutor(os.cpu_count(), context) as pool,
+            Progress(len(takes), "videos", "drawing") as progress,
+        ):
+            for _ in pool.map(partial(make, self.settings, self.root / "videos"), takes, chunksize=4):
+                progress.advance()
+
+
+def all_takes(settings: Settings) -> Iterator[Take]:
+    """Every clip of a dataset."""
+    for label in list(ACTIONS)[: settings.classes]:
+        for group in range(1, settings.groups + 1):
+            for clip in range(1, settings.clips + 1):
+                yield Take(label, group, clip)
+
+
+def make(settings: Settings, folder: Path, take: Take) -> None:
+    """Draw a clip and write its file, which gets its name when it is complete."""
+    cv2.setNumThreads(1)
+    path = folder / take.name
+    partial_path = path.with_name(f".{path.name}.{os.getpid()}.avi")
+    b_frames = 2 if (take.group * settings.clips + take.clip) % B_FRAMES_EVERY == 0 else 0
+    encode(partial_path, draw(settings, take), b_frames)
+    partial_path.replace(path)
+
+
+def draw(settings: Settings, take: Take) -> Frames:
+    """A clip's frames: the same for the same settings, whatever else is drawn."""
+    number = list(ACTIONS).index(take.label)
+    width, height = round(settings.size * 4 / 3 / 2) * 2, settings.size
+    look_rng = np.random.default_rng((settings.seed, number, take.group))
+    look = draw_look(number / settings.classes, width, height, look_rng)
+    clip_rng = np.random.default_rng((settings.seed, number, take.group, take.clip))
+    frames = round(settings.frames * clip_rng.uniform(0.85, 1.15))
+    return render(ACTIONS[take.label], look, frames, width, height, clip_rng)
+
+
+def encode(path: Path, frames: Frames, b_frames: int) -> None:
+    """Write an mpeg4 AVI file, as UCF101's are."""
+    with av.open(str(path), "w", format="avi") as container:
+        stream = container.add_stream("mpeg4", rate=FPS)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.gop_size = 12
+        stream.max_b_frames = b_frames
+        stream.codec_context.thread_count = 1  # equal bytes on every machine
+        stream.codec_context.qmin = stream.codec_context.qmax = 4
+        for number, image in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def write_lists(folder: Path, takes: list[Take]) -> None:
+    """The official lists' form: `classInd.txt`, `trainlist01.txt` and so on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = list(dict.fromkeys(take.label for take in takes))
+    lines = [f"{number} {label}" for number, label in enumerate(labels, start=1)]
+    (folder / "classInd.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for split in (1, 2, 3):
+        for part in ("train", "test"):
+            chosen = [take for take in takes if take.part(split) == part]
+            number = {label: f" {index}" if part == "train" else "" for index, label in enumerate(labels, start=1)}
+            text = "".join(f"{take.name}{number[take.label]}\n" for take in chosen)
+            (folder / f"{part}list{split:02d}.txt").write_text(text, encoding="utf-8")
+
+
+def synthetic(
+    root: Path,
+    /,
+    *,
+    classes: Annotated[int, Interval(ge=2, le=len(ACTIONS))] = 10,
+    groups: Annotated[int, Interval(ge=3, le=99)] = 12,
+    clips: Annotated[int, Interval(ge=1, le=99)] = 5,
+    frames: Annotated[int, Interval(ge=8, le=1000)] = 72,
+    size: Annotated[int, Interval(ge=32, le=512)] = 96,
+    seed: Annotated[int, Interval(ge=0)] = 0,
+) -> Synthetic:
+    """Videos that vcsf draws itself: an articulated figure performs actions before changing scenes.
+
+    Args:
+        classes: Number of actions.
+        groups: Groups of each action: same performer, clothes, background and camera.
+        clips: Clips of each group.
+        frames: Frames of a clip, on average.
+        size: Height of the picture in pixels; it is 4/3 as wide.
+        seed: The same seed gives the same frames.
+    """
+    return Synthetic(root, Settings(classes, groups, clips, frames, size, seed))
