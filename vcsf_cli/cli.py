@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -92,6 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status: 0 done, 1 the work failed, 2 the command line or recipe is wrong,
     130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # Threads that spin while they wait take the cores from the processes that read clips; must be set before torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         result: Any = vcsf.main(args=arguments, prog_name="vcsf", standalone_mode=False)
     except click.exceptions.Exit as stop:

@@ -45,7 +45,7 @@ class DifferenceGate(nn.Module):
     def forward(self, features: Tensor, window: Tensor) -> Tensor:
         """Gated features, (B, C, T, h, w)."""
         squeezed = self.squeeze(features)
-        change = self.align(squeezed[:, :, 1:]) - squeezed[:, :, :-1]
+        change = self.align(squeezed)[:, :, 1:] - squeezed[:, :, :-1]
         pooled = functional.pad(change.mean((3, 4), keepdim=True), (0, 0, 0, 0, 0, 1))
         gate = self.norm(self.expand(pooled)).sigmoid() - 0.5
         return cast(Tensor, features + features * gate)

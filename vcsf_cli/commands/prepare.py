@@ -14,7 +14,7 @@ import click
 
 from vcsf_cli import registry
 from vcsf_cli.contracts import Component, Dataset, Parameter
-from vcsf_cli.errors import DataError, InputError
+from vcsf_cli.errors import DataError, InputError, PluginError
 from vcsf_cli.narrate import duration, say
 from vcsf_cli.options import data_option
 
@@ -102,6 +102,13 @@ class Kinds(click.Group):
             prepare(component, chosen, **values)
 
         command = click.command(name, help=component.summary)(shared_options(callback))
+        taken = component.parameters.keys() & {parameter.name for parameter in command.params}
+        if taken:
+            raise PluginError(
+                f"dataset `{name}` of plugin `{component.plugin}` has a keyword `{min(taken)}`, which is an option of "
+                "`vcsf prepare` itself",
+                "rename it",
+            )
         command.params += [option_of(parameter) for parameter in component.parameters.values()]
         return command
 
@@ -166,7 +173,9 @@ def prepare(
         raise InputError(f"--source {source} does not exist", "name a folder, an archive or a CSV file")
     if source is None and kind in OWN_SOURCE:
         raise InputError(f"vcsf prepare {kind} needs --source", "it says where the videos are")
-    name = name or (source.resolve().stem if kind in OWN_SOURCE and source else kind)
+    if name is None and source is not None and kind in OWN_SOURCE:
+        name = source.resolve().name if source.is_dir() else source.stem
+    name = name or kind
     if not name or name in (".", "..") or Path(name).name != name:
         raise InputError(f"--name {name!r} is no folder name", "give letters and digits")
     folder = data / name

@@ -11,6 +11,7 @@ import csv
 import json
 import multiprocessing
 import shutil
+import tempfile
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import TimeoutError as TooLong
@@ -30,7 +31,7 @@ from vcsf_cli.narrate import Progress
 
 JOURNAL = "journal.jsonl"
 PROBLEMS = "problems.csv"
-WORK = "work"
+WORK = "work-"
 
 
 @dataclass(frozen=True)
@@ -160,10 +161,12 @@ class Preparation:
             videos = self.dataset.videos()
             self.journal = Journal(self.folder)
             todo = self._todo(videos)
-            work = self.folder / WORK
-            shutil.rmtree(work, ignore_errors=True)
+            for left_over in self.folder.glob(f"{WORK}*"):
+                shutil.rmtree(left_over, ignore_errors=True)
             try:
-                self._store(todo, len(videos), member_names(videos))
+                # Every call has its own: a worker that outlives a killed call goes on writing into its call's.
+                with tempfile.TemporaryDirectory(prefix=WORK, dir=self.folder, ignore_cleanup_errors=True) as work:
+                    self._store(todo, len(videos), member_names(videos), Path(work))
             except (OSError, StorageError) as error:
                 message = (
                     error.message
@@ -172,8 +175,6 @@ class Preparation:
                 )
                 hint = "make room or mend the disk, then run the same command: what is finished is kept"
                 raise DataError(f"the store can't be written: {message}", hint) from error
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
             return self._conclude(videos, len(todo))
 
     def _check_settings(self) -> None:
@@ -193,7 +194,7 @@ class Preparation:
             )
 
     def _todo(self, videos: list[Video]) -> list[Video]:
-        """The videos that are not finished: new ones, bad ones whose file has changed, and what took too long."""
+        """The videos that are not finished: new ones, bad ones whose file has changed, what crashed or took too long."""
         todo = []
         for video in videos:
             entry = self.journal.entries.get(video.name)
@@ -206,27 +207,26 @@ class Preparation:
                     f"{video.path} has changed since it was prepared ({entry['size']} bytes then)",
                     "prepare the dataset under another --name, or bring the file back",
                 )
-            if changed or (entry["limit"] and entry["limit"] < self.time_limit):
+            retry_above = entry["retry_above"]
+            if changed or (retry_above is not None and retry_above < self.time_limit):
                 todo.append(video)
         return todo
 
-    def _store(self, todo: list[Video], total: int, members: dict[str, str]) -> None:
+    def _store(self, todo: list[Video], total: int, members: dict[str, str], work: Path) -> None:
         """Decode videos and append them in order."""
         writer = ShardWriter(self.folder, self.journal.shard, self.journal.end, self.shard_bytes)
-        if todo:
-            (self.folder / WORK).mkdir(exist_ok=True)
         with Progress(total, "videos", "preparing", total - len(todo)) as progress:
-            for video, decoded, limit in self._decoded(todo):
+            for video, decoded, retry_above in self._decoded(todo, work):
                 entry = self._append(writer, video, decoded, members[video.name])
-                self.journal.add({**entry, "limit": limit})
+                self.journal.add({**entry, "retry_above": retry_above})
                 progress.advance(1, f"bad: {self._bad()}" if self._bad() else "")
         writer.finish()
 
     def _bad(self) -> int:
         return sum(bool(entry["problem"]) for entry in self.journal.entries.values())
 
-    def _decoded(self, todo: list[Video]) -> Iterator[tuple[Video, Decoded, float]]:
-        """What came of every video, in order, with the time limit that it broke or 0."""
+    def _decoded(self, todo: list[Video], work: Path) -> Iterator[tuple[Video, Decoded, float | None]]:
+        """What came of every video, in order, and the time limit above which it is worth another try, None if never."""
         settings = self.settings
         waiting: deque[tuple[Video, Any]] = deque()
         left = iter(enumerate(todo))
@@ -238,7 +238,7 @@ class Preparation:
                         number, video = following
                         recording = Recording(
                             video.path,
-                            str(self.folder / WORK / f"{number:07d}"),
+                            str(work / f"{number:07d}"),
                             settings.decoder,
                             settings.size,
                             settings.quality,
@@ -250,11 +250,11 @@ class Preparation:
                         return
                     video, future = waiting.popleft()
                     try:
-                        yield video, future.result(), 0.0
+                        yield video, future.result(), None
                     except TooLong:
                         problem = f"decoding took longer than {self.time_limit:g} s and was killed; see --time-limit"
                         yield video, Decoded(problem=problem), self.time_limit
-                    except ProcessExpired as error:
+                    except ProcessExpired as error:  # perhaps the system had no memory left: the next call tries again
                         yield video, Decoded(problem=f"the decoder crashed (exit status {error.exitcode})"), 0.0
             except BaseException:
                 pool.stop()  # type: ignore[no-untyped-call]  # pebble's
@@ -280,7 +280,8 @@ class Preparation:
                     "original_sha256": decoded.sha256,
                     "frame_bytes": clip.sizes,
                 }
-                offset = writer.append(member + member_name(suffix), clip.path, description)
+                # `+` is in no video's member name, so that no other video can have a clip's.
+                offset = writer.append(member + suffix.replace("#", "+"), clip.path, description)
                 clips.append(
                     {
                         "video": video.name + suffix,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
+import os
 import time
 import warnings
 from dataclasses import dataclass
@@ -48,8 +50,6 @@ class Machine:
     @property
     def readers(self) -> int:
         """Number of processes that read clips."""
-        import os
-
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return min(MOST_WORKERS, max(1, cores - 1)) if self.workers is None else self.workers
 
@@ -87,12 +87,28 @@ class Machine:
     def fabric(self) -> Fabric:
         """Lightning Fabric on this device."""
         device = self.device()
+        if device.type == "cpu":
+            keep_freed_memory()
         warnings.filterwarnings("ignore", ".*GPU available but not used.*")
         return Fabric(
             accelerator=device.type,
             devices=[device.index or 0] if device.type == "cuda" else 1,
             precision="bf16-mixed" if self.bf16() else "32-true",
         )
+
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+
+
+def keep_freed_memory() -> None:
+    """Keep the memory of freed tensors for the next ones instead of giving it back to the kernel, which has to clear
+    every page again at each step: a quarter of a step's time on a CPU. Works with glibc, elsewhere nothing happens."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    except (OSError, AttributeError):
+        return
 
 
 def training_rows(recipe: Recipe, manifest: Manifest) -> Indices:

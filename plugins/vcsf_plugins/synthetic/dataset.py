@@ -35,7 +35,7 @@ class Settings:
     groups: int
     clips: int
     frames: int
-    size: int
+    height: int
     seed: int
 
 
@@ -147,7 +147,7 @@ def make(settings: Settings, folder: Path, take: Take) -> None:
 def draw(settings: Settings, take: Take) -> Frames:
     """A clip's frames: the same for the same settings, whatever else is drawn."""
     number = list(ACTIONS).index(take.label)
-    width, height = round(settings.size * 4 / 3 / 2) * 2, settings.size
+    width, height = round(settings.height * 4 / 3 / 2) * 2, settings.height
     look_rng = np.random.default_rng((settings.seed, number, take.group))
     look = draw_look(number / settings.classes, width, height, look_rng)
     clip_rng = np.random.default_rng((settings.seed, number, take.group, take.clip))
@@ -194,7 +194,7 @@ def synthetic(
     groups: Annotated[int, Interval(ge=3, le=99)] = 12,
     clips: Annotated[int, Interval(ge=1, le=99)] = 5,
     frames: Annotated[int, Interval(ge=8, le=1000)] = 72,
-    size: Annotated[int, Interval(ge=32, le=512)] = 96,
+    height: Annotated[int, Interval(ge=32, le=512)] = 96,
     seed: Annotated[int, Interval(ge=0)] = 0,
 ) -> Synthetic:
     """Videos that vcsf draws itself: an articulated figure performs actions before changing scenes.
@@ -204,7 +204,7 @@ def synthetic(
         groups: Groups of each action: same performer, clothes, background and camera.
         clips: Clips of each group.
         frames: Frames of a clip, on average.
-        size: Height of the picture in pixels; it is 4/3 as wide.
+        height: Of the picture in pixels; it is 4/3 as wide.
         seed: The same seed gives the same frames.
     """
-    return Synthetic(root, Settings(classes, groups, clips, frames, size, seed))
+    return Synthetic(root, Settings(classes, groups, clips, frames, height, seed))
