@@ -1,0 +1,110 @@
+"""`vcsf prepare` as a user types it: options, narration, exit statuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from videos import write_video
+
+from vcsf_cli.cli import main
+from vcsf_cli.data.manifest import Manifest
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four videos of two classes, below a folder with a dot in its name, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VCSF_DATA", raising=False)
+    for name in ("Run/a.avi", "Run/b.mp4", "Jump/c.avi", "Jump/d.webm"):
+        write_video(tmp_path / "my.videos" / name, 20, width=96, height=64)
+    return Path("my.videos")
+
+
+def run(*arguments: object) -> int:
+    return main(["prepare", *(str(argument) for argument in arguments), "--workers", "1"])
+
+
+def test_videos_become_a_dataset_named_after_their_folder(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("folder", "--source", source, "--size", 32, "--quality", 80) == 0
+    manifest = Manifest.open(Path("data") / "my.videos")
+    assert manifest.table["video"].tolist() == ["Jump/c.avi", "Jump/d.webm", "Run/a.avi", "Run/b.mp4"]
+    assert manifest.table["label"].tolist() == ["Jump", "Jump", "Run", "Run"]
+    assert set(manifest.table["height"]) == {32}
+    assert (manifest.settings["size"], manifest.settings["quality"]) == (32, 80)
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "4 clips of 4 videos, 80 frames" in output.err
+    assert output.err.splitlines()[-1].startswith("next: vcsf pretrain ")
+    assert run("folder", "--source", source, "--size", 32, "--quality", 80) == 0
+    assert "everything was prepared already" in capsys.readouterr().err
+
+
+def test_data_and_name_say_where_it_lies(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VCSF_DATA", "elsewhere")
+    assert run("folder", "--source", source, "--name", "mine") == 0
+    assert Manifest.open(Path("elsewhere/mine")).name == "mine"
+    assert run("folder", "--source", source, "--data", "here", "--name", "mine", "--fps", 5) == 0
+    assert Manifest.open(Path("here/mine")).table["frames"].tolist() == [4] * 4
+
+
+def test_a_source_that_does_not_exist_is_told_before_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for kind in ("folder", "ucf101", "csv"):
+        assert run(kind, "--source", "nowhere") == 2
+        assert "nowhere" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["folder"],
+        ["folder", "--source", "my.videos", "--name", "a/b"],
+        ["folder", "--source", "my.videos", "--decoder", "pyaw"],
+        ["folder", "--source", "my.videos", "--size", "0"],
+        ["folders", "--source", "my.videos"],
+    ],
+    ids=["no source", "name", "decoder", "size", "kind"],
+)
+def test_a_wrong_command_line_is_exit_status_2(source: Path, arguments: list[str]) -> None:
+    assert run(*arguments) == 2
+    assert not Path("data").exists()
+
+
+def test_no_video_is_exit_status_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    assert run("folder", "--source", "empty") == 1
+
+
+def test_too_many_bad_videos_are_exit_status_1_and_the_rest_is_usable(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (source / "Run" / "text.avi").write_text("no video")
+    assert run("folder", "--source", source) == 1
+    error = capsys.readouterr().err
+    assert "error: 1 of 5 videos are bad" in error
+    assert "problems.csv" in error
+    assert len(Manifest.open(Path("data/my.videos")).table) == 4
+    assert run("folder", "--source", source, "--max-bad", 20) == 0
+
+
+def test_other_settings_need_another_name(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("folder", "--source", source) == 0
+    assert run("folder", "--source", source, "--size", 32) == 2
+    assert "size 128, not 32" in capsys.readouterr().err
+    assert run("folder", "--source", source, "--size", 32, "--name", "small") == 0
+
+
+def test_help_lists_the_kinds_and_each_kind_its_own_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", "--help"]) == 0
+    kinds = capsys.readouterr().out
+    assert all(kind in kinds for kind in ("ucf101", "hmdb51", "folder", "csv", "synthetic"))
+    assert main(["prepare", "folder", "--help"]) == 0
+    options = capsys.readouterr().out
+    assert all(option in options for option in ("--source", "--max-bad", "--group-pattern", "--splits"))
+    assert main(["prepare", "ucf101", "--help"]) == 0
+    assert "--strict" in capsys.readouterr().out

@@ -1,0 +1,129 @@
+"""Decoding one video into clips of JPEG frames: rates, cuts, and what counts as a bad video."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+from hypothesis import given
+from hypothesis import strategies as st
+from videos import cut_off, number_of, picture, write_video
+
+from vcsf_cli.contracts import Frame
+from vcsf_cli.data.decode import Decoded, Recording, decode, judge, resampled
+from vcsf_cli.video import short_side
+
+
+def recording(path: Path, **changes: object) -> Recording:
+    work = path.parent / "work"
+    work.mkdir(exist_ok=True)
+    settings = Recording(path, str(work / "clip"), "pyav", size=64, quality=90, fps=None, max_seconds=None)
+    return replace(settings, **changes)
+
+
+def frames_of(decoded: Decoded) -> list[list[int]]:
+    """The numbers that the frames of every clip show."""
+    shown = []
+    for clip in decoded.clips:
+        data, begin, numbers = clip.path.read_bytes(), 0, []
+        for size in clip.sizes:
+            numbers.append(number_of(simplejpeg.decode_jpeg(data[begin : begin + size])))
+            begin += size
+        assert begin == len(data)
+        assert clip.sha256 == hashlib.sha256(data).hexdigest()
+        shown.append(numbers)
+    return shown
+
+
+def test_a_short_video_is_one_clip(tmp_path: Path) -> None:
+    decoded = decode(recording(write_video(tmp_path / "a.avi", 30)))
+    assert (decoded.problem, decoded.read, decoded.fps) == ("", 30, 25.0)
+    assert frames_of(decoded) == [list(range(30))]
+    assert (decoded.clips[0].width, decoded.clips[0].height) == (80, 64)
+    assert decoded.sha256 == hashlib.sha256((tmp_path / "a.avi").read_bytes()).hexdigest()
+
+
+def test_a_long_video_becomes_consecutive_clips(tmp_path: Path) -> None:
+    """2 seconds at 25 frames a second are 50 frames; a rest of less than a second joins the clip before it."""
+    decoded = decode(recording(write_video(tmp_path / "a.avi", 130), max_seconds=2.0))
+    assert frames_of(decoded) == [list(range(50)), list(range(50, 100)), list(range(100, 130))]
+    decoded = decode(recording(write_video(tmp_path / "b.avi", 110), max_seconds=2.0))
+    assert frames_of(decoded) == [list(range(50)), list(range(50, 110))]
+
+
+def test_a_broken_video_gives_what_can_be_read_and_the_reason(tmp_path: Path) -> None:
+    decoded = decode(recording(cut_off(write_video(tmp_path / "cut.avi", 240, b_frames=0), 0.4)))
+    assert "of 240 frames" in decoded.problem
+    (numbers,) = frames_of(decoded)
+    assert 50 < len(numbers) < 150
+    assert numbers[:-1] == list(range(len(numbers) - 1))
+
+
+@pytest.mark.parametrize(
+    ("read", "declared", "problem"),
+    [
+        (0, 0, "no frame"),
+        (1, 1, "one frame only"),
+        (240, 240, ""),
+        (239, 240, ""),  # a header may count one too many
+        (97, 240, "97 of 240"),
+        (10, 12, "10 of 12"),
+        (100, 0, ""),  # webm says nothing
+    ],
+)
+def test_a_video_is_judged_by_what_was_read_of_what_was_promised(read: int, declared: int, problem: str) -> None:
+    found = judge(Decoded(read=read, declared=declared))
+    assert problem in found
+    assert bool(found) == bool(problem)
+
+
+def rated(times: list[float | None]) -> list[Frame]:
+    return [Frame(np.full((2, 2, 3), index, np.uint8), time) for index, time in enumerate(times)]
+
+
+def shown(times: list[float | None], own: float, fps: float) -> list[int]:
+    return [int(image[0, 0, 0]) for image in resampled(iter(rated(times)), own, fps)]
+
+
+def test_resampling_shows_what_is_on_screen() -> None:
+    quarters: list[float | None] = [0.0, 0.25, 0.5, 0.75]
+    assert shown(quarters, own=4, fps=4) == [0, 1, 2, 3]
+    assert shown(quarters, own=4, fps=2) == [0, 2]
+    assert shown(quarters, own=4, fps=8) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert shown([None] * 4, own=4, fps=2) == [0, 2]
+    # A variable rate: the second frame stays for most of a second.
+    assert shown([0.0, 0.1, 0.9], own=10, fps=5) == [0, 1, 1, 1, 1]
+
+
+@given(st.integers(1, 80), st.sampled_from([10.0, 25.0, 29.97]), st.sampled_from([5.0, 12.5, 25.0, 60.0]))
+def test_resampling_keeps_duration_and_order(count: int, own: float, fps: float) -> None:
+    numbers = shown([index / own for index in range(count)], own, fps)
+    assert abs(len(numbers) / fps - count / own) <= 1 / fps
+    assert numbers == sorted(numbers)
+    for tick, number in enumerate(numbers):
+        assert number == min(count - 1, int(tick / fps * own + 1e-4))
+
+
+def test_a_video_is_resampled_by_its_times(tmp_path: Path) -> None:
+    times = [0.0, 0.04, 0.08, 0.12, 0.52, 0.56, 0.6]
+    path = write_video(tmp_path / "phone.mp4", 7, times=times, b_frames=0)
+    decoded = decode(recording(path, fps=10.0))
+    (numbers,) = frames_of(decoded)
+    assert decoded.fps == 10.0
+    assert numbers[:7] == [0, 2, 3, 3, 3, 3, 6]
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(16, 200))
+def test_the_short_side_becomes_the_size_and_is_never_enlarged(width: int, height: int, size: int) -> None:
+    image = short_side(np.zeros((height, width, 3), np.uint8), size)
+    assert min(image.shape[:2]) == min(size, width, height)
+    if min(width, height) > size:
+        assert abs(max(image.shape[:2]) - max(width, height) * size / min(width, height)) <= 0.51
+
+
+def test_a_resized_picture_shows_the_same() -> None:
+    assert number_of(short_side(picture(613, 320, 256), 64)) == 613
