@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import hashlib
+import http
 import http.client
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 from vcsf_cli import __version__
-from vcsf_cli.errors import DataError
+from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.narrate import Progress
 
 CHUNK = 2**20
 SECONDS_WITHOUT_DATA = 60
-ATTEMPTS = 5
+
+
+class BrokenOff(Exception):
+    """The connection failed; another one may get further."""
 
 
 def download(url: str, path: Path, sha256: str = "") -> None:
     """Download a file; it gets its name when it is complete and its size, and check sum if known, are right.
 
-    What an interrupted call got lies in `<name>.partial`, and the next call goes on from there.
+    After a break it goes on as long as every new connection gets further than the ones before. What an interrupted call
+    got lies in `<name>.partial`, and the next call goes on from there.
 
     Raises:
-        DataError: If the server refuses, breaks off again and again, or sends something else.
+        InputError: If `url` is no address.
+        DataError: If the server refuses, breaks off, or sends something else.
     """
     partial = path.with_name(f"{path.name}.partial")
-    before = -1
-    for _ in range(ATTEMPTS):
-        size = partial.stat().st_size if partial.exists() else 0
-        if size == before:
-            break  # the last attempt got nothing
-        before = size
+    furthest, reason = -1, "the server sent less than it promised"
+    while (size := size_of(partial)) > furthest:
+        furthest = size
         try:
             if continue_file(url, partial):
                 check(url, partial, sha256)
@@ -39,27 +43,30 @@ def download(url: str, path: Path, sha256: str = "") -> None:
                 return
         except urllib.error.HTTPError as error:
             raise DataError(f"{url} can't be downloaded: the server says {error.code} {error.reason}") from error
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-            reason = getattr(error, "reason", None) or error
-            if not partial.exists():
-                raise DataError(f"{url} can't be downloaded: {reason}") from error
+        except BrokenOff as error:
+            reason = str(error)
         except OSError as error:
             raise DataError(f"{partial} can't be written: {error.strerror}", "make room there") from error
-    raise DataError(f"{url} breaks off: {partial.stat().st_size if partial.exists() else 0:,} bytes came")
+    raise DataError(f"{url} can't be downloaded: {reason}" + (f"; {size:,} bytes are here" if size else ""))
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, 0 if there is none."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def continue_file(url: str, partial: Path) -> bool:
     """Download from where a partial file ends; whether the whole file is there then."""
-    have = partial.stat().st_size if partial.exists() else 0
-    headers = {"User-Agent": f"vcsf/{__version__}", **({"Range": f"bytes={have}-"} if have else {})}
-    request = urllib.request.Request(url, headers=headers)
+    have = size_of(partial)
     try:
-        response = urllib.request.urlopen(request, timeout=SECONDS_WITHOUT_DATA)
+        response = connect(url, have)
     except urllib.error.HTTPError as error:
-        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            partial.unlink()  # longer than the file is now: another file was begun
-            return continue_file(url, partial)
-        raise
+        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not have:
+            raise
+        if error.headers.get("Content-Range", "").rpartition("/")[2] == str(have):
+            return True  # an earlier call was killed when it had everything
+        partial.unlink()  # longer than the file is now: another file was begun
+        return continue_file(url, partial)
     with response:
         if have and response.status != http.HTTPStatus.PARTIAL_CONTENT:
             have = 0  # the server sends everything from the start
@@ -69,10 +76,47 @@ def continue_file(url: str, partial: Path) -> bool:
             partial.open("ab" if have else "wb") as file,
             Progress((total or 0) // CHUNK, "MiB", f"downloading {partial.stem}", have // CHUNK) as progress,
         ):
-            while chunk := response.read(CHUNK):
+            for chunk in chunks(response):
                 file.write(chunk)
-                progress.advance(1)
-    return total is None or partial.stat().st_size == total
+                progress.advance(file.tell() // CHUNK - progress.done)
+    return total is None or size_of(partial) == total
+
+
+def connect(url: str, begin: int) -> http.client.HTTPResponse:
+    """Ask for a file from a byte on.
+
+    Raises:
+        InputError: If `url` is no address.
+        BrokenOff: If there is no answer.
+        urllib.error.HTTPError: If the server refuses.
+    """
+    headers = {"User-Agent": f"vcsf/{__version__}", **({"Range": f"bytes={begin}-"} if begin else {})}
+    try:
+        request = urllib.request.Request(url, headers=headers)
+        response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=SECONDS_WITHOUT_DATA)
+    except urllib.error.HTTPError:
+        raise
+    except (http.client.InvalidURL, ValueError) as error:
+        raise InputError(f"{url} is no address to download from: {error}", "it begins with https://") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise BrokenOff(getattr(error, "reason", None) or error) from error
+    return response
+
+
+def chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """What the server sends.
+
+    Raises:
+        BrokenOff: If the connection fails on the way.
+    """
+    while True:
+        try:
+            chunk = response.read(CHUNK)
+        except (OSError, http.client.HTTPException) as error:
+            raise BrokenOff(error) from error
+        if not chunk:
+            return
+        yield chunk
 
 
 def check(url: str, path: Path, sha256: str) -> None:

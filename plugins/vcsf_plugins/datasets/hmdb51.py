@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 from vcsf_cli.contracts import Video
 from vcsf_cli.errors import DataError
 from vcsf_plugins.datasets.archives import Archive, provide
-from vcsf_plugins.datasets.listing import Listing, completeness, files_below, find_lists, once, read_lines, videos_below
+from vcsf_plugins.datasets.listing import (
+    VIDEO_ENDINGS,
+    Listing,
+    completeness,
+    find_lists,
+    once,
+    read_lines,
+    readable,
+    videos_below,
+)
 
 CLASSES, CLIPS = 51, 6_766
 FLAGS = {"0": "", "1": "train", "2": "test"}
 CLASS_LIST = re.compile(r"(?P<label>.+)_test_split(?P<split>[123])\.txt")
-FLAT_LISTS = [f"{part}list{split:02d}.txt" for split in (1, 2, 3) for part in ("train", "test")]
+FLAT_LIST = re.compile(r"(?P<part>train|test)list0(?P<split>[123])\.txt")
 SITE = "https://serre-lab.clps.brown.edu/wp-content/uploads/2013/10/"
 ARCHIVES = (Archive("hmdb51_org.rar"), Archive("test_train_splits.rar"))
 
-Parts = dict[tuple[str, str], list[str]]
-"""Part in each split, by class and file name in lower case."""
+Clip = tuple[str, str]
+"""Class and file name without its ending, both in lower case."""
+
+Parts = dict[Clip, dict[int, str]]
+"""Part by split of every clip that the lists name."""
 
 
 class HMDB51(Listing):
@@ -34,76 +48,88 @@ class HMDB51(Listing):
         Raises:
             DataError: If there are none, one is there twice, or with `strict` some are missing.
         """
-        root = provide(self.root, ARCHIVES, self.mirror)
-        parts = self._parts(root)
-        videos = once(video_of(path, parts) for path in videos_below(root))
+        provided = provide(self.root, ARCHIVES, self.mirror, is_list, self.lists)
+        parts = read_parts(find_lists(provided.root, self.lists, is_list))
+        videos = once(
+            (video_of(path, parts) for path in videos_below(provided.root)), key=lambda v: "/".join(clip_of(v))
+        )
         count = completeness(len({video.label for video in videos}), CLASSES, len(videos), CLIPS)
-        if self.strict and (len(videos) < CLIPS or not parts):
-            raise DataError(f"HMDB51 is not complete: {count}", "leave out --strict to use what is there")
-        self._remarks = [count]
-        if not parts:
-            self._remarks.append(
-                "no official lists were found: clips belong to no split; --lists DIR says where they are"
-            )
+        lost = [str(split) for split in (1, 2, 3) if not any(split in part for part in parts.values())]
+        if self.strict and (len(videos) < CLIPS or lost):
+            what = f"; missing are the lists of split {', '.join(lost)}" if lost else ""
+            raise DataError(f"HMDB51 is not complete: {count}{what}", "leave out --strict to use what is there")
+        self._remarks = [*provided.remarks, count]
+        if lost:
+            self._remarks.append(f"no lists of split {', '.join(lost)} were found; --lists DIR says where they are")
+        unlisted = sum(clip_of(video) not in parts for video in videos)
+        if parts and unlisted:
+            self._remarks.append(f"{unlisted:,} clips are in no list: they belong to no split")
         return videos
 
-    def _parts(self, root: Path) -> Parts:
-        where = self.lists or root
-        parts: Parts = {}
-        seen: dict[str, Path] = {}
-        for path in files_below(where):
-            match = CLASS_LIST.fullmatch(path.name)
-            if not match:
-                continue
-            other = seen.setdefault(path.name, path)
-            if other != path and other.read_bytes() != path.read_bytes():
-                raise DataError(
-                    f"the list {path.name} is there twice: {other} and {path}", "name the right one with --lists"
-                )
-            read_class_list(path, match["label"], int(match["split"]), parts)
-        for name, path in find_lists(root, self.lists, FLAT_LISTS).items():
-            read_flat_list(path, name.partition("list")[0], int(name[-5]), parts)
-        return parts
+
+def is_list(name: str) -> bool:
+    """Whether a file's name is that of a list, official or of one part."""
+    return bool(CLASS_LIST.fullmatch(name) or FLAT_LIST.fullmatch(name))
 
 
-def read_class_list(path: Path, label: str, split: int, parts: Parts) -> None:
-    """An official list: `name.avi 0|1|2` a line, where the name may hold spaces.
+def read_parts(lists: dict[str, Path]) -> Parts:
+    """What the lists say, of whichever of the two forms.
 
     Raises:
-        DataError: If a line is none of that form.
+        DataError: If a line is none of such a list, or a clip is in two parts of a split.
     """
-    for number, line in enumerate(read_lines(path), start=1):
+    parts: Parts = {}
+    for name, path in sorted(lists.items()):
+        match = CLASS_LIST.fullmatch(name)
+        entries = class_list(path, match["label"]) if match else flat_list(path, name.partition("list")[0])
+        split = int(name[-5])
+        for number, clip, part in entries:
+            if parts.setdefault(clip, {}).setdefault(split, part) != part:
+                raise DataError(
+                    f"{path}:{number}: {'/'.join(clip)} is in two parts of split {split}", "use the official lists"
+                )
+    return parts
+
+
+def class_list(path: Path, label: str) -> Iterator[tuple[int, Clip, str]]:
+    """Line number, clip and part from an official list: `name.avi 0|1|2` a line, where the name may hold spaces."""
+    for number, line in read_lines(path):
         name, _, flag = line.rpartition(" ")
         if flag not in FLAGS or not name:
             raise DataError(f"{path}:{number}: `{line}` is no `name.avi 0|1|2`", "is it the official list?")
-        parts.setdefault((label.lower(), stem_of(name)), ["", "", ""])[split - 1] = FLAGS[flag]
+        yield number, (label.lower(), stem_of(name)), FLAGS[flag]
 
 
-def read_flat_list(path: Path, part: str, split: int, parts: Parts) -> None:
-    """A list of one part: `class/name 0` a line.
-
-    Raises:
-        DataError: If a line is none of that form.
-    """
-    for number, line in enumerate(read_lines(path), start=1):
-        entry = line.rpartition(" ")[0] or line
-        label, slash, name = entry.partition("/")
+def flat_list(path: Path, part: str) -> Iterator[tuple[int, Clip, str]]:
+    """Line number, clip and part from a list of one part: `class/name 0` a line."""
+    for number, line in read_lines(path):
+        label, slash, name = re.sub(r"\s+\d+$", "", line).partition("/")
         if not slash:
             raise DataError(f"{path}:{number}: `{line}` is no `class/name 0`", "is it a list of HMDB51?")
-        parts.setdefault((label.lower(), stem_of(name)), ["", "", ""])[split - 1] = part
+        yield number, (label.lower(), stem_of(name)), part
 
 
 def stem_of(name: str) -> str:
     """A file name without a video's ending, in lower case; other dots belong to the name."""
-    return re.sub(r"\.avi$", "", name.strip(), flags=re.IGNORECASE).lower()
+    stem, dot, ending = name.strip().rpartition(".")
+    known = f"{dot}{ending.lower()}" in VIDEO_ENDINGS
+    return unicodedata.normalize("NFC", stem if known else name.strip()).lower()
+
+
+def clip_of(video: Video) -> Clip:
+    """Which clip of HMDB51 a file holds."""
+    label, _, name = video.name.partition("/")
+    return label.lower(), stem_of(name)
 
 
 def video_of(path: Path, parts: Parts) -> Video:
     """A clip; its recording is what its file name says before the class."""
-    label = path.parent.name
-    split = parts.get((label.lower(), stem_of(path.name)), ["", "", ""])
-    recording = re.split(rf"_{re.escape(label)}_", path.stem, maxsplit=1, flags=re.IGNORECASE)[0]
-    return Video(path, f"{label}/{path.name}", label, recording, recording, (split[0], split[1], split[2]))
+    label, name = readable(path.parent).rpartition("/")[2], readable(path).rpartition("/")[2]
+    part = parts.get((label.lower(), stem_of(name)), {})
+    named = re.match(rf"(.+)_{re.escape(label)}_", name, re.IGNORECASE)
+    recording = named[1] if named else stem_of(name)
+    split = (part.get(1, ""), part.get(2, ""), part.get(3, ""))
+    return Video(path, f"{label}/{name}", label, recording, recording, split)
 
 
 def hmdb51(root: Path, /, *, lists: Path | None = None, strict: bool = False, mirror: str = SITE) -> HMDB51:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from vcsf_cli.contracts import Video
-from vcsf_cli.errors import DataError
+from vcsf_cli.errors import DataError, InputError
 
 VIDEO_ENDINGS = frozenset({".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"})
-NO_SPLIT = ("", "", "")
 
 
 class Listing:
@@ -30,9 +29,17 @@ class Listing:
 
 
 def files_below(root: Path) -> Iterator[Path]:
-    """All files below a folder but hidden ones, in sorted order; links are followed once."""
+    """All files below a folder but hidden ones, in sorted order; links are followed once.
+
+    Raises:
+        DataError: If a folder can't be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename} can't be read: {error.strerror}", "look at its permissions") from error
+
     seen: set[tuple[int, int]] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
         state = Path(folder).stat()
         if (state.st_dev, state.st_ino) in seen:  # a link that leads back up
             folders.clear()
@@ -49,47 +56,68 @@ def videos_below(root: Path) -> Iterator[Path]:
     return (path for path in files_below(root) if path.suffix.lower() in VIDEO_ENDINGS)
 
 
-def once(videos: Iterable[Video]) -> list[Video]:
+def by_name(video: Video) -> str:
+    """What tells videos apart where nothing else does."""
+    return video.name
+
+
+def once(videos: Iterable[Video], key: Callable[[Video], str] = by_name) -> list[Video]:
     """Videos sorted by name.
 
+    Args:
+        videos: In any order.
+        key: What no two videos may share.
+
     Raises:
-        DataError: If two have the same name, naming both files; or if there are none.
+        DataError: If two share their key, naming both files; or if there are none.
     """
     found: dict[str, Video] = {}
     for video in videos:
-        other = found.setdefault(video.name, video)
+        other = found.setdefault(key(video), video)
         if other is not video:
             raise DataError(
                 f"{video.name} is there twice: {other.path} and {video.path}", "leave only one of them below --source"
             )
     if not found:
         raise DataError("no video was found", "look whether --source is the right folder")
-    return [found[name] for name in sorted(found)]
+    return sorted(found.values(), key=by_name)
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a list file that hold something; bytes that are no UTF-8 are read as Latin-1."""
-    data = path.read_bytes()
+def text_of(data: bytes) -> str:
+    """Bytes as text; what is no UTF-8 is read as Latin-1, in which every byte is a letter."""
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        text = data.decode("latin-1")
-    return [line.strip() for line in text.splitlines() if line.strip()]
+        return data.decode("latin-1")
 
 
-def find_lists(root: Path, lists: Path | None, names: Iterable[str]) -> dict[str, Path]:
+def readable(path: Path) -> str:
+    """A path with `/`, as text that can be written to any file, whatever bytes its names are made of."""
+    return text_of(os.fsencode(path.as_posix()))
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a list file that hold something, numbered from 1."""
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if line.strip():
+            yield number, text_of(line.strip())
+
+
+def find_lists(root: Path, lists: Path | None, is_list: Callable[[str], bool]) -> dict[str, Path]:
     """List files by name, anywhere below `lists` or else `root`.
 
     Raises:
+        InputError: If `lists` is no folder.
         DataError: If one is there twice.
     """
-    wanted = set(names)
+    if lists is not None and not lists.is_dir():
+        raise InputError(f"--lists {lists} is no folder", "name the folder that the official lists lie in")
     found: dict[str, Path] = {}
     for path in files_below(lists or root):
-        if path.name not in wanted:
+        if not is_list(path.name):
             continue
         other = found.setdefault(path.name, path)
-        if other != path and other.read_bytes() != path.read_bytes():
+        if other != path:
             raise DataError(
                 f"the list {path.name} is there twice: {other} and {path}",
                 "name the folder of the right one with --lists",

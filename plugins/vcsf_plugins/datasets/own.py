@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import csv as csv_module
 import io
+import os
 import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 from annotated_types import Interval
 
 from vcsf_cli.contracts import Video
 from vcsf_cli.errors import DataError, InputError
-from vcsf_plugins.datasets.listing import Listing, once, videos_below
+from vcsf_plugins.datasets.listing import Listing, once, readable, videos_below
 
 Share = Annotated[float, Interval(gt=0, lt=1)]
 PARTS = ("train", "test", "")
@@ -45,31 +46,47 @@ class Folder(Listing):
         if not self.root.is_dir():
             raise InputError(f"--source {self.root} is no folder", "for a list of videos use `vcsf prepare csv`")
         paths = list(videos_below(self.root))
-        names = {path: path.relative_to(self.root).as_posix() for path in paths}
+        names = {path: readable(path.relative_to(self.root)) for path in paths}
         labelled = self._labelled(list(names.values()))
         videos = once(
             Video(path, name, name.split("/")[0] if labelled else None, self._group(name))
             for path, name in names.items()
         )
         videos = [replace(video, source=video.group) for video in videos]
-        if self.group_pattern and not any(video.group for video in videos):
-            raise DataError(
-                f"--group-pattern {self.group_pattern.pattern!r} fits none of the videos, such as {videos[0].name}",
-                "it is searched for in the path below --source",
-            )
-        self._remarks = [
-            f"{len(videos):,} videos" + (f", {len(classes_of(videos))} classes" if labelled else ", unlabelled")
-        ]
+        self._remarks = [f"{len(videos):,} videos, " + self._about_labels(videos), *self._about_groups(videos)]
         if self.splits is not None:
-            return read_splits(self.splits, videos)
+            videos = read_splits(self.splits, videos)
+            left_out = sum(not any(video.split) for video in videos)
+            self._remarks += [f"{left_out:,} videos are in no part of {self.splits}"] if left_out else []
+            return videos
         return draw_splits(videos, self.test_share, self.seed) if labelled else videos
 
     def _labelled(self, names: list[str]) -> bool:
         """Whether the first folder of a video is its class: if so asked, or if all lie in at least two folders."""
+        loose = [name for name in names if "/" not in name]
+        if self.labels == "folder" and loose:
+            raise DataError(f"{loose[0]} lies in no folder that would be its class", "--labels none needs no folders")
         if self.labels != "auto":
             return self.labels == "folder"
         firsts = {name.partition("/")[0] for name in names}
         return len(firsts) > 1 and all(name.count("/") == 1 for name in names)
+
+    def _about_labels(self, videos: list[Video]) -> str:
+        if classes_of(videos):
+            return f"{len(classes_of(videos))} classes"
+        why = " (they don't lie in folders of classes: see --labels)" if self.labels == "auto" else ""
+        return f"unlabelled{why}"
+
+    def _about_groups(self, videos: list[Video]) -> list[str]:
+        if self.group_pattern is None:
+            return []
+        single = [video.name for video in videos if not video.group]
+        if len(single) == len(videos):
+            raise DataError(
+                f"--group-pattern {self.group_pattern.pattern!r} fits none of the videos, such as {single[0]}",
+                "it is searched for in the path below --source",
+            )
+        return [f"--group-pattern doesn't fit {len(single):,} videos, such as {single[0]}"] if single else []
 
     def _group(self, name: str) -> str:
         match = self.group_pattern.search(name) if self.group_pattern else None
@@ -89,30 +106,33 @@ class Listed(Listing):
         """All videos, sorted by name.
 
         Raises:
+            InputError: If the source is no file.
             DataError: With every line that is wrong.
         """
+        if not self.root.is_file():
+            raise InputError(f"--source {self.root} is no file", "for a folder of videos use `vcsf prepare folder`")
         lines = read_table(self.root, required=("video",), known=COLUMNS)
         problems: list[str] = []
         videos: list[Video] = []
         seen: dict[str, int] = {}
         for number, line in lines:
-            path = Path(line["video"])
-            path = path if path.is_absolute() else self.root.parent / path
+            path = self.root.parent / line["video"]
             name = relative_name(path, self.root.parent)
-            if name in seen:
+            if not line["video"]:
+                problems.append(f"line {number}: it names no video")
+            elif name in seen:
                 problems.append(f"line {number}: {line['video']} is on line {seen[name]} too")
-            seen.setdefault(name, number)
-            if not path.is_file():
+            elif not path.is_file():
                 problems.append(f"line {number}: there is no file {path}")
-            if line.get("part", "") not in PARTS:
-                problems.append(f"line {number}: part `{line['part']}` is not train, test or empty")
+            seen.setdefault(name, number)
             group, part = line.get("group", ""), line.get("part", "")
+            if part not in PARTS:
+                problems.append(f"line {number}: part `{part}` is not train, test or empty")
             videos.append(Video(path, name, line.get("label") or None, group, group, (part, "", "")))
-        raise_problems(self.root, problems)
+        raise_problems(self.root, problems + straddling(videos))
         videos = once(videos)
         self._remarks = [f"{len(videos):,} videos, {len(classes_of(videos))} classes"]
         if any(video.split[0] for video in videos):
-            raise_problems(self.root, straddling(videos))
             return videos
         return draw_splits(videos, self.test_share, self.seed) if classes_of(videos) else videos
 
@@ -123,11 +143,14 @@ def classes_of(videos: Iterable[Video]) -> set[str]:
 
 
 def relative_name(path: Path, root: Path) -> str:
-    """A video's name in the manifest: its path below a folder, or all of its path without the leading slash."""
-    try:
-        return path.resolve().relative_to(root.resolve()).as_posix()
-    except ValueError:
-        return path.resolve().as_posix().lstrip("/").replace(":", "")
+    """A video's name in the manifest: its path below a folder, or all of its path without the leading slash.
+
+    Links are not followed: a video that is one has the link's name.
+    """
+    absolute, folder = (Path(os.path.normpath(each.absolute())) for each in (path, root))
+    if absolute.is_relative_to(folder):
+        return readable(absolute.relative_to(folder))
+    return readable(absolute).lstrip("/").replace(":", "")
 
 
 def raise_problems(path: Path, problems: list[str]) -> None:
@@ -135,7 +158,8 @@ def raise_problems(path: Path, problems: list[str]) -> None:
     if problems:
         shown = "\n".join(f"  - {problem}" for problem in problems[:20])
         more = f"\n  - and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise DataError(f"{path} has {len(problems)} problems\n{shown}{more}", "mend these lines")
+        count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
+        raise DataError(f"{path} has {count}\n{shown}{more}", "mend these lines")
 
 
 def read_table(path: Path, required: tuple[str, ...], known: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
@@ -149,17 +173,24 @@ def read_table(path: Path, required: tuple[str, ...], known: tuple[str, ...]) ->
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} can't be read as UTF-8 text: {error}", "save it as CSV, UTF-8") from error
     header = text.partition("\n")[0]
-    reader = csv_module.DictReader(io.StringIO(text), delimiter=";" if ";" in header and "," not in header else ",")
+    delimiter = ";" if ";" in header and "," not in header else ","
+    reader = csv_module.DictReader(io.StringIO(text), delimiter=delimiter, strict=True)
     columns = [name.strip() for name in reader.fieldnames or []]
     missing, unknown = [c for c in required if c not in columns], [c for c in columns if c not in known]
     if missing or unknown:
         what = f"lacks the column `{missing[0]}`" if missing else f"has an unknown column `{unknown[0]}`"
         raise DataError(f"{path} {what}", f"its first line names columns, of {', '.join(known)}")
     reader.fieldnames = columns
-    lines = [(reader.line_num, {k: (v or "").strip() for k, v in line.items() if k}) for line in reader]
+    try:
+        lines = [(reader.line_num, line) for line in reader]
+    except csv_module.Error as error:
+        hint = "look for a quotation mark that is not closed"
+        raise DataError(f"{path}, line {reader.line_num + 1}: {error}", hint) from error
     if not lines:
         raise DataError(f"{path} lists no video", "put one video on every line after the first")
-    return lines
+    too_long = [f"line {number}: it has more cells than the first line" for number, line in lines if None in line]
+    raise_problems(path, too_long)
+    return [(number, {key: (value or "").strip() for key, value in line.items()}) for number, line in lines]
 
 
 def read_splits(path: Path, videos: list[Video]) -> list[Video]:
@@ -168,12 +199,13 @@ def read_splits(path: Path, videos: list[Video]) -> list[Video]:
     Raises:
         DataError: With every line that is wrong.
     """
-    by_name = {video.name: video for video in videos}
-    parts: dict[str, list[str]] = {name: ["", "", ""] for name in by_name}
+    if not path.is_file():
+        raise InputError(f"--splits {path} is no file", "give a CSV file `video,part[,split]`")
+    parts: dict[str, list[str]] = {video.name: ["", "", ""] for video in videos}
     problems = []
     for number, line in read_table(path, ("video", "part"), ("video", "part", "split")):
-        name, part, split = line["video"], line["part"], line.get("split") or "1"
-        if name not in by_name:
+        name, part, split = PurePosixPath(line["video"]).as_posix(), line["part"], line.get("split") or "1"
+        if name not in parts:
             problems.append(f"line {number}: there is no video {name}")
         elif part not in PARTS:
             problems.append(f"line {number}: part `{part}` is not train, test or empty")
@@ -184,7 +216,7 @@ def read_splits(path: Path, videos: list[Video]) -> list[Video]:
         else:
             parts[name][int(split) - 1] = part
     divided = [replace(video, split=three(parts[video.name])) for video in videos]
-    raise_problems(path, problems or straddling(divided))
+    raise_problems(path, problems + straddling(divided))
     return divided
 
 
@@ -200,7 +232,7 @@ def straddling(videos: list[Video]) -> list[str]:
     for split in range(3):
         parts: dict[str, set[str]] = defaultdict(set)
         for video in videos:
-            if video.group and video.split[split]:
+            if video.group and video.split[split] in ("train", "test"):
                 parts[video.group].add(video.split[split])
         problems += [
             f"group {group} is in both parts of split {split + 1}" for group in sorted(parts) if len(parts[group]) > 1
@@ -210,34 +242,52 @@ def straddling(videos: list[Video]) -> list[str]:
 
 def draw_splits(videos: list[Video], test_share: float, seed: int) -> list[Video]:
     """Three seeded splits by group: of each class about `test_share` of the videos are test, and no group is in both
-    parts. A group that spans classes goes to one part with all its videos; a class of one group is all train."""
-    members: dict[str, list[Video]] = defaultdict(list)
+    parts. A group that spans classes goes to one part with all its videos; a class of one group is all train; a video
+    without label is in no part where its group is test."""
+    members: dict[str, Counter[str]] = defaultdict(Counter)
     for video in videos:
-        members[video.group or video.name].append(video)
-    tests: list[set[str]] = []
-    for split in range(3):
-        order = sorted(members)
-        random.Random(f"{seed}/{split}").shuffle(order)
-        total = Counter(video.label for video in videos)
-        groups = Counter(label for group in members.values() for label in {video.label for video in group})
-        taken: Counter[str | None] = Counter()
-        chosen: set[str] = set()
-        for group in order:
-            count = Counter(video.label for video in members[group])
-            fits = all(taken[label] + n <= max(n, test_share * total[label]) for label, n in count.items())
-            leaves_one = all(groups[label] > 1 for label in count)
-            if fits and leaves_one and any(taken[label] < test_share * total[label] for label in count):
-                chosen.add(group)
-                taken += count
-                groups -= Counter(dict.fromkeys(count, 1))
-        tests.append(chosen)
+        members[video.group or video.name].update([video.label] if video.label is not None else [])
+    tests = [draw_test(members, test_share, random.Random(f"{seed}/{split}")) for split in range(3)]
 
     def part(video: Video, split: int) -> str:
-        if video.label is None:
+        if (video.group or video.name) not in tests[split]:
             return "train"
-        return "test" if (video.group or video.name) in tests[split] else "train"
+        return "test" if video.label is not None else ""
 
     return [replace(video, split=(part(video, 0), part(video, 1), part(video, 2))) for video in videos]
+
+
+def draw_test(members: dict[str, Counter[str]], test_share: float, rng: random.Random) -> set[str]:
+    """Draw the groups of the test part.
+
+    Args:
+        members: Number of videos by class in each group.
+        test_share: Share of a class's videos that are test; more only where its smallest group already is more.
+        rng: Says the order in which groups are tried.
+    """
+    order = sorted(members)
+    rng.shuffle(order)
+    total = sum(members.values(), Counter())
+    left = Counter(label for count in members.values() for label in count)
+    taken: Counter[str] = Counter()
+    chosen: set[str] = set()
+
+    def choose(group: str) -> None:
+        chosen.add(group)
+        taken.update(members[group])
+        left.subtract(list(members[group]))
+
+    def leaves_train(group: str) -> bool:
+        return bool(members[group]) and all(left[label] > 1 for label in members[group])
+
+    for group in order:
+        fits = all(taken[label] + n <= test_share * total[label] for label, n in members[group].items())
+        if fits and leaves_train(group):
+            choose(group)
+    for group in sorted(order, key=lambda group: members[group].total()):  # better too much test than none of a class
+        if leaves_train(group) and not all(taken[label] for label in members[group]):
+            choose(group)
+    return chosen
 
 
 def folder(

@@ -8,10 +8,15 @@ from pathlib import Path
 from vcsf_cli.contracts import Video
 from vcsf_cli.errors import DataError
 from vcsf_plugins.datasets.archives import Archive, provide
-from vcsf_plugins.datasets.listing import NO_SPLIT, Listing, completeness, find_lists, once, read_lines, videos_below
+from vcsf_plugins.datasets.listing import Listing, completeness, find_lists, once, read_lines, videos_below
+
+Parts = dict[str, dict[int, str]]
+"""Part by split of every clip that the lists name, by its file's stem in lower case."""
 
 CLASSES, CLIPS = 101, 13_320
 NAME = re.compile(r"v_(?P<action>\w+?)_(?P<group>g\d+)_c\d+", re.IGNORECASE)
+SPELLING = {"handstandpushups": "HandstandPushups"}
+"""The class that is spelled `HandStandPushups` in its clips' names."""
 LISTS = [f"{part}list{split:02d}.txt" for split in (1, 2, 3) for part in ("train", "test")]
 SITE = "https://www.crcv.ucf.edu/data/UCF101/"
 ARCHIVES = (
@@ -36,63 +41,58 @@ class UCF101(Listing):
         Raises:
             DataError: If there are none, one is there twice, or with `strict` some are missing.
         """
-        root = provide(self.root, ARCHIVES, self.mirror)
-        lists = find_lists(root, self.lists, LISTS)
+        provided = provide(self.root, ARCHIVES, self.mirror, LISTS.__contains__, self.lists)
+        lists = find_lists(provided.root, self.lists, LISTS.__contains__)
         parts, labels = read_parts(lists)
-        found = [self._video(path, parts, labels) for path in videos_below(root) if NAME.match(path.stem)]
-        videos = once(video for video in found if video is not None)
-        self._remark(videos, lists, set(parts))
+        matches = {path: NAME.fullmatch(path.stem) for path in videos_below(provided.root)}
+        videos = once((video_of(path, match, parts, labels) for path, match in matches.items() if match), key=clip_of)
+        self._remarks = provided.remarks + self._completeness(videos, lists, set(parts))
+        others = sorted(path.name for path, match in matches.items() if not match)
+        if others:
+            self._remarks.append(f"{len(others):,} videos left out, whose names are not of UCF101: such as {others[0]}")
         return videos
 
-    def _video(self, path: Path, parts: dict[str, dict[int, str]], labels: dict[str, str]) -> Video | None:
-        match = NAME.match(path.stem)
-        if match is None:
-            return None
-        # `v_HandStandPushups_g01_c01.avi` lies in `HandstandPushups`: the lists' spelling of the folder is the label.
-        key = path.stem.lower()
-        label = labels.get(key, path.parent.name)
-        group = match["group"].lower()
-        by_split = parts.get(key, {})
-        split = tuple(by_split.get(number, "") for number in (1, 2, 3))
-        return Video(
-            path,
-            f"{label}/{path.name}",
-            label,
-            group,
-            f"{label}_{group}",
-            (split[0], split[1], split[2]) if by_split else NO_SPLIT,
-        )
-
-    def _remark(self, videos: list[Video], lists: dict[str, Path], listed: set[str]) -> None:
-        classes = {video.label for video in videos}
-        count = completeness(len(classes), CLASSES, len(videos), CLIPS)
-        if self.strict and (len(videos) < CLIPS or len(lists) < len(LISTS)):
-            missing = sorted(listed - {video.path.stem.lower() for video in videos})
-            lost = ", ".join(name for name in LISTS if name not in lists)
-            what = f"such as {', '.join(missing[:3])}" if missing else f"and the lists {lost}" if lost else ""
-            raise DataError(
-                f"UCF101 is not complete: {count} {what}".strip(), "leave out --strict to use what is there"
-            )
-        self._remarks = [count]
-        if len(lists) < len(LISTS):
-            lost = ", ".join(name for name in LISTS if name not in lists)
-            self._remarks.append(f"lists that were not found: {lost}; --lists DIR says where they are")
-        unlisted = sum(video.path.stem.lower() not in listed for video in videos)
-        if unlisted and listed:
-            self._remarks.append(f"{unlisted:,} clips are in no list: they belong to no split")
+    def _completeness(self, videos: list[Video], lists: dict[str, Path], listed: set[str]) -> list[str]:
+        count = completeness(len({video.label for video in videos}), CLASSES, len(videos), CLIPS)
+        there = {clip_of(video) for video in videos}
+        missing, lost = sorted(listed - there), [name for name in LISTS if name not in lists]
+        if self.strict and (missing or lost or len(videos) < CLIPS):
+            what = f"; missing are {', '.join((missing or lost)[:3])} ..." if missing or lost else ""
+            raise DataError(f"UCF101 is not complete: {count}{what}", "leave out --strict to use what is there")
+        remarks = [count]
+        if lost:
+            remarks.append(f"lists that were not found: {', '.join(lost)}; --lists DIR says where they are")
+        if listed and there - listed:
+            remarks.append(f"{len(there - listed):,} clips are in no list: they belong to no split")
+        return remarks
 
 
-def read_parts(lists: dict[str, Path]) -> tuple[dict[str, dict[int, str]], dict[str, str]]:
-    """Part by split, and label, of every clip that the lists name, by its file's stem in lower case.
+def clip_of(video: Video) -> str:
+    """Which clip of UCF101 a file holds, however its name is spelled and whatever its ending."""
+    return video.path.stem.lower()
+
+
+def video_of(path: Path, match: re.Match[str], parts: Parts, labels: dict[str, str]) -> Video:
+    """A clip, its label from the lists or else from its name."""
+    key = path.stem.lower()
+    label = labels.get(key) or SPELLING.get(match["action"].lower(), match["action"])
+    group = match["group"].lower()
+    part = parts.get(key, {})
+    split = (part.get(1, ""), part.get(2, ""), part.get(3, ""))
+    return Video(path, f"{label}/{path.name}", label, group, f"{label}_{group}", split)
+
+
+def read_parts(lists: dict[str, Path]) -> tuple[Parts, dict[str, str]]:
+    """Part by split, and label, of every clip that the lists name.
 
     Raises:
         DataError: If a line is none of such a list, or a clip is in both parts of a split.
     """
-    parts: dict[str, dict[int, str]] = {}
+    parts: Parts = {}
     labels: dict[str, str] = {}
     for name, path in sorted(lists.items()):
         part, split = name.partition("list")[0], int(name[-5])
-        for number, line in enumerate(read_lines(path), start=1):
+        for number, line in read_lines(path):
             label, slash, file = line.split()[0].partition("/")
             if not slash:
                 raise DataError(

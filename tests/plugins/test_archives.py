@@ -1,0 +1,287 @@
+"""Datasets as they are published: archives, nested ones, by hand or downloaded."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+from listings import by_name, install_unar, parts, served, touch, write, zipped
+from vcsf_plugins.datasets import hmdb51, ucf101
+from videos import write_video
+
+from vcsf_cli.cli import main
+from vcsf_cli.contracts import Video
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.errors import DataError, InputError
+
+ARCHERY = "UCF-101/Archery/v_Archery_g01_c01.avi"
+SURFING = "UCF-101/Surfing/v_Surfing_g02_c01.avi"
+LISTS = {
+    "ucfTrainTestlist/trainlist01.txt": "Archery/v_Archery_g01_c01.avi 1\n",
+    "ucfTrainTestlist/testlist01.txt": "Surfing/v_Surfing_g02_c01.avi\n",
+}
+LISTS_ZIP = "UCF101TrainTestSplits-RecognitionTask.zip"
+BRUSH, RUN = "A_brush_hair_u_nm_np1_ba_goo_0.avi", "B_run_f_cm_np1_fr_med_1.avi"
+SPLITS = {
+    "splits/brush_hair_test_split1.txt": f"{BRUSH} 1\n",
+    "splits/run_test_split1.txt": f"{RUN} 2\n",
+}
+
+
+@pytest.fixture
+def without_unar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "no programs"))
+
+
+@pytest.fixture
+def with_unar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(install_unar(tmp_path / "programs")))
+
+
+def ucf(source: Path) -> list[Video]:
+    return ucf101(source).videos()
+
+
+def hmdb(source: Path) -> list[Video]:
+    return hmdb51(source).videos()
+
+
+def test_the_official_archives_in_a_folder_are_unpacked(tmp_path: Path) -> None:
+    write(tmp_path, {"down/UCF101.zip": zipped([ARCHERY, SURFING]), f"down/{LISTS_ZIP}": zipped(LISTS)})
+    expected = {"Archery/v_Archery_g01_c01.avi": "train", "Surfing/v_Surfing_g02_c01.avi": "test"}
+    assert parts(ucf(tmp_path)) == expected
+    (tmp_path / "down" / "UCF101.zip").write_bytes(b"is not read again")
+    assert parts(ucf(tmp_path)) == expected
+
+
+def test_source_may_be_the_archive_itself(tmp_path: Path) -> None:
+    write(tmp_path, {"My UCF.ZIP": zipped([ARCHERY, *LISTS])})
+    videos = ucf(tmp_path / "My UCF.ZIP")
+    assert list(by_name(videos)) == ["Archery/v_Archery_g01_c01.avi"]
+    assert videos[0].path.is_file()
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("inner", ["brush_hair/", ""], ids=["with folder", "without folder"])
+def test_archives_in_archives_are_unpacked(tmp_path: Path, depth: int, inner: str) -> None:
+    classes = {"brush_hair.zip": zipped([f"{inner}{BRUSH}"]), "run.zip": zipped([f"{inner and 'run/'}{RUN}"])}
+    for level in range(depth):
+        classes = {f"hmdb51_{level}.zip": zipped({f"org/{name}": content for name, content in classes.items()})}
+    write(tmp_path, {**classes, "test_train_splits.zip": zipped(SPLITS)})
+    assert parts(hmdb(tmp_path)) == {f"brush_hair/{BRUSH}": "train", f"run/{RUN}": "test"}
+
+
+def test_one_archive_a_class_in_several_folders(tmp_path: Path) -> None:
+    write(tmp_path, {"one/videos.zip": zipped([f"run/{RUN}"]), "two/videos.zip": zipped([f"brush_hair/{BRUSH}"])})
+    assert list(by_name(hmdb(tmp_path))) == [f"brush_hair/{BRUSH}", f"run/{RUN}"]
+
+
+def test_two_archives_of_one_name_are_an_error_that_names_both(tmp_path: Path, with_unar: None) -> None:
+    write(tmp_path, {"UCF101.rar": zipped([ARCHERY]), "UCF101.zip": zipped([ARCHERY])})
+    with pytest.raises(DataError) as caught:
+        ucf(tmp_path)
+    assert "UCF101.rar" in caught.value.message
+    assert "UCF101.zip" in caught.value.message
+
+
+def test_an_archive_beside_its_unpacked_videos_is_left_alone(tmp_path: Path, without_unar: None) -> None:
+    write(tmp_path, {"UCF101.rar": b"not read", LISTS_ZIP: zipped(LISTS)})
+    dataset = ucf101(touch(tmp_path, ARCHERY))
+    assert parts(dataset.videos()) == {"Archery/v_Archery_g01_c01.avi": "train"}
+    remark = next(remark for remark in dataset.remarks() if "left packed" in remark)
+    assert "UCF101.rar" in remark
+    assert LISTS_ZIP not in remark
+
+
+def test_packed_lists_beside_unpacked_or_named_ones_are_left_alone(tmp_path: Path, without_unar: None) -> None:
+    source = write(tmp_path / "source", {"test_train_splits.rar": b"not read"})
+    write(touch(source, f"run/{RUN}"), SPLITS)
+    assert parts(hmdb(source)) == {f"run/{RUN}": "test"}
+    shutil.move(source / "splits", tmp_path / "lists")
+    assert parts(hmdb51(source, lists=tmp_path / "lists").videos()) == {f"run/{RUN}": "test"}
+
+
+def test_unpacking_that_was_killed_begins_again(tmp_path: Path) -> None:
+    write(tmp_path, {"UCF101.zip": zipped([ARCHERY]), "unpacked/.UCF101.partial/v_Surfing_g02_c01.avi": b""})
+    assert list(by_name(ucf(tmp_path))) == ["Archery/v_Archery_g01_c01.avi"]
+    assert [path.name for path in (tmp_path / "unpacked").iterdir()] == ["UCF101"]
+
+
+def damaged(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes(byte ^ 255 for byte in content[middle : middle + 40]) + content[middle + 40 :]
+
+
+def locked(content: bytes) -> bytes:
+    """An archive whose only file says that it needs a password."""
+    changed = bytearray(content)
+    changed[6] |= 1
+    changed[content.index(b"PK\x01\x02") + 8] |= 1
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (zipped({ARCHERY: bytes(range(256)) * 50})[:300], "is damaged"),
+        (damaged(zipped({ARCHERY: bytes(range(256))})), "is damaged"),
+        (b"no archive", "is damaged"),
+        (locked(zipped([ARCHERY])), "password"),
+        (zipped(["../../v_Archery_g01_c01.avi"]), "leads out of its folder"),
+        (zipped(["/tmp/v_Archery_g01_c01.avi"]), "leads out of its folder"),
+    ],
+    ids=["cut off", "flipped bytes", "text", "password", "up", "absolute"],
+)
+def test_a_bad_archive_is_named_and_leaves_nothing(tmp_path: Path, content: bytes, problem: str) -> None:
+    write(tmp_path, {"source/UCF101.zip": content})
+    with pytest.raises(DataError, match=problem) as caught:
+        ucf(tmp_path / "source")
+    assert "UCF101.zip" in caught.value.message
+    assert not (tmp_path / "source/unpacked/UCF101").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+class Unmarked(zipfile.ZipInfo):
+    """A file's entry whose name is in Latin-1 and not marked as UTF-8, as old programs write it."""
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:
+        return self.filename.encode("latin-1"), self.flag_bits
+
+
+def test_names_in_an_archive_need_be_no_utf_8(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "org.zip", "w") as archive:
+        archive.writestr(Unmarked("run/Caf\xe9_run_f_cm_np1_fr_med_0.avi"), b"")
+    write(tmp_path, {"run_test_split1.txt": "Caf\xe9_run_f_cm_np1_fr_med_0.avi 1\n".encode("latin-1")})
+    assert parts(hmdb(tmp_path)) == {"run/Caf\xe9_run_f_cm_np1_fr_med_0.avi": "train"}
+
+
+def test_a_rar_archive_is_unpacked_by_unar(tmp_path: Path, with_unar: None) -> None:
+    inner = {"org/brush_hair.rar": zipped([f"brush_hair/{BRUSH}"]), "org/run.rar": zipped([f"run/{RUN}"])}
+    write(tmp_path / "source", {"hmdb51_org.rar": zipped(inner), "test_train_splits.rar": zipped(SPLITS)})
+    assert parts(hmdb(tmp_path / "source")) == {f"brush_hair/{BRUSH}": "train", f"run/{RUN}": "test"}
+
+
+@pytest.mark.skipif(shutil.which("unar") is None, reason="the program unar is not installed")
+def test_the_real_unar_understands_how_it_is_called(tmp_path: Path) -> None:
+    write(tmp_path, {"hmdb51_org.rar": zipped({"run.rar": zipped([f"run/{RUN}"])})})
+    assert list(by_name(hmdb(tmp_path))) == [f"run/{RUN}"]
+
+
+def test_a_rar_archive_without_unar_is_an_error_that_names_it(
+    tmp_path: Path, without_unar: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "source", {"UCF101.rar": b"Rar!"})
+    assert main(["prepare", "ucf101", "--source", str(tmp_path / "source"), "--data", str(tmp_path / "data")]) == 1
+    error = capsys.readouterr().err
+    assert f"{tmp_path}/source/UCF101.rar needs the program `unar`" in error
+    assert "apt-get install unar" in error
+
+
+def test_what_unar_says_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = "#!/bin/sh\necho 'Data is corrupted.' >&2\nexit 1\n"
+    monkeypatch.setenv("PATH", str(install_unar(tmp_path / "programs", failing)))
+    write(tmp_path / "source", {"UCF101.rar": b"Rar!"})
+    with pytest.raises(DataError, match=r"UCF101\.rar can't be unpacked: Data is corrupted\."):
+        ucf(tmp_path / "source")
+
+
+def test_a_source_that_is_another_file_is_a_mistake_of_the_command_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="neither a folder nor"):
+        ucf(touch(tmp_path, "videos.tar") / "videos.tar")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """HMDB51's two archives with two real clips."""
+    folder = tmp_path_factory.mktemp("published")
+    brush, run = (write_video(folder / name, 8, width=64, height=48).read_bytes() for name in (BRUSH, RUN))
+    classes = {
+        "brush_hair.rar": zipped({f"brush_hair/{BRUSH}": brush}),
+        "run.rar": zipped({f"run/{RUN}": run}),
+    }
+    return {"hmdb51_org.rar": zipped(classes), "test_train_splits.rar": zipped(SPLITS)}
+
+
+def prepare(*arguments: object) -> int:
+    return main(["prepare", *(str(argument) for argument in arguments), "--workers", "1"])
+
+
+def test_without_source_the_dataset_is_downloaded_once(
+    published: dict[str, bytes], tmp_path: Path, with_unar: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with served(dict(published)) as site:
+        site.breaks = [100]
+        assert prepare("hmdb51", "--data", tmp_path, "--mirror", site.address) == 0
+        assert site.requests[:2] == [("hmdb51_org.rar", ""), ("hmdb51_org.rar", "bytes=100-")]
+        table = Manifest.open(tmp_path / "hmdb51").table
+        assert table[["video", "label", "frames", "split1"]].to_numpy().tolist() == [
+            [f"brush_hair/{BRUSH}", "brush_hair", 8, "train"],
+            [f"run/{RUN}", "run", 8, "test"],
+        ]
+        error = capsys.readouterr().err
+        assert "downloading hmdb51_org.rar" in error
+        assert "2 of 51 classes, 2 of 6,766 clips" in error
+        before = len(site.requests)
+        for archive in published:
+            (tmp_path / "hmdb51" / "original" / archive).unlink()
+        assert prepare("hmdb51", "--data", tmp_path, "--mirror", site.address) == 0
+        assert len(site.requests) == before
+    assert "everything was prepared already" in capsys.readouterr().err
+
+
+def test_a_download_that_fails_says_which_files_to_put_where(
+    published: dict[str, bytes], tmp_path: Path, with_unar: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with served({}) as site:
+        assert prepare("hmdb51", "--data", tmp_path, "--mirror", site.address) == 1
+        error = capsys.readouterr().err
+        place = tmp_path / "hmdb51" / "original"
+        assert f"{site.address}/hmdb51_org.rar can't be downloaded: the server says 404" in error
+        assert f"get hmdb51_org.rar, test_train_splits.rar yourself, put them into {place}" in error
+        assert "--source" in error
+        write(place, published)
+        assert prepare("hmdb51", "--data", tmp_path, "--mirror", site.address) == 0
+    assert len(site.requests) == 1
+    assert len(Manifest.open(tmp_path / "hmdb51").table) == 2
+
+
+def test_the_next_call_goes_on_with_the_archive_that_is_missing(
+    published: dict[str, bytes], tmp_path: Path, with_unar: None
+) -> None:
+    with served({"hmdb51_org.rar": published["hmdb51_org.rar"]}) as site:
+        with pytest.raises(DataError, match=r"test_train_splits\.rar can't be downloaded"):
+            hmdb51(tmp_path / "original", mirror=site.address).videos()
+        site.files |= published
+        assert len(hmdb51(tmp_path / "original", mirror=site.address).videos()) == 2
+        assert [name for name, _ in site.requests].count("hmdb51_org.rar") == 1
+
+
+def test_an_unexpected_file_is_noticed_by_its_check_sum(tmp_path: Path, with_unar: None) -> None:
+    with served({"UCF101.rar": zipped([ARCHERY]), LISTS_ZIP: zipped(LISTS)}) as site:
+        with pytest.raises(DataError, match="is not the file that was expected: its SHA-256 is") as caught:
+            ucf101(tmp_path / "original", mirror=site.address).videos()
+        assert LISTS_ZIP in caught.value.message
+        assert f"put them into {tmp_path / 'original'}" in caught.value.hint
+
+
+def test_nothing_is_downloaded_that_could_not_be_unpacked(tmp_path: Path, without_unar: None) -> None:
+    with served({"UCF101.rar": b"Rar!"}) as site:
+        with pytest.raises(DataError, match=r"/UCF101\.rar needs the program `unar`"):
+            ucf101(tmp_path / "original", mirror=site.address).videos()
+        assert site.requests == []
+
+
+def test_nothing_is_downloaded_into_a_folder_that_source_names(tmp_path: Path, with_unar: None) -> None:
+    with served({}) as site:
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(DataError, match="no video was found"):
+            ucf101(tmp_path / "empty", mirror=site.address).videos()
+        write(tmp_path, {"down/UCF101.rar": zipped([ARCHERY])})
+        assert len(ucf101(tmp_path / "down", mirror=site.address).videos()) == 1
+        assert site.requests == []
+
+
+def test_an_address_that_is_none_is_exit_status_2(tmp_path: Path, with_unar: None) -> None:
+    assert prepare("ucf101", "--data", tmp_path, "--mirror", "my server") == 2

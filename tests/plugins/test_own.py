@@ -1,0 +1,448 @@
+"""A person's own videos: folders of any kind and CSV files, groups, and parts that are given or drawn."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from listings import by_name, parts, touch, write
+from vcsf_plugins.datasets import csv, folder
+from vcsf_plugins.datasets.own import draw_splits
+from videos import write_video
+
+from vcsf_cli.cli import main
+from vcsf_cli.contracts import Video
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.errors import DataError, InputError
+
+CLASSES = ("Run/a.avi", "Run/b.avi", "Jump/c.avi", "Jump/d.avi")
+
+
+def labels(videos: Iterable[Video]) -> dict[str, str | None]:
+    return {video.name: video.label for video in videos}
+
+
+def message_of(source: Path, **options: object) -> str:
+    """What is wrong with a folder or CSV file."""
+    listing = folder if source.is_dir() else csv
+    with pytest.raises(DataError) as caught:
+        listing(source, **options).videos()  # type: ignore[operator]
+    return caught.value.message
+
+
+def test_folders_of_videos_are_classes(tmp_path: Path) -> None:
+    dataset = folder(touch(tmp_path, *CLASSES))
+    assert labels(dataset.videos()) == {
+        "Jump/c.avi": "Jump",
+        "Jump/d.avi": "Jump",
+        "Run/a.avi": "Run",
+        "Run/b.avi": "Run",
+    }
+    assert dataset.remarks() == ["4 videos, 2 classes"]
+    assert not dataset.benchmark
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a.avi", "b.avi"),
+        ("Run/a.avi", "Run/b.avi"),
+        ("Run/a.avi", "Jump/b.avi", "intro.avi"),
+        ("2023/may/a.avi", "2024/june/1/b.avi"),
+    ],
+    ids=["no folder", "one folder", "a video outside", "deep folders"],
+)
+def test_videos_that_do_not_lie_in_folders_of_classes_have_no_label(tmp_path: Path, names: tuple[str, ...]) -> None:
+    dataset = folder(touch(tmp_path, *names))
+    videos = dataset.videos()
+    assert labels(videos) == dict.fromkeys(sorted(names))
+    assert {video.split for video in videos} == {("", "", "")}
+    assert "unlabelled" in dataset.remarks()[0]
+    assert "--labels" in dataset.remarks()[0]
+
+
+def test_labels_can_be_taken_from_the_first_folder_or_not_at_all(tmp_path: Path) -> None:
+    touch(tmp_path, "Run/outside/1/a.avi", "Run/b.avi")
+    assert labels(folder(tmp_path, labels="folder").videos()) == {"Run/b.avi": "Run", "Run/outside/1/a.avi": "Run"}
+    touch(tmp_path, "Jump/c.avi")
+    dataset = folder(tmp_path, labels="none")
+    assert set(labels(dataset.videos()).values()) == {None}
+    assert dataset.remarks() == ["3 videos, unlabelled"]
+
+
+def test_a_video_outside_all_folders_has_no_class_to_take(tmp_path: Path) -> None:
+    assert "intro.avi lies in no folder" in message_of(touch(tmp_path, *CLASSES, "intro.avi"), labels="folder")
+
+
+def test_videos_are_known_by_their_endings(tmp_path: Path) -> None:
+    videos = ["a.mp4", "b.avi", "c.mkv", "d.webm", "e.mov", "F.MP4", "g.Mov"]
+    touch(tmp_path, *videos, "notes.txt", "a.srt", "b.jpg", ".h.mp4", ".trash/i.mp4", "mp4", "dir.mp4/j.avi")
+    assert set(by_name(folder(tmp_path).videos())) == {*videos, "dir.mp4/j.avi"}
+
+
+@pytest.mark.parametrize("kind", ["folder", "csv"])
+def test_a_source_of_the_wrong_kind_is_a_mistake_of_the_command_line(tmp_path: Path, kind: str) -> None:
+    source = touch(tmp_path, "a.avi") / "a.avi" if kind == "folder" else tmp_path
+    with pytest.raises(InputError) as caught:
+        {"folder": folder, "csv": csv}[kind](source).videos()
+    assert str(source) in caught.value.message
+    assert ("vcsf prepare csv" if kind == "folder" else "vcsf prepare folder") in caught.value.hint
+
+
+def test_a_folder_without_videos_is_an_error(tmp_path: Path) -> None:
+    assert "no video was found" in message_of(touch(tmp_path, "notes.txt"))
+
+
+def test_names_need_be_no_utf_8(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/K\xfcr.avi")).touch()
+    touch(tmp_path, "Stra\xdfe.avi")
+    assert list(by_name(folder(tmp_path).videos())) == ["K\xfcr.avi", "Stra\xdfe.avi"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "groups"),
+    [
+        (r"_(p\d+)_", ["p1", "p1", "p2"]),
+        (r"p\d+", ["p1", "p1", "p2"]),
+        (r"_(p\d+)_(?P<group>k\d)", ["k1", "k2", "k1"]),
+        (r"^(\w+)/", ["Jump", "Run", "Run"]),
+        (r"_(k9)?", ["", "", ""]),
+    ],
+    ids=["first group", "all of it", "named group", "of the path", "empty"],
+)
+def test_the_pattern_says_the_group_and_so_the_source(tmp_path: Path, pattern: str, groups: list[str]) -> None:
+    touch(tmp_path, "Jump/a_p1_k1.avi", "Run/a_p1_k2.avi", "Run/b_p2_k1.avi")
+    if not any(groups):
+        assert "fits none of the videos, such as Jump/a_p1_k1.avi" in message_of(tmp_path, group_pattern=pattern)
+        return
+    videos = folder(tmp_path, group_pattern=pattern).videos()
+    assert [video.group for video in videos] == [video.source for video in videos] == groups
+
+
+def test_videos_that_the_pattern_does_not_fit_are_told(tmp_path: Path) -> None:
+    dataset = folder(touch(tmp_path, "p1.avi", "other.avi"), group_pattern=r"p\d")
+    assert by_name(dataset.videos())["other.avi"].group == ""
+    assert any("doesn't fit 1 videos, such as other.avi" in remark for remark in dataset.remarks())
+
+
+def test_a_pattern_that_is_none_is_a_mistake_of_the_command_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'p\(' is no regular expression"):
+        folder(tmp_path, group_pattern="p(")
+
+
+def splits(root: Path, text: str) -> Path:
+    write(root, {"splits.csv": text})
+    return root / "splits.csv"
+
+
+def test_splits_of_a_file(tmp_path: Path) -> None:
+    source = touch(tmp_path / "source", *CLASSES)
+    rows = "video,part,split\nRun/a.avi,train,\n./Run/a.avi,test,2\nRun/b.avi,test,1\n\nJump/c.avi,train,3\n"
+    dataset = folder(source, splits=splits(tmp_path, rows))
+    assert {name: video.split for name, video in by_name(dataset.videos()).items()} == {
+        "Jump/c.avi": ("", "", "train"),
+        "Jump/d.avi": ("", "", ""),
+        "Run/a.avi": ("train", "test", ""),
+        "Run/b.avi": ("test", "", ""),
+    }
+    assert any("1 videos are in no part" in remark for remark in dataset.remarks())
+
+
+def test_splits_of_a_file_without_split_and_for_videos_without_label(tmp_path: Path) -> None:
+    source = touch(tmp_path / "source", "a.avi", "b.avi")
+    videos = folder(source, splits=splits(tmp_path, "part;video\ntest;a.avi\ntrain;b.avi\n")).videos()
+    assert parts(videos) == {"a.avi": "test", "b.avi": "train"}
+
+
+def test_all_wrong_lines_of_splits_are_told_at_once(tmp_path: Path) -> None:
+    source = touch(tmp_path / "source", "Run/p1_a.avi", "Run/p1_b.avi", "Jump/p2_a.avi")
+    rows = [
+        "video,part,split",
+        "Run/p1_a.avi,train,1",
+        "Run/p1_b.avi,test,1",
+        "Run/p3.avi,train,1",
+        "Run/p1_b.avi,testing,2",
+        "Run/p1_b.avi,test,4",
+        "",
+        "Run/p1_a.avi,test,1",
+    ]
+    message = message_of(source, splits=splits(tmp_path, "\n".join(rows)), group_pattern=r"p\d")
+    for problem in (
+        "5 problems",
+        "line 4: there is no video Run/p3.avi",
+        "line 5: part `testing` is not train, test or empty",
+        "line 6: split `4` is not 1, 2 or 3",
+        "line 8: Run/p1_a.avi is in both parts of split 1",
+        "group p1 is in both parts of split 1",
+    ):
+        assert problem in message
+
+
+def test_many_problems_are_counted_and_the_first_shown(tmp_path: Path) -> None:
+    source = touch(tmp_path / "source", "a.avi")
+    rows = "".join(f"missing{number}.avi,train\n" for number in range(50))
+    message = message_of(source, splits=splits(tmp_path, "video,part\n" + rows))
+    assert "50 problems" in message
+    assert "line 2: " in message
+    assert "and 30 more" in message
+
+
+GROUPS = st.lists(st.tuples(st.sampled_from("ABCD"), st.integers(0, 5)), min_size=1, max_size=40)
+"""Class and group number of each video."""
+
+SHARES = st.sampled_from([0.1, 0.25, 0.5, 0.9])
+
+
+def drawn(videos: list[tuple[str | None, str]], share: float, seed: int) -> list[Video]:
+    """Videos of classes and groups with drawn parts."""
+    listed = [
+        Video(Path(f"{number}"), f"{number}", label, group, group) for number, (label, group) in enumerate(videos)
+    ]
+    return draw_splits(listed, share, seed)
+
+
+def groups_of(videos: list[Video], split: int) -> dict[str | None, dict[str, set[str]]]:
+    """Groups by class and part."""
+    found: dict[str | None, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for video in videos:
+        found[video.label][video.split[split]].add(video.group or video.name)
+    return found
+
+
+@given(GROUPS, SHARES, st.integers(0, 9))
+def test_every_class_of_several_groups_is_in_both_parts(videos: list[tuple[str, int]], share: float, seed: int) -> None:
+    found = drawn([(label, f"{label}{group}") for label, group in videos], share, seed)
+    for split in range(3):
+        for its in groups_of(found, split).values():
+            assert not its["train"] & its["test"]
+            assert its["train"]
+            assert bool(its["test"]) == (len(its["train"] | its["test"]) > 1)
+            assert not its[""]
+
+
+@given(GROUPS, SHARES, st.integers(0, 9))
+def test_a_group_of_several_classes_straddles_no_split(videos: list[tuple[str, int]], share: float, seed: int) -> None:
+    found = drawn([(label, f"{group}") for label, group in videos], share, seed)
+    for split in range(3):
+        its = groups_of(found, split)
+        train, test = (set().union(*(groups[part] for groups in its.values())) for part in ("train", "test"))
+        assert not train & test
+        assert all(groups["train"] for groups in its.values())
+        for groups in its.values():
+            if not groups["test"]:  # each of its groups is the last training group of some class
+                assert all(any(other["train"] == {group} for other in its.values()) for group in groups["train"])
+
+
+@given(st.lists(st.tuples(st.sampled_from(["A", "B", None]), st.integers(0, 5)), min_size=1, max_size=30), SHARES)
+def test_videos_without_label_are_never_tested_nor_straddle(videos: list[tuple[str | None, int]], share: float) -> None:
+    found = drawn([(label, f"{group}") for label, group in videos], share, 0)
+    for split in range(3):
+        its = groups_of(found, split)
+        assert not its[None]["test"]
+        train, test = (set().union(*(groups[part] for groups in its.values())) for part in ("train", "test"))
+        assert not train & test
+
+
+@given(st.integers(4, 30), st.integers(1, 4), SHARES, st.integers(0, 99))
+def test_the_test_part_is_as_large_as_asked(groups: int, each: int, share: float, seed: int) -> None:
+    found = drawn([("A", f"{group}") for group in range(groups) for _ in range(each)], share, seed)
+    test = sum(video.split[0] == "test" for video in found)
+    assert test == each * min(max(1, int(share * groups)), groups - 1)
+
+
+@pytest.mark.parametrize("small", [1, 4])
+def test_a_large_group_is_not_tested_where_a_small_one_will_do(small: int) -> None:
+    for seed in range(20):
+        found = drawn([("A", "large")] * 9 + [("A", "small")] * small, 0.25, seed)
+        assert {video.group for video in found if video.split[0] == "test"} == {"small"}
+
+
+def test_draws_are_seeded_and_differ_between_splits() -> None:
+    videos: list[tuple[str | None, str]] = [("A", f"{number}") for number in range(40)]
+    one, again, other = drawn(videos, 0.25, 0), drawn(videos, 0.25, 0), drawn(videos, 0.25, 1)
+    assert one == again
+    assert parts(one) != parts(other)
+    assert len({tuple(parts(one, split).items()) for split in (1, 2, 3)}) == 3
+
+
+def test_videos_without_group_are_drawn_one_by_one(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{label}/{number}.avi" for label in ("Run", "Jump") for number in range(8)))
+    videos = folder(tmp_path, test_share=0.25).videos()
+    for split in range(3):
+        for label in ("Run", "Jump"):
+            assert sum(video.split[split] == "test" for video in videos if video.label == label) == 2
+
+
+def listed(root: Path, text: str, encoding: str = "utf-8") -> Path:
+    write(root, {"list.csv": text.encode(encoding)})
+    return root / "list.csv"
+
+
+def test_a_manifest_with_all_columns(tmp_path: Path) -> None:
+    touch(tmp_path, "one/a.avi", "b.mp4", "c.mov")
+    text = "video,label,group,part\none/a.avi,Run,p1,train\nb.mp4, Jump ,p2,test\nc.mov,,,\n"
+    dataset = csv(listed(tmp_path, text))
+    videos = by_name(dataset.videos())
+    assert {
+        name: (video.label, video.group, video.source, video.split) for name, video in videos.items()
+    } == {
+        "b.mp4": ("Jump", "p2", "p2", ("test", "", "")),
+        "c.mov": (None, "", "", ("", "", "")),
+        "one/a.avi": ("Run", "p1", "p1", ("train", "", "")),
+    }  # fmt: skip
+    assert all(video.path.is_file() for video in videos.values())
+    assert dataset.remarks() == ["3 videos, 2 classes"]
+    assert not dataset.benchmark
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ('video,label\n"K\xfcr, 1.avi",Run\n', "utf-8"),
+        ("label;video\r\nRun;K\xfcr, 1.avi\r\n", "utf-8-sig"),
+        (' video , label \n"K\xfcr, 1.avi", Run\n\n', "utf-8"),
+    ],
+    ids=["quoted", "semicolons", "spaces"],
+)
+def test_a_manifest_as_spreadsheets_save_it(tmp_path: Path, text: str, encoding: str) -> None:
+    touch(tmp_path, "K\xfcr, 1.avi")
+    assert labels(csv(listed(tmp_path, text, encoding)).videos()) == {"K\xfcr, 1.avi": "Run"}
+
+
+def test_paths_may_be_absolute_lead_elsewhere_or_to_a_link(tmp_path: Path) -> None:
+    touch(tmp_path, "lists/in/a.avi", "elsewhere/b.avi", "elsewhere/c.avi", "blobs/1234")
+    (tmp_path / "lists" / "d.avi").symlink_to(tmp_path / "blobs" / "1234")
+    rows = [tmp_path / "lists/in/a.avi", tmp_path / "elsewhere/b.avi", "../elsewhere/c.avi", "d.avi"]
+    videos = csv(listed(tmp_path / "lists", "video\n" + "".join(f"{row}\n" for row in rows))).videos()
+    place = tmp_path.as_posix().lstrip("/")
+    assert list(by_name(videos)) == sorted(
+        ["d.avi", "in/a.avi", f"{place}/elsewhere/b.avi", f"{place}/elsewhere/c.avi"]
+    )
+    assert all(video.path.is_file() for video in videos)
+
+
+def test_a_video_needs_no_known_ending_in_a_manifest(tmp_path: Path) -> None:
+    assert list(by_name(csv(listed(touch(tmp_path, "a.ts"), "video\na.ts\n")).videos())) == ["a.ts"]
+
+
+def test_all_wrong_lines_of_a_manifest_are_told_at_once(tmp_path: Path) -> None:
+    touch(tmp_path, "a.avi", "b.avi", "c.avi", "folder/d.avi")
+    rows = [
+        "video,label,group,part",
+        "a.avi,Run,p1,train",
+        "missing.avi,Run,p2,train",
+        "",
+        "b.avi,Run,p2,trian",
+        f"{tmp_path}/./a.avi,Run,p1,train",
+        ",Run,p2,train",
+        "folder,Run,p2,train",
+        "c.avi,Run,p1,test",
+    ]
+    message = message_of(listed(tmp_path, "\n".join(rows)))
+    for problem in (
+        "list.csv has 6 problems",
+        f"line 3: there is no file {tmp_path / 'missing.avi'}",
+        "line 5: part `trian` is not train, test or empty",
+        f"line 6: {tmp_path}/./a.avi is on line 2 too",
+        "line 7: it names no video",
+        f"line 8: there is no file {tmp_path / 'folder'}",
+        "group p1 is in both parts of split 1",
+    ):
+        assert problem in message
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("file,label\na.avi,Run\n", "lacks the column `video`"),
+        ("video,lable\na.avi,Run\n", "has an unknown column `lable`"),
+        ("", "lacks the column `video`"),
+        ("video,label\n", "lists no video"),
+        ("video,label\na.avi,Run,p1\n", "line 2: it has more cells than the first line"),
+        ("video,label\na.avi,R\xfcn\n", "can't be read as UTF-8"),
+        ('video,label\n"a.avi,Run\n', "line 2: unexpected end"),
+    ],
+    ids=["no video", "unknown", "empty", "no line", "too many cells", "encoding", "open quote"],
+)
+def test_what_is_no_manifest_is_told(tmp_path: Path, text: str, problem: str) -> None:
+    assert problem in message_of(listed(touch(tmp_path, "a.avi"), text, "latin-1"))
+
+
+def test_parts_of_a_manifest_are_drawn_by_group_where_none_is_given(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{number}.avi" for number in range(24)))
+    rows = "".join(f"{number}.avi,{'AB'[number // 12]},g{number // 3}\n" for number in range(24))
+    videos = csv(listed(tmp_path, "video,label,group\n" + rows)).videos()
+    for split in range(3):
+        test = [video for video in videos if video.split[split] == "test"]
+        assert sorted(str(video.label) for video in test) == ["A"] * 3 + ["B"] * 3
+        assert len({video.group for video in test}) == 2
+    assert parts(videos) != parts(csv(tmp_path / "list.csv", seed=1).videos())
+
+
+def test_a_manifest_without_labels_is_not_divided(tmp_path: Path) -> None:
+    videos = csv(listed(touch(tmp_path, "a.avi", "b.avi"), "video\na.avi\nb.avi\n")).videos()
+    assert {video.split for video in videos} == {("", "", "")}
+
+
+def prepare(*arguments: object) -> int:
+    return main(["prepare", *(str(argument) for argument in arguments), "--workers", "1"])
+
+
+def test_a_folder_is_prepared_with_groups_and_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("Run/p1_a.avi", "Run/p2_b.mp4", "Jump/p1_c.webm"):
+        write_video(tmp_path / "mine" / name, 8, width=64, height=48)
+    rows = splits(tmp_path, "video,part\nRun/p1_a.avi,train\nJump/p1_c.webm,train\nRun/p2_b.mp4,test\n")
+    command = ["folder", "--source", tmp_path / "mine", "--data", tmp_path / "data", "--group-pattern", r"p\d"]
+    assert prepare(*command, "--splits", rows) == 0
+    assert "3 videos, 2 classes" in capsys.readouterr().err
+    table = Manifest.open(tmp_path / "data" / "mine").table
+    assert table[["video", "label", "group", "source", "split1"]].to_numpy().tolist() == [
+        ["Jump/p1_c.webm", "Jump", "p1", "p1", "train"],
+        ["Run/p1_a.avi", "Run", "p1", "p1", "train"],
+        ["Run/p2_b.mp4", "Run", "p2", "p2", "test"],
+    ]
+
+
+def test_a_manifest_is_prepared_under_its_name(tmp_path: Path) -> None:
+    write_video(tmp_path / "clips" / "a.avi", 8, width=64, height=48)
+    elsewhere = write_video(tmp_path / "elsewhere" / "b.mp4", 8, width=64, height=48)
+    rows = f"video,label,group,part\na.avi,Run,p1,train\n{elsewhere},Jump,p2,test\n"
+    assert prepare("csv", "--source", listed(tmp_path / "clips", rows), "--data", tmp_path / "data") == 0
+    table = Manifest.open(tmp_path / "data" / "list").table
+    assert table[["video", "label", "source", "split1"]].to_numpy().tolist() == [
+        ["a.avi", "Run", "p1", "train"],
+        [str(elsewhere).lstrip("/"), "Jump", "p2", "test"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--labels", "name"),
+        ("--test-share", "0"),
+        ("--test-share", "1"),
+        ("--group-pattern", "p("),
+        ("--splits", "missing.csv"),
+        ("--splits", "."),
+        ("--seed", "x"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_option_is_exit_status_2(
+    tmp_path: Path, options: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = touch(tmp_path / "mine", *CLASSES)
+    assert prepare("folder", "--source", source, "--data", tmp_path / "data", *options) == 2
+    assert options[0] in capsys.readouterr().err
+
+
+def test_wrong_lines_are_exit_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert prepare("csv", "--source", listed(tmp_path, "video\nx.avi\ny.avi\n"), "--data", tmp_path / "data") == 1
+    error = capsys.readouterr().err
+    assert "line 2" in error
+    assert "line 3" in error
