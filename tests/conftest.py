@@ -1,11 +1,18 @@
 """Fixtures that many tests share."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 CHECKOUT = Path(__file__).parent.parent
+OURS = ("VCSF_DATA", "VCSF_RUNS", "VCSF_DEBUG", "VCSF_NO_LOCAL_PLUGIN", "_VCSF_COMPLETE", "PYTHONPATH")
+TINY = ("--classes", "2", "--groups", "3", "--clips", "2", "--frames", "20", "--height", "32")
+
+Vcsf = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +22,26 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real video is not there: {folder}; VCSF_SHARED says where it is")
     return folder
+
+
+@pytest.fixture(scope="session")
+def vcsf() -> Vcsf:
+    """Runs `vcsf ARGUMENTS` in a process of its own: `vcsf("plugins", cwd=..., VCSF_DATA=...)`."""
+
+    def run(*arguments: object, cwd: Path, status: int = 0, **variables: object) -> subprocess.CompletedProcess[str]:
+        environment = {name: value for name, value in os.environ.items() if name not in OURS}
+        environment |= {"OMP_NUM_THREADS": "1"} | {name: str(value) for name, value in variables.items()}
+        command = [str(Path(sys.executable).parent / "vcsf"), *map(str, arguments)]
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory, vcsf: Vcsf) -> Path:
+    """A folder for `--data` with the dataset `synthetic`: 2 classes of 3 groups of 2 clips, about 20 frames of 32 px."""
+    folder = tmp_path_factory.mktemp("tiny")
+    vcsf("prepare", "synthetic", *TINY, "--data", "data", cwd=folder)
+    return folder / "data"

@@ -1,14 +1,18 @@
 """Manners of the command line."""
 
+import re
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from vcsf_cli.cli import COMMANDS, main, vcsf
+from vcsf_cli.cli import COMMANDS, main
+from vcsf_cli.cli import vcsf as group
+
+Vcsf = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -29,19 +33,16 @@ def test_help_imports_no_torch_and_calls_no_plugin(tmp_path: Path) -> None:
         assert command in done.stdout
 
 
-def test_help_is_quick() -> None:
-    run("--help")
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        assert run("--help").returncode == 0
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.3
+def test_the_module_is_the_command(vcsf: Vcsf, tmp_path: Path) -> None:
+    for arguments, status in ((["--help"], 0), (["recipes", "show", "--help"], 0), (["recipes", "shwo"], 2)):
+        done = vcsf(*arguments, cwd=tmp_path, status=status)
+        module = run(*arguments, cwd=tmp_path)
+        assert (module.returncode, module.stdout, module.stderr) == (status, done.stdout, done.stderr)
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, ""])
 def test_every_command_has_help(command: str) -> None:
-    result = CliRunner().invoke(vcsf, [*([command] if command else []), "--help"])
+    result = CliRunner().invoke(group, [*([command] if command else []), "--help"])
     assert result.exit_code == 0
     assert "Usage: " in result.output
 
@@ -50,6 +51,13 @@ def test_every_command_has_help(command: str) -> None:
     ("arguments", "said"),
     [
         (["pretrian", "x"], "did you mean `pretrain`?"),
+        (["finetune"], "unknown command `finetune`"),
+        (["ablate"], "unknown command `ablate`"),
+        (["export"], "unknown command `export`"),
+        (["recipes", "shwo"], "vcsf recipes --help"),
+        (["pretrain", "demo", "--sett", "seed=1"], "no such option"),
+        (["retrieve", "--split", "4"], "1<=x<=3"),
+        (["--nope"], "no such option"),
         (["pretrain"], "RECIPE"),
         (["pretrain", "no/such.yaml"], "there is no recipe"),
         (["pretrain", "demo", "--set", "loss.temprature=1"], "did you mean `temperature`?"),
@@ -68,8 +76,61 @@ def test_a_wrong_command_line_is_status_2_with_a_hint(
     assert main(arguments) == 2
     output = capsys.readouterr()
     assert said in output.err
-    assert "Traceback" not in output.err
+    assert re.fullmatch(r"error: [^\n]+(\n\nhint: .+)?\n", output.err, re.DOTALL)
     assert output.out == ""
+
+
+def test_debug_shows_where_an_error_comes_from(vcsf: Vcsf, tmp_path: Path) -> None:
+    for arguments, variables in ((["--debug"], {}), ([], {"VCSF_DEBUG": "1"})):
+        done = vcsf(*arguments, "recipes", "show", "demmo", cwd=tmp_path, status=1, **variables)
+        assert done.stderr.startswith("Traceback")
+    done = vcsf("recipes", "show", "demmo", cwd=tmp_path, status=2, VCSF_DEBUG="0")
+    assert done.stderr == "error: there is no recipe demmo\n\nhint: did you mean `demo`?\n"
+
+
+def test_nothing_to_do_shows_the_help(vcsf: Vcsf, tmp_path: Path) -> None:
+    assert vcsf(cwd=tmp_path, status=2).stderr == vcsf("--help", cwd=tmp_path).stdout
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    for folder in ("runs/demo-1", "runs/smoke-2", "elsewhere/demo-3"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "recipe.yaml").touch()
+    (tmp_path / "runs" / "no-run").mkdir()
+    (tmp_path / "vcsf_local.py").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "completions"),
+    [
+        ("vcsf pret", {}, ["plain,pretrain"]),
+        ("vcsf pretrain d", {}, ["plain,demo"]),
+        ("vcsf recipes show vc", {}, ["plain,vcsf"]),
+        ("vcsf recipes check demo vc", {}, ["plain,vcsf"]),
+        ("vcsf pretrain recipes/", {}, ["file,recipes/"]),
+        ("vcsf retrieve --from ", {}, ["plain,demo-1", "plain,smoke-2"]),
+        ("vcsf retrieve --from s", {}, ["plain,smoke-2"]),
+        ("vcsf retrieve --runs elsewhere --from ", {}, ["plain,demo-3"]),
+        ("vcsf retrieve --from ", {"VCSF_RUNS": "elsewhere"}, ["plain,demo-3"]),
+    ],
+)
+def test_the_shell_completes_commands_recipes_and_runs(
+    vcsf: Vcsf, runs: Path, words: str, variables: dict[str, str], completions: list[str]
+) -> None:
+    variables = {
+        "_VCSF_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+    } | variables
+    done = vcsf(cwd=runs, **variables)
+    assert (done.stdout.splitlines(), done.stderr) == (completions, "")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_there_is_a_completion_script(vcsf: Vcsf, tmp_path: Path, shell: str) -> None:
+    assert f"_VCSF_COMPLETE={shell}_complete" in vcsf(cwd=tmp_path, _VCSF_COMPLETE=f"{shell}_source").stdout
 
 
 def test_missing_data_says_how_to_prepare_it(

@@ -100,6 +100,7 @@ def test_a_problem_of_set_has_no_line() -> None:
         ("loss.temperature", "no assignment"),
         ("name.x=1", "is a value"),
         ("stages.3.train=1", "there is no"),
+        ("stages=[{loss: infonse}]", "unknown loss"),
         ("train.epochs=0", "train.epochs"),
         ("train.epochs=2.5", "train.epochs"),
         ('train.epochs="3"', "train.epochs"),
@@ -122,6 +123,56 @@ def test_recipes_are_found_by_name_and_as_typed(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(InputError, match="no recipe") as error:
         recipes.load("demmo")
     assert "demo" in error.value.hint
+
+
+def test_a_folder_of_a_recipes_name_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("demo", "other"):
+        (tmp_path / folder).mkdir()
+    assert recipes.load("demo").name == "demo"
+    with pytest.raises(InputError, match="other is a folder, not a recipe"):
+        recipes.load("other")
+
+
+def test_another_backbone_forgets_what_the_pathways_changed_in_the_old_one(tmp_path: Path) -> None:
+    base = write(tmp_path, "extends: demo\nslow: {temporal_strides: [1, 1, 1, 1]}\nfast: {input: rgb}", "base.yaml")
+    assert recipes.load(base).tree["slow"] == {"input": "rgb", "temporal_strides": [1, 1, 1, 1]}
+    assert recipes.load(base, ["backbone.name=r3d18"]).tree["slow"] == {"input": "rgb"}
+    other = write(tmp_path, "extends: base.yaml\nbackbone: r3d18\nfast: {temporal_strides: [1, 2, 2, 2]}")
+    assert recipes.load(other).tree["slow"] == {"input": "rgb"}
+    assert recipes.load(other).tree["fast"] == {"input": "rgb", "temporal_strides": [1, 2, 2, 2]}
+
+
+def test_naming_the_component_that_is_the_default_keeps_its_settings(tmp_path: Path) -> None:
+    text = "name: a\ndata: {name: b}\nbackbone: small\nsampler: {frames: 8}\ntrain: {epochs: 1}\n"
+    path = write(tmp_path, text)
+    assert recipes.load(path, ["sampler.name=slow_fast"]).hash == recipes.load(path).hash
+    above = write(tmp_path, "extends: mine.yaml\nsampler: {name: slow_fast, alpha: 2}", "above.yaml")
+    assert recipes.load(above).tree["sampler"]["frames"] == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extends: demmo", "`extends` ({path}:1): there is no recipe demmo"),
+        ("extends: demo\nloss: infonse", "unknown loss `infonse` at `loss.name` ({path}:2)"),
+        ("extends: demo\nstages:\n  - loss: infonse", "unknown loss `infonse` at `stages.0.loss.name` ({path}:3)"),
+        ("extends: demo\nstages: 3", "`stages` ({path}:2) is no list of stages"),
+        ("extends: demo\nstages: [{trian: {}}]", "unknown key `trian` at `stages.0.trian` ({path}:2)"),
+        (
+            "extends: demo\nloss: {quue: 1}\nstages: [{}, {seed: 1}, {train: {epochs: 0}}]",
+            "3 problems in the recipe\n"
+            "  - unknown parameter `quue` of loss `infonce` at `loss.quue` ({path}:2)\n"
+            "  - unknown key `seed` at `stages.1.seed` ({path}:3)\n"
+            "  - `stages.2.train.epochs` ({path}:3) is 0: input should be greater than 0",
+        ),
+    ],
+)
+def test_every_problem_is_told_once_where_it_stands(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(RecipeError) as error:
+        recipes.load(path)
+    assert error.value.message == message.format(path=path)
 
 
 def test_a_recipe_that_extends_itself_is_refused(tmp_path: Path) -> None:

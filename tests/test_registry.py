@@ -1,6 +1,5 @@
-"""Plugins: local file, clashes, broken contracts, and the example package."""
+"""Plugins: local file, clashes and broken contracts."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,6 @@ import pytest
 from vcsf_cli.errors import PluginError, UnknownName
 from vcsf_cli.registry import HOOKS, Registry
 
-CHECKOUT = Path(__file__).parent.parent
 HEAD = "from vcsf_cli import hookimpl\n"
 
 
@@ -88,25 +86,87 @@ def test_an_unknown_name_gets_a_hint() -> None:
     assert error.value.hint == "did you mean `s3d`?"
 
 
-@pytest.fixture(scope="module")
-def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of its own with the example plugin installed."""
-    folder = tmp_path_factory.mktemp("example")
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", folder,
-         CHECKOUT / "plugins" / "example"],
-        check=True,
-    )  # fmt: skip
-    return folder
+CLASS = """
+class Base:
+    'What others build on.'
+class Mine(Base):
+    {documentation!r}
+    def __init__(self, *, tau: float = 1.0) -> None:
+        {more!r}
+@hookimpl
+def vcsf_losses():
+    return {{'mine': Mine}}
+"""
 
 
-def test_the_example_package_is_found_through_its_entry_point(example: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(example)}
-    command = [sys.executable, "-m", "vcsf_cli", "plugins"]
-    listed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    for name in ("frame_average", "added_change", "beginning", "in_batch"):
-        assert any(name in line and "example" in line for line in listed.splitlines())
-    described = subprocess.run(
-        [*command, "loss", "in_batch"], env=environment, capture_output=True, text=True, check=True
-    ).stdout
-    assert "temperature: float, default 0.1" in described
+@pytest.mark.parametrize(
+    ("documentation", "more", "summary", "help"),
+    [
+        ("A loss.", "Start it.", "A loss.", ""),
+        ("A loss.\n\nArgs:\n    tau: Softness.", "Start it.", "A loss.", "Softness."),
+        ("A loss.", "Start it.\n\nArgs:\n    tau: Softness.", "A loss.", "Softness."),
+        (None, None, "", ""),
+    ],
+)
+def test_a_class_is_described_by_its_own_docstring(
+    tmp_path: Path, documentation: str | None, more: str | None, summary: str, help: str
+) -> None:
+    component = registry_with(tmp_path, CLASS.format(documentation=documentation, more=more)).find("loss", "mine")
+    assert (component.summary, component.parameters["tau"].help) == (summary, help)
+
+
+@pytest.mark.parametrize(
+    ("kind", "hook", "positional", "missing"),
+    [
+        ("backbone", "vcsf_backbones", (), "channels"),
+        ("motion", "vcsf_motion_modules", (8,), "forward"),
+        ("sampler", "vcsf_samplers", (), "length"),
+        ("loss", "vcsf_losses", (), "queue"),
+        ("dataset", "vcsf_datasets", (Path(),), "benchmark"),
+        ("decoder", "vcsf_decoders", (), "open"),
+    ],
+)
+def test_a_factory_that_returns_something_else_is_named(
+    tmp_path: Path, kind: str, hook: str, positional: tuple[object, ...], missing: str
+) -> None:
+    text = f"def f(x=None, /):\n    return 3\n@hookimpl\ndef {hook}():\n    return {{'mine': f}}\n"
+    with pytest.raises(PluginError) as error:
+        registry_with(tmp_path, text).build(kind, "mine", *positional)
+    assert error.value.message.endswith(f"vcsf_local.py` returns int as {kind} `mine`, which has no `{missing}`")
+    assert error.value.hint == f"see `{hook}` in `vcsf_cli.hookspecs`"
+
+
+@pytest.mark.parametrize(
+    ("hook", "returned", "problem"),
+    [
+        ("vcsf_recipe_dirs", "None", "returns NoneType from `vcsf_recipe_dirs`"),
+        ("vcsf_recipe_dirs", "[3]", "returns int from `vcsf_recipe_dirs`"),
+        ("vcsf_commands", "None", "returns NoneType from `vcsf_commands`"),
+        ("vcsf_commands", "[print]", "returns builtin_function_or_method from `vcsf_commands`"),
+        ("vcsf_commands", "[click.Command('retrieve')]", "command `retrieve` is registered by both `vcsf` and"),
+        ("vcsf_commands", "[click.Command('a'), click.Command('a')]", "command `a` is registered by both"),
+    ],
+)
+def test_wrong_folders_and_commands_name_the_plugin(tmp_path: Path, hook: str, returned: str, problem: str) -> None:
+    registry = registry_with(tmp_path, f"import click\n@hookimpl\ndef {hook}():\n    return {returned}\n")
+    with pytest.raises(PluginError) as error:
+        registry.recipe_dirs() if hook == "vcsf_recipe_dirs" else registry.commands()
+    assert problem in error.value.message
+    assert "vcsf_local.py" in error.value.message
+
+
+def test_a_local_plugin_is_imported_by_processes_that_start_afresh(tmp_path: Path) -> None:
+    (tmp_path / "vcsf_local.py").write_text("class Mine:\n    pass\n")
+    code = (
+        "import multiprocessing, sys; from pathlib import Path; from vcsf_cli.registry import Registry\n"
+        "if __name__ == '__main__':\n"
+        "    Registry(Path(sys.argv[1]))\n"
+        "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
+        "        print(type(pool.map(id, [sys.modules['vcsf_local'].Mine()])[0]))\n"
+    )
+    (tmp_path / "other").mkdir()
+    program = tmp_path / "other" / "program.py"
+    program.write_text(code)
+    command = [sys.executable, program, tmp_path / "vcsf_local.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    assert (done.returncode, done.stdout) == (0, "<class 'int'>\n"), done.stderr

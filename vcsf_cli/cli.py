@@ -36,7 +36,7 @@ class LazyGroup(click.Group):
         if name in COMMANDS:
             command: click.Command = importlib.import_module(f"vcsf_cli.commands.{name}").command
             return command
-        return self._plugin_commands(context).get(name)
+        return self._plugin_commands().get(name)
 
     def resolve_command(
         self, context: click.Context, args: list[str]
@@ -44,22 +44,32 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(context, args)
         except click.UsageError as error:
-            from vcsf_cli.errors import did_you_mean
+            from vcsf_cli.errors import UnknownName
 
-            known = [*COMMANDS, *self._plugin_commands(context)]
-            raise click.UsageError(f"no such command `{args[0]}`; {did_you_mean(args[0], known)}", context) from error
+            raise UnknownName("command", args[0], [*COMMANDS, *self._plugin_commands()]) from error
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
     @staticmethod
-    def _plugin_commands(context: click.Context) -> dict[str, click.Command]:
+    def _plugin_commands() -> dict[str, click.Command]:
         from vcsf_cli import registry
 
-        return {
-            command.name or "": command for _, commands in registry.load().call("vcsf_commands") for command in commands
-        }
+        return {name: command for name, (_, command) in registry.load().commands().items()}
+
+
+def heed_local_plugin(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    """Leave out ./vcsf_local.py before any plugin's command is looked for."""
+    if not wanted:
+        from vcsf_cli import registry
+
+        registry.leave_out_local_plugin()
+
+
+def heed_debug(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    """Remember for `main` whether errors are raised."""
+    context.ensure_object(dict)["debug"] = wanted
 
 
 @click.group(
@@ -68,18 +78,26 @@ class LazyGroup(click.Group):
     epilog="Plugins can add commands: `vcsf plugins` lists them.",
 )
 @click.version_option(__version__, prog_name="vcsf")
-@click.option("--local-plugin/--no-local-plugin", default=True, help="Whether to load ./vcsf_local.py if there is one.")
-@click.option("--debug", is_flag=True, envvar="VCSF_DEBUG", help="Show the traceback of an error.")
-@click.pass_context
-def vcsf(context: click.Context, local_plugin: bool, debug: bool) -> None:
+@click.option(
+    "--local-plugin/--no-local-plugin",
+    default=True,
+    expose_value=False,
+    callback=heed_local_plugin,
+    help="Whether to load ./vcsf_local.py if there is one.",
+)
+@click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=heed_debug,
+    envvar="VCSF_DEBUG",
+    help="Show the traceback of an error.",
+)
+def vcsf() -> None:
     """Learn video representations without labels: a slow and a fast pathway that find positives for each other.
 
     The usual way: `vcsf prepare ucf101`, `vcsf pretrain recipes/vcsf.yaml`, `vcsf retrieve --k 1,5,10`.
     """
-    if not local_plugin:
-        from vcsf_cli import registry
-
-        registry.leave_out_local_plugin()
 
 
 def explain(error: VcsfError) -> None:
@@ -89,24 +107,36 @@ def explain(error: VcsfError) -> None:
         click.echo(f"\nhint: {error.hint}", err=True)
 
 
+def in_our_words(error: click.ClickException) -> VcsfError:
+    """An error of click's, such as an unknown option, as one of ours."""
+    message = error.format_message().rstrip(".")
+    context = getattr(error, "ctx", None)
+    hint = f"see {context.command_path} --help" if context else ""
+    return VcsfError(f"{message[:1].lower()}{message[1:]}", hint)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status: 0 done, 1 the work failed, 2 the command line or recipe is wrong,
     130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    chosen: dict[str, bool] = {}
     # Threads that spin while they wait take the cores from the processes that read clips; must be set before torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        result: Any = vcsf.main(args=arguments, prog_name="vcsf", standalone_mode=False)
+        result: Any = vcsf.main(args=arguments, prog_name="vcsf", standalone_mode=False, obj=chosen)
     except click.exceptions.Exit as stop:
         return stop.exit_code
-    except click.UsageError as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        explain(in_our_words(error))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
     except VcsfError as error:
-        if "--debug" in arguments:
+        if chosen.get("debug"):
             raise
         explain(error)
         return error.exit_code
@@ -114,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()  # the reader of our output has gone (`| head`): nobody is left to tell
         return 0
     except OSError as error:
-        if "--debug" in arguments or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if chosen.get("debug") or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         explain(
             VcsfError(

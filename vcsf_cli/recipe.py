@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from vcsf_cli import registry, strict_yaml
-from vcsf_cli.errors import InputError, RecipeError, UnknownName, did_you_mean
+from vcsf_cli.contracts import PATHWAYS
+from vcsf_cli.errors import InputError, PluginError, RecipeError, UnknownName, did_you_mean
 from vcsf_cli.narrate import say
 from vcsf_cli.schema import COMPONENTS, DEFAULTS, MODEL_KEYS, Stage
 from vcsf_cli.strict_yaml import Marks
@@ -64,18 +65,27 @@ class Recipe:
         return strict_yaml.dump(self.tree)
 
 
-def recipe_dirs() -> list[Path]:
-    """Folders where recipes are found by name: vcsf's own, then those of plugins."""
+def recipe_dirs() -> list[tuple[str, Path]]:
+    """Folders where recipes are found by name, each with who brought it: vcsf's own, then those of plugins."""
     own = PACKAGED if PACKAGED.is_dir() else CHECKOUT
-    return [folder for folder in (own, *registry.load().recipe_dirs()) if folder.is_dir()]
+    return [("vcsf", own), *registry.load().recipe_dirs()]
 
 
 def recipe_names() -> dict[str, Path]:
-    """All recipes by name, such as `demo` or `tables/retrieval`."""
+    """All recipes by name, such as `demo` or `tables/retrieval`.
+
+    Raises:
+        PluginError: If two plugins bring recipes of one name.
+    """
     found: dict[str, Path] = {}
-    for folder in recipe_dirs():
+    owners: dict[str, str] = {}
+    for owner, folder in recipe_dirs():
         for path in sorted(folder.rglob("*.yaml")):
-            found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            if name in found and not path.samefile(found[name]):
+                raise PluginError(f"recipe `{name}` is brought by both `{owners[name]}` and `{owner}`", registry.RENAME)
+            found.setdefault(name, path)
+            owners.setdefault(name, owner)
     return found
 
 
@@ -90,14 +100,14 @@ def find_recipe(named: str) -> Path:
     path = Path(named)
     if path.is_file():
         return path
-    if path.is_dir():
-        raise InputError(f"{named} is a folder, not a recipe", "name a .yaml file in it")
     names = recipe_names()
     short = named.removeprefix("recipes/").removesuffix(".yaml")
     if short in names and (short == named or named == f"recipes/{short}.yaml"):
         if short != named:
             say(f"{named} is not in this folder: using the recipe `{short}` that vcsf brought along")
         return names[short]
+    if path.is_dir():
+        raise InputError(f"{named} is a folder, not a recipe", "name a .yaml file in it")
     raise InputError(f"there is no recipe {named}", did_you_mean(short, names))
 
 
@@ -116,6 +126,7 @@ def load(named: str, assignments: Sequence[str] = ()) -> Recipe:
     tree.setdefault("stages", [])
     for assignment in assignments:
         assign(tree, marks, assignment)
+    expand_names(tree, marks, ())  # a value of --set may hold stages
     return resolve(tree, marks)
 
 
@@ -130,34 +141,56 @@ def read_extended(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any], 
     tree, marks = strict_yaml.parse(text, str(path))
     if not isinstance(tree, dict):
         raise RecipeError(f"{path} is no recipe: it holds no keys", "see `vcsf recipes show demo`")
-    expand_names(tree)
+    expand_names(tree, marks, ())
     base_name = tree.pop("extends", None)
     if base_name is None:
         return tree, marks
     beside = path.parent / str(base_name)
-    base_path = beside if beside.is_file() else find_recipe(str(base_name))
+    try:
+        base_path = beside if beside.is_file() else find_recipe(str(base_name))
+    except InputError as error:
+        raise RecipeError(f"`extends` ({marks[('extends',)]}): {error.message}", error.hint) from error
     base, base_marks = read_extended(base_path, (*chain, path.resolve()))
+    old, new = base.get("backbone"), tree.get("backbone")
+    if isinstance(old, dict) and isinstance(new, dict) and new.get("name", old.get("name")) != old.get("name"):
+        forget_overrides(base)
     return merge(base, tree), base_marks | marks
 
 
-def expand_names(tree: dict[str, Any]) -> None:
-    """`motion: none` is short for `motion: {name: none}`."""
-    for node in (tree, *(stage for stage in tree.get("stages") or [] if isinstance(stage, dict))):
-        for key in COMPONENTS:
-            if isinstance(node.get(key), str):
-                node[key] = {"name": node[key]}
+def expand_names(node: dict[str, Any], marks: Marks, path: strict_yaml.Path) -> None:
+    """`motion: none` is short for `motion: {name: none}`, in a recipe and in its stages."""
+    for key in COMPONENTS:
+        if isinstance(node.get(key), str):
+            node[key] = {"name": node[key]}
+            marks[(*path, key, "name")] = marks.get((*path, key), "")
+    stages = node.get("stages")
+    for index, stage in enumerate(stages if isinstance(stages, list) else []):
+        if isinstance(stage, dict):
+            expand_names(stage, marks, ("stages", index))
 
 
 def merge(base: Any, over: Any, key: str = "") -> Any:
     """`over` laid on `base`: mappings key by key, anything else whole, as is a node that names another component."""
     if not (isinstance(base, dict) and isinstance(over, dict)):
         return copy.deepcopy(over)
-    if key in COMPONENTS and "name" in over and over["name"] != base.get("name"):
+    if key in COMPONENTS and "name" in over and over["name"] != component_of(key, base):
         return copy.deepcopy(over)
     merged = copy.deepcopy(base)
     for name, value in over.items():
         merged[name] = merge(base.get(name), value, name)
     return merged
+
+
+def component_of(key: str, node: Mapping[str, Any]) -> Any:
+    """The component that a node names, or means by naming none."""
+    return node.get("name", DEFAULTS.get(key, {}).get("name"))
+
+
+def forget_overrides(tree: dict[str, Any]) -> None:
+    """Drop what `slow` and `fast` change in a backbone's settings, because another one takes its place."""
+    for pathway in PATHWAYS:
+        if isinstance(tree.get(pathway), dict):
+            tree[pathway] = {key: value for key, value in tree[pathway].items() if key in PATHWAY_KEYS}
 
 
 def assign(tree: dict[str, Any], marks: Marks, assignment: str) -> None:
@@ -169,16 +202,16 @@ def assign(tree: dict[str, Any], marks: Marks, assignment: str) -> None:
     key, equals, text = assignment.partition("=")
     if not equals or not key:
         raise RecipeError(f"--set {assignment} is no assignment", "write key=value, such as loss.temperature=0.1")
-    value, _ = strict_yaml.parse(text, f"--set {key}")
+    value, inner = strict_yaml.parse(text, f"--set {key}")
     *parents, last = key.split(".")
-    if key in COMPONENTS and isinstance(value, str):
-        parents, last, key = [key], "name", f"{key}.name"
+    if last in COMPONENTS and (not parents or parents[0] == "stages") and isinstance(value, str):
+        parents, last, key = [*parents, last], "name", f"{key}.name"
     node: Any = tree
     for depth, parent in enumerate(parents):
         where = ".".join(parents[: depth + 1])
         if isinstance(node, list):
             if not parent.isdigit() or int(parent) >= len(node):
-                raise RecipeError(f"--set {key}: there is no `{where}`", f"positions are 0 to {len(node) - 1}")
+                raise RecipeError(f"--set {key}: there is no `{where}`", positions(node))
             node = node[int(parent)]
         else:
             if node.get(parent) is None:
@@ -188,14 +221,22 @@ def assign(tree: dict[str, Any], marks: Marks, assignment: str) -> None:
             raise RecipeError(f"--set {key}: `{where}` is a value, not a node", f"it is {node!r}")
     if isinstance(node, list):
         if not last.isdigit() or int(last) >= len(node):
-            raise RecipeError(f"--set {key}: there is no such entry", f"positions are 0 to {len(node) - 1}")
+            raise RecipeError(f"--set {key}: there is no such entry", positions(node))
         node[int(last)] = value
-    elif last == "name" and parents and parents[-1] in COMPONENTS and node.get("name") != value:
+    elif last == "name" and parents and parents[-1] in COMPONENTS and component_of(".".join(parents), node) != value:
+        if parents == ["backbone"]:
+            forget_overrides(tree)
         node.clear()
         node["name"] = value
     else:
         node[last] = value
-    marks[tuple(int(part) if part.isdigit() else part for part in key.split("."))] = ""
+    place = tuple(int(part) if part.isdigit() else part for part in key.split("."))
+    marks |= dict.fromkeys([place, *((*place, *below) for below in inner)], "")
+
+
+def positions(items: list[Any]) -> str:
+    """The positions that a list has, in words."""
+    return f"positions are 0 to {len(items) - 1}" if items else "the list is empty"
 
 
 def resolve(tree: dict[str, Any], marks: Marks) -> Recipe:
@@ -262,9 +303,15 @@ class Checker:
 
     def place(self, *path: str | int) -> str:
         """A key in words: `` `loss.temprature` (recipes/vcsf.yaml:12) ``."""
+        if path[:1] == ("stages",) and len(path) > 2 and path not in self.marks and self._is_inherited(path):
+            path = path[2:]
         key = ".".join(str(part) for part in path)
-        mark = self.marks.get(path) or self.marks.get(path[2:] if path[:1] == ("stages",) else path)
+        mark = self.marks.get(path)
         return f"`{key}` ({mark})" if mark else f"`{key}`"
+
+    def _is_inherited(self, path: tuple[str | int, ...]) -> bool:
+        """Whether a stage has what stands at this path of it from the top level, where it is told once for all stages."""
+        return path[2:] in self.marks or not any(mark[:3] == path[:3] for mark in self.marks)
 
     def finish(self) -> None:
         """Raise all problems as one error, if there are any."""

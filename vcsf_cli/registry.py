@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import multiprocessing
+import os
 import re
 import sys
 import typing
@@ -16,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import click
 import pluggy
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -34,10 +37,24 @@ HOOKS = {
 }
 """The hook that registers each kind of component."""
 
+RENAME = "rename one of them, or uninstall one of the plugins"
+
 FILLED_BY_VCSF = frozenset({"pathway"})
 """Keywords of factories that vcsf fills in, so that a recipe can't."""
 
+GIVES = {
+    "backbone": ("channels", "forward"),
+    "motion": ("forward",),
+    "sampler": ("length", "sample", "cover"),
+    "loss": ("queue", "forward"),
+    "dataset": ("benchmark", "videos", "remarks"),
+    "decoder": ("open",),
+}
+"""What a factory's result must have; shapes and types are in `vcsf_cli.contracts`."""
+
 LOCAL_PLUGIN = "vcsf_local.py"
+NO_LOCAL_PLUGIN = "VCSF_NO_LOCAL_PLUGIN"
+"""Environment variable by which processes that vcsf starts learn that the local plugin is left out."""
 
 
 class Registry:
@@ -118,7 +135,7 @@ class Registry:
                     if name in found:
                         raise PluginError(
                             f"{kind} `{name}` is registered by both `{found[name].plugin}` and `{plugin}`",
-                            "rename one of them, or uninstall one of the plugins",
+                            RENAME,
                         )
                     found[name] = describe(kind, name, factory, plugin)
             self._kinds[kind] = found
@@ -139,17 +156,56 @@ class Registry:
         """Call a component's factory, with settings that `check_settings` has passed.
 
         Raises:
-            PluginError: If the factory raises something else than a `VcsfError`.
+            PluginError: If the factory raises something else than a `VcsfError`, or returns something else than its
+                kind must give.
         """
         component = self.find(kind, name)
         filled = {name: value for name, value in settings.items() if name in FILLED_BY_VCSF}
         chosen = {name: value for name, value in settings.items() if name not in FILLED_BY_VCSF}
         with blame(component.plugin, f"{kind} `{name}`"):
-            return component.factory(*positional, **filled, **typed(component, chosen))
+            built = component.factory(*positional, **filled, **typed(component, chosen))
+        missing = [attribute for attribute in GIVES[kind] if not hasattr(built, attribute)]
+        if missing:
+            raise PluginError(
+                f"plugin `{component.plugin}` returns {type(built).__name__} as {kind} `{name}`, which has no "
+                f"`{missing[0]}`",
+                f"see `{HOOKS[kind]}` in `vcsf_cli.hookspecs`",
+            )
+        return built
 
-    def recipe_dirs(self) -> list[Path]:
-        """Folders of recipes that plugins add."""
-        return [Path(folder) for _, folders in self.call("vcsf_recipe_dirs") for folder in folders]
+    def recipe_dirs(self) -> list[tuple[str, Path]]:
+        """Folders of recipes that plugins add, each with the plugin's name."""
+        return [(plugin, Path(folder)) for plugin, folder in self._listed("vcsf_recipe_dirs", str | Path)]
+
+    def commands(self) -> dict[str, tuple[str, click.Command]]:
+        """Commands that plugins add by name, each with the plugin's name.
+
+        Raises:
+            PluginError: If a name is taken.
+        """
+        from vcsf_cli.cli import COMMANDS
+
+        owners = dict.fromkeys(COMMANDS, "vcsf")
+        found: dict[str, tuple[str, click.Command]] = {}
+        for plugin, command in self._listed("vcsf_commands", click.Command):
+            name = command.name or ""
+            if name in owners:
+                raise PluginError(f"command `{name}` is registered by both `{owners[name]}` and `{plugin}`", RENAME)
+            owners[name] = plugin
+            found[name] = plugin, command
+        return found
+
+    def _listed(self, hook: str, kind: Any) -> Iterator[tuple[str, Any]]:
+        """Each entry of the lists that plugins return from a hook, with the plugin's name."""
+        for plugin, entries in self.call(hook):
+            entries = entries if isinstance(entries, list | tuple) else [entries]
+            for entry in entries:
+                if not isinstance(entry, kind):
+                    raise PluginError(
+                        f"plugin `{plugin}` returns {type(entry).__name__} from `{hook}`",
+                        f"see `{hook}` in `vcsf_cli.hookspecs`",
+                    )
+                yield plugin, entry
 
 
 @contextmanager
@@ -173,7 +229,9 @@ def import_file(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise PluginError(f"{path} can't be imported")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # so that worker processes and pickled classes find it
+    # So that pickled classes are found, by worker processes that start afresh too.
+    sys.modules[path.stem] = module
+    sys.path.append(str(path.parent))
     spec.loader.exec_module(module)
     return module
 
@@ -186,10 +244,10 @@ def describe(kind: str, name: str, factory: Callable[..., Any], plugin: str) -> 
     """
     if not callable(factory):
         raise PluginError(f"plugin `{plugin}` registers {kind} `{name}`, which is no function or class")
-    documentation = inspect.getdoc(factory) or ""
-    if inspect.isclass(factory):
-        documentation = documentation if "Args:" in documentation else inspect.getdoc(factory.__init__) or documentation
+    documentation = own_documentation(factory)
     helps = argument_helps(documentation)
+    if inspect.isclass(factory) and not helps:
+        helps = argument_helps(own_documentation(factory.__init__))
     signature = inspect.signature(factory)
     target = factory.__init__ if inspect.isclass(factory) else factory
     with blame(plugin, f"{kind} `{name}`"):
@@ -211,6 +269,11 @@ def describe(kind: str, name: str, factory: Callable[..., Any], plugin: str) -> 
             required=parameter.default is parameter.empty,
         )
     return Component(kind, name, factory, plugin, parameters, documentation.split("\n\n")[0].replace("\n", " "))
+
+
+def own_documentation(thing: object) -> str:
+    """A docstring without its indentation; a base class's is not its own."""
+    return inspect.cleandoc(thing.__doc__ or "")
 
 
 def argument_helps(documentation: str) -> dict[str, str]:
@@ -293,21 +356,19 @@ def validate(annotation: Any, value: Any) -> Any:
     return adapter.validate_json(json.dumps(value), strict=True)
 
 
-_settings = {"local_plugin": True}
-
-
 def leave_out_local_plugin() -> None:
-    """Make `load` ignore `./vcsf_local.py` in this process (`--no-local-plugin`)."""
-    _settings["local_plugin"] = False
+    """Make `load` ignore `./vcsf_local.py` in this process and in those that it starts (`--no-local-plugin`)."""
+    os.environ[NO_LOCAL_PLUGIN] = "1"
     load.cache_clear()
 
 
 @cache
 def load() -> Registry:
     """The registry of this process: first-party plugin, entry points of group `vcsf`, then `./vcsf_local.py`, which is
-    announced on stderr."""
+    announced on stderr, once and not to a shell that completes a word."""
     path = Path(LOCAL_PLUGIN).resolve()
-    if not (_settings["local_plugin"] and path.is_file()):
+    if os.environ.get(NO_LOCAL_PLUGIN) or not path.is_file():
         return Registry(None)
-    say(f"using the plugin ./{LOCAL_PLUGIN}")
+    if multiprocessing.parent_process() is None and "_VCSF_COMPLETE" not in os.environ:
+        say(f"using the plugin ./{LOCAL_PLUGIN}")
     return Registry(path)

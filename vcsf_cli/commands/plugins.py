@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import click
@@ -10,6 +9,7 @@ import click
 from vcsf_cli import registry
 from vcsf_cli.contracts import Component, Parameter
 from vcsf_cli.errors import UnknownName
+from vcsf_cli.narrate import say
 
 
 @click.command("plugins")
@@ -28,16 +28,16 @@ def command(kind: str | None, name: str | None) -> None:
         for component in plugins.components(each).values():
             click.echo(f"  {component.name:<18} {component.plugin:<14} {component.summary}")
     if kind is None:
-        for plugin, commands in plugins.call("vcsf_commands"):
-            for added in commands:
-                click.echo(f"command: {added.name} ({plugin})")
+        for added, (plugin, _) in plugins.commands().items():
+            click.echo(f"command: {added} ({plugin})")
         click.echo(f"plugins: {', '.join(plugins.plugins())}")
+    say(f"next: vcsf plugins {kind or 'KIND'} NAME")
 
 
 def description(component: Component) -> str:
     """Everything about one component."""
     lines = [f"{component.kind} {component.name}, from plugin {component.plugin}", "", component.summary, ""]
-    documentation = inspect.getdoc(component.factory) or ""
+    documentation = registry.own_documentation(component.factory)
     rest = documentation.partition("\n\n")[2].partition("Args:")[0].strip()
     if rest:
         lines += [rest, ""]

@@ -26,8 +26,8 @@ def list_recipes() -> None:
     names = recipe_names()
     width = max(map(len, names), default=0)
     for name, path in names.items():
-        first = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        click.echo(f"{name:<{width}}  {first}")
+        first = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0].strip("# ")
+        click.echo(f"{name:<{width}}  {first}".rstrip())
     say("next: vcsf recipes show NAME")
 
 
@@ -51,21 +51,47 @@ def check(recipe_names: tuple[str, ...], assignments: tuple[str, ...], data: Pat
     Where a recipe's dataset is prepared, its sizes are checked against it too.
     """
     from vcsf_cli import recipe as recipes
+    from vcsf_cli.errors import RecipeError, VcsfError
+
+    names = list(recipe_names or recipes.recipe_names())
+    wrong: dict[str, VcsfError] = {}
+    for name in names:
+        try:
+            check_one(name, assignments, data)
+        except VcsfError as error:
+            wrong[name] = error
+    if wrong and len(names) == 1:
+        raise wrong[names[0]]
+    if wrong:
+        message = f"{len(wrong)} of {len(names)} recipes are wrong"
+        for name, problem in wrong.items():
+            message += f"\n{name}: " + problem.message.replace("\n", "\n  ")
+        hints = dict.fromkeys(problem.hint for problem in wrong.values() if problem.hint)
+        raise RecipeError(message, "\n      ".join(hints))
+    say(f"next: vcsf pretrain {names[0] if len(names) == 1 else 'RECIPE'}")
+
+
+def check_one(name: str, assignments: tuple[str, ...], data: Path) -> None:
+    """Check one recipe, and say that it is right.
+
+    Raises:
+        VcsfError: If it isn't.
+    """
+    from vcsf_cli import recipe as recipes
     from vcsf_cli.data.manifest import Manifest
     from vcsf_cli.errors import InputError
     from vcsf_cli.model.pathways import build
     from vcsf_cli.train.pretrain import check_parts, training_rows, warnings_for
 
-    for name in recipe_names or recipes.recipe_names():
-        recipe = recipes.load(name, assignments)
-        check_parts(recipe)
-        build(recipe)
-        try:
-            manifest = Manifest.open(data / recipe.model.data.name)
-        except InputError:
-            say(f"{name} is right ({recipe.model.data.name} is not prepared in {data}: sizes are unchecked)")
-            continue
-        warnings = warnings_for(recipe, len(training_rows(recipe, manifest)))
-        say(f"{name} is right")
-        for warning in warnings:
-            say(f"warning: {warning}")
+    recipe = recipes.load(name, assignments)
+    check_parts(recipe)
+    build(recipe)
+    try:
+        manifest = Manifest.open(data / recipe.model.data.name)
+    except InputError:
+        say(f"{name} is right ({recipe.model.data.name} is not prepared in {data}: sizes are unchecked)")
+        return
+    warnings = warnings_for(recipe, len(training_rows(recipe, manifest)))
+    say(f"{name} is right")
+    for warning in warnings:
+        say(f"warning: {warning}")
