@@ -2,7 +2,8 @@
 
 pip install ./plugins/example
 vcsf plugins backbone frame_average
-vcsf pretrain recipes/demo.yaml --set backbone.name=frame_average --set loss.name=in_batch
+vcsf pretrain recipes/demo.yaml --set backbone=frame_average --set motion=added_change --set 'motion.after=[1, 2]' \
+    --set sampler=beginning --set loss=in_batch
 """
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from vcsf_cli import hookimpl
 from vcsf_cli.contracts import Contrast, View, identity
+from vcsf_cli.errors import RecipeError
 
 
 class FrameAverage(nn.Module):
@@ -57,10 +59,12 @@ class Beginning:
     """Always the first frames of a video, for both views.
 
     Args:
-        frames: Frames of a window.
+        frames: Frames of a window, a multiple of 4: the slow pathway reads every fourth.
     """
 
     def __init__(self, *, frames: int = 16) -> None:
+        if frames < 4 or frames % 4:
+            raise RecipeError(f"`sampler.frames` is {frames}, no multiple of 4", "such as --set sampler.frames=16")
         self.length = frames
 
     def sample(self, frames, rng):

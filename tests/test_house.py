@@ -1,0 +1,239 @@
+"""The house itself: what the documents promise is there, and what CONTRIBUTING.md asks for is kept."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+import shlex
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import torch
+import vcsf_plugins
+
+import vcsf_cli
+from vcsf_cli import hookspecs
+from vcsf_cli import recipe as recipes
+from vcsf_cli.cli import COMMANDS, main
+from vcsf_cli.errors import InputError, PluginError, RecipeError, UnknownName, VcsfError
+
+CHECKOUT = Path(__file__).parent.parent
+HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("vcsf_")}
+RECIPES = sorted(path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "recipes").rglob("*.yaml"))
+MODULES = sorted(
+    path for package in ("vcsf_cli", "plugins/vcsf_plugins") for path in CHECKOUT.glob(f"{package}/**/*.py")
+)
+LONGEST_FUNCTION = 60
+
+Vcsf = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def read(name: str) -> str:
+    return (CHECKOUT / name).read_text(encoding="utf-8")
+
+
+# Hooks
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_every_hook_is_documented_with_its_signature(name: str) -> None:
+    assert inspect.getdoc(HOOKS[name])
+    arguments = ", ".join(inspect.signature(HOOKS[name]).parameters)
+    assert f"| `{name}({arguments})` |" in read("plugins/README.md")
+
+
+def test_the_manual_names_no_hook_that_does_not_exist() -> None:
+    assert set(re.findall(r"\bvcsf_\w+(?=\()", read("plugins/README.md"))) == set(HOOKS)
+
+
+# Recipes
+
+
+def header(recipe: str) -> list[str]:
+    """The comment that a recipe begins with, without its marks."""
+    lines = iter(read(recipe).splitlines())
+    return [line.removeprefix("#").strip() for line in iter(lambda: next(lines, ""), "") if line.startswith("#")]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_says_what_it_is_and_how_to_run_it(recipe: str) -> None:
+    first, *others = header(recipe)
+    assert len(first) > 20
+    assert f"vcsf pretrain {recipe}" in others
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_says_which_backbone_and_temperature(recipe: str) -> None:
+    tree = recipes.load(str(CHECKOUT / recipe)).tree
+    assert isinstance(tree["backbone"]["name"], str)
+    assert tree["loss"]["temperature"] > 0
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+SMALL: dict[str, dict[str, object]] = {
+    "train": {"epochs": 1, "batch": 2, "log_every": 1, "check_every": 0},
+    "optim": {"schedule": "constant", "drops": [], "warmup": 0},
+    "loss": {"queue": 8},
+}
+
+
+def tiny(tree: dict[str, Any]) -> list[str]:
+    """Settings that make a recipe a matter of seconds on the fixture `tiny_data`."""
+    found = ["data.name=synthetic", "data.split=1", "data.size=32"]
+    nodes = [("", tree), *((f"stages.{index}.", stage) for index, stage in enumerate(tree["stages"]))]
+    for prefix, node in nodes:
+        for key, values in SMALL.items():
+            found += [f"{prefix}{key}.{name}={value}" for name, value in values.items() if name in node.get(key, {})]
+    return found
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.usefixtures("one_thread")
+def test_every_recipe_trains(recipe: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CHECKOUT)
+    words = [word for setting in tiny(recipes.load(recipe).tree) for word in ("--set", setting)]
+    places = ["--data", str(tiny_data), "--runs", str(tmp_path), "--workers", "0", "--devices", "cpu"]
+    assert main(["pretrain", recipe, *words, *places]) == 0
+    (run,) = tmp_path.iterdir()
+    again = recipes.load(str(run / "recipe.yaml"))
+    assert run.name == f"{again.name}-{again.hash}"
+    assert again.name == recipes.load(recipe).name
+    assert (run / "checkpoint.pt").is_file()
+
+
+# Commands in documents
+
+
+def commands_in(text: str) -> list[str]:
+    """The command lines in a text's shell blocks and between its backquotes."""
+    blocks = re.findall(r"```(?:sh|console)\n(.*?)```", text, re.DOTALL)
+    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line] + re.findall(r"`((?:vcsf|make|pip) [^`]+)`", text)
+
+
+def documented() -> list[tuple[str, str]]:
+    commands = [("README.md", command) for command in commands_in(read("README.md"))]
+    commands += [("CONTRIBUTING.md", command) for command in commands_in(read("CONTRIBUTING.md"))]
+    for recipe in RECIPES:
+        commands += [(recipe, line) for line in header(recipe) if line.startswith("vcsf ")]
+    return list(dict.fromkeys(commands))
+
+
+def test_the_documents_show_commands() -> None:
+    shown = [command for _, command in documented()]
+    assert {command.split()[1] for command in shown if command.startswith("vcsf ")} >= set(COMMANDS)
+    assert {"make demo", "make test", "make benchmark", "vcsf prepare folder --source ~/videos --name mine"} <= {*shown}
+
+
+@pytest.mark.parametrize(("document", "command"), documented())
+def test_every_documented_command_can_be_typed(
+    document: str, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Options and arguments are parsed by the real command, which then isn't run."""
+    monkeypatch.chdir(CHECKOUT)
+    program, *words = shlex.split(command)
+    for word in words:
+        assert Path(word).exists() or not re.match(r"(\./)?(recipes|plugins|tests|docs)/|\.$", word), word
+    if program == "make":
+        assert set(words) <= set(re.findall(r"^(\w+):", read("Makefile"), re.MULTILINE))
+        return
+    if program == "pip":
+        assert words[0] == "install"
+        return
+    assert program == "vcsf"
+    parsed: list[click.Context] = []
+    monkeypatch.setattr(click.Command, "invoke", lambda self, context: parsed.append(context))
+    assert main(words) == 0, capsys.readouterr().err
+    if words[0] == "pretrain":
+        recipes.load(parsed[-1].params["recipe"], parsed[-1].params["assignments"])
+    if words[:2] == ["recipes", "show"]:
+        recipes.find_recipe(words[2])
+
+
+def test_the_demo_of_the_readme_runs_to_its_report(vcsf: Vcsf, tmp_path: Path) -> None:
+    block = commands_in(read("README.md"))[1:4]
+    assert re.findall(r'"(vcsf [^"]+)"', read("Makefile")) == block
+    prepare, pretrain, retrieve = (shlex.split(command)[1:] for command in block)
+    sizes = ("--classes", 2, "--groups", 3, "--clips", 2, "--frames", 20, "--height", 32)
+    vcsf(*prepare, *sizes, "--workers", 1, cwd=tmp_path)
+    words = [word for setting in tiny(recipes.load("smoke").tree) for word in ("--set", setting)]
+    done = vcsf(*pretrain, *words, "--workers", 1, cwd=tmp_path)
+    (run,) = (tmp_path / "runs").iterdir()
+    assert done.stderr.splitlines()[-1] == f"next: vcsf retrieve --from {run.name} --k 1,5,10"
+
+    done = vcsf(*retrieve, "--workers", 1, cwd=tmp_path)
+    assert all(f"R@{k}" in done.stdout for k in (1, 5, 10))
+    for variant in ("trained", "untrained"):
+        for pathway in ("slow", "fast", "both"):
+            assert re.search(rf"\b{variant}\W+{pathway}\W+(\d+\.\d\W+){{3}}", done.stdout)
+    assert re.search(r"\bcolour[_ ]histogram\b", done.stdout)
+    (report,) = re.findall(r"^report: (.+)$", done.stderr, re.MULTILINE)
+    assert (tmp_path / report).read_text(encoding="utf-8").startswith("# ")
+
+
+# Code
+
+
+def all_subclasses(kind: type) -> Iterator[type]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from all_subclasses(below)
+
+
+def test_the_exit_status_is_2_for_wrong_input_and_1_for_work_that_failed() -> None:
+    for package in (vcsf_cli, vcsf_plugins):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+    ours = [VcsfError, *(kind for kind in all_subclasses(VcsfError) if kind.__module__.startswith("vcsf_"))]
+    wrong_input = {InputError, PluginError, RecipeError, UnknownName}
+    assert {kind for kind in ours if kind.exit_code == 2} == wrong_input
+    assert {kind for kind in ours if kind.exit_code == 1} == {*ours} - wrong_input
+
+
+FOR_OUTSIDERS = {"vcsf_cli.contracts", "vcsf_cli.errors", "vcsf_cli.narrate", "vcsf_cli.video"}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, with the name where one is imported from `vcsf_cli` itself."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}:{node.lineno} imports relatively"
+            if node.module == "vcsf_cli":
+                yield from (f"vcsf_cli.{alias.name}" for alias in node.names)
+            else:
+                yield str(node.module)
+
+
+def test_built_in_parts_import_only_what_outsiders_may() -> None:
+    found = {name for path in MODULES if "vcsf_plugins" in path.parts for name in imports(path)}
+    used = {name for name in found if name.partition(".")[0] == "vcsf_cli"}
+    assert used <= FOR_OUTSIDERS | {"vcsf_cli.hookimpl", "vcsf_cli.__version__"}
+    for name in FOR_OUTSIDERS:
+        assert f"`{name}`" in read("plugins/README.md")
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    too_long = [
+        f"{path.relative_to(CHECKOUT)}:{node.lineno} {node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno >= LONGEST_FUNCTION
+    ]
+    assert too_long == []
