@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ VERSION = 1
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint; what stood there before stays until the new one is complete."""
+    # Through memory: of a full disk torch's own writer would only say that it is somewhere else than it thought.
+    data = io.BytesIO()
+    torch.save({"kind": KIND, "version": VERSION, **content}, data)
     with whole(path) as file:
-        torch.save({"kind": KIND, "version": VERSION, **content}, file)
+        file.write(data.getbuffer())
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -25,6 +25,9 @@ COMMANDS = {
 
 EXIT_INTERRUPTED = 130
 
+TELLS_ENOUGH = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
+"""Errors of the system that are the disk's or its owner's doing: the user needs no traceback."""
+
 
 class LazyGroup(click.Group):
     """Loads a command's module when the command is asked for; plugins' commands only when no built-in has the name."""
@@ -144,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()  # the reader of our output has gone (`| head`): nobody is left to tell
         return 0
     except OSError as error:
-        if chosen.get("debug") or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if chosen.get("debug") or error.errno not in TELLS_ENOUGH:
             raise
         explain(
             VcsfError(

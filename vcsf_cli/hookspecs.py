@@ -82,7 +82,9 @@ def vcsf_commands() -> list[click.Command]:  # type: ignore[empty-body]
 
 @hookspec
 def vcsf_on_log(run: Run, record: Mapping[str, float]) -> None:
-    """Called with what is logged, once per log interval; never per step."""
+    """Called with what is logged, once per log interval and after each check; never per step. A record has `step` and
+    whatever was measured then: that of a check has no `loss`. An observer that raises is not called again.
+    """
 
 
 @hookspec

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,6 +56,12 @@ precision_option = click.option(
     show_default=True,
     help="Arithmetic of the networks; auto is bf16 on a GPU that has it, else float32.",
 )
+
+
+def where(option: str, folder: Path) -> str:
+    """What a next command needs to find the same folder, ` --data DIR`, if it is neither the default nor in the environment."""
+    known = (option, os.environ.get(f"VCSF_{option.upper()}", option))
+    return "" if str(folder) in known else f" --{option} {shlex.quote(str(folder))}"
 
 
 def complete_recipe(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

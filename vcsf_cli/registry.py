@@ -69,6 +69,7 @@ class Registry:
         self.manager = pluggy.PluginManager("vcsf")
         self.manager.add_hookspecs(hookspecs)
         self._kinds: dict[str, dict[str, Component]] = {}
+        self._deaf: set[tuple[str, str]] = set()
         import vcsf_plugins
 
         self._register(vcsf_plugins, "vcsf_plugins")
@@ -112,10 +113,17 @@ class Registry:
             yield implementation.plugin_name, result
 
     def notify(self, hook: str, **arguments: Any) -> None:
-        """Tell all observers."""
+        """Tell all observers. One that fails is not told again, and stops nobody's training."""
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
-            with blame(implementation.plugin_name, f"`{hook}`"):
-                implementation.function(*(arguments[name] for name in implementation.argnames))
+            observer = (implementation.plugin_name, hook)
+            if observer in self._deaf:
+                continue
+            try:
+                with blame(implementation.plugin_name, f"`{hook}`"):
+                    implementation.function(*(arguments[name] for name in implementation.argnames))
+            except VcsfError as error:
+                self._deaf.add(observer)
+                say(f"warning: {error.message}; it is not called again")
 
     def components(self, kind: str) -> dict[str, Component]:
         """All components of a kind by name, in load order.

@@ -99,13 +99,13 @@ class DecordReader(PyAVReader):
     """An open video, decoded by decord one frame after the other.
 
     decord fills up what the container counts too many with repeats of the last frame. So frames at the end that equal
-    the one before are given only if PyAV finds them too. Videos beyond `QUEUE_BYTES` are decoded by PyAV altogether,
-    whose pixels are the same.
+    the one before are given only if PyAV finds them too. Videos beyond `QUEUE_BYTES`, and files whose name is no UTF-8,
+    are decoded by PyAV altogether, whose pixels are the same.
     """
 
     def stream(self) -> Iterator[Frame]:
         """All frames in presentation order, in bounded memory."""
-        if self.declared * self.frame_bytes > QUEUE_BYTES:
+        if self.declared * self.frame_bytes > QUEUE_BYTES or not is_text(self.path):
             yield from super().stream()
             return
         last: Frames | None = None
@@ -147,6 +147,15 @@ class DecordReader(PyAVReader):
                 reason = str(error).splitlines()[0].rpartition("Check failed: ")[2]
                 raise DataError(f"{self.path} can't be decoded past frame {number}: {reason}") from error
             yield Frame(image, float(times[number] - times[0]) if usable else None)
+
+
+def is_text(path: Path) -> bool:
+    """Whether a file's name is UTF-8: decord takes no other."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def equal(image: Frames, other: Frames) -> bool:

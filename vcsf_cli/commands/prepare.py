@@ -16,7 +16,7 @@ from vcsf_cli import registry
 from vcsf_cli.contracts import Component, Dataset, Parameter
 from vcsf_cli.errors import DataError, InputError, PluginError
 from vcsf_cli.narrate import duration, say
-from vcsf_cli.options import data_option
+from vcsf_cli.options import data_option, where
 
 OWN_SOURCE = frozenset({"folder", "csv"})
 """Kinds that have no videos unless `--source` names them."""
@@ -183,8 +183,6 @@ def prepare(
     settings = Settings(kind, decoder, size, quality, fps, max_seconds, on_bad)
     begun = time.monotonic()
     summary = Preparation(dataset, folder, settings, time_limit, workers or os.cpu_count() or 1).run()
-    for remark in dataset.remarks():
-        say(remark)
     if summary.new:
         seconds = time.monotonic() - begun
         say(f"prepared {summary.new:,} videos in {duration(seconds)}, {summary.new / seconds:.1f} a second")
@@ -203,7 +201,7 @@ def prepare(
         )
     recipe = "recipes/demo.yaml" if kind == "synthetic" else "recipes/vcsf.yaml"
     own = "" if name in ("synthetic", "ucf101") else f" --set data.name={name}"
-    say(f"next: vcsf pretrain {recipe}{own}")
+    say(f"next: vcsf pretrain {recipe}{own}{where('data', data)}")
 
 
 def check(component: Component, chosen: dict[str, Any]) -> dict[str, Any]:

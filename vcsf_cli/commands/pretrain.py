@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING
 import click
 
 from vcsf_cli.narrate import duration, say
-from vcsf_cli.options import complete_recipe, data_option, devices_option, precision_option, runs_option, set_option
+from vcsf_cli.options import (
+    complete_recipe,
+    data_option,
+    devices_option,
+    precision_option,
+    runs_option,
+    set_option,
+    where,
+)
 
 if TYPE_CHECKING:
+    from vcsf_cli.model.pathways import TwoPathways
     from vcsf_cli.recipe import Recipe
     from vcsf_cli.train.pretrain import Machine
 
@@ -61,21 +70,23 @@ def command(
     folder = folder_of(runs, resolved)
 
     from vcsf_cli.data.manifest import Manifest
+    from vcsf_cli.model.pathways import build
     from vcsf_cli.runs import open_run
     from vcsf_cli.train.pretrain import Machine, Trainer, check_parts, training_rows, warnings_for
 
     machine = Machine(devices, precision, workers, save_every)
     check_parts(resolved)
     machine.bf16()
+    model = build(resolved)
     if dry_run:
-        rehearse(resolved, data, folder, machine)
+        rehearse(resolved, model, data, folder, machine)
         return
     manifest = Manifest.open(data / resolved.model.data.name)
     rows = training_rows(resolved, manifest)
     run = open_run(runs, resolved, manifest)
     if run.finished:
         say(f"run {run.name} is finished: {run.folder}")
-        say(next_command(run.name, runs))
+        say(next_command(run.name, data, runs))
         return
     for warning in warnings_for(resolved, len(rows)):
         say(f"warning: {warning}")
@@ -90,23 +101,21 @@ def command(
         say(f"stopped; the same command goes on: vcsf pretrain {recipe}")
         raise
     say(f"finished: {run.folder}")
-    say(next_command(run.name, runs))
+    say(next_command(run.name, data, runs))
 
 
-def next_command(run: str, runs: Path) -> str:
+def next_command(run: str, data: Path, runs: Path) -> str:
     """What to type after a training."""
-    return f"next: vcsf retrieve --from {run} --k 1,5,10" + ("" if runs == Path("runs") else f" --runs {runs}")
+    return f"next: vcsf retrieve --from {run} --k 1,5,10{where('data', data)}{where('runs', runs)}"
 
 
-def rehearse(resolved: Recipe, data: Path, folder: Path, machine: Machine) -> None:
+def rehearse(resolved: Recipe, model: TwoPathways, data: Path, folder: Path, machine: Machine) -> None:
     """`--dry-run`: the resolved recipe on stdout, everything else on stderr."""
     from vcsf_cli.data.manifest import Manifest
     from vcsf_cli.errors import InputError
-    from vcsf_cli.model.pathways import build
     from vcsf_cli.train.pretrain import estimate, training_rows, warnings_for
 
     click.echo(resolved.yaml(), nl=False)
-    model = build(resolved)
     for name in ("slow", "fast"):
         pathway = model.pathway(name)
         total = sum(weight.numel() for weight in pathway.parameters())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import simplejpeg
@@ -17,7 +17,7 @@ from vcsf_cli.contracts import Sampler as WindowSampler
 from vcsf_cli.data import augment as augmentation
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.store import FrameStore
-from vcsf_cli.errors import DataError
+from vcsf_cli.errors import DataError, RunError, VcsfError
 from vcsf_cli.schema import Augment
 
 Batch = dict[str, Tensor]
@@ -130,6 +130,33 @@ def training_loader(clips: TrainingClips, order: Order, workers: int, pin: bool)
         worker_init_fn=ignore_interrupts if workers else None,
         prefetch_factor=4 if workers else None,
     )
+
+
+Item = TypeVar("Item")
+
+
+def items_of(loader: DataLoader[Item]) -> Iterator[Item]:
+    """What a loader gives, with errors of its processes as they were raised there.
+
+    Raises:
+        DataError: If a clip can't be read.
+        RunError: If a process that reads has died.
+    """
+    try:
+        yield from loader
+    except VcsfError as error:
+        if "Original Traceback" not in error.message:
+            raise
+        # torch puts the worker's whole traceback into the message; its last line is ours.
+        reason = error.message.strip().splitlines()[-1].partition(": ")[2]
+        raise type(error)(reason, "a shard is damaged: prepare the dataset anew") from error
+    except RuntimeError as error:
+        if not any(text in str(error) for text in ("DataLoader worker", "unable to resize file")):
+            raise
+        raise RunError(
+            f"a process that reads clips died: {str(error).splitlines()[0]}",
+            "memory or /dev/shm may be too small: --workers 0 does without, and the same command goes on",
+        ) from error
 
 
 def ignore_interrupts(worker: int) -> None:

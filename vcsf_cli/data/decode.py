@@ -111,6 +111,8 @@ def decode(recording: Recording) -> Decoded:
         decoded.problem = error.message
     except OSError as error:
         decoded.problem = f"{recording.path} can't be read: {error.strerror or error}"
+    except Exception as error:  # noqa: BLE001 - a decoder that fails on one video must not stop the others
+        decoded.problem = f"the decoder `{recording.decoder}` failed: {type(error).__name__}: {error}"
     finally:
         writer.close()
     return decoded

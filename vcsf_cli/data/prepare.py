@@ -27,7 +27,7 @@ from vcsf_cli.data import manifest
 from vcsf_cli.data.decode import Decoded, Recording, StorageError, decode, ignore_interrupts
 from vcsf_cli.data.store import SHARD_BYTES, ShardWriter, member_name, shard_name
 from vcsf_cli.errors import DataError, InputError
-from vcsf_cli.narrate import Progress
+from vcsf_cli.narrate import Progress, say
 
 JOURNAL = "journal.jsonl"
 PROBLEMS = "problems.csv"
@@ -159,6 +159,8 @@ class Preparation:
         with files.only_one(self.folder / "lock", busy):
             self._check_settings()
             videos = self.dataset.videos()
+            for remark in self.dataset.remarks():
+                say(remark)
             self.journal = Journal(self.folder)
             todo = self._todo(videos)
             for left_over in self.folder.glob(f"{WORK}*"):
@@ -201,10 +203,10 @@ class Preparation:
             if entry is None:
                 todo.append(video)
                 continue
-            changed = video.path.stat().st_size != entry["size"]
+            changed = size_of(video.path) != entry["size"]
             if changed and not entry["problem"]:
                 raise DataError(
-                    f"{video.path} has changed since it was prepared ({entry['size']} bytes then)",
+                    f"{video.path} has changed since it was prepared (it had {entry['size']:,} bytes then)",
                     "prepare the dataset under another --name, or bring the file back",
                 )
             retry_above = entry["retry_above"]
@@ -295,7 +297,7 @@ class Preparation:
         writer.flush()
         return {
             "name": video.name,
-            "size": video.path.stat().st_size,
+            "size": size_of(video.path),
             "problem": decoded.problem,
             "read": decoded.read,
             "declared": decoded.declared,
@@ -322,6 +324,14 @@ class Preparation:
         manifest.write(self.folder, rows)
         frames, size = sum(row["frames"] for row in rows), sum(row["bytes"] for row in rows)
         return Summary(len(videos), len(rows), frames, size, len(problems), new)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, -1 if it is not there: a link may lead nowhere."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def manifest_rows(video: Video, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:

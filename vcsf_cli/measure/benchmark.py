@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from vcsf_cli import files, results
 from vcsf_cli.contracts import Indices
-from vcsf_cli.data.clips import WholeVideos, video_loader
+from vcsf_cli.data.clips import WholeVideos, items_of, video_loader
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.measure.features import Features, extract
 from vcsf_cli.measure.retrieval import (
@@ -140,7 +140,7 @@ class Benchmark:
 
         def compute(videos: WholeVideos, done: Callable[[int], None]) -> Features:
             found = []
-            for count, video in enumerate(video_loader(videos, self.machine.readers), start=1):
+            for count, video in enumerate(items_of(video_loader(videos, self.machine.readers)), start=1):
                 found.append(histogram(video["frames"].numpy()))
                 done(count)
             return {NO_PATHWAY: np.stack(found)}

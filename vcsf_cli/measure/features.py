@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.augment import to_input
-from vcsf_cli.data.clips import WholeVideos, video_loader
+from vcsf_cli.data.clips import WholeVideos, items_of, video_loader
 from vcsf_cli.model.pathways import TwoPathways
 
 Features = dict[str, npt.NDArray[np.float32]]
@@ -70,7 +70,7 @@ def batches(videos: WholeVideos, workers: int) -> Iterator[tuple[npt.NDArray[np.
             items.clear()
         return batch
 
-    for number, video in enumerate(video_loader(videos, workers)):
+    for number, video in enumerate(items_of(video_loader(videos, workers))):
         for index, window in enumerate(video["windows"]):
             owners.append(number)
             frames.append(video["frames"][window])

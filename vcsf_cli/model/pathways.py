@@ -129,9 +129,11 @@ def build(recipe: Recipe) -> TwoPathways:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return TwoPathways(*(build_pathway(recipe, pathway) for pathway in PATHWAYS)).to(
-            memory_format=torch.channels_last_3d  # clips arrive with the channel last: pays on CPU and GPU
-        )
+        model = TwoPathways(*(build_pathway(recipe, pathway) for pathway in PATHWAYS))
+    for weight in model.parameters():
+        if weight.dim() == 5:  # clips arrive with the channel last: it pays on CPU and GPU
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
+    return model
 
 
 def build_pathway(recipe: Recipe, pathway: str) -> Pathway:

@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 
 from vcsf_cli import checkpoint, registry
 from vcsf_cli.contracts import Indices
-from vcsf_cli.data.clips import Order, TrainingClips, training_loader
+from vcsf_cli.data.clips import Order, TrainingClips, items_of, training_loader
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import DataError, InputError, RunError
 from vcsf_cli.files import only_one
@@ -225,7 +225,13 @@ class Trainer:
             }
             checkpoint.save(self.run.checkpoint, content)
 
-        fit(self.fabric, task, optimizer, loader, plan, position, log, save)
+        try:
+            fit(self.fabric, task, optimizer, items_of(loader), plan, position, log, save)
+        except torch.OutOfMemoryError as error:
+            raise RunError(
+                f"{self.fabric.device} has too little memory: {str(error).splitlines()[0]}",
+                f"set a smaller train.batch (now {stage.train.batch}) or data.size; that is another run",
+            ) from error
         save()
 
 
@@ -265,7 +271,7 @@ def estimate(recipe: Recipe, manifest: Manifest, machine: Machine) -> list[tuple
         order = Order(rows, size, recipe.seed, 0, 1000)
         reading: list[float] = []
         computing: list[float] = []
-        batches = iter(training_loader(clips, order, 0, pin=False))
+        batches = items_of(training_loader(clips, order, 0, pin=False))
         while len(computing) < 4 and time.monotonic() - start < SECONDS_OF_TIMING / len(recipe.stages):
             begun = time.monotonic()
             batch = next(batches)

@@ -1,0 +1,273 @@
+"""`vcsf retrieve` as a user types it: the numbers, the files behind them, and what it says when it can't."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import simplejpeg
+import torch
+from conftest import called
+
+from vcsf_cli import checkpoint
+from vcsf_cli.data import augment, manifest
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.data.store import FrameStore
+from vcsf_cli.model.pathways import TwoPathways, build
+from vcsf_cli.recipe import load
+from vcsf_cli.train.tasks import build_sampler
+
+TINY = ("--set", "name=tiny", "--set", "train.batch=4", "--set", "train.epochs=2", "--set", "loss.queue=4")
+COLUMNS = ["run", "variant", "seed", "dataset", "split", "task", "pathway", "metric", "value", "clips"]
+RESULTS = ("results.csv", "neighbours.csv", "features.parquet")
+
+
+def train(data: Path, folder: Path, *more: str, status: int = 0) -> Path:
+    """The folder of a tiny run."""
+    called("pretrain", "smoke", *TINY, "--data", data, "--workers", 0, *more, cwd=folder, status=status)
+    return max((folder / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run, measured with its baselines."""
+    folder = tmp_path_factory.mktemp("trained")
+    run = train(tiny_data, folder)
+    done = called("retrieve", "--k", "1,5,3", "--baselines", "--data", tiny_data, "--workers", 0, cwd=folder)
+    (folder / "printed.txt").write_text(done.stdout)
+    (folder / "said.txt").write_text(done.stderr)
+    return run
+
+
+@pytest.fixture
+def measured(trained: Path) -> Path:
+    return trained / "retrieve" / "synthetic-split1"
+
+
+@pytest.fixture
+def copy(trained: Path, tmp_path: Path) -> Path:
+    """A folder of one's own to work in, with a copy of the run that was not measured yet."""
+    shutil.copytree(trained, tmp_path / "runs" / trained.name, ignore=shutil.ignore_patterns("retrieve"))
+    return tmp_path
+
+
+def test_results_are_tidy_and_in_the_table(trained: Path, measured: Path) -> None:
+    rows = pd.read_csv(measured / "results.csv")
+    assert rows.columns.tolist() == COLUMNS
+    assert set(rows["run"]) == {trained.name}
+    assert set(rows["task"]) == {"retrieval"}
+    assert set(rows["clips"]) == {4}
+    found = {(row.variant, row.pathway, row.metric) for row in rows.itertuples()}
+    pathways = [("trained", p) for p in ("slow", "fast", "both")] + [("untrained", p) for p in ("slow", "fast", "both")]
+    assert found == {(*p, f"R@{k}") for p in [*pathways, ("colour_histogram", "none")] for k in (1, 3, 5)}
+    assert rows["value"].between(0, 1).all()
+    printed = (trained.parent.parent / "printed.txt").read_text()
+    for variant, pathway in [*pathways, ("colour_histogram", "none")]:
+        values = rows[(rows["variant"] == variant) & (rows["pathway"] == pathway)].sort_values("metric")["value"]
+        line = next(line for line in printed.splitlines() if variant in line and pathway in line)
+        assert [cell.strip() for cell in line.split("│")[3:6]] == [f"{100 * value:.1f}" for value in values]
+    assert "R@1 of trained both less untrained both: " in printed
+    assert "95 % interval" in printed
+
+
+def test_numbers_and_neighbours_follow_from_the_features(measured: Path) -> None:
+    """From `features.parquet` to R@k and neighbours again, as the protocol reads, one query at a time."""
+    table = pq.read_table(measured / "features.parquet").to_pandas()
+    assert set(table["part"]) == {"train", "test"}
+    rows = pd.read_csv(measured / "results.csv")
+    listed = pd.read_csv(measured / "neighbours.csv")
+    assert listed.columns.tolist() == ["query", "pathway", "rank", "neighbour", "similarity", "hit"]
+    similarity = {}
+    test, train = table[table["part"] == "test"], table[table["part"] == "train"]
+    for pathway in ("slow", "fast"):
+        query, gallery = np.stack(test[pathway].to_list()), np.stack(train[pathway].to_list())
+        assert query.dtype == np.float32
+        query, gallery = query - query.mean(0), gallery - gallery.mean(0)
+        query /= np.linalg.norm(query, axis=1, keepdims=True)
+        gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
+        similarity[pathway] = query @ gallery.T
+    similarity["both"] = (similarity["slow"] + similarity["fast"]) / 2
+    for pathway, values in similarity.items():
+        hits = np.zeros((len(test), 5))
+        for number, (name, label) in enumerate(zip(test["video"], test["label"], strict=True)):
+            nearest = np.argsort(-values[number])[:5]
+            hits[number] = train["label"].to_numpy()[nearest] == label
+            ours = listed[(listed["query"] == name) & (listed["pathway"] == pathway)]
+            assert ours["rank"].tolist() == [1, 2, 3, 4, 5]
+            assert ours["similarity"].to_numpy() == pytest.approx(values[number][nearest], abs=1e-4)
+            assert ours["hit"].tolist() == hits[number].tolist()
+        for k in (1, 3, 5):
+            (value,) = rows[
+                (rows["variant"] == "trained") & (rows["pathway"] == pathway) & (rows["metric"] == f"R@{k}")
+            ]["value"]
+            assert value == pytest.approx(hits[:, :k].any(1).mean())
+
+
+def feature_by_hand(model: TwoPathways, folder: Path, row: int, pathway: str) -> np.ndarray:
+    """The mean feature of a video's windows, one window at a time from the stored frames."""
+    data = Manifest.open(folder)
+    stage = load("smoke").model
+    frames = int(data.table["frames"][row])
+    store = FrameStore(data)
+    images = [simplejpeg.decode_jpeg(jpeg) for jpeg in store.jpegs(row, range(frames))]
+    crop = augment.centre_square(*images[0].shape[:2], stage.augment.border)
+    found = []
+    for view in build_sampler(stage).cover(frames):
+        window = np.stack([augment.apply_crop(images[frame], crop, stage.data.size) for frame in view.window])
+        clip = augment.to_input(torch.from_numpy(window)[None])
+        with torch.no_grad():
+            features = model.features(clip, {pathway: torch.from_numpy(view.positions(pathway))[None]})
+        found.append(features[pathway][0].numpy())
+    return np.mean(found, axis=0)
+
+
+@pytest.mark.parametrize("pathway", ["slow", "fast"])
+@pytest.mark.parametrize("variant", ["trained", "untrained"])
+def test_a_feature_is_the_mean_over_windows_of_the_whole_video(
+    trained: Path, measured: Path, tiny_data: Path, variant: str, pathway: str
+) -> None:
+    model = build(load(str(trained / "recipe.yaml"))).eval()
+    folder = measured / "untrained"
+    if variant == "trained":
+        model.load_state_dict(checkpoint.load(trained / "checkpoint.pt")["task"]["model"])
+        folder = measured
+    table = pq.read_table(folder / "features.parquet").to_pandas()
+    for row in (0, 7):
+        expected = feature_by_hand(model, tiny_data / "synthetic", row, pathway)
+        np.testing.assert_allclose(table[pathway][row], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_measured_again_it_is_the_same_to_the_last_byte(measured: Path, copy: Path, tiny_data: Path) -> None:
+    for _ in range(2):
+        called("retrieve", "--k", "1,3,5", "--baselines", "--data", tiny_data, "--workers", 1, cwd=copy)
+        (again,) = copy.glob("runs/*/retrieve/synthetic-split1")
+        for name in RESULTS:
+            assert (again / name).read_bytes() == (measured / name).read_bytes()
+
+
+def test_measuring_again_replaces_the_rows_and_keeps_other_variants(copy: Path, tiny_data: Path) -> None:
+    for ks, more in (("1,5", ["--untrained"]), ("2", [])):
+        called("retrieve", "--k", ks, *more, "--data", tiny_data, "--workers", 0, cwd=copy)
+    rows = pd.read_csv(next(copy.glob("runs/*/retrieve/*/results.csv")))
+    metrics = rows.groupby("variant")["metric"].unique()
+    assert metrics["trained"].tolist() == ["R@2"]
+    assert sorted(metrics["untrained"]) == ["R@1", "R@5"]
+
+
+def test_features_are_computed_anew_after_more_training(
+    trained: Path, measured: Path, copy: Path, tiny_data: Path
+) -> None:
+    shutil.copytree(measured, next(copy.glob("runs/*")) / "retrieve" / measured.name)
+    path = next(copy.glob("runs/*/checkpoint.pt"))
+    saved = checkpoint.load(path)
+    for weight in saved["task"]["model"].values():
+        if weight.is_floating_point():
+            weight += 0.1 * torch.rand(weight.shape, generator=torch.Generator().manual_seed(0))
+    checkpoint.save(path, {key: value for key, value in saved.items() if key not in ("kind", "version")})
+    called("retrieve", "--data", tiny_data, "--workers", 0, cwd=copy)
+    before, after = (
+        pq.read_table(folder / "features.parquet")["slow"]
+        for folder in (measured, next(copy.glob("runs/*/retrieve/*")))
+    )
+    assert before != after
+
+
+def test_the_report_says_what_was_measured_and_how(trained: Path, measured: Path) -> None:
+    said = (trained.parent.parent / "said.txt").read_text()
+    assert f"using the newest finished run: {trained.name}" in said
+    assert "4 test clips query 8 training clips; left out: none" in said
+    assert (
+        said.splitlines()[-1]
+        == f"report: {Path('runs') / trained.name / 'retrieve' / 'synthetic-split1' / 'report.md'}"
+    )
+    report = (measured / "report.md").read_text()
+    for part in (
+        trained.name,
+        "| trained | both |",
+        "colour_histogram",
+        "seed 0",
+        "not comparable",
+        '"torch"',
+        "backbone:",
+    ):
+        assert part in report
+
+
+def test_another_dataset_and_the_newest_run(trained: Path, copy: Path, tiny_data: Path) -> None:
+    """A run is measured on clips that it was not trained on; a second run begun later is the one that is taken."""
+    shutil.copytree(tiny_data / "synthetic", copy / "data" / "other")
+    second = train(tiny_data, copy, "--set", "seed=1")
+    done = called("retrieve", "other", "--data", "data", "--workers", 0, cwd=copy)
+    assert f"using the newest finished run: {second.name}" in done.stderr
+    rows = pd.read_csv(second / "retrieve" / "other-split1" / "results.csv")
+    assert set(rows["dataset"]) == {"other"}
+    assert set(rows["seed"]) == {1}
+    called("retrieve", "other", "--from", trained.name, "--data", "data", "--workers", 0, cwd=copy)
+    assert (copy / "runs" / trained.name / "retrieve" / "other-split1" / "results.csv").is_file()
+    error = called("retrieve", "--from", "tiny", "--data", "data", cwd=copy, status=2).stderr
+    assert "several runs" in error
+
+
+def test_another_split_is_measured_with_a_warning(copy: Path, tiny_data: Path) -> None:
+    done = called("retrieve", "--split", 2, "--data", tiny_data, "--workers", 0, cwd=copy)
+    assert "test clips of split 2 were among its training clips" in done.stderr
+    assert (next(copy.glob("runs/*/retrieve/synthetic-split2")) / "results.csv").is_file()
+
+
+@pytest.mark.parametrize("missing", ["labels", "test part"])
+def test_without_labels_or_test_part_there_are_neighbours_and_no_numbers(
+    missing: str, copy: Path, tiny_data: Path
+) -> None:
+    shutil.copytree(tiny_data, copy / "data")
+    folder = copy / "data" / "synthetic"
+    rows = [
+        row | {"frame_offsets": list(row["frame_offsets"])} for row in Manifest.open(folder).table.to_dict("records")
+    ]
+    changed = {"label": None} if missing == "labels" else {"split1": "", "split2": "", "split3": ""}
+    manifest.write(folder, [row | changed for row in rows])
+    done = called("retrieve", "--k", "1,2", "--baselines", "--data", "data", "--workers", 0, cwd=copy)
+    assert "no labels or no test part" in done.stderr
+    (found,) = copy.glob("runs/*/retrieve/synthetic-split1")
+    assert done.stdout.strip() == str(found.relative_to(copy))
+    assert not (found / "results.csv").exists()
+    near = pd.read_csv(found / "neighbours.csv")
+    assert near["query"].nunique() == 12
+    assert (near["query"] != near["neighbour"]).all()
+    assert near.groupby(["query", "pathway"]).size().eq(2).all()
+    assert len(pq.read_table(found / "features.parquet")) == 12
+    assert near["hit"].isna().all() == (missing == "labels")
+
+
+def test_an_unfinished_run_is_measured_by_name_and_never_chosen(copy: Path, tiny_data: Path, trained: Path) -> None:
+    status = copy / "runs" / trained.name / "status.json"
+    status.write_text(status.read_text().replace('"finished": true', '"finished": false'))
+    assert "there is no finished run" in called("retrieve", "--data", tiny_data, cwd=copy, status=2).stderr
+    done = called("retrieve", "--from", trained.name[:6], "--data", tiny_data, "--workers", 0, cwd=copy)
+    assert "is not finished: measuring its newest checkpoint" in done.stderr
+
+
+def test_a_run_without_a_checkpoint_or_with_another_kind_of_file_is_told(copy: Path, tiny_data: Path) -> None:
+    path = next(copy.glob("runs/*/checkpoint.pt"))
+    path.unlink()
+    assert "nothing was saved yet" in called("retrieve", "--data", tiny_data, cwd=copy, status=1).stderr
+    torch.save({"state_dict": {}}, path)
+    assert "no checkpoint of vcsf" in called("retrieve", "--data", tiny_data, cwd=copy, status=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "dataset nowhere is not prepared"),
+        (["--from", "nothing"], "there is no run nothing"),
+        (["--from", "data"], "is no run folder"),
+        (["--split", "4"], "--split"),
+        (["--k", "0"], "k starts at 1"),
+    ],
+)
+def test_a_wrong_command_line_is_status_2(arguments: list[str], said: str, copy: Path, tiny_data: Path) -> None:
+    shutil.copytree(tiny_data, copy / "data")
+    assert said in called("retrieve", *arguments, "--data", "data", cwd=copy, status=2).stderr
