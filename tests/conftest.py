@@ -12,6 +12,8 @@ import pytest
 
 CHECKOUT = Path(__file__).parent.parent
 OURS = ("VCSF_DATA", "VCSF_RUNS", "VCSF_DEBUG", "VCSF_NO_LOCAL_PLUGIN", "_VCSF_COMPLETE", "PYTHONPATH")
+KILLS = int(os.environ.get("VCSF_KILLS", "3"))
+"""How often the tests of `kill -9` kill a process; every one costs a start."""
 TINY = ("--classes", "2", "--groups", "3", "--clips", "2", "--frames", "20", "--height", "32")
 
 Vcsf = Callable[..., subprocess.CompletedProcess[str]]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import called
+from conftest import KILLS, called
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vcsf_cli import checkpoint
@@ -162,15 +162,18 @@ def wait_for_steps(process: subprocess.Popen[str], folder: Path, steps: int) -> 
 
 def test_killed_at_any_moment_it_goes_on_to_the_same_bits(whole: Path, tiny_data: Path, tmp_path: Path) -> None:
     moments = random.Random(1)
-    for target in (5, 15):
+    targets = sorted(moments.randrange(STEPS - 4) for _ in range(KILLS))
+    before = 0
+    for target in targets:
         process = started(tmp_path, tiny_data)
         wait_for_steps(process, tmp_path, target)
-        time.sleep(0.05 * moments.random())
+        time.sleep(moments.random() * (0.05 if target > before else 4.0))  # there, or while it starts
         process.kill()
+        before = target
         process.communicate()
     run = only_run(tmp_path / "runs")
     position = checkpoint.load(run / "checkpoint.pt")["position"]
-    assert 15 <= position["step"] < STEPS
+    assert targets[-1] <= position["step"] < STEPS
     done = called(*arguments(tiny_data, Path("runs")), cwd=tmp_path)
     assert f"going on after step {position['step']}" in done.stderr
     assert_same(run, whole)
