@@ -19,7 +19,7 @@ FPS = 25
 MARGIN = 1.5
 """The background is so many times larger than the picture, so that the camera can move."""
 
-CLASS_HUE_SHARE = 0.7
+CLASS_HUE_SHARE = 0.65
 """Probability that a group's scene has the hue of its class: as in UCF101, the scene goes along with the action but
 does not give it away. Set so that colour-histogram retrieval finds about a quarter."""
 
