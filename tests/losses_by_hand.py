@@ -4,23 +4,116 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from vcsf_cli.contracts import Contrast
 
 
-def infonce(contrast: Contrast, pathway: str, temperature: float, queue: bool) -> Tensor:
-    """-log( e(q.k+) / (e(q.k+) + sum e(q.k-)) ), the mean over the batch; e(x) = exp(x / temperature)."""
-    query, key = contrast.query[pathway], contrast.key[pathway]
+def contrast_of(seed: int, batch: int = 6, slots: int = 10, dim: int = 8) -> Contrast:
+    """A random contrast with empty slots, slots of the batch's own videos and of their recordings; some labels unknown."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def unit(count: int) -> torch.Tensor:
+        return functional.normalize(torch.randn(count, dim, generator=generator, dtype=torch.float64), dim=1).float()
+
+    return Contrast(
+        query={"slow": unit(batch).requires_grad_(), "fast": unit(batch).requires_grad_()},
+        key={"slow": unit(batch), "fast": unit(batch)},
+        queue={"slow": unit(slots), "fast": unit(slots)},
+        video=torch.arange(batch),
+        source=torch.arange(batch) // 2,
+        label=torch.arange(batch) % 3 - 1,
+        queue_video=torch.tensor([0, 1, -1, 20, 21, -1, 3, 22, 23, 24]),
+        queue_source=torch.tensor([0, 0, -1, 20, 21, -1, 1, 22, 22, 24]),
+        queue_label=torch.tensor([-1, 0, -1, 1, 0, -1, -1, 0, 1, -1]),
+    )
+
+
+def infonce(contrast: Contrast, pathway: str, temperature: float, keys: str = "") -> Tensor:
+    """-log( e(q.k+) / (e(q.k+) + sum e(q.k-)) ), the mean over the batch; e(x) = exp(x / temperature).
+
+    `keys` names the pathway that the keys come from, if it is another.
+    """
+    query, keys = contrast.query[pathway], keys or pathway
     assert query is not None
-    others, videos = (contrast.queue[pathway], contrast.queue_video) if queue else (key, contrast.video)
     losses = []
     for clip in range(len(query)):
-        own = torch.exp(query[clip].dot(key[clip]) / temperature)
+        own = torch.exp(query[clip].dot(contrast.key[keys][clip]) / temperature)
         total = own
-        for slot in range(len(others)):
-            if videos[slot] != -1 and videos[slot] != contrast.video[clip]:
-                total = total + torch.exp(query[clip].dot(others[slot]) / temperature)
+        for slot, video in enumerate(contrast.queue_video.tolist()):
+            if video not in (-1, int(contrast.video[clip])):
+                total = total + torch.exp(query[clip].dot(contrast.queue[keys][slot]) / temperature)
         losses.append(-torch.log(own / total))
+    return sum(losses, torch.zeros(())) / len(losses)
+
+
+def nearest(contrast: Contrast, pathway: str, clip: int, neighbours: int) -> set[int]:
+    """The slots of other recordings that are nearest to a clip's key in a pathway."""
+    found = []
+    for slot, (video, source) in enumerate(
+        zip(contrast.queue_video.tolist(), contrast.queue_source.tolist(), strict=True)
+    ):
+        if video in (-1, int(contrast.video[clip])) or source == int(contrast.source[clip]):
+            continue
+        found.append((-float(contrast.key[pathway][clip].dot(contrast.queue[pathway][slot])), slot))
+    return {slot for _, slot in sorted(found)[:neighbours]}
+
+
+def cross_pathway(
+    contrast: Contrast,
+    pathway: str,
+    temperature: float,
+    neighbours: int,
+    positives: str,
+    across: bool,
+    siblings: bool,
+    drops_own: bool,
+    batch: bool,
+) -> Tensor:
+    """-log( sum over positives of e(q.k) / sum over all that take part of e(q.k) ), the mean over the batch."""
+    query, other = contrast.query[pathway], "fast" if pathway == "slow" else "slow"
+    assert query is not None
+    keys = other if across else pathway
+    losses = []
+    for clip in range(len(query)):
+        theirs, ours = (nearest(contrast, which, clip, neighbours) for which in (other, pathway))
+        mined = {"other": theirs, "intersection": theirs & ours, "union": theirs | ours}[positives]
+        own = torch.exp(query[clip].dot(contrast.key[keys][clip]) / temperature)
+        good, total = torch.zeros(()), own
+        count = 0
+        for slot in range(len(contrast.queue_video)):
+            term = torch.exp(query[clip].dot(contrast.queue[keys][slot]) / temperature)
+            video, source = int(contrast.queue_video[slot]), int(contrast.queue_source[slot])
+            if video == -1 or (batch and video == int(contrast.video[clip])):
+                continue
+            if source == int(contrast.source[clip]) or video == int(contrast.video[clip]):
+                if siblings:
+                    good, total, count = good + term, total + term, count + 1
+                continue
+            total = total + term
+            if slot in mined:
+                good, count = good + term, count + 1
+        losses.append(-torch.log((good if drops_own and count else good + own) / total))
+    return sum(losses, torch.zeros(())) / len(losses)
+
+
+def supervised(contrast: Contrast, pathway: str, temperature: float) -> Tensor:
+    """Positives are the own key and all slots of other videos that share the clip's label, if it has one."""
+    query = contrast.query[pathway]
+    assert query is not None
+    losses = []
+    for clip in range(len(query)):
+        good = total = torch.exp(query[clip].dot(contrast.key[pathway][clip]) / temperature)
+        for slot, (video, label) in enumerate(
+            zip(contrast.queue_video.tolist(), contrast.queue_label.tolist(), strict=True)
+        ):
+            if video in (-1, int(contrast.video[clip])):
+                continue
+            term = torch.exp(query[clip].dot(contrast.queue[pathway][slot]) / temperature)
+            total = total + term
+            if label != -1 and label == int(contrast.label[clip]):
+                good = good + term
+        losses.append(-torch.log(good / total))
     return sum(losses, torch.zeros(())) / len(losses)
 
 

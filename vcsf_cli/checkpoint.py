@@ -17,16 +17,16 @@ KIND = "vcsf-pretrain"
 VERSION = 1
 
 
-def save(path: Path, content: dict[str, Any]) -> None:
+def save(path: Path, content: dict[str, Any], kind: str = KIND) -> None:
     """Write a checkpoint; what stood there before stays until the new one is complete."""
     # Through memory: of a full disk torch's own writer would only say that it is somewhere else than it thought.
     data = io.BytesIO()
-    torch.save({"kind": KIND, "version": VERSION, **content}, data)
+    torch.save({"kind": kind, "version": VERSION, **content}, data)
     with whole(path) as file:
         file.write(data.getbuffer())
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, kind: str = KIND) -> dict[str, Any]:
     """Read a checkpoint onto the CPU without running any code from it.
 
     Raises:
@@ -43,10 +43,10 @@ def load(path: Path) -> dict[str, Any]:
         raise RunError(
             f"{path} is damaged or no checkpoint of vcsf: {reason}", "restore it from a copy, or train again"
         ) from error
-    if not isinstance(content, dict) or content.get("kind") != KIND:
-        kind = content.get("kind") if isinstance(content, dict) else None
+    if not isinstance(content, dict) or content.get("kind") != kind:
+        found = content.get("kind") if isinstance(content, dict) else None
         raise RunError(
-            f"{path} is {f'a checkpoint of kind {kind!r}' if kind else 'no checkpoint of vcsf'}, not of {KIND!r}"
+            f"{path} is {f'a checkpoint of kind {found!r}' if found else 'no checkpoint of vcsf'}, not of {kind!r}"
         )
     if content["version"] > VERSION:
         raise RunError(f"{path} was written by a newer vcsf", "upgrade vcsf")

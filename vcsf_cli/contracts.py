@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 PATHWAYS: tuple[Literal["slow"], Literal["fast"]] = ("slow", "fast")
 
+
+def other_pathway(pathway: str) -> Literal["slow", "fast"]:
+    """The pathway that is not this one."""
+    return "fast" if pathway == "slow" else "slow"
+
+
 Frames = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
 
@@ -162,8 +168,8 @@ class Contrast:
 
     Args:
         query: View 1 through the trained encoder, (B, D), with gradient; None for a frozen pathway.
-        key: View 2 through the momentum encoder, (B, D).
-        queue: Older keys, (K, D), kept in step across pathways.
+        key: View 2 through the momentum encoder, (B, D). Of a pathway that does not learn, only if the loss `crosses`.
+        queue: Older keys, (K, D), kept in step across pathways; the batch's own keys for a loss with `queue` 0.
         video: Batch video numbers, (B,), and `queue_video` (K,).
         source: Batch source numbers, (B,), and `queue_source` (K,).
         label: Batch labels, (B,), and `queue_label` (K,).

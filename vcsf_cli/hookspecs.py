@@ -53,8 +53,11 @@ def vcsf_samplers() -> Factories:  # type: ignore[empty-body]
 @hookspec
 def vcsf_losses() -> Factories:  # type: ignore[empty-body]
     """`f(*, ...) -> nn.Module` with `forward(contrast: contracts.Contrast, pathway: str) -> {"loss": scalar, ...}`;
-    the other entries, scalars too, are logged. Attribute `queue: int` says how many older keys it wants to see (0:
-    none), `uses_labels: bool` whether it reads labels.
+    the other entries, scalars too, are logged. Attribute `queue: int` says how many older keys it wants to see
+    (0: the keys of the batch in their place), `uses_labels: bool` whether it reads labels. Optional attributes:
+    `crosses`, whether it reads the keys of a pathway that does not learn; `waits_for_queue`, whether nothing is learned
+    until the queue is full; `mined(contrast, pathway) -> bool (B, K)`, the slots that it takes for positives, whose
+    labels are then watched.
     """
 
 

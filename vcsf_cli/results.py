@@ -10,8 +10,8 @@ import pandas as pd
 from vcsf_cli.files import whole, write_text
 
 COLUMNS = ("run", "variant", "seed", "dataset", "split", "task", "pathway", "metric", "value", "clips")
-"""One measured number a row. `variant`: `trained`, `untrained` or a baseline's name; `value`: a fraction from 0 to 1;
-`clips`: how many clips it was measured on."""
+"""One measured number a row. `variant`: `trained`, `trained_with_labels`, `untrained` or a baseline's name; `value`: a
+fraction from 0 to 1; `clips`: how many clips it was measured on."""
 
 
 def write(path: Path, rows: Iterable[dict[str, object]]) -> pd.DataFrame:

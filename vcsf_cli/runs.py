@@ -32,6 +32,9 @@ PACKAGES = (
 )
 
 
+WITH_LABELS = "labels were used in training: this is not self-supervised"
+
+
 @dataclass(frozen=True)
 class Run:
     """One run folder.
@@ -72,6 +75,11 @@ class Run:
         return status
 
     @property
+    def uses_labels(self) -> bool:
+        """Whether labels were used in training, so that it is not self-supervised."""
+        return bool(self.status.get("uses_labels"))
+
+    @property
     def finished(self) -> bool:
         """Whether the training has come to its end."""
         return bool(self.status.get("finished"))
@@ -91,8 +99,8 @@ def now() -> str:
     return datetime.now(UTC).isoformat()
 
 
-def open_run(runs: Path, recipe: Recipe, manifest: Manifest) -> Run:
-    """The run of a recipe: a new folder, or the one where an earlier call stopped.
+def open_run(runs: Path, recipe: Recipe, manifest: Manifest, uses_labels: bool) -> Run:
+    """The run of a recipe: a new folder, or the one where an earlier call stopped; it remembers whether labels are used.
 
     Raises:
         RunError: If the run was begun on other data.
@@ -116,6 +124,7 @@ def open_run(runs: Path, recipe: Recipe, manifest: Manifest) -> Run:
         "dataset": manifest.name,
         "data_hash": manifest.hash,
         "clips": len(manifest.table),
+        "uses_labels": uses_labels,
     }
     write_text(folder / "status.json", json.dumps(status, indent=2) + "\n")
     return run

@@ -35,7 +35,12 @@ def vcsf_samplers() -> Factories:
 def vcsf_losses() -> Factories:
     from vcsf_plugins import losses
 
-    return {"infonce": losses.InfoNCE}
+    return {
+        "infonce": losses.InfoNCE,
+        "cross_pathway": losses.CrossPathway,
+        "cross_instance": losses.CrossInstance,
+        "supervised": losses.Supervised,
+    }
 
 
 @hookimpl

@@ -1,46 +1,73 @@
 """Losses against their slow twins, forward and gradient, and by hand."""
 
+import itertools
 import math
 
 import losses_by_hand
 import pytest
 import torch
-from torch.nn import functional
-from vcsf_plugins.losses import InfoNCE
+from losses_by_hand import contrast_of
+from vcsf_plugins.losses import CrossInstance, CrossPathway, InfoNCE, Supervised
 
 from vcsf_cli.contracts import Contrast
 
+LOSSES = [InfoNCE, CrossInstance, CrossPathway, Supervised]
 
-def contrast_of(seed: int, batch: int = 6, slots: int = 10, dim: int = 8) -> Contrast:
-    """A random contrast with empty slots and slots of the batch's own videos."""
-    generator = torch.Generator().manual_seed(seed)
 
-    def unit(count: int) -> torch.Tensor:
-        return functional.normalize(torch.randn(count, dim, generator=generator, dtype=torch.float64), dim=1).float()
+def batch_as_queue(contrast: Contrast) -> Contrast:
+    """What a loss with `queue` 0 sees."""
+    queued = {f"queue_{name}": getattr(contrast, name) for name in ("video", "source", "label")}
+    return Contrast(**{**vars(contrast), "queue": contrast.key, **queued})
 
-    return Contrast(
-        query={"slow": unit(batch).requires_grad_(), "fast": unit(batch).requires_grad_()},
-        key={"slow": unit(batch), "fast": unit(batch)},
-        queue={"slow": unit(slots), "fast": unit(slots)},
-        video=torch.arange(batch),
-        source=torch.arange(batch) // 2,
-        label=torch.full((batch,), -1),
-        queue_video=torch.tensor([0, 1, -1, 20, 21, -1, 3, 22, 23, 24]),
-        queue_source=torch.tensor([0, 0, -1, 20, 21, -1, 1, 22, 22, 24]),
-        queue_label=torch.full((slots,), -1),
-    )
+
+def assert_equal(fast: torch.Tensor, slow: torch.Tensor, contrast: Contrast, pathway: str) -> None:
+    """The same loss and the same gradient."""
+    query = contrast.query[pathway]
+    torch.testing.assert_close(fast, slow)
+    torch.testing.assert_close(torch.autograd.grad(fast, query), torch.autograd.grad(slow, query), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("queue", [10, 0])
 @pytest.mark.parametrize("pathway", ["slow", "fast"])
-def test_infonce_equals_its_formula(seed: int, queue: int, pathway: str) -> None:
-    contrast = contrast_of(seed)
-    query = contrast.query[pathway]
-    fast = InfoNCE(temperature=0.2, queue=queue)(contrast, pathway)["loss"]
-    slow = losses_by_hand.infonce(contrast, pathway, 0.2, bool(queue))
-    torch.testing.assert_close(fast, slow)
-    torch.testing.assert_close(torch.autograd.grad(fast, query), torch.autograd.grad(slow, query), atol=1e-5, rtol=1e-4)
+def test_infonce_and_cross_instance_equal_their_formula(seed: int, queue: int, pathway: str) -> None:
+    contrast = contrast_of(seed) if queue else batch_as_queue(contrast_of(seed))
+    other = "fast" if pathway == "slow" else "slow"
+    loss = InfoNCE(temperature=0.2, queue=queue)(contrast, pathway)["loss"]
+    assert_equal(loss, losses_by_hand.infonce(contrast, pathway, 0.2), contrast, pathway)
+    loss = CrossInstance(temperature=0.2, queue=queue)(contrast, pathway)["loss"]
+    assert_equal(loss, losses_by_hand.infonce(contrast, pathway, 0.2, other), contrast, pathway)
+
+
+@pytest.mark.parametrize(
+    ("positives", "kind", "siblings", "drop_own", "queue"),
+    list(
+        itertools.product(
+            ["other", "intersection", "union"], ["within", "across"], ["positives", "ignored"], [0.0, 1.0], [10, 0]
+        )
+    ),
+)
+def test_cross_pathway_equals_its_formula(
+    positives: str, kind: str, siblings: str, drop_own: float, queue: int
+) -> None:
+    for seed, pathway in ((0, "slow"), (1, "fast")):
+        contrast = contrast_of(seed) if queue else batch_as_queue(contrast_of(seed))
+        loss = CrossPathway(
+            temperature=0.3, queue=queue, neighbours=2, positives=positives, contrast=kind, siblings=siblings,
+            drop_own=drop_own,
+        )(contrast, pathway)["loss"]  # fmt: skip
+        expected = losses_by_hand.cross_pathway(
+            contrast, pathway, 0.3, 2, positives, kind == "across", siblings == "positives", drop_own == 1, queue == 0
+        )
+        assert_equal(loss, expected, contrast, pathway)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("queue", [10, 0])
+def test_supervised_equals_its_formula(seed: int, queue: int) -> None:
+    contrast = contrast_of(seed) if queue else batch_as_queue(contrast_of(seed))
+    loss = Supervised(temperature=0.2, queue=queue)(contrast, "slow")["loss"]
+    assert_equal(loss, losses_by_hand.supervised(contrast, "slow", 0.2), contrast, "slow")
 
 
 def test_infonce_of_two_opposite_clips() -> None:
@@ -54,13 +81,84 @@ def test_infonce_of_two_opposite_clips() -> None:
     assert float(terms["own_key_accuracy"]) == 1.0
 
 
-def test_an_empty_queue_gives_zero_and_no_nan() -> None:
+def two_slots() -> Contrast:
+    """One clip whose own key and slots lie at right angles in a plane: slot 0 is near in fast, slot 1 in slow."""
+    east, north = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    return Contrast(
+        query={"slow": east.clone().requires_grad_(), "fast": None},
+        key={"slow": east, "fast": east},
+        queue={"slow": torch.cat([north, east]), "fast": torch.cat([east, north])},
+        video=torch.tensor([0]),
+        source=torch.tensor([0]),
+        label=torch.tensor([-1]),
+        queue_video=torch.tensor([7, 8]),
+        queue_source=torch.tensor([7, 8]),
+        queue_label=torch.tensor([-1, -1]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("positives", "drop_own", "expected"),
+    [
+        # e = exp(1 / tau) with tau 1; all: own e + slot 0 with 1 + slot 1 with e.
+        ("other", 1.0, math.log((2 * math.e + 1) / 1)),  # slot 0 alone
+        ("other", 0.0, math.log((2 * math.e + 1) / (math.e + 1))),
+        ("union", 1.0, math.log((2 * math.e + 1) / (math.e + 1))),
+        ("intersection", 1.0, math.log((2 * math.e + 1) / math.e)),  # nothing is mined: the own key stays
+    ],
+)
+def test_cross_pathway_by_hand(positives: str, drop_own: float, expected: float) -> None:
+    loss = CrossPathway(temperature=1.0, queue=2, neighbours=1, positives=positives, drop_own=drop_own)
+    terms = loss(two_slots(), "slow")
+    assert float(terms["loss"].detach()) == pytest.approx(expected, rel=1e-5)
+    assert float(terms["own_similarity"]) == 1.0
+    assert float(terms["mined_similarity"]) == pytest.approx(
+        {"other": 0.0, "union": 0.5, "intersection": 0.0}[positives]
+    )
+    shares = {("other", 1.0): 1.0, ("other", 0.0): 1 / (1 + math.e), ("union", 1.0): 1.0, ("intersection", 1.0): 0.0}
+    assert float(terms["mined_share"].detach()) == pytest.approx(shares[positives, drop_own], rel=1e-5)
+
+
+def test_mining_follows_the_key_and_not_the_query() -> None:
+    """The query's gradient must not reach which positives it gets, and view 1 must not either."""
+    contrast = two_slots()
+    before = CrossPathway(queue=2, neighbours=1).mined(contrast, "slow")
+    contrast.query["slow"] = -contrast.query["slow"]
+    assert torch.equal(CrossPathway(queue=2, neighbours=1).mined(contrast, "slow"), before)
+    assert before.tolist() == [[True, False]]
+    contrast.key["fast"] = torch.tensor([[0.0, 1.0]])
+    assert CrossPathway(queue=2, neighbours=1).mined(contrast, "slow").tolist() == [[False, True]]
+
+
+def test_own_keys_are_dropped_as_often_as_asked() -> None:
+    contrast = contrast_of(5, batch=1)
+    loss = CrossPathway(queue=10, drop_own=0.3)
+    torch.manual_seed(0)
+    values = torch.stack([loss(contrast, "slow")["loss"].detach() for _ in range(600)])
+    assert len(values.unique()) == 2
+    assert (values == values.max()).float().mean() == pytest.approx(0.3, abs=0.06)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_an_empty_queue_gives_zero_and_no_nan(kind: type[InfoNCE]) -> None:
     contrast = contrast_of(1)
-    contrast.queue_video = torch.full((10,), -1)
-    query = contrast.query["fast"]
-    loss = InfoNCE(queue=10)(contrast, "fast")["loss"]
+    for name in ("queue_video", "queue_source", "queue_label"):
+        setattr(contrast, name, torch.full((10,), -1))
+    loss = kind(queue=10)(contrast, "fast")["loss"]
     assert float(loss.detach()) == 0.0
-    assert torch.autograd.grad(loss, query)[0].isfinite().all()
+    assert torch.autograd.grad(loss, contrast.query["fast"])[0].isfinite().all()
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_one_positive_alone_gives_no_nan(kind: type[InfoNCE]) -> None:
+    """One slot, which is a negative, a sibling, the same video or empty in turn."""
+    for video, source in ((9, 9), (9, 0), (0, 0), (-1, -1)):
+        contrast = contrast_of(2, batch=1, slots=1)
+        contrast.queue_video, contrast.queue_source = torch.tensor([video]), torch.tensor([source])
+        contrast.queue_label = torch.tensor([-1])
+        terms = kind(queue=1)(contrast, "slow")
+        assert all(value.isfinite().all() for value in terms.values())
+        assert torch.autograd.grad(terms["loss"], contrast.query["slow"])[0].isfinite().all()
 
 
 def test_keys_of_the_same_video_are_no_negatives() -> None:
@@ -74,10 +172,29 @@ def test_keys_of_the_same_video_are_no_negatives() -> None:
     assert float(InfoNCE(queue=10)(contrast, "slow")["loss"].detach()) > float(before)
 
 
-def test_bfloat16_embeddings_are_summed_in_float32() -> None:
+@pytest.mark.parametrize("kind", LOSSES)
+def test_bfloat16_embeddings_are_summed_in_float32(kind: type[InfoNCE]) -> None:
     contrast = contrast_of(3)
-    exact = InfoNCE(queue=10)(contrast, "slow")["loss"].detach()
+    torch.manual_seed(0)
+    exact = kind(queue=10)(contrast, "slow")["loss"].detach()
     contrast.query = {name: query.bfloat16() for name, query in contrast.query.items()}
-    rough = InfoNCE(queue=10)(contrast, "slow")["loss"].detach()
+    torch.manual_seed(0)
+    rough = kind(queue=10)(contrast, "slow")["loss"].detach()
     assert rough.dtype == torch.float32
     assert float(rough) == pytest.approx(float(exact), rel=0.02)
+
+
+def test_only_supervised_reads_labels() -> None:
+    for kind in LOSSES:
+        contrast, other = contrast_of(4), contrast_of(4)
+        other.label, other.queue_label = other.label.roll(1), other.queue_label.roll(3)
+        torch.manual_seed(0)
+        ours = kind(queue=10)(contrast, "slow")["loss"]
+        torch.manual_seed(0)
+        theirs = kind(queue=10)(other, "slow")["loss"]
+        assert torch.equal(ours, theirs) == (not kind(queue=10).uses_labels)
+
+
+def test_a_frozen_pathway_has_no_loss() -> None:
+    with pytest.raises(ValueError, match="fast pathway is frozen"):
+        CrossPathway(queue=2)(two_slots(), "fast")

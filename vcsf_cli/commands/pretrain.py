@@ -45,6 +45,12 @@ if TYPE_CHECKING:
     help="Time between checkpoints.",
 )
 @click.option(
+    "--share-stages/--no-share-stages",
+    default=True,
+    show_default=True,
+    help="Take the weights of first stages that another run in --runs has trained already.",
+)
+@click.option(
     "--dry-run", is_flag=True, help="Check everything, print the resolved recipe and an estimate, train nothing."
 )
 def command(
@@ -56,6 +62,7 @@ def command(
     precision: str,
     workers: int | None,
     save_every: float,
+    share_stages: bool,
     dry_run: bool,
 ) -> None:
     """Train the slow and the fast pathway as RECIPE (a file, or a name that `vcsf recipes` lists) says.
@@ -71,10 +78,11 @@ def command(
 
     from vcsf_cli.data.manifest import Manifest
     from vcsf_cli.model.pathways import build
-    from vcsf_cli.runs import open_run
+    from vcsf_cli.runs import WITH_LABELS, open_run
     from vcsf_cli.train.pretrain import Machine, Trainer, check_parts, training_rows, warnings_for
+    from vcsf_cli.train.tasks import uses_labels
 
-    machine = Machine(devices, precision, workers, save_every)
+    machine = Machine(devices, precision, workers, save_every, share_stages)
     check_parts(resolved)
     machine.bf16()
     model = build(resolved)
@@ -83,13 +91,15 @@ def command(
         return
     manifest = Manifest.open(data / resolved.model.data.name)
     rows = training_rows(resolved, manifest)
-    run = open_run(runs, resolved, manifest)
+    run = open_run(runs, resolved, manifest, uses_labels(resolved))
     if run.finished:
         say(f"run {run.name} is finished: {run.folder}")
         say(next_command(run.name, data, runs))
         return
     for warning in warnings_for(resolved, len(rows)):
         say(f"warning: {warning}")
+    if run.uses_labels:
+        say(f"warning: {WITH_LABELS}")
     say(f"run {run.name} on {len(rows):,} clips of {manifest.name}, {machine.device()}: {run.folder}")
     trainer = Trainer(run, manifest, machine)
     if trainer.saved:
@@ -109,6 +119,28 @@ def next_command(run: str, data: Path, runs: Path) -> str:
     return f"next: vcsf retrieve --from {run} --k 1,5,10{where('data', data)}{where('runs', runs)}"
 
 
+def sizes(resolved: Recipe, model: TwoPathways) -> list[str]:
+    """A line for each pathway with its parameters and its operations, motion's own share apart."""
+    import torch
+
+    from vcsf_cli.contracts import PATHWAYS
+    from vcsf_cli.model.cost import costs
+    from vcsf_cli.train.tasks import build_sampler
+
+    sampler = build_sampler(resolved.model)
+    view = sampler.cover(sampler.length)[0]
+    lines = []
+    for name in PATHWAYS:
+        positions = torch.from_numpy(view.positions(name))
+        parts = costs(model.pathway(name), positions, sampler.length, resolved.model.data.size)
+        parameters = ", ".join(f"{part} {cost.parameters:,}" for part, cost in parts.items())
+        flops = ", ".join(f"{part} {round(cost.flops / 1e9, 3):,}" for part, cost in parts.items())
+        total = sum(cost.parameters for cost in parts.values())
+        billions = round(sum(cost.flops for cost in parts.values()) / 1e9, 3)
+        lines.append(f"{name}: {total:,} parameters ({parameters}), {billions:,} GFLOPs a clip ({flops})")
+    return lines
+
+
 def rehearse(resolved: Recipe, model: TwoPathways, data: Path, folder: Path, machine: Machine) -> None:
     """`--dry-run`: the resolved recipe on stdout, everything else on stderr."""
     from vcsf_cli.data.manifest import Manifest
@@ -116,12 +148,8 @@ def rehearse(resolved: Recipe, model: TwoPathways, data: Path, folder: Path, mac
     from vcsf_cli.train.pretrain import estimate, training_rows, warnings_for
 
     click.echo(resolved.yaml(), nl=False)
-    for name in ("slow", "fast"):
-        pathway = model.pathway(name)
-        total = sum(weight.numel() for weight in pathway.parameters())
-        head = sum(weight.numel() for weight in pathway.head.parameters())
-        motion = sum(weight.numel() for weight in pathway.motion.parameters())
-        say(f"{name}: {total:,} parameters (backbone {total - head - motion:,}, motion {motion:,}, head {head:,})")
+    for line in sizes(resolved, model):
+        say(line)
     say(f"run folder: {folder}")
     try:
         manifest = Manifest.open(data / resolved.model.data.name)

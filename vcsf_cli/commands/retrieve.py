@@ -76,13 +76,15 @@ def command(
     Writes results.csv, neighbours.csv, features.parquet and report.md into the run's folder `retrieve`.
     """
     from vcsf_cli.data.manifest import Manifest
-    from vcsf_cli.runs import find_run
+    from vcsf_cli.runs import WITH_LABELS, find_run
 
     run = find_run(runs, source)
     if source is None:
         say(f"using the newest finished run: {run.name}")
     if not run.finished:
         say(f"run {run.name} is not finished: measuring its newest checkpoint")
+    if run.uses_labels:
+        say(f"warning: {WITH_LABELS}")
     manifest = Manifest.open(data / (dataset or run.status["dataset"]))
 
     from vcsf_cli.measure.benchmark import Benchmark

@@ -31,7 +31,7 @@ from vcsf_cli.measure.retrieval import (
 )
 from vcsf_cli.model.pathways import build
 from vcsf_cli.narrate import Progress
-from vcsf_cli.runs import Run
+from vcsf_cli.runs import WITH_LABELS, Run
 from vcsf_cli.train.pretrain import Machine, restore
 from vcsf_cli.train.tasks import build_sampler
 
@@ -88,7 +88,7 @@ class Variant:
     """Something that gives features: the trained networks, the untrained ones, or a baseline.
 
     Args:
-        name: `trained`, `untrained` or `colour_histogram`.
+        name: `trained` (`trained_with_labels` if a loss read them), `untrained` or `colour_histogram`.
         folder: Where its features and neighbours are kept.
         identity: What its features depend on besides the data; equal identities give equal features.
         compute: Features of videos, with a function to call with the number done.
@@ -127,7 +127,8 @@ class Benchmark:
         """
         identity = {"checkpoint": files.sha256(self.run.checkpoint) if self.run.checkpoint.is_file() else ""}
         model, _ = restore(self.run)
-        return self._network("trained", self.folder, identity, model)
+        name = "trained_with_labels" if self.run.uses_labels else "trained"
+        return self._network(name, self.folder, identity, model)
 
     def untrained(self) -> Variant:
         """The recipe's networks before any training."""
@@ -274,6 +275,7 @@ class Benchmark:
             f"`{status['dataset']}` split {stage.data.split}",
             f"measured on: `{self.manifest.name}` split {self.split}: {len(parts.query):,} test clips query "
             f"{len(parts.gallery):,} training clips; left out: {parts.left_out}",
+            *([WITH_LABELS] if self.run.uses_labels else []),
             f"again: `vcsf retrieve {self.manifest.name} --from {self.run.name} --split {self.split} --k {ks}`",
         ]
         own = (

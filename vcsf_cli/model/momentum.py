@@ -54,6 +54,11 @@ class Queue(nn.Module):
         """K."""
         return len(self.get_buffer("video"))
 
+    @property
+    def full(self) -> bool:
+        """Whether no slot is empty."""
+        return bool((self.get_buffer("video") >= 0).all())
+
     def keys(self) -> dict[str, Tensor]:
         """Keys (K, D) by pathway."""
         return {pathway: self.get_buffer(pathway) for pathway in PATHWAYS}

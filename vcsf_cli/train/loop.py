@@ -28,6 +28,15 @@ from vcsf_cli.train.log import MetricsFile
 class Task(Protocol):
     """What the loop needs of a task."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether there is anything to learn from yet; if not, batches go to `fill`."""
+        ...
+
+    def fill(self, batch: Batch) -> None:
+        """Take a batch in without learning from it."""
+        ...
+
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Terms of a batch; `loss` is what is minimised."""
         ...
@@ -184,17 +193,15 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = plan.learning_rate(passed)
             torch.manual_seed(plan.seed * 1_000_003 + position.step)
-            terms = task.step(batch)
-            values = {name: float(value.detach()) for name, value in terms.items()}
-            check_finite(values, task.name(batch), position, log.run)
-            fabric.backward(terms["loss"])
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            task.after_step()
+            if task.ready:
+                values = learn(fabric, task, optimizer, batch, position, log.run)
+            else:
+                values = {}
+                task.fill(batch)
             advance(position, values, plan)
             epoch_ends = position.batch == 0
             ends = epoch_ends and position.epoch == plan.epochs
-            if position.step % plan.log_every == 0 or ends:
+            if position.count and (position.step % plan.log_every == 0 or ends):
                 log.write(record_of(position, task, plan, optimizer, clock))
             if epoch_ends and plan.check_every and (position.epoch % plan.check_every == 0 or ends):
                 log.write({"step": position.step, "stage": position.stage + 1, **task.evaluate()})
@@ -208,12 +215,30 @@ def fit(
                 saved = time.monotonic()
 
 
+def learn(
+    fabric: Fabric, task: Task, optimizer: torch.optim.Optimizer, batch: Batch, position: Position, run: Run
+) -> dict[str, float]:
+    """One step of the optimiser; the terms of the batch.
+
+    Raises:
+        RunError: If the loss is not finite.
+    """
+    terms = task.step(batch)
+    values = {name: float(value.detach()) for name, value in terms.items()}
+    check_finite(values, task.name(batch), position, run)
+    fabric.backward(terms["loss"])
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    task.after_step()
+    return values
+
+
 def advance(position: Position, values: Mapping[str, float], plan: Plan) -> None:
-    """Count a step."""
+    """Count a batch, and a step if something was learned from it."""
     for name, value in values.items():
         position.sums[name] = position.sums.get(name, 0.0) + value
-    position.count += 1
-    position.step += 1
+    position.count += bool(values)
+    position.step += bool(values)
     position.batch += 1
     if position.batch == plan.batches:
         position.batch = 0

@@ -21,11 +21,13 @@ from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import DataError, InputError, RunError
 from vcsf_cli.files import only_one
 from vcsf_cli.model.pathways import TwoPathways, build
+from vcsf_cli.narrate import say
 from vcsf_cli.recipe import Recipe
 from vcsf_cli.runs import Run, now
 from vcsf_cli.schema import Stage
 from vcsf_cli.train.loop import Log, Plan, Position, fit
 from vcsf_cli.train.optim import learning_rate, optimizer_of
+from vcsf_cli.train.stages import Stages
 from vcsf_cli.train.tasks import PretrainTask, build_loss, build_sampler
 
 MOST_WORKERS = 8
@@ -40,12 +42,14 @@ class Machine:
         precision: `auto`, `float32` or `bf16`.
         workers: Processes that read clips; None for a good number.
         save_every: Seconds between two checkpoints.
+        share_stages: Whether to take the weights of stages that another run has trained already.
     """
 
     devices: str = "auto"
     precision: str = "auto"
     workers: int | None = None
     save_every: float = 120.0
+    share_stages: bool = True
 
     @property
     def readers(self) -> int:
@@ -126,6 +130,14 @@ def training_rows(recipe: Recipe, manifest: Manifest) -> Indices:
             f"{manifest.name} has {len(rows)} clips to train on in split {data.split}, fewer than a batch of {largest}",
             f"set a smaller train.batch, such as --set train.batch={max(2, len(rows) // 4)}",
         )
+    for stage in recipe.stages:
+        loss, keys = build_loss(stage), len(rows) // stage.train.batch * stage.train.batch * stage.train.epochs
+        if loss.waits_for_queue and loss.queue >= keys:
+            raise DataError(
+                f"loss `{stage.loss.name}` waits for a queue of {loss.queue} keys, but {stage.train.epochs} epochs of "
+                f"{len(rows)} clips give {keys}: nothing would be learned",
+                f"set a smaller loss.queue, such as {max(1, len(rows) // 2)}",
+            )
     return rows
 
 
@@ -181,7 +193,8 @@ class Trainer:
             f"run {self.run.name} is being trained by another process", "wait for it, or change a recipe key"
         )
         with only_one(self.run.folder / "lock", busy):
-            position = Position(**self.saved["position"]) if self.saved else Position()
+            self.stages = Stages(self.run, self.manifest.hash)
+            position = Position(**self.saved["position"]) if self.saved else self._first_position()
             log = Log(self.run, position.step)
             first = position.stage
             for index in range(first, len(self.recipe.stages)):
@@ -193,9 +206,22 @@ class Trainer:
             registry.load().notify("vcsf_on_finish", run=self.run, results=log.last)
             return log.last
 
+    def _first_position(self) -> Position:
+        """The start, or behind the stages that another run has trained."""
+        taken = self.stages.take_over(self.model) if self.machine.share_stages else None
+        if taken is None:
+            return Position()
+        count, step, trained_by = taken
+        which = "stage 1 is" if count == 1 else f"stages 1 to {count} are"
+        say(f"{which} the same as those of run {trained_by}: its weights are taken (--no-share-stages trains anew)")
+        return Position(stage=count, step=step)
+
     def stage(self, index: int, position: Position, log: Log) -> None:
         """Train one stage from a position in it."""
         stage = self.recipe.stages[index]
+        if len(self.recipe.stages) > 1:
+            what = f"{stage.loss.name}, {' and '.join(stage.train.pathways)}, {stage.train.epochs} epochs"
+            say(f"stage {index + 1} of {len(self.recipe.stages)}: {what}")
         before = sum(earlier.train.epochs for earlier in self.recipe.stages[:index])
         resumes = self.saved is not None and index == self.saved["position"]["stage"]
         task = PretrainTask(self.recipe, stage, self.model, self.manifest, self.rows, self.fabric, self.machine.readers)
@@ -203,6 +229,7 @@ class Trainer:
         if self.saved is not None and resumes:
             task.load_state(self.saved["task"])
             optimizer.load_state_dict(self.saved["optimizer"])
+        self.stages.begin(index, self.model)
         plan = plan_of(stage, len(self.rows), self.recipe.seed, self.machine.save_every)
         clips = TrainingClips(self.manifest, build_sampler(stage), stage.augment, stage.data.size, self.recipe.seed)
         order = Order(
@@ -233,6 +260,7 @@ class Trainer:
                 f"set a smaller train.batch (now {stage.train.batch}) or data.size; that is another run",
             ) from error
         save()
+        self.stages.end(index, self.model, position.step)
 
 
 def plan_of(stage: Stage, clips: int, seed: int, save_every: float) -> Plan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.nn import functional
 
 from vcsf_cli import registry
 from vcsf_cli.contracts import PATHWAYS, Contrast, Indices
@@ -22,8 +21,10 @@ from vcsf_cli.measure import retrieval
 from vcsf_cli.measure.features import extract
 from vcsf_cli.model.momentum import Queue, follow, key_encoder
 from vcsf_cli.model.pathways import TwoPathways
+from vcsf_cli.narrate import say
 from vcsf_cli.recipe import Recipe
 from vcsf_cli.schema import Stage
+from vcsf_cli.train import monitor
 
 Terms = dict[str, Tensor]
 
@@ -32,12 +33,26 @@ class Loss(nn.Module):
     """What the hook `vcsf_losses` describes."""
 
     queue: int
-    uses_labels: bool
+    uses_labels: bool = False
+    crosses: bool = False
+    waits_for_queue: bool = False
+
+
+OPTIONAL = ("uses_labels", "crosses", "waits_for_queue")
 
 
 def build_loss(stage: Stage) -> Loss:
     """The loss of a stage."""
-    return cast(Loss, registry.load().build("loss", stage.loss.name, **stage.loss.settings))
+    loss = cast(Loss, registry.load().build("loss", stage.loss.name, **stage.loss.settings))
+    for name in OPTIONAL:
+        if not hasattr(loss, name):
+            setattr(loss, name, False)
+    return loss
+
+
+def uses_labels(recipe: Recipe) -> bool:
+    """Whether any stage of a recipe reads labels, so that its runs are not self-supervised."""
+    return any(build_loss(stage).uses_labels for stage in recipe.stages)
 
 
 def build_sampler(stage: Stage) -> WindowSampler:
@@ -76,10 +91,11 @@ class PretrainTask:
         self.keys = cast(TwoPathways, fabric.to_device(key_encoder(model)))
         self.loss = cast(Loss, fabric.to_device(build_loss(stage)))
         self.queue = cast(Queue, fabric.to_device(Queue(self.loss.queue, stage.head.dim, recipe.seed)))
-        self.keyed = list(PATHWAYS) if getattr(self.loss, "crosses", False) else self.trained
+        self.keyed = list(PATHWAYS) if self.loss.crosses else self.trained
         self.checked = self._checked_rows(rows, recipe.seed)
         self.numbers = Numbers(manifest)
-        self._last: tuple[Contrast, Batch] | None = None
+        self._last: Contrast | None = None
+        self._warned: set[str] = set()
         for pathway in PATHWAYS:
             learns = pathway in self.trained
             model.pathway(pathway).requires_grad_(learns).train(learns)
@@ -96,53 +112,77 @@ class PretrainTask:
         """What the optimiser changes: the trained pathways' weights."""
         return [weight for pathway in self.trained for weight in self.model.pathway(pathway).parameters()]
 
+    @property
+    def ready(self) -> bool:
+        """Whether there is anything to learn from yet: some losses want the queue to be full."""
+        return not self.loss.waits_for_queue or self.queue.full
+
     def step(self, batch: Batch) -> Terms:
         """The loss of a batch, and terms to log."""
-        device = self.fabric.device
-        frames, colour = batch["frames"].to(device, non_blocking=True), batch["colour"].to(device, non_blocking=True)
-        first, second = (to_input(frames[:, view], colour[:, view]) for view in (0, 1))
-        precision: Any = self.fabric.autocast() if device.type == "cuda" else nullcontext()
-        with precision:
-            query = self.model(first, {pathway: batch[pathway][:, 0] for pathway in self.trained})
-            with torch.no_grad():
-                key = self.keys(second, {pathway: batch[pathway][:, 1] for pathway in self.keyed})
-        contrast = Contrast(
-            query={pathway: query.get(pathway) for pathway in PATHWAYS},
-            key=key,
-            queue=self.queue.keys(),
-            video=batch["video"].to(device),
-            source=batch["source"].to(device),
-            label=batch["label"].to(device),
-            queue_video=self.queue.get_buffer("video"),
-            queue_source=self.queue.get_buffer("source"),
-            queue_label=self.queue.get_buffer("label"),
-        )
+        query = self._encode(self.model, batch, 0, self.trained)
+        with torch.no_grad():
+            key = self._encode(self.keys, batch, 1, self.keyed)
+        contrast = self._last = self._contrast(batch, query, key)
         terms: Terms = {}
         for pathway in self.trained:
             for name, value in self.loss(contrast, pathway).items():
                 terms[f"{pathway}_{name}"] = value
         terms["loss"] = torch.stack([terms[f"{pathway}_loss"] for pathway in self.trained]).sum()
-        self._last = contrast, batch
         return terms
+
+    def _encode(self, model: TwoPathways, batch: Batch, view: int, pathways: Sequence[str]) -> dict[str, Tensor]:
+        """Embeddings (B, D) of one view by pathway."""
+        device = self.fabric.device
+        frames, colour = (batch[name][:, view].to(device, non_blocking=True) for name in ("frames", "colour"))
+        precision: Any = self.fabric.autocast() if device.type == "cuda" else nullcontext()
+        with precision:
+            embeddings: dict[str, Tensor] = model(
+                to_input(frames, colour), {pathway: batch[pathway][:, view] for pathway in pathways}
+            )
+        return embeddings
+
+    def _contrast(self, batch: Batch, query: Mapping[str, Tensor], key: dict[str, Tensor]) -> Contrast:
+        """What the loss sees: with the queue as it was before this batch, or the batch itself in its place."""
+        numbers = {name: batch[name].to(self.fabric.device) for name in ("video", "source", "label")}
+        queued = {name: self.queue.get_buffer(name) for name in numbers} if self.queue.slots else numbers
+        return Contrast(
+            query={pathway: query.get(pathway) for pathway in PATHWAYS},
+            key=key,
+            queue=self.queue.keys() if self.queue.slots else key,
+            **numbers,
+            **{f"queue_{name}": values for name, values in queued.items()},
+        )
 
     def after_step(self) -> None:
         """Move the key encoder, and put the batch's keys into the queue."""
-        contrast, _ = cast(tuple[Contrast, Batch], self._last)
+        contrast = cast(Contrast, self._last)
         follow(self.keys, self.model, self.trained, self.stage.train.key_momentum)
         self.queue.push(contrast.key, contrast.video, contrast.source, contrast.label)
 
     @torch.no_grad()
+    def fill(self, batch: Batch) -> None:
+        """Put a batch's keys into the queue, and learn nothing."""
+        key = self._encode(self.keys, batch, 1, self.keyed)
+        contrast = self._contrast(batch, {}, key)
+        self.queue.push(key, contrast.video, contrast.source, contrast.label)
+
+    @torch.no_grad()
     def watch(self) -> dict[str, float]:
-        """Alignment, uniformity (Wang and Isola, ICML 2020) and effective rank (Roy and Vetterli, EUSIPCO 2007) of the
-        last batch's embeddings by pathway: how near the views of a clip are, how spread out the clips are, and how many
-        dimensions they use."""
-        contrast, _ = cast(tuple[Contrast, Batch], self._last)
-        watched = {}
+        """What `monitor` says of the last batch; a warning, once, where embeddings collapse."""
+        contrast = cast(Contrast, self._last)
+        watched: dict[str, float] = {}
         for pathway in self.trained:
-            query, key = cast(Tensor, contrast.query[pathway]).float(), contrast.key[pathway].float()
-            watched[f"{pathway}_alignment"] = float((query - key).square().sum(1).mean())
-            watched[f"{pathway}_uniformity"] = uniformity(query)
-            watched[f"{pathway}_effective_rank"] = effective_rank(query)
+            found = monitor.embeddings(cast(Tensor, contrast.query[pathway]), contrast.key[pathway])
+            mined = getattr(self.loss, "mined", None)
+            if mined is not None:
+                found |= monitor.positives(contrast, mined(contrast, pathway))
+            watched |= {f"{pathway}_{name}": value for name, value in found.items()}
+            warning = monitor.collapse(pathway, found["effective_rank"], contrast.key[pathway].shape)
+            if warning and pathway not in self._warned:
+                self._warned.add(pathway)
+                say(f"warning: {warning}")
+        if len(self.keyed) == 2:
+            watched |= monitor.agreement(contrast)
         return watched
 
     def evaluate(self) -> dict[str, float]:
@@ -184,15 +224,3 @@ class PretrainTask:
         self.model.load_state_dict(state["model"])
         self.keys.load_state_dict(state["keys"])
         self.queue.load_state_dict(state["queue"])
-
-
-def uniformity(embeddings: Tensor) -> float:
-    """log of the mean over pairs of exp(-2 |x - y|^2), for unit-length embeddings (B, D); lower is more even."""
-    return float(torch.pdist(embeddings).square().mul(-2).exp().mean().log())
-
-
-def effective_rank(embeddings: Tensor) -> float:
-    """exp of the entropy of the singular values of embeddings (B, D), as shares of their sum."""
-    values = torch.linalg.svdvals(functional.normalize(embeddings, dim=1))
-    share = values / values.sum()
-    return float(torch.special.entr(share).sum().exp())

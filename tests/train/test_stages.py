@@ -1,0 +1,212 @@
+"""Stages: which weights feed which, what is frozen, what waits for the queue, and stages shared between runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import called
+
+from vcsf_cli import checkpoint
+from vcsf_cli.data.clips import Order, TrainingClips, training_loader
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.recipe import load
+from vcsf_cli.runs import folder_of
+from vcsf_cli.train.pretrain import Machine, training_rows
+from vcsf_cli.train.tasks import PretrainTask, build_sampler
+
+RECIPE = """
+extends: smoke
+name: {name}
+data: {{name: synthetic}}
+backbone: {{channels: [4, 4, 8, 8]}}
+head: {{hidden: 8, dim: 4}}
+loss: {{queue: 4}}
+train: {{batch: 2, epochs: 2, log_every: 1, check_every: 0}}
+stages:
+  - {{}}
+  - {{loss: &mined {{name: cross_pathway, queue: 6, neighbours: 2}}, train: {{pathways: [slow], epochs: {epochs}}}}}
+  - {{loss: *mined, train: {{pathways: [fast], epochs: 2}}, optim: {{lr: 1e-2}}}}
+"""
+
+
+def write(folder: Path, name: str = "staged", epochs: int = 2) -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(RECIPE.format(name=name, epochs=epochs))
+    return path
+
+
+def pretrain(recipe: Path, data: Path, *more: str, status: int = 0) -> tuple[Path, str]:
+    """The run folder, and what was said."""
+    command = ("pretrain", recipe, "--data", data, "--workers", 0, *more)
+    said = called(*command, cwd=recipe.parent, status=status).stderr
+    return recipe.parent / folder_of(Path("runs"), load(str(recipe))), said
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("staged")
+    run, said = pretrain(write(folder), tiny_data)
+    assert "stage 2 of 3: cross_pathway, slow, 2 epochs" in said
+    return run
+
+
+def entries(run: Path) -> list[dict[str, object]]:
+    return json.loads((run / "stages.json").read_text())
+
+
+def weights(run: Path, stage: int) -> dict[str, torch.Tensor]:
+    return checkpoint.load(run / f"stage-{stage}.pt", "vcsf-stage")["model"]
+
+
+def test_the_manifest_says_which_weights_fed_which_stage(whole: Path) -> None:
+    first, second, third = entries(whole)
+    assert [entry["trains"] for entry in (first, second, third)] == [["slow", "fast"], ["slow"], ["fast"]]
+    assert [entry["loss"] for entry in (first, second, third)] == ["infonce", "cross_pathway", "cross_pathway"]
+    assert second["weights_before"] == first["weights_after"]
+    assert third["weights_before"] == second["weights_after"]
+    assert second["weights_after"]["fast"] == first["weights_after"]["fast"]
+    assert second["weights_after"]["slow"] != first["weights_after"]["slow"]
+    assert third["weights_after"]["slow"] == second["weights_after"]["slow"]
+    assert third["weights_after"]["fast"] != second["weights_after"]["fast"]
+    assert first["weights_before"]["slow"] != first["weights_after"]["slow"]
+
+
+def test_a_frozen_pathway_changes_neither_weights_nor_statistics(whole: Path) -> None:
+    before, after = weights(whole, 1), weights(whole, 2)
+    changed = {key.partition(".")[0] for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {"slow"}
+    final = checkpoint.load(whole / "checkpoint.pt")["task"]["model"]
+    assert all(torch.equal(final[key], value) for key, value in weights(whole, 3).items())
+
+
+def test_no_step_is_taken_until_the_queue_is_full(whole: Path) -> None:
+    """8 clips in batches of 2: stage 1 has 2 x 4 steps, the others fill 6 slots with 3 batches and take 5 steps."""
+    assert [entry["steps"] for entry in entries(whole)] == [8, 13, 18]
+    with (whole / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == list(range(1, 19))
+    assert [float(row["epoch"]) for row in rows if row["stage"] == "2"] == [1.0, 1.25, 1.5, 1.75, 2.0]
+    mined = [row for row in rows if row["stage"] == "2"]
+    assert all(row["slow_mined_share"] and not row["fast_mined_share"] for row in mined)
+    assert all(0 <= float(row["slow_monitoring_mined_precision"]) <= 1 for row in mined)
+    assert all(0 <= float(row["agreement"]) <= 1 for row in mined)
+
+
+def test_a_stage_inherits_what_it_does_not_name(whole: Path) -> None:
+    stages = load(str(whole / "recipe.yaml")).stages
+    assert [stage.train.batch for stage in stages] == [2, 2, 2]
+    assert [stage.optim.lr for stage in stages] == [3e-3, 3e-3, 1e-2]
+    assert [stage.loss.settings["queue"] for stage in stages] == [4, 6, 6]
+
+
+def task_of(recipe: Path, data: Path, stage: int) -> tuple[PretrainTask, list[dict[str, torch.Tensor]]]:
+    """A fresh task of a stage, on the weights of the stage before, and some batches."""
+    resolved, manifest = load(str(recipe)), Manifest.open(data / "synthetic")
+    rows = training_rows(resolved, manifest)
+    from vcsf_cli.model.pathways import build
+
+    torch.manual_seed(0)
+    model = build(resolved)
+    task = PretrainTask(resolved, resolved.stages[stage], model, manifest, rows, Machine("cpu").fabric(), 0)
+    clips = TrainingClips(manifest, build_sampler(resolved.model), resolved.model.augment, 32, 0)
+    return task, list(training_loader(clips, Order(rows, 2, 0, 0, 2), 0, pin=False))
+
+
+def test_a_phase_begins_with_equal_encoders_and_an_empty_queue(tiny_data: Path, tmp_path: Path) -> None:
+    task, batches = task_of(write(tmp_path), tiny_data, 1)
+    ours, theirs = task.model.state_dict(), task.keys.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert (task.queue.get_buffer("video") == -1).all()
+    assert not task.model.fast.training
+    assert not task.keys.fast.training
+    assert task.model.slow.training
+    frozen = {key: value.clone() for key, value in task.keys.fast.state_dict().items()}
+    for batch in batches[:3]:
+        assert not task.ready
+        task.fill(batch)
+    assert task.ready
+    before = {key: value.clone() for key, value in task.keys.slow.state_dict().items()}
+    task.step(batches[3])["loss"].backward()
+    task.after_step()
+    assert all(torch.equal(frozen[key], value) for key, value in task.keys.fast.state_dict().items())
+    assert any(not torch.equal(before[key], value) for key, value in task.keys.slow.state_dict().items())
+    assert all(weight.grad is None for weight in task.model.fast.parameters())
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_killed_inside_a_stage_it_goes_on_to_the_same_bits(
+    whole: Path, tiny_data: Path, tmp_path: Path, stage: int
+) -> None:
+    recipe = write(tmp_path)
+    command = [sys.executable, "-m", "vcsf_cli", "pretrain", str(recipe), "--data", str(tiny_data)]
+    process = subprocess.Popen(
+        [*command, "--save-every", "0", "--workers", "0"],
+        cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    path = tmp_path / "runs" / whole.name / "checkpoint.pt"
+    while process.poll() is None:
+        if path.exists() and checkpoint.load(path)["position"]["stage"] + 1 == stage:
+            break
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert checkpoint.load(path)["position"]["stage"] + 1 == stage
+    run, _ = pretrain(recipe, tiny_data)
+    assert all(torch.equal(value, weights(run, 3)[key]) for key, value in weights(whole, 3).items())
+    for ours, theirs in zip(entries(run), entries(whole), strict=True):
+        assert {k: v for k, v in ours.items() if k not in ("begun", "ended")} == {
+            k: v for k, v in theirs.items() if k not in ("begun", "ended")
+        }
+
+
+def test_stages_that_another_run_has_trained_are_taken_from_it(whole: Path, tiny_data: Path, tmp_path: Path) -> None:
+    """Only stage 2 differs: stage 1 is taken, and what comes of it equals a training from the start."""
+    first, _ = pretrain(write(tmp_path), tiny_data)
+    recipe = write(tmp_path, "other", epochs=3)
+    other, said = pretrain(recipe, tiny_data)
+    assert f"stage 1 is the same as those of run {first.name}: its weights are taken" in said
+    assert "stage 1 of 3" not in said
+    assert [entry["trained_by"] for entry in entries(other)] == [first.name, other.name, other.name]
+    assert entries(other)[2]["steps"] == 8 + 9 + 5
+    alone, said = pretrain(recipe, tiny_data, "--no-share-stages", "--runs", "alone")
+    assert "its weights are taken" not in said
+    alone = tmp_path / "alone" / other.name
+    assert all(torch.equal(value, weights(alone, 3)[key]) for key, value in weights(other, 3).items())
+
+
+def test_a_changed_first_stage_is_trained_anew(whole: Path, tiny_data: Path, tmp_path: Path) -> None:
+    pretrain(write(tmp_path), tiny_data)
+    _, said = pretrain(write(tmp_path, "other", epochs=3), tiny_data, "--set", "loss.temperature=0.2")
+    assert "its weights are taken" not in said
+
+
+def test_a_queue_that_would_never_fill_is_told_before_training(tiny_data: Path, tmp_path: Path) -> None:
+    _, said = pretrain(write(tmp_path), tiny_data, "--set", "stages.1.loss.queue=16", status=1)
+    assert "2 epochs of 8 clips give 16: nothing would be learned" in said
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("loss", ["cross_pathway", "cross_instance", "supervised"])
+def test_both_pathways_learn_together(loss: str, tiny_data: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "joint.yaml"
+    text = RECIPE.format(name="joint", epochs=2).partition("stages:")[0]
+    recipe.write_text(text.replace("loss: {queue: 4}", f"loss: {{name: {loss}, queue: 0}}"))
+    run, _ = pretrain(recipe, tiny_data)
+    (entry,) = entries(run)
+    assert entry["weights_before"]["slow"] != entry["weights_after"]["slow"]
+    assert entry["weights_before"]["fast"] != entry["weights_after"]["fast"]
+    assert json.loads((run / "status.json").read_text())["uses_labels"] == (loss == "supervised")
+    done = called("retrieve", "--from", run.name, "--data", tiny_data, "--workers", 0, cwd=tmp_path)
+    said = "labels were used in training: this is not self-supervised"
+    assert (said in done.stderr) == (said in (run / "retrieve/synthetic-split1/report.md").read_text())
+    assert (said in done.stderr) == (loss == "supervised")
+    variant = "trained_with_labels" if loss == "supervised" else "trained"
+    assert variant in done.stdout

@@ -1,0 +1,63 @@
+"""What a pathway costs: parameters and floating-point operations, by its parts."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from vcsf_cli.model.pathways import Pathway
+
+PARTS = ("backbone", "motion", "head")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one part of a pathway.
+
+    Args:
+        parameters: Its weights and biases; statistics of batch norms are none.
+        flops: Floating-point operations of one forward pass of one clip.
+    """
+
+    parameters: int
+    flops: int
+
+
+def costs(pathway: Pathway, positions: Tensor, length: int, size: int) -> dict[str, Cost]:
+    """The costs of a pathway's parts, by `PARTS`.
+
+    FLOPs are torch's count: those of convolutions, matrix products and attention, a multiplication and an addition
+    being two. So they are twice the multiply-accumulates that papers and torchvision call FLOPs. Norms, activations,
+    pools and gates are not counted.
+
+    Args:
+        pathway: The encoder; it is left as it is.
+        positions: Positions in the window that it reads, (T,).
+        length: L, frames of the window.
+        size: Height and width of the clip.
+    """
+    try:
+        flops = count_flops(pathway, positions, length, size, "meta")
+    except RuntimeError:  # somebody's part must see numbers, or is wrong, which it will say once more
+        flops = count_flops(pathway, positions, length, size, "cpu")
+    return {
+        part: Cost(sum(weight.numel() for weight in getattr(pathway, part).parameters()), flops[part]) for part in PARTS
+    }
+
+
+def count_flops(pathway: Pathway, positions: Tensor, length: int, size: int, device: str) -> dict[str, int]:
+    """FLOPs of a pathway's parts; on the device `meta` there are shapes alone, so that counting takes no time."""
+    blank = copy.deepcopy(pathway).to(device).eval()
+    window = torch.zeros(1, 3, length, size, size, device=device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        blank(window, positions[None])
+    root = type(blank).__name__
+    by_module = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+    head = by_module.get(f"{root}.head", 0)
+    motion = sum(by_module.get(f"{root}.motion.{stage}", 0) for stage in blank.motion)
+    # Motion modules run inside the backbone's forward, so that its own count has theirs in it.
+    return {"backbone": counter.get_total_flops() - motion - head, "motion": motion, "head": head}

@@ -1,0 +1,78 @@
+"""What is watched while training and never used by it: whether embeddings collapse, and whether positives are right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vcsf_cli.contracts import Contrast
+
+COLLAPSED = 0.1
+"""Below this share of the dimensions that a batch could use, embeddings are said to collapse."""
+
+NEIGHBOURS = 5
+"""Of the slots that the pathways' agreement is measured on."""
+
+
+def embeddings(query: Tensor, key: Tensor) -> dict[str, float]:
+    """Alignment, uniformity (Wang and Isola, ICML 2020) and effective rank (Roy and Vetterli, EUSIPCO 2007) of a batch's
+    embeddings (B, D): how near the views of a clip are, how spread out the clips are, and how many dimensions they use.
+    """
+    query, key = query.float(), key.float()
+    return {
+        "alignment": float((query - key).square().sum(1).mean()),
+        "uniformity": uniformity(query),
+        "effective_rank": effective_rank(query),
+    }
+
+
+def uniformity(vectors: Tensor) -> float:
+    """log of the mean over pairs of exp(-2 |x - y|^2), for unit-length vectors (B, D); lower is more even."""
+    return float(torch.pdist(vectors).square().mul(-2).exp().mean().log())
+
+
+def effective_rank(vectors: Tensor) -> float:
+    """exp of the entropy of the singular values of vectors (B, D), as shares of their sum."""
+    values = torch.linalg.svdvals(functional.normalize(vectors, dim=1))
+    share = values / values.sum()
+    return float(torch.special.entr(share).sum().exp())
+
+
+def collapse(pathway: str, rank: float, shape: Sequence[int]) -> str:
+    """A warning if a batch's embeddings of a shape (B, D) use a few of their dimensions only, else nothing."""
+    most = min(shape)
+    if rank >= COLLAPSED * most or most < 1 / COLLAPSED:
+        return ""
+    return (
+        f"the {pathway} pathway's embeddings use {rank:.1f} of {most} dimensions: they collapse, and little is learned. "
+        "A lower optim.lr, a loss.queue that is small beside the number of steps, or negatives of the batch "
+        "(loss.queue=0) help"
+    )
+
+
+def positives(contrast: Contrast, mined: Tensor) -> dict[str, float]:
+    """How many slots a clip has as mined positives (B, K), and how many of those whose labels are known are of its class:
+    the one thing that is watched with labels while training."""
+    known = mined & (contrast.queue_label >= 0) & (contrast.label[:, None] >= 0)
+    right = known & (contrast.queue_label == contrast.label[:, None])
+    found = {"mined": float(mined.sum(1).float().mean())}
+    if known.any():
+        found["monitoring_mined_precision"] = float(right.sum() / known.sum())
+    return found
+
+
+def agreement(contrast: Contrast, count: int = NEIGHBOURS) -> dict[str, float]:
+    """Share of the slots nearest to a clip's key that slow and fast have in common, the clip's own video left out; nothing
+    while there are no slots."""
+    allowed = (contrast.queue_video >= 0) & (contrast.queue_video != contrast.video[:, None])
+    count = min(count, int(allowed.sum(1).min()))
+    if not count:
+        return {}
+    nearest = []
+    for pathway, key in contrast.key.items():
+        ranked = (key.float() @ contrast.queue[pathway].float().T).masked_fill(~allowed, -torch.inf)
+        nearest.append(torch.zeros_like(allowed).scatter_(1, ranked.topk(count, 1).indices, True))
+    return {"agreement": float((nearest[0] & nearest[1]).sum(1).float().mean() / count)}

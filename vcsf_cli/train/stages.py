@@ -1,0 +1,127 @@
+"""Which weights fed which stage: `stages.json` of a run, and stages that another run has trained already.
+
+Two runs agree on their first stages if those have the same recipe, seed and data. The later run then takes the weights
+of the earlier one instead of training them again: on a CPU they would be the same to the last bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from vcsf_cli import checkpoint
+from vcsf_cli.contracts import PATHWAYS
+from vcsf_cli.errors import RunError
+from vcsf_cli.files import write_text
+from vcsf_cli.model.pathways import TwoPathways
+from vcsf_cli.recipe import Recipe
+from vcsf_cli.runs import Run, now
+
+FILE = "stages.json"
+KIND = "vcsf-stage"
+
+
+def weights_file(folder: Path, stage: int) -> Path:
+    """Where a run keeps the weights after a stage, counted from 0 here and from 1 in the name."""
+    return folder / f"stage-{stage + 1}.pt"
+
+
+def prefix(recipe: Recipe, stages: int, data_hash: str) -> str:
+    """Hash of everything that the weights after so many stages depend on, but for the machine."""
+    content = [recipe.seed, data_hash, [stage.model_dump(mode="json") for stage in recipe.stages[:stages]]]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def digests(model: TwoPathways) -> dict[str, str]:
+    """The first sixteen hexadecimal digits of the SHA-256 of each pathway's weights and statistics."""
+    found: dict[str, str] = {}
+    for pathway in PATHWAYS:
+        digest = hashlib.sha256()
+        for name, value in sorted(model.pathway(pathway).state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        found[pathway] = digest.hexdigest()[:16]
+    return found
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The entries of a run's `stages.json`, none if there is no such file.
+
+    Raises:
+        RunError: If it is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return []
+    try:
+        entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path} can't be read: {error}", "this run folder is damaged: train into another --runs"
+        ) from error
+    return entries
+
+
+class Stages:
+    """The stages of one run, as they begin and end.
+
+    Args:
+        run: The run.
+        data_hash: Of its dataset.
+    """
+
+    def __init__(self, run: Run, data_hash: str) -> None:
+        self.run, self.data_hash = run, data_hash
+        self.entries = read(run.folder)
+
+    def begin(self, index: int, model: TwoPathways) -> None:
+        """Note what a stage starts from; nothing happens if it was begun by an earlier call."""
+        if len(self.entries) > index:
+            return
+        stage = self.run.recipe.stages[index]
+        entry = {
+            "stage": index + 1,
+            "loss": stage.loss.name,
+            "trains": list(stage.train.pathways),
+            "epochs": stage.train.epochs,
+            "weights_before": digests(model),
+            "begun": now(),
+        }
+        self._write([*self.entries, entry])
+
+    def end(self, index: int, model: TwoPathways, step: int) -> None:
+        """Keep the weights that a stage has come to, for the next one and for other runs."""
+        agreed = prefix(self.run.recipe, index + 1, self.data_hash)
+        content = {"prefix": agreed, "step": step, "model": model.state_dict()}
+        checkpoint.save(weights_file(self.run.folder, index), content, KIND)
+        entry = {"weights_after": digests(model), "steps": step, "ended": now(), "trained_by": self.run.name}
+        self._write([*self.entries[:index], self.entries[index] | entry | {"prefix": agreed}])
+
+    def take_over(self, model: TwoPathways) -> tuple[int, int, str] | None:
+        """Load the weights of the most stages that another run beside this one has trained, but never of all.
+
+        Returns:
+            How many stages, their optimiser steps, and the run that trained them; None if there is no such run.
+        """
+        for count in range(len(self.run.recipe.stages) - 1, 0, -1):
+            wanted = prefix(self.run.recipe, count, self.data_hash)
+            for folder in sorted(path.parent for path in self.run.folder.parent.glob(f"*/{FILE}")):
+                source = weights_file(folder, count - 1)
+                entries = read(folder)[:count]
+                if folder == self.run.folder or len(entries) < count or entries[-1].get("prefix") != wanted:
+                    continue
+                if not source.is_file():
+                    continue
+                content = checkpoint.load(source, KIND)
+                checkpoint.load_weights(model, content["model"], source)
+                body = {key: value for key, value in content.items() if key not in ("kind", "version")}
+                checkpoint.save(weights_file(self.run.folder, count - 1), body, KIND)
+                self._write(entries)
+                return count, int(content["step"]), str(entries[-1]["trained_by"])
+        return None
+
+    def _write(self, entries: list[dict[str, Any]]) -> None:
+        self.entries = entries
+        write_text(self.run.folder / FILE, json.dumps(entries, indent=2) + "\n")
