@@ -21,7 +21,14 @@ def vcsf_backbones() -> Factories:
 def vcsf_motion_modules() -> Factories:
     from vcsf_plugins import motion
 
-    return {"none": motion.none, "difference_gate": motion.DifferenceGate}
+    return {
+        "none": motion.none,
+        "difference_gate": motion.DifferenceGate,
+        "difference_map": motion.DifferenceMap,
+        "short_term": motion.ShortTerm,
+        "additive": motion.Additive,
+        "correlation": motion.Correlation,
+    }
 
 
 @hookimpl

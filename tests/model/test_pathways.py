@@ -3,7 +3,6 @@
 import pytest
 import torch
 from vcsf_plugins import backbones
-from vcsf_plugins.motion import DifferenceGate
 
 from vcsf_cli import recipe as recipes
 from vcsf_cli.errors import RecipeError
@@ -97,44 +96,3 @@ def test_motion_modules_sit_in_the_slow_pathway_and_start_as_the_identity() -> N
 def test_a_motion_module_after_a_stage_that_is_not_there() -> None:
     with pytest.raises(RecipeError, match="names stage 5"):
         build(recipes.load("demo", [*TINY, "motion.after=[2, 5]"]))
-
-
-def awake_gate(channels: int = 8) -> DifferenceGate:
-    torch.manual_seed(0)
-    gate = DifferenceGate(channels, reduction=4)
-    torch.nn.init.normal_(gate.norm.weight, std=3)
-    return gate.eval()
-
-
-def gate_by_hand(gate: DifferenceGate, features: torch.Tensor) -> torch.Tensor:
-    """TEA's motion excitation step by step: squeeze, align the next step, subtract, average, expand, gate."""
-    steps = []
-    for step in range(features.shape[2]):
-        now = gate.squeeze(features[:, :, step : step + 1])
-        if step + 1 < features.shape[2]:
-            change = gate.align(gate.squeeze(features[:, :, step + 1 : step + 2])) - now
-        else:
-            change = torch.zeros_like(now)
-        excited = gate.norm(gate.expand(change.mean((3, 4), keepdim=True)))
-        steps.append(features[:, :, step : step + 1] * (0.5 + torch.sigmoid(excited)))
-    return torch.cat(steps, 2)
-
-
-def test_the_gate_equals_its_formula() -> None:
-    gate, features = awake_gate(), torch.randn(2, 8, 4, 5, 5)
-    torch.testing.assert_close(gate(features, torch.empty(0)), gate_by_hand(gate, features))
-
-
-def test_the_gate_sees_the_order_of_frames() -> None:
-    gate, features = awake_gate(), torch.randn(2, 8, 4, 5, 5)
-    backwards = gate(features.flip(2), torch.empty(0)).flip(2)
-    assert not torch.allclose(backwards, gate(features, torch.empty(0)), atol=1e-2)
-
-
-def test_a_still_clip_stays_still_but_for_the_padded_last_step() -> None:
-    gate = awake_gate()
-    torch.nn.init.dirac_(gate.align.weight, groups=gate.align.groups)
-    still = torch.randn(1, 8, 1, 5, 5).expand(1, 8, 4, 5, 5)
-    output = gate(still, torch.empty(0))
-    for step in range(1, 4):
-        torch.testing.assert_close(output[:, :, step], output[:, :, 0])
