@@ -6,7 +6,7 @@ Images are RGB. Nothing here imports torch when it is merely read by the data co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -129,18 +129,25 @@ class View:
     """The frames of one view of a video.
 
     Args:
-        window: Frame numbers of the window that both pathways see, int64 (L,).
-        slow: Positions in the window that the slow pathway reads, int64 (T_slow,).
-        fast: Positions in the window that the fast pathway reads, int64 (T_fast,).
+        window: Frame numbers of the window that both pathways see, int64 (L,); where each has its own, one after the other.
+        slow: Positions in the slow pathway's window that it reads, int64 (T_slow,).
+        fast: Positions in the fast pathway's window that it reads, int64 (T_fast,).
+        parts: Begin and end of each pathway's window in `window`, for pathways that don't see all of it. The same for all
+            views that a sampler gives for training.
     """
 
     window: Indices
     slow: Indices
     fast: Indices
+    parts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def positions(self, pathway: str) -> Indices:
-        """Positions in the window that `pathway` reads."""
+        """Positions in a pathway's window that it reads."""
         return self.slow if pathway == "slow" else self.fast
+
+    def part(self, pathway: str) -> tuple[int, int]:
+        """Begin and end of a pathway's window in `window`."""
+        return self.parts.get(pathway, (0, len(self.window)))
 
 
 class Sampler(Protocol):

@@ -58,6 +58,13 @@ class Augment(Node):
     blur: Probability = 0.5
     sigma: Range = (0.1, 2.0)
     """Standard deviation of the blur in pixels of a 128 px clip; it scales with the clip's size."""
+    draws: Literal["shared", "separate"] = "shared"
+    """Whether both pathways see one colour draw of a view, or each its own; the crop is always shared."""
+    erase: Probability = 0.0
+    """Probability that a draw erases the background: a random frame of the clip is mixed into all its frames, as a still,
+    so that the scene says less and movement more (BE, Wang et al., CVPR 2021)."""
+    still: Annotated[float, Interval(ge=0, lt=1)] = 0.3
+    """Largest share of that frame in the mixture; the share is uniform from 0."""
     base: Probability = 0.3
     """Probability that a view of two different windows is `base` (colour, grey, blur) and not only cropped and
     flipped. Of one window seen twice, always just one view is `base`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import numpy as np
-from annotated_types import Gt, Interval
+from annotated_types import Ge, Gt, Interval
 
 from vcsf_cli.contracts import Indices, View
 from vcsf_cli.errors import RecipeError
@@ -25,6 +25,12 @@ class SlowFast:
         stride: Frames of the video from one frame of the window to the next.
         alpha: The slow pathway reads every alpha-th frame of the window; it must divide `frames`.
         same_window: Probability that both views of a clip read the same window.
+        near: How much two windows of a clip are drawn towards each other: the probability of their distance falls as
+            (1 - distance / largest)^near (CVRL, Qian et al., CVPR 2021). Without it each starts anywhere by itself,
+            which for the distance is about the same as 1.
+        speeds: Multiples of `stride`, of which each window of training draws one that the video is long enough for.
+        windows: Whether in training both pathways read the `shared` window, or each an `independent` one of the same
+            length, the crop being the same. Measuring always shares.
         short: What a video with too few frames gets: `loop` starts it over, `hold` repeats its last frame.
     """
 
@@ -35,6 +41,9 @@ class SlowFast:
         stride: Positive = 1,
         alpha: Positive = 4,
         same_window: Probability = 0.5,
+        near: Annotated[float, Ge(0)] | None = None,
+        speeds: tuple[Positive, ...] = (1,),
+        windows: Literal["shared", "independent"] = "shared",
         short: Literal["loop", "hold"] = "loop",
     ) -> None:
         if frames % alpha:
@@ -42,20 +51,25 @@ class SlowFast:
                 f"`sampler.alpha` is {alpha}, which does not divide the {frames} frames of a window",
                 "the slow pathway reads every alpha-th frame",
             )
+        if not speeds:
+            raise RecipeError("`sampler.speeds` is empty", "[1] is every video's own speed")
         self.length = frames
         self.stride = stride
         self.span = (frames - 1) * stride + 1
-        self.same_window = same_window
-        self.short = short
+        self.same_window, self.near, self.speeds = same_window, near, sorted(speeds)
+        self.independent, self.short = windows == "independent", short
         self.fast = np.arange(frames)
         self.slow = np.arange(0, frames, alpha)
 
     def sample(self, frames: int, rng: np.random.Generator) -> tuple[View, View]:
         """Two views of a video of `frames` frames."""
-        starts = rng.integers(0, max(1, frames - self.span + 1), size=2)
-        if rng.random() < self.same_window:
-            starts[1] = starts[0]
-        return self._view(int(starts[0]), frames), self._view(int(starts[1]), frames)
+        first, second = self._two_windows(frames, rng)
+        if not self.independent:
+            return self._view(first), self._view(second)
+        parts = {"slow": (0, self.length), "fast": (self.length, 2 * self.length)}
+        own = self._two_windows(frames, rng)
+        slow_and_fast = [np.concatenate(pair) for pair in zip((first, second), own, strict=True)]
+        return View(slow_and_fast[0], self.slow, self.fast, parts), View(slow_and_fast[1], self.slow, self.fast, parts)
 
     def cover(self, frames: int) -> list[View]:
         """Windows with CoCLR's hop of L/2 - 1 frames of the window, and one that ends with the video."""
@@ -63,9 +77,47 @@ class SlowFast:
         starts = list(range(0, max(1, frames - self.span + 1), hop))
         if starts[-1] + self.span < frames:
             starts.append(frames - self.span)
-        return [self._view(start, frames) for start in starts]
+        return [self._view(self._window(start, frames, self.stride)) for start in starts]
 
-    def _view(self, start: int, frames: int) -> View:
-        window: Indices = start + self.fast * self.stride
-        window = window % frames if self.short == "loop" else np.minimum(window, frames - 1)
+    def _two_windows(self, frames: int, rng: np.random.Generator) -> tuple[Indices, Indices]:
+        """Frame numbers of two windows, (L,) each."""
+        starts = rng.integers(0, max(1, frames - self.span + 1), size=2)
+        strides = [self.stride, self.stride]
+        if self.near is not None:
+            starts = self._near(max(0, frames - self.span), rng)
+        if self.speeds != [1]:
+            strides = [self._draw_stride(frames, rng) for _ in starts]
+            # A faster window is longer: it starts at the same share of the starts that it has.
+            room = max(1, frames - self.span + 1)
+            starts = np.array(
+                [
+                    start * max(1, frames - (self.length - 1) * s) // room
+                    for start, s in zip(starts, strides, strict=True)
+                ]
+            )
+        if rng.random() < self.same_window:
+            starts[1], strides[1] = starts[0], strides[0]
+        first, second = (self._window(int(start), frames, s) for start, s in zip(starts, strides, strict=True))
+        return first, second
+
+    def _near(self, largest: int, rng: np.random.Generator) -> Indices:
+        """Two starts from 0 to `largest` at a distance that was drawn, either of them first."""
+        assert self.near is not None
+        distance = round(largest * (1 - rng.random() ** (1 / (self.near + 1))))  # the inverse of its distribution
+        start = int(rng.integers(0, largest - distance + 1))
+        return rng.permutation([start, start + distance])
+
+    def _draw_stride(self, frames: int, rng: np.random.Generator) -> int:
+        """A stride whose window fits into the video, or the smallest."""
+        strides = [self.stride * speed for speed in self.speeds]
+        fitting = [stride for stride in strides if (self.length - 1) * stride < frames] or strides[:1]
+        return fitting[int(rng.integers(len(fitting)))]
+
+    def _window(self, start: int, frames: int, stride: int) -> Indices:
+        """Frame numbers of the window that begins with frame `start`."""
+        window: Indices = start + self.fast * stride
+        return window % frames if self.short == "loop" else np.minimum(window, frames - 1)
+
+    def _view(self, window: Indices) -> View:
+        """The view of a window that both pathways see."""
         return View(window, self.slow, self.fast)

@@ -14,7 +14,7 @@ from vcsf_cli.data.augment import Crop, apply_crop, blur, centre_square, draw_ba
 from vcsf_cli.schema import Augment
 
 STANDARD = Augment()
-NEUTRAL = [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+NEUTRAL = list(augmentation.NEUTRAL)
 
 
 @given(st.integers(16, 300), st.integers(16, 300), st.integers(0, 2**32))
@@ -105,7 +105,7 @@ def test_colour_equals_its_definition_pixel_by_pixel(draw: list[float]) -> None:
     images = clips(1, 2, 4).float() / 255
     luma = torch.tensor(augmentation.LUMA)
     mean = float((images * draw[0] @ luma).mean())
-    changed = augmentation.jitter(images, torch.tensor([[*draw, 0.0]]))
+    changed = augmentation.jitter(images, torch.tensor([[*draw, 0.0, 0.0, 0.0]]))
     for frame in range(2):
         for row in range(4):
             expected = jitter_by_hand(images[0, frame, row, 1].tolist(), draw, mean)
@@ -114,7 +114,7 @@ def test_colour_equals_its_definition_pixel_by_pixel(draw: list[float]) -> None:
 
 def test_every_clip_gets_its_own_draw_and_all_its_frames_the_same() -> None:
     one = clips(1, 1).expand(2, 4, -1, -1, -1)
-    changed = to_input(one, torch.tensor([[1.2, 0.9, 1.1, 0.03, 0, 0.8], NEUTRAL]))
+    changed = to_input(one, torch.tensor([[1.2, 0.9, 1.1, 0.03, 0, 0.8, 0, 0], NEUTRAL]))
     for frame in range(1, 4):
         assert torch.equal(changed[0, :, frame], changed[0, :, 0])
     torch.testing.assert_close(changed[1], to_input(one)[1])
@@ -129,3 +129,33 @@ def test_blur_equals_opencv(sigma: float) -> None:
     size = (2 * radius + 1, 2 * radius + 1)
     expected = cv2.GaussianBlur(images[0, 0].numpy(), size, sigma, borderType=cv2.BORDER_REPLICATE)
     np.testing.assert_allclose(blur(images, torch.tensor([sigma]))[0, 0].numpy(), expected, atol=1e-4)
+
+
+def test_erasing_mixes_one_frame_of_the_clip_into_all_its_frames() -> None:
+    images = clips(3, 4, 6).float() / 255
+    colour = torch.tensor([NEUTRAL, [*NEUTRAL[:6], 0.25, 0.6], [*NEUTRAL[:6], 0.1, 0.999]])
+    changed = augmentation.erase(images, colour)
+    assert torch.equal(changed[0], images[0])
+    for clip, share, still in ((1, 0.25, 2), (2, 0.1, 3)):
+        for frame in range(4):
+            expected = (1 - share) * images[clip, frame] + share * images[clip, still]
+            torch.testing.assert_close(changed[clip, frame], expected)
+
+
+def test_the_background_is_erased_as_often_and_as_much_as_asked() -> None:
+    rng = np.random.default_rng(0)
+    augment = Augment(erase=0.5, still=0.4)
+    draws = np.stack([draw_colour(augment, False, 64, rng) for _ in range(3000)])
+    assert (draws[:, 6] > 0).mean() == pytest.approx(0.5, abs=0.04)
+    assert draws[:, 6].max() < 0.4
+    assert draws[draws[:, 6] > 0, 6].mean() == pytest.approx(0.2, abs=0.02)
+    assert draws[draws[:, 6] > 0, 7].mean() == pytest.approx(0.5, abs=0.04)
+    assert (draws[:, :6] == NEUTRAL[:6]).all()
+
+
+def test_without_erasing_the_draws_are_those_of_before() -> None:
+    """A key at its default must not change what a seed gives."""
+    first, second = (np.random.default_rng(3) for _ in range(2))
+    assert [draw_colour(STANDARD, True, 64, first).tolist() for _ in range(20)] == [
+        draw_colour(Augment(still=0.9), True, 64, second).tolist() for _ in range(20)
+    ]

@@ -22,8 +22,11 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """Of ImageNet's RGB pixels; every network here is fed pixels normalised by them."""
 
-COLOURS = 6
-"""Brightness, contrast, saturation, hue, grey, sigma of the blur: one row of a view's colour draw."""
+COLOURS = 8
+"""Brightness, contrast, saturation, hue, grey, sigma of the blur, share of the still and its place in the clip: one row of
+a view's colour draw."""
+
+NEUTRAL = (1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 LUMA = (0.299, 0.587, 0.114)
 CROP_ATTEMPTS = 10
@@ -83,8 +86,10 @@ def draw_base(augment: Augment, same_window: bool, rng: np.random.Generator) -> 
 
 def draw_colour(augment: Augment, base: bool, size: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     """A colour draw: factors of brightness, contrast and saturation, hue in turns, grey 0 or 1, sigma in pixels (0: no
-    blur)."""
-    row = np.array([1, 1, 1, 0, 0, 0], np.float32)
+    blur), share of the still, and its place in the clip from 0 to 1."""
+    row = np.array(NEUTRAL, np.float32)
+    if augment.erase and rng.random() < augment.erase:
+        row[6:] = rng.uniform(0, augment.still), rng.random()
     if not base:
         return row
     if rng.random() < augment.colour:
@@ -98,7 +103,7 @@ def draw_colour(augment: Augment, base: bool, size: int, rng: np.random.Generato
 
 
 def colour_matrix(colour: Tensor) -> Tensor:
-    """Saturation, hue and grey as matrices (B, 3, 3) on RGB columns, of colour draws (B, 6).
+    """Saturation, hue and grey as matrices (B, 3, 3) on RGB columns, of colour draws (B, 8).
 
     Hue turns the chroma plane of YIQ, which is linear, where torchvision goes through HSV.
     """
@@ -135,13 +140,26 @@ def to_input(clips: Tensor, colour: Tensor | None = None) -> Tensor:
 
     Args:
         clips: On the device where the work is to be done.
-        colour: Colour draws (B, 6); None for none.
+        colour: Colour draws (B, 8); None for none.
     """
     images = clips.float().div_(255)
     if colour is not None:
-        images = jitter(images, colour)
+        images = jitter(erase(images, colour), colour)
     mean, std = images.new_tensor(MEAN), images.new_tensor(STD)
     return images.sub_(mean).div_(std).permute(0, 4, 1, 2, 3)
+
+
+def erase(images: Tensor, colour: Tensor) -> Tensor:
+    """Mix a frame of each clip (B, L, H, W, 3) into all its frames: (1 - share) x_t + share x_s (BE, eq. 1)."""
+    erased = (colour[:, 6] > 0).nonzero()[:, 0]
+    if not len(erased):
+        return images
+    draw = colour[erased].to(images.device)
+    length = images.shape[1]
+    place = (draw[:, 7] * length).long().clamp(max=length - 1)
+    part = images[erased]
+    still = part[torch.arange(len(part), device=part.device), place][:, None]
+    return images.index_copy(0, erased, torch.lerp(part, still, draw[:, 6].view(-1, 1, 1, 1, 1)))
 
 
 def jitter(images: Tensor, colour: Tensor) -> Tensor:

@@ -73,17 +73,20 @@ class TrainingClips(Dataset[Batch]):
         decoded = [decode(jpeg) for jpeg in self.store.jpegs(row, wanted.tolist())]
         length = len(views[0].window)
         frames = np.empty((2, length, self.size, self.size, 3), np.uint8)
-        colour = np.empty((2, augmentation.COLOURS), np.float32)
+        draws = 1 if self.augment.draws == "shared" else len(PATHWAYS)
+        colour = np.empty((2, draws, augmentation.COLOURS), np.float32)
         for index in range(len(views)):
             crop = augmentation.draw_crop(self.augment, decoded[0].shape[0], decoded[0].shape[1], rng)
             for position in range(length):
                 frame = decoded[back[index * length + position]]
                 frames[index, position] = augmentation.apply_crop(frame, crop, self.size)
-            colour[index] = augmentation.draw_colour(self.augment, base[index], self.size, rng)
+            for draw in range(draws):
+                colour[index, draw] = augmentation.draw_colour(self.augment, base[index], self.size, rng)
         return {
             "frames": frames,
             "colour": colour,
             **{pathway: np.stack([view.positions(pathway) for view in views]) for pathway in PATHWAYS},
+            **{f"{pathway}_part": np.array([view.part(pathway) for view in views]) for pathway in PATHWAYS},
             "video": row,
             "source": self.numbers.source[row],
             "label": self.numbers.label[row],

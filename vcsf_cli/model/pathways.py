@@ -14,6 +14,8 @@ from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import RecipeError
 from vcsf_cli.recipe import Recipe
 
+Windows = Tensor | Mapping[str, Tensor]
+
 
 class Head(nn.Module):
     """Projection to the space of the loss: 1x1x1 convolution, ReLU, 1x1x1 convolution, on pooled features.
@@ -112,13 +114,23 @@ class TwoPathways(nn.Module):
         """The pathway of a name, `slow` or `fast`."""
         return self.slow if name == "slow" else self.fast
 
-    def forward(self, window: Tensor, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Embeddings (B, D) by pathway, of the pathways that `positions` (B, T) names."""
-        return {name: self.pathway(name)(window, at) for name, at in positions.items()}
+    def forward(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Embeddings (B, D) by pathway, of the pathways that `positions` (B, T) names.
 
-    def features(self, window: Tensor, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        Args:
+            windows: (B, 3, L, H, W), one for both pathways or one for each.
+            positions: Which frames of its window a pathway reads.
+        """
+        return {name: self.pathway(name)(window_of(windows, name), at) for name, at in positions.items()}
+
+    def features(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Pooled features (B, C) by pathway."""
-        return {name: self.pathway(name).features(window, at) for name, at in positions.items()}
+        return {name: self.pathway(name).features(window_of(windows, name), at) for name, at in positions.items()}
+
+
+def window_of(windows: Windows, pathway: str) -> Tensor:
+    """The window that a pathway sees."""
+    return windows if isinstance(windows, Tensor) else windows[pathway]
 
 
 def build(recipe: Recipe) -> TwoPathways:

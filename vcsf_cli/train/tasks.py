@@ -133,13 +133,26 @@ class PretrainTask:
     def _encode(self, model: TwoPathways, batch: Batch, view: int, pathways: Sequence[str]) -> dict[str, Tensor]:
         """Embeddings (B, D) of one view by pathway."""
         device = self.fabric.device
-        frames, colour = (batch[name][:, view].to(device, non_blocking=True) for name in ("frames", "colour"))
+        windows = self._windows(batch, view, pathways)
         precision: Any = self.fabric.autocast() if device.type == "cuda" else nullcontext()
         with precision:
-            embeddings: dict[str, Tensor] = model(
-                to_input(frames, colour), {pathway: batch[pathway][:, view] for pathway in pathways}
-            )
+            embeddings: dict[str, Tensor] = model(windows, {name: batch[name][:, view] for name in pathways})
         return embeddings
+
+    def _windows(self, batch: Batch, view: int, pathways: Sequence[str]) -> dict[str, Tensor]:
+        """The window (B, 3, L, H, W) that each pathway sees, made once where they see the same."""
+        device = self.fabric.device
+        frames, colour = (batch[name][:, view].to(device, non_blocking=True) for name in ("frames", "colour"))
+        made: dict[tuple[int, int, int], Tensor] = {}
+        windows = {}
+        for pathway in pathways:
+            begin, end = batch[f"{pathway}_part"][0, view].tolist()
+            draw = min(PATHWAYS.index(pathway), colour.shape[1] - 1)
+            key = (begin, end, draw)
+            if key not in made:
+                made[key] = to_input(frames[:, begin:end], colour[:, draw])
+            windows[pathway] = made[key]
+        return windows
 
     def _contrast(self, batch: Batch, query: Mapping[str, Tensor], key: dict[str, Tensor]) -> Contrast:
         """What the loss sees: with the queue as it was before this batch, or the batch itself in its place."""
