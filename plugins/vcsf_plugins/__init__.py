@@ -14,7 +14,14 @@ Factories = Mapping[str, Callable[..., Any]]
 def vcsf_backbones() -> Factories:
     from vcsf_plugins import backbones
 
-    return {"s3d": backbones.s3d, "r3d18": backbones.r3d18, "small": backbones.small}
+    return {
+        "s3d": backbones.s3d,
+        "r3d18": backbones.r3d18,
+        "r2plus1d18": backbones.r2plus1d18,
+        "slowfast_r50": backbones.slowfast_r50,
+        "timm": backbones.timm_images,
+        "small": backbones.small,
+    }
 
 
 @hookimpl

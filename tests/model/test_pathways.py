@@ -2,53 +2,12 @@
 
 import pytest
 import torch
-from vcsf_plugins import backbones
 
 from vcsf_cli import recipe as recipes
 from vcsf_cli.errors import RecipeError
 from vcsf_cli.model.pathways import Head, Pathway, build, select
 
 TINY = ["backbone.channels=[4, 8, 8, 16]", "head.hidden=8", "head.dim=4", "data.size=32"]
-
-
-def parameters(module: torch.nn.Module) -> int:
-    return sum(weight.numel() for weight in module.parameters())
-
-
-def test_backbones_have_torchvisions_parameters() -> None:
-    """torchvision documents 8,320,048 for S3D and 33,371,472 for R3D-18, both with a classifier of 400 classes."""
-    assert parameters(backbones.s3d()) == 8_320_048 - (1024 * 400 + 400)
-    assert parameters(backbones.r3d18()) == 33_371_472 - (512 * 400 + 400)
-
-
-@pytest.mark.parametrize(
-    ("name", "pathway", "frames", "size", "steps", "side"),
-    [
-        ("s3d", "slow", 8, 64, 2, 2), ("s3d", "fast", 32, 64, 4, 2),
-        ("r3d18", "slow", 8, 56, 2, 4), ("r3d18", "fast", 16, 56, 2, 4),
-        ("small", "slow", 8, 56, 4, 4), ("small", "fast", 32, 56, 2, 4),
-    ],
-)  # fmt: skip
-def test_stages_have_the_channels_they_say(
-    name: str, pathway: str, frames: int, size: int, steps: int, side: int
-) -> None:
-    network = getattr(backbones, name)(pathway=pathway)
-    seen = []
-
-    def between(stage: int, features: torch.Tensor) -> torch.Tensor:
-        seen.append((stage, features.shape[1]))
-        return features
-
-    with torch.no_grad():
-        features = network(torch.randn(2, 3, frames, size, size), between)
-    assert seen == list(enumerate(network.channels, start=1))
-    assert features.shape == (2, network.channels[-1], steps, side, side)
-
-
-def test_s3ds_batch_norm_follows_fast_enough_for_short_runs() -> None:
-    norms = [module for module in backbones.s3d().modules() if isinstance(module, torch.nn.BatchNorm3d)]
-    assert norms
-    assert {(norm.momentum, norm.eps) for norm in norms} == {(0.1, 1e-5)}
 
 
 def test_select_takes_frames_by_clip() -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -23,11 +24,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vcsf_cli import checkpoint
 from vcsf_cli.data import manifest as manifests
-from vcsf_cli.data.clips import Order, TrainingClips
+from vcsf_cli.data.clips import Order, TrainingClips, training_loader
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.model.pathways import build
 from vcsf_cli.recipe import load
-from vcsf_cli.train.tasks import build_sampler
+from vcsf_cli.train.pretrain import Machine
+from vcsf_cli.train.tasks import PretrainTask, build_sampler
 
 SETTINGS = {
     "name": "tiny",
@@ -320,6 +322,46 @@ def test_a_pathway_that_is_not_trained_stays_as_it_is(tiny_data: Path, tmp_path:
     assert changed == {"slow"}
 
 
+VIEWS = [
+    {"augment__draws": "separate"},
+    {"augment__erase": 0.5},
+    {"sampler__windows": "independent"},
+    {"sampler__speeds": "[1, 2]", "sampler__near": 1},
+    {"slow__input": "difference", "fast__input": "rgb"},
+]
+
+
+@pytest.mark.parametrize("changes", VIEWS, ids=lambda changes: "+".join(changes))
+def test_every_kind_of_view_trains_and_is_another_training(
+    changes: dict[str, object], whole: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    called(*arguments(tiny_data, Path("runs"), **changes), cwd=tmp_path)
+    run = only_run(tmp_path / "runs")
+    assert records(run)[0]["loss"] != records(whole)[0]["loss"]
+    assert all(torch.isfinite(value).all() for value in state(run).values())
+
+
+def test_pathways_share_or_separate_colours_and_windows_as_the_recipe_says(tiny_data: Path) -> None:
+    manifest = Manifest.open(tiny_data / "synthetic")
+
+    def windows(*assignments: str) -> dict[str, torch.Tensor]:
+        recipe = load("smoke", ["augment.base=1.0", "augment.colour=1.0", "sampler.same_window=0.0", *assignments])
+        stage, rows = recipe.model, manifest.part(1, "train")
+        task = PretrainTask(recipe, stage, build(recipe), manifest, rows, Machine("cpu").fabric(), 0)
+        clips = TrainingClips(manifest, build_sampler(stage), stage.augment, 32, 0)
+        (batch,) = training_loader(clips, Order(rows, 8, 0, 0, 1), 0, pin=False)
+        return task._windows(batch, 0, ["slow", "fast"])
+
+    shared = windows()
+    assert shared["slow"] is shared["fast"]
+    apart = windows("augment.draws=separate")
+    assert apart["slow"].shape == apart["fast"].shape == shared["slow"].shape
+    assert not torch.equal(apart["slow"], apart["fast"])
+    independent = windows("sampler.windows=independent")
+    assert independent["slow"].shape == shared["slow"].shape
+    assert not torch.equal(independent["slow"], independent["fast"])
+
+
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(tiny_data: Path, tmp_path: Path) -> None:
     done = called(*arguments(tiny_data, Path("runs")), "--dry-run", cwd=tmp_path)
     (tmp_path / "printed.yaml").write_text(done.stdout)
@@ -327,7 +369,9 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(tiny_data: Path, tmp
     assert f"run folder: runs/tiny-{printed.hash}" in done.stderr
     for name in ("slow", "fast"):
         count = sum(weight.numel() for weight in build(printed).pathway(name).parameters())
-        assert f"{name}: {count:,} parameters" in done.stderr
+        assert re.search(
+            rf"^{name}: {count:,} parameters \(.*\), 0\.\d+ GFLOPs a clip \(backbone 0\.\d+, motion ", done.stderr, re.M
+        )
     assert "stage 1: 8 clips an epoch, 6 epochs" in done.stderr
     assert "estimated time: " in done.stderr
     assert "extrapolated from a few tiny timed batches" in done.stderr

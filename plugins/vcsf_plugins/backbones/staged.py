@@ -1,0 +1,37 @@
+"""What most backbones are: a row of stages, with room for a motion module after each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
+
+from annotated_types import Gt
+from torch import Tensor, nn
+
+from vcsf_cli.contracts import identity
+
+Between = Callable[[int, Tensor], Tensor]
+Pathway = Literal["slow", "fast"]
+Stride = Annotated[int, Gt(0)]
+Strides = tuple[Stride, Stride, Stride, Stride]
+
+
+class Staged(nn.Module):
+    """A backbone that is a row of stages.
+
+    Args:
+        stages: One module a stage; stage 1 is the stem.
+        channels: Channels after each stage.
+    """
+
+    def __init__(self, stages: Sequence[nn.Module], channels: Sequence[int]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.channels = tuple(channels)
+
+    def forward(self, clip: Tensor, between: Between = identity) -> Tensor:
+        """Features (B, C, T', h, w) of clips (B, 3, T, H, W)."""
+        features = clip
+        for number, stage in enumerate(self.stages, start=1):
+            features = between(number, stage(features))
+        return features

@@ -1,0 +1,76 @@
+"""What gives a network that sees single frames an idea of time."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def shifted(features: Tensor) -> Tensor:
+    """Features (B, C, T, h, w) with an eighth of the channels from the step before and an eighth from the next.
+
+    TSM's shift; what would come from outside the clip is zero.
+    """
+    part = features.shape[1] // 8
+    past = functional.pad(features[:, :part, :-1], (0, 0, 0, 0, 1, 0))
+    future = functional.pad(features[:, part : 2 * part, 1:], (0, 0, 0, 0, 0, 1))
+    return torch.cat([past, future, features[:, 2 * part :]], 1)
+
+
+class TemporalConvolution(nn.Module):
+    """A depthwise 3x1x1 convolution beside the features; its norm starts at zero, so that it starts as the identity.
+
+    Args:
+        channels: C of the features.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0), groups=channels, bias=False)
+        self.norm = nn.BatchNorm3d(channels)
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, C, T, h, w) of features of that shape."""
+        return features + cast(Tensor, self.norm(self.convolution(features)))
+
+
+class TemporalAttention(nn.Module):
+    """Self-attention of each position over time beside the features; its projection starts at zero: the identity.
+
+    Steps are told apart by the sines and cosines of "Attention Is All You Need", so any number of them will do.
+
+    Args:
+        channels: C of the features.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.heads = math.gcd(channels, 8)
+        self.norm = nn.LayerNorm(channels)
+        self.inputs = nn.Linear(channels, 3 * channels)
+        self.output = nn.Linear(channels, channels)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, C, T, h, w) of features of that shape."""
+        batch, channels, time, height, width = features.shape
+        steps = features.permute(0, 3, 4, 2, 1).reshape(-1, time, channels)
+        inputs = self.inputs(self.norm(steps) + waves(time, channels, steps))
+        query, key, value = inputs.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        change = self.output(mixed).view(batch, height, width, time, channels).permute(0, 4, 3, 1, 2)
+        return features + cast(Tensor, change)
+
+
+def waves(time: int, channels: int, like: Tensor) -> Tensor:
+    """Sines and cosines (T, C) of steps 0 to T - 1, of wave lengths from 2 pi to 10000 times that."""
+    steps = torch.arange(time, device=like.device, dtype=torch.float32)[:, None]
+    pairs = torch.arange((channels + 1) // 2, device=like.device, dtype=torch.float32)
+    angles = steps * 10000 ** (-2 * pairs / channels)
+    return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)[:, :channels].to(like.dtype)

@@ -1,0 +1,92 @@
+"""The video networks that torchvision has, without their classifiers, cut into stages."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import pairwise
+from typing import cast
+
+from torch import nn
+from torchvision.models.video import r2plus1d_18, r3d_18
+from torchvision.models.video.resnet import VideoResNet
+from torchvision.models.video.s3d import S3D
+
+from vcsf_cli.errors import RecipeError
+from vcsf_plugins.backbones.staged import Pathway, Staged, Stride, Strides
+
+
+def s3d(*, temporal_stem_stride: Stride | None = None, pathway: Pathway = "fast") -> Staged:
+    """S3D without gating (Xie et al., ECCV 2018), torchvision's layers with CoCLR's batch norm and initialisation.
+
+    Differences to the paper: it reads 64 frames of 224 px, here the recipe says; the slow pathway's stem does not stride
+    time; and there is no classifier, nor dropout before it. Of torchvision's, batch norm has momentum 0.1 and eps 1e-5
+    instead of 1e-3 both, and convolutions start from N(0, 0.01).
+
+    Args:
+        temporal_stem_stride: Stride of the stem along time; by default 1 for slow (8 frames: 8, 4, 2), 2 for fast.
+    """
+    # With torchvision's momentum the running statistics stay near their start in short runs.
+    network = S3D(norm_layer=partial(nn.BatchNorm3d, momentum=0.1, eps=1e-5))
+    layers = list(network.features)
+    stride = temporal_stem_stride or (1 if pathway == "slow" else 2)
+    # The stem is a spatial convolution followed by a temporal one (Conv3d, norm, ReLU each).
+    temporal: nn.Conv3d = layers[0][1][0]
+    temporal.stride = (stride, 1, 1)
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.normal_(module.weight, std=0.01)
+    # Cut before each of the pools that halve the image, so that stage 1 is the stem alone.
+    pools = [index for index, layer in enumerate(layers) if isinstance(layer, nn.MaxPool3d)]
+    bounds = [0, *pools, len(layers)]
+    stages = [nn.Sequential(*layers[start:end]) for start, end in pairwise(bounds)]
+    return Staged(stages, (64, 192, 480, 832, 1024))
+
+
+def r3d18(*, temporal_strides: Strides | None = None, pathway: Pathway = "fast") -> Staged:
+    """R3D-18 (Tran et al., CVPR 2018) as in torchvision.
+
+    Differences to the paper: the slow pathway strides time once less, and there is no classifier. The paper's input is
+    16 frames of 112 px, here the recipe says.
+
+    Args:
+        temporal_strides: Strides along time of layers 1 to 4; by default 1, 1, 2, 2 for slow, so that 8 frames end as
+            2 and not as 1, and 1, 2, 2, 2 for fast.
+    """
+    return residual18(r3d_18(), temporal_strides, pathway)
+
+
+def r2plus1d18(*, temporal_strides: Strides | None = None, pathway: Pathway = "fast") -> Staged:
+    """R(2+1)D-18 (Tran et al., CVPR 2018) as in torchvision: each 3x3x3 convolution is a 1x3x3 and a 3x1x1 one.
+
+    Differences to the paper: those of `r3d18`.
+
+    Args:
+        temporal_strides: Strides along time of layers 1 to 4; by default 1, 1, 2, 2 for slow, 1, 2, 2, 2 for fast.
+    """
+    return residual18(r2plus1d_18(), temporal_strides, pathway)
+
+
+def residual18(network: VideoResNet, temporal_strides: Strides | None, pathway: Pathway) -> Staged:
+    """An 18-layer video ResNet of torchvision with other strides along time.
+
+    Raises:
+        RecipeError: If layer 1 is to stride.
+    """
+    strides = temporal_strides or ((1, 1, 2, 2) if pathway == "slow" else (1, 2, 2, 2))
+    if strides[0] != 1:
+        raise RecipeError(
+            f"temporal_strides is {list(strides)}: layer 1 has no projection beside it, so it can't stride time",
+            "let the first of them be 1",
+        )
+    layers = [network.layer1, network.layer2, network.layer3, network.layer4]
+    for layer, stride in zip(layers[1:], strides[1:], strict=True):
+        block = layer[0]
+        first, projection = temporal_convolution(block.conv1[0]), block.downsample[0]
+        first.stride = (stride, *first.stride[1:])
+        projection.stride = (stride, *projection.stride[1:])
+    return Staged([network.stem, *layers], (64, 64, 128, 256, 512))
+
+
+def temporal_convolution(convolution: nn.Module) -> nn.Conv3d:
+    """The one that strides along time: the last of torchvision's factorised pair, else the convolution itself."""
+    return cast(nn.Conv3d, convolution[-1] if isinstance(convolution, nn.Sequential) else convolution)
