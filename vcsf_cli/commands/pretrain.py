@@ -163,6 +163,9 @@ def rehearse(resolved: Recipe, model: TwoPathways, data: Path, folder: Path, mac
     total_seconds = 0.0
     for index, (clips, seconds) in enumerate(estimate(resolved, manifest, machine), start=1):
         epochs = resolved.stages[index - 1].train.epochs
-        say(f"stage {index}: {clips:,} clips an epoch, {epochs} epochs")
+        say(f"stage {index}: {clips:,} clips an epoch, {epochs} epochs, {duration(seconds)}")
         total_seconds += seconds
-    say(f"estimated time: {duration(total_seconds)} on {machine.device()}, extrapolated from a few tiny timed batches")
+    say(
+        f"estimated time: {duration(total_seconds)} on {machine.device()}, extrapolated from a few tiny batches timed for at "
+        "most 20 s"
+    )

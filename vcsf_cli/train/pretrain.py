@@ -155,13 +155,18 @@ def check_parts(recipe: Recipe) -> None:
 
 def warnings_for(recipe: Recipe, clips: int) -> list[str]:
     """What is allowed but seldom meant."""
+    stages_of: dict[int, list[str]] = {}
+    for number, stage in enumerate(recipe.stages, start=1):
+        stages_of.setdefault(build_loss(stage).queue, []).append(str(number))
     found = []
-    for stage in recipe.stages:
-        slots = build_loss(stage).queue
+    staged = bool(recipe.tree["stages"])
+    for slots, numbers in stages_of.items():
         if slots > clips // 2:
+            where = f" in stages {', '.join(numbers)}" if staged else ""
+            setting = "of stages.N.loss.queue " if staged else "--set loss.queue="
             found.append(
-                f"loss.queue is {slots}, more than half of the {clips} training clips: most of a clip's negatives are "
-                f"then its own neighbours' and stale keys; --set loss.queue={max(1, clips // 2)} or less is usual"
+                f"loss.queue is {slots}{where}, more than half of the {clips} training clips: most of a clip's negatives "
+                f"are then its own neighbours' and stale keys; {setting}{max(1, clips // 2)} or less is usual"
             )
     return found
 
@@ -277,49 +282,61 @@ def plan_of(stage: Stage, clips: int, seed: int, save_every: float) -> Plan:
     )
 
 
-SECONDS_OF_TIMING = 20.0
-TIMED_CLIPS = 4
+SECONDS_OF_TIMING = 15.0
+"""Of all stages together; one batch more may be under way when they are over."""
+
+TIMED_CLIPS = 2
+TIMED_BATCHES = 4
 
 
 def estimate(recipe: Recipe, manifest: Manifest, machine: Machine) -> list[tuple[int, float]]:
-    """Clips an epoch and estimated seconds of every stage, from tiny batches of real clips, timed for at most 20 s.
+    """Clips an epoch and estimated seconds of every stage, from tiny batches of real clips timed for some seconds.
 
-    Reading and computing overlap when training, so a step is taken to last as long as the slower of the two.
+    Stages that compute the same are timed once; what there is no time left for is taken to last as long as the slowest.
     """
     rows = training_rows(recipe, manifest)
-    fabric = machine.fabric()
+    deadline = time.monotonic() + SECONDS_OF_TIMING
+    timed: dict[str, float] = {}
     estimates = []
     for stage in recipe.stages:
-        start = time.monotonic()
-        model = cast(TwoPathways, fabric.to_device(build(recipe)))
-        task = PretrainTask(recipe, stage, model, manifest, rows, fabric, 0)
-        optimizer = optimizer_of(stage.optim, task.parameters())
-        clips = TrainingClips(manifest, build_sampler(stage), stage.augment, stage.data.size, recipe.seed)
-        size = min(TIMED_CLIPS, stage.train.batch)
-        order = Order(rows, size, recipe.seed, 0, 1000)
-        reading: list[float] = []
-        computing: list[float] = []
-        batches = items_of(training_loader(clips, order, 0, pin=False))
-        while len(computing) < 4 and time.monotonic() - start < SECONDS_OF_TIMING / len(recipe.stages):
-            begun = time.monotonic()
-            batch = next(batches)
-            read = time.monotonic()
-            terms = task.step(batch)
-            fabric.backward(terms["loss"])
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            task.after_step()
-            if fabric.device.type == "cuda":
-                torch.cuda.synchronize()
-            reading.append(read - begun)
-            computing.append(time.monotonic() - read)
-        # The first batch pays for warming up.
-        each = (
-            max(np.mean(reading[1:] or reading) / max(1, machine.readers), np.mean(computing[1:] or computing)) / size
-        )
+        kind = stage.model_dump_json(exclude={"optim": True, "train": {"epochs", "batch", "log_every", "check_every"}})
+        if kind not in timed:
+            late = time.monotonic() > deadline and timed
+            timed[kind] = max(timed.values()) if late else seconds_a_clip(recipe, stage, manifest, machine, deadline)
         per_epoch = len(rows) // stage.train.batch * stage.train.batch
-        estimates.append((per_epoch, float(each * per_epoch * stage.train.epochs)))
+        estimates.append((per_epoch, timed[kind] * per_epoch * stage.train.epochs))
     return estimates
+
+
+def seconds_a_clip(recipe: Recipe, stage: Stage, manifest: Manifest, machine: Machine, deadline: float) -> float:
+    """Seconds that training on a clip takes, measured until a deadline or a few batches are over.
+
+    Reading and computing overlap when training, so a clip is taken to last as long as the slower of the two.
+    """
+    rows, fabric = training_rows(recipe, manifest), machine.fabric()
+    task = PretrainTask(recipe, stage, cast(TwoPathways, fabric.to_device(build(recipe))), manifest, rows, fabric, 0)
+    optimizer = optimizer_of(stage.optim, task.parameters())
+    clips = TrainingClips(manifest, build_sampler(stage), stage.augment, stage.data.size, recipe.seed)
+    order = Order(rows, min(TIMED_CLIPS, stage.train.batch), recipe.seed, 0, 1000)
+    reading: list[float] = []
+    computing: list[float] = []
+    batches = items_of(training_loader(clips, order, 0, pin=False))
+    while not computing or (len(computing) < TIMED_BATCHES and time.monotonic() < deadline):
+        begun = time.monotonic()
+        batch = next(batches)
+        read = time.monotonic()
+        terms = task.step(batch)
+        fabric.backward(terms["loss"])
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        task.after_step()
+        if fabric.device.type == "cuda":
+            torch.cuda.synchronize()
+        reading.append(read - begun)
+        computing.append(time.monotonic() - read)
+    # The first batch pays for warming up.
+    read_each, compute_each = (np.mean(seconds[1:] or seconds) / order.batch for seconds in (reading, computing))
+    return float(max(read_each / max(1, machine.readers), compute_each))
 
 
 def restore(run: Run) -> tuple[TwoPathways, dict[str, Any]]:
