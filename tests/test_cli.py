@@ -107,8 +107,8 @@ def runs(tmp_path: Path) -> Path:
     [
         ("vcsf pret", {}, ["plain,pretrain"]),
         ("vcsf pretrain d", {}, ["plain,demo"]),
-        ("vcsf recipes show vc", {}, ["plain,vcsf"]),
-        ("vcsf recipes check demo vc", {}, ["plain,vcsf"]),
+        ("vcsf recipes show dem", {}, ["plain,demo"]),
+        ("vcsf recipes check vcsf dem", {}, ["plain,demo"]),
         ("vcsf pretrain recipes/", {}, ["file,recipes/"]),
         ("vcsf retrieve --from ", {}, ["plain,demo-1", "plain,smoke-2"]),
         ("vcsf retrieve --from s", {}, ["plain,smoke-2"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -10,10 +11,19 @@ import click
 
 SECONDS_BETWEEN_LINES = 10.0
 
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+"""Environment variables by which torchrun, Slurm and Fabric number processes."""
+
+
+def is_first() -> bool:
+    """Whether this is the first, or only, of the processes that work on one thing; the others say and write nothing."""
+    return not any(os.environ.get(name, "0") not in ("", "0") for name in RANKS)
+
 
 def say(text: str) -> None:
-    """One line of narration on stderr."""
-    click.echo(text, err=True)
+    """One line of narration on stderr, by the first process alone."""
+    if is_first():
+        click.echo(text, err=True)
 
 
 def duration(seconds: float) -> str:
@@ -43,7 +53,7 @@ class Progress:
         self.done = self.first = done
         self.note = ""
         self._start = self._spoken = time.monotonic()
-        self._terminal = sys.stderr.isatty()
+        self._terminal = sys.stderr.isatty() and is_first()
 
     def __enter__(self) -> Progress:
         return self

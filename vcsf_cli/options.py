@@ -45,7 +45,7 @@ devices_option = click.option(
     "--devices",
     default="auto",
     show_default=True,
-    metavar="auto|cpu|cuda|cuda:N",
+    metavar="auto|cpu|cuda|cuda:N|COUNT",
     help="Where to compute; auto takes a GPU if there is one.",
 )
 

@@ -108,6 +108,15 @@ class Train(Node):
 
     epochs: Annotated[int, Gt(0)]
     batch: Annotated[int, Gt(1)] = 32
+    """Clips of one step of the optimiser, over all processes."""
+    accumulate: Annotated[int, Gt(0)] = 1
+    """Parts of the batch whose gradients are added up one after the other, for devices with little memory. Each part has
+    batch-norm statistics of its own; else it changes nothing."""
+    norm: Literal["batch", "split", "synced", "frozen"] = "batch"
+    """Batch-norm statistics: of a process's batch; of parts of it, with keys shuffled between them (what MoCo's
+    shuffle-BN does over GPUs, for one process); of all processes' batches (GPUs only); or the running ones."""
+    parts: Annotated[int, Gt(1)] = 4
+    """Parts of a process's batch with `norm: split`."""
     pathways: Annotated[tuple[Literal["slow", "fast"], ...], MinLen(1)] = PATHWAYS
     """The pathways that learn; another one stays as it is."""
     key_momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.999

@@ -134,7 +134,9 @@ def test_a_phase_begins_with_equal_encoders_and_an_empty_queue(tiny_data: Path, 
         task.fill(batch)
     assert task.ready
     before = {key: value.clone() for key, value in task.keys.slow.state_dict().items()}
-    task.step(batches[3])["loss"].backward()
+    ((share, terms),) = task.step(batches[3])
+    assert share == 1
+    terms["loss"].backward()
     task.after_step()
     assert all(torch.equal(frozen[key], value) for key, value in task.keys.fast.state_dict().items())
     assert any(not torch.equal(before[key], value) for key, value in task.keys.slow.state_dict().items())

@@ -45,6 +45,13 @@ if TYPE_CHECKING:
     help="Time between checkpoints.",
 )
 @click.option(
+    "--nodes",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Machines that train together, with --devices COUNT each; start the command on all, by torchrun or Slurm.",
+)
+@click.option(
     "--share-stages/--no-share-stages",
     default=True,
     show_default=True,
@@ -62,6 +69,7 @@ def command(
     precision: str,
     workers: int | None,
     save_every: float,
+    nodes: int,
     share_stages: bool,
     dry_run: bool,
 ) -> None:
@@ -82,7 +90,7 @@ def command(
     from vcsf_cli.train.pretrain import Machine, Trainer, check_parts, training_rows, warnings_for
     from vcsf_cli.train.tasks import uses_labels
 
-    machine = Machine(devices, precision, workers, save_every, share_stages)
+    machine = Machine(devices, precision, workers, save_every, share_stages, nodes)
     check_parts(resolved)
     machine.bf16()
     model = build(resolved)

@@ -103,12 +103,23 @@ class Order(Sampler[list[tuple[int, int]]]):
         first_epoch: The epoch to begin with, counted from 0 over the whole run.
         last_epoch: The epoch after the last.
         offset: Batches of the first epoch that are already done.
+        process: Number of this process, which gets its part of every batch.
+        processes: How many there are; a divisor of `batch`.
     """
 
     def __init__(
-        self, rows: Indices, batch: int, seed: int, first_epoch: int, last_epoch: int, offset: int = 0
+        self,
+        rows: Indices,
+        batch: int,
+        seed: int,
+        first_epoch: int,
+        last_epoch: int,
+        offset: int = 0,
+        process: int = 0,
+        processes: int = 1,
     ) -> None:
         self.rows, self.batch, self.seed = rows, batch, seed
+        self.mine = slice(process * batch // processes, (process + 1) * batch // processes)
         self.first_epoch, self.last_epoch, self.offset = first_epoch, last_epoch, offset
 
     def __len__(self) -> int:
@@ -119,7 +130,7 @@ class Order(Sampler[list[tuple[int, int]]]):
             order = np.random.default_rng((self.seed, epoch)).permutation(self.rows)
             start = self.offset if epoch == self.first_epoch else 0
             for batch in range(start, len(order) // self.batch):
-                chosen = order[batch * self.batch : (batch + 1) * self.batch]
+                chosen = order[batch * self.batch : (batch + 1) * self.batch][self.mine]
                 yield [(epoch, int(row)) for row in chosen]
 
 

@@ -6,10 +6,10 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -20,7 +20,7 @@ from vcsf_cli import registry
 from vcsf_cli.data.clips import Batch
 from vcsf_cli.errors import RunError
 from vcsf_cli.files import write_text
-from vcsf_cli.narrate import Progress
+from vcsf_cli.narrate import Progress, is_first
 from vcsf_cli.runs import Run
 from vcsf_cli.train.log import MetricsFile
 
@@ -37,8 +37,12 @@ class Task(Protocol):
         """Take a batch in without learning from it."""
         ...
 
-    def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Terms of a batch; `loss` is what is minimised."""
+    def step(self, batch: Batch) -> Iterator[tuple[float, dict[str, Tensor]]]:
+        """Terms of each part of a batch, with its share of the batch; `loss` is what is minimised."""
+        ...
+
+    def average_gradients(self) -> None:
+        """Called before the optimiser's step."""
         ...
 
     def after_step(self) -> None:
@@ -144,17 +148,26 @@ class Log:
 
     def __init__(self, run: Run, step: int) -> None:
         self.run = run
-        self.file = MetricsFile(run.metrics, step)
-        self.board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=step + 1 if step else None)
         self.last: dict[str, float] = {}
+        self.first = is_first()
+        if self.first:
+            self.file = MetricsFile(run.metrics, step)
+            self.board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def close(self) -> None:
+        """Complete what is open."""
+        if self.first:
+            self.board.close()
 
     def write(self, record: dict[str, float]) -> None:
-        """Write one record, which has a `step`."""
+        """Write one record, which has a `step`; only the first process does."""
+        self.last |= record
+        if not self.first:
+            return
         self.file.append({name: round(value, 6) for name, value in record.items()})
         for name, value in record.items():
             if name != "step":
                 self.board.add_scalar(name, value, int(record["step"]))
-        self.last |= record
         registry.load().notify("vcsf_on_log", run=self.run, record=record)
 
 
@@ -192,7 +205,8 @@ def fit(
             passed = position.epoch + position.batch / plan.batches
             for group in optimizer.param_groups:
                 group["lr"] = plan.learning_rate(passed)
-            torch.manual_seed(plan.seed * 1_000_003 + position.step)
+            # Draws are each process's own, and in one process what they always were.
+            torch.manual_seed((plan.seed * 1_000_003 + position.step) * fabric.world_size + fabric.global_rank)
             if task.ready:
                 values = learn(fabric, task, optimizer, batch, position, log.run)
             else:
@@ -204,10 +218,12 @@ def fit(
             if position.count and (position.step % plan.log_every == 0 or ends):
                 log.write(record_of(position, task, plan, optimizer, clock))
             if epoch_ends and plan.check_every and (position.epoch % plan.check_every == 0 or ends):
-                log.write({"step": position.step, "stage": position.stage + 1, **task.evaluate()})
+                if fabric.is_global_zero:
+                    log.write({"step": position.step, "stage": position.stage + 1, **task.evaluate()})
+                fabric.barrier()
                 clock.restart()
             progress.advance(1, note_of(log.last, position, plan))
-            if stopper.requested:
+            if wanted_by_any(fabric, stopper.requested):
                 save()
                 raise Interrupted
             if time.monotonic() - saved > plan.save_every and not ends:
@@ -223,14 +239,34 @@ def learn(
     Raises:
         RunError: If the loss is not finite.
     """
-    terms = task.step(batch)
-    values = {name: float(value.detach()) for name, value in terms.items()}
+    sums: dict[str, Tensor] = {}
+    for share, terms in task.step(batch):
+        for name, value in terms.items():
+            sums[name] = sums.get(name, torch.zeros_like(value.detach())) + share * value.detach()
+        fabric.backward(share * terms["loss"])
+    values = means_of(fabric, sums)
     check_finite(values, task.name(batch), position, run)
-    fabric.backward(terms["loss"])
+    task.average_gradients()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     task.after_step()
     return values
+
+
+def means_of(fabric: Fabric, terms: Mapping[str, Tensor]) -> dict[str, float]:
+    """Terms as numbers, the mean over all processes."""
+    stacked = torch.stack([value.float() for value in terms.values()])
+    if fabric.world_size > 1:
+        stacked = cast(Tensor, fabric.all_reduce(stacked, reduce_op="mean"))
+    return dict(zip(terms, stacked.tolist(), strict=True))
+
+
+def wanted_by_any(fabric: Fabric, wanted: bool) -> bool:
+    """Whether any process wants something, so that all do it at the same step."""
+    if fabric.world_size == 1:
+        return wanted
+    flag = torch.tensor(float(wanted), device=fabric.device)
+    return bool(cast(Tensor, fabric.all_reduce(flag, reduce_op="sum")) > 0)
 
 
 def advance(position: Position, values: Mapping[str, float], plan: Plan) -> None:

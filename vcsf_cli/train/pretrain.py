@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import logging
 import os
 import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,7 +23,7 @@ from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import DataError, InputError, RunError
 from vcsf_cli.files import only_one
 from vcsf_cli.model.pathways import TwoPathways, build
-from vcsf_cli.narrate import say
+from vcsf_cli.narrate import is_first, say
 from vcsf_cli.recipe import Recipe
 from vcsf_cli.runs import Run, now
 from vcsf_cli.schema import Stage
@@ -38,7 +40,7 @@ class Machine:
     """Where and how to compute.
 
     Args:
-        devices: `auto`, `cpu`, `cuda` or `cuda:N`.
+        devices: `auto`, `cpu`, `cuda`, `cuda:N`, or a number of GPUs, which are processes where there is no GPU.
         precision: `auto`, `float32` or `bf16`.
         workers: Processes that read clips; None for a good number.
         save_every: Seconds between two checkpoints.
@@ -50,12 +52,19 @@ class Machine:
     workers: int | None = None
     save_every: float = 120.0
     share_stages: bool = True
+    nodes: int = 1
+
+    @property
+    def processes(self) -> int:
+        """Processes of this machine that train together."""
+        return int(self.devices) if self.devices.isdigit() else 1
 
     @property
     def readers(self) -> int:
-        """Number of processes that read clips."""
+        """Number of processes that read clips for each process that trains."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(MOST_WORKERS, max(1, cores - 1)) if self.workers is None else self.workers
+        good = min(MOST_WORKERS, max(1, (cores - 1) // self.processes))
+        return good if self.workers is None else self.workers
 
     def device(self) -> torch.device:
         """The device.
@@ -63,13 +72,17 @@ class Machine:
         Raises:
             InputError: If it isn't there.
         """
-        wanted = ("cuda" if torch.cuda.is_available() else "cpu") if self.devices == "auto" else self.devices
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+        wanted = found if self.devices == "auto" or self.devices.isdigit() else self.devices
         kind, _, index = wanted.partition(":")
         if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdigit())):
             raise InputError(
-                f"--devices {self.devices} is no device", "give auto, cpu, cuda, or cuda:N for one of several GPUs"
+                f"--devices {self.devices} is no device",
+                "give auto, cpu, cuda, cuda:N for one of several GPUs, or how many of them",
             )
-        if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        if self.processes < 1:
+            raise InputError("--devices 0: somebody has to train", "give auto, or a number from 1")
+        if kind == "cuda" and max(int(index or 0), self.processes - 1) >= torch.cuda.device_count():
             raise InputError(
                 f"--devices {self.devices}: this machine has {torch.cuda.device_count()} GPUs that torch can use"
             )
@@ -94,9 +107,14 @@ class Machine:
         if device.type == "cpu":
             keep_freed_memory()
         warnings.filterwarnings("ignore", ".*GPU available but not used.*")
+        warnings.filterwarnings("ignore", ".*all_gather is deprecated.*")  # Fabric's call, not ours
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+        together = self.processes * self.nodes > 1
         return Fabric(
             accelerator=device.type,
-            devices=[device.index or 0] if device.type == "cuda" else 1,
+            strategy="ddp" if together else "auto",
+            devices=[device.index or 0] if device.type == "cuda" and not together else self.processes,
+            num_nodes=self.nodes,
             precision="bf16-mixed" if self.bf16() else "32-true",
         )
 
@@ -139,6 +157,25 @@ def training_rows(recipe: Recipe, manifest: Manifest) -> Indices:
                 f"set a smaller loss.queue, such as {max(1, len(rows) // 2)}",
             )
     return rows
+
+
+def check_batches(recipe: Recipe, processes: int) -> None:
+    """Whether batches can be divided among processes.
+
+    Raises:
+        InputError: If they can't.
+    """
+    for stage in recipe.stages:
+        batch = stage.train.batch
+        if batch % processes:
+            raise InputError(
+                f"a batch of {batch} clips can't be divided among {processes} processes",
+                "change --devices or train.batch",
+            )
+        if stage.train.norm == "synced" and processes > 1 and not torch.cuda.is_available():
+            raise InputError(
+                "train.norm `synced` needs GPUs", "torch has synced batch norm for GPUs only; frozen works"
+            )
 
 
 def check_parts(recipe: Recipe) -> None:
@@ -185,7 +222,12 @@ class Trainer:
         self.recipe = run.recipe
         self.rows = training_rows(self.recipe, manifest)
         self.fabric = machine.fabric()
-        self.model = cast(TwoPathways, self.fabric.to_device(build(self.recipe)))
+        check_batches(self.recipe, self.fabric.world_size)
+        self.fabric.launch()
+        model = build(self.recipe)
+        if self.fabric.world_size > 1 and any(stage.train.norm == "synced" for stage in self.recipe.stages):
+            model = cast(TwoPathways, torch.nn.SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]  # torch's
+        self.model = cast(TwoPathways, self.fabric.to_device(model))
         self.saved = checkpoint.load(run.checkpoint) if run.checkpoint.exists() else None
 
     def train(self) -> dict[str, float]:
@@ -197,7 +239,7 @@ class Trainer:
         busy = RunError(
             f"run {self.run.name} is being trained by another process", "wait for it, or change a recipe key"
         )
-        with only_one(self.run.folder / "lock", busy):
+        with only_one(self.run.folder / "lock", busy) if is_first() else nullcontext():
             self.stages = Stages(self.run, self.manifest.hash)
             position = Position(**self.saved["position"]) if self.saved else self._first_position()
             log = Log(self.run, position.step)
@@ -206,9 +248,11 @@ class Trainer:
                 if index != first:
                     position = Position(stage=index, step=position.step)
                 self.stage(index, position, log)
-            log.board.close()
-            self.run.note(finished=True, ended=now(), steps=position.step)
-            registry.load().notify("vcsf_on_finish", run=self.run, results=log.last)
+            log.close()
+            self.fabric.barrier()
+            if is_first():
+                self.run.note(finished=True, ended=now(), steps=position.step)
+                registry.load().notify("vcsf_on_finish", run=self.run, results=log.last)
             return log.last
 
     def _first_position(self) -> Position:
@@ -244,6 +288,8 @@ class Trainer:
             before + position.epoch,
             before + stage.train.epochs,
             position.batch,
+            self.fabric.global_rank,
+            self.fabric.world_size,
         )
         loader = training_loader(clips, order, self.machine.readers, pin=self.fabric.device.type == "cuda")
 
@@ -255,7 +301,8 @@ class Trainer:
                 "task": task.state(),
                 "optimizer": optimizer.state_dict(),
             }
-            checkpoint.save(self.run.checkpoint, content)
+            if is_first():
+                checkpoint.save(self.run.checkpoint, content)
 
         try:
             fit(self.fabric, task, optimizer, items_of(loader), plan, position, log, save)
@@ -325,8 +372,8 @@ def seconds_a_clip(recipe: Recipe, stage: Stage, manifest: Manifest, machine: Ma
         begun = time.monotonic()
         batch = next(batches)
         read = time.monotonic()
-        terms = task.step(batch)
-        fabric.backward(terms["loss"])
+        for share, terms in task.step(batch):
+            fabric.backward(share * terms["loss"])
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         task.after_step()

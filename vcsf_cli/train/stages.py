@@ -16,6 +16,7 @@ from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import RunError
 from vcsf_cli.files import write_text
 from vcsf_cli.model.pathways import TwoPathways
+from vcsf_cli.narrate import is_first
 from vcsf_cli.recipe import Recipe
 from vcsf_cli.runs import Run, now
 
@@ -95,7 +96,8 @@ class Stages:
         """Keep the weights that a stage has come to, for the next one and for other runs."""
         agreed = prefix(self.run.recipe, index + 1, self.data_hash)
         content = {"prefix": agreed, "step": step, "model": model.state_dict()}
-        checkpoint.save(weights_file(self.run.folder, index), content, KIND)
+        if is_first():
+            checkpoint.save(weights_file(self.run.folder, index), content, KIND)
         entry = {"weights_after": digests(model), "steps": step, "ended": now(), "trained_by": self.run.name}
         self._write([*self.entries[:index], self.entries[index] | entry | {"prefix": agreed}])
 
@@ -117,11 +119,13 @@ class Stages:
                 content = checkpoint.load(source, KIND)
                 checkpoint.load_weights(model, content["model"], source)
                 body = {key: value for key, value in content.items() if key not in ("kind", "version")}
-                checkpoint.save(weights_file(self.run.folder, count - 1), body, KIND)
+                if is_first():
+                    checkpoint.save(weights_file(self.run.folder, count - 1), body, KIND)
                 self._write(entries)
                 return count, int(content["step"]), str(entries[-1]["trained_by"])
         return None
 
     def _write(self, entries: list[dict[str, Any]]) -> None:
         self.entries = entries
-        write_text(self.run.folder / FILE, json.dumps(entries, indent=2) + "\n")
+        if is_first():
+            write_text(self.run.folder / FILE, json.dumps(entries, indent=2) + "\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.measure import retrieval
 from vcsf_cli.measure.features import extract
 from vcsf_cli.model.momentum import Queue, follow, key_encoder
+from vcsf_cli.model.norm import batch_norms, split
 from vcsf_cli.model.pathways import TwoPathways
 from vcsf_cli.narrate import say
 from vcsf_cli.recipe import Recipe
@@ -87,6 +88,7 @@ class PretrainTask:
     ) -> None:
         self.stage, self.manifest, self.fabric, self.workers = stage, manifest, fabric, workers
         self.model = model
+        split(model, stage.train.parts if stage.train.norm == "split" else 1)
         self.trained = [pathway for pathway in PATHWAYS if pathway in stage.train.pathways]
         self.keys = cast(TwoPathways, fabric.to_device(key_encoder(model)))
         self.loss = cast(Loss, fabric.to_device(build_loss(stage)))
@@ -95,11 +97,20 @@ class PretrainTask:
         self.checked = self._checked_rows(rows, recipe.seed)
         self.numbers = Numbers(manifest)
         self._last: Contrast | None = None
+        self._fresh: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
         self._warned: set[str] = set()
         for pathway in PATHWAYS:
-            learns = pathway in self.trained
-            model.pathway(pathway).requires_grad_(learns).train(learns)
-            self.keys.pathway(pathway).train(learns)
+            model.pathway(pathway).requires_grad_(pathway in self.trained)
+        self._set_mode()
+
+    def _set_mode(self) -> None:
+        """What learns in training mode, its batch norms as the stage says; what is frozen in eval mode."""
+        for pathway in PATHWAYS:
+            for network in (self.model.pathway(pathway), self.keys.pathway(pathway)):
+                network.train(pathway in self.trained)
+                if self.stage.train.norm == "frozen":
+                    for norm in batch_norms(network):
+                        norm.eval()
 
     def _checked_rows(self, rows: Indices, seed: int) -> Indices:
         """The training clips of the leave-one-source-out check: all, or a seeded choice."""
@@ -117,18 +128,43 @@ class PretrainTask:
         """Whether there is anything to learn from yet: some losses want the queue to be full."""
         return not self.loss.waits_for_queue or self.queue.full
 
-    def step(self, batch: Batch) -> Terms:
-        """The loss of a batch, and terms to log."""
-        query = self._encode(self.model, batch, 0, self.trained)
-        with torch.no_grad():
-            key = self._encode(self.keys, batch, 1, self.keyed)
-        contrast = self._last = self._contrast(batch, query, key)
-        terms: Terms = {}
-        for pathway in self.trained:
-            for name, value in self.loss(contrast, pathway).items():
-                terms[f"{pathway}_{name}"] = value
-        terms["loss"] = torch.stack([terms[f"{pathway}_loss"] for pathway in self.trained]).sum()
-        return terms
+    def step(self, batch: Batch) -> Iterator[tuple[float, Terms]]:
+        """The loss of each part of a batch and terms to log, with the part's share of the batch."""
+        key = self._keys(batch)
+        self._fresh = self._gathered(key), self._gathered(self._numbers(batch))
+        size = len(batch["video"])
+        for rows in torch.arange(size).chunk(self.stage.train.accumulate):
+            part = {name: values[rows] for name, values in batch.items()} if len(rows) < size else batch
+            query = self._encode(self.model, part, 0, self.trained)
+            own = {pathway: values[rows.to(values.device)] for pathway, values in key.items()}
+            contrast = self._last = self._contrast(part, query, own)
+            terms: Terms = {}
+            for pathway in self.trained:
+                for name, value in self.loss(contrast, pathway).items():
+                    terms[f"{pathway}_{name}"] = value
+            terms["loss"] = torch.stack([terms[f"{pathway}_loss"] for pathway in self.trained]).sum()
+            yield len(rows) / size, terms
+
+    @torch.no_grad()
+    def _keys(self, batch: Batch) -> dict[str, Tensor]:
+        """Keys (B, D) of this process's batch by pathway, each part of it by itself."""
+        size = len(batch["video"])
+        order = torch.randperm(size) if self.stage.train.norm == "split" else torch.arange(size)
+        found: list[dict[str, Tensor]] = []
+        for rows in order.chunk(self.stage.train.accumulate):
+            found.append(self._encode(self.keys, {name: values[rows] for name, values in batch.items()}, 1, self.keyed))
+        back = order.argsort()
+        return {pathway: torch.cat([part[pathway] for part in found])[back] for pathway in self.keyed}
+
+    def _numbers(self, batch: Batch) -> dict[str, Tensor]:
+        """What a batch's clips are, (B,) each."""
+        return {name: batch[name].to(self.fabric.device) for name in ("video", "source", "label")}
+
+    def _gathered(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The values (B, ...) of all processes, in their order: the same everywhere."""
+        if self.fabric.world_size == 1:
+            return values
+        return {name: cast(Tensor, self.fabric.all_gather(value)).flatten(0, 1) for name, value in values.items()}
 
     def _encode(self, model: TwoPathways, batch: Batch, view: int, pathways: Sequence[str]) -> dict[str, Tensor]:
         """Embeddings (B, D) of one view by pathway."""
@@ -156,28 +192,42 @@ class PretrainTask:
 
     def _contrast(self, batch: Batch, query: Mapping[str, Tensor], key: dict[str, Tensor]) -> Contrast:
         """What the loss sees: with the queue as it was before this batch, or the batch itself in its place."""
-        numbers = {name: batch[name].to(self.fabric.device) for name in ("video", "source", "label")}
-        queued = {name: self.queue.get_buffer(name) for name in numbers} if self.queue.slots else numbers
+        numbers = self._numbers(batch)
+        keys, batch_numbers = self._fresh
+        queued = {name: self.queue.get_buffer(name) for name in numbers} if self.queue.slots else batch_numbers
         return Contrast(
             query={pathway: query.get(pathway) for pathway in PATHWAYS},
             key=key,
-            queue=self.queue.keys() if self.queue.slots else key,
+            queue=self.queue.keys() if self.queue.slots else keys,
             **numbers,
             **{f"queue_{name}": values for name, values in queued.items()},
         )
 
     def after_step(self) -> None:
-        """Move the key encoder, and put the batch's keys into the queue."""
-        contrast = cast(Contrast, self._last)
+        """Move the key encoder, and put the keys of all processes' batches into the queue."""
         follow(self.keys, self.model, self.trained, self.stage.train.key_momentum)
-        self.queue.push(contrast.key, contrast.video, contrast.source, contrast.label)
+        self._push()
 
-    @torch.no_grad()
     def fill(self, batch: Batch) -> None:
         """Put a batch's keys into the queue, and learn nothing."""
-        key = self._encode(self.keys, batch, 1, self.keyed)
-        contrast = self._contrast(batch, {}, key)
-        self.queue.push(key, contrast.video, contrast.source, contrast.label)
+        self._fresh = self._gathered(self._keys(batch)), self._gathered(self._numbers(batch))
+        self._push()
+
+    def _push(self) -> None:
+        keys, numbers = self._fresh
+        self.queue.push(keys, numbers["video"], numbers["source"], numbers["label"])
+        self.average_statistics()
+
+    def average_gradients(self) -> None:
+        """Give all processes the mean of their gradients: one sum a step, whatever learns and in how many parts."""
+        average(self.fabric, [weight.grad for weight in self.parameters() if weight.grad is not None])
+
+    def average_statistics(self) -> None:
+        """Give all processes the mean of their batch-norm statistics, so that networks stay the same everywhere."""
+        networks = [network.pathway(pathway) for network in (self.model, self.keys) for pathway in self.trained]
+        average(
+            self.fabric, [value for network in networks for value in network.buffers() if value.is_floating_point()]
+        )
 
     @torch.no_grad()
     def watch(self) -> dict[str, float]:
@@ -213,8 +263,7 @@ class PretrainTask:
             centre_only=True,
         )
         features = extract(self.model, videos, self.fabric.device, self.workers, lambda count: None)
-        for pathway in PATHWAYS:
-            self.model.pathway(pathway).train(pathway in self.trained)
+        self._set_mode()
         unit = {pathway: retrieval.centred_unit(feature) for pathway, feature in features.items()}
         source = self.numbers.source[self.checked]
         label = self.manifest.table["label"].to_numpy(object)[self.checked]
@@ -237,3 +286,13 @@ class PretrainTask:
         self.model.load_state_dict(state["model"])
         self.keys.load_state_dict(state["keys"])
         self.queue.load_state_dict(state["queue"])
+
+
+@torch.no_grad()
+def average(fabric: Fabric, tensors: Sequence[Tensor]) -> None:
+    """Replace tensors by their mean over all processes, in one message."""
+    if fabric.world_size == 1 or not tensors:
+        return
+    flat = cast(Tensor, fabric.all_reduce(torch.cat([tensor.flatten() for tensor in tensors]), reduce_op="mean"))
+    for tensor, mean in zip(tensors, flat.split_with_sizes([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))

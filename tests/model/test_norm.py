@@ -1,0 +1,63 @@
+"""Whose statistics batch norm takes."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from vcsf_cli.model.norm import SplitBatchNorm, batch_norms, split
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv3d(3, 4, 1), nn.Sequential(nn.BatchNorm3d(4), nn.ReLU()))
+
+
+def test_each_part_is_normalised_by_itself() -> None:
+    clips = torch.randn(6, 3, 2, 4, 4)
+    whole, parted = network(), network()
+    split(parted, 3)
+    expected = torch.cat([copy.deepcopy(whole)(clips[start : start + 2]) for start in (0, 2, 4)])
+    torch.testing.assert_close(parted(clips), expected)
+    assert not torch.allclose(parted(clips), whole(clips), atol=1e-2)
+
+
+def test_running_statistics_move_as_far_as_with_the_whole_batch() -> None:
+    """Parts that are alike move the statistics just as the whole batch does."""
+    clips = torch.randn(2, 3, 2, 4, 4).repeat(4, 1, 1, 1, 1)
+    whole, parted = network(), network()
+    split(parted, 4)
+    whole(clips)
+    parted(clips)
+    (ours,), (theirs,) = batch_norms(parted), batch_norms(whole)
+    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+    torch.testing.assert_close(ours.running_var, theirs.running_var, rtol=0.02, atol=1e-3)  # n / (n - 1) differs
+
+
+def test_weights_keep_their_names_and_eval_mode_is_as_before() -> None:
+    clips = torch.randn(4, 3, 2, 4, 4)
+    whole, parted = network(), network()
+    split(parted, 2)
+    assert list(parted.state_dict()) == list(whole.state_dict())
+    assert torch.equal(parted.eval()(clips), whole.eval()(clips))
+    assert {id(weight) for weight in parted.parameters()} >= {id(norm.weight) for norm in batch_norms(parted)}
+
+
+def test_a_split_network_can_be_copied_split_again_and_made_whole() -> None:
+    clips = torch.randn(4, 3, 2, 4, 4)
+    parted = network()
+    split(parted, 2)
+    split(parted, 4)
+    assert [norm.parts for norm in batch_norms(copy.deepcopy(parted)) if isinstance(norm, SplitBatchNorm)] == [4]
+    split(parted, 1)
+    torch.testing.assert_close(parted(clips), network()(clips))
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d])
+def test_norms_of_other_dimensions_are_split_too(kind: type[nn.Module]) -> None:
+    one = nn.Sequential(kind(4))
+    other = copy.deepcopy(one)
+    split(other, 2)
+    features = torch.randn(4, 4, *([5, 5] if kind is nn.BatchNorm2d else []))
+    torch.testing.assert_close(other(features), torch.cat([one(features[:2]), one(features[2:])]))

@@ -1,0 +1,122 @@
+"""Several processes train like one: batches divided, keys gathered, gradients averaged; and batches in parts."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import called
+
+from vcsf_cli import checkpoint
+from vcsf_cli.data.clips import Order
+
+RECIPE = """
+extends: smoke
+name: together
+backbone: {channels: [4, 4, 8, 8]}
+head: {hidden: 8, dim: 4}
+loss: {queue: 4}
+train: {batch: 4, epochs: 3, log_every: 1, check_every: 2, norm: frozen}
+stages:
+  - {}
+  - loss: {name: cross_pathway, queue: 4, neighbours: 2, drop_own: 0.0, positives: union}
+    train: {pathways: [slow], epochs: 3}
+"""
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "together.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def arguments(recipe: Path, data: Path, runs: str, *more: str) -> list[str]:
+    return ["pretrain", str(recipe), "--data", str(data), "--runs", runs, "--workers", "0", *more]
+
+
+def two_processes(recipe: Path, data: Path, runs: str, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "vcsf_cli", *arguments(recipe, data, runs, "--devices", "2", *more)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        command, cwd=recipe.parent, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def losses(folder: Path, runs: str) -> list[float]:
+    (path,) = (folder / runs).glob("*/metrics.csv")
+    with path.open(newline="") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
+
+
+def weights(folder: Path, runs: str) -> dict[str, torch.Tensor]:
+    (path,) = (folder / runs).glob("*/checkpoint.pt")
+    saved = checkpoint.load(path)["task"]
+    return {**saved["model"], **{f"queue {name}": value for name, value in saved["queue"].items()}}
+
+
+def assert_close(folder: Path, ours: str, theirs: str) -> None:
+    assert losses(folder, ours) == pytest.approx(losses(folder, theirs), rel=1e-4, abs=1e-5)
+    ours_weights, theirs_weights = weights(folder, ours), weights(folder, theirs)
+    for name, value in ours_weights.items():
+        torch.testing.assert_close(value, theirs_weights[name], **TOLERANCE)
+
+
+def test_two_processes_train_like_one_and_go_on_after_a_kill(recipe: Path, tiny_data: Path) -> None:
+    """The batch of 4 is 2 in each process; batch norm is frozen. Both are killed in the second stage and go on."""
+    folder = recipe.parent
+    called(*arguments(recipe, tiny_data, "one", "--devices", "cpu"), cwd=folder)
+    process = two_processes(recipe, tiny_data, "two", "--save-every", "0")
+    stage = 0
+    while process.poll() is None and not stage:
+        stage = sum(checkpoint.load(path)["position"]["stage"] for path in (folder / "two").glob("*/checkpoint.pt"))
+        time.sleep(0.002)
+    os.killpg(process.pid, 9)
+    process.communicate()
+    process = two_processes(recipe, tiny_data, "two")
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert "going on after step" in said
+    assert said.count("finished: ") == 1
+    assert_close(folder, "two", "one")
+
+
+@pytest.mark.parametrize("queue", [4, 0])
+def test_a_batch_in_parts_trains_like_a_whole_one(queue: int, recipe: Path, tiny_data: Path) -> None:
+    folder, words = recipe.parent, ("--devices", "cpu", "--set", f"loss.queue={queue}")
+    called(*arguments(recipe, tiny_data, "whole", *words), cwd=folder)
+    called(*arguments(recipe, tiny_data, "parts", *words, "--set", "train.accumulate=2"), cwd=folder)
+    assert_close(folder, "parts", "whole")
+
+
+def test_split_statistics_train_and_are_another_training(recipe: Path, tiny_data: Path) -> None:
+    folder = recipe.parent
+    words = ("--devices", "cpu", "--set", "train.norm={}", "--set", "train.parts=2")
+    for norm in ("batch", "split"):
+        called(*arguments(recipe, tiny_data, norm, *(word.format(norm) for word in words)), cwd=folder)
+    assert losses(folder, "split")[1] != losses(folder, "batch")[1]
+    assert all(value.isfinite().all() for value in weights(folder, "split").values())
+    assert weights(folder, "split").keys() == weights(folder, "batch").keys()
+
+
+def test_every_process_gets_its_own_clips_of_the_same_batches() -> None:
+    import numpy as np
+
+    rows = np.arange(17)
+    whole = list(Order(rows, 6, 3, 0, 2))
+    parts = [list(Order(rows, 6, 3, 0, 2, process=process, processes=3)) for process in range(3)]
+    assert [[key for piece in pieces for key in piece] for pieces in zip(*parts, strict=True)] == whole
+    assert all(len(piece) == 2 for pieces in parts for piece in pieces)
+    assert len(Order(rows, 6, 3, 0, 2, process=1, processes=3)) == len(whole)
+
+
+def test_a_batch_that_can_not_be_divided_is_told(recipe: Path, tiny_data: Path) -> None:
+    done = called(*arguments(recipe, tiny_data, "runs", "--devices", "3"), cwd=recipe.parent, status=2)
+    assert "a batch of 4 clips can't be divided among 3 processes" in done.stderr

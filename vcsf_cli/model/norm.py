@@ -1,0 +1,55 @@
+"""Whose statistics batch norm takes in training: the batch's, those of parts of it, of all processes, or none."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class SplitBatchNorm(_BatchNorm):
+    """Batch norm of each part of the batch by itself; in eval mode like any other.
+
+    Own key and query of a clip are normalised by statistics of the same clips, which tells them apart from the keys of a
+    queue: a network can use that and learn nothing (MoCo, He et al., CVPR 2020, section 3.3). MoCo shuffles keys between
+    GPUs; with one process, keys are shuffled between the parts of the batch instead.
+
+    Args:
+        norm: The batch norm whose weights and statistics it takes.
+    """
+
+    parts = 1
+
+    def __init__(self, norm: _BatchNorm) -> None:
+        super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        self.weight, self.bias = norm.weight, norm.bias
+        self.running_mean, self.running_var = norm.running_mean, norm.running_var
+        self.num_batches_tracked = norm.num_batches_tracked
+        self.whole_momentum = norm.momentum
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of dimensions: the norm whose place it takes knew."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The normalised features, of the shape they had."""
+        if not self.training or self.parts == 1:
+            return super().forward(input)
+        if self.whole_momentum is not None:  # so that all parts together move the statistics as one batch would
+            self.momentum = 1 - (1 - self.whole_momentum) ** (1 / self.parts)
+        return torch.cat([super(SplitBatchNorm, self).forward(part) for part in input.chunk(self.parts)])
+
+
+def batch_norms(network: nn.Module) -> list[_BatchNorm]:
+    """All batch norms of a network."""
+    return [module for module in network.modules() if isinstance(module, _BatchNorm)]
+
+
+def split(network: nn.Module, parts: int) -> None:
+    """Let every batch norm of a network take its statistics by parts of the batch; 1 is the whole batch again."""
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, _BatchNorm) and not isinstance(child, SplitBatchNorm | nn.SyncBatchNorm) and parts > 1:
+                setattr(module, name, SplitBatchNorm(child))
+    for norm in batch_norms(network):
+        if isinstance(norm, SplitBatchNorm):
+            norm.parts = parts
