@@ -103,6 +103,14 @@ def turn_clockwise(path: Path) -> None:
     path.write_bytes(data)
 
 
+def trim(path: Path, begin: float, name: str = "trimmed.mp4") -> Path:
+    """Copy an mp4 without encoding it again, shown from `begin` seconds on: an edit list cuts away what lies before."""
+    copy = path.with_name(name)
+    command = ["ffmpeg", "-v", "error", "-y", "-ss", str(begin), "-i", str(path), "-c", "copy", str(copy)]
+    subprocess.run(command, check=True, timeout=60)
+    return copy
+
+
 def add_phantom(path: Path, before: int) -> Path:
     """Copy an AVI without B-frames to `phantom.avi`, with one packet more that holds no frame, as UCF101 has some.
 

@@ -42,7 +42,7 @@ class FileReader(SequentialReader):
 
 def read_header(container: av.container.InputContainer) -> tuple[float, int]:
     """Frames a second, and the number of frames that there should be: those whose data is there, and those that are
-    lost at the end.
+    lost at the end. What an edit list cuts away, as phones and trimming without encoding do, is not among them.
 
     The header's own count is no measure: encoders leave out frames that repeat the one before and count them all the
     same. What is lost is told by the time between the last frame's end and the end that the header promises.
@@ -50,10 +50,13 @@ def read_header(container: av.container.InputContainer) -> tuple[float, int]:
     stream = container.streams.video[0]
     fps = float(stream.average_rate or stream.guessed_rate or 0)
     unit = stream.time_base or Fraction(0)
-    count, end = 0, 0.0
+    count, cut_away, end = 0, 0, 0.0
     try:
         for packet in container.demux(stream):
             if not packet.size:  # what stands at the end of every stream, and a repeated frame
+                continue
+            if packet.is_discard:  # needed for decoding what follows, but never shown
+                cut_away += 1
                 continue
             count += 1
             time = packet.pts if packet.pts is not None else packet.dts
@@ -61,7 +64,7 @@ def read_header(container: av.container.InputContainer) -> tuple[float, int]:
                 end = max(end, float((time + (packet.duration or 0)) * unit))
     except av.FFmpegError:  # the data breaks off: what is lost shows below
         pass
-    promised = [float((stream.duration or 0) * unit), stream.frames / fps if fps else 0.0]
+    promised = [float((stream.duration or 0) * unit), max(0, stream.frames - cut_away) / fps if fps else 0.0]
     if len(container.streams) == 1 and container.duration:  # with sound it may be the sound's
         promised.append(container.duration / av.time_base)
     start = float((stream.start_time or 0) * unit)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from videos import add_phantom, cut_off, ffmpeg_frames, number_of, write_sound, write_video
+from videos import add_phantom, cut_off, ffmpeg_frames, number_of, trim, write_sound, write_video
 
 from vcsf_cli import registry
 from vcsf_cli.contracts import Decoder
@@ -108,6 +108,18 @@ def test_a_phone_video_is_turned_upright(decoder: Decoder, tmp_path: Path) -> No
     frames = [frame.image for frame in decoder.open(path).stream()]
     assert frames[0].shape == (160, 96, 3)
     assert [number_of(image) for image in frames] == list(range(20))
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="the ffmpeg program is not installed")
+def test_what_an_edit_list_cuts_away_is_neither_read_nor_missed(decoder: Decoder, tmp_path: Path) -> None:
+    path = trim(write_video(tmp_path / "whole.mp4", 120, gop=25, b_frames=3), 1.5)
+    with av.open(str(path)) as container:
+        stored = sum(packet.size > 0 for packet in container.demux(video=0))
+    reader = decoder.open(path)
+    numbers = [number_of(frame.image) for frame in reader.stream()]
+    assert numbers == list(range(120 - len(numbers), 120))
+    assert len(numbers) == len(ffmpeg_frames(path, 160, 128)) < stored - 5
+    assert len(numbers) <= reader.declared <= len(numbers) + 1  # the list may end between two frames
 
 
 def test_times_are_those_of_a_variable_rate(decoder: Decoder, tmp_path: Path) -> None:
