@@ -55,8 +55,8 @@ def test_stages_inherit_what_they_do_not_name(tmp_path: Path) -> None:
     path = write(tmp_path, "extends: demo\nstages:\n  - {}\n  - {loss: {temperature: 0.2}, train: {epochs: 2}}\n")
     recipe = recipes.load(path, ["stages.1.optim.lr=0.5"])
     first, second = recipe.stages
-    assert first.train.epochs == 20
-    assert second.loss.settings == {"temperature": 0.2, "queue": 192}
+    assert first.train.epochs == recipes.load("demo").model.train.epochs
+    assert second.loss.settings == {**recipes.load("demo").model.loss.settings, "temperature": 0.2}
     assert (second.train.epochs, second.train.batch, second.optim.lr) == (2, 32, 0.5)
 
 
@@ -173,6 +173,55 @@ def test_every_problem_is_told_once_where_it_stands(tmp_path: Path, text: str, m
     with pytest.raises(RecipeError) as error:
         recipes.load(path)
     assert error.value.message == message.format(path=path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sampler: {alpha: 5}", "`sampler.alpha` ({path}:2) is 5, which does not divide the 32 frames of a window"),
+        (
+            "sampler:\n  frames: 30\n  name: slow_fast",
+            "`sampler` ({path}:2): `sampler.alpha` is 4, which does not divide the 30 frames of a window",
+        ),
+        (
+            "stages: [{},\n  {sampler: {alpha: 5}}]",
+            "`stages.1.sampler.alpha` ({path}:3) is 5, which does not divide the 32 frames of a window",
+        ),
+        ("optim: {name: adm}\nstages: [{}, {}]", "unknown optimiser `adm` at `optim.name` ({path}:2)"),
+        (
+            "sampler: {alpha: 5}\noptim: {name: adm, lr: fast}\nstages: [{}, {}]",
+            "3 problems in the recipe\n"
+            "  - `optim.lr` ({path}:3) is 'fast': input should be a valid number\n"
+            "  - `sampler.alpha` ({path}:2) is 5, which does not divide the 32 frames of a window\n"
+            "  - unknown optimiser `adm` at `optim.name` ({path}:3)",
+        ),
+    ],
+)
+def test_what_only_a_factory_sees_is_told_where_it_stands(tmp_path: Path, text: str, message: str) -> None:
+    base = "name: a\nbackbone: small\ndata: {name: b}\ntrain: {epochs: 1}\n"
+    write(tmp_path, base, "base.yaml")
+    path = write(tmp_path, f"extends: base.yaml\n{text}\n")
+    with pytest.raises(RecipeError) as error:
+        recipes.load(path)
+    assert error.value.message == message.format(path=path)
+
+
+def test_every_wrong_assignment_is_told_beside_all_other_problems() -> None:
+    with pytest.raises(RecipeError) as error:
+        recipes.load(
+            "demo",
+            ["optim.name=adm", "loss.temperature", "sampler.alpha=5", "name.x=1", "loss.temprature=1", "seed=[1"],
+        )
+    first, *problems = error.value.message.splitlines()
+    assert first == "6 problems in the recipe"
+    assert [problem.removeprefix("  - ") for problem in problems] == [
+        "--set loss.temperature is no assignment",
+        "--set name.x: `name` is a value, not a node",
+        "--set seed:1 is no YAML: expected ',' or ']', but got '<stream end>'",
+        "`sampler.alpha` is 5, which does not divide the 32 frames of a window",
+        "unknown parameter `temprature` of loss `infonce` at `loss.temprature`",
+        "unknown optimiser `adm` at `optim.name`",
+    ]
 
 
 def test_a_recipe_that_extends_itself_is_refused(tmp_path: Path) -> None:

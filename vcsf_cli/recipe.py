@@ -9,19 +9,20 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from vcsf_cli import registry, strict_yaml
-from vcsf_cli.contracts import PATHWAYS
-from vcsf_cli.errors import InputError, PluginError, RecipeError, UnknownName, did_you_mean
+from vcsf_cli.contracts import PATHWAYS, Component
+from vcsf_cli.errors import InputError, PluginError, RecipeError, UnknownName, VcsfError, did_you_mean
 from vcsf_cli.narrate import say
-from vcsf_cli.schema import COMPONENTS, DEFAULTS, MODEL_KEYS, Stage
+from vcsf_cli.schema import COMPONENTS, DEFAULTS, MODEL_KEYS, Optim, Stage, Train
 from vcsf_cli.strict_yaml import Marks
 
 TOP_LEVEL = ("name", "seed", *Stage.model_fields, "stages")
@@ -29,6 +30,11 @@ VCSF_KEYS: Mapping[str, Mapping[str, Any]] = {"motion": {"after": list[int]}}
 """Keys of component nodes that are vcsf's own, not the factory's."""
 PATHWAY_KEYS: Mapping[str, Any] = {"input": Literal["rgb", "difference"]}
 """Keys of the nodes `slow` and `fast` that are vcsf's own; the others override the backbone's."""
+
+CHEAP = ("sampler", "loss")
+"""Components that are built to see whether their settings fit; networks are built when they are needed."""
+
+Model = TypeVar("Model", bound=BaseModel)
 
 PACKAGED = Path(__file__).parent / "recipes"
 CHECKOUT = Path(__file__).parent.parent / "recipes"
@@ -124,10 +130,14 @@ def load(named: str, assignments: Sequence[str] = ()) -> Recipe:
     """
     tree, marks = read_extended(find_recipe(named), ())
     tree.setdefault("stages", [])
+    problems: list[RecipeError] = []
     for assignment in assignments:
-        assign(tree, marks, assignment)
+        try:
+            assign(tree, marks, assignment)
+        except RecipeError as problem:
+            problems.append(problem)
     expand_names(tree, marks, ())  # a value of --set may hold stages
-    return resolve(tree, marks)
+    return resolve(tree, marks, problems)
 
 
 def read_extended(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any], Marks]:
@@ -239,13 +249,18 @@ def positions(items: list[Any]) -> str:
     return f"positions are 0 to {len(items) - 1}" if items else "the list is empty"
 
 
-def resolve(tree: dict[str, Any], marks: Marks) -> Recipe:
+def resolve(tree: dict[str, Any], marks: Marks, problems: Sequence[RecipeError] = ()) -> Recipe:
     """Fill in defaults and check everything.
+
+    Args:
+        tree: What files and assignments say.
+        marks: Where each key of it stands.
+        problems: What was wrong before.
 
     Raises:
         RecipeError: With all problems.
     """
-    checker = Checker(marks)
+    checker = Checker(marks, problems)
     tree = merge(DEFAULTS, tree)
     for key in tree:
         if key not in TOP_LEVEL:
@@ -290,11 +305,12 @@ class Checker:
 
     Args:
         marks: `file:line` by path of keys; empty text for what `--set` gave.
+        problems: What is known to be wrong already.
     """
 
-    def __init__(self, marks: Marks) -> None:
+    def __init__(self, marks: Marks, problems: Iterable[RecipeError] = ()) -> None:
         self.marks = marks
-        self.problems: list[RecipeError] = []
+        self.problems: list[RecipeError] = list(problems)
 
     def add(self, problem: RecipeError) -> None:
         """Remember a problem, once."""
@@ -326,11 +342,11 @@ class Checker:
         except ValidationError as error:
             for detail in error.errors():
                 self._pydantic(detail, prefix)
-            self._components(tree, prefix)
-            return None
-        plain = stage.model_dump(mode="json")
+            plain = {}
+        else:
+            plain = stage.model_dump(mode="json")
         plain |= self._components(tree, prefix)
-        self._optimiser(stage, prefix)
+        self._optimiser(tree, prefix)
         return plain if len(self.problems) == before else None
 
     def _pydantic(self, detail: ErrorDetails, prefix: tuple[str | int, ...]) -> None:
@@ -360,7 +376,10 @@ class Checker:
             own = VCSF_KEYS.get(key, {})
             settings = {k: v for k, v in node.items() if k != "name" and k not in own}
             checked[key] = {"name": component.name} | self._own(node, own, (*prefix, key))
-            checked[key] |= self._settings(component, settings, (*prefix, key))
+            full, fit = self._settings(component, settings, (*prefix, key))
+            checked[key] |= full
+            if key in CHEAP and fit:
+                self._factory(component, settings, (*prefix, key))
             if key == "backbone":
                 for pathway in ("slow", "fast"):
                     checked[pathway] = self._pathway(component, settings, tree.get(pathway) or {}, (*prefix, pathway))
@@ -370,11 +389,30 @@ class Checker:
             del checked["motion"]["after"]  # nothing sits anywhere: two ways to say so must not be two runs
         return checked
 
-    def _settings(self, component: Any, settings: dict[str, Any], path: tuple[str | int, ...]) -> dict[str, Any]:
+    def _settings(
+        self, component: Component, settings: dict[str, Any], path: tuple[str | int, ...]
+    ) -> tuple[dict[str, Any], bool]:
+        """Settings with their defaults, and whether all of them fit."""
         checked, problems = registry.check_settings(component, settings, lambda name: self.place(*path, name))
         for problem in problems:
             self.add(problem)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in checked.items()}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in checked.items()}
+        return plain, not problems
+
+    def _factory(self, component: Component, settings: dict[str, Any], path: tuple[str | int, ...]) -> None:
+        """What only the factory sees, such as settings that don't fit each other; told where the key that it names is."""
+        try:
+            registry.load().build(component.kind, component.name, **settings)
+        except VcsfError as error:
+            if path[0] == "stages" and not any(mark[: len(path)] == path for mark in self.marks):
+                path = path[2:]  # inherited as it is: told once, for all stages
+            named = re.search(rf"`{component.kind}\.(\w+)`", error.message)
+            key = (*path, named.group(1) if named else "")
+            if named and key in self.marks:
+                message = error.message.replace(named.group(), self.place(*key), 1)
+            else:
+                message = f"{self.place(*path)}: {error.message}"
+            self.add(RecipeError(message, error.hint))
 
     def _own(self, node: dict[str, Any], own: Mapping[str, Any], path: tuple[str | int, ...]) -> dict[str, Any]:
         """vcsf's own keys of a component's node."""
@@ -392,17 +430,25 @@ class Checker:
         return checked
 
     def _pathway(
-        self, component: Any, shared: dict[str, Any], node: Any, path: tuple[str | int, ...]
+        self, component: Component, shared: dict[str, Any], node: Any, path: tuple[str | int, ...]
     ) -> dict[str, Any]:
         """The node `slow` or `fast`: vcsf's own keys, and overrides of the backbone's settings."""
         if not isinstance(node, dict):
             return {}
         overrides = {k: v for k, v in node.items() if k not in PATHWAY_KEYS}
-        full = self._settings(component, shared | overrides, path)
+        full, _ = self._settings(component, shared | overrides, path)
         return {"input": "rgb"} | self._own(node, PATHWAY_KEYS, path) | {k: full[k] for k in overrides if k in full}
 
-    def _optimiser(self, stage: Stage, prefix: tuple[str | int, ...]) -> None:
-        optim = stage.optim
+    def _optimiser(self, tree: dict[str, Any], prefix: tuple[str | int, ...]) -> None:
+        """The optimiser's name, and whether its schedule fits into the training; wrong types are told elsewhere."""
+        node = tree.get("optim", {})
+        name, known = node.get("name") if isinstance(node, dict) else None, optimisers()
+        if isinstance(name, str) and name not in known:
+            self.add(UnknownName("optimiser", name, known, self.place(*prefix, "optim", "name")))
+        try:
+            optim, train = part(Optim, node), part(Train, tree.get("train"))
+        except ValidationError:
+            return
         if optim.schedule == "step" and not optim.drops:
             self.add(
                 RecipeError(
@@ -410,11 +456,11 @@ class Checker:
                     "name the epochs, such as drops: [250, 280]",
                 )
             )
-        if any(drop >= stage.train.epochs for drop in optim.drops):
+        if any(drop >= train.epochs for drop in optim.drops):
             self.add(
                 RecipeError(
                     f"{self.place(*prefix, 'optim', 'drops')} is {optim.drops}, but training ends after epoch "
-                    f"{stage.train.epochs}",
+                    f"{train.epochs}",
                     "drop earlier, or train longer",
                 )
             )
@@ -428,6 +474,18 @@ def model_fields(path: Iterable[str | int]) -> list[str]:
     return sorted(model.model_fields)
 
 
+def optimisers() -> list[str]:
+    """The names of timm's optimisers."""
+    from timm.optim import list_optimizers  # type: ignore[attr-defined]  # timm has no __all__
+
+    return [str(name) for name in list_optimizers()]
+
+
+def part(model: type[Model], tree: Any) -> Model:
+    """A node's model; through JSON, so that a list is a tuple where one is wanted but no text becomes a number."""
+    return model.model_validate_json(json.dumps(tree), strict=True)
+
+
 def validated(tree: Any) -> Stage:
-    """A stage's model; through JSON, so that a list is a tuple where one is wanted but no text becomes a number."""
-    return Stage.model_validate_json(json.dumps(tree), strict=True)
+    """A stage's model."""
+    return part(Stage, tree)
