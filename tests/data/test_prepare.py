@@ -350,7 +350,7 @@ def test_a_video_that_hangs_is_killed(tmp_path: Path) -> None:
     summary = prepare(tmp_path / "source", tmp_path / "data", time_limit=3.0)
     assert time.monotonic() - begun < 30
     assert (summary.clips, summary.bad) == (1, 1)
-    assert "longer than 3 s" in problems(tmp_path / "data")["hanging.avi"]["reason"]
+    assert "no frame for 3 s: killed" in problems(tmp_path / "data")["hanging.avi"]["reason"]
 
 
 CRASHING = """
@@ -388,6 +388,58 @@ def test_a_decoder_that_crashes_is_a_bad_video_until_it_does_not(
     (tmp_path / "crash").unlink()
     assert prepare(tmp_path / "source", tmp_path / "data", settings).bad == 0
     assert numbers(Manifest.open(tmp_path / "data")) == {"a.avi": list(range(20))}
+
+
+SLOW = """
+import time
+from vcsf_cli import hookimpl
+from vcsf_plugins.decoders import Decoder, PyAVReader
+
+class Slow(PyAVReader):
+    def stream(self):
+        for number, frame in enumerate(super().stream()):
+            time.sleep(60 if number == 20 and "stuck" in self.path.name else 0.2)
+            yield frame
+
+def slow():
+    return Decoder(Slow)
+
+@hookimpl
+def vcsf_decoders():
+    return {"slow": slow}
+"""
+
+
+@pytest.mark.parametrize("fps", [None, 1.0])
+def test_a_slow_video_is_waited_for_while_it_gets_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fps: float | None
+) -> None:
+    """It takes twice the limit; at one frame a second nothing is written for longer than it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vcsf_local.py").write_text(SLOW)
+    write_video(tmp_path / "source" / "slow.avi", 25)
+    begun = time.monotonic()
+    settings = replace(SETTINGS, decoder="slow", fps=fps)
+    assert prepare(tmp_path / "source", tmp_path / "data", settings, time_limit=2.5).bad == 0
+    assert time.monotonic() - begun > 5
+    assert numbers(Manifest.open(tmp_path / "data")) == {"slow.avi": list(range(25)) if fps is None else [0]}
+
+
+def test_what_gets_stuck_half_way_is_killed_and_tried_again_with_a_longer_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vcsf_local.py").write_text(SLOW)
+    for name in ("fine.avi", "stuck.avi"):
+        write_video(tmp_path / "source" / name, 25)
+    options = {"settings": replace(SETTINGS, decoder="slow"), "workers": 2}
+    summary = prepare(tmp_path / "source", tmp_path / "data", **options, time_limit=2.0)
+    assert (summary.clips, summary.bad) == (1, 1)
+    assert "no frame for 2 s" in problems(tmp_path / "data")["stuck.avi"]["reason"]
+    assert prepare(tmp_path / "source", tmp_path / "data", **options, time_limit=2.0).new == 0
+    (tmp_path / "vcsf_local.py").write_text(SLOW.replace("60 if", "0 if"))
+    assert prepare(tmp_path / "source", tmp_path / "data", **options, time_limit=3.0).new == 1
+    assert numbers(Manifest.open(tmp_path / "data"))["stuck.avi"] == list(range(25))
 
 
 def test_a_source_of_bad_videos_alone_is_an_error(tmp_path: Path) -> None:

@@ -75,11 +75,11 @@ def shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--time-limit",
-            type=click.FloatRange(0, min_open=True),
-            default=600.0,
+            type=click.FloatRange(1),
+            default=120.0,
             show_default=True,
             metavar="SECONDS",
-            help="Kill the decoding of one video after this time.",
+            help="Kill the decoding of a video that gives no new frame for this time.",
         ),
         click.option("--workers", type=click.IntRange(1), help="Processes.  [default: all cores]"),
     ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,8 @@ from vcsf_cli.video import short_side
 
 USUAL_FPS = 25.0
 """Taken where a container says nothing about its rate."""
+HASHED_AT_ONCE = 2**22
+SECONDS_BETWEEN_BEATS = 0.05
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,40 @@ class StorageError(VcsfError):
     """The disk that is written to fails; no video is to blame."""
 
 
+class Heartbeat:
+    """A file that is touched whenever a video gets on, so that whoever waits for it can tell slow from stuck.
+
+    Args:
+        path: The file.
+
+    Raises:
+        StorageError: If it can't be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._last = 0.0
+        try:
+            path.touch()
+        except OSError as error:
+            raise StorageError(f"{path} can't be written: {error.strerror}") from error
+
+    def beat(self) -> None:
+        """Say that something was done."""
+        now = time.monotonic()
+        if now - self._last >= SECONDS_BETWEEN_BEATS:
+            self._last = now
+            try:
+                self.path.touch()
+            except OSError as error:
+                raise StorageError(f"{self.path} can't be written: {error.strerror}") from error
+
+
+def heartbeat_of(work: str) -> Path:
+    """The file that is touched while a video is decoded into the clips `work`."""
+    return Path(f"{work}.beat")
+
+
 def ignore_interrupts() -> None:
     """Leave Ctrl-C to the main process; use one thread a process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -97,12 +135,14 @@ def decode(recording: Recording) -> Decoded:
     decoded = Decoded()
     writer = ClipWriter(recording, decoded)
     try:
-        decoded.sha256 = files.sha256(recording.path)
-        reader: Reader = registry.load().build("decoder", recording.decoder).open(recording.path)
+        decoder = registry.load().build("decoder", recording.decoder)
+        heart = Heartbeat(heartbeat_of(recording.work))  # from here on the time without a frame counts
+        decoded.sha256 = sha256(recording.path, heart)
+        reader: Reader = decoder.open(recording.path)
         decoded.declared = reader.declared
         decoded.fps = recording.fps or reader.fps or USUAL_FPS
         writer.longest = round(recording.max_seconds * decoded.fps) if recording.max_seconds else 0
-        for image in frames_of(reader, recording.fps, decoded):
+        for image in frames_of(reader, recording.fps, decoded, heart):
             writer.add(image)
         decoded.problem = judge(decoded)
     except StorageError:
@@ -118,6 +158,16 @@ def decode(recording: Recording) -> Decoded:
     return decoded
 
 
+def sha256(path: Path, heart: Heartbeat) -> str:
+    """The SHA-256 of a file, in hexadecimal; a large one takes longer than a video may be without a frame."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(HASHED_AT_ONCE):
+            digest.update(chunk)
+            heart.beat()
+    return digest.hexdigest()
+
+
 def judge(decoded: Decoded) -> str:
     """What is wrong with a video that decoded without an error; one frame, or one in fifty, may be missing."""
     if decoded.read == 0:
@@ -129,12 +179,13 @@ def judge(decoded: Decoded) -> str:
     return ""
 
 
-def frames_of(reader: Reader, fps: float | None, decoded: Decoded) -> Iterator[Frames]:
-    """Images of a video, at its own rate or at `fps`; `decoded.read` counts what was decoded."""
+def frames_of(reader: Reader, fps: float | None, decoded: Decoded, heart: Heartbeat) -> Iterator[Frames]:
+    """Images of a video, at its own rate or at `fps`; `decoded.read` counts what was decoded, and each is a beat."""
 
     def counted() -> Iterator[Frame]:
         for frame in reader.stream():
             decoded.read += 1
+            heart.beat()
             yield frame
 
     if fps is None:

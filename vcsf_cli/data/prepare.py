@@ -12,9 +12,10 @@ import json
 import multiprocessing
 import shutil
 import tempfile
+import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from concurrent.futures import TimeoutError as TooLong
+from concurrent.futures import CancelledError, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,7 +25,7 @@ from pebble import ProcessExpired, ProcessPool
 from vcsf_cli import files
 from vcsf_cli.contracts import Dataset, Video
 from vcsf_cli.data import manifest
-from vcsf_cli.data.decode import Decoded, Recording, StorageError, decode, ignore_interrupts
+from vcsf_cli.data.decode import Decoded, Recording, StorageError, decode, heartbeat_of, ignore_interrupts
 from vcsf_cli.data.store import SHARD_BYTES, ShardWriter, member_name, shard_name
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.narrate import Progress, say
@@ -32,6 +33,8 @@ from vcsf_cli.narrate import Progress, say
 JOURNAL = "journal.jsonl"
 PROBLEMS = "problems.csv"
 WORK = "work-"
+SECONDS_BETWEEN_LOOKS = 0.2
+LONGEST_LOOK = 1.0
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,35 @@ class Journal:
             file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
 
 
+@dataclass
+class Task:
+    """A video that is being decoded, or will be.
+
+    Args:
+        future: Its result.
+        heartbeat: A file that is touched whenever it gets on; there is none before it begins.
+    """
+
+    future: Any
+    heartbeat: Path
+    still: float = 0.0
+    """Seconds for which it has been seen to stand still."""
+    touched: int = -1
+    """When the heartbeat was last touched."""
+
+    def still_for(self, seconds: float) -> float:
+        """Look at it again after so many seconds: for how long it has stood still."""
+        try:
+            touched = self.heartbeat.stat().st_mtime_ns
+        except OSError:
+            return 0.0
+        if touched != self.touched or self.future.done():
+            self.touched, self.still = touched, 0.0
+        else:
+            self.still += seconds
+        return self.still
+
+
 class Preparation:
     """One call of `vcsf prepare`.
 
@@ -130,7 +162,7 @@ class Preparation:
         dataset: What to prepare.
         folder: The dataset's folder.
         settings: How.
-        time_limit: Seconds after which a video's decoding is killed.
+        time_limit: Seconds without a new frame after which a video's decoding is killed.
         workers: Processes that decode.
         shard_bytes: A shard that has so many bytes takes no further video.
     """
@@ -229,8 +261,7 @@ class Preparation:
 
     def _decoded(self, todo: list[Video], work: Path) -> Iterator[tuple[Video, Decoded, float | None]]:
         """What came of every video, in order, and the time limit above which it is worth another try, None if never."""
-        settings = self.settings
-        waiting: deque[tuple[Video, Any]] = deque()
+        waiting: deque[tuple[Video, Task]] = deque()
         left = iter(enumerate(todo))
         context = multiprocessing.get_context("spawn")
         with ProcessPool(max_workers=self.workers, context=context, initializer=ignore_interrupts) as pool:
@@ -238,29 +269,41 @@ class Preparation:
                 while True:
                     while len(waiting) < 3 * self.workers and (following := next(left, None)) is not None:
                         number, video = following
-                        recording = Recording(
-                            video.path,
-                            str(work / f"{number:07d}"),
-                            settings.decoder,
-                            settings.size,
-                            settings.quality,
-                            settings.fps,
-                            None if self.dataset.benchmark else settings.max_seconds,
-                        )
-                        waiting.append((video, pool.schedule(decode, args=[recording], timeout=self.time_limit)))
+                        recording = self._recording(video, str(work / f"{number:07d}"))
+                        future = pool.schedule(decode, args=[recording])
+                        waiting.append((video, Task(future, heartbeat_of(recording.work))))
                     if not waiting:
                         return
-                    video, future = waiting.popleft()
+                    self._await(waiting[0][1], [task for _, task in waiting])
+                    video, task = waiting.popleft()
                     try:
-                        yield video, future.result(), None
-                    except TooLong:
-                        problem = f"decoding took longer than {self.time_limit:g} s and was killed; see --time-limit"
+                        yield video, task.future.result(), None
+                    except CancelledError:
+                        problem = f"no frame for {self.time_limit:g} s: killed; see --time-limit"
                         yield video, Decoded(problem=problem), self.time_limit
                     except ProcessExpired as error:  # perhaps the system had no memory left: the next call tries again
                         yield video, Decoded(problem=f"the decoder crashed (exit status {error.exitcode})"), 0.0
+                    for left_over in work.glob(f"{task.heartbeat.stem}*"):
+                        left_over.unlink(missing_ok=True)
             except BaseException:
                 pool.stop()  # type: ignore[no-untyped-call]  # pebble's
                 raise
+
+    def _recording(self, video: Video, work: str) -> Recording:
+        settings = self.settings
+        longest = None if self.dataset.benchmark else settings.max_seconds
+        return Recording(video.path, work, settings.decoder, settings.size, settings.quality, settings.fps, longest)
+
+    def _await(self, first: Task, tasks: list[Task]) -> None:
+        """Wait until one task is done, killing every one that stands still for too long."""
+        before = time.monotonic()
+        while not wait([first.future], SECONDS_BETWEEN_LOOKS).done:
+            now = time.monotonic()
+            # A look that took longer was no look: this process itself stood still, and perhaps all of them.
+            seconds, before = min(now - before, LONGEST_LOOK), now
+            for task in tasks:
+                if task.still_for(seconds) >= self.time_limit:
+                    task.future.cancel()  # which kills its process
 
     def _append(self, writer: ShardWriter, video: Video, decoded: Decoded, member: str) -> dict[str, Any]:
         """Append a video's clips to the store and describe them for the journal."""
