@@ -255,6 +255,14 @@ def test_other_settings_are_refused_with_both_values(source: Path, prepared: Pat
     assert contents(prepared) == before
 
 
+@pytest.mark.parametrize("content", ["", '{"kind": "fol', "[]"])
+def test_damaged_settings_are_an_error_that_says_what_to_do(source: Path, tmp_path: Path, content: str) -> None:
+    (tmp_path / "settings.json").write_text(content)
+    with pytest.raises(DataError, match=r"settings\.json is damaged") as caught:
+        prepare(source, tmp_path)
+    assert "delete" in caught.value.hint
+
+
 def test_two_at_once_are_refused(source: Path, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     process = started(source, folder, tmp_path / "program.py")

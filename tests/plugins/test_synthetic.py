@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections import defaultdict
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from vcsf_plugins.synthetic.dataset import Settings, Take, all_takes, draw
 from vcsf_plugins.synthetic.figure import Body, joints_of
 
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.errors import InputError
+from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.measure.benchmark import NO_PATHWAY, histogram
 from vcsf_cli.measure.retrieval import centred_unit, hits, nearest, recall
 
@@ -99,6 +100,37 @@ def test_other_settings_are_refused_with_both_values(root: Path) -> None:
     with pytest.raises(InputError, match="groups 6, not 7; clips 2, not 3") as caught:
         synthetic(root, **FEW | {"groups": 7, "clips": 3}).videos()
     assert "--name" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["synthetic.json", "classInd.txt", "trainlist02.txt"])
+def test_killed_while_it_writes_it_leaves_no_half_file(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    shutil.copytree(root, tmp_path / "original")
+    (path,) = (tmp_path / "original").rglob(name)
+    path.unlink()
+    replace = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        if target == path:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            synthetic(tmp_path / "original", **FEW).videos()
+    assert not path.exists()
+    synthetic(tmp_path / "original", **FEW).videos()
+    assert path.read_bytes() == next(root.rglob(name)).read_bytes()
+
+
+@pytest.mark.parametrize("content", ["", '{"classes": 3,', "[]"])
+def test_damaged_settings_are_an_error_that_says_what_to_delete(tmp_path: Path, content: str) -> None:
+    (tmp_path / "synthetic.json").write_text(content)
+    with pytest.raises(DataError, match=r"synthetic\.json is damaged") as caught:
+        synthetic(tmp_path, **FEW).videos()
+    assert f"delete {tmp_path}" in caught.value.hint
 
 
 def test_clips_of_a_group_show_one_scene_and_different_performances() -> None:

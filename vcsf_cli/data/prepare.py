@@ -193,6 +193,9 @@ class Preparation:
             videos = self.dataset.videos()
             for remark in self.dataset.remarks():
                 say(remark)
+            path = self.folder / manifest.SETTINGS
+            if not path.exists():  # only now: a call that finds no video binds nobody to its options
+                files.write_text(path, json.dumps(asdict(self.settings), indent=2) + "\n")
             self.journal = Journal(self.folder)
             todo = self._todo(videos)
             for left_over in self.folder.glob(f"{WORK}*"):
@@ -215,9 +218,16 @@ class Preparation:
         path = self.folder / manifest.SETTINGS
         wanted = asdict(self.settings)
         if not path.is_file():
-            files.write_text(path, json.dumps(wanted, indent=2) + "\n")
             return
-        there = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            there = error
+        if not isinstance(there, dict):
+            raise DataError(
+                f"{path} is damaged" + (f": {there}" if isinstance(there, ValueError) else ""),
+                f"delete {self.folder} and prepare again, or give another --name",
+            )
         differing = [
             f"{key} {there.get(key)!r}, not {value!r}" for key, value in wanted.items() if there.get(key) != value
         ]

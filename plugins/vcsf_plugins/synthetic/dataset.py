@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import av
 import cv2
@@ -18,7 +18,7 @@ import numpy as np
 from annotated_types import Interval
 
 from vcsf_cli.contracts import Frames, Video
-from vcsf_cli.errors import InputError
+from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.narrate import Progress
 from vcsf_plugins.synthetic.actions import ACTIONS
 from vcsf_plugins.synthetic.scene import FPS, draw_look, render
@@ -76,6 +76,7 @@ class Synthetic:
 
         Raises:
             InputError: If the folder holds videos of other settings.
+            DataError: If it can't be read which settings they are of.
         """
         self._check_settings()
         takes = list(all_takes(self.settings))
@@ -105,14 +106,26 @@ class Synthetic:
         path = self.root / "synthetic.json"
         wanted = asdict(self.settings)
         if path.is_file():
-            there = json.loads(path.read_text(encoding="utf-8"))
+            there = self._settings_there(path)
             changed = [key for key in wanted if there.get(key) != wanted[key]]
             if changed:
                 what = "; ".join(f"{key} {there.get(key)}, not {wanted[key]}" for key in changed)
                 raise InputError(f"{self.root} holds synthetic videos of other settings: {what}", "give another --name")
             return
         self.root.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(wanted, indent=2) + "\n")
+
+    def _settings_there(self, path: Path) -> dict[str, Any]:
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(there, dict):
+                return there
+            reason = "it is no mapping"
+        except ValueError as error:
+            reason = str(error)
+        raise DataError(
+            f"{path} is damaged: {reason}", f"delete {self.root} and run the same command: its videos are drawn again"
+        )
 
     def _make(self, takes: list[Take]) -> None:
         for take in takes:
@@ -172,18 +185,28 @@ def encode(path: Path, frames: Frames, b_frames: int) -> None:
         container.mux(stream.encode())
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file, which gets its name when it is complete."""
+    partial_path = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial_path.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial_path.replace(path)
+
+
 def write_lists(folder: Path, takes: list[Take]) -> None:
     """The official lists' form: `classInd.txt`, `trainlist01.txt` and so on."""
     folder.mkdir(parents=True, exist_ok=True)
     labels = list(dict.fromkeys(take.label for take in takes))
     lines = [f"{number} {label}" for number, label in enumerate(labels, start=1)]
-    (folder / "classInd.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_whole(folder / "classInd.txt", "\n".join(lines) + "\n")
     for split in (1, 2, 3):
         for part in ("train", "test"):
             chosen = [take for take in takes if take.part(split) == part]
             number = {label: f" {index}" if part == "train" else "" for index, label in enumerate(labels, start=1)}
             text = "".join(f"{take.name}{number[take.label]}\n" for take in chosen)
-            (folder / f"{part}list{split:02d}.txt").write_text(text, encoding="utf-8")
+            write_whole(folder / f"{part}list{split:02d}.txt", text)
 
 
 def synthetic(
