@@ -224,6 +224,27 @@ def test_every_wrong_assignment_is_told_beside_all_other_problems() -> None:
     ]
 
 
+LENGTHS = "needs 4 values, has "
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("backbone.channels=[4]", f"`backbone.channels` is [4]: {LENGTHS}1"),
+        ("backbone.channels=[4, 4, 4, 4, 4]", f"`backbone.channels` is [4, 4, 4, 4, 4]: {LENGTHS}5"),
+        ("backbone.channels=[4, a, b, 4]", "`backbone.channels` is [4, 'a', 'b', 4]: input should be a valid integer"),
+        ("slow.temporal_strides=[1]", f"`slow.temporal_strides` is [1]: {LENGTHS}1"),
+        ("slow.chanels=[1]", "unknown parameter `chanels` of backbone `small` at `slow.chanels`"),
+        ("augment.jitter=[1]", f"`augment.jitter` is [1]: {LENGTHS}1"),
+        ("augment.jitter=[1, 1, 1, 1, 1]", f"`augment.jitter` is [1, 1, 1, 1, 1]: {LENGTHS}5"),
+    ],
+)
+def test_a_list_that_does_not_fit_is_told_once(assignment: str, message: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        recipes.load("demo", [assignment])
+    assert error.value.message == message
+
+
 def test_a_recipe_that_extends_itself_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "extends: b.yaml", "a.yaml")
     write(tmp_path, "extends: a.yaml", "b.yaml")

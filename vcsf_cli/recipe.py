@@ -13,9 +13,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from vcsf_cli import registry, strict_yaml
@@ -351,6 +352,13 @@ class Checker:
 
     def _pydantic(self, detail: ErrorDetails, prefix: tuple[str | int, ...]) -> None:
         path = tuple(part for part in detail["loc"] if part != "function-after")
+        given = detail["input"]
+        if detail["type"] in ("missing", "too_long") and isinstance(given, list):
+            path = path[:-1] if detail["type"] == "missing" else path
+            wanted = registry.fixed_length(field_at(path).annotation)
+            problem = registry.needs(wanted, len(given)) if wanted else detail["msg"].lower()
+            self.add(RecipeError(f"{self.place(*prefix, *path)} is {given!r}: {problem}", hint_for(path)))
+            return
         place = self.place(*prefix, *path)
         if detail["type"] == "extra_forbidden":
             known = model_fields(path[:-1])
@@ -359,7 +367,7 @@ class Checker:
             self.add(RecipeError(f"the recipe needs {place}"))
         else:
             text = detail["msg"].removeprefix("Value error, ")
-            self.add(RecipeError(f"{place} is {detail['input']!r}: {text[:1].lower()}{text[1:]}"))
+            self.add(RecipeError(f"{place} is {given!r}: {text[:1].lower()}{text[1:]}", hint_for(path)))
 
     def _components(self, tree: dict[str, Any], prefix: tuple[str | int, ...]) -> dict[str, Any]:
         """The component nodes of a stage with their factories' defaults."""
@@ -382,7 +390,7 @@ class Checker:
                 self._factory(component, settings, (*prefix, key))
             if key == "backbone":
                 for pathway in ("slow", "fast"):
-                    checked[pathway] = self._pathway(component, settings, tree.get(pathway) or {}, (*prefix, pathway))
+                    checked[pathway] = self._pathway(component, tree.get(pathway) or {}, (*prefix, pathway))
         if "motion" in checked:
             checked["motion"].setdefault("after", [2, 3, 4])
         if checked.get("motion", {}).get("name") == "none":
@@ -390,10 +398,12 @@ class Checker:
         return checked
 
     def _settings(
-        self, component: Component, settings: dict[str, Any], path: tuple[str | int, ...]
+        self, component: Component, settings: dict[str, Any], path: tuple[str | int, ...], *, whole: bool = True
     ) -> tuple[dict[str, Any], bool]:
         """Settings with their defaults, and whether all of them fit."""
-        checked, problems = registry.check_settings(component, settings, lambda name: self.place(*path, name))
+        checked, problems = registry.check_settings(
+            component, settings, lambda name: self.place(*path, name), whole=whole
+        )
         for problem in problems:
             self.add(problem)
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in checked.items()}
@@ -429,15 +439,13 @@ class Checker:
                     self.add(RecipeError(f"{self.place(*path, key)} is {node[key]!r}: {message}", hint))
         return checked
 
-    def _pathway(
-        self, component: Component, shared: dict[str, Any], node: Any, path: tuple[str | int, ...]
-    ) -> dict[str, Any]:
+    def _pathway(self, component: Component, node: Any, path: tuple[str | int, ...]) -> dict[str, Any]:
         """The node `slow` or `fast`: vcsf's own keys, and overrides of the backbone's settings."""
         if not isinstance(node, dict):
             return {}
         overrides = {k: v for k, v in node.items() if k not in PATHWAY_KEYS}
-        full, _ = self._settings(component, shared | overrides, path)
-        return {"input": "rgb"} | self._own(node, PATHWAY_KEYS, path) | {k: full[k] for k in overrides if k in full}
+        changed, _ = self._settings(component, overrides, path, whole=False)
+        return {"input": "rgb"} | self._own(node, PATHWAY_KEYS, path) | changed
 
     def _optimiser(self, tree: dict[str, Any], prefix: tuple[str | int, ...]) -> None:
         """The optimiser's name, and whether its schedule fits into the training; wrong types are told elsewhere."""
@@ -464,6 +472,30 @@ class Checker:
                     "drop earlier, or train longer",
                 )
             )
+
+
+def field_at(path: Sequence[str | int]) -> FieldInfo:
+    """The key that a path leads to; of a list's entry, the list's."""
+    model: Any = Stage
+    for name in path:
+        field: FieldInfo = model.model_fields[str(name)]
+        model = field.annotation
+        if not hasattr(model, "model_fields"):
+            break
+    return field
+
+
+def hint_for(path: Sequence[str | int]) -> str:
+    """What to write at a key: what is known, the keys of a node, else the default."""
+    field = field_at(path)
+    if get_origin(field.annotation) is Literal:
+        return f"known: {', '.join(map(str, get_args(field.annotation)))}"
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+        return f"write its keys: {', '.join(f'{path[-1]}.{key}' for key in field.annotation.model_fields)}"
+    default = field.get_default(call_default_factory=True)
+    if field.is_required() or default is None:
+        return ""
+    return f"the default is {json.dumps(default)}"
 
 
 def model_fields(path: Iterable[str | int]) -> list[str]:

@@ -299,7 +299,7 @@ def takes(component: Component, keyword: str) -> bool:
 
 
 def check_settings(
-    component: Component, settings: dict[str, Any], place: Callable[[str], str]
+    component: Component, settings: dict[str, Any], place: Callable[[str], str], *, whole: bool = True
 ) -> tuple[dict[str, Any], list[RecipeError]]:
     """Check a recipe's settings against a factory's signature.
 
@@ -307,9 +307,10 @@ def check_settings(
         component: The component that they are meant for.
         settings: Keyword and value as the recipe says.
         place: Says where a keyword stands, for the problem's text: `temperature` -> `` `loss.temperature` ``.
+        whole: Whether these are all settings, so that defaults are filled in and missing ones are problems.
 
     Returns:
-        All settings with defaults filled in, and all problems.
+        The settings, and all problems.
     """
     problems: list[RecipeError] = []
     checked: dict[str, Any] = {}
@@ -327,18 +328,42 @@ def check_settings(
             try:
                 checked[name] = validate(parameter.annotation, settings[name])
             except ValidationError as error:
-                text = "; ".join(detail["msg"].lower() for detail in error.errors())
                 problems.append(
                     RecipeError(
-                        f"{place(name)} is {settings[name]!r}: {text}",
+                        f"{place(name)} is {settings[name]!r}: {what_is_wrong(error, parameter.annotation)}",
                         f"{what}: {parameter.help}" if parameter.help else "",
                     )
                 )
+        elif not whole:
+            continue
         elif parameter.required:
             problems.append(RecipeError(f"{what} needs {place(name)}", parameter.help))
         else:
             checked[name] = parameter.default
     return checked, problems
+
+
+def what_is_wrong(error: ValidationError, annotation: Any) -> str:
+    """What pydantic says of a value, each thing once; of a list of a wrong length, how long it should be."""
+    for detail in error.errors():
+        wanted = fixed_length(annotation)
+        given = detail["input"]
+        if wanted and detail["type"] in ("missing", "too_long") and isinstance(given, list | tuple):
+            return needs(wanted, len(given))
+    return "; ".join(dict.fromkeys(detail["msg"].lower() for detail in error.errors()))
+
+
+def fixed_length(annotation: Any) -> int:
+    """How many values the tuple of an annotation has, 0 if it has no tuple of one length."""
+    inner = typing.get_args(annotation)
+    if typing.get_origin(annotation) is tuple:
+        return 0 if Ellipsis in inner else len(inner)
+    return max(map(fixed_length, inner), default=0)
+
+
+def needs(wanted: int, given: int) -> str:
+    """What is wrong with the length of a list."""
+    return f"needs {wanted} values, has {given}"
 
 
 def typed(component: Component, settings: dict[str, Any]) -> dict[str, Any]:
@@ -355,7 +380,8 @@ def validate(annotation: Any, value: Any) -> Any:
     if isinstance(value, str | Path) and annotation in (Path, Path | None):
         return Path(value)
     try:
-        adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+        config = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+        adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=config)
     except Exception:  # noqa: BLE001 - pydantic refuses a config for its own models
         adapter = TypeAdapter(annotation)
     if isinstance(value, bool | str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Interval, MinLen
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from vcsf_cli.contracts import PATHWAYS
 
@@ -16,7 +16,9 @@ Range = Annotated[tuple[float, float], "lowest and highest"]
 class Node(BaseModel):
     """One node of a recipe: unknown keys are errors, values are never converted from text."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False
+    )
 
 
 class Component(BaseModel):
@@ -69,15 +71,19 @@ class Augment(Node):
     """Probability that a view of two different windows is `base` (colour, grey, blur) and not only cropped and
     flipped. Of one window seen twice, always just one view is `base`."""
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Augment:
-        for name in ("area", "aspect", "sigma"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(f"{name} wants two positive numbers, the smaller first")
-        if self.area[1] > 1:
-            raise ValueError("area is a fraction, at most 1")
-        return self
+    @field_validator("area", "aspect", "sigma")
+    @classmethod
+    def _ordered(cls, ends: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < ends[0] <= ends[1]:
+            raise ValueError("write two positive numbers, the smaller first")
+        return ends
+
+    @field_validator("area")
+    @classmethod
+    def _fraction(cls, ends: tuple[float, float]) -> tuple[float, float]:
+        if ends[1] > 1:
+            raise ValueError("a fraction is at most 1")
+        return ends
 
 
 class Head(Node):
