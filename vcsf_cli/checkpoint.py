@@ -46,7 +46,8 @@ def load(path: Path, kind: str = KIND) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("kind") != kind:
         found = content.get("kind") if isinstance(content, dict) else None
         raise RunError(
-            f"{path} is {f'a checkpoint of kind {found!r}' if found else 'no checkpoint of vcsf'}, not of {kind!r}"
+            f"{path} is {f'a checkpoint of kind {found!r}' if found else 'no checkpoint of vcsf'}, not of {kind!r}",
+            "bring back the file that vcsf wrote there",
         )
     if content["version"] > VERSION:
         raise RunError(f"{path} was written by a newer vcsf", "upgrade vcsf")

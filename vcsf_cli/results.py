@@ -15,11 +15,11 @@ fraction from 0 to 1; `clips`: how many clips it was measured on."""
 
 
 def write(path: Path, rows: Iterable[dict[str, object]]) -> pd.DataFrame:
-    """Write `results.csv`; rows of variants that are not measured now stay as they are."""
+    """Write `results.csv`; rows of variants that are not measured now stay as they are, if they are of as many clips."""
     new = pd.DataFrame(list(rows), columns=list(COLUMNS))
     if path.is_file():
         old = pd.read_csv(path)
-        old = old[~old["variant"].isin(new["variant"].unique())]
+        old = old[~old["variant"].isin(new["variant"].unique()) & old["clips"].isin(new["clips"].unique())]
         new = pd.concat([new, old], ignore_index=True) if len(old) else new
     with whole(path, "w") as file:
         new.to_csv(file, index=False, lineterminator="\n")

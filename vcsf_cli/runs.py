@@ -186,14 +186,16 @@ def find_run(runs: Path, named: str | None) -> Run:
         if not finished:
             raise InputError(f"there is no finished run in {runs}", "train one first: vcsf pretrain recipes/demo.yaml")
         return finished[0]
-    if Path(named).is_dir():
+    if (Path(named) / "recipe.yaml").is_file():
         return read_run(Path(named))
-    if Path(named).exists():
+    if Path(named).is_file():
         raise InputError(f"{named} is a file, not a run folder", "name the folder that it lies in")
     names = sorted(path.parent.name for path in runs.glob("*/recipe.yaml"))
     matching = [name for name in names if name == named] or [name for name in names if name.startswith(named)]
     if len(matching) > 1:
         raise InputError(f"several runs in {runs} begin with {named}", f"they are {', '.join(matching)}")
+    if not matching and Path(named).is_dir():
+        return read_run(Path(named))
     if not matching:
         raise InputError(
             f"there is no run {named} in {runs}", did_you_mean(named, names) or "--runs says where runs are"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -156,6 +158,45 @@ def test_measuring_again_replaces_the_rows_and_keeps_other_variants(copy: Path, 
     metrics = rows.groupby("variant")["metric"].unique()
     assert metrics["trained"].tolist() == ["R@2"]
     assert sorted(metrics["untrained"]) == ["R@1", "R@5"]
+
+
+def change(folder: Path, changed: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Write a prepared dataset's manifest anew with its rows changed."""
+    rows = Manifest.open(folder).table.to_dict("records")
+    manifest.write(folder, [changed(row | {"frame_offsets": list(row["frame_offsets"])}) for row in rows])
+
+
+def test_the_report_holds_what_was_measured_now_alone(copy: Path, tiny_data: Path) -> None:
+    """Neither variants measured with other k, nor those of more test clips than there are now, stand beside new numbers."""
+    shutil.copytree(tiny_data, copy / "data")
+    called("retrieve", "--k", "1,5", "--baselines", "--data", "data", "--workers", 0, cwd=copy)
+    called("retrieve", "--k", "1,3", "--data", "data", "--workers", 0, cwd=copy)
+    (folder,) = copy.glob("runs/*/retrieve/*")
+    report = (folder / "report.md").read_text()
+    assert "nan" not in report
+    assert "untrained" not in report.partition("## Protocol")[0]
+    names = Manifest.open(copy / "data" / "synthetic").table["video"][lambda videos: videos.str.endswith("c02.avi")]
+    change(copy / "data" / "synthetic", lambda row: row | ({"split1": ""} if row["video"] in set(names) else {}))
+    called("retrieve", "--k", "1,3", "--data", "data", "--workers", 0, cwd=copy)
+    rows = pd.read_csv(folder / "results.csv")
+    assert set(rows["clips"]) == {2}
+    assert set(rows["variant"]) == {"trained"}
+
+
+def test_a_small_gallery_and_a_class_of_its_own_are_told(copy: Path, tiny_data: Path) -> None:
+    shutil.copytree(tiny_data, copy / "data")
+    change(
+        copy / "data" / "synthetic",
+        lambda row: row | ({"label": "New"} if row["split1"] == "test" and row["label"] == "Run" else {}),
+    )
+    done = called("retrieve", "--k", "1,50", "--data", "data", "--workers", 0, cwd=copy)
+    assert "there are only 8 training clips: R@50 is R@8" in done.stderr
+    assert "2 test clips are of a class that no training clip has" in done.stderr
+
+
+def test_a_folder_of_the_same_name_does_not_hide_a_run(copy: Path, tiny_data: Path, trained: Path) -> None:
+    (copy / "tiny").mkdir()
+    called("retrieve", "--from", "tiny", "--data", tiny_data, "--workers", 0, cwd=copy)
 
 
 def test_features_are_computed_anew_after_more_training(

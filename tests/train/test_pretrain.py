@@ -275,6 +275,20 @@ def test_a_damaged_checkpoint_is_told_and_left_alone(whole: Path, tiny_data: Pat
     assert (run / "checkpoint.pt").stat().st_size == 5000
 
 
+@pytest.mark.parametrize("changes", [{"optim__lr": 0.5}, {"head__dim": 6}], ids=["optimiser", "network"])
+def test_another_runs_checkpoint_is_refused(
+    changes: dict[str, object], whole: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    called(*arguments(tiny_data, Path("runs"), **changes), cwd=tmp_path)
+    run = only_run(tmp_path / "runs")
+    shutil.copy(whole / "checkpoint.pt", run / "checkpoint.pt")
+    said = "checkpoint.pt is another run's: it was trained with another recipe"
+    assert said in called("retrieve", "--from", run.name, "--data", tiny_data, cwd=tmp_path, status=1).stderr
+    status = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(json.dumps(status | {"finished": False}))
+    assert said in called(*arguments(tiny_data, Path("runs"), **changes), cwd=tmp_path, status=1).stderr
+
+
 def test_test_clips_are_never_read(whole: Path, tiny_data: Path, tmp_path: Path) -> None:
     """With every frame of every test clip overwritten, the training and its checks are the same to the last bit."""
     shutil.copytree(tiny_data, tmp_path / "data")

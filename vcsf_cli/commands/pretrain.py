@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from vcsf_cli.cli import EXIT_INTERRUPTED
 from vcsf_cli.narrate import duration, say
 from vcsf_cli.options import (
     complete_recipe,
@@ -109,15 +112,11 @@ def command(
     if run.uses_labels:
         say(f"warning: {WITH_LABELS}")
     say(f"run {run.name} on {len(rows):,} clips of {manifest.name}, {machine.device()}: {run.folder}")
-    trainer = Trainer(run, manifest, machine)
-    if trainer.saved:
-        position = trainer.saved["position"]
-        say(f"going on after step {position['step']:,} (stage {position['stage'] + 1}, epoch {position['epoch'] + 1})")
     try:
-        trainer.train()
+        Trainer(run, manifest, machine).train()
     except KeyboardInterrupt:
-        say(f"stopped; the same command goes on: vcsf pretrain {recipe}")
-        raise
+        say(f"interrupted; the same command goes on: vcsf {shlex.join(sys.argv[1:])}")
+        raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
     say(f"finished: {run.folder}")
     say(next_command(run.name, data, runs))
 

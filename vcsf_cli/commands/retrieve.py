@@ -116,6 +116,8 @@ def conclude(benchmark: Benchmark, trained: Measured, others: list[Measured]) ->
 
     folder = benchmark.folder
     if benchmark.parts.leave_one_out:
+        for stale in ("results.csv", "report.md"):  # of a time when there were labels and a test part
+            (folder / stale).unlink(missing_ok=True)
         say(
             f"{benchmark.manifest.name} has no labels or no test part in split {benchmark.split}: no R@k; every clip's "
             "nearest other clips are in neighbours.csv"
@@ -125,8 +127,10 @@ def conclude(benchmark: Benchmark, trained: Measured, others: list[Measured]) ->
     rows = results.write(folder / "results.csv", [row for m in (trained, *others) for row in benchmark.rows_of(m)])
     measured = rows[rows["variant"].isin([m.variant for m in (trained, *others)])]
     comparisons = benchmark.comparisons(trained, others)
-    report = benchmark.report(rows, comparisons)
+    report = benchmark.report(measured, comparisons)
     parts = benchmark.parts
+    for remark in benchmark.remarks():
+        say(remark)
     say(f"{len(parts.query):,} test clips query {len(parts.gallery):,} training clips; left out: {parts.left_out}")
     show(measured)
     for line in comparisons:

@@ -227,6 +227,17 @@ class Benchmark:
         with files.whole(path, "w") as file:
             pd.concat(tables).to_csv(file, index=False, lineterminator="\n")
 
+    def remarks(self) -> list[str]:
+        """What limits the numbers, in words: a gallery smaller than k, classes that only test clips have."""
+        gallery, found = len(self.parts.gallery), []
+        beyond = [f"R@{k}" for k in self.ks if k > gallery]
+        if beyond:
+            found.append(f"there are only {gallery:,} training clips: {', '.join(beyond)} is R@{gallery}")
+        alone = int((~np.isin(self.labels[self.parts.query], self.labels[self.parts.gallery])).sum())
+        if alone:
+            found.append(f"{alone:,} test clips are of a class that no training clip has, and count as misses")
+        return found
+
     def rows_of(self, measured: Measured) -> list[dict[str, object]]:
         """Rows for `results.csv`."""
         return [
@@ -276,6 +287,7 @@ class Benchmark:
             f"measured on: `{self.manifest.name}` split {self.split}: {len(parts.query):,} test clips query "
             f"{len(parts.gallery):,} training clips; left out: {parts.left_out}",
             *([WITH_LABELS] if self.run.uses_labels else []),
+            *self.remarks(),
             f"again: `vcsf retrieve {self.manifest.name} --from {self.run.name} --split {self.split} --k {ks}`",
         ]
         own = (

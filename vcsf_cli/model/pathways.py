@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from vcsf_cli import registry
 from vcsf_cli.contracts import PATHWAYS
-from vcsf_cli.errors import RecipeError
+from vcsf_cli.errors import PluginError, RecipeError
 from vcsf_cli.recipe import Recipe
 
 Windows = Tensor | Mapping[str, Tensor]
@@ -65,9 +65,24 @@ class Pathway(nn.Module):
 
         def between(stage: int, features: Tensor) -> Tensor:
             key = str(stage)
-            return cast(Tensor, self.motion[key](features, window)) if key in self.motion else features
+            if key not in self.motion:
+                return features
+            moved: Tensor = self.motion[key](features, window)
+            if moved.shape != features.shape:
+                raise PluginError(
+                    f"a motion module ({type(self.motion[key]).__name__}) makes features of shape {tuple(moved.shape)} of "
+                    f"{tuple(features.shape)}",
+                    "it must keep their shape",
+                )
+            return moved
 
         features: Tensor = self.backbone(self.clip(window, positions), between)
+        channels = cast(tuple[int, ...], self.backbone.channels)[-1]
+        if features.dim() != 5 or features.shape[1] != channels:
+            raise PluginError(
+                f"a backbone ({type(self.backbone).__name__}) returns features of shape {tuple(features.shape)}",
+                f"its `channels` promise (B, {channels}, T, h, w)",
+            )
         return features.mean((2, 3, 4))
 
     def forward(self, window: Tensor, positions: Tensor) -> Tensor:

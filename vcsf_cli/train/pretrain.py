@@ -17,7 +17,7 @@ import torch
 from lightning_fabric import Fabric
 
 from vcsf_cli import checkpoint, registry
-from vcsf_cli.contracts import Indices
+from vcsf_cli.contracts import Indices, View
 from vcsf_cli.data.clips import Order, TrainingClips, items_of, training_loader
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import DataError, InputError, RunError
@@ -84,7 +84,8 @@ class Machine:
             raise InputError("--devices 0: somebody has to train", "give auto, or a number from 1")
         if kind == "cuda" and max(int(index or 0), self.processes - 1) >= torch.cuda.device_count():
             raise InputError(
-                f"--devices {self.devices}: this machine has {torch.cuda.device_count()} GPUs that torch can use"
+                f"--devices {self.devices}: this machine has {torch.cuda.device_count()} GPUs that torch can use",
+                "GPUs are counted from 0; auto takes what there is",
             )
         return torch.device(wanted)
 
@@ -143,6 +144,11 @@ def training_rows(recipe: Recipe, manifest: Manifest) -> Indices:
     has_split = (manifest.table[f"split{data.split}"] != "").any()
     rows: Indices = manifest.part(data.split, "train") if has_split else np.arange(len(manifest.table))
     largest = max(stage.train.batch for stage in recipe.stages)
+    if not len(rows):
+        raise DataError(
+            f"{manifest.name} has no clip in the training part of split {data.split}",
+            "prepare it with lists that have one, or choose another data.split",
+        )
     if len(rows) < largest:
         raise DataError(
             f"{manifest.name} has {len(rows)} clips to train on in split {data.split}, fewer than a batch of {largest}",
@@ -185,9 +191,22 @@ def check_parts(recipe: Recipe) -> None:
         RecipeError: If settings don't fit each other.
     """
     for stage in recipe.stages:
-        build_sampler(stage)
+        check_views(stage)
         build_loss(stage)
         optimizer_of(stage.optim, [torch.nn.Parameter(torch.zeros(1))])
+
+
+def check_views(stage: Stage) -> None:
+    """Let a stage's sampler draw views of a video that does not exist.
+
+    Raises:
+        PluginError: If it raises, or what it gives are no views.
+    """
+    with registry.blame(registry.load().find("sampler", stage.sampler.name).plugin, f"sampler `{stage.sampler.name}`"):
+        sampler = build_sampler(stage)
+        views = [*sampler.sample(100, np.random.default_rng(0)), *sampler.cover(100)]
+        if not all(isinstance(view, View) and view.window.ndim == 1 for view in views):
+            raise TypeError("`sample` and `cover` must give Views, as in vcsf_cli.contracts")
 
 
 def warnings_for(recipe: Recipe, clips: int) -> list[str]:
@@ -228,7 +247,7 @@ class Trainer:
         if self.fabric.world_size > 1 and any(stage.train.norm == "synced" for stage in self.recipe.stages):
             model = cast(TwoPathways, torch.nn.SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]  # torch's
         self.model = cast(TwoPathways, self.fabric.to_device(model))
-        self.saved = checkpoint.load(run.checkpoint) if run.checkpoint.exists() else None
+        self.saved: dict[str, Any] | None = None
 
     def train(self) -> dict[str, float]:
         """Train what is left, and return the last logged values.
@@ -240,6 +259,11 @@ class Trainer:
             f"run {self.run.name} is being trained by another process", "wait for it, or change a recipe key"
         )
         with only_one(self.run.folder / "lock", busy) if is_first() else nullcontext():
+            # Not before the lock is held: another process may just have written a later one.
+            self.saved = own_checkpoint(self.run) if self.run.checkpoint.exists() else None
+            if self.saved:
+                at = self.saved["position"]
+                say(f"going on after step {at['step']:,} (stage {at['stage'] + 1}, epoch {at['epoch'] + 1})")
             self.stages = Stages(self.run, self.manifest.hash)
             position = Position(**self.saved["position"]) if self.saved else self._first_position()
             log = Log(self.run, position.step)
@@ -276,8 +300,14 @@ class Trainer:
         task = PretrainTask(self.recipe, stage, self.model, self.manifest, self.rows, self.fabric, self.machine.readers)
         optimizer = optimizer_of(stage.optim, task.parameters())
         if self.saved is not None and resumes:
-            task.load_state(self.saved["task"])
-            optimizer.load_state_dict(self.saved["optimizer"])
+            task.load_state(self.saved["task"], self.run.checkpoint)
+            try:
+                optimizer.load_state_dict(self.saved["optimizer"])
+            except (ValueError, KeyError) as error:
+                raise RunError(
+                    f"the optimiser's state in {self.run.checkpoint} doesn't fit the recipe's networks: {error}",
+                    "the code of a network or an optimiser has changed since; use the version that trained it",
+                ) from error
         self.stages.begin(index, self.model)
         plan = plan_of(stage, len(self.rows), self.recipe.seed, self.machine.save_every)
         clips = TrainingClips(self.manifest, build_sampler(stage), stage.augment, stage.data.size, self.recipe.seed)
@@ -392,7 +422,24 @@ def restore(run: Run) -> tuple[TwoPathways, dict[str, Any]]:
     Raises:
         RunError: If there is no whole checkpoint, or it belongs to another recipe.
     """
-    saved = checkpoint.load(run.checkpoint)
+    saved = own_checkpoint(run)
     model = build(run.recipe)
     checkpoint.load_weights(model, saved["task"]["model"], run.checkpoint)
     return model.eval(), saved
+
+
+def own_checkpoint(run: Run) -> dict[str, Any]:
+    """The checkpoint of a run.
+
+    Raises:
+        RunError: If there is no whole one, or it is another run's.
+    """
+    saved = checkpoint.load(run.checkpoint)
+    recipe = (run.folder / "recipe.yaml").read_text(encoding="utf-8")
+    if saved["recipe"] != recipe or saved["data_hash"] != run.status.get("data_hash"):
+        what = "recipe" if saved["recipe"] != recipe else "data"
+        raise RunError(
+            f"{run.checkpoint} is another run's: it was trained with another {what}",
+            "bring back the run's own checkpoint, or delete the folder and train again",
+        )
+    return saved

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from vcsf_cli import registry
+from vcsf_cli import checkpoint, registry
 from vcsf_cli.contracts import PATHWAYS, Contrast, Indices
 from vcsf_cli.contracts import Sampler as WindowSampler
 from vcsf_cli.data.augment import to_input
@@ -140,10 +141,27 @@ class PretrainTask:
             contrast = self._last = self._contrast(part, query, own)
             terms: Terms = {}
             for pathway in self.trained:
-                for name, value in self.loss(contrast, pathway).items():
+                for name, value in self._loss(contrast, pathway).items():
                     terms[f"{pathway}_{name}"] = value
             terms["loss"] = torch.stack([terms[f"{pathway}_loss"] for pathway in self.trained]).sum()
             yield len(rows) / size, terms
+
+    def _loss(self, contrast: Contrast, pathway: str) -> Terms:
+        """What the loss gives for a pathway.
+
+        Raises:
+            PluginError: If that is not what the hook asks for.
+        """
+        name = self.stage.loss.name
+        with registry.blame(registry.load().find("loss", name).plugin, f"loss `{name}`"):
+            terms: Terms = self.loss(contrast, pathway)
+            if (
+                not isinstance(terms, Mapping)
+                or "loss" not in terms
+                or any(value.numel() != 1 for value in terms.values())
+            ):
+                raise TypeError("`forward` must return a dict of scalars, `loss` among them")
+        return terms
 
     @torch.no_grad()
     def _keys(self, batch: Batch) -> dict[str, Tensor]:
@@ -281,11 +299,15 @@ class PretrainTask:
         """Weights, key encoder and queue."""
         return {"model": self.model.state_dict(), "keys": self.keys.state_dict(), "queue": self.queue.state_dict()}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave, within the same stage."""
-        self.model.load_state_dict(state["model"])
-        self.keys.load_state_dict(state["keys"])
-        self.queue.load_state_dict(state["queue"])
+    def load_state(self, state: Mapping[str, Any], path: Path) -> None:
+        """Go on from what `state` gave, within the same stage.
+
+        Raises:
+            RunError: If it does not fit; `path` is named as where it comes from.
+        """
+        checkpoint.load_weights(self.model, state["model"], path)
+        checkpoint.load_weights(self.keys, state["keys"], path)
+        checkpoint.load_weights(self.queue, state["queue"], path)
 
 
 @torch.no_grad()
