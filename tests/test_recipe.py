@@ -245,6 +245,47 @@ def test_a_list_that_does_not_fit_is_told_once(assignment: str, message: str) ->
     assert error.value.message == message
 
 
+@pytest.mark.parametrize(
+    ("assignment", "message", "hint"),
+    [
+        (
+            "data=synthetic",
+            "`data` is 'synthetic': input should be an object",
+            "write its keys: data.name, data.split, data.size",
+        ),
+        ("data.split=4", "`data.split` is 4: input should be 1, 2 or 3", "known: 1, 2, 3"),
+        (
+            "augment.area=[0.5, 0.2]",
+            "`augment.area` is [0.5, 0.2]: write two positive numbers, the smaller first",
+            "the default is [0.2, 1.0]",
+        ),
+        ("augment.area=[0.5, 2]", "`augment.area` is [0.5, 2]: a fraction is at most 1", "the default is [0.2, 1.0]"),
+        ("optim.lr=fast", "`optim.lr` is 'fast': input should be a valid number", "the default is 0.001"),
+        ("optim.lr=.inf", "`optim.lr` is inf: input should be a finite number", "the default is 0.001"),
+        (
+            "optim.weight_decay=.nan",
+            "`optim.weight_decay` is nan: input should be a finite number",
+            "the default is 1e-05",
+        ),
+        (
+            "loss.temperature=.inf",
+            "`loss.temperature` is inf: input should be a finite number",
+            "loss `infonce`: Softness of the similarity, tau in the paper.",
+        ),
+        ("seed=2147483648", "`seed` is 2147483648", "give a whole number from 0 to 2147483647"),
+        ("seed=99999999999999999999", "`seed` is 99999999999999999999", "give a whole number from 0 to 2147483647"),
+    ],
+)
+def test_a_wrong_value_is_told_with_what_to_write(assignment: str, message: str, hint: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        recipes.load("demo", [assignment])
+    assert (error.value.message, error.value.hint) == (message, hint)
+
+
+def test_the_largest_seed_is_fine() -> None:
+    assert recipes.load("demo", ["seed=2147483647"]).seed == 2**31 - 1
+
+
 def test_a_recipe_that_extends_itself_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "extends: b.yaml", "a.yaml")
     write(tmp_path, "extends: a.yaml", "b.yaml")

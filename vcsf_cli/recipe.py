@@ -35,6 +35,8 @@ PATHWAY_KEYS: Mapping[str, Any] = {"input": Literal["rgb", "difference"]}
 CHEAP = ("sampler", "loss")
 """Components that are built to see whether their settings fit; networks are built when they are needed."""
 
+LARGEST_SEED = 2**31 - 1
+
 Model = TypeVar("Model", bound=BaseModel)
 
 PACKAGED = Path(__file__).parent / "recipes"
@@ -269,8 +271,10 @@ def resolve(tree: dict[str, Any], marks: Marks, problems: Sequence[RecipeError] 
     name, seed, stages = tree.get("name"), tree.get("seed"), tree.get("stages")
     if not isinstance(name, str) or not name or not all(c.isalnum() or c in "-_." for c in name):
         checker.add(RecipeError(f"{checker.place('name')} is {name!r}", "give letters, digits, `-`, `_` and `.`"))
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        checker.add(RecipeError(f"{checker.place('seed')} is {seed!r}", "give a whole number from 0"))
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= LARGEST_SEED:
+        checker.add(
+            RecipeError(f"{checker.place('seed')} is {seed!r}", f"give a whole number from 0 to {LARGEST_SEED}")
+        )
     if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
         checker.add(RecipeError(f"{checker.place('stages')} is no list of stages", "write `stages: []` for one stage"))
         stages = []
