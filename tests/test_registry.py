@@ -1,12 +1,13 @@
 """Plugins: local file, clashes and broken contracts."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from vcsf_cli.errors import PluginError, UnknownName
+from vcsf_cli.errors import DataError, PluginError, UnknownName
 from vcsf_cli.registry import HOOKS, Registry
 
 HEAD = "from vcsf_cli import hookimpl\n"
@@ -47,6 +48,7 @@ def test_a_local_plugin_adds_a_component(tmp_path: Path) -> None:
         ("@hookimpl\ndef vcsf_losses():\n    return [1]\n", "returns list"),
         ("@hookimpl\ndef vcsf_losses():\n    return {'mine': 3}\n", "no function or class"),
         ("@hookimpl\ndef vcsf_losses():\n    raise RuntimeError('bang')\n", "RuntimeError: bang"),
+        ("@hookimpl\ndef vcsf_losses():\n    raise SystemExit('bye')\n", "SystemExit: bye"),
     ],
 )
 def test_a_broken_registration_names_the_plugin(tmp_path: Path, text: str, problem: str) -> None:
@@ -61,6 +63,7 @@ def test_a_broken_registration_names_the_plugin(tmp_path: Path, text: str, probl
     [
         ("1 / 0\n", "ZeroDivisionError"),
         ("def broken(:\n", "SyntaxError"),
+        ("import sys\nsys.exit('bye')\n", "SystemExit: bye"),
         ("@hookimpl\ndef vcsf_loses():\n    return {}\n", "unknown hook `vcsf_loses`"),
         ("@hookimpl\ndef vcsf_losses(extra):\n    return {}\n", "breaks a hook's contract"),
     ],
@@ -78,6 +81,38 @@ def test_a_factory_that_raises_is_blamed_on_its_plugin(tmp_path: Path) -> None:
     )
     with pytest.raises(PluginError, match="loss `mine`, failed: KeyError"):
         registry_with(tmp_path, text).build("loss", "mine")
+
+
+DATASET = """
+class Mine:
+    benchmark = 'mine'
+    def videos(self):
+        return {}['videos']
+    def remarks(self):
+        return []
+def f(folder, /):
+    return Mine()
+@hookimpl
+def vcsf_datasets():
+    return {'mine': f}
+"""
+
+
+def test_what_a_component_raises_later_is_blamed_on_its_plugin(tmp_path: Path) -> None:
+    registry = registry_with(tmp_path, DATASET)
+    dataset = registry.build("dataset", "mine", tmp_path)
+    with pytest.raises(PluginError) as error, registry.blame_for("dataset", "mine"):
+        dataset.videos()
+    assert "vcsf_local.py`, dataset `mine`, failed: KeyError: 'videos'" in error.value.message
+    with registry.blame_for("dataset", "mine"):
+        assert dataset.remarks() == []
+
+
+@pytest.mark.parametrize("fault", [DataError("a video is missing"), OSError(errno.ENOSPC, "No space left on device")])
+def test_data_and_disk_are_not_blamed_on_a_plugin(tmp_path: Path, fault: Exception) -> None:
+    with pytest.raises(type(fault)) as error, registry_with(tmp_path, DATASET).blame_for("dataset", "mine"):
+        raise fault
+    assert error.value is fault
 
 
 def test_an_unknown_name_gets_a_hint() -> None:

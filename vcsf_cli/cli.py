@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 import click
 
 from vcsf_cli import __version__
-from vcsf_cli.errors import VcsfError
+from vcsf_cli.errors import BROKEN_DISK, VcsfError
 
 COMMANDS = {
     "prepare": "Turn videos into a store of frames that clips are read from fast.",
@@ -24,9 +23,6 @@ COMMANDS = {
 """Every built-in command with its line of help, said here so that `vcsf --help` imports none of them."""
 
 EXIT_INTERRUPTED = 130
-
-TELLS_ENOUGH = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
-"""Errors of the system that are the disk's or its owner's doing: the user needs no traceback."""
 
 
 class LazyGroup(click.Group):
@@ -147,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()  # the reader of our output has gone (`| head`): nobody is left to tell
         return 0
     except OSError as error:
-        if chosen.get("debug") or error.errno not in TELLS_ENOUGH:
+        if chosen.get("debug") or error.errno not in BROKEN_DISK:
             raise
         explain(
             VcsfError(

@@ -4,7 +4,14 @@ Every error that a user can cause is a `VcsfError`; `vcsf_cli.cli` is the only p
 """
 
 import difflib
+import errno
 from collections.abc import Iterable, Sequence
+
+BROKEN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
+"""Errors of the system that are the disk's or its owner's doing: the user needs no traceback."""
+
+WRONG_PATH = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+"""Errors of the system that a path on the command line or in a recipe makes: a file taken for a folder, too long a name."""
 
 
 class VcsfError(Exception):

@@ -24,7 +24,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from vcsf_cli import hookspecs
 from vcsf_cli.contracts import Component, Parameter
-from vcsf_cli.errors import PluginError, RecipeError, UnknownName, VcsfError, did_you_mean
+from vcsf_cli.errors import BROKEN_DISK, WRONG_PATH, PluginError, RecipeError, UnknownName, VcsfError, did_you_mean
 from vcsf_cli.narrate import say
 
 HOOKS = {
@@ -181,6 +181,21 @@ class Registry:
             )
         return built
 
+    @contextmanager
+    def blame_for(self, kind: str, name: str) -> Iterator[None]:
+        """Turn whatever a component raises while it is used into an error that names it and its plugin.
+
+        A `VcsfError` passes as it is, and so does what the disk or a path is to blame for.
+        """
+        try:
+            with blame(self.find(kind, name).plugin, f"{kind} `{name}`"):
+                yield
+        except PluginError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno in (*BROKEN_DISK, *WRONG_PATH):
+                raise cause from None
+            raise
+
     def recipe_dirs(self) -> list[tuple[str, Path]]:
         """Folders of recipes that plugins add, each with the plugin's name."""
         return [(plugin, Path(folder)) for plugin, folder in self._listed("vcsf_recipe_dirs", str | Path)]
@@ -218,12 +233,15 @@ class Registry:
 
 @contextmanager
 def blame(plugin: str, what: str = "") -> Iterator[None]:
-    """Turn whatever a plugin raises into an error that names it; a `VcsfError` passes as it is."""
+    """Turn whatever a plugin raises into an error that names it; a `VcsfError` passes as it is.
+
+    `sys.exit` is no way out for a plugin: nobody would know why vcsf ended.
+    """
     try:
         yield
     except VcsfError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         place = f", {what}," if what else ""
         raise PluginError(
             f"plugin `{plugin}`{place} failed: {type(error).__name__}: {error}",
