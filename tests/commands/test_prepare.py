@@ -99,6 +99,40 @@ def test_other_settings_need_another_name(source: Path, capsys: pytest.CaptureFi
     assert run("folder", "--source", source, "--size", 32, "--name", "small") == 0
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--labels", "none"], "label of Jump/c.avi: 'Jump', not None; that comes from --labels"),
+        (["--group-pattern", "/([ab])"], "group of Run/a.avi: '', not 'a'; that comes from --group-pattern"),
+    ],
+    ids=["labels", "groups"],
+)
+def test_other_labels_or_groups_need_another_name(
+    source: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    assert run("folder", "--source", source) == 0
+    before = Manifest.open(Path("data/my.videos")).hash
+    assert run("folder", "--source", source, *options) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "--name" in error
+    assert Manifest.open(Path("data/my.videos")).hash == before
+    assert run("folder", "--source", source, *options, "--name", "other") == 0
+
+
+def test_other_parts_are_taken(source: Path) -> None:
+    assert run("folder", "--source", source) == 0
+    Path("splits.csv").write_text("video,part\nRun/a.avi,test\nRun/b.mp4,train\n")
+    assert run("folder", "--source", source, "--splits", "splits.csv") == 0
+    assert Manifest.open(Path("data/my.videos")).table["split1"].tolist() == ["", "", "test", "train"]
+
+
+def test_a_call_that_finds_no_video_binds_nobody_to_its_options(source: Path) -> None:
+    Path("empty").mkdir()
+    assert run("folder", "--source", "empty", "--name", "mine", "--size", 32) == 1
+    assert run("folder", "--source", source, "--name", "mine") == 0
+
+
 def test_help_lists_the_kinds_and_each_kind_its_own_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prepare", "--help"]) == 0
     kinds = capsys.readouterr().out

@@ -19,11 +19,13 @@ import numpy as np
 import pytest
 import simplejpeg
 from conftest import KILLS
+from hypothesis import given
+from hypothesis import strategies as st
 from videos import cut_off, ffmpeg_frames, flip_bytes, number_of, write_sound, write_video
 
 from vcsf_cli.contracts import Video
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.data.prepare import Preparation, Settings, Summary
+from vcsf_cli.data.prepare import Preparation, Settings, Summary, member_names
 from vcsf_cli.data.store import FrameStore
 from vcsf_cli.errors import DataError, InputError
 
@@ -285,6 +287,51 @@ def test_one_stem_twice_gives_two_members(tmp_path: Path) -> None:
     assert sorted(names) == ["a%252Eavi.mjpeg", "a%2Eavi.mjpeg", "a%2Eb.mjpeg", "a%2Emp4.mjpeg"]
 
 
+def test_no_two_videos_have_one_member_whenever_they_came(tmp_path: Path) -> None:
+    source, folder = tmp_path / "source", tmp_path / "data"
+    for name in ("x/a.mp4", "x/a.avi", "x/a.mp4.mkv", "x/b.mp4.mkv"):
+        write_video(source / name, 10)
+    prepare(source, folder)
+    for name in ("x/b.mp4", "x/b.avi"):  # the first one's path is what the member of b.mp4.mkv is called
+        write_video(source / name, 10)
+    prepare(source, folder)
+    names = []
+    for path in sorted(folder.glob("shard-*.tar")):
+        with tarfile.open(path) as shard:
+            names += [name for name in shard.getnames() if name.endswith(".mjpeg")]
+    first = ["x/a%2Eavi.mjpeg", "x/a%2Emp4.mjpeg", "x/a%2Emp4%2Emkv.mjpeg", "x/b%2Emp4.mjpeg"]
+    assert names == [*first, "x/b%2Eavi.mjpeg", "x/b%2Emp4%2Emp4.mjpeg"]
+
+
+@given(st.lists(st.from_regex(r"a(\.(mp4|avi)){0,4}", fullmatch=True), unique=True), st.integers(0, 5))
+def test_members_are_different_for_any_names(names: list[str], first: int) -> None:
+    videos = [Video(Path(name), name) for name in sorted(names)]
+    before = member_names(videos[:first], {})
+    stored = {member: name for name, member in before.items()}
+    after = member_names(videos, stored)
+    both = [*before.values(), *(after[video.name] for video in videos[first:])]
+    assert len(set(both)) == len(videos)
+
+
+def test_another_source_into_the_same_folder_is_refused(tmp_path: Path) -> None:
+    for index, name in enumerate(("one/a.avi", "one/b.avi", "other/b.avi", "other/c.avi")):
+        write_video(tmp_path / name, 20 + index)
+    prepare(tmp_path / "one", tmp_path / "data")
+    before = contents(tmp_path / "data")
+    with pytest.raises(InputError, match=r"holds videos that are not there any more: a\.avi") as caught:
+        prepare(tmp_path / "other", tmp_path / "data")
+    assert "--name" in caught.value.hint
+    assert contents(tmp_path / "data") == before
+
+
+def test_a_bad_video_may_vanish(tmp_path: Path) -> None:
+    write_video(tmp_path / "source" / "a.avi", 20)
+    (tmp_path / "source" / "text.avi").write_text("no video")
+    assert prepare(tmp_path / "source", tmp_path / "data").bad == 1
+    (tmp_path / "source" / "text.avi").unlink()
+    assert prepare(tmp_path / "source", tmp_path / "data").bad == 0
+
+
 def test_clips_of_a_long_video_share_source_and_group(tmp_path: Path) -> None:
     write_video(tmp_path / "source" / "a.avi", 130)
     write_video(tmp_path / "source" / "a#000.avi", 10)
@@ -440,7 +487,7 @@ def test_what_gets_stuck_half_way_is_killed_and_tried_again_with_a_longer_limit(
     (tmp_path / "vcsf_local.py").write_text(SLOW)
     for name in ("fine.avi", "stuck.avi"):
         write_video(tmp_path / "source" / name, 25)
-    options = {"settings": replace(SETTINGS, decoder="slow"), "workers": 2}
+    options: dict[str, Any] = {"settings": replace(SETTINGS, decoder="slow"), "workers": 2}
     summary = prepare(tmp_path / "source", tmp_path / "data", **options, time_limit=2.0)
     assert (summary.clips, summary.bad) == (1, 1)
     assert "no frame for 2 s" in problems(tmp_path / "data")["stuck.avi"]["reason"]

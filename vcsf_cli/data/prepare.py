@@ -183,7 +183,8 @@ class Preparation:
         """Prepare what is not prepared yet.
 
         Raises:
-            InputError: If the folder holds a dataset of other settings, or another process is preparing it.
+            InputError: If the folder holds a dataset of other settings, videos or labels, or another process is
+                preparing it.
             DataError: If there is no video, a prepared one has changed, or the disk is full.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -197,13 +198,14 @@ class Preparation:
             if not path.exists():  # only now: a call that finds no video binds nobody to its options
                 files.write_text(path, json.dumps(asdict(self.settings), indent=2) + "\n")
             self.journal = Journal(self.folder)
+            self._check_listing(videos)
             todo = self._todo(videos)
             for left_over in self.folder.glob(f"{WORK}*"):
                 shutil.rmtree(left_over, ignore_errors=True)
             try:
                 # Every call has its own: a worker that outlives a killed call goes on writing into its call's.
                 with tempfile.TemporaryDirectory(prefix=WORK, dir=self.folder, ignore_cleanup_errors=True) as work:
-                    self._store(todo, len(videos), member_names(videos), Path(work))
+                    self._store(todo, len(videos), self._members(videos), Path(work))
             except (OSError, StorageError) as error:
                 message = (
                     error.message
@@ -236,6 +238,40 @@ class Preparation:
                 f"{self.folder} was prepared with other settings: {'; '.join(differing)}",
                 "give the same options, or another --name for a dataset beside it",
             )
+
+    def _check_listing(self, videos: list[Video]) -> None:
+        """See that what is stored is among the videos, and described as it was then: the shards can't be rewritten."""
+        stored = [entry for entry in self.journal.entries.values() if entry["clips"]]
+        listed = {video.name: described(video) for video in videos}
+        beside = "give another --name for a dataset beside it"
+        vanished = [entry["name"] for entry in stored if entry["name"] not in listed]
+        if vanished:
+            more = f" and {len(vanished) - 3:,} more" if len(vanished) > 3 else ""
+            raise InputError(
+                f"{self.folder} holds videos that are not there any more: {', '.join(vanished[:3])}{more}",
+                f"if this is another --source, {beside}; else bring them back",
+            )
+        for entry in stored:
+            for key, value in listed[entry["name"]].items():
+                if entry.get(key, value) != value:
+                    raise InputError(
+                        f"{self.folder} was prepared with another {key} of {entry['name']}: {entry[key]!r}, not "
+                        f"{value!r}; that comes from {self._origin(key)}",
+                        f"give it as before, or {beside}",
+                    )
+
+    def _origin(self, key: str) -> str:
+        """What says a video's label, group or source."""
+        if self.settings.kind == "folder":
+            return "--labels and the folders' names" if key == "label" else "--group-pattern"
+        if self.settings.kind == "csv":
+            return f"the column `{'label' if key == 'label' else 'group'}` of --source"
+        return "--source"
+
+    def _members(self, videos: list[Video]) -> dict[str, str]:
+        entries = self.journal.entries.values()
+        stored = {entry["member"]: entry["name"] for entry in entries if entry["clips"] and "member" in entry}
+        return member_names(videos, stored)
 
     def _todo(self, videos: list[Video]) -> list[Video]:
         """The videos that are not finished: new ones, bad ones whose file has changed, what crashed or took too long."""
@@ -327,9 +363,7 @@ class Preparation:
                 shape = {"frames": len(clip.sizes), "fps": decoded.fps, "width": clip.width, "height": clip.height}
                 description = {
                     "video": video.name + suffix,
-                    "label": video.label,
-                    "group": video.group,
-                    "source": video.source or video.name,
+                    **described(video),
                     **shape,
                     "repeated_frames": clip.repeated,
                     "original_sha256": decoded.sha256,
@@ -350,6 +384,8 @@ class Preparation:
         writer.flush()
         return {
             "name": video.name,
+            "member": member,
+            **described(video),
             "size": size_of(video.path),
             "problem": decoded.problem,
             "read": decoded.read,
@@ -387,6 +423,11 @@ def size_of(path: Path) -> int:
         return -1
 
 
+def described(video: Video) -> dict[str, str | None]:
+    """What a listing says of a video and its shard repeats."""
+    return {"label": video.label, "group": video.group, "source": video.source or video.name}
+
+
 def manifest_rows(video: Video, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The manifest's rows of a video: labels and parts are the listing's, the rest is the journal's."""
     for clip in entry["clips"]:
@@ -395,9 +436,7 @@ def manifest_rows(video: Video, entry: dict[str, Any]) -> Iterator[dict[str, Any
             offsets.append(offsets[-1] + size)
         yield {
             "video": clip["video"],
-            "label": video.label,
-            "group": video.group,
-            "source": video.source or video.name,
+            **described(video),
             **{key: clip[key] for key in ("frames", "fps", "width", "height", "offset", "sha256")},
             **{f"split{number}": part for number, part in enumerate(video.split, start=1)},
             "shard": entry["shard"],
@@ -406,11 +445,23 @@ def manifest_rows(video: Video, entry: dict[str, Any]) -> Iterator[dict[str, Any
         }
 
 
-def member_names(videos: list[Video]) -> dict[str, str]:
-    """Names in the shards: the path without its ending, or with it where another video has the same without."""
-    stems = Counter(str(PurePosixPath(video.name).with_suffix("")) for video in videos)
-    names = {}
-    for video in videos:
-        stem = str(PurePosixPath(video.name).with_suffix(""))
-        names[video.name] = member_name(video.name if stems[stem] > 1 else stem)
-    return names
+def member_names(videos: list[Video], stored: dict[str, str]) -> dict[str, str]:
+    """Names in the shards, no two alike: the path without its ending, or with it where that is another video's name too.
+
+    Args:
+        videos: All videos.
+        stored: The video whose clips have a name already, by name; a video added later can't have it.
+    """
+    endings = {video.name: PurePosixPath(video.name).suffix for video in videos}
+    names = {name: name.removesuffix(ending) for name, ending in endings.items()}
+    while shared := {name for name, count in Counter(names.values()).items() if count > 1}:
+        # All of them get their own path, which no two share, so this ends.
+        names = {video: video if name in shared else name for video, name in names.items()}
+    taken = {*names.values()}
+    found = {}
+    for video, name in names.items():
+        while stored.get(member_name(name), video) != video or (name != names[video] and name in taken):
+            name += endings[video] or "~"
+        taken.add(name)
+        found[video] = member_name(name)
+    return found
