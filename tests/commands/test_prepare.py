@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 from videos import write_video
 
 from vcsf_cli.cli import main
+from vcsf_cli.commands.prepare import next_command
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.data.prepare import Preparation
+from vcsf_cli.recipe import load
 
 
 @pytest.fixture
@@ -131,6 +135,40 @@ def test_a_call_that_finds_no_video_binds_nobody_to_its_options(source: Path) ->
     Path("empty").mkdir()
     assert run("folder", "--source", "empty", "--name", "mine", "--size", 32) == 1
     assert run("folder", "--source", source, "--name", "mine") == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["mine", "2024", "true", "~", "1e-4", "012", "my videos", "it's", 'a"b', "a: b", "#1", "synthetic", "[x]"]
+)
+def test_the_next_command_means_this_dataset(name: str) -> None:
+    """Typed into a shell, it reads as the name and nothing else."""
+    words = shlex.split(next_command("folder", name, Path("data")))
+    assert words[:4] == ["next:", "vcsf", "pretrain", "recipes/vcsf.yaml"]
+    assert words[4] == "--set"
+    assert load("recipes/vcsf.yaml", [words[5]]).tree["data"]["name"] == name
+
+
+@pytest.mark.parametrize(
+    ("kind", "recipe"),
+    [("synthetic", "recipes/demo.yaml"), ("ucf101", "recipes/vcsf.yaml"), ("hmdb51", "recipes/vcsf_hmdb51.yaml")],
+)
+def test_the_next_command_names_the_recipe_of_the_kind(kind: str, recipe: str) -> None:
+    assert next_command(kind, kind, Path("data")) == f"next: vcsf pretrain {recipe}"
+    assert load(recipe).tree["data"]["name"] == kind
+    assert next_command(kind, "other", Path("data")) == f"next: vcsf pretrain {recipe} --set data.name=other"
+
+
+def test_interrupted_it_says_how_to_go_on(
+    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(self: Preparation) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Preparation, "run", interrupted)
+    monkeypatch.setattr("sys.argv", ["vcsf", "prepare", "folder", "--source", "my videos"])
+    assert run("folder", "--source", source) == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "interrupted; the same command goes on: vcsf prepare folder --source 'my videos'"
 
 
 def test_help_lists_the_kinds_and_each_kind_its_own_options(capsys: pytest.CaptureFixture[str]) -> None:

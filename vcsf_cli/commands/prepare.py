@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import shlex
+import sys
 import types
 import typing
 from collections.abc import Callable
@@ -12,14 +15,17 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 
-from vcsf_cli import registry
+from vcsf_cli import registry, strict_yaml
+from vcsf_cli.cli import EXIT_INTERRUPTED
 from vcsf_cli.contracts import Component, Dataset, Parameter
-from vcsf_cli.errors import DataError, InputError, PluginError
+from vcsf_cli.errors import DataError, InputError, PluginError, RecipeError
 from vcsf_cli.narrate import duration, say
 from vcsf_cli.options import data_option, where
 
 OWN_SOURCE = frozenset({"folder", "csv"})
 """Kinds that have no videos unless `--source` names them."""
+RECIPES = {"synthetic": "recipes/demo.yaml", "ucf101": "recipes/vcsf.yaml", "hmdb51": "recipes/vcsf_hmdb51.yaml"}
+"""What to train on a kind whose own name the recipe has."""
 
 
 def default_decoder() -> str:
@@ -182,7 +188,11 @@ def prepare(
     dataset: Dataset = plugins.build("dataset", kind, source or folder / "original", **check(component, chosen))
     settings = Settings(kind, decoder, size, quality, fps, max_seconds, on_bad)
     begun = time.monotonic()
-    summary = Preparation(dataset, folder, settings, time_limit, workers or os.cpu_count() or 1).run()
+    try:
+        summary = Preparation(dataset, folder, settings, time_limit, workers or os.cpu_count() or 1).run()
+    except KeyboardInterrupt:
+        say(f"interrupted; the same command goes on: vcsf {shlex.join(sys.argv[1:])}")
+        raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
     if summary.new:
         seconds = time.monotonic() - begun
         say(f"prepared {summary.new:,} videos in {duration(seconds)}, {summary.new / seconds:.1f} a second")
@@ -199,9 +209,23 @@ def prepare(
             f"{summary.bad} of {summary.videos} videos are bad, more than {max_bad:g} %",
             f"see {folder / PROBLEMS}; the others are prepared and can be used, --max-bad says how many are fine",
         )
-    recipe = "recipes/demo.yaml" if kind == "synthetic" else "recipes/vcsf.yaml"
-    own = "" if name in ("synthetic", "ucf101") else f" --set data.name={name}"
-    say(f"next: vcsf pretrain {recipe}{own}{where('data', data)}")
+    say(next_command(kind, name, data))
+
+
+def next_command(kind: str, name: str, data: Path) -> str:
+    """What to type after preparing."""
+    recipe = RECIPES.get(kind, "recipes/vcsf.yaml")
+    own = "" if kind in RECIPES and name == kind else f" --set {shlex.quote(f'data.name={as_yaml(name)}')}"
+    return f"next: vcsf pretrain {recipe}{own}{where('data', data)}"
+
+
+def as_yaml(name: str) -> str:
+    """A text as it must be written to be read as that text: `2024` alone would be a number."""
+    try:
+        value, _ = strict_yaml.parse(name, "")
+    except RecipeError:
+        value = None
+    return name if value == name else json.dumps(name, ensure_ascii=False)
 
 
 def check(component: Component, chosen: dict[str, Any]) -> dict[str, Any]:

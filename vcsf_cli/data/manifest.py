@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -85,7 +86,8 @@ class Manifest:
         """
         name = folder.name
         kinds = ("ucf101", "hmdb51", "synthetic")
-        prepare = f"vcsf prepare {name}" if name in kinds else f"vcsf prepare folder --source VIDEOS --name {name}"
+        own = f"vcsf prepare folder --source VIDEOS --name {shlex.quote(name)}"
+        prepare = f"vcsf prepare {name}" if name in kinds else own
         if not (folder / FILE).is_file():
             begun = (folder / SETTINGS).is_file()
             state = "is not prepared to its end" if begun else "is not prepared"
