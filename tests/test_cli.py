@@ -1,5 +1,6 @@
 """Manners of the command line."""
 
+import os
 import re
 import subprocess
 import sys
@@ -90,6 +91,42 @@ def test_debug_shows_where_an_error_comes_from(vcsf: Vcsf, tmp_path: Path) -> No
 
 def test_nothing_to_do_shows_the_help(vcsf: Vcsf, tmp_path: Path) -> None:
     assert vcsf(cwd=tmp_path, status=2).stderr == vcsf("--help", cwd=tmp_path).stdout
+
+
+WRITES_INTO_BROKEN_PIPES = """
+import click, os, sys
+from vcsf_cli import hookimpl
+@click.command()
+def fill():
+    for _ in range(10000):
+        click.echo("a line that nobody reads")
+@click.command()
+def breaks():
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.write(writer, b"x")
+@hookimpl
+def vcsf_commands():
+    return [fill, breaks]
+"""
+
+
+@pytest.mark.parametrize("command", [["plugins"], ["fill"], ["recipes", "show", "demo"]])
+def test_a_reader_that_has_gone_ends_a_command_quietly(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "vcsf_local.py").write_text(WRITES_INTO_BROKEN_PIPES)
+    reader, writer = os.pipe()
+    os.close(reader)
+    whole = [sys.executable, "-m", "vcsf_cli", *command]
+    done = subprocess.run(whole, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "using the plugin ./vcsf_local.py\n")
+
+
+def test_another_pipe_that_breaks_is_no_quiet_end(tmp_path: Path) -> None:
+    (tmp_path / "vcsf_local.py").write_text(WRITES_INTO_BROKEN_PIPES)
+    done = run("breaks", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "BrokenPipeError" in done.stderr
 
 
 @pytest.fixture

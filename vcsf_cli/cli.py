@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import select
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -46,6 +47,15 @@ class LazyGroup(click.Group):
             from vcsf_cli.errors import UnknownName
 
             raise UnknownName("command", args[0], [*COMMANDS, *self._plugin_commands()]) from error
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except BrokenPipeError as error:
+            if any(map(has_no_reader, (sys.stdout, sys.stderr))):
+                raise
+            # click would end without a word, as if it were the output's.
+            raise RuntimeError("a pipe between processes broke") from error
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -114,6 +124,26 @@ def in_our_words(error: click.ClickException) -> VcsfError:
     return VcsfError(f"{message[:1].lower()}{message[1:]}", hint)
 
 
+def has_no_reader(stream: Any) -> bool:
+    """Whether a stream is a pipe whose other end has gone (`| head`)."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), select.POLLOUT)
+    except (OSError, ValueError, AttributeError):  # no file, or closed
+        return False
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def reader_has_gone() -> bool:
+    """Whether nobody reads our output any more, which then goes nowhere."""
+    alone = [stream for stream in (sys.stdout, sys.stderr) if has_no_reader(stream)]
+    for stream in alone:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # what is still buffered has a place to go to
+        os.close(nowhere)
+    return bool(alone)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status: 0 done, 1 the work failed, 2 the command line or recipe is wrong,
     130 interrupted."""
@@ -139,9 +169,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         explain(error)
         return error.exit_code
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone (`| head`): nobody is left to tell
-        return 0
+    except (BrokenPipeError, SystemExit):  # SystemExit is what click makes of a broken pipe
+        if not reader_has_gone():
+            raise
+        return 0  # nobody is left to tell
     except OSError as error:
         if chosen.get("debug") or error.errno not in BROKEN_DISK:
             raise
