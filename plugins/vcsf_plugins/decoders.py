@@ -103,7 +103,7 @@ class DecordReader(PyAVReader):
 
     decord fills up what the container counts too many with repeats of the last frame. So frames at the end that equal
     the one before are given only if PyAV finds them too. Videos beyond `QUEUE_BYTES`, and files whose name is no UTF-8,
-    are decoded by PyAV altogether, whose pixels are the same.
+    are decoded by PyAV altogether. Its frames are the same, and so are their pixels but for interlaced video.
     """
 
     def stream(self) -> Iterator[Frame]:

@@ -139,8 +139,17 @@ def test_a_bad_archive_is_named_and_leaves_nothing(tmp_path: Path, content: byte
     with pytest.raises(DataError, match=problem) as caught:
         ucf(tmp_path / "source")
     assert "UCF101.zip" in caught.value.message
+    if problem == "is damaged":
+        assert f"delete {tmp_path / 'source/UCF101.zip'} and download it again" in caught.value.hint
     assert not (tmp_path / "source/unpacked/UCF101").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_the_archive_to_be_replaced_is_the_one_that_was_downloaded(tmp_path: Path) -> None:
+    write(tmp_path, {"source/UCF101.zip": zipped({"inner.zip": b"no archive"})})
+    with pytest.raises(DataError, match=r"inner\.zip is damaged") as caught:
+        ucf(tmp_path / "source")
+    assert f"delete {tmp_path / 'source/UCF101.zip'} and" in caught.value.hint
 
 
 class Unmarked(zipfile.ZipInfo):
@@ -256,6 +265,22 @@ def test_the_next_call_goes_on_with_the_archive_that_is_missing(
         site.files |= published
         assert len(hmdb51(tmp_path / "original", mirror=site.address).videos()) == 2
         assert [name for name, _ in site.requests].count("hmdb51_org.rar") == 1
+
+
+@pytest.mark.parametrize("name", ["hmdb51_org.rar", "test_train_splits.rar"])
+def test_a_damaged_archive_that_is_deleted_is_downloaded_again(
+    published: dict[str, bytes], tmp_path: Path, with_unar: None, name: str
+) -> None:
+    with served(published | {name: b"no archive"}) as site:
+        for _ in range(2):
+            with pytest.raises(DataError, match="can't be unpacked") as caught:
+                hmdb51(tmp_path / "original", mirror=site.address).videos()
+            assert f"delete {tmp_path / 'original' / name} and" in caught.value.hint
+        (tmp_path / "original" / name).unlink()
+        site.files |= published
+        assert len(hmdb51(tmp_path / "original", mirror=site.address).videos()) == 2
+    assert [requested for requested, _ in site.requests].count(name) == 2
+    assert not (tmp_path / "original" / ".downloading").exists()
 
 
 def test_an_unexpected_file_is_noticed_by_its_check_sum(tmp_path: Path, with_unar: None) -> None:

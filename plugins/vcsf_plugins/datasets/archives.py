@@ -17,7 +17,7 @@ from vcsf_plugins.datasets.listing import VIDEO_ENDINGS, files_below, text_of, v
 ENDINGS = frozenset({".zip", ".rar"})
 UNPACKED = "unpacked"
 BEGUN = ".downloading"
-"""Marks a folder that vcsf made to download into, until all archives are there."""
+"""Marks a folder that vcsf made to download into, until all archives are there and unpacked."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,13 @@ def provide(
         if root.suffix.lower() not in ENDINGS:
             raise InputError(f"{root} is neither a folder nor a .zip or .rar archive", "name the dataset's folder")
         return Provided(unpack(root, root.parent / f"{root.stem}-{UNPACKED}"), [])
-    if not root.exists() or ((root / BEGUN).exists() and not any(videos_below(root))):
+    own = (path for path in videos_below(root) if path.relative_to(root).parts[0] != UNPACKED)
+    if not root.exists() or ((root / BEGUN).exists() and not any(own)):
         fetch(root, archives, mirror)
-    return Provided(root, unpack_below(root, is_list, lists is not None))
+    remarks = unpack_below(root, is_list, lists is not None)
+    if (root / BEGUN).exists():  # not before: what proves damaged can be deleted, and is downloaded again
+        (root / BEGUN).unlink()
+    return Provided(root, remarks)
 
 
 def fetch(root: Path, archives: Sequence[Archive], mirror: str) -> None:
@@ -91,7 +95,6 @@ def fetch(root: Path, archives: Sequence[Archive], mirror: str) -> None:
             raise DataError(
                 error.message, f"the same command goes on with the download; or {by_hand} with --source"
             ) from error
-    (root / BEGUN).unlink()
 
 
 def unpack_below(root: Path, is_list: Callable[[str], bool], has_lists: bool) -> list[str]:
@@ -131,10 +134,10 @@ def unpack(archive: Path, folder: Path) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        unpack_into(archive, partial)
+        unpack_into(archive, partial, archive)
         # HMDB51 is an archive of one archive a class.
         while inner := next((path for path in files_below(partial) if path.suffix.lower() in ENDINGS), None):
-            unpack_into(inner, inner.with_suffix(""))
+            unpack_into(inner, inner.with_suffix(""), archive)
             inner.unlink()
         partial.replace(folder)
     except OSError as error:
@@ -144,17 +147,22 @@ def unpack(archive: Path, folder: Path) -> Path:
     return folder
 
 
-def unpack_into(archive: Path, folder: Path) -> None:
-    """Unpack one archive into a folder."""
+def unpack_into(archive: Path, folder: Path, outermost: Path) -> None:
+    """Unpack one archive, which may have come out of another, into a folder.
+
+    Raises:
+        DataError: If it is damaged, saying that the outermost one is to be replaced.
+    """
+    again = f"delete {outermost} and download it again; the same command does that where it had downloaded it"
     program = program_for(str(archive))
     folder.mkdir(exist_ok=True)
     if program is None:
-        unzip(archive, folder)
+        unzip(archive, folder, again)
         return
     command = [program, "-quiet", "-force-overwrite", "-no-directory", "-output-directory", str(folder), str(archive)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
-        raise DataError(f"{archive} can't be unpacked: {(done.stderr or done.stdout).strip()}", "download it again")
+        raise DataError(f"{archive} can't be unpacked: {(done.stderr or done.stdout).strip()}", again)
 
 
 def program_for(archive: str) -> str | None:
@@ -174,8 +182,8 @@ def program_for(archive: str) -> str | None:
     return program
 
 
-def unzip(archive: Path, folder: Path) -> None:
-    """Unpack a .zip; every file's check sum is verified."""
+def unzip(archive: Path, folder: Path, again: str) -> None:
+    """Unpack a .zip; every file's check sum is verified, and `again` is what to do if one is wrong."""
     try:
         with zipfile.ZipFile(archive) as content:
             for entry in content.infolist():
@@ -189,6 +197,6 @@ def unzip(archive: Path, folder: Path) -> None:
             for entry in content.infolist():
                 content.extract(entry, folder)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{archive} is damaged: {error}", "download it again") from error
+        raise DataError(f"{archive} is damaged: {error}", again) from error
     except (RuntimeError, NotImplementedError) as error:  # a password, or a compression that Python lacks
         raise DataError(f"{archive} can't be unpacked: {error}", "unpack it yourself") from error
