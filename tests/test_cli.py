@@ -1,5 +1,6 @@
 """Manners of the command line."""
 
+import errno
 import os
 import re
 import subprocess
@@ -91,6 +92,36 @@ def test_debug_shows_where_an_error_comes_from(vcsf: Vcsf, tmp_path: Path) -> No
 
 def test_nothing_to_do_shows_the_help(vcsf: Vcsf, tmp_path: Path) -> None:
     assert vcsf(cwd=tmp_path, status=2).stderr == vcsf("--help", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["prepare", "synthetic", "--data", "file/sub"], "Not a directory: "),
+        (["pretrain", "a" * 300], "File name too long: "),
+        (["recipes", "show", "a" * 300], "File name too long: "),
+    ],
+)
+def test_a_path_that_can_not_be_is_status_2(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert f"error: {said}" in error
+    assert error.endswith("\n\nhint: look at the folders and names that you gave\n")
+
+
+def test_a_full_disk_is_status_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("vcsf_cli.recipe.recipe_names", full)
+    assert main(["recipes"]) == 1
+    assert capsys.readouterr().err.startswith(
+        "error: No space left on device: while writing\n\nhint: what was finished"
+    )
 
 
 WRITES_INTO_BROKEN_PIPES = """

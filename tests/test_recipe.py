@@ -272,6 +272,7 @@ def test_a_list_that_does_not_fit_is_told_once(assignment: str, message: str) ->
             "`loss.temperature` is inf: input should be a finite number",
             "loss `infonce`: Softness of the similarity, tau in the paper.",
         ),
+        (f"name={'a' * 101}", "`name` is 101 letters long", "give at most 100: folders bear it"),
         ("seed=2147483648", "`seed` is 2147483648", "give a whole number from 0 to 2147483647"),
         ("seed=99999999999999999999", "`seed` is 99999999999999999999", "give a whole number from 0 to 2147483647"),
     ],

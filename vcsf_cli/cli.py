@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from vcsf_cli import __version__
-from vcsf_cli.errors import BROKEN_DISK, VcsfError
+from vcsf_cli.errors import BROKEN_DISK, WRONG_PATH, InputError, VcsfError
 
 COMMANDS = {
     "prepare": "Turn videos into a store of frames that clips are read from fast.",
@@ -124,6 +124,16 @@ def in_our_words(error: click.ClickException) -> VcsfError:
     return VcsfError(f"{message[:1].lower()}{message[1:]}", hint)
 
 
+def of_the_system(error: OSError) -> VcsfError | None:
+    """An error of the system's as one of ours; None if the user needs to see where it comes from."""
+    message = f"{error.strerror}: {error.filename or 'while writing'}"
+    if error.errno in WRONG_PATH:
+        return InputError(message, "look at the folders and names that you gave")
+    if error.errno in BROKEN_DISK:
+        return VcsfError(message, "what was finished is kept; the same command goes on")
+    return None
+
+
 def has_no_reader(stream: Any) -> bool:
     """Whether a stream is a pipe whose other end has gone (`| head`)."""
     try:
@@ -174,13 +184,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return 0  # nobody is left to tell
     except OSError as error:
-        if chosen.get("debug") or error.errno not in BROKEN_DISK:
+        told = of_the_system(error)
+        if chosen.get("debug") or told is None:
             raise
-        explain(
-            VcsfError(
-                f"{error.strerror}: {error.filename or 'while writing'}",
-                "what was finished is kept; the same command goes on",
-            )
-        )
-        return 1
+        explain(told)
+        return told.exit_code
     return result if isinstance(result, int) else 0

@@ -36,6 +36,7 @@ CHEAP = ("sampler", "loss")
 """Components that are built to see whether their settings fit; networks are built when they are needed."""
 
 LARGEST_SEED = 2**31 - 1
+LONGEST_NAME = 100
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -271,6 +272,12 @@ def resolve(tree: dict[str, Any], marks: Marks, problems: Sequence[RecipeError] 
     name, seed, stages = tree.get("name"), tree.get("seed"), tree.get("stages")
     if not isinstance(name, str) or not name or not all(c.isalnum() or c in "-_." for c in name):
         checker.add(RecipeError(f"{checker.place('name')} is {name!r}", "give letters, digits, `-`, `_` and `.`"))
+    elif len(name.encode()) > LONGEST_NAME:
+        checker.add(
+            RecipeError(
+                f"{checker.place('name')} is {len(name)} letters long", f"give at most {LONGEST_NAME}: folders bear it"
+            )
+        )
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= LARGEST_SEED:
         checker.add(
             RecipeError(f"{checker.place('seed')} is {seed!r}", f"give a whole number from 0 to {LARGEST_SEED}")
