@@ -51,6 +51,14 @@ def test_set_splits_at_the_first_equals_sign_and_reads_yaml() -> None:
     assert recipe.tree["fast"]["input"] == "rgb"
 
 
+@pytest.mark.parametrize("name", ["2024", "1e5", "true", "null", "1.0"])
+def test_a_name_given_by_set_is_text_whatever_it_looks_like(name: str) -> None:
+    recipe = recipes.load("demo", [f"data.name={name}", f"name={name}"])
+    assert (recipe.name, recipe.model.data.name) == (name, name)
+    with pytest.raises(RecipeError, match=f"unknown loss `{name}` at `loss.name`"):
+        recipes.load("demo", [f"loss.name={name}"])
+
+
 def test_stages_inherit_what_they_do_not_name(tmp_path: Path) -> None:
     path = write(tmp_path, "extends: demo\nstages:\n  - {}\n  - {loss: {temperature: 0.2}, train: {epochs: 2}}\n")
     recipe = recipes.load(path, ["stages.1.optim.lr=0.5"])

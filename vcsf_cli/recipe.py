@@ -218,6 +218,8 @@ def assign(tree: dict[str, Any], marks: Marks, assignment: str) -> None:
         raise RecipeError(f"--set {assignment} is no assignment", "write key=value, such as loss.temperature=0.1")
     value, inner = strict_yaml.parse(text, f"--set {key}")
     *parents, last = key.split(".")
+    if last == "name" and not isinstance(value, str | list | dict):
+        value = text.strip()  # a name is text, whatever it looks like
     if last in COMPONENTS and (not parents or parents[0] == "stages") and isinstance(value, str):
         parents, last, key = [*parents, last], "name", f"{key}.name"
     node: Any = tree
