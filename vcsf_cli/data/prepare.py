@@ -22,7 +22,7 @@ from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
-from vcsf_cli import files
+from vcsf_cli import files, registry
 from vcsf_cli.contracts import Dataset, Video
 from vcsf_cli.data import manifest
 from vcsf_cli.data.decode import Decoded, Recording, StorageError, decode, heartbeat_of, ignore_interrupts
@@ -191,8 +191,10 @@ class Preparation:
         busy = InputError(f"{self.folder} is being prepared by another process", "wait for it, or give another --name")
         with files.only_one(self.folder / "lock", busy):
             self._check_settings()
-            videos = self.dataset.videos()
-            for remark in self.dataset.remarks():
+            with registry.load().blame_for("dataset", self.settings.kind):
+                videos = self.dataset.videos()
+                remarks = self.dataset.remarks()
+            for remark in remarks:
                 say(remark)
             path = self.folder / manifest.SETTINGS
             if not path.exists():  # only now: a call that finds no video binds nobody to its options

@@ -185,28 +185,18 @@ def check_batches(recipe: Recipe, processes: int) -> None:
 
 
 def check_parts(recipe: Recipe) -> None:
-    """Build every small part once, so that what only a factory can see is said before data is read.
+    """Let the samplers draw views of a video that does not exist; the other parts were checked with the recipe.
 
     Raises:
-        RecipeError: If settings don't fit each other.
+        PluginError: If a sampler raises, or what it gives are no views.
     """
     for stage in recipe.stages:
-        check_views(stage)
-        build_loss(stage)
-        optimizer_of(stage.optim, [torch.nn.Parameter(torch.zeros(1))])
-
-
-def check_views(stage: Stage) -> None:
-    """Let a stage's sampler draw views of a video that does not exist.
-
-    Raises:
-        PluginError: If it raises, or what it gives are no views.
-    """
-    with registry.blame(registry.load().find("sampler", stage.sampler.name).plugin, f"sampler `{stage.sampler.name}`"):
-        sampler = build_sampler(stage)
-        views = [*sampler.sample(100, np.random.default_rng(0)), *sampler.cover(100)]
-        if not all(isinstance(view, View) and view.window.ndim == 1 for view in views):
-            raise TypeError("`sample` and `cover` must give Views, as in vcsf_cli.contracts")
+        name = stage.sampler.name
+        with registry.load().blame_for("sampler", name):
+            sampler = build_sampler(stage)
+            views = [*sampler.sample(100, np.random.default_rng(0)), *sampler.cover(100)]
+            if not all(isinstance(view, View) and view.window.ndim == 1 for view in views):
+                raise TypeError("`sample` and `cover` must give Views, as in vcsf_cli.contracts")
 
 
 def warnings_for(recipe: Recipe, clips: int) -> list[str]:
