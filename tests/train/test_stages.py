@@ -193,6 +193,7 @@ def test_a_changed_first_stage_is_trained_anew(whole: Path, tiny_data: Path, tmp
 def test_a_queue_that_would_never_fill_is_told_before_training(tiny_data: Path, tmp_path: Path) -> None:
     _, said = pretrain(write(tmp_path), tiny_data, "--set", "stages.1.loss.queue=16", status=1)
     assert "2 epochs of 8 clips give 16: nothing would be learned" in said
+    assert "--set stages.1.loss.queue=4" in said
     assert not (tmp_path / "runs").exists()
 
 

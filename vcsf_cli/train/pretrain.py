@@ -154,13 +154,14 @@ def training_rows(recipe: Recipe, manifest: Manifest) -> Indices:
             f"{manifest.name} has {len(rows)} clips to train on in split {data.split}, fewer than a batch of {largest}",
             f"set a smaller train.batch, such as --set train.batch={max(2, len(rows) // 4)}",
         )
-    for stage in recipe.stages:
+    for index, stage in enumerate(recipe.stages):
         loss, keys = build_loss(stage), len(rows) // stage.train.batch * stage.train.batch * stage.train.epochs
         if loss.waits_for_queue and loss.queue >= keys:
             raise DataError(
                 f"loss `{stage.loss.name}` waits for a queue of {loss.queue} keys, but {stage.train.epochs} epochs of "
                 f"{len(rows)} clips give {keys}: nothing would be learned",
-                f"set a smaller loss.queue, such as {max(1, len(rows) // 2)}",
+                f"--set {f'stages.{index}.' if recipe.tree['stages'] else ''}loss.queue={max(1, len(rows) // 2)} would be half "
+                "the clips",
             )
     return rows
 
