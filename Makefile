@@ -29,7 +29,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 benchmark: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-only
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -s
 
 clean:
 	rm -rf $(VENV) data runs
