@@ -197,6 +197,7 @@ def test_a_small_gallery_and_a_class_of_its_own_are_told(copy: Path, tiny_data: 
 def test_a_folder_of_the_same_name_does_not_hide_a_run(copy: Path, tiny_data: Path, trained: Path) -> None:
     (copy / "tiny").mkdir()
     called("retrieve", "--from", "tiny", "--data", tiny_data, "--workers", 0, cwd=copy)
+    assert list(copy.glob("runs/*/retrieve/*/results.csv"))
 
 
 def test_features_are_computed_anew_after_more_training(
