@@ -15,9 +15,18 @@ RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 """Environment variables by which torchrun, Slurm and Fabric number processes."""
 
 
+_together = {"several": False}
+
+
+def work_together(several: bool) -> None:
+    """Say whether several processes work on one thing. Without it the numbers that torchrun or Slurm gave this process
+    mean nothing: it may be one of many that each do a thing of their own."""
+    _together["several"] = several
+
+
 def is_first() -> bool:
     """Whether this is the first, or only, of the processes that work on one thing; the others say and write nothing."""
-    return not any(os.environ.get(name, "0") not in ("", "0") for name in RANKS)
+    return not (_together["several"] and any(os.environ.get(name, "0") not in ("", "0") for name in RANKS))
 
 
 def say(text: str) -> None:

@@ -120,3 +120,15 @@ def test_every_process_gets_its_own_clips_of_the_same_batches() -> None:
 def test_a_batch_that_can_not_be_divided_is_told(recipe: Path, tiny_data: Path) -> None:
     done = called(*arguments(recipe, tiny_data, "runs", "--devices", "3"), cwd=recipe.parent, status=2)
     assert "a batch of 4 clips can't be divided among 3 processes" in done.stderr
+
+
+def test_a_number_of_slurms_does_not_silence_a_process_that_trains_alone(
+    recipe: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`srun -n 4` also starts four trainings of their own: each must say what it does and save."""
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    done = called(*arguments(recipe, tiny_data, "runs", "--devices", "cpu"), cwd=recipe.parent)
+    assert "finished: " in done.stderr
+    assert losses(recipe.parent, "runs")
+    assert weights(recipe.parent, "runs")

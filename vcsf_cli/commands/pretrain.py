@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vcsf_cli.cli import EXIT_INTERRUPTED
-from vcsf_cli.narrate import duration, say
+from vcsf_cli.narrate import duration, say, work_together
 from vcsf_cli.options import (
     complete_recipe,
     data_option,
@@ -94,6 +94,7 @@ def command(
     from vcsf_cli.train.tasks import uses_labels
 
     machine = Machine(devices, precision, workers, save_every, share_stages, nodes)
+    work_together(machine.processes * machine.nodes > 1)
     check_parts(resolved)
     machine.bf16()
     model = build(resolved)

@@ -255,7 +255,7 @@ def learn(
 
 def means_of(fabric: Fabric, terms: Mapping[str, Tensor]) -> dict[str, float]:
     """Terms as numbers, the mean over all processes."""
-    stacked = torch.stack([value.float() for value in terms.values()])
+    stacked = torch.stack([value.float().reshape(()) for value in terms.values()])
     if fabric.world_size > 1:
         stacked = cast(Tensor, fabric.all_reduce(stacked, reduce_op="mean"))
     return dict(zip(terms, stacked.tolist(), strict=True))
