@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -186,10 +185,8 @@ class PretrainTask:
 
     def _encode(self, model: TwoPathways, batch: Batch, view: int, pathways: Sequence[str]) -> dict[str, Tensor]:
         """Embeddings (B, D) of one view by pathway."""
-        device = self.fabric.device
         windows = self._windows(batch, view, pathways)
-        precision: Any = self.fabric.autocast() if device.type == "cuda" else nullcontext()
-        with precision:
+        with self.fabric.autocast():
             embeddings: dict[str, Tensor] = model(windows, {name: batch[name][:, view] for name in pathways})
         return embeddings
 
