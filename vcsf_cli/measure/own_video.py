@@ -1,0 +1,236 @@
+"""Features of a video file that was never prepared: decoded, cut into the sampler's windows, and encoded as it streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vcsf_cli import registry
+from vcsf_cli.contracts import PATHWAYS, Frame, Frames, Reader, Sampler, View
+from vcsf_cli.data.augment import apply_crop, centre_square, to_input
+from vcsf_cli.data.decode import USUAL_FPS, Decoded, judge, resampled
+from vcsf_cli.errors import DataError, InputError
+from vcsf_cli.measure.features import WINDOWS_AT_ONCE, Features
+from vcsf_cli.model.pathways import TwoPathways
+from vcsf_cli.schema import Stage
+from vcsf_cli.video import short_side
+
+KEPT_BYTES = 256 * 2**20
+"""Frames of a video that take no more than this are kept while they are counted; a longer video is decoded once to count
+its frames, which the sampler must know, and once more to read them."""
+
+Done = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a video file is looked at: as a prepared store shows it, but for what JPEG changes in its pixels.
+
+    Args:
+        size: Pixels of a clip's side.
+        border: Side of the centre square as a fraction of the short side.
+        stored: Short side in pixels that frames are made first, as in the store; smaller ones keep theirs.
+        fps: Frames per second to resample to, None for the video's own.
+        decoder: Its name; empty for decord where it is installed, else PyAV.
+    """
+
+    size: int
+    border: float
+    stored: int = 128
+    fps: float | None = None
+    decoder: str = ""
+
+    @classmethod
+    def of(cls, stage: Stage, settings: Mapping[str, Any]) -> Look:
+        """As a recipe's stage measures clips of a store with these settings (`Manifest.settings`; may be empty)."""
+        return cls(
+            stage.data.size,
+            stage.augment.border,
+            settings.get("size", cls.stored),
+            settings.get("fps"),
+            settings.get("decoder", ""),
+        )
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window of a video.
+
+    Args:
+        view: Which frames it holds, and what each pathway reads of them.
+        frames: uint8 (L, size, size, 3).
+        begin: When its first frame is shown, in seconds from the start.
+        end: When its last frame ends.
+    """
+
+    view: View
+    frames: Frames
+    begin: float
+    end: float
+
+
+@dataclass(frozen=True)
+class WindowFeatures:
+    """Features of a video by window, before any centring or scaling.
+
+    Args:
+        features: float32 (W, C) by pathway.
+        begin: Seconds from the start, float64 (W,).
+        end: Seconds from the start, float64 (W,).
+    """
+
+    features: Features
+    begin: npt.NDArray[np.float64]
+    end: npt.NDArray[np.float64]
+
+    def mean(self) -> Features:
+        """The video's feature, the mean over its windows: float32 (C,) by pathway."""
+        return {name: values.mean(0, dtype=np.float64).astype(np.float32) for name, values in self.features.items()}
+
+
+class OwnVideo:
+    """A video file and its windows. Opening it decodes it once, in bounded memory, however long it is.
+
+    Args:
+        path: The file.
+        sampler: Gives the windows.
+        look: How frames are made small.
+
+    Raises:
+        InputError: If there is no such file.
+        DataError: If it can't be decoded, or much of it is missing.
+    """
+
+    def __init__(self, path: Path, sampler: Sampler, look: Look) -> None:
+        if not path.is_file():
+            raise InputError(f"there is no video file {path}", "give the path of a video")
+        self.path, self.look = path, look
+        self.decoder = look.decoder or default_decoder()
+        self.reader: Reader = registry.load().build("decoder", self.decoder).open(path)
+        self.rate = look.fps or self.reader.fps or USUAL_FPS
+        self._kept: list[Frame] = []
+        self._decoded = Decoded(declared=self.reader.declared)
+        self.frames = self._count()
+        problem = judge(self._decoded)
+        if problem:
+            raise DataError(f"{path}: {problem}", "give a video that plays to its end")
+        self.views = sampler.cover(self.frames)
+
+    def __len__(self) -> int:
+        """Number of windows."""
+        return len(self.views)
+
+    def windows(self) -> Iterator[Window]:
+        """Its windows in order. What is held at a time are the frames of windows that overlap."""
+        frames = enumerate(self._kept if self._kept else map(self._small, self._frames()))
+        firsts = np.array([view.window.min() for view in self.views])
+        needed_from = np.minimum.accumulate(firsts[::-1])[::-1]
+        held: dict[int, Frame] = {}
+        last = -1
+        for index, view in enumerate(self.views):
+            held = {number: frame for number, frame in held.items() if number >= needed_from[index]}
+            while last < view.window.max():
+                last, frame = next(frames)
+                if last >= needed_from[index]:
+                    held[last] = frame
+            seen = [held[number] for number in view.window.tolist()]
+            begin, end = (cast(float, held[int(number)].time) for number in (view.window.min(), view.window.max()))
+            yield Window(view, np.stack([frame.image for frame in seen]), begin, end + 1 / self.rate)
+
+    def _count(self) -> int:
+        """The number of frames; they are kept if they are few."""
+        count = size = 0
+        for count, frame in enumerate(self._frames(), start=1):  # noqa: B007 - the last count is what is wanted
+            if size <= KEPT_BYTES:
+                self._kept.append(self._small(frame))
+                size += self._kept[-1].image.nbytes
+        if size > KEPT_BYTES:
+            self._kept = []
+        return count
+
+    def _frames(self) -> Iterator[Frame]:
+        """Frames as they are decoded, or resampled, each with its time in seconds."""
+        own = self.reader.fps or USUAL_FPS
+        if self.look.fps is None:
+            for number, frame in enumerate(self._stream()):
+                yield frame if frame.time is not None else Frame(frame.image, number / own)
+        else:
+            for number, image in enumerate(resampled(self._stream(), own, self.look.fps)):
+                yield Frame(image, number / self.look.fps)
+
+    def _stream(self) -> Iterator[Frame]:
+        self._decoded.read = 0
+        with registry.load().blame_for("decoder", self.decoder):
+            for frame in self.reader.stream():
+                self._decoded.read += 1
+                yield frame
+
+    def _small(self, frame: Frame) -> Frame:
+        image = short_side(frame.image, self.look.stored)
+        crop = centre_square(image.shape[0], image.shape[1], self.look.border)
+        return Frame(np.ascontiguousarray(apply_crop(image, crop, self.look.size)), frame.time)
+
+
+def default_decoder() -> str:
+    """decord where it is installed, else PyAV."""
+    from vcsf_cli.commands import prepare
+
+    return prepare.default_decoder()
+
+
+@torch.no_grad()
+def encode_windows(
+    model: TwoPathways, video: OwnVideo, device: torch.device, bf16: bool = False, done: Done | None = None
+) -> WindowFeatures:
+    """Features of every window of a video, as `measure.features.extract` computes those of prepared clips.
+
+    Args:
+        model: In eval mode, on `device`.
+        video: What to read.
+        device: Where the model is.
+        bf16: Whether the networks compute in bfloat16.
+        done: Called with the number of windows finished so far.
+    """
+    found: dict[str, list[npt.NDArray[np.float32]]] = {}
+    times: list[tuple[float, float]] = []
+    for windows in batched(video.windows(), WINDOWS_AT_ONCE):
+        frames = torch.from_numpy(np.stack([window.frames for window in windows]))
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            features = features_of(model, frames.to(device), [window.view for window in windows])
+        for pathway, feature in features.items():
+            found.setdefault(pathway, []).append(feature.float().cpu().numpy())
+        times += [(window.begin, window.end) for window in windows]
+        if done is not None:
+            done(len(times))
+    begin, end = np.array(times).T
+    return WindowFeatures({pathway: np.concatenate(parts) for pathway, parts in found.items()}, begin, end)
+
+
+def features_of(model: TwoPathways, frames: Tensor, views: list[View]) -> dict[str, Tensor]:
+    """Pooled features (B, C) by pathway of uint8 windows (B, L, H, W, 3) that these views describe."""
+    window = to_input(frames)
+    windows: dict[str, Tensor] = {}
+    positions: dict[str, Tensor] = {}
+    for pathway in PATHWAYS:
+        windows[pathway] = window[:, :, slice(*views[0].part(pathway))]
+        positions[pathway] = torch.from_numpy(np.stack([view.positions(pathway) for view in views]))
+    return model.features(windows, positions)
+
+
+def batched(windows: Iterator[Window], size: int) -> Iterator[list[Window]]:
+    """Windows in lists of `size`, the last one shorter."""
+    batch: list[Window] = []
+    for window in windows:
+        batch.append(window)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
