@@ -204,7 +204,7 @@ def fit(
         for batch in clock.waiting(batches):
             passed = position.epoch + position.batch / plan.batches
             for group in optimizer.param_groups:
-                group["lr"] = plan.learning_rate(passed)
+                group["lr"] = plan.learning_rate(passed) * group.get("lr_scale", 1.0)
             # Draws are each process's own, and in one process what they always were.
             torch.manual_seed((plan.seed * 1_000_003 + position.step) * fabric.world_size + fabric.global_rank)
             if task.ready:

@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]  # timm has no __all__
+from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers  # type: ignore[attr-defined]  # timm has no __all__
 
-from vcsf_cli.errors import UnknownName
+from vcsf_cli.errors import InputError, UnknownName
 from vcsf_cli.schema import Optim
 
 
-def optimizer_of(optim: Optim, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+def optimizer_of(
+    optim: Optim, parameters: Iterable[torch.nn.Parameter], fused: Literal["auto"] | bool = False
+) -> torch.optim.Optimizer:
     """The optimiser of a recipe.
+
+    Args:
+        optim: Its node.
+        parameters: What it changes, on their device.
+        fused: Whether one kernel updates all weights; auto: on a GPU, if this optimiser can.
 
     Raises:
         UnknownName: If timm knows none of this name.
+        InputError: If it is to be fused and can't.
     """
     known = [str(name) for name in list_optimizers()]
     if optim.name not in known:
         raise UnknownName("optimiser", optim.name, known, "`optim.name`")
+    weights = list(parameters)
+    can = "fused" in inspect.signature(get_optimizer_class(optim.name, bind_defaults=False)).parameters
+    if fused is True and not can:
+        raise InputError(f"there is no fused `{optim.name}`", "leave out speed.fused, or take adam, adamw or sgd")
+    extra = {"fused": True} if can and (fused is True or (fused == "auto" and weights[0].is_cuda)) else {}
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
-        list(parameters), opt=optim.name, lr=optim.lr, weight_decay=optim.weight_decay, momentum=optim.momentum
+        weights, opt=optim.name, lr=optim.lr, weight_decay=optim.weight_decay, momentum=optim.momentum, **extra
     )
     return optimizer
 
