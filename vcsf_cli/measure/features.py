@@ -20,7 +20,6 @@ Done = Callable[[int], None]
 WINDOWS_AT_ONCE = 32
 
 
-@torch.no_grad()
 def extract(
     model: TwoPathways, videos: WholeVideos, device: torch.device, workers: int, done: Done, bf16: bool = False
 ) -> Features:
@@ -39,11 +38,8 @@ def extract(
     training = model.training
     model.eval()
     try:
-        for owners, frames, positions in batches(videos, workers):
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                features = model.features(to_input(frames.to(device)), positions)
-            for pathway, feature in features.items():
-                values = feature.double().cpu().numpy()
+        for owners, features in of_windows(model, videos, device, workers, bf16):
+            for pathway, values in features.items():
                 sums.setdefault(pathway, np.zeros((len(videos), values.shape[1])))
                 np.add.at(sums[pathway], owners, values)
             np.add.at(counts, owners, 1)
@@ -51,6 +47,18 @@ def extract(
     finally:
         model.train(training)
     return {pathway: (total / counts[:, None]).astype(np.float32) for pathway, total in sums.items()}
+
+
+@torch.no_grad()
+def of_windows(
+    model: TwoPathways, videos: WholeVideos, device: torch.device, workers: int, bf16: bool = False
+) -> Iterator[tuple[npt.NDArray[np.int64], Features]]:
+    """Features of every window of each video in order, batch by batch: the number of the video of each, (B,), and
+    float32 (B, C) by pathway. The model must be in eval mode."""
+    for owners, frames, positions in batches(videos, workers):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            features = model.features(to_input(frames.to(device)), positions)
+        yield owners, {pathway: feature.float().cpu().numpy() for pathway, feature in features.items()}
 
 
 def batches(videos: WholeVideos, workers: int) -> Iterator[tuple[npt.NDArray[np.int64], Tensor, dict[str, Tensor]]]:
