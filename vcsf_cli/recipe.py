@@ -43,6 +43,9 @@ Model = TypeVar("Model", bound=BaseModel)
 PACKAGED = Path(__file__).parent / "recipes"
 CHECKOUT = Path(__file__).parent.parent / "recipes"
 
+PROTOCOLS = "protocols"
+"""The sub-folder of a folder of recipes that holds no recipes but protocols of `vcsf finetune`."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -92,6 +95,8 @@ def recipe_names() -> dict[str, Path]:
     for owner, folder in recipe_dirs():
         for path in sorted(folder.rglob("*.yaml")):
             name = path.relative_to(folder).with_suffix("").as_posix()
+            if name.startswith(f"{PROTOCOLS}/"):
+                continue
             if name in found and not path.samefile(found[name]):
                 raise PluginError(f"recipe `{name}` is brought by both `{owners[name]}` and `{owner}`", registry.RENAME)
             found.setdefault(name, path)
@@ -320,10 +325,18 @@ class Checker:
     Args:
         marks: `file:line` by path of keys; empty text for what `--set` gave.
         problems: What is known to be wrong already.
+        schema: The model that keys are looked up in.
+        what: What is checked, for a problem's text.
     """
 
-    def __init__(self, marks: Marks, problems: Iterable[RecipeError] = ()) -> None:
-        self.marks = marks
+    def __init__(
+        self,
+        marks: Marks,
+        problems: Iterable[RecipeError] = (),
+        schema: type[BaseModel] = Stage,
+        what: str = "recipe",
+    ) -> None:
+        self.marks, self.schema, self.what = marks, schema, what
         self.problems: list[RecipeError] = list(problems)
 
     def add(self, problem: RecipeError) -> None:
@@ -355,32 +368,37 @@ class Checker:
             stage = validated(tree)
         except ValidationError as error:
             for detail in error.errors():
-                self._pydantic(detail, prefix)
+                self.misfit(detail, prefix)
             plain = {}
         else:
             plain = stage.model_dump(mode="json")
         plain |= self._components(tree, prefix)
-        self._optimiser(tree, prefix)
+        try:
+            epochs = part(Train, tree.get("train")).epochs
+        except ValidationError:  # told above
+            epochs = None
+        self.optimiser(tree.get("optim", {}), Optim, epochs, prefix)
         return plain if len(self.problems) == before else None
 
-    def _pydantic(self, detail: ErrorDetails, prefix: tuple[str | int, ...]) -> None:
+    def misfit(self, detail: ErrorDetails, prefix: tuple[str | int, ...]) -> None:
+        """Remember what the model says of a value, in words that name the key and what it may be."""
         path = tuple(part for part in detail["loc"] if part != "function-after")
         given = detail["input"]
         if detail["type"] in ("missing", "too_long") and isinstance(given, list):
             path = path[:-1] if detail["type"] == "missing" else path
-            wanted = registry.fixed_length(field_at(path).annotation)
+            wanted = registry.fixed_length(field_at(path, self.schema).annotation)
             problem = registry.needs(wanted, len(given)) if wanted else detail["msg"].lower()
-            self.add(RecipeError(f"{self.place(*prefix, *path)} is {given!r}: {problem}", hint_for(path)))
+            self.add(RecipeError(f"{self.place(*prefix, *path)} is {given!r}: {problem}", hint_for(path, self.schema)))
             return
         place = self.place(*prefix, *path)
         if detail["type"] == "extra_forbidden":
-            known = model_fields(path[:-1])
+            known = model_fields(path[:-1], self.schema)
             self.add(UnknownName("key", str(path[-1]), known, place))
         elif detail["type"] == "missing":
-            self.add(RecipeError(f"the recipe needs {place}"))
+            self.add(RecipeError(f"the {self.what} needs {place}"))
         else:
             text = detail["msg"].removeprefix("Value error, ")
-            self.add(RecipeError(f"{place} is {given!r}: {text[:1].lower()}{text[1:]}", hint_for(path)))
+            self.add(RecipeError(f"{place} is {given!r}: {text[:1].lower()}{text[1:]}", hint_for(path, self.schema)))
 
     def _components(self, tree: dict[str, Any], prefix: tuple[str | int, ...]) -> dict[str, Any]:
         """The component nodes of a stage with their factories' defaults."""
@@ -460,15 +478,16 @@ class Checker:
         changed, _ = self._settings(component, overrides, path, whole=False)
         return {"input": "rgb"} | self._own(node, PATHWAY_KEYS, path) | changed
 
-    def _optimiser(self, tree: dict[str, Any], prefix: tuple[str | int, ...]) -> None:
-        """The optimiser's name, and whether its schedule fits into the training; wrong types are told elsewhere."""
-        node = tree.get("optim", {})
+    def optimiser(self, node: Any, model: type[Optim], epochs: int | None, prefix: tuple[str | int, ...] = ()) -> None:
+        """An optimiser's name, and whether its schedule fits into the training; wrong types are told elsewhere."""
         name, known = node.get("name") if isinstance(node, dict) else None, optimisers()
         if isinstance(name, str) and name not in known:
             self.add(UnknownName("optimiser", name, known, self.place(*prefix, "optim", "name")))
         try:
-            optim, train = part(Optim, node), part(Train, tree.get("train"))
+            optim = part(model, node)
         except ValidationError:
+            return
+        if epochs is None:
             return
         if optim.schedule == "step" and not optim.drops:
             self.add(
@@ -477,19 +496,18 @@ class Checker:
                     "name the epochs, such as drops: [250, 280]",
                 )
             )
-        if any(drop >= train.epochs for drop in optim.drops):
+        if any(drop >= epochs for drop in optim.drops):
             self.add(
                 RecipeError(
-                    f"{self.place(*prefix, 'optim', 'drops')} is {optim.drops}, but training ends after epoch "
-                    f"{train.epochs}",
+                    f"{self.place(*prefix, 'optim', 'drops')} is {optim.drops}, but training ends after epoch {epochs}",
                     "drop earlier, or train longer",
                 )
             )
 
 
-def field_at(path: Sequence[str | int]) -> FieldInfo:
+def field_at(path: Sequence[str | int], schema: type[BaseModel]) -> FieldInfo:
     """The key that a path leads to; of a list's entry, the list's."""
-    model: Any = Stage
+    model: Any = schema
     for name in path:
         field: FieldInfo = model.model_fields[str(name)]
         model = field.annotation
@@ -498,9 +516,9 @@ def field_at(path: Sequence[str | int]) -> FieldInfo:
     return field
 
 
-def hint_for(path: Sequence[str | int]) -> str:
+def hint_for(path: Sequence[str | int], schema: type[BaseModel]) -> str:
     """What to write at a key: what is known, the keys of a node, else the default."""
-    field = field_at(path)
+    field = field_at(path, schema)
     if get_origin(field.annotation) is Literal:
         return f"known: {', '.join(map(str, get_args(field.annotation)))}"
     if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -511,9 +529,9 @@ def hint_for(path: Sequence[str | int]) -> str:
     return f"the default is {json.dumps(default)}"
 
 
-def model_fields(path: Iterable[str | int]) -> list[str]:
+def model_fields(path: Iterable[str | int], schema: type[BaseModel]) -> list[str]:
     """The keys that the node at a path may have."""
-    model: Any = Stage
+    model: Any = schema
     for part in path:
         model = model.model_fields[str(part)].annotation
     return sorted(model.model_fields)
