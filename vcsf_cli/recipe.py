@@ -377,7 +377,7 @@ class Checker:
             epochs = part(Train, tree.get("train")).epochs
         except ValidationError:  # told above
             epochs = None
-        self.optimiser(tree.get("optim", {}), Optim, epochs, prefix)
+        self.optimiser(tree.get("optim", {}), epochs, prefix)
         return plain if len(self.problems) == before else None
 
     def misfit(self, detail: ErrorDetails, prefix: tuple[str | int, ...]) -> None:
@@ -478,13 +478,13 @@ class Checker:
         changed, _ = self._settings(component, overrides, path, whole=False)
         return {"input": "rgb"} | self._own(node, PATHWAY_KEYS, path) | changed
 
-    def optimiser(self, node: Any, model: type[Optim], epochs: int | None, prefix: tuple[str | int, ...] = ()) -> None:
+    def optimiser(self, node: Any, epochs: int | None, prefix: tuple[str | int, ...] = ()) -> None:
         """An optimiser's name, and whether its schedule fits into the training; wrong types are told elsewhere."""
         name, known = node.get("name") if isinstance(node, dict) else None, optimisers()
         if isinstance(name, str) and name not in known:
             self.add(UnknownName("optimiser", name, known, self.place(*prefix, "optim", "name")))
         try:
-            optim = part(model, node)
+            optim = part(Optim, node)
         except ValidationError:
             return
         if epochs is None:

@@ -1,0 +1,209 @@
+"""Protocols of `vcsf finetune`: strict YAML in `recipes/protocols/`, read with the strictness of recipes.
+
+A protocol says how a network is measured by classification, and nothing of which network or which clips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Interval, MinLen
+from pydantic import Field, ValidationError
+
+from vcsf_cli import strict_yaml
+from vcsf_cli.errors import InputError, RecipeError, UnknownName, did_you_mean
+from vcsf_cli.recipe import PROTOCOLS, Checker, assign, part, recipe_dirs
+from vcsf_cli.schema import Augment, Node, Optim, Probability
+
+Name = Annotated[str, MinLen(1)]
+HeldOut = Annotated[float, Interval(gt=0, le=0.5)]
+Crops = Literal["centre", "ten"]
+
+
+class FinetuneAugment(Augment):
+    """As in pre-training, but one view and other defaults (CoCLR's fine-tuning: crop, flip, colour jitter)."""
+
+    colour: Probability = 0.3
+    grey: Probability = 0.0
+    blur: Probability = 0.0
+    base: Probability = 1.0
+    """Probability that a clip is `base` (colour, grey, blur, each with its own probability) at all."""
+
+
+class FinetuneOptim(Optim):
+    """Optimiser and schedule of the new layer; what comes before it learns at a rate of its own."""
+
+    weight_decay: Annotated[float, Ge(0)] = 1e-3
+    backbone_lr: Annotated[float, Gt(0)] = 1e-4
+    """Learning rate of the pre-trained network, which follows the schedule in step with `lr`."""
+
+
+class FinetuneTrain(Node):
+    """How long, in what batches, and which epoch counts."""
+
+    epochs: Annotated[int, Gt(0)]
+    batch: Annotated[int, Gt(1)] = 64
+    accumulate: Annotated[int, Gt(0)] = 1
+    """Parts of the batch whose gradients are added up one after the other, for devices with little memory."""
+    choose: Literal["last", "best"] = "last"
+    """`last`: all training clips are learned from, and the last epoch counts; `best`: whole recordings are held out, and of
+    the epochs that are checked on them each pathway's best counts."""
+    log_every: Annotated[int, Gt(0)] = 20
+    """Optimiser steps between two lines of metrics.csv."""
+    check_every: Annotated[int, Gt(0)] = 10
+    """Epochs between two checks on held-out recordings."""
+
+
+class Finetune(Node):
+    """The whole network learns: a new layer of its own for each pathway, after dropout."""
+
+    mode: Literal["finetune"]
+    name: Name
+    held_out: HeldOut = 0.2
+    """Share of each class's recordings that choose and do not learn, where anything is chosen."""
+    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.9
+    augment: FinetuneAugment = FinetuneAugment()
+    optim: FinetuneOptim = FinetuneOptim()
+    train: FinetuneTrain
+    crops: Crops = "ten"
+    """At test: the centre square, or corners and centre of the frame, each also mirrored."""
+
+
+class Grid(Node):
+    """What the sweep tries, in all combinations; the first is taken where there is nothing to choose by."""
+
+    lr: Annotated[list[Annotated[float, Gt(0)]], MinLen(1)]
+    weight_decay: Annotated[list[Annotated[float, Ge(0)]], MinLen(1)]
+
+
+class LinearOptim(Node):
+    """Optimiser and schedule of the layer; learning rate and weight decay are the grid's."""
+
+    name: str = "sgd"
+    momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9
+    schedule: Literal["constant", "step", "cosine"] = "step"
+    drops: list[Annotated[int, Gt(0)]] = Field(default_factory=lambda: [60, 80])
+    """Epochs after which a `step` schedule divides the learning rate by ten."""
+    warmup: Annotated[float, Ge(0)] = 0.0
+
+
+class LinearTrain(Node):
+    """How long and in what batches the layer learns from features."""
+
+    epochs: Annotated[int, Gt(0)] = 100
+    batch: Annotated[int, Gt(1)] = 1024
+
+
+class Linear(Node):
+    """One linear layer on frozen features of unit length, after batch norm without weights of its own."""
+
+    mode: Literal["linear"]
+    name: Name
+    held_out: HeldOut = 0.2
+    optim: LinearOptim = LinearOptim()
+    train: LinearTrain = LinearTrain()
+    grid: Grid
+    crops: Crops = "centre"
+    """Of training and test clips alike: a feature is the mean over windows and crops."""
+
+
+class KnnGrid(Node):
+    """What is tried, in all combinations; the first is taken where there is nothing to choose by."""
+
+    k: Annotated[list[Annotated[int, Gt(0)]], MinLen(1)]
+    temperature: Annotated[list[Annotated[float, Gt(0)]], MinLen(1)]
+
+
+class Knn(Node):
+    """The nearest training clips vote (Wu et al., CVPR 2018)."""
+
+    mode: Literal["knn"]
+    name: Name
+    held_out: HeldOut = 0.2
+    grid: KnnGrid
+    crops: Crops = "centre"
+
+
+Protocol = Finetune | Linear | Knn
+
+MODES: Mapping[str, type[Finetune] | type[Linear] | type[Knn]] = {"finetune": Finetune, "linear": Linear, "knn": Knn}
+
+
+def protocol_names() -> dict[str, Path]:
+    """All protocols by name; of equal names the first folder's counts, which is vcsf's own."""
+    found: dict[str, Path] = {}
+    for _, folder in recipe_dirs():
+        for path in sorted((folder / PROTOCOLS).glob("*.yaml")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def load(named: str, assignments: Sequence[str] = ()) -> Protocol:
+    """Read and check a protocol.
+
+    Args:
+        named: A protocol's name or file.
+        assignments: What `--set` was given, each `key=value`.
+
+    Raises:
+        InputError: If there is no such protocol.
+        RecipeError: With everything that is wrong in it.
+    """
+    path = find(named)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} can't be read: {error}", "a protocol is a YAML text file") from error
+    tree, marks = strict_yaml.parse(text, str(path))
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path} is no protocol: it holds no keys", f"see {protocol_names()['linear']}")
+    problems: list[RecipeError] = []
+    for assignment in assignments:
+        try:
+            assign(tree, marks, assignment)
+        except RecipeError as problem:
+            problems.append(problem)
+    return checked(tree, marks, problems)
+
+
+def find(named: str) -> Path:
+    """The file of a protocol given as a path or a name.
+
+    Raises:
+        InputError: If there is none.
+    """
+    if Path(named).is_file():
+        return Path(named)
+    names = protocol_names()
+    short = named.removeprefix(f"recipes/{PROTOCOLS}/").removesuffix(".yaml")
+    if short not in names:
+        raise InputError(f"there is no protocol {named}", did_you_mean(short, names))
+    return names[short]
+
+
+def checked(tree: dict[str, Any], marks: strict_yaml.Marks, problems: Sequence[RecipeError]) -> Protocol:
+    """The protocol of what a file and assignments say.
+
+    Raises:
+        RecipeError: With all problems.
+    """
+    mode = tree.get("mode")
+    schema = MODES.get(str(mode), Finetune)
+    checker = Checker(marks, problems, schema, "protocol")
+    if mode is None:
+        raise RecipeError(f"the protocol needs {checker.place('mode')}", f"known: {', '.join(MODES)}")
+    if mode not in MODES:
+        raise UnknownName("mode", str(mode), MODES, checker.place("mode"))
+    try:
+        protocol: Protocol | None = part(schema, tree)
+    except ValidationError as error:
+        protocol = None
+        for detail in error.errors():
+            checker.misfit(detail, ())
+    if isinstance(protocol, Finetune | Linear):
+        checker.optimiser(protocol.optim.model_dump(exclude={"backbone_lr"}), protocol.train.epochs)
+    checker.finish()
+    assert protocol is not None
+    return protocol
