@@ -49,6 +49,14 @@ def centre_square(height: int, width: int, border: float) -> Crop:
     return Crop((height - side) // 2, (width - side) // 2, side, side)
 
 
+def ten_crops(height: int, width: int, border: float) -> list[Crop]:
+    """Squares as large as the centre one in the four corners and the centre of the whole frame, then the same mirrored."""
+    centre = centre_square(height, width, border)
+    down, right = height - centre.height, width - centre.width
+    places = [(0, 0), (0, right), (down, 0), (down, right), (centre.top, centre.left)]
+    return [Crop(*place, centre.height, centre.width, flip) for flip in (False, True) for place in places]
+
+
 def draw_crop(augment: Augment, height: int, width: int, rng: np.random.Generator) -> Crop:
     """A random-resized crop (area, aspect) of the centre square, mirrored with probability `flip`."""
     square = centre_square(height, width, augment.border)

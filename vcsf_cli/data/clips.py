@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import simplejpeg
@@ -69,12 +69,16 @@ class TrainingClips(Dataset[Batch]):
         rng = np.random.default_rng((self.seed, epoch, row))
         views = self.sampler.sample(int(self.numbers.frames[row]), rng)
         base = augmentation.draw_base(self.augment, np.array_equal(views[0].window, views[1].window), rng)
+        return self._read(row, views, base, rng)
+
+    def _read(self, row: int, views: Sequence[View], base: Sequence[bool], rng: np.random.Generator) -> dict[str, Any]:
+        """Views of a video, each with a crop of its own, and with colours if it is `base`."""
         wanted, back = np.unique(np.concatenate([view.window for view in views]), return_inverse=True)
         decoded = [decode(jpeg) for jpeg in self.store.jpegs(row, wanted.tolist())]
         length = len(views[0].window)
-        frames = np.empty((2, length, self.size, self.size, 3), np.uint8)
+        frames = np.empty((len(views), length, self.size, self.size, 3), np.uint8)
         draws = 1 if self.augment.draws == "shared" else len(PATHWAYS)
-        colour = np.empty((2, draws, augmentation.COLOURS), np.float32)
+        colour = np.empty((len(views), draws, augmentation.COLOURS), np.float32)
         for index in range(len(views)):
             crop = augmentation.draw_crop(self.augment, decoded[0].shape[0], decoded[0].shape[1], rng)
             for position in range(length):
@@ -91,6 +95,16 @@ class TrainingClips(Dataset[Batch]):
             "source": self.numbers.source[row],
             "label": self.numbers.label[row],
         }
+
+
+class LabelledClips(TrainingClips):
+    """One augmented view of a video, to learn its label from."""
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, row = key
+        rng = np.random.default_rng((self.seed, epoch, row))
+        view, _ = self.sampler.sample(int(self.numbers.frames[row]), rng)
+        return self._read(row, [view], [bool(rng.random() < self.augment.base)], rng)
 
 
 class Order(Sampler[list[tuple[int, int]]]):
@@ -180,7 +194,9 @@ def ignore_interrupts(worker: int) -> None:
 
 
 class WholeVideos(Dataset[dict[str, Any]]):
-    """All frames of a video that its windows read, centre-cropped, each once, and the windows as positions in them.
+    """All frames of a video that its windows read, cropped, each once, and the windows as positions in them.
+
+    Of ten crops, each has frames and windows of its own.
 
     Args:
         manifest: The prepared dataset.
@@ -189,6 +205,7 @@ class WholeVideos(Dataset[dict[str, Any]]):
         border: Side of the centre square as a fraction of the short side.
         size: Pixels of a clip's side.
         centre_only: Whether to take the middle window alone, for a quick look.
+        crops: The centre square, or corners and centre of the frame, each also mirrored.
     """
 
     def __init__(
@@ -199,11 +216,13 @@ class WholeVideos(Dataset[dict[str, Any]]):
         border: float,
         size: int,
         centre_only: bool = False,
+        crops: Literal["centre", "ten"] = "centre",
     ) -> None:
         self.store = FrameStore(manifest)
         self.frames = manifest.table["frames"].to_numpy(np.int64)
         self.rows = list(rows)
         self.sampler, self.border, self.size, self.centre_only = sampler, border, size, centre_only
+        self.crops = crops
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -218,16 +237,25 @@ class WholeVideos(Dataset[dict[str, Any]]):
         views = self.windows(row)
         wanted, back = np.unique(np.stack([view.window for view in views]), return_inverse=True)
         jpegs = self.store.jpegs(row, wanted.tolist())
-        frames = np.empty((len(jpegs), self.size, self.size, 3), np.uint8)
+        crops = 10 if self.crops == "ten" else 1
+        frames = np.empty((crops, len(jpegs), self.size, self.size, 3), np.uint8)
         for position, jpeg in enumerate(jpegs):
             frame = decode(jpeg)
-            crop = augmentation.centre_square(frame.shape[0], frame.shape[1], self.border)
-            frames[position] = augmentation.apply_crop(frame, crop, self.size)
+            for number, crop in enumerate(self._crops(*frame.shape[:2])):
+                frames[number, position] = augmentation.apply_crop(frame, crop, self.size)
+        first = len(jpegs) * np.arange(crops)[:, None, None]
+        windows = (first + back.reshape(len(views), -1)).reshape(crops * len(views), -1).astype(np.int64)
         return {
-            "frames": torch.from_numpy(frames),
-            "windows": torch.from_numpy(back.reshape(len(views), -1).astype(np.int64)),
-            **{p: torch.from_numpy(np.stack([view.positions(p) for view in views])) for p in PATHWAYS},
+            "frames": torch.from_numpy(frames).flatten(0, 1),
+            "windows": torch.from_numpy(windows),
+            **{p: torch.from_numpy(np.stack([view.positions(p) for view in views] * crops)) for p in PATHWAYS},
         }
+
+    def _crops(self, height: int, width: int) -> list[augmentation.Crop]:
+        """The crops of a frame."""
+        if self.crops == "ten":
+            return augmentation.ten_crops(height, width, self.border)
+        return [augmentation.centre_square(height, width, self.border)]
 
 
 def video_loader(videos: WholeVideos, workers: int) -> DataLoader[dict[str, Any]]:
