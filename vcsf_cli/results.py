@@ -26,6 +26,27 @@ def write(path: Path, rows: Iterable[dict[str, object]]) -> pd.DataFrame:
     return new
 
 
+SAME = ("variant", "seed", "dataset", "split", "task", "pathway")
+"""What tells one measurement from another in a run's own `results.csv`."""
+
+
+def merge(path: Path, rows: pd.DataFrame) -> None:
+    """Write rows into a file of many measurements; what was measured before of the same kind is replaced."""
+    if path.is_file():
+        old = pd.read_csv(path)
+        now = set(map(tuple, rows[list(SAME)].astype(str).to_numpy()))
+        kept = [tuple(row) not in now for row in old[list(SAME)].astype(str).to_numpy()]
+        rows = pd.concat([old[kept], rows], ignore_index=True) if any(kept) else rows
+    with whole(path, "w") as file:
+        rows.to_csv(file, index=False, lineterminator="\n")
+
+
+def spread(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean, lowest and highest value over splits and seeds: a line a variant, task, pathway and metric, in their order."""
+    grouped = rows.groupby(["variant", "task", "pathway", "metric"], sort=False)["value"]
+    return grouped.agg(["mean", "min", "max", "count"]).reset_index()
+
+
 def pivot(rows: pd.DataFrame) -> pd.DataFrame:
     """A table of percentages: a line a variant and pathway, a column a metric."""
     order = rows[["variant", "pathway"]].drop_duplicates()

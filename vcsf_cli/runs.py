@@ -168,10 +168,15 @@ def read_run(folder: Path) -> Run:
     """The run in a folder.
 
     Raises:
-        InputError: If the folder is none.
+        InputError: If the folder is none, or nothing was ever trained in it.
     """
     if not (folder / "recipe.yaml").is_file():
         raise InputError(f"{folder} is no run folder: it has no recipe.yaml", "name a folder that `vcsf pretrain` made")
+    if not (folder / "status.json").is_file():
+        raise InputError(
+            f"{folder} holds no pre-trained run, at most networks trained from scratch",
+            f"vcsf pretrain {folder / 'recipe.yaml'}",
+        )
     return Run(folder, load_recipe(str(folder / "recipe.yaml")))
 
 
@@ -190,7 +195,7 @@ def find_run(runs: Path, named: str | None) -> Run:
         return read_run(Path(named))
     if Path(named).is_file():
         raise InputError(f"{named} is a file, not a run folder", "name the folder that it lies in")
-    names = sorted(path.parent.name for path in runs.glob("*/recipe.yaml"))
+    names = sorted(path.parent.name for path in runs.glob("*/status.json"))
     matching = [name for name in names if name == named] or [name for name in names if name.startswith(named)]
     if len(matching) > 1:
         raise InputError(f"several runs in {runs} begin with {named}", f"they are {', '.join(matching)}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,6 @@ from torch import Tensor
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.augment import to_input
 from vcsf_cli.data.clips import WholeVideos, items_of, video_loader
-from vcsf_cli.model.pathways import TwoPathways
 
 Features = dict[str, npt.NDArray[np.float32]]
 Done = Callable[[int], None]
@@ -20,8 +20,26 @@ Done = Callable[[int], None]
 WINDOWS_AT_ONCE = 32
 
 
+class Network(Protocol):
+    """What gives a vector by pathway for every window: the two pathways, or a classifier its probabilities."""
+
+    training: bool
+
+    def train(self, mode: bool = True) -> Any:
+        """Set or leave training mode."""
+        ...
+
+    def eval(self) -> Any:
+        """Leave training mode."""
+        ...
+
+    def features(self, windows: Tensor, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Vectors (B, C) by pathway of windows (B, 3, L, H, W)."""
+        ...
+
+
 def extract(
-    model: TwoPathways, videos: WholeVideos, device: torch.device, workers: int, done: Done, bf16: bool = False
+    model: Network, videos: WholeVideos, device: torch.device, workers: int, done: Done, bf16: bool = False
 ) -> Features:
     """Mean feature of each video's windows, float32 (N, C) by pathway, before any centring or scaling.
 
@@ -51,7 +69,7 @@ def extract(
 
 @torch.no_grad()
 def of_windows(
-    model: TwoPathways, videos: WholeVideos, device: torch.device, workers: int, bf16: bool = False
+    model: Network, videos: WholeVideos, device: torch.device, workers: int, bf16: bool = False
 ) -> Iterator[tuple[npt.NDArray[np.int64], Features]]:
     """Features of every window of each video in order, batch by batch: the number of the video of each, (B,), and
     float32 (B, C) by pathway. The model must be in eval mode."""
