@@ -17,7 +17,7 @@ from vcsf_cli.errors import BROKEN_DISK, WRONG_PATH, InputError, VcsfError
 COMMANDS = {
     "prepare": "Turn videos into a store of frames that clips are read from fast.",
     "pretrain": "Train the slow and the fast pathway as a recipe says.",
-    "retrieve": "Measure nearest-neighbour retrieval of a trained run.",
+    "retrieve": "Measure nearest-neighbour retrieval of a trained run, or search with videos of your own.",
     "recipes": "List, show and check recipes.",
     "plugins": "List and describe the components there are.",
 }

@@ -1,20 +1,31 @@
-"""`vcsf retrieve`: nearest-neighbour retrieval of a trained run."""
+"""`vcsf retrieve`: nearest-neighbour retrieval of a trained run, measured on a dataset or used to search with videos."""
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from vcsf_cli.errors import InputError
+from vcsf_cli.cli import EXIT_INTERRUPTED
+from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.narrate import say
-from vcsf_cli.options import complete_run, data_option, devices_option, runs_option
+from vcsf_cli.options import complete_run, data_option, devices_option, runs_option, where
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.table import Table
 
+    from vcsf_cli.data.manifest import Manifest
     from vcsf_cli.measure.benchmark import Benchmark, Measured
+    from vcsf_cli.runs import Run
+    from vcsf_cli.train.pretrain import Machine
+
+BENCHMARK_KS = [1, 5, 10, 20, 50]
+SEARCH_K = 5
 
 
 class Ks(click.ParamType[list[int]]):
@@ -36,6 +47,41 @@ class Ks(click.ParamType[list[int]]):
         return ks
 
 
+def search_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a search with videos of one's own."""
+    options = [
+        click.option(
+            "--query",
+            "queries",
+            multiple=True,
+            type=click.Path(path_type=Path, exists=True, dir_okay=False),
+            help="Search with this video file; may be given often.",
+        ),
+        click.option(
+            "--query-dir",
+            type=click.Path(path_type=Path, exists=True, file_okay=False),
+            help="Search with every video below this folder.",
+        ),
+        click.option("--gallery", metavar="DATASET", help="What to search.  [default: the run's own dataset]"),
+        click.option("--pathway", type=click.Choice(["slow", "fast", "both"]), help="Which features.  [default: both]"),
+        click.option("--windows", "each_window", is_flag=True, help="Answers for each window of a query."),
+        click.option(
+            "--index",
+            type=click.Choice(["auto", "exact", "faiss"]),
+            help="How to search.  [default: auto, which takes faiss from a million windows on]",
+        ),
+        click.option(
+            "--csv",
+            "table",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="Write the answers to this file too.",
+        ),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 @click.command("retrieve")
 @click.argument("dataset", required=False)
 @click.option(
@@ -48,9 +94,15 @@ class Ks(click.ParamType[list[int]]):
 @click.option(
     "--split", type=click.IntRange(1, 3), help="Official split.  [default: the one that the run was trained on]"
 )
-@click.option("--k", "ks", type=Ks(), default="1,5,10,20,50", show_default=True, help="The k of R@k.")
+@click.option(
+    "--k",
+    "ks",
+    type=Ks(),
+    help="The k of R@k; of a search, how many answers.  [default: 1,5,10,20,50; of a search: 5]",
+)
 @click.option("--baselines", is_flag=True, help="Measure the untrained network and colour histograms too.")
 @click.option("--untrained", is_flag=True, help="Measure the recipe's untrained network too.")
+@search_options
 @data_option
 @runs_option
 @devices_option
@@ -63,21 +115,30 @@ def command(
     dataset: str | None,
     source: str | None,
     split: int | None,
-    ks: list[int],
+    ks: list[int] | None,
     baselines: bool,
     untrained: bool,
     data: Path,
     runs: Path,
     devices: str,
     workers: int | None,
+    **searching: Any,
 ) -> None:
     """Let test clips search the training clips of DATASET (default: the run's own) and count hits of the right class.
 
     Writes results.csv, neighbours.csv, features.parquet and report.md into the run's folder `retrieve`.
+
+    With --query or --query-dir, search the dataset --gallery with videos that need not be prepared: the nearest of its
+    videos, and when. The gallery's features are kept in the run's folder `index`.
     """
     from vcsf_cli.data.manifest import Manifest
     from vcsf_cli.runs import WITH_LABELS, find_run
 
+    search = bool(searching["queries"] or searching["query_dir"])
+    if search:
+        refuse({"DATASET": dataset, "--split": split, "--baselines": baselines, "--untrained": untrained}, search)
+    else:
+        refuse({f"--{name.replace('each_window', 'windows')}": value for name, value in searching.items()}, search)
     run = find_run(runs, source)
     if source is None:
         say(f"using the newest finished run: {run.name}")
@@ -85,12 +146,30 @@ def command(
         say(f"run {run.name} is not finished: measuring its newest checkpoint")
     if run.uses_labels:
         say(f"warning: {WITH_LABELS}")
-    manifest = Manifest.open(data / (dataset or run.status["dataset"]))
+    manifest = Manifest.open(data / (dataset or searching["gallery"] or run.status["dataset"]))
 
-    from vcsf_cli.measure.benchmark import Benchmark
     from vcsf_cli.train.pretrain import Machine
 
     machine = Machine(devices, "float32", workers)
+    if search:
+        find(run, manifest, machine, max(ks or [SEARCH_K]), **searching)
+        say(next_search(manifest, run, data, runs, **searching))
+        return
+    measure(run, manifest, machine, ks or BENCHMARK_KS, split, baselines, untrained)
+
+
+def measure(
+    run: Run,
+    manifest: Manifest,
+    machine: Machine,
+    ks: list[int],
+    split: int | None,
+    baselines: bool,
+    untrained: bool,
+) -> None:
+    """The benchmark."""
+    from vcsf_cli.measure.benchmark import Benchmark
+
     stage = run.recipe.model
     split = split or stage.data.split
     if not (manifest.table[f"split{split}"] != "").any() and (manifest.table["split1"] != "").any():
@@ -152,3 +231,134 @@ def show(rows: pd.DataFrame) -> None:
     for line in results.cells(pivoted):
         table.add_row(*line)
     Console(soft_wrap=True).print(table)
+
+
+def refuse(options: dict[str, Any], search: bool) -> None:
+    """See that no option was given that has no meaning for a search, or without one.
+
+    Raises:
+        InputError: If one was.
+    """
+    for option, value in options.items():
+        if value not in (None, False, ()):
+            flag = option.replace("_", "-")
+            if flag == "DATASET":
+                raise InputError(f"with --query, `{value}` has no meaning as DATASET", f"write --gallery {value}")
+            if search:
+                raise InputError(f"{flag} has no meaning with --query", "it is an option of the benchmark")
+            raise InputError(f"{flag} needs --query or --query-dir", "they name the videos to search with")
+
+
+def find(
+    run: Run,
+    manifest: Manifest,
+    machine: Machine,
+    k: int,
+    queries: tuple[Path, ...],
+    query_dir: Path | None,
+    pathway: str | None,
+    each_window: bool,
+    index: str | None,
+    table: Path | None,
+    **_: Any,
+) -> None:
+    """Search the gallery with videos and show what is found.
+
+    Raises:
+        InputError: If a choice can't be had here.
+        DataError: If a query can't be read; the others are answered first.
+    """
+    from vcsf_cli.files import whole
+    from vcsf_cli.measure.approximate import load_faiss
+    from vcsf_cli.measure.own_search import Search
+
+    if index == "faiss":
+        load_faiss()
+    if table is not None and not table.parent.is_dir():
+        raise InputError(f"--csv {table}: there is no folder {table.parent}", "make it first")
+    paths = [*queries, *(videos_in(query_dir) if query_dir else [])]
+    search = Search(run, manifest, machine)
+    try:
+        read = search.read(paths)
+        answers = search.answers(read, pathway or "both", k, each_window, index or "auto")
+    except KeyboardInterrupt:
+        say(f"interrupted; the same command goes on: vcsf {shlex.join(sys.argv[1:])}")
+        raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
+    show_answers(answers)
+    if table is not None:
+        with whole(table, "w") as file:
+            answers.to_csv(file, index=False, lineterminator="\n")
+        say(f"written: {table}")
+    if len(read) < len(paths):
+        raise DataError(
+            f"{len(paths) - len(read)} of {len(paths)} queries could not be read",
+            "why is said above; see which they are",
+        )
+
+
+def videos_in(folder: Path) -> list[Path]:
+    """The video files below a folder, as `vcsf prepare folder` finds them.
+
+    Raises:
+        DataError: If there are none.
+    """
+    from vcsf_cli import registry
+
+    videos = registry.load().build("dataset", "folder", folder, labels="none").videos()
+    return [video.path for video in videos]
+
+
+def show_answers(answers: pd.DataFrame) -> None:
+    """Print answers on stdout, those of a query together."""
+    import pandas as pd
+    from rich.table import Table
+
+    table = Table("query", "query at", "rank", "video", "label", "similarity", "at")
+    for column in (1, 2, 5, 6):
+        table.columns[column].justify = "right"
+    for number, answer in enumerate(answers.to_dict("records")):
+        first = answer["rank"] == 1
+        if first and number:
+            table.add_section()
+        table.add_row(
+            answer["query"] if first else "",
+            f"{answer['query_begin']:.1f}-{answer['query_end']:.1f} s",
+            str(answer["rank"]),
+            answer["video"],
+            "" if pd.isna(answer["label"]) else answer["label"],
+            f"{answer['similarity']:.3f}",
+            f"{answer['begin']:.1f}-{answer['end']:.1f} s",
+        )
+    print_wide(table)
+
+
+def print_wide(table: Table) -> None:
+    """Print a table as wide as the terminal, and where there is none as wide as it is: a name is never cut."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 10_000
+    console.print(table)
+
+
+def next_search(
+    manifest: Manifest,
+    run: Run,
+    data: Path,
+    runs: Path,
+    queries: tuple[Path, ...],
+    query_dir: Path | None,
+    each_window: bool,
+    table: Path | None,
+    **_: Any,
+) -> str:
+    """What to type after a search: the answers of every window, then all of them as a file, then the benchmark."""
+    asked = [f"--query {shlex.quote(str(query))}" for query in queries]
+    asked += [f"--query-dir {shlex.quote(str(query_dir))}"] if query_dir else []
+    on = f"--from {run.name}{where('data', data)}{where('runs', runs)}"
+    name = shlex.quote(manifest.name)
+    if each_window and table is not None:
+        return f"next: vcsf retrieve {name} {on}"
+    more = "--windows --csv answers.csv" if each_window else "--windows"
+    return f"next: vcsf retrieve {' '.join(asked)} --gallery {name} {on} {more}"

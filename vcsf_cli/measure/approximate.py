@@ -1,0 +1,196 @@
+"""A faiss index over a gallery's windows, kept on disk: it names candidates, which are then ranked exactly.
+
+Inverted lists with one byte a number (`IVF,SQ8`): a quarter of the memory of whole vectors, next to no training beside
+k-means, and so little lost that how many lists are looked into alone decides what is found. Product quantisation would be
+smaller still, but loses more than ranking candidates anew brings back where neighbours are close together.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vcsf_cli import files
+from vcsf_cli.contracts import PATHWAYS, Indices
+from vcsf_cli.errors import InputError
+from vcsf_cli.measure.features import Features
+from vcsf_cli.measure.gallery import ROWS_AT_ONCE, Windows, unit_vectors
+from vcsf_cli.measure.search import Pair, beginnings, nearest_recordings, rank
+from vcsf_cli.narrate import say
+
+WORTH_IT = 1_000_000
+"""Windows from which on an exact search of one query takes seconds."""
+GROWTH = 2.0
+"""The lists are drawn up anew when a gallery has become so many times as large, or as small, as it was."""
+WINDOWS_A_LIST = 64
+"""That k-means learns a list from; faiss asks for 39."""
+SAMPLE = 64
+"""Windows of the gallery whose neighbours are compared with exact ones."""
+COMPARED = 10
+"""Nearest recordings that are compared."""
+ENOUGH = 0.95
+"""Share of the exact neighbours that must be found."""
+MORE = 4
+"""Candidates a recording that is wanted."""
+
+
+def load_faiss() -> Any:
+    """The library, which is optional.
+
+    Raises:
+        InputError: If it is not installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise InputError("--index faiss needs faiss, which is not installed", "pip install 'vcsf[faiss]'") from error
+    return faiss
+
+
+class Approximate:
+    """The index of a gallery and pathway, brought up to date.
+
+    Args:
+        folder: The gallery's, which is emptied when features change.
+        windows: The gallery.
+        pathway: `slow`, `fast` or `both`.
+
+    Raises:
+        InputError: If faiss is not installed.
+    """
+
+    def __init__(self, folder: Path, windows: Windows, pathway: str) -> None:
+        self.faiss = load_faiss()
+        self.folder, self.windows, self.pathway = folder, windows, pathway
+        self.order = np.argsort(windows.row)
+        self.state_file = folder / f"faiss-{pathway}.json"
+        self.index, state = self._kept()
+        if self.index is None:
+            say(f"drawing up the lists of a faiss index for {len(windows):,} windows")
+            self.index, state = self._trained()
+        self.mean: Features = {name: np.array(state["mean"][name], np.float32) for name in PATHWAYS}
+        self.probes, self.recall = int(state["probes"]), float(state["recall"])
+        self.trained_on = int(state["trained_on"])
+        if self._update():
+            self._tune()
+            self._keep()
+
+    def search(self, query: Features, group: Indices, k: int) -> list[Pair]:
+        """What `exact` finds, but for candidates that the index misses; arguments as there."""
+        found = self.candidates(query, group, k)
+        return rank(query, group, found, self.windows, self.pathway, k)
+
+    def candidates(self, query: Features, group: Indices, k: int) -> list[Indices]:
+        """Recordings that are probably the nearest of each group, some more than k."""
+        vectors = unit_vectors(query, self.mean, self.pathway)
+        wanted, probes = MORE * 2 * k, self.probes
+        enough, everything = min(k, len(self.windows.names)), len(self.windows)
+        while True:
+            self.index.nprobe = probes
+            similarity, rows = self.index.search(vectors, min(wanted, everything))
+            parts = zip(np.split(similarity, beginnings(group)[1:]), np.split(rows, beginnings(group)[1:]), strict=True)
+            found = [self._recordings(*part, MORE * k) for part in parts]
+            if min(map(len, found)) >= enough or (wanted >= everything and probes >= self.index.nlist):
+                return found
+            # Many windows of few recordings, or short lists: look further.
+            wanted, probes = min(4 * wanted, everything), min(2 * probes, self.index.nlist)
+
+    def _recordings(self, similarity: Any, rows: Any, most: int) -> Indices:
+        """The recordings of rows that were found, (q, n), the most similar first; row -1 is none."""
+        near = np.argsort(-similarity[rows >= 0], kind="stable")
+        rows = rows[rows >= 0][near]
+        position = self.order[np.searchsorted(self.windows.row, rows, sorter=self.order)]
+        recording = self.windows.recording[position]
+        _, first = np.unique(recording, return_index=True)
+        nearest: Indices = recording[np.sort(first)[:most]]
+        return nearest
+
+    def _kept(self) -> tuple[Any, dict[str, Any]]:
+        """The index and its state from disk; None if there is none, or it was drawn up for another size."""
+        try:
+            state: dict[str, Any] = json.loads(self.state_file.read_text(encoding="utf-8"))
+            index = self.faiss.read_index(str(self.folder / state["file"]))
+        except (OSError, ValueError, RuntimeError, KeyError):
+            return None, {}
+        grown = len(self.windows) / state["trained_on"]
+        return (index, state) if 1 / GROWTH <= grown <= GROWTH else (None, {})
+
+    def _trained(self) -> tuple[Any, dict[str, Any]]:
+        """An empty index with its lists drawn up, and its state."""
+        count = len(self.windows)
+        lists = max(1, min(int(2 * np.sqrt(count)), count // 39))
+        chosen = np.random.default_rng(0).choice(count, min(count, lists * WINDOWS_A_LIST), replace=False)
+        vectors = self._vectors(np.sort(chosen), self.windows.mean)
+        index = self.faiss.index_factory(vectors.shape[1], f"IVF{lists},SQ8", self.faiss.METRIC_INNER_PRODUCT)
+        index.cp.min_points_per_centroid = 1  # a gallery of a few windows has one list: nothing to warn of
+        index.train(vectors)
+        mean = {name: values.tolist() for name, values in self.windows.mean.items()}
+        return index, {"trained_on": count, "mean": mean, "probes": 1, "recall": 0.0}
+
+    def _vectors(self, numbers: Indices, mean: Features) -> Any:
+        """Unit vectors of some windows."""
+        rows = self.windows.row[numbers]
+        used = PATHWAYS if self.pathway == "both" else (self.pathway,)
+        return unit_vectors({name: np.asarray(self.windows.features[name][rows]) for name in used}, mean, self.pathway)
+
+    def _update(self) -> bool:
+        """Add windows that are new, remove those that are gone; whether there were any."""
+        there = self._rows()
+        gone = np.setdiff1d(there, self.windows.row)
+        if len(gone):
+            self.index.remove_ids(gone)
+        new = np.flatnonzero(~np.isin(self.windows.row, there))
+        for begin in range(0, len(new), ROWS_AT_ONCE):
+            numbers = new[begin : begin + ROWS_AT_ONCE]
+            self.index.add_with_ids(self._vectors(numbers, self.mean), self.windows.row[numbers])
+        return bool(len(gone) or len(new))
+
+    def _rows(self) -> Indices:
+        """The rows that the index holds."""
+        lists = self.index.invlists
+        sizes = [lists.list_size(number) for number in range(self.index.nlist)]
+        rows = [
+            self.faiss.rev_swig_ptr(lists.get_ids(number), size).copy() for number, size in enumerate(sizes) if size
+        ]
+        return np.concatenate([*rows, np.empty(0, np.int64)])
+
+    def _tune(self) -> None:
+        """Look into just so many lists that enough of the exact neighbours of a sample of windows are found.
+
+        A window's own recording does not count: a query that nobody has prepared has none.
+        """
+        count = len(self.windows)
+        sample = np.sort(np.random.default_rng(1).choice(count, min(SAMPLE, count), replace=False))
+        query = {name: np.asarray(rows[self.windows.row[sample]]) for name, rows in self.windows.features.items()}
+        group, own = np.arange(len(sample)), self.windows.recording[sample]
+        nearest = nearest_recordings(query, group, self.windows, self.pathway, COMPARED + 1)
+        right = [near[near != mine][:COMPARED] for near, mine in zip(nearest, own, strict=True)]
+        total = sum(map(len, right))
+        self.probes, self.recall = 1, 0.0
+        while True:
+            found = self.candidates(query, group, COMPARED + 1)
+            both = sum(int(np.isin(a, b).sum()) for a, b in zip(right, found, strict=True))
+            self.recall = both / total if total else 1.0
+            if self.recall >= ENOUGH or self.probes >= self.index.nlist:
+                return
+            self.probes = min(2 * self.probes, self.index.nlist)
+
+    def _keep(self) -> None:
+        """Write the index, then what names it, then forget an older one."""
+        name = f"faiss-{self.pathway}-{self.trained_on}.index"
+        with files.whole(self.folder / name) as file:
+            self.faiss.write_index(self.index, self.faiss.PyCallbackIOWriter(file.write))
+        state = {
+            "file": name,
+            "trained_on": self.trained_on,
+            "mean": {name: values.tolist() for name, values in self.mean.items()},
+            "probes": self.probes,
+            "recall": self.recall,
+        }
+        files.write_text(self.state_file, json.dumps(state) + "\n")
+        for old in self.folder.glob(f"faiss-{self.pathway}-*.index"):
+            if old.name != name:
+                old.unlink()

@@ -1,0 +1,322 @@
+"""The gallery of a search: features of every window of a prepared dataset's clips, kept on disk beside the run.
+
+`slow.npy` and `fast.npy` hold one row a window and only ever grow; `windows.jsonl` says which rows are whose, one line a
+clip, written after its rows are on disk. A call that finds them goes on behind the last line, whether the call before was
+killed or the dataset has grown since. Rows of clips that the dataset has no longer stay where they are, unused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from vcsf_cli import files
+from vcsf_cli.contracts import PATHWAYS, Indices, Sampler
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.measure.features import Features
+
+FloatArray = npt.NDArray[np.float32]
+Times = npt.NDArray[np.float64]
+
+HEADER_BYTES = 128
+"""Of a `.npy` file of rows: numpy leaves room in it for a number of rows that grows."""
+ROWS_AT_ONCE = 4096
+"""Rows that are centred and scaled together: few enough for the processor's cache, enough for a fast matrix product."""
+SECONDS_BETWEEN_WRITES = 5.0
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of a gallery, those of a recording side by side and in order of time.
+
+    Args:
+        features: Rows by pathway, (F, C), more than there are windows where clips have dropped out.
+        row: The row of every window, (N,).
+        recording: The number of every window's recording, (N,), rising.
+        times: When every window begins and ends in its recording, in seconds, (N, 2).
+        mean: The mean over the windows by pathway, (C,): what every feature is centred by, a query's too.
+        names: Of the recordings.
+        labels: Of the recordings, None where unknown.
+    """
+
+    features: Features
+    row: Indices
+    recording: Indices
+    times: Times
+    mean: Features
+    names: npt.NDArray[np.object_]
+    labels: npt.NDArray[np.object_]
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @cached_property
+    def starts(self) -> Indices:
+        """The first window of every recording, and the number of windows at the end, (R + 1,)."""
+        return np.searchsorted(self.recording, np.arange(len(self.names) + 1))
+
+    def raw(self, pathway: str, begin: int, end: int) -> FloatArray:
+        """Features (n, C) of consecutive windows as the network gave them."""
+        rows = self.row[begin:end]
+        first, last = int(rows[0]), int(rows[-1])
+        consecutive = last - first == len(rows) - 1 and bool((np.diff(rows) == 1).all())
+        return np.asarray(self.features[pathway][first : last + 1] if consecutive else self.features[pathway][rows])
+
+    def vectors(self, pathway: str, begin: int, end: int) -> FloatArray:
+        """Unit vectors (n, D) of consecutive windows, as `unit_vectors` makes them."""
+        used = PATHWAYS if pathway == "both" else (pathway,)
+        return unit_vectors({name: self.raw(name, begin, end) for name in used}, self.mean, pathway)
+
+
+def unit_vectors(features: Features, mean: Features, pathway: str) -> FloatArray:
+    """Vectors (N, D) whose inner products are the similarities of a search.
+
+    Of one pathway: its feature less the mean, of unit length, so that the product is the cosine. Of `both`: the two beside
+    each other, each divided by the square root of two, so that it is the mean of the two cosines.
+
+    Args:
+        features: (N, C) by pathway.
+        mean: Of the gallery, (C,) by pathway.
+        pathway: One of them, or `both`.
+    """
+    used = PATHWAYS if pathway == "both" else (pathway,)
+    parts = []
+    for name in used:
+        centred = features[name] - mean[name]
+        length = np.sqrt(np.einsum("ij,ij->i", centred, centred)) * np.float32(np.sqrt(len(used)))
+        centred /= np.maximum(length, np.float32(1e-12))[:, None]
+        parts.append(centred)
+    vectors: FloatArray = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+    return vectors
+
+
+def spans(sampler: Sampler, frames: int) -> Indices:
+    """First frame of every window of a video, and the frame after its last, (W, 2)."""
+    views = [view.window for view in sampler.cover(frames)]
+    return np.array([(window.min(), window.max() + 1) for window in views], np.int64)
+
+
+def recordings(manifest: Manifest) -> tuple[npt.NDArray[np.object_], Indices, Times]:
+    """The recordings that a dataset's clips were cut from.
+
+    Returns:
+        Their names; the number of every clip's recording, (clips,); and where every clip begins in it, in seconds, (clips,).
+    """
+    videos, seconds = manifest.table["video"].to_list(), manifest.table["frames"] / manifest.table["fps"]
+    known = set(videos)
+    numbered: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for clip, video in enumerate(videos):
+        match = re.fullmatch(r"(.+)#(\d{3,})", video)
+        if match and f"{match[1]}#000" in known:
+            numbered[match[1]].append((int(match[2]), clip))
+        else:
+            numbered[video].append((0, clip))
+    owner, begin = np.empty(len(videos), np.int64), np.zeros(len(videos))
+    for number, clips in enumerate(numbered.values()):
+        order = [clip for _, clip in sorted(clips)]
+        owner[order] = number
+        begin[order] = np.concatenate([[0], np.cumsum(seconds.to_numpy()[order])[:-1]])
+    return np.array(list(numbered), object), owner, begin
+
+
+class GrowingRows:
+    """A `.npy` file of float32 rows that grows.
+
+    Args:
+        path: The file.
+        rows: How many of its rows are good; what lies behind is cut off when it grows.
+    """
+
+    def __init__(self, path: Path, rows: int) -> None:
+        self.path, self.rows = path, rows
+
+    def append(self, values: FloatArray) -> None:
+        """Append rows (n, C) and see them onto the disk."""
+        width = values.shape[1]
+        with self.path.open("r+b" if self.path.exists() else "w+b") as file:
+            file.truncate(HEADER_BYTES + 4 * width * self.rows)
+            file.seek(0, os.SEEK_END)
+            file.write(np.ascontiguousarray(values, "<f4").data)
+            self.rows += len(values)
+            file.seek(0)
+            shape = {"shape": (self.rows, width), "fortran_order": False, "descr": "<f4"}
+            np.lib.format.write_array_header_1_0(file, shape)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+class Gallery:
+    """The features of a dataset's windows on disk, one process at a time.
+
+    Args:
+        folder: Where they are kept; what was computed with another `key` is thrown away.
+        manifest: The dataset.
+        sampler: Gives the windows.
+        key: What features depend on besides the clips, such as the checkpoint's hash.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, sampler: Sampler, key: dict[str, Any]) -> None:
+        self.folder, self.manifest = folder, manifest
+        table = manifest.table
+        self.videos, self.hashes = table["video"].to_list(), table["sha256"].to_list()
+        self.frames = table["frames"].to_numpy(np.int64)
+        self.spans = {int(frames): spans(sampler, int(frames)) for frames in np.unique(self.frames)}
+        self.journal = folder / "windows.jsonl"
+        self._waiting: list[tuple[dict[str, Any], Features]] = []
+        self._written = time.monotonic()
+        self._begin(json.dumps(key, sort_keys=True, indent=2) + "\n")
+
+    def _begin(self, key: str) -> None:
+        """Throw away what another key made; find what is there."""
+        path = self.folder / "key.json"
+        if not path.is_file() or path.read_text(encoding="utf-8") != key:
+            for old in self.folder.iterdir():
+                if old.name != "lock":
+                    old.unlink()
+            files.write_text(path, key)
+        self.entries: dict[str, dict[str, Any]] = {}
+        self.rows = 0
+        lines = self.journal.read_bytes().splitlines(keepends=True) if self.journal.is_file() else []
+        stored = min((len(self._stored(pathway)) for pathway in PATHWAYS), default=0) if lines else 0
+        good = 0
+        for line in lines:
+            entry = entry_of(line)
+            if entry is None or entry["first"] + entry["windows"] > stored:
+                break
+            good += len(line)
+            self.entries[entry["video"]] = entry
+            self.rows = entry["first"] + entry["windows"]
+        if lines:
+            os.truncate(self.journal, good)
+        self._files = {pathway: GrowingRows(self.folder / f"{pathway}.npy", self.rows) for pathway in PATHWAYS}
+
+    def _stored(self, pathway: str) -> FloatArray:
+        """The rows of a pathway's file; none if it is damaged."""
+        try:
+            rows: FloatArray = np.load(self.folder / f"{pathway}.npy", mmap_mode="r")
+        except (OSError, ValueError):
+            return np.empty((0, 1), np.float32)
+        return rows
+
+    def _entry(self, clip: int) -> dict[str, Any] | None:
+        """What the journal says of a clip, None if it is not there or was another clip."""
+        entry = self.entries.get(self.videos[clip])
+        if entry is None or entry["sha256"] != self.hashes[clip]:
+            return None
+        return entry if entry["windows"] == len(self.spans[int(self.frames[clip])]) else None
+
+    def missing(self) -> Indices:
+        """Rows of the manifest whose windows have no features yet."""
+        return np.array([clip for clip in range(len(self.videos)) if self._entry(clip) is None], np.int64)
+
+    def add(self, clip: int, features: Features) -> None:
+        """Add a clip's windows, (W, C) by pathway; they are on disk after some seconds, or after `flush`.
+
+        Args:
+            clip: Its row in the manifest.
+            features: Of all its windows in order.
+        """
+        count = len(features[PATHWAYS[0]])
+        entry = {"video": self.videos[clip], "sha256": self.hashes[clip], "first": self.rows, "windows": count}
+        self.rows += count
+        self._waiting.append((entry, features))
+        if time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was added: first the rows, then whose they are."""
+        if not self._waiting:
+            return
+        for pathway, file in self._files.items():
+            file.append(np.concatenate([features[pathway] for _, features in self._waiting]))
+        with self.journal.open("ab") as journal:
+            for entry, _ in self._waiting:
+                journal.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+            journal.flush()
+            os.fsync(journal.fileno())
+        self.entries |= {entry["video"]: entry for entry, _ in self._waiting}
+        self._waiting, self._written = [], time.monotonic()
+
+    def windows(self) -> Windows:
+        """The windows of all clips, once none is missing."""
+        names, owner, begin = recordings(self.manifest)
+        labels = np.full(len(names), None, object)
+        labels[owner] = [None if pd.isna(label) else label for label in self.manifest.table["label"]]
+        order = np.lexsort((begin, owner))
+        entries = [self._entry(clip) for clip in order]
+        counts = np.array([entry["windows"] for entry in entries if entry is not None], np.int64)
+        row = np.concatenate([np.arange(e["first"], e["first"] + e["windows"]) for e in entries if e is not None])
+        frames = np.concatenate([self.spans[int(self.frames[clip])] for clip in order])
+        fps = self.manifest.table["fps"].to_numpy()
+        times = np.repeat(begin[order], counts)[:, None] + frames / np.repeat(fps[order], counts)[:, None]
+        features: Features = {pathway: self._stored(pathway) for pathway in PATHWAYS}
+        found = Windows(features, row, np.repeat(owner[order], counts), times, {}, names, labels)
+        found.mean.update(self._mean(found))
+        return found
+
+    def _mean(self, windows: Windows) -> Features:
+        """The mean over windows by pathway, from `mean.npz` if it is these windows'."""
+        path, these = self.folder / "mean.npz", hashlib.sha256(windows.row.tobytes()).hexdigest()
+        if path.is_file():
+            with np.load(path) as kept:
+                if str(kept["windows"]) == these:
+                    return {pathway: kept[pathway] for pathway in PATHWAYS}
+        mean: Features = {pathway: mean_of(windows, pathway) for pathway in PATHWAYS}
+        with files.whole(path) as file:
+            np.savez(file, windows=np.array(these), **mean)  # type: ignore[arg-type]  # numpy's stub takes no names
+        return mean
+
+
+def entry_of(line: bytes) -> dict[str, Any] | None:
+    """A line of the journal, None if it was not written to its end."""
+    try:
+        entry: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    return entry if line.endswith(b"\n") else None
+
+
+def mean_of(windows: Windows, pathway: str) -> FloatArray:
+    """The mean feature (C,) over all windows, block by block."""
+    total = sum(
+        windows.raw(pathway, begin, begin + ROWS_AT_ONCE).sum(0, dtype=np.float64)
+        for begin in range(0, len(windows), ROWS_AT_ONCE)
+    )
+    return np.asarray(total / len(windows), np.float32)
+
+
+def by_clip(clips: Indices, batches: Iterable[tuple[Indices, Features]]) -> Iterator[tuple[int, Features]]:
+    """Each clip with the features (W, C) of all its windows, from batches that may end anywhere.
+
+    Args:
+        clips: Rows of the manifest, in the order of the batches.
+        batches: The position in `clips` of each window's clip, rising, and features.
+    """
+    parts: list[Features] = []
+    current = 0
+    for owners, features in batches:
+        for number in np.unique(owners):
+            if number != current:
+                yield int(clips[current]), joined(parts)
+                parts, current = [], int(number)
+            parts.append({pathway: values[owners == number] for pathway, values in features.items()})
+    if parts:
+        yield int(clips[current]), joined(parts)
+
+
+def joined(parts: list[Features]) -> Features:
+    """Features of windows one after the other."""
+    return {pathway: np.concatenate([part[pathway] for part in parts]) for pathway in parts[0]}

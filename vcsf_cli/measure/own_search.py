@@ -1,0 +1,195 @@
+"""Searching a prepared dataset with video files that were never prepared: a run's networks, the gallery, the answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vcsf_cli import files, registry
+from vcsf_cli.contracts import PATHWAYS, Indices
+from vcsf_cli.data.clips import WholeVideos
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.errors import DataError, InputError, RunError
+from vcsf_cli.measure.approximate import WORTH_IT, Approximate, load_faiss
+from vcsf_cli.measure.features import Features, of_windows
+from vcsf_cli.measure.gallery import Gallery, Windows, by_clip
+from vcsf_cli.measure.own_video import Look, OwnVideo, WindowFeatures, default_decoder, encode_windows
+from vcsf_cli.measure.search import Pair, exact
+from vcsf_cli.narrate import Progress, say
+from vcsf_cli.runs import Run
+from vcsf_cli.train.pretrain import Machine, restore
+from vcsf_cli.train.tasks import build_sampler
+
+COLUMNS = (
+    "query",
+    "query_begin",
+    "query_end",
+    "pathway",
+    "rank",
+    "video",
+    "label",
+    "similarity",
+    "begin",
+    "end",
+)
+"""One answer a row. Times are seconds: of the query's window in the query, of the gallery's in its recording."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query that could be read.
+
+    Args:
+        name: What the user called it.
+        windows: Features and times of its windows.
+    """
+
+    name: str
+    windows: WindowFeatures
+
+
+class Search:
+    """A run's networks and a gallery to search with them.
+
+    Args:
+        run: The run.
+        manifest: The gallery; it need not be the dataset that the run was trained on.
+        machine: Where to compute.
+
+    Raises:
+        RunError: If the run has no whole checkpoint.
+        InputError: If the decoder that the gallery was prepared with is not here.
+    """
+
+    def __init__(self, run: Run, manifest: Manifest, machine: Machine) -> None:
+        self.run, self.manifest, self.machine = run, manifest, machine
+        self.stage = run.recipe.model
+        self.sampler = build_sampler(self.stage)
+        self.look = Look.of(self.stage, manifest.settings)
+        registry.load().build("decoder", self.look.decoder or default_decoder())
+        model, _ = restore(run)
+        self.device = machine.device()
+        self.model = model.to(self.device)
+        self.folder = run.folder / "index" / manifest.name
+
+    def read(self, paths: list[Path]) -> list[Query]:
+        """The queries that can be read; what is wrong with another is said.
+
+        Raises:
+            DataError: If none can be.
+        """
+        found: list[Query] = []
+        with Progress(len(paths), "queries", "reading") as progress:
+            for path in paths:
+                try:
+                    found.append(Query(str(path), self._encoded(path, progress)))
+                except DataError as error:
+                    say(
+                        f"left out: {error.message}"
+                        if str(path) in error.message
+                        else f"left out {path}: {error.message}"
+                    )
+                progress.advance(1)
+        if not found:
+            raise DataError("no query could be read", "the reasons are above; give a video that plays to its end")
+        return found
+
+    def _encoded(self, path: Path, progress: Progress) -> WindowFeatures:
+        video = OwnVideo(path, self.sampler, self.look)
+
+        def done(count: int) -> None:
+            progress.advance(0, f"{path.name}: {count:,} of {len(video):,} windows")
+
+        return encode_windows(self.model, video, self.device, self.machine.bf16(), done)
+
+    def answers(self, queries: list[Query], pathway: str, k: int, each_window: bool, index: str) -> pd.DataFrame:
+        """The k nearest recordings of every query, or of each of its windows, columns as in `COLUMNS`.
+
+        Args:
+            queries: From `read`.
+            pathway: `slow`, `fast` or `both`.
+            k: How many.
+            each_window: Whether every window of a query gets answers of its own.
+            index: `exact`, `faiss`, or `auto` for faiss where a gallery is so large that it pays.
+
+        Raises:
+            RunError: If another process works on the gallery's index.
+            InputError: If faiss is wanted and not installed.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        busy = RunError(f"another search is at work on {self.folder}", "wait until it has built the index")
+        with files.only_one(self.folder / "lock", busy):
+            windows = self._gallery()
+            approximate = Approximate(self.folder, windows, pathway) if wants_faiss(index, len(windows)) else None
+        of_all: Features = {
+            name: np.concatenate([query.windows.features[name] for query in queries]) for name in PATHWAYS
+        }
+        owner = np.repeat(np.arange(len(queries)), [len(query.windows.begin) for query in queries])
+        group = np.arange(len(owner)) if each_window else owner
+        if approximate is None:
+            pairs = exact(of_all, group, windows, pathway, k)
+        else:
+            say(
+                f"faiss looks into {approximate.probes:,} of {approximate.index.nlist:,} lists and finds "
+                f"{approximate.recall:.0%} of the exact neighbours of a sample"
+            )
+            pairs = approximate.search(of_all, group, k)
+        return table_of(pairs, queries, owner, windows, pathway)
+
+    def _gallery(self) -> Windows:
+        """The windows of all clips of the gallery; those that have no features yet are computed."""
+        stage = self.stage
+        key: dict[str, Any] = {
+            "checkpoint": files.sha256(self.run.checkpoint),
+            "sampler": stage.sampler.model_dump(),
+            "size": stage.data.size,
+            "border": stage.augment.border,
+        }
+        gallery = Gallery(self.folder, self.manifest, self.sampler, key)
+        clips, total = gallery.missing(), len(self.manifest.table)
+        if not len(clips):
+            return gallery.windows()
+        videos = WholeVideos(self.manifest, clips.tolist(), self.sampler, stage.augment.border, stage.data.size)
+        batches = of_windows(self.model, videos, self.device, self.machine.readers, self.machine.bf16())
+        try:
+            with Progress(total, "clips", f"index of {self.manifest.name}", total - len(clips)) as progress:
+                for clip, features in by_clip(clips, batches):
+                    gallery.add(clip, features)
+                    progress.advance()
+        finally:
+            gallery.flush()  # an interrupted call keeps what it has
+        return gallery.windows()
+
+
+def wants_faiss(index: str, windows: int) -> bool:
+    """Whether to search with faiss; where it would pay but is not installed, an exact search still works."""
+    if index != "auto" or windows < WORTH_IT:
+        return index == "faiss"
+    try:
+        load_faiss()
+    except InputError:
+        say(f"{windows:,} windows are searched one by one; faiss would be faster: pip install 'vcsf[faiss]'")
+        return False
+    return True
+
+
+def table_of(pairs: list[Pair], queries: list[Query], owner: Indices, windows: Windows, pathway: str) -> pd.DataFrame:
+    """Answers as rows, in the order of queries and ranks."""
+    begin = np.concatenate([query.windows.begin for query in queries])
+    end = np.concatenate([query.windows.end for query in queries])
+    rows = []
+    rank, group = 0, -1
+    for pair in pairs:
+        rank, group = (rank + 1 if pair.group == group else 1), pair.group
+        first, last = windows.times[pair.window]
+        seconds = (round(float(time), 3) for time in (begin[pair.query], end[pair.query], first, last))
+        query_begin, query_end, shown_from, shown_to = seconds
+        name, label = windows.names[pair.recording], windows.labels[pair.recording]
+        query = queries[int(owner[pair.query])].name
+        similarity = round(pair.similarity, 6)
+        rows.append((query, query_begin, query_end, pathway, rank, name, label, similarity, shown_from, shown_to))
+    return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -1,0 +1,124 @@
+"""Searching a gallery window by window: which recordings hold the windows most like a query's, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from vcsf_cli.contracts import Indices
+from vcsf_cli.measure.features import Features
+from vcsf_cli.measure.gallery import ROWS_AT_ONCE, FloatArray, Windows, unit_vectors
+
+QUERIES_AT_ONCE = 512
+CELLS_AT_ONCE = 2**24
+"""Of the table of groups and recordings, 64 MiB: more groups are searched one part after the other."""
+
+
+class Pair(NamedTuple):
+    """A query's window and the gallery's that it is nearest to.
+
+    Args:
+        group: Of the query's windows that are ranked together.
+        recording: Of the gallery.
+        similarity: Of the two windows, a cosine or the mean of two.
+        query: Number of the query's window.
+        window: Number of the gallery's window.
+    """
+
+    group: int
+    recording: int
+    similarity: float
+    query: int
+    window: int
+
+
+def exact(query: Features, group: Indices, windows: Windows, pathway: str, k: int) -> list[Pair]:
+    """The k recordings nearest to each group of query windows, by their best pair of windows.
+
+    The gallery is read block by block, so that memory does not grow with it but for one number a recording.
+
+    Args:
+        query: Features of the query's windows as the network gave them, (Q, C) by pathway.
+        group: The group of every one, (Q,), rising from 0 without gaps.
+        windows: The gallery.
+        pathway: `slow`, `fast`, or `both` for the mean of their cosines.
+        k: How many recordings a group; equal similarities go by gallery order.
+
+    Returns:
+        At most k pairs a group, the nearest first, group after group.
+    """
+    nearest = nearest_recordings(query, group, windows, pathway, k)
+    return rank(query, group, nearest, windows, pathway, k)
+
+
+def nearest_recordings(query: Features, group: Indices, windows: Windows, pathway: str, k: int) -> list[Indices]:
+    """The k nearest recordings of each group, nearest first; arguments as of `exact`."""
+    vectors = unit_vectors(query, windows.mean, pathway)
+    groups = int(group[-1]) + 1
+    at_once = max(1, CELLS_AT_ONCE // len(windows.names))
+    found: list[Indices] = []
+    for first in range(0, groups, at_once):
+        begin, end = np.searchsorted(group, [first, first + at_once])
+        best = best_similarities(vectors[begin:end], group[begin:end] - first, windows, pathway)
+        found += list(np.argsort(-best, axis=1, kind="stable")[:, :k])
+    return found
+
+
+def best_similarities(vectors: FloatArray, group: Indices, windows: Windows, pathway: str) -> FloatArray:
+    """The similarity of the best pair of windows of every group and recording, (G, R).
+
+    Args:
+        vectors: Of the query's windows, unit length, (Q, D).
+        group: The group of every one, (Q,), rising from 0 without gaps.
+        windows: The gallery.
+        pathway: What the vectors are of.
+    """
+    best = np.full((int(group[-1]) + 1, len(windows.names)), -np.inf, np.float32)
+    for begin in range(0, len(windows), ROWS_AT_ONCE):
+        block = windows.vectors(pathway, begin, begin + ROWS_AT_ONCE)
+        recording = windows.recording[begin : begin + ROWS_AT_ONCE]
+        for first in range(0, len(vectors), QUERIES_AT_ONCE):
+            owner = group[first : first + QUERIES_AT_ONCE]
+            similarity = vectors[first : first + QUERIES_AT_ONCE] @ block.T
+            similarity = np.maximum.reduceat(similarity, beginnings(recording), axis=1)
+            similarity = np.maximum.reduceat(similarity, beginnings(owner), axis=0)
+            cells = best[owner[0] : owner[-1] + 1, recording[0] : recording[-1] + 1]
+            np.maximum(cells, similarity, out=cells)
+    return best
+
+
+def beginnings(numbers: Indices) -> Indices:
+    """Where runs of equal numbers begin."""
+    return np.flatnonzero(np.concatenate([[True], numbers[1:] != numbers[:-1]]))
+
+
+def rank(
+    query: Features, group: Indices, candidates: Sequence[Indices], windows: Windows, pathway: str, k: int
+) -> list[Pair]:
+    """The k best of each group's candidates, by their best pair of windows.
+
+    Args:
+        query: As of `exact`, and so are `group`, `windows`, `pathway` and `k`.
+        candidates: Recordings by group.
+    """
+    vectors = unit_vectors(query, windows.mean, pathway)
+    found: list[Pair] = []
+    for number, recordings in enumerate(candidates):
+        begin, end = (int(edge) for edge in np.searchsorted(group, [number, number + 1]))
+        pairs = [best_pair(vectors[begin:end], number, begin, windows, int(each), pathway) for each in recordings]
+        found += sorted(pairs, key=lambda pair: (-pair.similarity, pair.recording))[:k]
+    return found
+
+
+def best_pair(vectors: FloatArray, group: int, first: int, windows: Windows, recording: int, pathway: str) -> Pair:
+    """The most similar windows of a group, whose first window is number `first`, and a recording."""
+    best = Pair(group, recording, -np.inf, first, int(windows.starts[recording]))
+    for begin in range(int(windows.starts[recording]), int(windows.starts[recording + 1]), ROWS_AT_ONCE):
+        end = min(begin + ROWS_AT_ONCE, int(windows.starts[recording + 1]))
+        similarity = vectors @ windows.vectors(pathway, begin, end).T
+        row, column = divmod(int(similarity.argmax()), end - begin)
+        if similarity[row, column] > best.similarity:
+            best = Pair(group, recording, float(similarity[row, column]), first + row, begin + column)
+    return best
