@@ -1,0 +1,113 @@
+"""How good a classifier is: shares of right answers with an interval, what is taken for what, and each class by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
+
+from vcsf_cli.files import whole
+from vcsf_cli.measure.features import Features
+from vcsf_cli.measure.retrieval import paired_interval
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+TOP = 5
+
+
+def with_both(probability: Features) -> Features:
+    """Probabilities (N, classes) by pathway, and their mean as `both` where there are two."""
+    if len(probability) < 2:
+        return probability
+    return {**probability, "both": np.mean(list(probability.values()), axis=0, dtype=np.float32)}
+
+
+def right(probability: FloatArray, target: IntArray) -> npt.NDArray[np.float64]:
+    """1 where the class of the largest probability (N, classes) is the target (N,), else 0."""
+    correct: npt.NDArray[np.float64] = (probability.argmax(1) == target).astype(np.float64)
+    return correct
+
+
+def accuracies(
+    probability: FloatArray, target: IntArray, recording: npt.NDArray[np.object_], ranks: bool
+) -> dict[str, float]:
+    """Metrics of test clips by name, fractions from 0 to 1.
+
+    Args:
+        probability: (N, classes).
+        target: Class of each clip, (N,).
+        recording: What each clip was cut from, (N,): whole recordings are drawn for the interval.
+        ranks: Whether classes far from the first have an order that means something; without there is no top5, nor is
+            there one of so few classes that it would be 1.
+
+    Returns:
+        `top1`, the ends `top1_low` and `top1_high` of its 95 % bootstrap interval, `top5`, and `class_mean`: the mean over
+        the classes that have test clips of the share of theirs that are right.
+    """
+    classes = probability.shape[1]
+    scores, wanted = torch.from_numpy(probability), torch.from_numpy(target)
+    correct = right(probability, target)
+    top1, low, high = paired_interval(correct, np.zeros_like(correct), recording)
+    found = {"top1": top1, "top1_low": low, "top1_high": high}
+    if ranks and classes > TOP:
+        found["top5"] = float(multiclass_accuracy(scores, wanted, classes, average="micro", top_k=TOP))
+    by_class = multiclass_accuracy(scores, wanted, classes, average="none")
+    found["class_mean"] = float(by_class[np.unique(target)].mean())
+    return found
+
+
+def confusion(probability: FloatArray, target: IntArray, classes: Sequence[str]) -> pd.DataFrame:
+    """How many clips of a class (row) were taken for which (column)."""
+    counts = multiclass_confusion_matrix(torch.from_numpy(probability), torch.from_numpy(target), len(classes))
+    return pd.DataFrame(counts.numpy(), index=pd.Index(classes, name="class"), columns=list(classes))
+
+
+def by_class(confused: pd.DataFrame) -> pd.DataFrame:
+    """A line a class: test clips, how many were right, their share, and what it is most often taken for."""
+    counts = confused.to_numpy()
+    clips, correct = counts.sum(1), counts.diagonal()
+    wrong = counts - np.diag(correct)
+    names = np.array(confused.columns)
+    return pd.DataFrame(
+        {
+            "class": confused.index.to_list(),
+            "clips": clips,
+            "right": correct,
+            "share": np.round(correct / np.maximum(clips, 1), 6),
+            "most_often_taken_for": np.where(wrong.max(1) > 0, names[wrong.argmax(1)], ""),
+        }
+    )
+
+
+def write_confusion(folder: Path, pathway: str, confused: pd.DataFrame) -> None:
+    """Write `confusion-<pathway>.csv` and `.png`."""
+    with whole(folder / f"confusion-{pathway}.csv", "w") as file:
+        confused.to_csv(file, lineterminator="\n")
+    draw(folder / f"confusion-{pathway}.png", confused, f"{pathway}: share of a class's test clips")
+
+
+def draw(path: Path, confused: pd.DataFrame, title: str) -> None:
+    """A picture of a confusion matrix, each row as shares of its class."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    counts = confused.to_numpy()
+    side = max(4.0, 2 + 0.16 * len(counts))
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), vmin=0, vmax=1, cmap="Blues")
+    ticks = range(len(counts))
+    axes.set_xticks(ticks, list(confused.columns), rotation=90, fontsize=7)
+    axes.set_yticks(ticks, list(confused.index), fontsize=7)
+    axes.set_xlabel("taken for")
+    axes.set_ylabel("is")
+    axes.set_title(title, fontsize=9)
+    figure.colorbar(image, shrink=0.7)
+    with whole(path) as file:
+        FigureCanvasAgg(figure).print_png(file)  # type: ignore[no-untyped-call]  # matplotlib's

@@ -1,0 +1,351 @@
+"""One measurement by classification: what it depends on, where it lives, which clips learn, choose and are tested.
+
+Linear probe, k-NN and fine-tuning share it: each gives probabilities of test clips, everything else is the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vcsf_cli import files, results, strict_yaml
+from vcsf_cli.contracts import PATHWAYS, Indices
+from vcsf_cli.data.groups import Few, Labels, draw_labelled, hold_out, missing_classes
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.errors import DataError, InputError, RunError
+from vcsf_cli.measure import accuracy
+from vcsf_cli.measure.features import Features
+from vcsf_cli.model.pathways import TwoPathways, build
+from vcsf_cli.narrate import say
+from vcsf_cli.protocol import Finetune, Protocol
+from vcsf_cli.recipe import Recipe
+from vcsf_cli.runs import WITH_LABELS, Run, environment, folder_of, now
+from vcsf_cli.train.pretrain import Machine, restore
+
+FOLDER = "finetune"
+"""Of a run: the measurements by classification, each in a folder of its own."""
+
+
+@dataclass(frozen=True)
+class Division:
+    """Which clips do what, as rows of the manifest.
+
+    Args:
+        learns: Learned from.
+        chooses: Whole recordings held out of the training part; empty where nothing is chosen, or can be.
+        test: Measured, once, when everything is chosen.
+        left_out: Clips of the dataset that take no part, and why, in words.
+    """
+
+    learns: Indices
+    chooses: Indices
+    test: Indices
+    left_out: str
+
+    @property
+    def train(self) -> Indices:
+        """All that may be learned from once everything is chosen."""
+        return np.sort(np.concatenate([self.learns, self.chooses]))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measurement by classification.
+
+    Args:
+        run: The run whose checkpoint is measured; of a job from scratch the folder that belongs to the recipe.
+        manifest: The dataset; it need not be the one that the run was trained on.
+        split: The official split.
+        protocol: How to measure.
+        seed: Of held-out recordings, labels, new layers and training.
+        few: How many training clips have a label; None for all.
+        pathways: Those that are measured; of two, their mean too.
+        scratch: Whether the recipe's untrained networks are taken instead of a checkpoint.
+    """
+
+    run: Run
+    manifest: Manifest
+    split: int
+    protocol: Protocol
+    seed: int
+    few: Few | None = None
+    pathways: tuple[str, ...] = PATHWAYS
+    scratch: bool = False
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that the result depends on but for the machine; no path is part of it.
+
+        Raises:
+            RunError: If the run has no checkpoint.
+        """
+        recipe = self.run.recipe
+        start = {"scratch": recipe.hash} if self.scratch else {"recipe": recipe.hash, "checkpoint": self._checkpoint()}
+        return {
+            "from": start,
+            "dataset": self.manifest.name,
+            "data": self.manifest.hash,
+            "split": self.split,
+            "seed": self.seed,
+            "labels": self.few.text if self.few else "all",
+            "pathways": list(self.pathways),
+            "protocol": self.protocol.model_dump(mode="json"),
+        }
+
+    def _checkpoint(self) -> str:
+        if not self.run.checkpoint.is_file():
+            raise RunError(
+                f"run {self.run.name} has no checkpoint: nothing was saved yet",
+                f"vcsf pretrain {self.run.folder / 'recipe.yaml'}",
+            )
+        return files.sha256(self.run.checkpoint)
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are: in the run's folder, named after the hash of `identity`."""
+        digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:12]
+        return self.run.folder / FOLDER / f"{self.manifest.name}-{self.protocol.mode}-{digest}"
+
+    @property
+    def variant(self) -> str:
+        """What is measured, as in every result row."""
+        if self.scratch:
+            return "scratch"
+        return "trained_with_labels" if self.run.uses_labels else "trained"
+
+    @property
+    def task(self) -> str:
+        """Mode, protocol where it is not named after the mode, and labels: `linear`, `finetune-coclr`, `linear-10%`."""
+        mode, name = self.protocol.mode, self.protocol.name
+        parts = [mode, *([name] if name != mode else []), *([self.few.text] if self.few else [])]
+        return "-".join(parts)
+
+    @property
+    def label(self) -> Labels:
+        """Class of each row of the manifest, None or NaN where unknown."""
+        return self.manifest.table["label"].to_numpy(object)
+
+    @property
+    def source(self) -> Labels:
+        """Recording of each row of the manifest."""
+        return self.manifest.table["source"].to_numpy(object)
+
+    @cached_property
+    def division(self) -> Division:
+        """Which clips learn, choose and are tested.
+
+        Raises:
+            DataError: If there are no labels, fewer than two classes, or test clips of a class that no training clip has.
+            InputError: If the dataset has no such split.
+        """
+        name, split, label = self.manifest.name, self.split, self.label
+        known = ~pd.isna(label)
+        if not known.any():
+            raise DataError(
+                f"{name} has no labels: there are no classes to tell apart",
+                "prepare it in folders of classes, or with a CSV list of labels; vcsf retrieve works without",
+            )
+        train, test = self.manifest.part(split, "train"), self.manifest.part(split, "test")
+        train, test = train[known[train]], test[known[test]]
+        if not len(train) or not len(test):
+            part = "training" if not len(train) else "test"
+            raise InputError(
+                f"{name} has no labelled {part} clips in split {split}",
+                "choose another --split, or prepare the dataset again: it draws splits by group, or takes yours",
+            )
+        missing = missing_classes(train, test, label)
+        if missing:
+            named = ", ".join(f"{each} ({count})" for each, count in list(missing.items())[:5])
+            raise DataError(
+                f"{sum(missing.values()):,} test clips of split {split} are of {len(missing)} classes that no training clip "
+                f"has: {named}{', ...' if len(missing) > 5 else ''}",
+                "they can only be got wrong: give these classes training clips, or choose another --split",
+            )
+        if len(set(label[train])) < 2:
+            raise DataError(f"{name} has one class only in split {split}", "there is nothing to tell apart")
+        outside = len(label) - len(train) - len(test)
+        words = [f"{outside:,} clips are in neither part of split {split} or have no label"] if outside else []
+        if self.few:
+            labelled = draw_labelled(train, label, self.source, self.few, self.seed)
+            words.append(f"{len(train) - len(labelled):,} training clips without a label (--labels {self.few.text})")
+            train = labelled
+        learns, chooses = train, train[:0]
+        if self.chooses:
+            learns, chooses = hold_out(train, label, self.source, self.protocol.held_out, self.seed)
+        return Division(learns, chooses, test, "; ".join(words) or "none")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the protocol chooses anything."""
+        return not isinstance(self.protocol, Finetune) or self.protocol.train.choose == "best"
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """The classes of the training part, sorted; probabilities are in this order."""
+        return sorted(set(self.label[self.division.train]))
+
+    def target(self, rows: Indices) -> accuracy.IntArray:
+        """The number of the class of each of some rows."""
+        return np.searchsorted(np.array(self.classes), self.label[rows].astype(str)).astype(np.int64)
+
+    def network(self) -> TwoPathways:
+        """The networks to measure, in eval mode on the CPU.
+
+        Raises:
+            RunError: If the run's checkpoint is not whole, of another kind, or another run's.
+        """
+        if self.scratch:
+            return build(dataclasses.replace(self.run.recipe, seed=self.seed)).eval()
+        return restore(self.run)[0]
+
+    @property
+    def finished(self) -> bool:
+        """Whether it was measured before."""
+        return (self.folder / "status.json").is_file() and Run(self.folder, self.run.recipe).finished
+
+    def remarks(self) -> list[str]:
+        """What a reader of the numbers should know, in words."""
+        found, status = [], {} if self.scratch else self.run.status
+        own = self.run.recipe.model.data.split
+        if status and self.run.uses_labels:
+            found.append(f"warning: {WITH_LABELS}")
+        if status.get("dataset") == self.manifest.name and self.split != own:
+            found.append(
+                f"warning: the run was trained on split {own}: test clips of split {self.split} were among its training clips"
+            )
+        if self.chooses and not len(self.division.chooses):
+            taken = (
+                "the last epoch counts" if isinstance(self.protocol, Finetune) else "the grid's first values are taken"
+            )
+            found.append(f"too few recordings with labels to hold one of each class out: {taken}")
+        return found
+
+    def summary(self) -> str:
+        """How many clips learn, choose, are tested and are left out."""
+        division = self.division
+        held = f", {len(division.chooses):,} held out to choose" if len(division.chooses) else ""
+        return (
+            f"{len(division.learns):,} clips of {len(self.classes)} classes learn{held}, {len(division.test):,} test clips; "
+            f"left out: {division.left_out}"
+        )
+
+
+def untrained(runs: Path, recipe: Recipe) -> Run:
+    """The run folder of a recipe for jobs from scratch, whether or not anything was trained there."""
+    return Run(folder_of(runs, recipe), recipe)
+
+
+def check(job: Job, machine: Machine) -> None:
+    """Everything that can be told before long work.
+
+    Raises:
+        VcsfError: If something is wrong.
+    """
+    if machine.processes > 1:
+        raise InputError(
+            f"fine-tuning works on one device, not on {machine.processes}", "give auto, cpu, cuda or cuda:N"
+        )
+    machine.device()
+    _ = job.division, job.folder
+    job.network()
+
+
+def carry_out(job: Job, machine: Machine, predict: Callable[[Job, Machine], Features]) -> pd.DataFrame:
+    """Measure, unless it was done before: tidy rows, which the run's `results.csv` then has too.
+
+    Args:
+        job: What to measure.
+        machine: Where to compute.
+        predict: Gives probabilities (test clips, classes) by pathway.
+
+    Raises:
+        RunError: If another process is at it, or the work fails.
+    """
+    folder = job.folder
+    table = job.run.folder / "results.csv"
+    if job.finished:
+        say(f"finished before: {folder}")
+        rows = pd.read_csv(folder / "results.csv")
+        results.merge(table, rows)
+        return rows
+    if job.scratch and not (job.run.folder / "recipe.yaml").is_file():
+        job.run.folder.mkdir(parents=True, exist_ok=True)
+        files.write_text(job.run.folder / "recipe.yaml", job.run.recipe.yaml())
+    folder.mkdir(parents=True, exist_ok=True)
+    busy = RunError(f"{folder} is being worked on by another process", "wait for it, or change a key of the protocol")
+    with files.only_one(folder / "lock", busy):
+        run = begin(job)
+        begun = time.monotonic()
+        probability = accuracy.with_both(predict(job, machine))
+        rows = conclude(job, probability)
+        run.note(finished=True, ended=now(), seconds=round(time.monotonic() - begun, 1))
+    results.merge(table, rows)
+    return rows
+
+
+def begin(job: Job) -> Run:
+    """The job's own folder as a run, with what it is resolved to."""
+    run, division = Run(job.folder, job.run.recipe), job.division
+    if not (run.folder / "status.json").is_file():
+        files.write_text(run.folder / "protocol.yaml", strict_yaml.dump(job.protocol.model_dump(mode="json")))
+        files.write_text(run.folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        status = {
+            "finished": False,
+            "begun": now(),
+            **job.identity,
+            "variant": job.variant,
+            "clips": {"learn": len(division.learns), "choose": len(division.chooses), "test": len(division.test)},
+            "left_out": division.left_out,
+            "classes": job.classes,
+        }
+        files.write_text(run.folder / "status.json", json.dumps(status, indent=2) + "\n")
+    return run
+
+
+def conclude(job: Job, probability: Features) -> pd.DataFrame:
+    """Write what was measured, and return tidy rows.
+
+    Args:
+        job: What was measured.
+        probability: (test clips, classes) by pathway, `both` included.
+    """
+    folder, test = job.folder, job.division.test
+    target, classes = job.target(test), np.array(job.classes)
+    video = job.manifest.table["video"].to_numpy(object)[test]
+    rows, lines, answers = [], [], []
+    for pathway, scores in probability.items():
+        confused = accuracy.confusion(scores, target, job.classes)
+        accuracy.write_confusion(folder, pathway, confused)
+        lines.append(accuracy.by_class(confused).assign(pathway=pathway))
+        answer = {"video": video, "pathway": pathway, "label": classes[target], "answer": classes[scores.argmax(1)]}
+        answers.append(pd.DataFrame(answer | {"probability": scores.max(1).round(6)}))
+        found = accuracy.accuracies(scores, target, job.source[test], ranks=job.protocol.mode != "knn")
+        rows += [
+            {
+                "run": job.run.name,
+                "variant": job.variant,
+                "seed": job.seed,
+                "dataset": job.manifest.name,
+                "split": job.split,
+                "task": job.task,
+                "pathway": pathway,
+                "metric": metric,
+                "value": value,
+                "clips": len(test),
+            }
+            for metric, value in found.items()
+        ]
+    for name, tables in (("classes.csv", lines), ("answers.csv", answers)):
+        with files.whole(folder / name, "w") as file:
+            pd.concat(tables).to_csv(file, index=False, lineterminator="\n")
+    return results.write(folder / "results.csv", rows)
