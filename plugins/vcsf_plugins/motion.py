@@ -94,7 +94,8 @@ class DifferenceMap(nn.Module):
         height, width = (min(2, side) for side in change.shape[3:])
         coarse = self.coarse(functional.avg_pool3d(change, (1, height, width), ceil_mode=True))
         scales = change + self.fine(change) + functional.interpolate(coarse, change.shape[2:])
-        following, previous = (self.norm(self.expand(scales / 3)).sigmoid() - 0.5).chunk(2)
+        gates = self.norm(self.expand(scales / 3)).sigmoid() - 0.5
+        following, previous = gates.unflatten(0, (2, -1))
         return cast(Tensor, features + features * ((following + previous) / 2))
 
 
