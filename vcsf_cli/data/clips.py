@@ -160,6 +160,21 @@ def training_loader(clips: TrainingClips, order: Order, workers: int, pin: bool)
     )
 
 
+def inputs_of(batch: Batch, view: int, pathways: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+    """The window (B, 3, L, H, W) that each pathway sees in a view, normalised, made once where they see the same."""
+    frames, colour = (batch[name][:, view].to(device, non_blocking=True) for name in ("frames", "colour"))
+    made: dict[tuple[int, int, int], Tensor] = {}
+    windows = {}
+    for pathway in pathways:
+        begin, end = batch[f"{pathway}_part"][0, view].tolist()
+        draw = min(PATHWAYS.index(pathway), colour.shape[1] - 1)
+        key = (begin, end, draw)
+        if key not in made:
+            made[key] = augmentation.to_input(frames[:, begin:end], colour[:, draw])
+        windows[pathway] = made[key]
+    return windows
+
+
 Item = TypeVar("Item")
 
 

@@ -1,0 +1,388 @@
+"""Fine-tuning: the whole network learns to name classes, from a checkpoint or from scratch."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vcsf_cli import checkpoint
+from vcsf_cli.contracts import Indices
+from vcsf_cli.data.clips import (
+    Batch,
+    LabelledClips,
+    Order,
+    WholeVideos,
+    inputs_of,
+    items_of,
+    training_loader,
+)
+from vcsf_cli.errors import RunError
+from vcsf_cli.measure.accuracy import right, with_both
+from vcsf_cli.measure.features import Features, extract
+from vcsf_cli.measure.job import Job, carry_out
+from vcsf_cli.measure.probe import knn, linear
+from vcsf_cli.model.pathways import Pathway, TwoPathways
+from vcsf_cli.narrate import Progress, say
+from vcsf_cli.protocol import Finetune
+from vcsf_cli.runs import Run
+from vcsf_cli.train.loop import Log, Plan, Position, fit
+from vcsf_cli.train.optim import learning_rate, optimizer_of
+from vcsf_cli.train.pretrain import Machine
+from vcsf_cli.train.tasks import Terms, build_sampler
+
+KIND = "vcsf-finetune"
+"""A fine-tuning under way."""
+
+CLASSIFIER = "vcsf-classifier"
+"""What it came to."""
+
+TIMED_CLIPS = 4
+TIMED_BATCHES = 3
+
+
+class Classifier(nn.Module):
+    """Pathways without their heads, each followed by dropout and a linear layer of its own.
+
+    Args:
+        model: The pathways; they are taken, not copied.
+        pathways: Those that are wanted.
+        classes: How many.
+        dropout: Probability that a feature is zero in training.
+        seed: Of the new layers.
+    """
+
+    def __init__(self, model: TwoPathways, pathways: tuple[str, ...], classes: int, dropout: float, seed: int) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict({name: model.pathway(name) for name in pathways})
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleDict()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for name in pathways:
+                channels = cast(tuple[int, ...], model.pathway(name).backbone.channels)[-1]
+                layer = nn.Linear(channels, classes)
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.zeros_(layer.bias)
+                self.layers[name] = layer
+        for name in pathways:
+            model.pathway(name).head.requires_grad_(False)
+
+    def forward(self, windows: Mapping[str, Tensor], positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Logits (B, classes) by pathway.
+
+        Args:
+            windows: (B, 3, L, H, W) by pathway.
+            positions: Which frames of its window a pathway reads, (B, T).
+        """
+        found = {}
+        for name, layer in self.layers.items():
+            features = cast(Pathway, self.encoders[name]).features(windows[name], positions[name])
+            found[name] = layer(self.dropout(features)).float()
+        return found
+
+    def features(self, windows: Tensor, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Probabilities (B, classes) by pathway; of a video they are the mean over its windows, as features are."""
+        logits = self(dict.fromkeys(self.layers, windows), positions)
+        return {name: values.softmax(1) for name, values in logits.items()}
+
+    def groups(self, backbone_scale: float) -> list[dict[str, Any]]:
+        """Weights for the optimiser: new layers at the scheduled learning rate, all else at a share of it."""
+        backbone = [weight for weight in self.encoders.parameters() if weight.requires_grad]
+        return [
+            {"params": list(self.layers.parameters()), "lr_scale": 1.0},
+            {"params": backbone, "lr_scale": backbone_scale},
+        ]
+
+    def of(self, pathway: str) -> nn.ModuleDict:
+        """What belongs to one pathway."""
+        return nn.ModuleDict({"encoder": self.encoders[pathway], "layer": self.layers[pathway]})
+
+
+class ClassifyTask:
+    """Learning to name the class of a clip, each pathway for itself.
+
+    Args:
+        job: What is measured.
+        model: The classifier.
+        position: How far the training has come; the loop moves it.
+        fabric: Device and precision.
+        machine: The same, for the check.
+    """
+
+    def __init__(self, job: Job, model: Classifier, position: Position, fabric: Fabric, machine: Machine) -> None:
+        self.job, self.model, self.position, self.fabric, self.machine = job, model, position, fabric, machine
+        self.protocol = cast(Finetune, job.protocol)
+        table = job.manifest.table
+        self.videos = table["video"].to_numpy(object)
+        self.target = np.full(len(table), -1)
+        for rows in (job.division.learns, job.division.chooses):
+            self.target[rows] = job.target(rows)
+        self.best: dict[str, dict[str, Any]] = {}
+        model.train()
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is anything to learn from yet: from the first batch on."""
+        return True
+
+    def fill(self, batch: Batch) -> None:
+        """Nothing has to be filled."""
+
+    def step(self, batch: Batch) -> Iterator[tuple[float, Terms]]:
+        """Cross-entropy of each pathway and their sum, of each part of a batch, with the part's share of the batch."""
+        size = len(batch["video"])
+        for rows in torch.arange(size).chunk(self.protocol.train.accumulate):
+            part = {name: values[rows] for name, values in batch.items()}
+            windows = inputs_of(part, 0, self.job.pathways, self.fabric.device)
+            with self.fabric.autocast():
+                logits = self.model(windows, {name: part[name][:, 0] for name in self.job.pathways})
+            target = torch.from_numpy(self.target[part["video"].numpy()]).to(self.fabric.device)
+            terms: Terms = {}
+            for pathway, values in logits.items():
+                terms[f"{pathway}_loss"] = functional.cross_entropy(values, target)
+                terms[f"{pathway}_top1"] = (values.argmax(1) == target).float().mean()
+            terms["loss"] = torch.stack([terms[f"{pathway}_loss"] for pathway in self.job.pathways]).sum()
+            yield len(rows) / size, terms
+
+    def average_gradients(self) -> None:
+        """One process has nothing to average."""
+
+    def after_step(self) -> None:
+        """Nothing follows the optimiser."""
+
+    def watch(self) -> dict[str, float]:
+        """Nothing else is logged."""
+        return {}
+
+    def evaluate(self) -> dict[str, float]:
+        """Share of right answers on held-out recordings by pathway; what is better than before is kept."""
+        rows = self.job.division.chooses
+        if not len(rows):
+            return {}
+        found, target = predict(self.job, self.model, rows, self.machine, "centre"), self.target[rows]
+        shares = {pathway: float(right(values, target).mean()) for pathway, values in with_both(found).items()}
+        for pathway in self.job.pathways:
+            if pathway not in self.best or shares[pathway] > self.best[pathway]["share"]:
+                weights = copy.deepcopy(self.model.of(pathway).state_dict())
+                self.best[pathway] = {"share": shares[pathway], "epoch": self.position.epoch, "weights": weights}
+        return {f"{pathway}_held_out_top1": share for pathway, share in shares.items()}
+
+    def name(self, batch: Batch) -> list[str]:
+        """The videos of a batch."""
+        return [str(name) for name in self.videos[batch["video"].numpy()]]
+
+    def state(self) -> dict[str, Any]:
+        """Weights, and the best so far."""
+        return {"model": self.model.state_dict(), "best": self.best}
+
+    def load_state(self, state: Mapping[str, Any], path: Path) -> None:
+        """Go on from what `state` gave.
+
+        Raises:
+            RunError: If it does not fit; `path` is named as where it comes from.
+        """
+        checkpoint.load_weights(self.model, state["model"], path)
+        self.best = dict(state["best"])
+
+    def take_best(self, path: Path) -> None:
+        """Put each pathway back to its best epoch, where epochs were compared."""
+        for pathway, best in self.best.items():
+            say(f"{pathway}: epoch {best['epoch']} chosen, {best['share']:.1%} right on held-out recordings")
+            checkpoint.load_weights(self.model.of(pathway), best["weights"], path)
+
+
+def measure(job: Job, machine: Machine) -> pd.DataFrame:
+    """Measure by classification, as the job's protocol says: tidy rows with the columns of `results.csv`.
+
+    Raises:
+        RunError: If another process is at it, or the work fails.
+    """
+    return {"finetune": finetune, "linear": linear, "knn": knn}[job.protocol.mode](job, machine)
+
+
+def finetune(job: Job, machine: Machine) -> pd.DataFrame:
+    """Measure the whole network, fine-tuned: tidy rows. It goes on where an earlier call stopped.
+
+    Raises:
+        Interrupted: After Ctrl-C, with a checkpoint saved.
+        RunError: If another process is at it, or the training fails.
+    """
+    rows = carry_out(job, machine, learn_and_predict)
+    Run(job.folder, job.run.recipe).checkpoint.unlink(missing_ok=True)  # classifier.pt is what stays
+    return rows
+
+
+def learn_and_predict(job: Job, machine: Machine) -> Features:
+    """Probabilities (test clips, classes) by pathway of the epoch that counts."""
+    run = Run(job.folder, job.run.recipe)
+    fabric = machine.fabric()
+    fabric.launch()
+    model = classifier_of(job, fabric)
+    try:
+        task = learn(job, run, model, fabric, machine)
+        task.take_best(run.checkpoint)
+        protocol = cast(Finetune, job.protocol)
+        test = job.division.test
+        with Progress(len(test), "videos", "testing") as progress:
+            found = predict(job, model, test, machine, protocol.crops, progress)
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"{fabric.device} has too little memory: {str(error).splitlines()[0]}",
+            "--set train.accumulate=4 divides a batch into parts",
+        ) from error
+    content = {"job": json.dumps(job.identity), "classes": job.classes, "model": model.state_dict()}
+    checkpoint.save(run.folder / "classifier.pt", content, CLASSIFIER)
+    return found
+
+
+def classifier_of(job: Job, fabric: Fabric) -> Classifier:
+    """The classifier at its start, on its device."""
+    dropout = cast(Finetune, job.protocol).dropout
+    return cast(
+        Classifier, fabric.to_device(Classifier(job.network(), job.pathways, len(job.classes), dropout, job.seed))
+    )
+
+
+def learn(job: Job, run: Run, model: Classifier, fabric: Fabric, machine: Machine) -> ClassifyTask:
+    """Train a classifier to its end."""
+    protocol = cast(Finetune, job.protocol)
+    saved = own_checkpoint(job, run) if run.checkpoint.exists() else None
+    position = Position(**saved["position"]) if saved else Position()
+    task = ClassifyTask(job, model, position, fabric, machine)
+    optim = protocol.optim
+    optimizer = optimizer_of(optim, model.groups(optim.backbone_lr / optim.lr))
+    if saved:
+        say(f"going on after step {position.step:,} (epoch {position.epoch + 1})")
+        task.load_state(saved["task"], run.checkpoint)
+        optimizer.load_state_dict(saved["optimizer"])
+    plan = plan_of(job, machine.save_every)
+    batches = items_of(
+        training_loader(
+            clips_of(job),
+            Order(job.division.learns, plan.clips, job.seed, position.epoch, plan.epochs, position.batch),
+            machine.readers,
+            pin=fabric.device.type == "cuda",
+        )
+    )
+
+    def save() -> None:
+        content = {
+            "job": json.dumps(job.identity),
+            "classes": job.classes,
+            "position": dataclasses.asdict(position),
+            "task": task.state(),
+            "optimizer": optimizer.state_dict(),
+        }
+        checkpoint.save(run.checkpoint, content, KIND)
+
+    log = Log(run, position.step)
+    fit(fabric, task, optimizer, batches, plan, position, log, save)
+    save()
+    log.close()
+    return task
+
+
+def plan_of(job: Job, save_every: float) -> Plan:
+    """What the loop is told; a batch is never larger than the training part."""
+    protocol = cast(Finetune, job.protocol)
+    train, optim = protocol.train, protocol.optim
+    size = min(train.batch, len(job.division.learns))
+    return Plan(
+        epochs=train.epochs,
+        batches=len(job.division.learns) // size,
+        clips=size,
+        seed=job.seed,
+        log_every=train.log_every,
+        check_every=train.check_every if len(job.division.chooses) else 0,
+        save_every=save_every,
+        learning_rate=lambda epoch: learning_rate(optim, epoch, train.epochs),
+    )
+
+
+def clips_of(job: Job) -> LabelledClips:
+    """What is learned from."""
+    stage = job.run.recipe.model
+    augment = cast(Finetune, job.protocol).augment
+    return LabelledClips(job.manifest, build_sampler(stage), augment, stage.data.size, job.seed)
+
+
+def own_checkpoint(job: Job, run: Run) -> dict[str, Any]:
+    """The checkpoint of a fine-tuning that was interrupted.
+
+    Raises:
+        RunError: If it is not whole, or belongs to another one.
+    """
+    saved = checkpoint.load(run.checkpoint, KIND)
+    if saved["classes"] != job.classes:
+        raise RunError(
+            f"{run.checkpoint} tells {len(saved['classes'])} classes apart, {job.manifest.name} has {len(job.classes)} others",
+            f"it is another dataset's: delete {run.folder} and start again",
+        )
+    if json.loads(saved["job"]) != job.identity:
+        raise RunError(
+            f"{run.checkpoint} is another fine-tuning's", f"bring back its own, or delete {run.folder} and start again"
+        )
+    return saved
+
+
+def predict(
+    job: Job,
+    model: Classifier,
+    rows: Indices,
+    machine: Machine,
+    crops: Literal["centre", "ten"],
+    progress: Progress | None = None,
+) -> Features:
+    """Probabilities (rows, classes) by pathway: the mean over windows with hop L/2 - 1 over the whole video, and crops."""
+    stage, border = job.run.recipe.model, cast(Finetune, job.protocol).augment.border
+    videos = WholeVideos(job.manifest, rows.tolist(), build_sampler(stage), border, stage.data.size, crops=crops)
+
+    def done(count: int) -> None:
+        if progress:
+            progress.advance(count - progress.done)
+
+    return extract(model, videos, machine.device(), machine.readers, done, machine.bf16())
+
+
+def estimate(job: Job, machine: Machine) -> float:
+    """Seconds that training and testing take, extrapolated from a few small batches and one test clip.
+
+    Reading and computing overlap when training, so a clip is taken to last as long as the slower of the two.
+    """
+    protocol, division, fabric = cast(Finetune, job.protocol), job.division, machine.fabric()
+    model, plan = classifier_of(job, fabric), plan_of(job, 0)
+    task = ClassifyTask(job, model, Position(), fabric, machine)
+    optimizer = optimizer_of(protocol.optim, model.groups(1.0))
+    size = min(TIMED_CLIPS, plan.clips)
+    batches = iter(training_loader(clips_of(job), Order(division.learns, size, job.seed, 0, 1000), 0, pin=False))
+    reading, computing = [], []
+    for _ in range(TIMED_BATCHES):
+        begun = time.monotonic()
+        batch = next(batches)
+        read = time.monotonic()
+        for share, terms in task.step(batch):
+            fabric.backward(share * terms["loss"])
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if fabric.device.type == "cuda":
+            torch.cuda.synchronize()
+        reading.append(read - begun)
+        computing.append(time.monotonic() - read)
+    # The first batch pays for warming up.
+    clip = max(np.mean(reading[1:]) / max(1, machine.readers), np.mean(computing[1:])) / size
+    begun = time.monotonic()
+    predict(job, model, division.test[:1], dataclasses.replace(machine, workers=0), protocol.crops)
+    test = (time.monotonic() - begun) * len(division.test)
+    return float(clip * plan.clips * plan.batches * plan.epochs + test)
