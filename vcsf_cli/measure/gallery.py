@@ -147,10 +147,10 @@ class GrowingRows:
         """Append rows (n, C) and see them onto the disk."""
         width = values.shape[1]
         with self.path.open("r+b" if self.path.exists() else "w+b") as file:
-            file.truncate(HEADER_BYTES + 4 * width * self.rows)
-            file.seek(0, os.SEEK_END)
+            file.seek(HEADER_BYTES + 4 * width * self.rows)
             file.write(np.ascontiguousarray(values, "<f4").data)
             self.rows += len(values)
+            file.truncate()
             file.seek(0)
             shape = {"shape": (self.rows, width), "fortran_order": False, "descr": "<f4"}
             np.lib.format.write_array_header_1_0(file, shape)
@@ -205,11 +205,16 @@ class Gallery:
 
     def _stored(self, pathway: str) -> FloatArray:
         """The rows of a pathway's file; none if it is damaged."""
+        path = self.folder / f"{pathway}.npy"
         try:
-            rows: FloatArray = np.load(self.folder / f"{pathway}.npy", mmap_mode="r")
+            with path.open("rb") as file:
+                np.lib.format.read_magic(file)
+                (_, width), _, _ = np.lib.format.read_array_header_1_0(file)
         except (OSError, ValueError):
             return np.empty((0, 1), np.float32)
-        return rows
+        # Counted by what is there: a call that was killed may have left a header that is ahead of it, or behind.
+        rows = (path.stat().st_size - HEADER_BYTES) // (4 * width)
+        return np.memmap(path, "<f4", "r", HEADER_BYTES, (rows, width)) if rows else np.empty((0, width), np.float32)
 
     def _entry(self, clip: int) -> dict[str, Any] | None:
         """What the journal says of a clip, None if it is not there or was another clip."""
@@ -286,7 +291,8 @@ def entry_of(line: bytes) -> dict[str, Any] | None:
         entry: dict[str, Any] = json.loads(line)
     except ValueError:
         return None
-    return entry if line.endswith(b"\n") else None
+    whole = line.endswith(b"\n") and isinstance(entry, dict) and entry.keys() >= {"video", "sha256", "first", "windows"}
+    return entry if whole else None
 
 
 def mean_of(windows: Windows, pathway: str) -> FloatArray:
