@@ -63,6 +63,8 @@ def test_every_command_has_help(command: str) -> None:
         (["pretrain"], "RECIPE"),
         (["pretrain", "no/such.yaml"], "there is no recipe"),
         (["pretrain", "demo", "--set", "loss.temprature=1"], "did you mean `temperature`?"),
+        (["pretrain", "demo", "--precision", "bf16", "--devices", "cpu"], "needs a GPU"),
+        (["pretrain", "demo", "--set", "speed.precision=bf16", "--devices", "cpu"], "needs a GPU"),
         (["pretrain", "demo", "--devices", "tpu"], "is no device"),
         (["retrieve", "--k", "1,x"], "no list of whole numbers"),
         (["retrieve", "--k", "0"], "k starts at 1"),

@@ -54,7 +54,7 @@ precision_option = click.option(
     type=click.Choice(["auto", "float32", "bf16"]),
     default="auto",
     show_default=True,
-    help="Arithmetic of the networks; auto is bf16 on a GPU that has it, else float32; bf16 pays on newer CPUs too.",
+    help="Arithmetic of the networks; auto is what the recipe says, else bf16 on a GPU that has it and float32 elsewhere.",
 )
 
 

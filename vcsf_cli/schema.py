@@ -135,6 +135,19 @@ class Train(Node):
     """At most so many training clips take part in the check."""
 
 
+class Speed(Node):
+    """How a step is computed, not what."""
+
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Arithmetic of the networks while they train; auto: bf16 on a GPU that has it, else float32."""
+    compile: bool = False
+    """Whether torch compiles each pathway: minutes at the start, for shorter steps on a GPU. On a CPU it gains nothing."""
+    fused: Literal["auto"] | bool = "auto"
+    """Whether the optimiser updates all weights in one kernel; auto: on a GPU, if the optimiser can."""
+    channels_last: bool = True
+    """Whether clips and weights lie in memory with the channel last."""
+
+
 class Stage(Node):
     """Everything that one stage of training needs."""
 
@@ -149,6 +162,7 @@ class Stage(Node):
     loss: Component
     optim: Optim = Optim()
     train: Train
+    speed: Speed = Speed()
 
 
 DEFAULTS: dict[str, Any] = {
@@ -160,8 +174,8 @@ DEFAULTS: dict[str, Any] = {
 }
 """Top-level nodes that a recipe need not name and that have no model with defaults above."""
 
-MODEL_KEYS = frozenset({"data", "backbone", "slow", "fast", "motion", "head"})
-"""What a later stage can't change: it goes on with the networks and the clips of the stage before."""
+MODEL_KEYS = frozenset({"data", "backbone", "slow", "fast", "motion", "head", "speed"})
+"""What a later stage can't change: it goes on with the networks, the clips and the way to compute of the stage before."""
 
 COMPONENTS = {"sampler": "sampler", "backbone": "backbone", "motion": "motion", "loss": "loss"}
 """Recipe keys of component nodes and the kind of their component."""

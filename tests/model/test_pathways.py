@@ -55,3 +55,29 @@ def test_motion_modules_sit_in_the_slow_pathway_and_start_as_the_identity() -> N
 def test_a_motion_module_after_a_stage_that_is_not_there() -> None:
     with pytest.raises(RecipeError, match="names stage 5"):
         build(recipes.load("demo", [*TINY, "motion.after=[2, 5]"]))
+
+
+MOTIONS = ["none", "difference_gate", "difference_map", "short_term", "additive", "correlation"]
+
+
+@pytest.mark.parametrize("motion", MOTIONS)
+def test_a_pathway_compiles_to_one_graph_that_computes_the_same(motion: str) -> None:
+    node = f"motion={{name: {motion}, after: [2, 3]}}" if motion != "none" else "motion=none"
+    model = build(recipes.load("demo", [*TINY, node]))
+    window, positions = torch.randn(2, 3, 32, 32, 32), torch.arange(0, 32, 4).expand(2, -1)
+    clip = model.slow.clip(window, positions)
+    # What dynamo can't follow is an error with `fullgraph`; generating code from the graph is the compiler's business.
+    compiled = torch.compile(model.slow.eval(), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(clip, window), model.slow(clip, window))
+
+
+def test_channels_last_is_a_matter_of_memory_alone() -> None:
+    window, positions = torch.randn(2, 3, 32, 32, 32), {"fast": torch.arange(32).expand(2, -1)}
+    models = [build(recipes.load("demo", [*TINY, f"speed.channels_last={on}"])) for on in ("true", "false")]
+    last = [
+        model.fast.backbone.get_parameter("stages.1.body.0.weight").is_contiguous(memory_format=torch.channels_last_3d)
+        for model in models
+    ]
+    assert last == [True, False]
+    first, second = (model(window, positions)["fast"] for model in models)
+    torch.testing.assert_close(first, second)

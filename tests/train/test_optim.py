@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vcsf_cli.errors import UnknownName
+from vcsf_cli.errors import InputError, UnknownName
 from vcsf_cli.schema import Optim
 from vcsf_cli.train.optim import learning_rate, optimizer_of
 
@@ -28,3 +28,16 @@ def test_optimisers_go_by_timms_names() -> None:
     with pytest.raises(UnknownName) as error:
         optimizer_of(Optim(name="adamm"), [weight])
     assert "adam" in error.value.hint
+
+
+def test_a_fused_optimiser_steps_like_the_other_and_is_refused_where_there_is_none() -> None:
+    weights = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    fused = optimizer_of(Optim(name="adam"), weights[:1], fused=True)
+    plain = optimizer_of(Optim(name="adam"), weights[1:], fused="auto")  # not on a GPU, so not fused
+    assert (fused.defaults["fused"], plain.defaults["fused"]) == (True, None)
+    for weight, optimizer in zip(weights, (fused, plain), strict=True):
+        weight.grad = torch.tensor([1.0, -2.0, 3.0])
+        optimizer.step()
+    torch.testing.assert_close(weights[0], weights[1])
+    with pytest.raises(InputError, match="no fused `lamb`"):
+        optimizer_of(Optim(name="lamb"), weights, fused=True)

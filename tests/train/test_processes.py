@@ -117,6 +117,12 @@ def test_every_process_gets_its_own_clips_of_the_same_batches() -> None:
     assert len(Order(rows, 6, 3, 0, 2, process=1, processes=3)) == len(whole)
 
 
+def test_parts_of_less_than_two_clips_are_told(recipe: Path, tiny_data: Path) -> None:
+    split = ("--set", "train.norm=split", "--set", "train.parts=3")
+    done = called(*arguments(recipe, tiny_data, "runs", "--devices", "1", *split), cwd=recipe.parent, status=2)
+    assert "3 parts of a batch of 4" in done.stderr
+
+
 def test_a_batch_that_can_not_be_divided_is_told(recipe: Path, tiny_data: Path) -> None:
     done = called(*arguments(recipe, tiny_data, "runs", "--devices", "3"), cwd=recipe.parent, status=2)
     assert "a batch of 4 clips can't be divided among 3 processes" in done.stderr

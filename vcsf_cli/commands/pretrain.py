@@ -93,6 +93,7 @@ def command(
     from vcsf_cli.train.pretrain import Machine, Trainer, check_parts, training_rows, warnings_for
     from vcsf_cli.train.tasks import uses_labels
 
+    precision = resolved.model.speed.precision if precision == "auto" else precision
     machine = Machine(devices, precision, workers, save_every, share_stages, nodes)
     work_together(machine.processes * machine.nodes > 1)
     check_parts(resolved)

@@ -56,10 +56,9 @@ def count_flops(pathway: Pathway, positions: Tensor, length: int, size: int, dev
     window = torch.zeros(1, 3, length, size, size, device=device)
     # The CPU's fused attention is unknown to the counter, its matrix products are not.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        blank(window, positions[None])
-    root = type(blank).__name__
+        blank.head(blank.features(window, positions[None]))
     by_module = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
-    head = by_module.get(f"{root}.head", 0)
-    motion = sum(by_module.get(f"{root}.motion.{stage}", 0) for stage in blank.motion)
+    head = by_module.get(type(blank.head).__name__, 0)
+    motion = sum(by_module.get(f"{type(blank).__name__}.motion.{stage}", 0) for stage in blank.motion)
     # Motion modules run inside the backbone's forward, so that its own count has theirs in it.
     return {"backbone": counter.get_total_flops() - motion - head, "motion": motion, "head": head}

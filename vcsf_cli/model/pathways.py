@@ -60,8 +60,11 @@ class Pathway(nn.Module):
         """
         return difference(window, positions) if self.difference else select(window, positions)
 
-    def features(self, window: Tensor, positions: Tensor) -> Tensor:
-        """Pooled features (B, C): the representation, before the head."""
+    def forward(self, clip: Tensor, window: Tensor) -> Tensor:
+        """Pooled features (B, C), the representation before the head, of what `clip` gives for a window (B, 3, L, H, W).
+
+        It looks at no value of a tensor, so that it compiles to one graph.
+        """
 
         def between(stage: int, features: Tensor) -> Tensor:
             key = str(stage)
@@ -76,7 +79,7 @@ class Pathway(nn.Module):
                 )
             return moved
 
-        features: Tensor = self.backbone(self.clip(window, positions), between)
+        features: Tensor = self.backbone(clip, between)
         channels = cast(tuple[int, ...], self.backbone.channels)[-1]
         if features.dim() != 5 or features.shape[1] != channels:
             raise PluginError(
@@ -85,9 +88,9 @@ class Pathway(nn.Module):
             )
         return features.mean((2, 3, 4))
 
-    def forward(self, window: Tensor, positions: Tensor) -> Tensor:
-        """Unit-length embeddings (B, D)."""
-        return cast(Tensor, self.head(self.features(window, positions)))
+    def features(self, window: Tensor, positions: Tensor) -> Tensor:
+        """Pooled features (B, C) of a window (B, 3, L, H, W) at positions (B, T)."""
+        return cast(Tensor, self(self.clip(window, positions), window))
 
 
 def takes_all(window: Tensor, positions: Tensor) -> bool:
@@ -136,7 +139,8 @@ class TwoPathways(nn.Module):
             windows: (B, 3, L, H, W), one for both pathways or one for each.
             positions: Which frames of its window a pathway reads.
         """
-        return {name: self.pathway(name)(window_of(windows, name), at) for name, at in positions.items()}
+        features = self.features(windows, positions)
+        return {name: self.pathway(name).head(feature) for name, feature in features.items()}
 
     def features(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Pooled features (B, C) by pathway."""
@@ -157,9 +161,10 @@ def build(recipe: Recipe) -> TwoPathways:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = TwoPathways(*(build_pathway(recipe, pathway) for pathway in PATHWAYS))
-    for weight in model.parameters():
-        if weight.dim() == 5:  # clips arrive with the channel last: it pays on CPU and GPU
-            weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
+    if recipe.model.speed.channels_last:
+        for weight in model.parameters():
+            if weight.dim() == 5:
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
     return model
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers  # type: ignore[attr-defined]  # timm has no __all__
@@ -35,7 +35,9 @@ def optimizer_of(
     can = "fused" in inspect.signature(get_optimizer_class(optim.name, bind_defaults=False)).parameters
     if fused is True and not can:
         raise InputError(f"there is no fused `{optim.name}`", "leave out speed.fused, or take adam, adamw or sgd")
-    extra = {"fused": True} if can and (fused is True or (fused == "auto" and weights[0].is_cuda)) else {}
+    extra: dict[str, Any] = (
+        {"fused": True} if can and (fused is True or (fused == "auto" and weights[0].is_cuda)) else {}
+    )
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
         weights, opt=optim.name, lr=optim.lr, weight_decay=optim.weight_decay, momentum=optim.momentum, **extra
     )

@@ -90,13 +90,20 @@ class Machine:
         return torch.device(wanted)
 
     def bf16(self) -> bool:
-        """Whether networks compute in bfloat16: on a CPU only where asked for, as not every CPU is faster with it.
+        """Whether networks compute in bfloat16.
 
         Raises:
-            InputError: If the device isn't there.
+            InputError: If it was asked for without a GPU.
         """
-        on_gpu = self.device().type == "cuda"
-        return self.precision == "bf16" or (self.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
+        if self.device().type == "cpu":
+            if self.precision == "bf16":
+                # Of a convolution over two frames torch 2.14 gives what lay in memory as the weights' gradient.
+                raise InputError(
+                    "bf16 needs a GPU: on CPUs torch's gradients of some 3D convolutions in bf16 are garbage",
+                    "leave --precision and speed.precision out on a CPU",
+                )
+            return False
+        return self.precision == "bf16" or (self.precision == "auto" and torch.cuda.is_bf16_supported())
 
     def fabric(self) -> Fabric:
         """Lightning Fabric on this device."""
@@ -174,6 +181,13 @@ def check_batches(recipe: Recipe, processes: int) -> None:
             raise InputError(
                 f"a batch of {batch} clips can't be divided among {processes} processes",
                 "change --devices or train.batch",
+            )
+        least = batch // processes // stage.train.accumulate // stage.train.parts
+        if stage.train.norm == "split" and least < 2:
+            raise InputError(
+                f"train.norm `split` makes {stage.train.parts} parts of a batch of {batch // processes}: batch statistics need "
+                "two clips or more in each",
+                "set train.parts or train.accumulate lower, or train.batch higher",
             )
         if stage.train.norm == "synced" and processes > 1 and not torch.cuda.is_available():
             raise InputError(
@@ -285,7 +299,7 @@ class Trainer:
         before = sum(earlier.train.epochs for earlier in self.recipe.stages[:index])
         resumes = self.saved is not None and index == self.saved["position"]["stage"]
         task = PretrainTask(self.recipe, stage, self.model, self.manifest, self.rows, self.fabric, self.machine.readers)
-        optimizer = optimizer_of(stage.optim, task.parameters())
+        optimizer = optimizer_of(stage.optim, task.parameters(), stage.speed.fused)
         if self.saved is not None and resumes:
             task.load_state(self.saved["task"], self.run.checkpoint)
             try:
@@ -379,7 +393,7 @@ def seconds_a_clip(recipe: Recipe, stage: Stage, manifest: Manifest, machine: Ma
     """
     rows, fabric = training_rows(recipe, manifest), machine.fabric()
     task = PretrainTask(recipe, stage, cast(TwoPathways, fabric.to_device(build(recipe))), manifest, rows, fabric, 0)
-    optimizer = optimizer_of(stage.optim, task.parameters())
+    optimizer = optimizer_of(stage.optim, task.parameters(), stage.speed.fused)
     clips = TrainingClips(manifest, build_sampler(stage), stage.augment, stage.data.size, recipe.seed)
     order = Order(rows, min(TIMED_CLIPS, stage.train.batch), recipe.seed, 0, 1000)
     reading: list[float] = []

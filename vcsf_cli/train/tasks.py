@@ -91,6 +91,10 @@ class PretrainTask:
         split(model, stage.train.parts if stage.train.norm == "split" else 1)
         self.trained = [pathway for pathway in PATHWAYS if pathway in stage.train.pathways]
         self.keys = cast(TwoPathways, fabric.to_device(key_encoder(model)))
+        if stage.speed.compile:
+            for pathway in PATHWAYS:
+                model.pathway(pathway).compile()
+                self.keys.pathway(pathway).compile()
         self.loss = cast(Loss, fabric.to_device(build_loss(stage)))
         self.queue = cast(Queue, fabric.to_device(Queue(self.loss.queue, stage.head.dim, recipe.seed)))
         self.keyed = list(PATHWAYS) if self.loss.crosses else self.trained
@@ -202,6 +206,8 @@ class PretrainTask:
             key = (begin, end, draw)
             if key not in made:
                 made[key] = to_input(frames[:, begin:end], colour[:, draw])
+                if not self.stage.speed.channels_last:
+                    made[key] = made[key].contiguous()
             windows[pathway] = made[key]
         return windows
 
@@ -277,7 +283,8 @@ class PretrainTask:
             stage.data.size,
             centre_only=True,
         )
-        features = extract(self.model, videos, self.fabric.device, self.workers, lambda count: None)
+        with torch.compiler.set_stance("force_eager"):  # windows come in batches of any size: each would be compiled
+            features = extract(self.model, videos, self.fabric.device, self.workers, lambda count: None)
         self._set_mode()
         unit = {pathway: retrieval.centred_unit(feature) for pathway, feature in features.items()}
         source = self.numbers.source[self.checked]
