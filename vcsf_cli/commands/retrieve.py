@@ -138,7 +138,8 @@ def command(
     if search:
         refuse({"DATASET": dataset, "--split": split, "--baselines": baselines, "--untrained": untrained}, search)
     else:
-        refuse({f"--{name.replace('each_window', 'windows')}": value for name, value in searching.items()}, search)
+        renamed = {"each_window": "windows", "table": "csv"}
+        refuse({f"--{renamed.get(name, name)}": value for name, value in searching.items()}, search)
     run = find_run(runs, source)
     if source is None:
         say(f"using the newest finished run: {run.name}")
@@ -241,12 +242,11 @@ def refuse(options: dict[str, Any], search: bool) -> None:
     """
     for option, value in options.items():
         if value not in (None, False, ()):
-            flag = option.replace("_", "-")
-            if flag == "DATASET":
+            if option == "DATASET":
                 raise InputError(f"with --query, `{value}` has no meaning as DATASET", f"write --gallery {value}")
             if search:
-                raise InputError(f"{flag} has no meaning with --query", "it is an option of the benchmark")
-            raise InputError(f"{flag} needs --query or --query-dir", "they name the videos to search with")
+                raise InputError(f"{option} has no meaning with --query", "it is an option of the benchmark")
+            raise InputError(f"{option} needs --query or --query-dir", "they name the videos to search with")
 
 
 def find(
