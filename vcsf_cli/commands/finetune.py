@@ -1,0 +1,285 @@
+"""`vcsf finetune`: classification by a trained run, or by its recipe from scratch."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vcsf_cli.cli import EXIT_INTERRUPTED
+from vcsf_cli.data.groups import Few
+from vcsf_cli.errors import InputError
+from vcsf_cli.narrate import duration, say
+from vcsf_cli.options import complete_run, data_option, devices_option, precision_option, runs_option
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+
+    from vcsf_cli.measure.job import Job
+    from vcsf_cli.protocol import Protocol
+    from vcsf_cli.runs import Run
+    from vcsf_cli.train.pretrain import Machine
+
+SCRATCH = "scratch:"
+DEFAULT_PROTOCOL = "coclr"
+
+
+class LabelsType(click.ParamType[Few]):
+    """How many training clips have a label."""
+
+    name = "1%|10%|N-per-class"
+
+    def convert(self, value: str | Few, parameter: click.Parameter | None, context: click.Context | None) -> Few:
+        try:
+            return value if isinstance(value, Few) else Few.parse(value)
+        except ValueError as error:
+            self.fail(str(error), parameter, context)
+
+
+class Seeds(click.ParamType[list[int]]):
+    """A comma-separated list of seeds."""
+
+    name = "N,N,..."
+
+    def convert(
+        self, value: str | list[int], parameter: click.Parameter | None, context: click.Context | None
+    ) -> list[int]:
+        if isinstance(value, list):
+            return value
+        parts = value.split(",")
+        if not all(part.isdigit() and int(part) < 2**31 for part in parts):
+            self.fail(f"`{value}` is no list of seeds; write --seeds 0,1,2", parameter, context)
+        return list(dict.fromkeys(map(int, parts)))
+
+
+@click.command("finetune")
+@click.argument("dataset")
+@click.option(
+    "--from",
+    "source",
+    metavar="RUN|scratch:RECIPE",
+    shell_complete=complete_run,
+    help="A run folder or name, or the untrained networks of a recipe.  [default: the newest finished run]",
+)
+@click.option(
+    "--linear", is_flag=True, help="Leave the networks as they are and train a linear layer on their features."
+)
+@click.option("--knn", is_flag=True, help="Let the nearest training clips vote; nothing is trained.")
+@click.option("--labels", "few", type=LabelsType(), help="Use so many labels of the training part.  [default: all]")
+@click.option(
+    "--split",
+    type=click.Choice(["1", "2", "3", "all"]),
+    help="Official split, or all three one after the other.  [default: the one that the run was trained on]",
+)
+@click.option(
+    "--pathway",
+    type=click.Choice(["slow", "fast", "both"]),
+    default="both",
+    show_default=True,
+    help="Each pathway is trained by itself; both reports them and the mean of their probabilities.",
+)
+@click.option(
+    "--protocol", "named", help="A protocol's name or file.  [default: coclr, or linear or knn as the options say]"
+)
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a key of the protocol, such as `train.epochs=100`; may be given often.",
+)
+@click.option("--seeds", type=Seeds(), help="Measure once with each of these seeds.  [default: the recipe's]")
+@data_option
+@runs_option
+@devices_option
+@precision_option
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    help="Processes that read clips.  [default: one less than the cores, at most 8]",
+)
+@click.option(
+    "--save-every",
+    type=click.FloatRange(0),
+    default=120.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between checkpoints.",
+)
+@click.option("--dry-run", is_flag=True, help="Check everything, print the resolved protocol, measure nothing.")
+def command(
+    dataset: str,
+    source: str | None,
+    linear: bool,
+    knn: bool,
+    few: Few | None,
+    split: str | None,
+    pathway: str,
+    named: str | None,
+    assignments: tuple[str, ...],
+    seeds: list[int] | None,
+    data: Path,
+    runs: Path,
+    dry_run: bool,
+    **how: Any,
+) -> None:
+    """Measure how well the networks of a run tell the classes of DATASET apart: the whole network fine-tuned, or with
+    --linear or --knn its features as they are.
+
+    Protocols (coclr, cpu, linear, knn, or a file of your own) say how. Nothing is chosen on test clips: whole recordings of
+    the training part are held out. The same command goes on where an earlier one stopped, and shows the table again when
+    all is done. Rows are in results.csv of the run, everything else in its folder `finetune`.
+    """
+    from vcsf_cli import protocol as protocols
+    from vcsf_cli.contracts import PATHWAYS
+    from vcsf_cli.data.manifest import Manifest
+
+    protocol = protocols.load(protocol_named(named, linear, knn), assignments)
+    check_mode(protocol, named, linear, knn)
+    run, scratch = start_of(runs, source)
+    manifest = Manifest.open(data / dataset)
+
+    from vcsf_cli.measure.job import Job, check
+    from vcsf_cli.train.classify import measure
+    from vcsf_cli.train.pretrain import Machine
+
+    machine = Machine(how["devices"], how["precision"], how["workers"], how["save_every"])
+    splits = [1, 2, 3] if split == "all" else [int(split or run.recipe.model.data.split)]
+    pathways = PATHWAYS if pathway == "both" else (pathway,)
+    jobs = [
+        Job(run, manifest, each, protocol, seed, few, pathways, scratch)
+        for seed in seeds or [run.recipe.seed]
+        for each in splits
+    ]
+    for job in jobs:
+        check(job, machine)
+    for remark in dict.fromkeys(remark for job in jobs for remark in job.remarks()):
+        say(remark)
+    if dry_run:
+        rehearse(jobs, machine)
+        return
+    tables = []
+    for job in jobs:
+        say(f"{job.task} of {job.run.name}, {job.manifest.name} split {job.split}, seed {job.seed}: {job.summary()}")
+        try:
+            tables.append(measure(job, machine))
+        except KeyboardInterrupt:
+            say(f"interrupted; the same command goes on: vcsf {shlex.join(sys.argv[1:])}")
+            raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
+        say(f"files: {job.folder}")
+    show(tables)
+    say(f"results: {run.folder / 'results.csv'}")
+
+
+def protocol_named(named: str | None, linear: bool, knn: bool) -> str:
+    """The protocol that options ask for.
+
+    Raises:
+        InputError: If they ask for two things at once.
+    """
+    if linear and knn:
+        raise InputError("--linear and --knn are two measurements", "give one of them, and the other in a second call")
+    return named or ("linear" if linear else "knn" if knn else DEFAULT_PROTOCOL)
+
+
+def check_mode(protocol: Protocol, named: str | None, linear: bool, knn: bool) -> None:
+    """Whether a named protocol is of the kind that an option asks for.
+
+    Raises:
+        InputError: If it isn't.
+    """
+    wanted = "linear" if linear else "knn" if knn else protocol.mode
+    if protocol.mode != wanted:
+        raise InputError(
+            f"protocol {named} is of mode {protocol.mode}, not {wanted}",
+            f"leave out --{wanted}, or name another protocol",
+        )
+
+
+def start_of(runs: Path, source: str | None) -> tuple[Run, bool]:
+    """The run that `--from` names, and whether its networks are taken untrained.
+
+    Raises:
+        InputError: If there is none.
+    """
+    from vcsf_cli import recipe as recipes
+    from vcsf_cli.measure.job import untrained
+    from vcsf_cli.runs import find_run
+
+    if source is not None and source.startswith(SCRATCH):
+        return untrained(runs, recipes.load(source.removeprefix(SCRATCH))), True
+    run = find_run(runs, source)
+    if source is None:
+        say(f"using the newest finished run: {run.name}")
+    if not run.finished:
+        say(f"run {run.name} is not finished: measuring its newest checkpoint")
+    return run, False
+
+
+def rehearse(jobs: list[Job], machine: Machine) -> None:
+    """`--dry-run`: the resolved protocol on stdout, everything else on stderr."""
+    from vcsf_cli import strict_yaml
+    from vcsf_cli.train.classify import estimate
+
+    click.echo(strict_yaml.dump(jobs[0].protocol.model_dump(mode="json")), nl=False)
+    for job in jobs:
+        say(f"{job.task}, split {job.split}, seed {job.seed}: {job.summary()}")
+        say(f"folder: {job.folder}{' (finished)' if job.finished else ''}")
+    if jobs[0].protocol.mode == "finetune":
+        seconds = len(jobs) * estimate(jobs[0], machine)
+        say(f"estimated time: {duration(seconds)} on {machine.device()}, extrapolated from a few small batches")
+
+
+def show(tables: list[pd.DataFrame]) -> None:
+    """Print what was measured on stdout, in per cent, and mean and spread of several measurements."""
+    import pandas as pd
+    from rich.console import Console
+
+    rows = pd.concat(tables, ignore_index=True)
+    console = Console(soft_wrap=True)
+    console.print(table_of(rows))
+    if len(tables) > 1:
+        console.print(spread_of(rows, len(tables)))
+
+
+def table_of(rows: pd.DataFrame) -> Table:
+    """A line for each measurement and pathway; what is the same in all lines stands above them."""
+    from rich.table import Table
+
+    keys = ["split", "seed", "pathway"]
+    shown = [key for key in keys if key == "pathway" or rows[key].nunique() > 1]
+    same = [f"{key} {rows[key][0]}" for key in keys if key not in shown]
+    title = [rows["dataset"][0], rows["task"][0], rows["variant"][0], *same, f"{rows['clips'][0]:,} test clips"]
+    metrics = [name for name in ("top5", "class_mean") if name in set(rows["metric"])]
+    table = Table(*shown, title=f"{', '.join(title)}: per cent")
+    for name in ("top1", "95 % interval", *metrics):
+        table.add_column(name, justify="right")
+    for _, group in rows.groupby(keys, sort=False):
+        value = dict(zip(group["metric"], 100 * group["value"], strict=True))
+        interval = f"{value['top1_low']:.1f}–{value['top1_high']:.1f}"
+        names = [str(group[key].iloc[0]) for key in shown]
+        table.add_row(*names, f"{value['top1']:.1f}", interval, *[f"{value[name]:.1f}" for name in metrics])
+    return table
+
+
+def spread_of(rows: pd.DataFrame, count: int) -> Table:
+    """Mean over splits and seeds, and in brackets the lowest and the highest."""
+    from rich.table import Table
+
+    from vcsf_cli import results
+
+    found = results.spread(rows[~rows["metric"].str.startswith("top1_")])
+    table = Table("pathway", title=f"mean of {count} measurements (lowest–highest): per cent")
+    for name in found["metric"].unique():
+        table.add_column(name, justify="right")
+    for pathway, group in found.groupby("pathway", sort=False):
+        cells = [
+            f"{100 * mean:.1f} ({100 * low:.1f}–{100 * high:.1f})"
+            for mean, low, high in zip(group["mean"], group["min"], group["max"], strict=True)
+        ]
+        table.add_row(str(pathway), *cells)
+    return table
