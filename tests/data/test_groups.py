@@ -1,0 +1,80 @@
+"""Labels and held-out recordings: whole recordings, every class, and the same draw from the same seed."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vcsf_cli.data.groups import Few, draw_labelled, hold_out, missing_classes
+
+Drawn = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+@st.composite
+def clips(draw: st.DrawFn, recordings_of_many_classes: bool = False) -> Drawn:
+    """Rows with labels and recordings; rows are not all there are."""
+    classes, count = draw(st.integers(2, 4)), draw(st.integers(4, 40))
+    label = [f"class{draw(st.integers(0, classes - 1))}" for _ in range(count)]
+    source = [f"r{draw(st.integers(0, 8))}" for _ in range(count)]
+    if not recordings_of_many_classes:
+        source = [f"{of}_{recording}" for of, recording in zip(label, source, strict=True)]
+    rows = np.array(sorted(draw(st.sets(st.integers(0, count - 1), min_size=2))))
+    return rows, np.array(label, object), np.array(source, object)
+
+
+@given(clips() | clips(True), st.floats(0.05, 0.5), st.integers(0, 5))
+def test_held_out_recordings_never_straddle_and_leave_every_class_on_both_sides(
+    drawn: Drawn, share: float, seed: int
+) -> None:
+    rows, label, source = drawn
+    learns, chooses = hold_out(rows, label, source, share, seed)
+    assert sorted([*learns, *chooses]) == rows.tolist()
+    assert not set(source[learns]) & set(source[chooses])
+    assert set(label[learns]) == set(label[rows])
+    assert set(label[chooses]) in (set(), set(label[rows]))
+    again = hold_out(rows, label, source, share, seed)
+    assert [part.tolist() for part in again] == [learns.tolist(), chooses.tolist()]
+
+
+@given(clips(), st.integers(0, 5))
+def test_recordings_are_held_out_wherever_every_class_has_two(drawn: Drawn, seed: int) -> None:
+    rows, label, source = drawn
+    spare = all(len(set(source[rows[label[rows] == name]])) > 1 for name in set(label[rows]))
+    assert bool(len(hold_out(rows, label, source, 0.2, seed)[1])) == spare
+
+
+def test_the_share_is_of_each_class_recordings() -> None:
+    label = np.repeat(np.array(["a", "b"], object), 50)
+    source = np.array([f"{name}{index // 5}" for index, name in enumerate(label)], object)  # ten each, of five clips
+    _, chooses = hold_out(np.arange(100), label, source, 0.3, 0)
+    assert [len(set(source[chooses[label[chooses] == name]])) for name in "ab"] == [3, 3]
+    assert len(chooses) == 30
+    other = hold_out(np.arange(100), label, source, 0.3, 1)[1]
+    assert set(other) != set(chooses)
+
+
+@given(clips(), st.sampled_from(["1%", "10%", "50%", "100%", "1-per-class", "3-per-class"]), st.integers(0, 5))
+def test_labels_are_drawn_by_class_and_by_whole_recordings_but_for_the_last(drawn: Drawn, text: str, seed: int) -> None:
+    rows, label, source = drawn
+    few = Few.parse(text)
+    labelled = draw_labelled(rows, label, source, few, seed)
+    assert set(labelled) <= set(rows)
+    assert len(set(labelled)) == len(labelled)
+    for name in set(label[rows]):
+        members, chosen = rows[label[rows] == name], labelled[label[labelled] == name]
+        expected = max(1, round(few.share * len(members))) if few.share else min(len(members), few.count or 0)
+        assert len(chosen) == expected
+        in_part = [s for s in set(source[chosen]) if (source[chosen] == s).sum() < (source[members] == s).sum()]
+        assert len(in_part) <= 1
+    assert draw_labelled(rows, label, source, few, seed).tolist() == labelled.tolist()
+
+
+@pytest.mark.parametrize("text", ["0%", "101%", "5", "0-per-class", "-1%", "five-per-class", "1 %"])
+def test_what_is_no_number_of_labels_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="write 1%, 10% or 5-per-class"):
+        Few.parse(text)
+
+
+def test_classes_of_test_clips_alone_are_counted() -> None:
+    label = np.array(["a", "b", "b", "c", "a"], object)
+    assert missing_classes(np.array([0]), np.array([1, 2, 3, 4]), label) == {"b": 2, "c": 1}
