@@ -138,3 +138,17 @@ def test_a_number_of_slurms_does_not_silence_a_process_that_trains_alone(
     assert "finished: " in done.stderr
     assert losses(recipe.parent, "runs")
     assert weights(recipe.parent, "runs")
+
+
+def test_torchrun_starts_the_processes_as_well(recipe: Path, tiny_data: Path) -> None:
+    words = arguments(recipe, tiny_data, "torchrun", "--devices", "2")
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vcsf_cli", *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher], cwd=recipe.parent, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("finished: ") == 1  # one process speaks for all
+    process = two_processes(recipe, tiny_data, "two")
+    assert process.wait(timeout=300) == 0
+    assert losses(recipe.parent, "torchrun") == pytest.approx(losses(recipe.parent, "two"), rel=1e-5)
