@@ -160,7 +160,9 @@ def training_loader(clips: TrainingClips, order: Order, workers: int, pin: bool)
     )
 
 
-def inputs_of(batch: Batch, view: int, pathways: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+def inputs_of(
+    batch: Batch, view: int, pathways: Sequence[str], device: torch.device, channels_last: bool
+) -> dict[str, Tensor]:
     """The window (B, 3, L, H, W) that each pathway sees in a view, normalised, made once where they see the same."""
     frames, colour = (batch[name][:, view].to(device, non_blocking=True) for name in ("frames", "colour"))
     made: dict[tuple[int, int, int], Tensor] = {}
@@ -171,6 +173,8 @@ def inputs_of(batch: Batch, view: int, pathways: Sequence[str], device: torch.de
         key = (begin, end, draw)
         if key not in made:
             made[key] = augmentation.to_input(frames[:, begin:end], colour[:, draw])
+            if not channels_last:
+                made[key] = made[key].contiguous()
         windows[pathway] = made[key]
     return windows
 

@@ -124,6 +124,7 @@ class ClassifyTask:
     def __init__(self, job: Job, model: Classifier, position: Position, fabric: Fabric, machine: Machine) -> None:
         self.job, self.model, self.position, self.fabric, self.machine = job, model, position, fabric, machine
         self.protocol = cast(Finetune, job.protocol)
+        self.channels_last = job.run.recipe.model.speed.channels_last
         table = job.manifest.table
         self.videos = table["video"].to_numpy(object)
         self.target = np.full(len(table), -1)
@@ -145,7 +146,7 @@ class ClassifyTask:
         size = len(batch["video"])
         for rows in torch.arange(size).chunk(self.protocol.train.accumulate):
             part = {name: values[rows] for name, values in batch.items()}
-            windows = inputs_of(part, 0, self.job.pathways, self.fabric.device)
+            windows = inputs_of(part, 0, self.job.pathways, self.fabric.device, self.channels_last)
             with self.fabric.autocast():
                 logits = self.model(windows, {name: part[name][:, 0] for name in self.job.pathways})
             target = torch.from_numpy(self.target[part["video"].numpy()]).to(self.fabric.device)
@@ -262,7 +263,7 @@ def learn(job: Job, run: Run, model: Classifier, fabric: Fabric, machine: Machin
     position = Position(**saved["position"]) if saved else Position()
     task = ClassifyTask(job, model, position, fabric, machine)
     optim = protocol.optim
-    optimizer = optimizer_of(optim, model.groups(optim.backbone_lr / optim.lr))
+    optimizer = optimizer_of(optim, model.groups(optim.backbone_lr / optim.lr), job.run.recipe.model.speed.fused)
     if saved:
         say(f"going on after step {position.step:,} (epoch {position.epoch + 1})")
         task.load_state(saved["task"], run.checkpoint)

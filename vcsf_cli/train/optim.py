@@ -15,13 +15,16 @@ from vcsf_cli.schema import Optim
 
 
 def optimizer_of(
-    optim: Optim, parameters: Iterable[torch.nn.Parameter], fused: Literal["auto"] | bool = False
+    optim: Optim,
+    parameters: Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]],
+    fused: Literal["auto"] | bool = False,
 ) -> torch.optim.Optimizer:
     """The optimiser of a recipe.
 
     Args:
         optim: Its node.
-        parameters: What it changes, on their device.
+        parameters: What it changes, on their device; or groups of it, each with an `lr_scale` that multiplies the
+            scheduled learning rate.
         fused: Whether one kernel updates all weights; auto: on a GPU, if this optimiser can.
 
     Raises:
@@ -31,13 +34,12 @@ def optimizer_of(
     known = [str(name) for name in list_optimizers()]
     if optim.name not in known:
         raise UnknownName("optimiser", optim.name, known, "`optim.name`")
-    weights = list(parameters)
+    weights: list[Any] = list(parameters)
+    first = weights[0]["params"][0] if isinstance(weights[0], dict) else weights[0]
     can = "fused" in inspect.signature(get_optimizer_class(optim.name, bind_defaults=False)).parameters
     if fused is True and not can:
         raise InputError(f"there is no fused `{optim.name}`", "leave out speed.fused, or take adam, adamw or sgd")
-    extra: dict[str, Any] = (
-        {"fused": True} if can and (fused is True or (fused == "auto" and weights[0].is_cuda)) else {}
-    )
+    extra: dict[str, Any] = {"fused": True} if can and (fused is True or (fused == "auto" and first.is_cuda)) else {}
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
         weights, opt=optim.name, lr=optim.lr, weight_decay=optim.weight_decay, momentum=optim.momentum, **extra
     )

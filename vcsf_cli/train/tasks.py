@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from vcsf_cli import checkpoint, registry
 from vcsf_cli.contracts import PATHWAYS, Contrast, Indices
 from vcsf_cli.contracts import Sampler as WindowSampler
-from vcsf_cli.data.augment import to_input
-from vcsf_cli.data.clips import Batch, Numbers, WholeVideos
+from vcsf_cli.data.clips import Batch, Numbers, WholeVideos, inputs_of
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.measure import retrieval
 from vcsf_cli.measure.features import extract
@@ -189,27 +188,10 @@ class PretrainTask:
 
     def _encode(self, model: TwoPathways, batch: Batch, view: int, pathways: Sequence[str]) -> dict[str, Tensor]:
         """Embeddings (B, D) of one view by pathway."""
-        windows = self._windows(batch, view, pathways)
+        windows = inputs_of(batch, view, pathways, self.fabric.device, self.stage.speed.channels_last)
         with self.fabric.autocast():
             embeddings: dict[str, Tensor] = model(windows, {name: batch[name][:, view] for name in pathways})
         return embeddings
-
-    def _windows(self, batch: Batch, view: int, pathways: Sequence[str]) -> dict[str, Tensor]:
-        """The window (B, 3, L, H, W) that each pathway sees, made once where they see the same."""
-        device = self.fabric.device
-        frames, colour = (batch[name][:, view].to(device, non_blocking=True) for name in ("frames", "colour"))
-        made: dict[tuple[int, int, int], Tensor] = {}
-        windows = {}
-        for pathway in pathways:
-            begin, end = batch[f"{pathway}_part"][0, view].tolist()
-            draw = min(PATHWAYS.index(pathway), colour.shape[1] - 1)
-            key = (begin, end, draw)
-            if key not in made:
-                made[key] = to_input(frames[:, begin:end], colour[:, draw])
-                if not self.stage.speed.channels_last:
-                    made[key] = made[key].contiguous()
-            windows[pathway] = made[key]
-        return windows
 
     def _contrast(self, batch: Batch, query: Mapping[str, Tensor], key: dict[str, Tensor]) -> Contrast:
         """What the loss sees: with the queue as it was before this batch, or the batch itself in its place."""
