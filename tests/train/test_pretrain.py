@@ -24,12 +24,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vcsf_cli import checkpoint
 from vcsf_cli.data import manifest as manifests
-from vcsf_cli.data.clips import Order, TrainingClips, training_loader
+from vcsf_cli.data.clips import Order, TrainingClips, inputs_of, training_loader
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.model.pathways import build
 from vcsf_cli.recipe import load
-from vcsf_cli.train.pretrain import Machine
-from vcsf_cli.train.tasks import PretrainTask, build_sampler
+from vcsf_cli.train.tasks import build_sampler
 
 SETTINGS = {
     "name": "tiny",
@@ -361,10 +360,9 @@ def test_pathways_share_or_separate_colours_and_windows_as_the_recipe_says(tiny_
     def windows(*assignments: str) -> dict[str, torch.Tensor]:
         recipe = load("smoke", ["augment.base=1.0", "augment.colour=1.0", "sampler.same_window=0.0", *assignments])
         stage, rows = recipe.model, manifest.part(1, "train")
-        task = PretrainTask(recipe, stage, build(recipe), manifest, rows, Machine("cpu").fabric(), 0)
         clips = TrainingClips(manifest, build_sampler(stage), stage.augment, 32, 0)
         (batch,) = training_loader(clips, Order(rows, 8, 0, 0, 1), 0, pin=False)
-        return task._windows(batch, 0, ["slow", "fast"])
+        return inputs_of(batch, 0, ["slow", "fast"], torch.device("cpu"), channels_last=True)
 
     shared = windows()
     assert shared["slow"] is shared["fast"]
