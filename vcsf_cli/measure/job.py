@@ -198,6 +198,13 @@ class Job:
         """The number of the class of each of some rows."""
         return np.searchsorted(np.array(self.classes), self.label[rows].astype(str)).astype(np.int64)
 
+    @cached_property
+    def known(self) -> accuracy.IntArray:
+        """The number of the class of each row of the training part, -1 elsewhere: all that is known before the test."""
+        found = np.full(len(self.label), -1)
+        found[self.division.train] = self.target(self.division.train)
+        return found
+
     def network(self) -> TwoPathways:
         """The networks to measure, in eval mode on the CPU.
 

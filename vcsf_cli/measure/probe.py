@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vcsf_cli import checkpoint, files
+from vcsf_cli.contracts import Indices
 from vcsf_cli.data.clips import WholeVideos
 from vcsf_cli.measure.accuracy import FloatArray, IntArray, right
 from vcsf_cli.measure.benchmark import read_features, write_features
@@ -132,33 +133,42 @@ def classifier_of(job: Job, pathway: str, features: FloatArray, fit: Callable[..
 
     What each setting gave there is kept in `sweep-<pathway>.csv`.
     """
-    division = job.division
-    setting, tried = choose(job, features, fit, cast(Linear | Knn, job.protocol).grid.model_dump())
+    division, grid = job.division, cast(Linear | Knn, job.protocol).grid.model_dump()
+    setting, tried = choose(features, job.known, division.learns, division.chooses, fit, grid)
     with files.whole(job.folder / f"sweep-{pathway}.csv", "w") as file:
         tried.to_csv(file, index=False, lineterminator="\n")
     if len(division.chooses):
         say(
             f"{pathway}: {', '.join(f'{name} {value:g}' for name, value in setting.items())}, chosen on held-out recordings"
         )
-    return fit(features[division.train], job.target(division.train), setting)
+    return fit(features[division.train], job.known[division.train], setting)
 
 
-def choose(job: Job, features: FloatArray, fit: Fit, grid: dict[str, list[Any]]) -> tuple[dict[str, Any], pd.DataFrame]:
+def choose(
+    features: FloatArray, target: IntArray, learns: Indices, chooses: Indices, fit: Fit, grid: dict[str, list[Any]]
+) -> tuple[dict[str, Any], pd.DataFrame]:
     """The setting of a grid with the most right answers on held-out recordings, and what each setting gave there.
 
     Of equally many right answers the surer ones win, then the earlier setting. The first setting is taken where nothing is
     held out.
+
+    Args:
+        features: (N, C).
+        target: Their classes, (N,).
+        learns: Rows to learn from.
+        chooses: Rows that are held out.
+        fit: What is tried.
+        grid: The values of each setting.
     """
     settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    learns, chooses = job.division.learns, job.division.chooses
     if not len(chooses):
         return settings[0], pd.DataFrame(settings[:1])
-    target = job.target(chooses)
+    wanted = target[chooses]
     shares, losses = [], []
     for setting in settings:
-        probability = fit(features[learns], job.target(learns), setting).probabilities(features[chooses])
-        shares.append(float(right(probability, target).mean()))
-        losses.append(float(-np.log(np.maximum(probability[np.arange(len(target)), target], 1e-9)).mean()))
+        probability = fit(features[learns], target[learns], setting).probabilities(features[chooses])
+        shares.append(float(right(probability, wanted).mean()))
+        losses.append(float(-np.log(np.maximum(probability[np.arange(len(wanted)), wanted], 1e-9)).mean()))
     best = max(range(len(settings)), key=lambda number: (shares[number], -losses[number], -number))
     return settings[best], pd.DataFrame(settings).assign(held_out_top1=shares, held_out_loss=losses)
 

@@ -125,11 +125,7 @@ class ClassifyTask:
         self.job, self.model, self.position, self.fabric, self.machine = job, model, position, fabric, machine
         self.protocol = cast(Finetune, job.protocol)
         self.channels_last = job.run.recipe.model.speed.channels_last
-        table = job.manifest.table
-        self.videos = table["video"].to_numpy(object)
-        self.target = np.full(len(table), -1)
-        for rows in (job.division.learns, job.division.chooses):
-            self.target[rows] = job.target(rows)
+        self.videos = job.manifest.table["video"].to_numpy(object)
         self.best: dict[str, dict[str, Any]] = {}
         model.train()
 
@@ -149,7 +145,7 @@ class ClassifyTask:
             windows = inputs_of(part, 0, self.job.pathways, self.fabric.device, self.channels_last)
             with self.fabric.autocast():
                 logits = self.model(windows, {name: part[name][:, 0] for name in self.job.pathways})
-            target = torch.from_numpy(self.target[part["video"].numpy()]).to(self.fabric.device)
+            target = torch.from_numpy(self.job.known[part["video"].numpy()]).to(self.fabric.device)
             terms: Terms = {}
             for pathway, values in logits.items():
                 terms[f"{pathway}_loss"] = functional.cross_entropy(values, target)
@@ -172,7 +168,7 @@ class ClassifyTask:
         rows = self.job.division.chooses
         if not len(rows):
             return {}
-        found, target = predict(self.job, self.model, rows, self.machine, "centre"), self.target[rows]
+        found, target = predict(self.job, self.model, rows, self.machine, "centre"), self.job.known[rows]
         shares = {pathway: float(right(values, target).mean()) for pathway, values in with_both(found).items()}
         for pathway in self.job.pathways:
             if pathway not in self.best or shares[pathway] > self.best[pathway]["share"]:
