@@ -4,8 +4,12 @@ An independent reconstruction of VCSF (Li et al., IEEE SMC 2023), of which only 
 """
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
 import pluggy
+
+if TYPE_CHECKING:
+    from vcsf_cli.export.load import load_encoder as load_encoder
 
 try:
     __version__ = version("vcsf")
@@ -14,3 +18,12 @@ except PackageNotFoundError:  # run from a bare folder (`pip install --target`, 
 
 hookimpl = pluggy.HookimplMarker("vcsf")
 """Marks a function of a plugin as the implementation of the hook of the same name (`vcsf_cli.hookspecs`)."""
+
+
+def __getattr__(name: str) -> Any:
+    """`load_encoder` is imported when it is asked for: it needs torch, which takes seconds."""
+    if name == "load_encoder":
+        from vcsf_cli.export.load import load_encoder
+
+        return load_encoder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

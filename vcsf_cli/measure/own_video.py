@@ -20,13 +20,14 @@ from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.measure.features import WINDOWS_AT_ONCE, Features
 from vcsf_cli.model.pathways import TwoPathways
 from vcsf_cli.schema import Stage
-from vcsf_cli.video import short_side
+from vcsf_cli.video import SequentialReader, short_side
 
 KEPT_BYTES = 256 * 2**20
 """Frames of a video that take no more than this are kept while they are counted; a longer video is decoded once to count
 its frames, which the sampler must know, and once more to read them."""
 
 Done = Callable[[int], None]
+Encode = Callable[[Tensor, list[View]], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,29 @@ class WindowFeatures:
         return {name: values.mean(0, dtype=np.float64).astype(np.float32) for name, values in self.features.items()}
 
 
-class OwnVideo:
-    """A video file and its windows. Opening it decodes it once, in bounded memory, however long it is.
+class GivenFrames(SequentialReader):
+    """Frames in memory that are read like a video.
 
     Args:
-        path: The file.
+        frames: uint8 (T, H, W, 3).
+        fps: Frames per second.
+    """
+
+    def __init__(self, frames: Frames, fps: float) -> None:
+        super().__init__(Path("frames"), fps, len(frames))
+        self.frames = frames
+
+    def stream(self) -> Iterator[Frame]:
+        """All of them."""
+        for number, image in enumerate(self.frames):
+            yield Frame(image, number / self.fps)
+
+
+class OwnVideo:
+    """A video and its windows. Opening it decodes it once, in bounded memory, however long it is.
+
+    Args:
+        source: A file, or frames.
         sampler: Gives the windows.
         look: How frames are made small.
 
@@ -108,20 +127,24 @@ class OwnVideo:
         DataError: If it can't be decoded, or much of it is missing.
     """
 
-    def __init__(self, path: Path, sampler: Sampler, look: Look) -> None:
-        if not path.is_file():
-            raise InputError(f"there is no video file {path}", "give the path of a video")
-        self.path, self.look = path, look
+    def __init__(self, source: Path | GivenFrames, sampler: Sampler, look: Look) -> None:
+        self.look = look
         self.decoder = look.decoder or default_decoder()
-        self.reader: Reader = registry.load().build("decoder", self.decoder).open(path)
+        self.reader: Reader = source if isinstance(source, GivenFrames) else self._opened(source)
         self.rate = look.fps or self.reader.fps or USUAL_FPS
         self._kept: list[Frame] = []
         self._decoded = Decoded(declared=self.reader.declared)
         self.frames = self._count()
-        problem = judge(self._decoded)
+        problem = "" if isinstance(source, GivenFrames) else judge(self._decoded)
         if problem:
-            raise DataError(f"{path}: {problem}", "give a video that plays to its end")
+            raise DataError(f"{source}: {problem}", "give a video that plays to its end")
         self.views = sampler.cover(self.frames)
+
+    def _opened(self, path: Path) -> Reader:
+        if not path.is_file():
+            raise InputError(f"there is no video file {path}", "give the path of a video")
+        reader: Reader = registry.load().build("decoder", self.decoder).open(path)
+        return reader
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -185,7 +208,6 @@ def default_decoder() -> str:
     return prepare.default_decoder()
 
 
-@torch.no_grad()
 def encode_windows(
     model: TwoPathways, video: OwnVideo, device: torch.device, bf16: bool = False, done: Done | None = None
 ) -> WindowFeatures:
@@ -198,12 +220,28 @@ def encode_windows(
         bf16: Whether the networks compute in bfloat16.
         done: Called with the number of windows finished so far.
     """
+    return encode_with(lambda frames, views: features_of(model, frames, views), video, device, bf16, done)
+
+
+@torch.no_grad()
+def encode_with(
+    encode: Encode, video: OwnVideo, device: torch.device, bf16: bool = False, done: Done | None = None
+) -> WindowFeatures:
+    """What a function makes of the windows of a video.
+
+    Args:
+        encode: Features (B, C) by pathway of uint8 windows (B, L, H, W, 3) and the views that they are.
+        video: What to read.
+        device: Where to compute.
+        bf16: Whether networks compute in bfloat16.
+        done: Called with the number of windows finished so far.
+    """
     found: dict[str, list[npt.NDArray[np.float32]]] = {}
     times: list[tuple[float, float]] = []
     for windows in batched(video.windows(), WINDOWS_AT_ONCE):
         frames = torch.from_numpy(np.stack([window.frames for window in windows]))
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            features = features_of(model, frames.to(device), [window.view for window in windows])
+            features = encode(frames.to(device), [window.view for window in windows])
         for pathway, feature in features.items():
             found.setdefault(pathway, []).append(feature.float().cpu().numpy())
         times += [(window.begin, window.end) for window in windows]

@@ -1,0 +1,150 @@
+"""One export of a run: its files are written, compared with the checkpoint, described, and appear all at once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from vcsf_cli import files
+from vcsf_cli.contracts import PATHWAYS, Frames, View
+from vcsf_cli.data.clips import WholeVideos
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.export import formats
+from vcsf_cli.export.card import card
+from vcsf_cli.export.check import compare
+from vcsf_cli.export.encoder import Encoder, Reading
+from vcsf_cli.export.folder import CARD, CONFIG, FILES, describe, is_export, read_config, replacing
+from vcsf_cli.export.measured import centre_of, results_of
+from vcsf_cli.measure.own_video import Look, OwnVideo, features_of
+from vcsf_cli.narrate import say
+from vcsf_cli.runs import Run
+from vcsf_cli.train.pretrain import restore
+from vcsf_cli.train.tasks import build_sampler
+
+COMPARED = 6
+"""Windows that files are compared on."""
+
+TIMM = "timm"
+"""The backbone whose image network is exported with timm's names too."""
+
+
+class Exporter:
+    """A run that is exported.
+
+    Args:
+        run: The run.
+        manifest: Its dataset, if it is here.
+        videos: Videos to compare on instead of the dataset's.
+        pathway: `slow`, `fast` or `both`.
+
+    Raises:
+        RunError: If the run has no whole checkpoint, or can't be exported.
+        DataError: If clips can't be read.
+    """
+
+    def __init__(self, run: Run, manifest: Manifest | None, videos: Iterable[Path], pathway: str) -> None:
+        self.run, self.stage = run, run.recipe.model
+        self.model, _ = restore(run)
+        self.checkpoint = files.sha256(run.checkpoint)
+        self.sampler = build_sampler(self.stage)
+        self.look = Look.of(self.stage, manifest.settings if manifest else {})
+        pathways = PATHWAYS if pathway == "both" else (pathway,)
+        self.encoder = Encoder(self.model, Reading.of(self.sampler), pathways).eval()
+        paths = list(videos)
+        windows = self._of_videos(paths) if paths or manifest is None else self._of_dataset(manifest)
+        self.clips = np.stack([frames for frames, _ in windows])
+        with torch.no_grad():
+            features = features_of(self.model, torch.from_numpy(self.clips), [view for _, view in windows])
+        self.expected = {name: features[name].numpy() for name in pathways}
+
+    def _of_dataset(self, manifest: Manifest) -> list[tuple[Frames, View]]:
+        """The middle windows of clips from all over a dataset."""
+        rows = np.unique(np.linspace(0, len(manifest.table) - 1, COMPARED).astype(int)).tolist()
+        videos = WholeVideos(manifest, rows, self.sampler, self.look.border, self.look.size, centre_only=True)
+        found = []
+        for index, row in enumerate(rows):
+            video = videos[index]
+            found.append((video["frames"][video["windows"][0]].numpy(), videos.windows(row)[0]))
+        return found
+
+    def _of_videos(self, paths: list[Path]) -> list[tuple[Frames, View]]:
+        """The first windows of videos."""
+        found: list[tuple[Frames, View]] = []
+        for number, path in enumerate(paths):
+            share = -(-(COMPARED - len(found)) // (len(paths) - number))
+            windows = OwnVideo(path, self.sampler, self.look).windows()
+            found += [(window.frames, window.view) for window, _ in zip(windows, range(share), strict=False)]
+        return found
+
+    def write(self, out: Path, wanted: Iterable[str]) -> None:
+        """Write, compare and describe; print each comparison.
+
+        Raises:
+            RunError: If a file can't be written in a format, or is not what the checkpoint is.
+        """
+        widths = {name: values.shape[1] for name, values in self.expected.items()}
+        config = describe(self.run, self.checkpoint, self.encoder, widths, self.look) | {"compared": {}}
+        measured = centre_of(self.run, self.checkpoint)
+        centre = {name: measured[0][name] for name in widths} if measured else {}
+        config["centre"] = measured[1] if measured else None
+        with replacing(out) as folder:
+            self._keep_others(out, folder, config, set(wanted))
+            if {"torch-export", "onnx"} & set(wanted):
+                say("tracing the networks")
+                program = formats.program_of(self.encoder, self.stage.data.size)
+            for kind in (kind for kind in FILES if kind in wanted):
+                say(f"writing {FILES[kind]}")
+                path = folder / FILES[kind]
+                config["files"][kind] = [path.name]
+                if kind == "safetensors":
+                    formats.write_safetensors(self.encoder, centre, path)
+                    if self.stage.backbone.name == TIMM:
+                        config["files"][kind] += formats.write_images(self.encoder, folder)
+                elif kind == "torch-export":
+                    formats.write_torch_export(program, path)
+                else:
+                    formats.write_onnx(program, self.encoder.pathways, path)
+                    config["files"][kind] += [beside.name for beside in folder.glob(f"{path.name}.*")]
+                self._describe(folder, config)
+                config["compared"][kind] = self._compared(kind, path)
+            self._describe(folder, config)
+
+    def _keep_others(self, out: Path, folder: Path, config: dict[str, Any], wanted: set[str]) -> None:
+        """Take over other formats from an earlier export of the same checkpoint and pathways."""
+        if not is_export(out):
+            return
+        earlier = read_config(out)
+        others = [kind for kind in earlier["files"] if kind not in wanted]
+        same = all(earlier[key] == json.loads(json.dumps(config[key])) for key in ("run", "features", "input", "video"))
+        for kind in others:
+            if not same:
+                say(f"{kind} in {out} is of another checkpoint: it is left out")
+                continue
+            for name in earlier["files"][kind]:
+                shutil.copy2(out / name, folder / name)
+            config["files"][kind], config["compared"][kind] = earlier["files"][kind], earlier["compared"][kind]
+
+    def _describe(self, folder: Path, config: dict[str, Any]) -> None:
+        """Write `config.json` and the card."""
+        files.write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+        files.write_text(folder / CARD, card(self.run, config, results_of(self.run, self.checkpoint)))
+
+    def _compared(self, kind: str, path: Path) -> dict[str, Any]:
+        """Compare a file with the checkpoint, and print how far it is from it."""
+        with tempfile.TemporaryDirectory() as work:
+            clips = Path(work) / "clips.npz"
+            arrays: dict[str, Any] = {"clips": self.clips, **self.expected}
+            np.savez(clips, **arrays)
+            found = compare(kind, path.parent if kind == "safetensors" else path, clips)
+        for pathway, comparison in found.items():
+            click.echo(f"{kind} {pathway}: {comparison} ({comparison.clips} real clips)")
+        return {pathway: asdict(comparison) for pathway, comparison in found.items()}

@@ -1,0 +1,150 @@
+"""What an exported folder holds, and its `config.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vcsf_cli import __version__
+from vcsf_cli.data.augment import MEAN, STD
+from vcsf_cli.errors import InputError, RunError
+from vcsf_cli.export.encoder import Encoder
+from vcsf_cli.measure.own_video import Look
+from vcsf_cli.recipe import Recipe
+from vcsf_cli.runs import Run
+
+CONFIG = "config.json"
+CARD = "README.md"
+FILES = {"safetensors": "model.safetensors", "torch-export": "model.pt2", "onnx": "model.onnx"}
+"""What each format is written as."""
+
+KIND = "vcsf-encoder"
+VERSION = 1
+
+
+def describe(run: Run, checkpoint: str, encoder: Encoder, widths: dict[str, int], look: Look) -> dict[str, Any]:
+    """The contents of `config.json`, but for what is added when files are written.
+
+    Args:
+        run: What is exported.
+        checkpoint: SHA-256 of its checkpoint.
+        encoder: Its networks.
+        widths: Channels of the features by pathway.
+        look: How videos are looked at.
+    """
+    stage, status, reading = run.recipe.model, run.status, encoder.reading
+    return {
+        "model_type": KIND,
+        "version": VERSION,
+        "vcsf": __version__,
+        "architecture": {
+            pathway: {
+                "backbone": stage.backbone.model_dump() | (stage.slow if pathway == "slow" else stage.fast),
+                "motion": stage.motion.model_dump() if pathway == "slow" else {"name": "none"},
+            }
+            for pathway in encoder.pathways
+        },
+        "input": {
+            "name": "frames",
+            "type": "uint8",
+            "layout": "batch, frames, height, width, RGB",
+            "frames": reading.length,
+            "stride": stage.sampler.settings.get("stride"),
+            "height": stage.data.size,
+            "width": stage.data.size,
+        },
+        "reads": {
+            pathway: {"window": reading.parts[pathway], "frames": reading.positions[pathway]}
+            for pathway in encoder.pathways
+        },
+        "normalisation": {"divided_by": 255, "mean": MEAN, "std": STD, "inside": True},
+        "video": asdict(look),
+        "features": widths,
+        "centre": None,
+        "trained_with_labels": run.uses_labels,
+        "run": {
+            "name": run.name,
+            "finished": run.finished,
+            "dataset": status.get("dataset"),
+            "split": stage.data.split,
+            "data_hash": status.get("data_hash"),
+            "checkpoint": checkpoint,
+        },
+        "files": {},
+        "recipe": run.recipe.tree,
+    }
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder is one that was exported."""
+    try:
+        return read_config(folder) is not None
+    except RunError:
+        return False
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of an exported folder.
+
+    Raises:
+        RunError: If it is damaged, something else, or from a newer vcsf.
+    """
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} can't be read: {error}", "export the run again: vcsf export --from RUN") from error
+    if not isinstance(config, dict) or config.get("model_type") != KIND:
+        raise RunError(f"{path} is not that of an exported encoder", "name a folder that `vcsf export` made")
+    if config["version"] > VERSION:
+        raise RunError(f"{path} was written by a newer vcsf", "upgrade vcsf")
+    return config
+
+
+def recipe_of(config: dict[str, Any]) -> Recipe:
+    """The recipe in a `config.json`.
+
+    Raises:
+        RecipeError: If a plugin that it needs is not here.
+    """
+    from vcsf_cli.recipe import resolve
+
+    return resolve(config["recipe"], {})
+
+
+def check_place(out: Path) -> None:
+    """See that nothing but an earlier export is replaced.
+
+    Raises:
+        InputError: If something else is there.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file", "name a folder")
+    if out.is_dir() and any(out.iterdir()) and not is_export(out):
+        raise InputError(f"--out {out} holds something else than an export", "name another folder, or an empty one")
+
+
+@contextmanager
+def replacing(out: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `out` when all went well; on any error nothing is left of it."""
+    out = out.resolve()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    old = out.with_name(f".{out.name}.{os.getpid()}.old")
+    partial.mkdir()
+    try:
+        yield partial
+        if out.exists():  # a folder that is not empty can't be replaced in one step
+            out.replace(old)
+        partial.replace(out)
+    finally:
+        if old.exists() and not out.exists():
+            old.replace(out)
+        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)

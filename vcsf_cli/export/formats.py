@@ -1,0 +1,155 @@
+"""Writing encoders: safetensors, PyTorch's exported programs, ONNX."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from vcsf_cli.errors import InputError, RunError
+from vcsf_cli.export.encoder import Encoder
+
+Program = Any
+"""A `torch.export.ExportedProgram`."""
+
+NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
+"""Packages of the extra `export` by the format that needs them."""
+
+LARGEST_FILE = 2**31 - 2**24
+"""Bytes of weights that an ONNX file can hold; more lie in a second one, `model.onnx.data`, beside it."""
+
+
+def check_packages(formats: Sequence[str]) -> None:
+    """See that everything is installed that writing and checking needs.
+
+    Raises:
+        InputError: If something is missing.
+    """
+    for name in formats:
+        missing = [package for package in NEEDED.get(name, ()) if importlib.util.find_spec(package) is None]
+        if missing:
+            raise InputError(
+                f"--format {name} needs {' and '.join(missing)}, which is not installed", "pip install 'vcsf[export]'"
+            )
+
+
+def write_safetensors(encoder: Encoder, centre: Mapping[str, npt.NDArray[np.float32]], path: Path) -> None:
+    """Write weights, `slow.backbone...` and so on, and the centres of features (C,), `centre.slow` and so on."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
+    tensors |= {f"centre.{pathway}": torch.from_numpy(values) for pathway, values in centre.items()}
+    path.write_bytes(save(tensors, {"format": "pt"}))
+
+
+def write_images(encoder: Encoder, folder: Path) -> list[str]:
+    """Write the image network of each pathway of timm's, with timm's own names; returns what was written."""
+    from safetensors.torch import save
+
+    written = []
+    for pathway in encoder.pathways:
+        image = cast(nn.Module, encoder.get_submodule(f"{pathway}.backbone").image)
+        written.append(f"timm-{pathway}.safetensors")
+        tensors = {name: tensor.contiguous() for name, tensor in image.state_dict().items()}
+        (folder / written[-1]).write_bytes(save(tensors, {"format": "pt"}))
+    return written
+
+
+def program_of(encoder: Encoder, size: int) -> Program:
+    """An encoder as one graph for batches of any size.
+
+    Args:
+        encoder: On the CPU, in eval mode.
+        size: Pixels of a clip's side.
+
+    Raises:
+        RunError: If it can't be made one.
+    """
+    example = torch.zeros(2, encoder.reading.length, size, size, 3, dtype=torch.uint8)
+    batch = torch.export.Dim("batch", min=1)
+    with quiet(), torch.no_grad(), told("a graph of PyTorch's"):
+        return torch.export.export(encoder.eval(), (example,), dynamic_shapes={"frames": {0: batch}})
+
+
+def write_torch_export(program: Program, path: Path) -> None:
+    """Write an exported program."""
+    with quiet():
+        torch.export.save(program, path)
+
+
+def write_onnx(program: Program, pathways: Sequence[str], path: Path) -> None:
+    """Write a graph as ONNX, its input `frames`, an output for each pathway.
+
+    Raises:
+        RunError: If something in it has no counterpart there.
+    """
+    (example,), _ = program.example_inputs
+    size = sum(tensor.nbytes for tensor in program.state_dict.values())
+    with quiet(), torch.no_grad(), told("ONNX"):
+        program = program.run_decompositions({torch.ops.aten.adaptive_avg_pool3d.default: adaptive_average})
+        translated = torch.onnx.export(
+            program,
+            (example,),
+            dynamo=True,
+            dynamic_shapes={"frames": {0: "batch"}},
+            input_names=["frames"],
+            output_names=list(pathways),
+            verbose=False,
+        )
+        assert translated is not None
+        translated.save(path, external_data=size > LARGEST_FILE)
+
+
+def adaptive_average(features: Tensor, size: Sequence[int]) -> Tensor:
+    """`adaptive_avg_pool3d` of features (..., T, h, w), one axis after the other: ONNX has no such pool."""
+    for axis, length in zip((-3, -2, -1), size, strict=True):
+        old = features.shape[axis]
+        if old % length == 0:
+            around = features.shape[:axis], features.shape[axis:][1:]
+            features = features.reshape(*around[0], length, old // length, *around[1]).mean(axis)
+            continue
+        bounds = [(step * old // length, -(-(step + 1) * old // length)) for step in range(length)]
+        parts = [features.narrow(axis, begin, end - begin).mean(axis, keepdim=True) for begin, end in bounds]
+        features = torch.cat(parts, axis)
+    return features
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Turn whatever a translation raises into one line."""
+    try:
+        yield
+    except Exception as error:  # the exporters raise much of their own
+        cause = error
+        while cause.__cause__ is not None and isinstance(cause.__cause__, Exception):
+            cause = cause.__cause__
+        reason = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
+        raise RunError(
+            f"these networks can't be made {what}: {type(cause).__name__}: {reason}",
+            "--format safetensors works with every network; --debug shows where it failed",
+        ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out what the exporters say to their developers."""
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

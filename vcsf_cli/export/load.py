@@ -1,0 +1,144 @@
+"""Using a trained encoder from Python: features of videos and frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vcsf_cli import checkpoint, registry
+from vcsf_cli.contracts import PATHWAYS, Frames, Sampler
+from vcsf_cli.data.decode import USUAL_FPS
+from vcsf_cli.errors import InputError, RunError
+from vcsf_cli.export.encoder import Encoder, Reading
+from vcsf_cli.export.folder import CONFIG, FILES, read_config, recipe_of
+from vcsf_cli.measure.features import Features
+from vcsf_cli.measure.own_video import GivenFrames, Look, OwnVideo, WindowFeatures, encode_with
+from vcsf_cli.model.pathways import TwoPathways, build
+from vcsf_cli.runs import read_run
+from vcsf_cli.schema import Stage
+
+Source = str | Path | Frames | Tensor
+"""A video file, or its frames: uint8 (T, H, W, 3), RGB."""
+
+
+class VideoEncoder(Encoder):
+    """An encoder that also reads videos. Called, it is its pathways on uint8 windows (B, L, H, W, 3), as `Encoder`.
+
+    Features are pooled, before any centring or scaling. To compare videos as `vcsf retrieve` does, subtract a centre
+    (`centre`, or the mean over your own videos), scale to unit length, and take cosines; the similarity by both pathways
+    is the mean of the two cosines.
+
+    Args:
+        model: The networks; they are shared, not copied.
+        stage: Says which sampler gives a video's windows.
+        look: How frames are made small.
+        pathways: The pathways that there are.
+        centre: Mean feature (C,) of the training clips by pathway, where it was measured; else empty.
+    """
+
+    def __init__(
+        self, model: TwoPathways, stage: Stage, look: Look, pathways: Sequence[str], centre: Mapping[str, Tensor]
+    ) -> None:
+        sampler: Sampler = registry.load().build("sampler", stage.sampler.name, **stage.sampler.settings)
+        super().__init__(model, Reading.of(sampler), pathways)
+        self.sampler, self.look = sampler, look
+        self.centre: Features = {pathway: values.numpy() for pathway, values in centre.items()}
+        self.requires_grad_(False).eval()
+
+    def encode(self, video: Source) -> Features:
+        """The feature of a video, the mean over its windows: float32 (C,) by pathway.
+
+        A prepared clip's feature differs a little from its original's, because the store keeps frames as JPEGs: on the
+        synthetic videos the cosine is 0.9999 in the slow pathway and 0.998 where a pathway reads differences.
+
+        Args:
+            video: A file, or any number of frames: uint8 (T, H, W, 3), RGB.
+
+        Raises:
+            InputError: If there is no such file, or the frames have another shape or type.
+            DataError: If the file can't be decoded.
+        """
+        return self.encode_windows(video).mean()
+
+    def encode_windows(self, video: Source, fps: float = USUAL_FPS) -> WindowFeatures:
+        """Features of each window of a video, with the seconds when it begins and ends.
+
+        Args:
+            video: As `encode` takes it.
+            fps: Frames per second of frames; a file says its own.
+        """
+        source = Path(video) if isinstance(video, str | Path) else given(video, self.look.fps or fps)
+        opened = OwnVideo(source, self.sampler, self.look)
+        return encode_with(lambda frames, views: self(frames), opened, next(self.parameters()).device)
+
+
+def given(frames: Frames | Tensor, fps: float) -> GivenFrames:
+    """Frames as a video.
+
+    Raises:
+        InputError: If they are none.
+    """
+    array = frames.cpu().numpy() if isinstance(frames, Tensor) else frames
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3 or not len(array):
+        raise InputError(
+            f"frames of type {array.dtype} and shape {array.shape} are no video", "give uint8 (T, H, W, 3), RGB"
+        )
+    return GivenFrames(array, fps)
+
+
+def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> VideoEncoder:
+    """The encoder in a folder that `vcsf export` made, or in a run folder. Runs no code from it.
+
+    Of an exported folder it needs `config.json` and `model.safetensors`. A run folder does not say how its store was
+    prepared: frames are then made 128 px on their short side, at the video's own rate, as `vcsf prepare` does unless
+    told otherwise.
+
+    Args:
+        path: The folder.
+        device: Where to compute.
+
+    Raises:
+        InputError: If there is no such folder.
+        RunError: If it is damaged, or was exported without `model.safetensors`.
+        RecipeError: If a plugin that it needs is not here.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}", "name one that `vcsf export` made, or a run folder")
+    loaded = exported(folder) if (folder / CONFIG).is_file() else trained(folder)
+    return loaded.to(device)
+
+
+def trained(folder: Path) -> VideoEncoder:
+    """The encoder of a run folder."""
+    from vcsf_cli.train.pretrain import restore  # what trains takes seconds to import
+
+    run = read_run(folder)
+    model, _ = restore(run)
+    stage = run.recipe.model
+    return VideoEncoder(model, stage, Look.of(stage, {}), PATHWAYS, {})
+
+
+def exported(folder: Path) -> VideoEncoder:
+    """The encoder of an exported folder."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    config = read_config(folder)
+    path = folder / FILES["safetensors"]
+    if not path.is_file():
+        raise RunError(f"{folder} has no {path.name}", "export the run with --format safetensors")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path} is damaged: {error}", "export the run again") from error
+    centre = {name: tensors.pop(f"centre.{name}") for name in config["features"] if f"centre.{name}" in tensors}
+    recipe = recipe_of(config)
+    look = Look(**config["video"])
+    encoder = VideoEncoder(build(recipe), recipe.model, look, tuple(config["features"]), centre)
+    checkpoint.load_weights(encoder, tensors, path)
+    return encoder

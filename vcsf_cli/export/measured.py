@@ -1,0 +1,64 @@
+"""What was measured of a run and belongs into its export: results, and the centre of its training clips' features."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vcsf_cli import results
+from vcsf_cli.measure.features import Features
+from vcsf_cli.runs import Run
+
+CACHE = "features.parquet"
+"""Beside the results of retrieval: features, and in its metadata the checkpoint that they are of."""
+
+
+def results_of(run: Run, checkpoint: str) -> pd.DataFrame:
+    """The rows of all `results.csv` below a run that are known to be of a checkpoint; columns as in `results.COLUMNS`.
+
+    Args:
+        run: The run.
+        checkpoint: SHA-256 of its checkpoint. Results without features beside them are taken if the run is finished.
+    """
+    tables = []
+    for path in sorted(run.folder.glob("**/results.csv")):
+        measured = metadata(path.with_name(CACHE)).get("checkpoint", checkpoint if run.finished else None)
+        if measured == checkpoint:
+            tables.append(pd.read_csv(path))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(results.COLUMNS))
+
+
+def centre_of(run: Run, checkpoint: str) -> tuple[Features, dict[str, Any]] | None:
+    """The mean feature (C,) of a run's training clips by pathway and what it is of, if `vcsf retrieve` computed them.
+
+    It is what retrieval subtracts from the clips that are searched.
+    """
+    split = run.recipe.model.data.split
+    path = run.folder / "retrieve" / f"{run.status['dataset']}-split{split}" / CACHE
+    key = metadata(path)
+    if key.get("checkpoint") != checkpoint or key.get("data") != run.status["data_hash"]:
+        return None
+    table = pq.read_table(path)
+    part = table["part"].to_numpy(zero_copy_only=False)
+    searched = part == "train" if (part == "train").any() else np.ones(len(part), bool)
+    centre = {}
+    for name in table.column_names:
+        if name not in ("video", "label", "part"):
+            features = np.stack(table[name].combine_chunks().to_numpy(zero_copy_only=False))[searched]
+            centre[name] = features.mean(0, dtype=np.float64).astype(np.float32)
+    return centre, {"dataset": run.status["dataset"], "split": split, "clips": int(searched.sum())}
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    """What cached features depend on; empty if there are none that can be read."""
+    try:
+        found: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {})[b"vcsf"])
+    except (OSError, KeyError, ValueError, pa.ArrowException):
+        return {}
+    return found
