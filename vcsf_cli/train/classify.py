@@ -69,8 +69,8 @@ class Classifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleDict()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
             for name in pathways:
+                torch.manual_seed(seed)
                 channels = cast(tuple[int, ...], model.pathway(name).backbone.channels)[-1]
                 layer = nn.Linear(channels, classes)
                 nn.init.normal_(layer.weight, std=0.01)
