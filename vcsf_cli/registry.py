@@ -282,6 +282,11 @@ def describe(kind: str, name: str, factory: Callable[..., Any], plugin: str) -> 
     for parameter in signature.parameters.values():
         if parameter.kind is parameter.POSITIONAL_ONLY or parameter.name in FILLED_BY_VCSF:
             continue
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise PluginError(
+                f"{kind} `{name}` of plugin `{plugin}` takes anything (`{parameter}`), so that no recipe could be checked",
+                "name its settings; a class needs an `__init__` of its own, as that of torch's modules takes anything",
+            )
         if parameter.kind is not parameter.KEYWORD_ONLY:
             raise PluginError(
                 f"{kind} `{name}` of plugin `{plugin}` has a parameter `{parameter}` that is not keyword-only",
