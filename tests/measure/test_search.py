@@ -102,21 +102,25 @@ def test_exact_equals_its_definition_whatever_the_blocks(
         assert pair.similarity == pytest.approx(by_hand, abs=1e-5)
 
 
-def test_equal_similarities_go_by_gallery_order_and_to_the_earliest_windows() -> None:
+@pytest.mark.parametrize("rows", [1, 4096])
+def test_equal_similarities_go_by_gallery_order_and_to_the_earliest_windows(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "ROWS_AT_ONCE", rows)
     axes = np.eye(3, dtype=np.float32)
-    features = {"slow": axes[[1, 0, 0, 0, 1, 0]]}
+    count = 100
     windows = Windows(
-        features,
-        np.arange(6),
-        np.array([0, 0, 0, 1, 2, 2]),
-        np.zeros((6, 2)),
+        {"slow": axes[np.concatenate([[1, 0, 0] if number % 3 else [1, 1, 1] for number in range(count)])]},
+        np.arange(3 * count),
+        np.repeat(np.arange(count), 3),
+        np.zeros((3 * count, 2)),
         {"slow": np.zeros(3, np.float32)},
-        np.array(["a", "b", "c"], object),
-        np.full(3, None, object),
+        np.arange(count).astype(object),
+        np.full(count, None, object),
     )
     query = {"slow": axes[[2, 0, 0]]}
-    pairs = exact(query, np.zeros(3, np.int64), windows, "slow", 2)
-    assert pairs == [Pair(0, 0, 1.0, 1, 1), Pair(0, 1, 1.0, 1, 3)]
+    pairs = exact(query, np.zeros(3, np.int64), windows, "slow", 4)
+    assert pairs == [Pair(0, number, 1.0, 1, 3 * number + 1) for number in (1, 2, 4, 5)]
 
 
 def test_the_inner_product_of_both_is_the_mean_of_the_cosines() -> None:
@@ -252,6 +256,7 @@ def test_whatever_a_broken_call_left_the_next_one_ends_as_if_never_broken(
                 file.write(data)
     ours = fill(folder, manifest)
     assert_same(ours.windows(), fill(folder / "anew", manifest).windows())
+    assert opened(folder, manifest).missing().tolist() == []
     shutil.rmtree(folder)
 
 
