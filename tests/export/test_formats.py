@@ -73,7 +73,9 @@ def test_networks_become_one_graph_for_batches_of_any_size(assignments: list[str
                 torch.testing.assert_close(ours[name], features, rtol=0, atol=1e-5 * float(features.abs().max()))
 
 
-def test_what_looks_at_values_can_not_be_made_a_graph_and_that_is_told_in_one_line() -> None:
+def test_what_looks_at_values_can_not_be_made_a_graph_and_that_is_told_in_one_line(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     class Stubborn(nn.Module):
         def forward(self, features: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
             return features * 2 if features.mean() > 0 else features
@@ -84,6 +86,7 @@ def test_what_looks_at_values_can_not_be_made_a_graph_and_that_is_told_in_one_li
         formats.program_of(encoder, 32)
     assert "\n" not in caught.value.message
     assert "--format safetensors" in caught.value.hint
+    assert capfd.readouterr() == ("", "")  # torch would print the whole graph
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
