@@ -14,6 +14,9 @@ from vcsf_cli.errors import RunError
 from vcsf_cli.files import whole
 
 KIND = "vcsf-pretrain"
+STAGE = "vcsf-stage"
+"""The weights after a stage of it."""
+
 VERSION = 1
 
 

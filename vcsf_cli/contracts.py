@@ -6,7 +6,7 @@ Images are RGB. Nothing here imports torch when it is merely read by the data co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -196,6 +196,36 @@ class Contrast:
 def identity(stage: int, features: Any) -> Any:
     """The `between` of a backbone without motion modules."""
     return features
+
+
+def never(keys: Collection[str]) -> bool:
+    """The `labels` of a layout whose files never come from a training with labels."""
+    return False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How files of another code name the weights of a backbone, so that `--init` can take them.
+
+    A file fits if, after one of the prefixes, every tensor of the backbone is there, and nothing is there besides that
+    is not left out. Counters of batch norm (`num_batches_tracked`) may be missing.
+
+    Args:
+        keys: The backbone's own key by the file's. Two of the file's may stand for one; they must then be equal.
+        prefixes: What may stand before each of those keys in a file, such as `encoder_q.0.`.
+        left_out: What is known and not taken: the beginning of a key, prefix included, and what that is.
+        labels: Whether a file's keys say that labels trained these weights.
+        eps: That of its batch norms, where it is not the backbone's own. Running variances then take up the difference:
+            evaluated, the networks are the same.
+        remark: A sentence for whoever takes such weights.
+    """
+
+    keys: Mapping[str, str]
+    prefixes: Sequence[str] = ("",)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    labels: Callable[[Collection[str]], bool] = never
+    eps: float | None = None
+    remark: str = ""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,9 @@ def vcsf_backbones() -> Factories:  # type: ignore[empty-body]
     - `forward(clip (B, 3, T, H, W), between=identity) -> (B, C, T', h, w)`, which replaces the features after stage s
       (counted from 1) by `between(s, features)`: that is where motion modules sit.
 
+    Optional attribute: `layouts: dict[str, contracts.Layout]`, how other code names the same weights, by that code's name;
+    `vcsf pretrain --init FILE` then takes its files.
+
     A keyword named `pathway` is filled by vcsf with `slow` or `fast`, so that a backbone can have other defaults in
     each; a recipe never names it.
     """

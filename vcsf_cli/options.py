@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from vcsf_cli.contracts import PATHWAYS
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 data_option = click.option(
@@ -47,6 +49,52 @@ devices_option = click.option(
     show_default=True,
     metavar="auto|cpu|cuda|cuda:N|COUNT",
     help="Where to compute; auto takes a GPU if there is one.",
+)
+
+
+class InitFile(click.ParamType[tuple[tuple[str, ...], Path]]):
+    """A file of weights, and the pathways that start from it."""
+
+    name = "[slow=|fast=]FILE"
+
+    def convert(
+        self,
+        value: str | tuple[tuple[str, ...], Path],
+        parameter: click.Parameter | None,
+        context: click.Context | None,
+    ) -> tuple[tuple[str, ...], Path]:
+        if isinstance(value, tuple):
+            return value
+        begin, _, rest = value.partition("=")
+        pathways, path = ((begin,), Path(rest)) if begin in PATHWAYS and rest else (PATHWAYS, Path(value))
+        if not path.is_file():
+            self.fail(f"there is no file {path}", parameter, context)
+        return pathways, path
+
+
+def by_pathway(
+    context: click.Context, parameter: click.Parameter, given: tuple[tuple[tuple[str, ...], Path], ...]
+) -> dict[str, Path]:
+    """The file of each pathway that has one.
+
+    Raises:
+        BadParameter: If a pathway has two.
+    """
+    found: dict[str, Path] = {}
+    for pathways, path in given:
+        for pathway in pathways:
+            if pathway in found:
+                raise click.BadParameter(f"the {pathway} pathway has two files", context, parameter)
+            found[pathway] = path
+    return found
+
+
+init_option = click.option(
+    "--init",
+    multiple=True,
+    type=InitFile(),
+    callback=by_pathway,
+    help="Start from the weights in this file instead of random ones: of torchvision, of CoCLR, or of vcsf itself.",
 )
 
 precision_option = click.option(

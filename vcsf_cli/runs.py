@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -80,6 +81,15 @@ class Run:
         return bool(self.status.get("uses_labels"))
 
     @property
+    def imported(self) -> list[str]:
+        """A sentence for each pathway that started from the weights in a file."""
+        return [
+            f"{pathway} started from the weights in {init['file']} ({init['layout']}'s names, SHA-256 {init['sha256'][:12]}...), "
+            "not from random ones as the untrained network does"
+            for pathway, init in self.status.get("init", {}).items()
+        ]
+
+    @property
     def finished(self) -> bool:
         """Whether the training has come to its end."""
         return bool(self.status.get("finished"))
@@ -99,8 +109,11 @@ def now() -> str:
     return datetime.now(UTC).isoformat()
 
 
-def open_run(runs: Path, recipe: Recipe, manifest: Manifest, uses_labels: bool) -> Run:
-    """The run of a recipe: a new folder, or the one where an earlier call stopped; it remembers whether labels are used.
+def open_run(
+    runs: Path, recipe: Recipe, manifest: Manifest, uses_labels: bool, init: Mapping[str, Any] | None = None
+) -> Run:
+    """The run of a recipe: a new folder, or the one where an earlier call stopped; it remembers whether labels are used, and
+    what it is told of the weights that it starts from.
 
     Raises:
         RunError: If the run was begun on other data.
@@ -125,6 +138,7 @@ def open_run(runs: Path, recipe: Recipe, manifest: Manifest, uses_labels: bool) 
         "data_hash": manifest.hash,
         "clips": len(manifest.table),
         "uses_labels": uses_labels,
+        **({"init": init} if init else {}),
     }
     write_text(folder / "status.json", json.dumps(status, indent=2) + "\n")
     return run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Interval, MinLen
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from vcsf_cli.contracts import PATHWAYS
 
@@ -148,6 +148,21 @@ class Speed(Node):
     """Whether clips and weights lie in memory with the channel last."""
 
 
+Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+
+
+def is_default(value: Any) -> bool:
+    """Whether a pathway, or a recipe, starts from random weights; it then says nothing of others."""
+    return value in (None, Init())
+
+
+class Init(Node):
+    """The SHA-256 of files of weights that pathways start from; `--init FILE` sets it. None: random weights."""
+
+    slow: Digest | None = Field(default=None, exclude_if=is_default)
+    fast: Digest | None = Field(default=None, exclude_if=is_default)
+
+
 class Stage(Node):
     """Everything that one stage of training needs."""
 
@@ -163,6 +178,7 @@ class Stage(Node):
     optim: Optim = Optim()
     train: Train
     speed: Speed = Speed()
+    init: Init = Field(default=Init(), exclude_if=is_default)
 
 
 DEFAULTS: dict[str, Any] = {
@@ -174,7 +190,7 @@ DEFAULTS: dict[str, Any] = {
 }
 """Top-level nodes that a recipe need not name and that have no model with defaults above."""
 
-MODEL_KEYS = frozenset({"data", "backbone", "slow", "fast", "motion", "head", "speed"})
+MODEL_KEYS = frozenset({"data", "backbone", "slow", "fast", "motion", "head", "speed", "init"})
 """What a later stage can't change: it goes on with the networks, the clips and the way to compute of the stage before."""
 
 COMPONENTS = {"sampler": "sampler", "backbone": "backbone", "motion": "motion", "loss": "loss"}

@@ -15,6 +15,7 @@ from vcsf_cli.options import (
     complete_recipe,
     data_option,
     devices_option,
+    init_option,
     precision_option,
     runs_option,
     set_option,
@@ -23,6 +24,7 @@ from vcsf_cli.options import (
 
 if TYPE_CHECKING:
     from vcsf_cli.model.pathways import TwoPathways
+    from vcsf_cli.model.weights import Start
     from vcsf_cli.recipe import Recipe
     from vcsf_cli.train.pretrain import Machine
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 @click.command("pretrain")
 @click.argument("recipe", shell_complete=complete_recipe)
 @set_option
+@init_option
 @data_option
 @runs_option
 @devices_option
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
 def command(
     recipe: str,
     assignments: tuple[str, ...],
+    init: dict[str, Path],
     data: Path,
     runs: Path,
     devices: str,
@@ -81,15 +85,11 @@ def command(
     The same command goes on where an earlier one stopped, however it stopped, and does nothing when the run is
     finished. A changed recipe is another run, in a folder of its own.
     """
-    from vcsf_cli import recipe as recipes
-    from vcsf_cli.runs import folder_of
-
-    resolved = recipes.load(recipe, assignments)
-    folder = folder_of(runs, resolved)
+    resolved = resolve(recipe, assignments, init)
 
     from vcsf_cli.data.manifest import Manifest
     from vcsf_cli.model.pathways import build
-    from vcsf_cli.runs import WITH_LABELS, open_run
+    from vcsf_cli.runs import WITH_LABELS, folder_of, open_run
     from vcsf_cli.train.pretrain import Machine, Trainer, check_parts, training_rows, warnings_for
     from vcsf_cli.train.tasks import uses_labels
 
@@ -98,13 +98,15 @@ def command(
     work_together(machine.processes * machine.nodes > 1)
     check_parts(resolved)
     machine.bf16()
-    model = build(resolved)
+    model, folder = build(resolved), folder_of(runs, resolved)
+    start = start_of(resolved, init, folder, model)
     if dry_run:
         rehearse(resolved, model, data, folder, machine)
         return
     manifest = Manifest.open(data / resolved.model.data.name)
     rows = training_rows(resolved, manifest)
-    run = open_run(runs, resolved, manifest, uses_labels(resolved))
+    run = open_run(runs, resolved, manifest, uses_labels(resolved) or start.labels, start.facts)
+    start.write(run.folder)
     if run.finished:
         say(f"run {run.name} is finished: {run.folder}")
         say(next_command(run.name, data, runs))
@@ -115,12 +117,38 @@ def command(
         say(f"warning: {WITH_LABELS}")
     say(f"run {run.name} on {len(rows):,} clips of {manifest.name}, {machine.device()}: {run.folder}")
     try:
-        Trainer(run, manifest, machine).train()
+        Trainer(run, manifest, machine, start).train()
     except KeyboardInterrupt:
         say(f"interrupted; the same command goes on: vcsf {shlex.join(sys.argv[1:])}")
         raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
     say(f"finished: {run.folder}")
     say(next_command(run.name, data, runs))
+
+
+def resolve(recipe: str, assignments: tuple[str, ...], init: dict[str, Path]) -> Recipe:
+    """The recipe, with the digests of the files that `--init` gives."""
+    from vcsf_cli import recipe as recipes
+
+    resolved = recipes.load(recipe, assignments)
+    if not init:
+        return resolved
+
+    from vcsf_cli.model.weights import assignments as digests
+
+    return recipes.load(recipe, (*assignments, *digests(resolved.model.init, init)))
+
+
+def start_of(resolved: Recipe, init: dict[str, Path], folder: Path, model: TwoPathways) -> Start:
+    """The weights that a run starts from, told to the user; a run with a checkpoint goes on from that."""
+    from vcsf_cli.model.weights import Start, read
+    from vcsf_cli.runs import Run
+
+    if Run(folder, resolved).checkpoint.exists():
+        return Start()
+    start = read(resolved, init, model)
+    for imported in start.imported:
+        imported.narrate()
+    return start
 
 
 def next_command(run: str, data: Path, runs: Path) -> str:

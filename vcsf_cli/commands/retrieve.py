@@ -147,6 +147,8 @@ def command(
         say(f"run {run.name} is not finished: measuring its newest checkpoint")
     if run.uses_labels:
         say(f"warning: {WITH_LABELS}")
+    for sentence in run.imported:
+        say(sentence)
     manifest = Manifest.open(data / (dataset or searching["gallery"] or run.status["dataset"]))
 
     from vcsf_cli.train.pretrain import Machine

@@ -287,6 +287,7 @@ class Benchmark:
             f"measured on: `{self.manifest.name}` split {self.split}: {len(parts.query):,} test clips query "
             f"{len(parts.gallery):,} training clips; left out: {parts.left_out}",
             *([WITH_LABELS] if self.run.uses_labels else []),
+            *self.run.imported,
             *self.remarks(),
             f"again: `vcsf retrieve {self.manifest.name} --from {self.run.name} --split {self.split} --k {ks}`",
         ]

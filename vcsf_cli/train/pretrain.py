@@ -23,6 +23,7 @@ from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import DataError, InputError, RunError
 from vcsf_cli.files import only_one
 from vcsf_cli.model.pathways import TwoPathways, build
+from vcsf_cli.model.weights import Start
 from vcsf_cli.narrate import is_first, say
 from vcsf_cli.recipe import Recipe
 from vcsf_cli.runs import Run, now
@@ -235,9 +236,10 @@ class Trainer:
         run: The run.
         manifest: Its prepared dataset.
         machine: Where and how to compute.
+        start: Weights that a run without checkpoint starts from, where they are not random.
     """
 
-    def __init__(self, run: Run, manifest: Manifest, machine: Machine) -> None:
+    def __init__(self, run: Run, manifest: Manifest, machine: Machine, start: Start) -> None:
         self.run, self.manifest, self.machine = run, manifest, machine
         self.recipe = run.recipe
         self.rows = training_rows(self.recipe, manifest)
@@ -245,6 +247,7 @@ class Trainer:
         check_batches(self.recipe, self.fabric.world_size)
         self.fabric.launch()
         model = build(self.recipe)
+        start.put_into(model)
         if self.fabric.world_size > 1 and any(stage.train.norm == "synced" for stage in self.recipe.stages):
             model = cast(TwoPathways, torch.nn.SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]  # torch's
         self.model = cast(TwoPathways, self.fabric.to_device(model))

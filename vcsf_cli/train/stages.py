@@ -21,7 +21,6 @@ from vcsf_cli.recipe import Recipe
 from vcsf_cli.runs import Run, now
 
 FILE = "stages.json"
-KIND = "vcsf-stage"
 
 
 def weights_file(folder: Path, stage: int) -> Path:
@@ -97,7 +96,7 @@ class Stages:
         agreed = prefix(self.run.recipe, index + 1, self.data_hash)
         content = {"prefix": agreed, "step": step, "model": model.state_dict()}
         if is_first():
-            checkpoint.save(weights_file(self.run.folder, index), content, KIND)
+            checkpoint.save(weights_file(self.run.folder, index), content, checkpoint.STAGE)
         entry = {"weights_after": digests(model), "steps": step, "ended": now(), "trained_by": self.run.name}
         self._write([*self.entries[:index], self.entries[index] | entry | {"prefix": agreed}])
 
@@ -116,11 +115,11 @@ class Stages:
                     continue
                 if not source.is_file():
                     continue
-                content = checkpoint.load(source, KIND)
+                content = checkpoint.load(source, checkpoint.STAGE)
                 checkpoint.load_weights(model, content["model"], source)
                 body = {key: value for key, value in content.items() if key not in ("kind", "version")}
                 if is_first():
-                    checkpoint.save(weights_file(self.run.folder, count - 1), body, KIND)
+                    checkpoint.save(weights_file(self.run.folder, count - 1), body, checkpoint.STAGE)
                 self._write(entries)
                 return count, int(content["step"]), str(entries[-1]["trained_by"])
         return None

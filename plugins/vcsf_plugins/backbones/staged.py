@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Literal
 
 from annotated_types import Gt
 from torch import Tensor, nn
 
-from vcsf_cli.contracts import identity
+from vcsf_cli.contracts import Layout, identity
 
 Between = Callable[[int, Tensor], Tensor]
 Pathway = Literal["slow", "fast"]
@@ -24,8 +24,12 @@ class Staged(nn.Module):
         channels: Channels after each stage.
     """
 
+    layouts: Mapping[str, Layout]
+    """How other code names the same weights, by that code's name."""
+
     def __init__(self, stages: Sequence[nn.Module], channels: Sequence[int]) -> None:
         super().__init__()
+        self.layouts = {}
         self.stages = nn.ModuleList(stages)
         self.channels = tuple(channels)
 

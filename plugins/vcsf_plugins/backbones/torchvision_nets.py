@@ -12,6 +12,7 @@ from torchvision.models.video.resnet import VideoResNet
 from torchvision.models.video.s3d import S3D
 
 from vcsf_cli.errors import RecipeError
+from vcsf_plugins.backbones.layouts import COCLR, TORCHVISION, TORCHVISION_EPS, coclr_layout, torchvision_layout
 from vcsf_plugins.backbones.staged import Pathway, Staged, Stride, Strides
 
 
@@ -39,7 +40,12 @@ def s3d(*, temporal_stem_stride: Stride | None = None, pathway: Pathway = "fast"
     pools = [index for index, layer in enumerate(layers) if isinstance(layer, nn.MaxPool3d)]
     bounds = [0, *pools, len(layers)]
     stages = [nn.Sequential(*layers[start:end]) for start, end in pairwise(bounds)]
-    return Staged(stages, (64, 192, 480, 832, 1024))
+    backbone = Staged(stages, (64, 192, 480, 832, 1024))
+    backbone.layouts = {
+        TORCHVISION: torchvision_layout(network, backbone, TORCHVISION_EPS),
+        COCLR: coclr_layout(backbone),
+    }
+    return backbone
 
 
 def r3d18(*, temporal_strides: Strides | None = None, pathway: Pathway = "fast") -> Staged:
@@ -84,7 +90,9 @@ def residual18(network: VideoResNet, temporal_strides: Strides | None, pathway: 
         first, projection = temporal_convolution(block.conv1[0]), block.downsample[0]
         first.stride = (stride, *first.stride[1:])
         projection.stride = (stride, *projection.stride[1:])
-    return Staged([network.stem, *layers], (64, 64, 128, 256, 512))
+    backbone = Staged([network.stem, *layers], (64, 64, 128, 256, 512))
+    backbone.layouts = {TORCHVISION: torchvision_layout(network, backbone)}
+    return backbone
 
 
 def temporal_convolution(convolution: nn.Module) -> nn.Conv3d:

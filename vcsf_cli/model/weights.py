@@ -1,0 +1,382 @@
+"""Starting from weights that others have trained: files of other code, and vcsf's own.
+
+A backbone says how other code names its weights (`layouts`, see `vcsf_cli.contracts.Layout`). Loading is strict: every
+tensor of the backbone is given, and everything in the file is either taken or known to be left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from vcsf_cli import checkpoint, files
+from vcsf_cli.contracts import PATHWAYS, Layout
+from vcsf_cli.errors import InputError
+from vcsf_cli.model.pathways import Pathway, TwoPathways
+from vcsf_cli.narrate import is_first, say
+from vcsf_cli.recipe import Recipe
+from vcsf_cli.schema import Init
+
+FILE = "init.csv"
+"""Of a run: every tensor of the files that it started from, and what became of it."""
+
+OWN = "vcsf"
+WHOLE = ("state_dict", "model")
+"""Under which key a file with more than weights has them."""
+
+UNCOUNTED = "num_batches_tracked"
+"""Of a batch norm, which needs it only with a momentum of None; files from before it was invented have none."""
+
+SHOWN = 3
+"""Keys of a kind that an error names."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a file holds.
+
+    Args:
+        tensors: Its tensors by name.
+        others: What it has besides, such as an optimiser's state.
+        own: Whether vcsf wrote it.
+        labels: Whether vcsf says that labels were used.
+    """
+
+    tensors: dict[str, Tensor]
+    others: list[str]
+    own: bool = False
+    labels: bool = False
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The weights of one pathway from a file.
+
+    Args:
+        pathway: Which.
+        file: The file.
+        digest: Its SHA-256.
+        layout: Whose names it has.
+        labels: Whether labels have trained these weights.
+        remark: A sentence for the user, or nothing.
+        weights: By the pathway's own key.
+        lines: What became of each key of the file: its name, our name or nothing, its shape, what it is.
+    """
+
+    pathway: str
+    file: Path
+    digest: str
+    layout: str
+    labels: bool
+    remark: str
+    weights: dict[str, Tensor]
+    lines: list[tuple[str, str, str, str]]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a run remembers of it."""
+        return {"file": self.file.name, "sha256": self.digest, "layout": self.layout, "labels": self.labels}
+
+    def narrate(self) -> None:
+        """Say what was taken and what was left out."""
+        left = Counter(what for _, own, _, what in self.lines if not own)
+        named = ", ".join(f"{what} ({count})" for what, count in left.items()) or "nothing"
+        say(
+            f"{self.pathway} starts from {self.file.name}, by {self.layout}'s names: {len(self.weights)} tensors taken; left "
+            f"out: {named}"
+        )
+        if self.layout != OWN:
+            say(f"{self.pathway}: head and motion modules start as the recipe says")
+        if self.labels:
+            say(f"{self.pathway}: labels have trained these weights")
+        if self.remark:
+            say(f"{self.pathway}: {self.remark}")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from, besides random weights.
+
+    Args:
+        imported: The pathways whose weights come from files.
+    """
+
+    imported: tuple[Imported, ...] = ()
+
+    @property
+    def labels(self) -> bool:
+        """Whether labels have trained any of it."""
+        return any(each.labels for each in self.imported)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a run remembers, by pathway."""
+        return {each.pathway: each.facts for each in self.imported}
+
+    @torch.no_grad()
+    def put_into(self, model: TwoPathways) -> None:
+        """Give the networks these weights."""
+        for each in self.imported:
+            own = model.pathway(each.pathway).state_dict()
+            for name, tensor in each.weights.items():
+                own[name].copy_(tensor)
+
+    def write(self, folder: Path) -> None:
+        """Write `init.csv` into a run folder, if there is anything to say."""
+        if not self.imported or not is_first():
+            return
+        table = pd.DataFrame(
+            [(each.pathway, each.file.name, *line) for each in self.imported for line in each.lines],
+            columns=["pathway", "file", "key", "own_key", "shape", "what"],
+        )
+        with files.whole(folder / FILE, "w") as file:
+            table.to_csv(file, index=False, lineterminator="\n")
+
+
+def assignments(wanted: Init, given: Mapping[str, Path]) -> list[str]:
+    """What `--init` sets in a recipe, as `--set` would.
+
+    Args:
+        wanted: What the recipe names already.
+        given: Files by pathway.
+
+    Raises:
+        InputError: If the recipe names another file's digest.
+    """
+    found = []
+    for pathway, path in given.items():
+        digest, named = files.sha256(path), getattr(wanted, pathway)
+        if named not in (None, digest):
+            raise InputError(
+                f"{path} is not what the recipe starts the {pathway} pathway from: its SHA-256 is {digest}, not {named}",
+                f"give the file that the recipe was made with, or --set init.{pathway}=null for another run",
+            )
+        found.append(f'init.{pathway}="{digest}"')
+    return found
+
+
+def read(recipe: Recipe, given: Mapping[str, Path], model: TwoPathways) -> Start:
+    """The weights that a recipe starts from, checked against its networks.
+
+    Args:
+        recipe: The recipe.
+        given: Files by pathway, whose digests the recipe has.
+        model: Its networks; they are not changed.
+
+    Raises:
+        InputError: If a file is missing, can't be read, or does not fit.
+    """
+    imported = []
+    for pathway in PATHWAYS:
+        digest = getattr(recipe.model.init, pathway)
+        if digest is None:
+            continue
+        if pathway not in given:
+            raise InputError(
+                f"the {pathway} pathway of this recipe starts from weights with SHA-256 {digest}",
+                f"give the file: --init {pathway}=FILE, or --init FILE for both pathways",
+            )
+        imported.append(imported_from(given[pathway], digest, pathway, model, recipe.model.backbone.name))
+    return Start(tuple(imported))
+
+
+def imported_from(path: Path, digest: str, pathway: str, model: TwoPathways, backbone: str) -> Imported:
+    """The weights of one pathway from one file.
+
+    Raises:
+        InputError: If it can't be read, or does not fit.
+    """
+    content = content_of(path)
+    network = model.pathway(pathway)
+    layouts = {OWN: own_layout(network, pathway)} if content.own else layouts_of(network)
+    if not layouts:
+        raise InputError(
+            f"backbone `{backbone}` takes no weights of other code, and {path} is not what vcsf pretrain or export wrote",
+            "give a checkpoint.pt, a stage-N.pt or an exported model.safetensors of the same backbone",
+        )
+    name, prefix = closest(content.tensors, layouts)
+    layout = layouts[name]
+    taken, lines, problems = matched(content.tensors, layout, prefix, network.state_dict())
+    if problems:
+        fitting = "the same backbone, motion module and settings" if content.own else f"`{backbone}`"
+        raise InputError(
+            f"{path} does not fit backbone `{backbone}`, as {name} names its weights: {'; '.join(problems)}",
+            f"weights of {fitting} by {' or '.join(layouts)} would fit; nothing is loaded in part",
+        )
+    lines += [(key, "", "", "training state") for key in content.others]
+    if layout.eps is not None:
+        take_up(network.backbone, layout.eps, taken)
+    labels = content.labels or layout.labels(content.tensors)
+    return Imported(pathway, path, digest, name, labels, layout.remark, taken, lines)
+
+
+def content_of(path: Path) -> Content:
+    """What a file of weights holds; no code in it is run.
+
+    Raises:
+        InputError: If it is none.
+    """
+    loaded = loaded_from(path)
+    kind = loaded.get("kind") if isinstance(loaded, dict) else None
+    if kind in (checkpoint.KIND, checkpoint.STAGE):
+        tensors = loaded["task"]["model"] if kind == checkpoint.KIND else loaded["model"]
+        return Content(tensors, [], True, used_labels(path, "status.json", "uses_labels"))
+    if path.suffix == ".safetensors" and (path.parent / "config.json").is_file():
+        return Content(loaded, [], True, used_labels(path, "config.json", "trained_with_labels"))
+    inner = next((key for key in WHOLE if isinstance(loaded, dict) and isinstance(loaded.get(key), dict)), None)
+    tensors = loaded if inner is None else loaded[inner]
+    if not is_state(tensors):
+        found = f"a dict of {', '.join(map(repr, list(loaded)[:SHOWN]))}" if isinstance(loaded, dict) else type(loaded)
+        raise InputError(
+            f"{path} holds no weights by name but {found}",
+            "what is wanted is a state dict: a dict of tensors, by itself or under the key `state_dict` or `model`",
+        )
+    others = [] if inner is None else [str(key) for key in loaded if key != inner]
+    if all(key.startswith("module.") for key in tensors):  # what torch's wrapper for several GPUs adds
+        tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
+    return Content(tensors, others)
+
+
+def is_state(content: Any) -> bool:
+    """Whether this is a state dict: tensors by name."""
+    return (
+        isinstance(content, dict)
+        and len(content) > 0
+        and all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in content.items())
+    )
+
+
+def loaded_from(path: Path) -> Any:
+    """What torch or safetensors reads from a file.
+
+    Raises:
+        InputError: If they can't.
+    """
+    scalar = cast(Any, np.float64(0).__reduce__()[0])
+    plain = [np.dtype, *(type(np.dtype(name)) for name in ("float64", "float32", "int64"))]
+    # Checkpoints have accuracies beside the weights, some as numbers of numpy; version 1 of it called that by another name.
+    safe = [scalar, (scalar, "numpy.core.multiarray.scalar"), *plain]
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        with torch.serialization.safe_globals(safe):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or foreign file can make a reader fail in any way
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path} can't be read as weights: {reason.partition(' This file can still')[0]}",
+            "give a file that torch.save wrote and that holds nothing but tensors, numbers and text, or a .safetensors; code in "
+            "it is never run",
+        ) from error
+
+
+def used_labels(path: Path, beside: str, key: str) -> bool:
+    """Whether labels have trained one of vcsf's own files, which the file beside it says.
+
+    Raises:
+        InputError: If that is not there.
+    """
+    try:
+        return bool(json.loads((path.parent / beside).read_text(encoding="utf-8"))[key])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(
+            f"{path} is vcsf's own, but there is no {beside} beside it that says whether labels were used",
+            "name the file in the folder where vcsf wrote it",
+        ) from None
+
+
+def own_layout(network: Pathway, pathway: str) -> Layout:
+    """How vcsf's own files name the weights of a pathway; its head is not taken, whatever there is besides is not either."""
+    keys = {key: key for key in network.state_dict() if not key.startswith("head.")}
+    left_out = {f"{other}.": f"the {other} pathway" for other in PATHWAYS if other != pathway}
+    left_out |= {f"{pathway}.head.": "projection head", "centre.": "the centre of features"}
+    return Layout(keys, (f"{pathway}.",), left_out)
+
+
+def layouts_of(network: Pathway) -> dict[str, Layout]:
+    """How other code names the weights of a pathway's backbone, with our own keys as the pathway has them."""
+    found: Mapping[str, Layout] = getattr(network.backbone, "layouts", {})
+    return {
+        name: replace(layout, keys={key: f"backbone.{own}" for key, own in layout.keys.items()})
+        for name, layout in found.items()
+    }
+
+
+def closest(tensors: Mapping[str, Tensor], layouts: Mapping[str, Layout]) -> tuple[str, str]:
+    """The name of the layout, and its prefix, by which most tensors of a file are known."""
+    known = {
+        (name, prefix): sum(key.startswith(prefix) and key.removeprefix(prefix) in layout.keys for key in tensors)
+        for name, layout in layouts.items()
+        for prefix in layout.prefixes
+    }
+    return max(known, key=lambda pair: known[pair])
+
+
+def matched(
+    tensors: Mapping[str, Tensor], layout: Layout, prefix: str, own: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[tuple[str, str, str, str]], list[str]]:
+    """A file's tensors by our names, what became of each, and what does not fit, in words."""
+    taken: dict[str, Tensor] = {}
+    lines: list[tuple[str, str, str, str]] = []
+    wrong: dict[str, list[str]] = {
+        "unexpected": [],
+        "of another shape": [],
+        "not finite": [],
+        "given twice with two values": [],
+    }
+    for key, tensor in tensors.items():
+        shape = "x".join(map(str, tensor.shape))
+        name = layout.keys.get(key.removeprefix(prefix)) if key.startswith(prefix) else None
+        what = next((what for begin, what in layout.left_out.items() if key.startswith(begin)), None)
+        if name is None:
+            if what is None:
+                wrong["unexpected"].append(key)
+            lines.append((key, "", shape, what or "unexpected"))
+            continue
+        lines.append((key, name, shape, "taken"))
+        if tensor.shape != own[name].shape:
+            wrong["of another shape"].append(f"{key} {list(tensor.shape)}, not {list(own[name].shape)}")
+        elif not tensor.isfinite().all():
+            wrong["not finite"].append(key)
+        elif name in taken and not taken[name].equal(tensor):
+            wrong["given twice with two values"].append(key)
+        taken[name] = tensor
+    wanted: dict[str, str] = {}
+    for key, name in layout.keys.items():
+        if not name.endswith(UNCOUNTED):
+            wanted.setdefault(name, prefix + key)
+    missing = [key for name, key in wanted.items() if name not in taken]
+    return taken, lines, in_words({"missing": missing, **wrong})
+
+
+def in_words(wrong: Mapping[str, Sequence[str]]) -> list[str]:
+    """How many keys are wrong in which way, and the first of them."""
+    return [
+        f"{len(keys)} {how} ({', '.join(keys[:SHOWN])}{', ...' if len(keys) > SHOWN else ''})"
+        for how, keys in wrong.items()
+        if keys
+    ]
+
+
+def take_up(backbone: nn.Module, eps: float, taken: dict[str, Tensor]) -> None:
+    """Let running variances take up the difference between the file's eps and that of our batch norms.
+
+    A batch norm divides by the root of variance + eps, so that it is the same in eval mode. In training it divides by the
+    batch's own variance + our eps.
+    """
+    for name, module in backbone.named_modules():
+        key = f"backbone.{name}.running_var"
+        if isinstance(module, _BatchNorm) and key in taken:
+            taken[key] = taken[key] + (eps - module.eps)
