@@ -155,8 +155,7 @@ def command(
         for seed in seeds or [run.recipe.seed]
         for each in splits
     ]
-    for job in jobs:
-        check(job, machine)
+    check(jobs, machine)
     for remark in dict.fromkeys(remark for job in jobs for remark in job.remarks()):
         say(remark)
     if dry_run:

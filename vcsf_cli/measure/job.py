@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -252,8 +252,8 @@ def untrained(runs: Path, recipe: Recipe) -> Run:
     return Run(folder_of(runs, recipe), recipe)
 
 
-def check(job: Job, machine: Machine) -> None:
-    """Everything that can be told before long work.
+def check(jobs: Sequence[Job], machine: Machine) -> None:
+    """Everything that can be told before long work, of jobs that start from the same networks.
 
     Raises:
         VcsfError: If something is wrong.
@@ -263,8 +263,9 @@ def check(job: Job, machine: Machine) -> None:
             f"fine-tuning works on one device, not on {machine.processes}", "give auto, cpu, cuda or cuda:N"
         )
     machine.device()
-    _ = job.division, job.folder
-    job.network()
+    for job in jobs:
+        _ = job.division, job.folder
+    jobs[0].network()
 
 
 def carry_out(job: Job, machine: Machine, predict: Callable[[Job, Machine], Features]) -> pd.DataFrame:
