@@ -32,6 +32,13 @@ PATHWAYS = ("slow", "fast", "both")
 Found = dict[str, np.ndarray]
 
 
+def measured(windows: Windows) -> Windows:
+    """A gallery with the lengths of what its mean leaves of its features."""
+    for name, values in windows.features.items():
+        windows.lengths[name] = np.linalg.norm(values[windows.row] - windows.mean[name], axis=1)
+    return windows
+
+
 def windows_of(counts: list[int], seed: int = 0, scale: float = 1.0) -> Windows:
     """A gallery in memory, of recordings with so many windows each; its rows are shuffled."""
     rng = np.random.default_rng(seed)
@@ -41,7 +48,9 @@ def windows_of(counts: list[int], seed: int = 0, scale: float = 1.0) -> Windows:
     recording = np.repeat(np.arange(len(counts)), counts)
     names = np.array([f"v{number}" for number in range(len(counts))], object)
     times = np.stack([np.arange(total), np.arange(total) + 1.0], axis=1)
-    return Windows(features, rng.permutation(total), recording, times, mean, names, np.full(len(counts), None, object))
+    return measured(
+        Windows(features, rng.permutation(total), recording, times, mean, {}, names, np.full(len(counts), None, object))
+    )
 
 
 def query_of(count: int, seed: int) -> Found:
@@ -108,15 +117,18 @@ def test_equal_similarities_go_by_gallery_order_and_to_the_earliest_windows(
 ) -> None:
     monkeypatch.setattr(search, "ROWS_AT_ONCE", rows)
     axes = np.eye(3, dtype=np.float32)
-    count = 100
-    windows = Windows(
-        {"slow": axes[np.concatenate([[1, 0, 0] if number % 3 else [1, 1, 1] for number in range(count)])]},
-        np.arange(3 * count),
-        np.repeat(np.arange(count), 3),
-        np.zeros((3 * count, 2)),
-        {"slow": np.zeros(3, np.float32)},
-        np.arange(count).astype(object),
-        np.full(count, None, object),
+    count = 300
+    windows = measured(
+        Windows(
+            {"slow": axes[np.concatenate([[1, 0, 0] if number % 3 else [1, 1, 1] for number in range(count)])]},
+            np.arange(3 * count),
+            np.repeat(np.arange(count), 3),
+            np.zeros((3 * count, 2)),
+            {"slow": np.zeros(3, np.float32)},
+            {},
+            np.arange(count).astype(object),
+            np.full(count, None, object),
+        )
     )
     query = {"slow": axes[[2, 0, 0]]}
     pairs = exact(query, np.zeros(3, np.int64), windows, "slow", 4)
@@ -176,6 +188,7 @@ def assert_same(ours: Windows, theirs: Windows) -> None:
     for name in WIDTH:
         np.testing.assert_array_equal(ours.raw(name, 0, len(ours)), theirs.raw(name, 0, len(theirs)))
         np.testing.assert_array_equal(ours.mean[name], theirs.mean[name])
+        np.testing.assert_array_equal(ours.lengths[name], theirs.lengths[name])
 
 
 def test_a_gallery_knows_windows_times_labels_and_mean(tmp_path: Path) -> None:
@@ -192,6 +205,8 @@ def test_a_gallery_knows_windows_times_labels_and_mean(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npy"), expected)
         np.testing.assert_allclose(windows.mean[name], expected.mean(0), rtol=1e-6)
         np.testing.assert_array_equal(np.load(tmp_path / "mean.npz")[name], windows.mean[name])
+        lengths = np.linalg.norm(expected - expected.mean(0), axis=1)
+        np.testing.assert_allclose(windows.lengths[name], lengths, rtol=1e-5)
 
 
 def test_clips_cut_from_one_recording_are_one_with_its_own_time() -> None:
@@ -293,7 +308,7 @@ def test_the_mean_is_kept_and_follows_the_windows(tmp_path: Path, monkeypatch: p
     manifest = dataset("a.avi", "b.avi")
     kept = fill(tmp_path, manifest).windows().mean
     with monkeypatch.context() as patch:
-        patch.setattr(gallery, "mean_of", lambda *_: pytest.fail("it was computed again"))
+        patch.setattr(gallery, "mean_and_lengths", lambda *_: pytest.fail("it was computed again"))
         np.testing.assert_array_equal(opened(tmp_path, manifest).windows().mean["slow"], kept["slow"])
     windows = opened(tmp_path, dataset("a.avi")).windows()
     np.testing.assert_allclose(windows.mean["slow"], features_of("a.avi", 4)["slow"].mean(0), rtol=1e-6)
@@ -321,7 +336,9 @@ def clustered(recordings: int, seed: int = 0) -> Windows:
     mean = {name: each.mean(0) for name, each in features.items()}
     recording = np.repeat(np.arange(recordings), 4)
     names = np.arange(recordings).astype(object)
-    return Windows(features, np.arange(4 * recordings), recording, np.zeros((4 * recordings, 2)), mean, names, names)
+    return measured(
+        Windows(features, np.arange(4 * recordings), recording, np.zeros((4 * recordings, 2)), mean, {}, names, names)
+    )
 
 
 def part_of(windows: Windows, recordings: np.ndarray) -> Windows:
@@ -330,7 +347,8 @@ def part_of(windows: Windows, recordings: np.ndarray) -> Windows:
     row = windows.row[keep]
     mean = {name: values[row].mean(0) for name, values in windows.features.items()}
     number = np.searchsorted(recordings, windows.recording[keep])
-    return Windows(windows.features, row, number, windows.times[keep], mean, windows.names[recordings], windows.labels)
+    names, times = windows.names[recordings], windows.times[keep]
+    return measured(Windows(windows.features, row, number, times, mean, {}, names, windows.labels))
 
 
 def recall(index: Approximate, windows: Windows, pathway: str = "both", k: int = 10) -> float:
@@ -409,6 +427,7 @@ def test_faiss_finds_k_recordings_though_one_has_nearly_all_windows(tmp_path: Pa
     windows = windows_of([2000, 1, 1, 1, 1, 1], scale=0.1)
     windows.features["slow"][windows.row[2000:]] -= 5
     windows.features["fast"][windows.row[2000:]] -= 5
+    measured(windows)
     query = {name: values[windows.row[:3]] for name, values in windows.features.items()}
     index = Approximate(tmp_path, windows, "both")
     group = np.zeros(3, np.int64)

@@ -17,7 +17,7 @@ from vcsf_cli import files
 from vcsf_cli.contracts import PATHWAYS, Indices
 from vcsf_cli.errors import InputError
 from vcsf_cli.measure.features import Features
-from vcsf_cli.measure.gallery import ROWS_AT_ONCE, Windows, unit_vectors
+from vcsf_cli.measure.gallery import ROWS_AT_ONCE, Windows, pathways_in, unit_vectors
 from vcsf_cli.measure.search import Pair, beginnings, nearest_recordings, rank
 from vcsf_cli.narrate import say
 
@@ -65,8 +65,12 @@ class Approximate:
     def __init__(self, folder: Path, windows: Windows, pathway: str) -> None:
         self.faiss = load_faiss()
         self.folder, self.windows, self.pathway = folder, windows, pathway
-        self.order = np.argsort(windows.row)
+        self.position = np.full(len(windows.features[PATHWAYS[0]]), -1)
+        """The number of the window of every row on disk, -1 where it is of none."""
+        self.position[windows.row] = np.arange(len(windows))
         self.state_file = folder / f"faiss-{pathway}.json"
+        self.file: Path | None = None
+        """Where the index was read from."""
         self.index, state = self._kept()
         if self.index is None:
             say(f"drawing up the lists of a faiss index for {len(windows):,} windows")
@@ -102,8 +106,7 @@ class Approximate:
         """The recordings of rows that were found, (q, n), the most similar first; row -1 is none."""
         near = np.argsort(-similarity[rows >= 0], kind="stable")
         rows = rows[rows >= 0][near]
-        position = self.order[np.searchsorted(self.windows.row, rows, sorter=self.order)]
-        recording = self.windows.recording[position]
+        recording = self.windows.recording[self.position[rows]]
         _, first = np.unique(recording, return_index=True)
         nearest: Indices = recording[np.sort(first)[:most]]
         return nearest
@@ -112,11 +115,14 @@ class Approximate:
         """The index and its state from disk; None if there is none, or it was drawn up for another size."""
         try:
             state: dict[str, Any] = json.loads(self.state_file.read_text(encoding="utf-8"))
-            index = self.faiss.read_index(str(self.folder / state["file"]))
+            file = self.folder / state["file"]
+            index = self.faiss.read_index(str(file), self.faiss.IO_FLAG_MMAP)
         except (OSError, ValueError, RuntimeError, KeyError):
             return None, {}
-        grown = len(self.windows) / state["trained_on"]
-        return (index, state) if 1 / GROWTH <= grown <= GROWTH else (None, {})
+        if not 1 / GROWTH <= len(self.windows) / state["trained_on"] <= GROWTH:
+            return None, {}
+        self.file = file
+        return index, state
 
     def _trained(self) -> tuple[Any, dict[str, Any]]:
         """An empty index with its lists drawn up, and its state."""
@@ -133,16 +139,19 @@ class Approximate:
     def _vectors(self, numbers: Indices, mean: Features) -> Any:
         """Unit vectors of some windows."""
         rows = self.windows.row[numbers]
-        used = PATHWAYS if self.pathway == "both" else (self.pathway,)
-        return unit_vectors({name: np.asarray(self.windows.features[name][rows]) for name in used}, mean, self.pathway)
+        features = {name: np.asarray(self.windows.features[name][rows]) for name in pathways_in(self.pathway)}
+        return unit_vectors(features, mean, self.pathway)
 
     def _update(self) -> bool:
         """Add windows that are new, remove those that are gone; whether there were any."""
-        there = self._rows()
-        gone = np.setdiff1d(there, self.windows.row)
+        there = np.zeros(len(self.position), bool)
+        there[self._rows()] = True
+        gone = np.flatnonzero(there & (self.position < 0))
+        new = np.flatnonzero(~there[self.windows.row])
+        if (len(gone) or len(new)) and self.file is not None:
+            self.index = self.faiss.read_index(str(self.file))  # all of it: what is mapped can't be changed
         if len(gone):
             self.index.remove_ids(gone)
-        new = np.flatnonzero(~np.isin(self.windows.row, there))
         for begin in range(0, len(new), ROWS_AT_ONCE):
             numbers = new[begin : begin + ROWS_AT_ONCE]
             self.index.add_with_ids(self._vectors(numbers, self.mean), self.windows.row[numbers])

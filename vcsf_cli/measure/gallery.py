@@ -35,6 +35,8 @@ HEADER_BYTES = 128
 """Of a `.npy` file of rows: numpy leaves room in it for a number of rows that grows."""
 ROWS_AT_ONCE = 4096
 """Rows that are centred and scaled together: few enough for the processor's cache, enough for a fast matrix product."""
+SHORTEST = np.float32(1e-12)
+"""A feature that is the mean itself has no direction; it is similar to nothing."""
 SECONDS_BETWEEN_WRITES = 5.0
 
 
@@ -48,6 +50,7 @@ class Windows:
         recording: The number of every window's recording, (N,), rising.
         times: When every window begins and ends in its recording, in seconds, (N, 2).
         mean: The mean over the windows by pathway, (C,): what every feature is centred by, a query's too.
+        lengths: Of the windows' features less the mean, (N,) by pathway.
         names: Of the recordings.
         labels: Of the recordings, None where unknown.
     """
@@ -57,6 +60,7 @@ class Windows:
     recording: Indices
     times: Times
     mean: Features
+    lengths: Features
     names: npt.NDArray[np.object_]
     labels: npt.NDArray[np.object_]
 
@@ -77,8 +81,18 @@ class Windows:
 
     def vectors(self, pathway: str, begin: int, end: int) -> FloatArray:
         """Unit vectors (n, D) of consecutive windows, as `unit_vectors` makes them."""
-        used = PATHWAYS if pathway == "both" else (pathway,)
-        return unit_vectors({name: self.raw(name, begin, end) for name in used}, self.mean, pathway)
+        return unit_vectors({name: self.raw(name, begin, end) for name in pathways_in(pathway)}, self.mean, pathway)
+
+
+def pathways_in(pathway: str) -> tuple[str, ...]:
+    """The pathways that `slow`, `fast` or `both` stands for."""
+    return PATHWAYS if pathway == "both" else (pathway,)
+
+
+def lengths_of(vectors: FloatArray) -> FloatArray:
+    """The lengths (N,) of vectors (N, C)."""
+    lengths: FloatArray = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    return lengths
 
 
 def unit_vectors(features: Features, mean: Features, pathway: str) -> FloatArray:
@@ -92,12 +106,12 @@ def unit_vectors(features: Features, mean: Features, pathway: str) -> FloatArray
         mean: Of the gallery, (C,) by pathway.
         pathway: One of them, or `both`.
     """
-    used = PATHWAYS if pathway == "both" else (pathway,)
+    used = pathways_in(pathway)
     parts = []
     for name in used:
         centred = features[name] - mean[name]
-        length = np.sqrt(np.einsum("ij,ij->i", centred, centred)) * np.float32(np.sqrt(len(used)))
-        centred /= np.maximum(length, np.float32(1e-12))[:, None]
+        length = lengths_of(centred) * np.float32(np.sqrt(len(used)))
+        centred /= np.maximum(length, SHORTEST)[:, None]
         parts.append(centred)
     vectors: FloatArray = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
     return vectors
@@ -268,21 +282,24 @@ class Gallery:
         fps = self.manifest.table["fps"].to_numpy()
         times = np.repeat(begin[order], counts)[:, None] + frames / np.repeat(fps[order], counts)[:, None]
         features: Features = {pathway: self._stored(pathway) for pathway in PATHWAYS}
-        found = Windows(features, row, np.repeat(owner[order], counts), times, {}, names, labels)
-        found.mean.update(self._mean(found))
+        found = Windows(features, row, np.repeat(owner[order], counts), times, {}, {}, names, labels)
+        self._measure(found)
         return found
 
-    def _mean(self, windows: Windows) -> Features:
-        """The mean over windows by pathway, from `mean.npz` if it is these windows'."""
+    def _measure(self, windows: Windows) -> None:
+        """Fill in mean and lengths, from `mean.npz` if they are these windows'."""
         path, these = self.folder / "mean.npz", hashlib.sha256(windows.row.tobytes()).hexdigest()
         if path.is_file():
             with np.load(path) as kept:
                 if str(kept["windows"]) == these:
-                    return {pathway: kept[pathway] for pathway in PATHWAYS}
-        mean: Features = {pathway: mean_of(windows, pathway) for pathway in PATHWAYS}
+                    windows.mean.update({pathway: kept[pathway] for pathway in PATHWAYS})
+                    windows.lengths.update({pathway: kept[f"{pathway}_lengths"] for pathway in PATHWAYS})
+                    return
+        for pathway in PATHWAYS:
+            windows.mean[pathway], windows.lengths[pathway] = mean_and_lengths(windows, pathway)
+        arrays = windows.mean | {f"{pathway}_lengths": values for pathway, values in windows.lengths.items()}
         with files.whole(path) as file:
-            np.savez(file, windows=np.array(these), **mean)  # type: ignore[arg-type]  # numpy's stub takes no names
-        return mean
+            np.savez(file, windows=np.array(these), **arrays)  # type: ignore[arg-type]  # numpy's stub takes no names
 
 
 def entry_of(line: bytes) -> dict[str, Any] | None:
@@ -295,13 +312,13 @@ def entry_of(line: bytes) -> dict[str, Any] | None:
     return entry if whole else None
 
 
-def mean_of(windows: Windows, pathway: str) -> FloatArray:
-    """The mean feature (C,) over all windows, block by block."""
-    total = sum(
-        windows.raw(pathway, begin, begin + ROWS_AT_ONCE).sum(0, dtype=np.float64)
-        for begin in range(0, len(windows), ROWS_AT_ONCE)
-    )
-    return np.asarray(total / len(windows), np.float32)
+def mean_and_lengths(windows: Windows, pathway: str) -> tuple[FloatArray, FloatArray]:
+    """The mean feature (C,) over all windows, and how far each is from it, (N,), block by block."""
+    blocks = range(0, len(windows), ROWS_AT_ONCE)
+    total = sum(windows.raw(pathway, begin, begin + ROWS_AT_ONCE).sum(0, dtype=np.float64) for begin in blocks)
+    mean = np.asarray(total / len(windows), np.float32)
+    lengths = [lengths_of(windows.raw(pathway, begin, begin + ROWS_AT_ONCE) - mean) for begin in blocks]
+    return mean, np.concatenate(lengths)
 
 
 def by_clip(clips: Indices, batches: Iterable[tuple[Indices, Features]]) -> Iterator[tuple[int, Features]]:

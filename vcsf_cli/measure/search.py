@@ -9,7 +9,7 @@ import numpy as np
 
 from vcsf_cli.contracts import Indices
 from vcsf_cli.measure.features import Features
-from vcsf_cli.measure.gallery import ROWS_AT_ONCE, FloatArray, Windows, unit_vectors
+from vcsf_cli.measure.gallery import ROWS_AT_ONCE, SHORTEST, FloatArray, Windows, pathways_in, unit_vectors
 
 QUERIES_AT_ONCE = 512
 CELLS_AT_ONCE = 2**24
@@ -55,34 +55,39 @@ def exact(query: Features, group: Indices, windows: Windows, pathway: str, k: in
 
 def nearest_recordings(query: Features, group: Indices, windows: Windows, pathway: str, k: int) -> list[Indices]:
     """The k nearest recordings of each group, nearest first; arguments as of `exact`."""
-    vectors = unit_vectors(query, windows.mean, pathway)
     groups = int(group[-1]) + 1
     at_once = max(1, CELLS_AT_ONCE // len(windows.names))
     found: list[Indices] = []
     for first in range(0, groups, at_once):
         begin, end = np.searchsorted(group, [first, first + at_once])
-        best = best_similarities(vectors[begin:end], group[begin:end] - first, windows, pathway)
+        part = {name: features[begin:end] for name, features in query.items()}
+        best = best_similarities(part, group[begin:end] - first, windows, pathway)
         found += list(np.argsort(-best, axis=1, kind="stable")[:, :k])
     return found
 
 
-def best_similarities(vectors: FloatArray, group: Indices, windows: Windows, pathway: str) -> FloatArray:
-    """The similarity of the best pair of windows of every group and recording, (G, R).
+def best_similarities(query: Features, group: Indices, windows: Windows, pathway: str) -> FloatArray:
+    """The similarity of the best pair of windows of every group and recording, (G, R); arguments as of `exact`.
 
-    Args:
-        vectors: Of the query's windows, unit length, (Q, D).
-        group: The group of every one, (Q,), rising from 0 without gaps.
-        windows: The gallery.
-        pathway: What the vectors are of.
+    A cosine is q(x - m) / |x - m| for a query q of unit length, a window x and the mean m. As qx - qm it needs of the
+    gallery what lies on disk, read once, and the lengths.
     """
+    used = pathways_in(pathway)
+    vectors = {name: unit_vectors(query, windows.mean, name) / np.float32(len(used)) for name in used}
+    at_mean = {name: (vectors[name] @ windows.mean[name])[:, None] for name in used}
+    lengths = {
+        name: np.where(windows.lengths[name] > SHORTEST, windows.lengths[name], np.float32(np.inf)) for name in used
+    }
     best = np.full((int(group[-1]) + 1, len(windows.names)), -np.inf, np.float32)
     for begin in range(0, len(windows), ROWS_AT_ONCE):
-        block = windows.vectors(pathway, begin, begin + ROWS_AT_ONCE)
-        recording = windows.recording[begin : begin + ROWS_AT_ONCE]
-        for first in range(0, len(vectors), QUERIES_AT_ONCE):
-            owner = group[first : first + QUERIES_AT_ONCE]
-            similarity = vectors[first : first + QUERIES_AT_ONCE] @ block.T
-            similarity = np.maximum.reduceat(similarity, beginnings(recording), axis=1)
+        rows = slice(begin, begin + ROWS_AT_ONCE)
+        block = {name: windows.raw(name, begin, begin + ROWS_AT_ONCE).T for name in used}
+        recording = windows.recording[rows]
+        for first in range(0, len(group), QUERIES_AT_ONCE):
+            some = slice(first, first + QUERIES_AT_ONCE)
+            owner = group[some]
+            parts = [(vectors[p][some] @ block[p] - at_mean[p][some]) / lengths[p][rows] for p in used]
+            similarity = np.maximum.reduceat(sum(parts[1:], parts[0]), beginnings(recording), axis=1)
             similarity = np.maximum.reduceat(similarity, beginnings(owner), axis=0)
             cells = best[owner[0] : owner[-1] + 1, recording[0] : recording[-1] + 1]
             np.maximum(cells, similarity, out=cells)
