@@ -24,7 +24,9 @@ from vcsf_cli.errors import InputError, PluginError, RecipeError, UnknownName, V
 
 CHECKOUT = Path(__file__).parent.parent
 HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("vcsf_")}
-RECIPES = sorted(path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "recipes").rglob("*.yaml"))
+YAML = sorted(path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "recipes").rglob("*.yaml"))
+PROTOCOLS = [path for path in YAML if path.startswith(f"recipes/{recipes.PROTOCOLS}/")]
+RECIPES = [path for path in YAML if path not in PROTOCOLS]
 MODULES = sorted(
     path for package in ("vcsf_cli", "plugins/vcsf_plugins") for path in CHECKOUT.glob(f"{package}/**/*.py")
 )
@@ -127,7 +129,7 @@ def commands_in(text: str) -> list[str]:
 def documented() -> list[tuple[str, str]]:
     commands = [("README.md", command) for command in commands_in(read("README.md"))]
     commands += [("CONTRIBUTING.md", command) for command in commands_in(read("CONTRIBUTING.md"))]
-    for recipe in RECIPES:
+    for recipe in YAML:
         commands += [(recipe, line) for line in header(recipe) if line.startswith("vcsf ")]
     return list(dict.fromkeys(commands))
 

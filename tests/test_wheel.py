@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parent.parent
-RECIPES = {path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "recipes").rglob("*.yaml")}
+YAML = {path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "recipes").rglob("*.yaml")}
+PROTOCOLS = {path for path in YAML if path.startswith("recipes/protocols/")}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_the_wheel_holds_the_program_its_plugin_and_the_recipes_alone(wheel: Pat
     for package in (CHECKOUT / "vcsf_cli", CHECKOUT / "plugins" / "vcsf_plugins"):
         modules = {path.relative_to(package.parent).as_posix() for path in package.rglob("*.py")}
         assert modules | {f"{package.name}/py.typed"} <= names
-    assert {name for name in names if name.endswith(".yaml")} == {f"vcsf_cli/{recipe}" for recipe in RECIPES}
+    assert {name for name in names if name.endswith(".yaml")} == {f"vcsf_cli/{recipe}" for recipe in YAML}
 
 
 def test_what_is_imported_is_the_wheel(installed: Path, tmp_path: Path) -> None:
@@ -75,7 +76,14 @@ def test_recipes_are_found_by_name(installed: Path, tmp_path: Path) -> None:
     assert (status, error) == (0, "")
     assert out.startswith("name: demo\n")
     _, out, _ = python(installed, tmp_path, "-m", "vcsf_cli", "recipes")
-    assert {f"recipes/{line.split()[0]}.yaml" for line in out.splitlines()} == RECIPES
+    assert {f"recipes/{line.split()[0]}.yaml" for line in out.splitlines()} == YAML - PROTOCOLS
+
+
+def test_protocols_are_found_by_name(installed: Path, tmp_path: Path) -> None:
+    code = "from vcsf_cli.protocol import load, protocol_names\nfor name in protocol_names(): print(load(name).name)"
+    status, out, error = python(installed, tmp_path, "-c", code)
+    assert status == 0, error
+    assert {f"recipes/protocols/{name}.yaml" for name in out.splitlines()} == PROTOCOLS
 
 
 def test_plugins_are_registered(installed: Path, tmp_path: Path) -> None:

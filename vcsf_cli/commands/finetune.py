@@ -144,10 +144,8 @@ def command(
     manifest = Manifest.open(data / dataset)
 
     from vcsf_cli.measure.job import Job, check
-    from vcsf_cli.train.classify import measure
-    from vcsf_cli.train.pretrain import Machine
 
-    machine = Machine(how["devices"], how["precision"], how["workers"], how["save_every"])
+    machine = machine_of(run, protocol, **how)
     splits = [1, 2, 3] if split == "all" else [int(split or run.recipe.model.data.split)]
     pathways = PATHWAYS if pathway == "both" else (pathway,)
     jobs = [
@@ -160,7 +158,25 @@ def command(
         say(remark)
     if dry_run:
         rehearse(jobs, machine)
-        return
+    else:
+        measure_all(jobs, machine)
+
+
+def machine_of(
+    run: Run, protocol: Protocol, devices: str, precision: str, workers: int | None, save_every: float
+) -> Machine:
+    """Where and how to compute: training as the recipe says, features in float32 as retrieval does."""
+    from vcsf_cli.train.pretrain import Machine
+
+    if precision == "auto":
+        precision = run.recipe.model.speed.precision if protocol.mode == "finetune" else "float32"
+    return Machine(devices, precision, workers, save_every)
+
+
+def measure_all(jobs: list[Job], machine: Machine) -> None:
+    """Measure one after the other, and show the table."""
+    from vcsf_cli.train.classify import measure
+
     tables = []
     for job in jobs:
         say(f"{job.task} of {job.run.name}, {job.manifest.name} split {job.split}, seed {job.seed}: {job.summary()}")
@@ -171,7 +187,7 @@ def command(
             raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
         say(f"files: {job.folder}")
     show(tables)
-    say(f"results: {run.folder / 'results.csv'}")
+    say(f"results: {jobs[0].run.folder / 'results.csv'}")
 
 
 def protocol_named(named: str | None, linear: bool, knn: bool) -> str:
@@ -208,9 +224,15 @@ def start_of(runs: Path, source: str | None) -> tuple[Run, bool]:
     from vcsf_cli import recipe as recipes
     from vcsf_cli.measure.job import untrained
     from vcsf_cli.runs import find_run
+    from vcsf_cli.schema import Init
 
     if source is not None and source.startswith(SCRATCH):
-        return untrained(runs, recipes.load(source.removeprefix(SCRATCH))), True
+        recipe = recipes.load(source.removeprefix(SCRATCH))
+        if recipe.model.init != Init():
+            raise InputError(
+                f"{source} starts from the weights of a file, not from scratch", "leave out its key `init`"
+            )
+        return untrained(runs, recipe), True
     run = find_run(runs, source)
     if source is None:
         say(f"using the newest finished run: {run.name}")

@@ -226,6 +226,7 @@ class Job:
         own = self.run.recipe.model.data.split
         if status and self.run.uses_labels:
             found.append(f"warning: {WITH_LABELS}")
+        found += [] if self.scratch else self.run.imported
         if status.get("dataset") == self.manifest.name and self.split != own:
             found.append(
                 f"warning: the run was trained on split {own}: test clips of split {self.split} were among its training clips"
