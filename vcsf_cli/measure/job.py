@@ -89,8 +89,7 @@ class Job:
         Raises:
             RunError: If the run has no checkpoint.
         """
-        recipe = self.run.recipe
-        start = {"scratch": recipe.hash} if self.scratch else {"recipe": recipe.hash, "checkpoint": self._checkpoint()}
+        start = {"scratch": self.run.recipe.hash} if self.scratch else {"checkpoint": self._checkpoint()}
         return {
             "from": start,
             "dataset": self.manifest.name,
