@@ -34,6 +34,9 @@ OWN = "vcsf"
 WHOLE = ("state_dict", "model")
 """Under which key a file with more than weights has them."""
 
+EXPORTED = tuple(f"{pathway}.backbone." for pathway in PATHWAYS)
+"""How keys of an exported folder's weights begin."""
+
 UNCOUNTED = "num_batches_tracked"
 """Of a batch norm, which needs it only with a momentum of None; files from before it was invented have none."""
 
@@ -231,7 +234,7 @@ def content_of(path: Path) -> Content:
     if kind in (checkpoint.KIND, checkpoint.STAGE):
         tensors = loaded["task"]["model"] if kind == checkpoint.KIND else loaded["model"]
         return Content(tensors, [], True, used_labels(path, "status.json", "uses_labels"))
-    if path.suffix == ".safetensors" and (path.parent / "config.json").is_file():
+    if path.suffix == ".safetensors" and any(key.startswith(EXPORTED) for key in loaded):
         return Content(loaded, [], True, used_labels(path, "config.json", "trained_with_labels"))
     inner = next((key for key in WHOLE if isinstance(loaded, dict) and isinstance(loaded.get(key), dict)), None)
     tensors = loaded if inner is None else loaded[inner]
