@@ -23,10 +23,18 @@ from videos import write_video
 from vcsf_cli import checkpoint, load_encoder
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.augment import to_input
+from vcsf_cli.data.clips import decode
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.data.store import FrameStore
 from vcsf_cli.export import exporter, formats
+from vcsf_cli.export.card import measurements
 from vcsf_cli.export.encoder import Encoder
+from vcsf_cli.export.folder import recipe_of
+from vcsf_cli.export.measured import centre_of, results_of
+from vcsf_cli.files import sha256
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.recipe import load
+from vcsf_cli.runs import read_run
 from vcsf_cli.train.tasks import build_sampler
 
 # Short-term motion is resized by a pool that ONNX does not have, and the fast pathway reads differences.
@@ -144,10 +152,6 @@ def test_onnx_is_checked_and_used_without_torch(folder: Path, run: Path, model: 
 
 def test_an_encoded_video_has_the_feature_that_retrieval_computed(folder: Path, run: Path, tiny_data: Path) -> None:
     """Of the stored frames the very same; of the original video all but what JPEG changed."""
-    from vcsf_cli.data.clips import decode
-    from vcsf_cli.data.manifest import Manifest
-    from vcsf_cli.data.store import FrameStore
-
     encoder = load_encoder(folder)
     data = Manifest.open(tiny_data / "synthetic")
     table = pq.read_table(run / "retrieve" / "synthetic-split1" / "features.parquet").to_pandas()
@@ -281,14 +285,41 @@ def test_one_pathway_of_an_unfinished_run_compared_on_videos(copy: Path) -> None
     assert torch.equal(load_encoder(folder)(clips)["slow"], load_encoder(run)(clips)["slow"])
 
 
-def test_results_of_an_earlier_checkpoint_are_left_out(copy: Path) -> None:
-    from vcsf_cli.export.measured import centre_of, results_of
-    from vcsf_cli.runs import read_run
-
+def test_only_what_was_measured_of_this_checkpoint_counts(copy: Path) -> None:
     (folder,) = (copy / "runs").iterdir()
     run = read_run(folder)
+    checkpoint_hash = sha256(run.checkpoint)
+    measured = results_of(run, checkpoint_hash)
+    assert set(measured["task"]) == {"retrieval"}
+    (path,) = folder.glob("retrieve/*/results.csv")
+    for name, start in [
+        ("own", {"checkpoint": checkpoint_hash}),
+        ("old", {"checkpoint": "0"}),
+        ("new", {"scratch": "0"}),
+    ]:
+        (folder / "finetune" / name).mkdir(parents=True)
+        (folder / "finetune" / name / "status.json").write_text(json.dumps({"from": start}))
+        pd.read_csv(path).assign(task=name).to_csv(folder / "finetune" / name / "results.csv", index=False)
+    (folder / "lost" / "x").mkdir(parents=True)
+    shutil.copy(path, folder / "lost" / "x")
+    assert set(results_of(run, checkpoint_hash)["task"]) == {"retrieval", "own"}
     assert results_of(run, "another").empty
     assert centre_of(run, "another") is None
+
+
+def test_results_of_several_seeds_are_told_as_their_mean(run: Path) -> None:
+    rows = pd.read_csv(next(run.glob("retrieve/*/results.csv")))
+    text = measurements(pd.concat([rows.assign(value=0.2), rows.assign(value=0.4, seed=7)]))
+    assert "mean of 2 seeds" in text
+    assert "| trained | slow | 30.0 | 30.0 |" in text
+
+
+def test_nothing_is_fetched_to_load_what_started_from_weights_of_others(run: Path) -> None:
+    tree = load("smoke", ["backbone={name: timm, model: test_vit, pretrained: true}", "slow.pretrained=true"]).tree
+    loaded = recipe_of({"recipe": tree})
+    assert loaded.model.backbone.settings["pretrained"] is False
+    assert loaded.model.slow["pretrained"] is False
+    assert tree["backbone"]["pretrained"] is True
 
 
 @pytest.mark.parametrize(
@@ -319,9 +350,6 @@ def test_a_missing_package_is_told_before_any_work(
 
 
 def test_what_is_compared_comes_from_all_over_the_dataset(run: Path, tiny_data: Path) -> None:
-    from vcsf_cli.data.manifest import Manifest
-    from vcsf_cli.runs import read_run
-
     found = exporter.Exporter(read_run(run), Manifest.open(tiny_data / "synthetic"), (), "both").clips
     assert found.shape == (6, 8, 32, 32, 3)
     assert len(np.unique(found.reshape(6, -1), axis=0)) == 6

@@ -138,7 +138,10 @@ def data(run: Run, config: dict[str, Any]) -> str:
         f"- SHA-256 of what the clips are: `{status['data_hash']}`",
         f"- run `{run.name}`, seed {run.recipe.seed}, {status.get('steps', 'unfinished: unknown')} steps",
         f"- labels: {'used' if config['trained_with_labels'] else 'not used'}",
+        *(f"- {sentence}" for sentence in run.imported),
     ]
+    if run.recipe.model.backbone.settings.get("pretrained"):
+        lines.append("- the backbone started from weights of others, most of which have seen labels")
     return "\n".join(lines)
 
 
@@ -151,9 +154,10 @@ def measurements(measured: pd.DataFrame) -> str:
         order = rows[["variant", "pathway"]].drop_duplicates()
         table = rows.pivot_table(index=["variant", "pathway"], columns="metric", values="value", sort=False)
         table = table.reindex(pd.MultiIndex.from_frame(order)) * 100
-        clips = f"{rows['clips'].iloc[0]:,} test clips"
-        parts.append(f"{task} on `{dataset}` split {split}, {clips}, in per cent:\n\n{results.markdown(table)}")
-    parts.append("Numbers of one seed on data and schedule as above; not comparable with published tables.")
+        clips, seeds = f"{rows['clips'].iloc[0]:,} test clips", rows["seed"].nunique()
+        mean = f", mean of {seeds} seeds" if seeds > 1 else ""
+        parts.append(f"{task} on `{dataset}` split {split}, {clips}{mean}, in per cent:\n\n{results.markdown(table)}")
+    parts.append("Numbers of one training on data and schedule as above; not comparable with published tables.")
     return "\n".join(parts)
 
 

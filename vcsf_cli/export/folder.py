@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from vcsf_cli import __version__
+from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.augment import MEAN, STD
 from vcsf_cli.errors import InputError, RunError
 from vcsf_cli.export.encoder import Encoder
 from vcsf_cli.measure.own_video import Look
-from vcsf_cli.recipe import Recipe
+from vcsf_cli.recipe import Recipe, resolve
 from vcsf_cli.runs import Run
 
 CONFIG = "config.json"
@@ -108,14 +110,16 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def recipe_of(config: dict[str, Any]) -> Recipe:
-    """The recipe in a `config.json`.
+    """The recipe in a `config.json`, whose weights all come from the file: none are fetched to start from.
 
     Raises:
         RecipeError: If a plugin that it needs is not here.
     """
-    from vcsf_cli.recipe import resolve
-
-    return resolve(config["recipe"], {})
+    tree = copy.deepcopy(config["recipe"])
+    for node in ("backbone", *PATHWAYS):
+        if tree.get(node, {}).get("pretrained"):
+            tree[node]["pretrained"] = False
+    return resolve(tree, {})
 
 
 def check_place(out: Path) -> None:

@@ -20,18 +20,28 @@ CACHE = "features.parquet"
 
 
 def results_of(run: Run, checkpoint: str) -> pd.DataFrame:
-    """The rows of all `results.csv` below a run that are known to be of a checkpoint; columns as in `results.COLUMNS`.
+    """The rows of every `results.csv` that `vcsf retrieve` and `vcsf finetune` wrote of a checkpoint; columns as in
+    `results.COLUMNS`.
 
     Args:
         run: The run.
-        checkpoint: SHA-256 of its checkpoint. Results without features beside them are taken if the run is finished.
+        checkpoint: SHA-256 of its checkpoint.
     """
-    tables = []
-    for path in sorted(run.folder.glob("**/results.csv")):
-        measured = metadata(path.with_name(CACHE)).get("checkpoint", checkpoint if run.finished else None)
-        if measured == checkpoint:
-            tables.append(pd.read_csv(path))
+    paths = sorted(run.folder.glob("*/*/results.csv"))
+    tables = [pd.read_csv(path) for path in paths if measured_of(path.parent) == checkpoint]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(results.COLUMNS))
+
+
+def measured_of(folder: Path) -> str | None:
+    """The checkpoint that what lies in a folder was measured of, if that is known."""
+    found: str | None = metadata(folder / CACHE).get("checkpoint")
+    if found is None:
+        try:
+            start = json.loads((folder / "status.json").read_text(encoding="utf-8"))["from"]
+            found = start.get("checkpoint")
+        except (OSError, ValueError, KeyError):
+            return None
+    return found
 
 
 def centre_of(run: Run, checkpoint: str) -> tuple[Features, dict[str, Any]] | None:
