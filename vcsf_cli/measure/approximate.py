@@ -1,8 +1,8 @@
 """A faiss index over a gallery's windows, kept on disk: it names candidates, which are then ranked exactly.
 
-Inverted lists with one byte a number (`IVF,SQ8`): a quarter of the memory of whole vectors, next to no training beside
-k-means, and so little lost that how many lists are looked into alone decides what is found. Product quantisation would be
-smaller still, but loses more than ranking candidates anew brings back where neighbours are close together.
+Inverted lists with one byte a number (`IVF,SQ8`): a quarter of the memory of whole vectors, nothing to train beside k-means,
+and so little lost that the number of lists looked into decides what is found. Product quantisation would be smaller still,
+but its codebooks take long to train, and its coarser similarities would need more candidates.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vcsf_cli.measure.search import Pair, beginnings, nearest_recordings, rank
 from vcsf_cli.narrate import say
 
 WORTH_IT = 1_000_000
-"""Windows from which on an exact search of one query takes seconds."""
+"""Windows from which on an exact search takes a second a query, and more where memory does not hold the gallery."""
 GROWTH = 2.0
 """The lists are drawn up anew when a gallery has become so many times as large, or as small, as it was."""
 WINDOWS_A_LIST = 64
