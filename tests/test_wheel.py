@@ -52,8 +52,9 @@ def test_the_wheel_holds_the_program_its_plugin_and_the_recipes_alone(wheel: Pat
     assert {top for top in tops if not top.endswith(".dist-info")} == {"vcsf_cli", "vcsf_plugins"}
     assert len(tops) == 3
     for package in (CHECKOUT / "vcsf_cli", CHECKOUT / "plugins" / "vcsf_plugins"):
-        modules = {path.relative_to(package.parent).as_posix() for path in package.rglob("*.py")}
-        assert modules | {f"{package.name}/py.typed"} <= names
+        files = [path for path in package.rglob("*") if path.suffix in (".py", ".html", ".css", ".js")]
+        assert {path.relative_to(package.parent).as_posix() for path in files} <= names
+        assert f"{package.name}/py.typed" in names
     assert {name for name in names if name.endswith(".yaml")} == {f"vcsf_cli/{recipe}" for recipe in YAML}
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from vcsf_cli.data.manifest import Manifest
-    from vcsf_cli.measure.benchmark import Benchmark, Measured
+    from vcsf_cli.measure.benchmark import Benchmark, Difference, Measured
     from vcsf_cli.runs import Run
     from vcsf_cli.train.pretrain import Machine
 
@@ -102,6 +102,7 @@ def search_options(function: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--baselines", is_flag=True, help="Measure the untrained network and colour histograms too.")
 @click.option("--untrained", is_flag=True, help="Measure the recipe's untrained network too.")
+@click.option("--html/--no-html", default=True, show_default=True, help="Whether to write report.html.")
 @search_options
 @data_option
 @runs_option
@@ -118,6 +119,7 @@ def command(
     ks: list[int] | None,
     baselines: bool,
     untrained: bool,
+    html: bool,
     data: Path,
     runs: Path,
     devices: str,
@@ -126,7 +128,8 @@ def command(
 ) -> None:
     """Let test clips search the training clips of DATASET (default: the run's own) and count hits of the right class.
 
-    Writes results.csv, neighbours.csv, features.parquet and report.md into the run's folder `retrieve`.
+    Writes results.csv, neighbours.csv, features.parquet, report.md and report.html into the run's folder `retrieve`. The
+    last shows the tables, curves, a map of the embedding and every query with its neighbours as moving pictures.
 
     With --query or --query-dir, search the dataset --gallery with videos that need not be prepared: the nearest of its
     videos, and when. The gallery's features are kept in the run's folder `index`.
@@ -137,6 +140,7 @@ def command(
     search = bool(searching["queries"] or searching["query_dir"])
     if search:
         refuse({"DATASET": dataset, "--split": split, "--baselines": baselines, "--untrained": untrained}, search)
+        refuse({"--no-html": not html}, search)
     else:
         renamed = {"each_window": "windows", "table": "csv"}
         refuse({f"--{renamed.get(name, name)}": value for name, value in searching.items()}, search)
@@ -158,7 +162,7 @@ def command(
         find(run, manifest, machine, max(ks or [SEARCH_K]), **searching)
         say(next_search(manifest, run, data, runs, **searching))
         return
-    measure(run, manifest, machine, ks or BENCHMARK_KS, split, baselines, untrained)
+    measure(run, manifest, machine, ks or BENCHMARK_KS, split, baselines, untrained, html)
 
 
 def measure(
@@ -169,6 +173,7 @@ def measure(
     split: int | None,
     baselines: bool,
     untrained: bool,
+    html: bool,
 ) -> None:
     """The benchmark."""
     from vcsf_cli.measure.benchmark import Benchmark
@@ -189,11 +194,13 @@ def measure(
     others = [benchmark.measure(benchmark.untrained())] if untrained or baselines else []
     if baselines:
         others.append(benchmark.measure(benchmark.colour_histogram()))
-    conclude(benchmark, trained, others)
+    conclude(benchmark, trained, others, html)
 
 
-def conclude(benchmark: Benchmark, trained: Measured, others: list[Measured]) -> None:
+def conclude(benchmark: Benchmark, trained: Measured, others: list[Measured], html: bool) -> None:
     """Write and show what was measured."""
+    import pandas as pd
+
     from vcsf_cli import results
 
     folder = benchmark.folder
@@ -204,6 +211,7 @@ def conclude(benchmark: Benchmark, trained: Measured, others: list[Measured]) ->
             f"{benchmark.manifest.name} has no labels or no test part in split {benchmark.split}: no R@k; every clip's "
             "nearest other clips are in neighbours.csv"
         )
+        write_page(benchmark, pd.DataFrame(), [], html)
         click.echo(folder)
         return
     rows = results.write(folder / "results.csv", [row for m in (trained, *others) for row in benchmark.rows_of(m)])
@@ -216,8 +224,19 @@ def conclude(benchmark: Benchmark, trained: Measured, others: list[Measured]) ->
     say(f"{len(parts.query):,} test clips query {len(parts.gallery):,} training clips; left out: {parts.left_out}")
     show(measured)
     for line in comparisons:
-        click.echo(line)
+        click.echo(str(line))
+    write_page(benchmark, measured, comparisons, html)
     say(f"report: {report}")
+
+
+def write_page(benchmark: Benchmark, rows: pd.DataFrame, differences: list[Difference], wanted: bool) -> None:
+    """Write `report.html`, or see that none of an earlier measurement stays."""
+    from vcsf_cli.report import retrieval
+
+    path = benchmark.folder / retrieval.FILE
+    path.unlink(missing_ok=True)
+    if wanted:
+        say(f"to look at: {retrieval.write(benchmark, rows, differences)}")
 
 
 def show(rows: pd.DataFrame) -> None:

@@ -1,0 +1,222 @@
+"""Line charts as a page draws them: where ticks, lines and labels lie."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from vcsf_cli.contracts import PATHWAYS
+
+WIDTH, HEIGHT = 380, 230
+LEFT, RIGHT, TOP, BOTTOM = 46, 86, 14, 36
+LABEL_HEIGHT = 13
+MOST_POINTS = 300
+"""Of a line; longer ones are thinned to means of neighbouring points, which the eye can't tell from them."""
+MARKED = 16
+"""Lines of at most so many points get a mark at each."""
+
+PATHWAYS_AND_BOTH = (*PATHWAYS, "both")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart.
+
+    Args:
+        name: What stands beside it.
+        points: (x, y), by rising x.
+        kind: How it looks: `slow`, `fast`, `both`, or `plain`, `dashed` and `dotted` for others.
+    """
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    kind: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A line chart.
+
+    Args:
+        title: What it shows.
+        lines: At least one, none empty.
+        below: What x is.
+        unit: Written behind y values: ` %`.
+        borders: Where stages begin: x and a short name.
+        ticks: Values of x to mark; none: round ones are found.
+        logarithmic: Whether x is, as the k of R@k.
+        from_zero: Whether y begins at 0.
+    """
+
+    title: str
+    lines: Sequence[Line]
+    below: str
+    unit: str = ""
+    borders: Sequence[tuple[float, str]] = ()
+    ticks: Sequence[float] = ()
+    logarithmic: bool = False
+    from_zero: bool = False
+
+    def drawn(self) -> Drawing:
+        """Everything in its place."""
+        along, up = Axis.of(self._x(), LEFT, WIDTH - RIGHT, self.logarithmic), self._up()
+        drawing = Drawing(self.title, self.below, self._in_words())
+        values = self.ticks or round_values(along.low, along.high, 4)
+        drawing.across = [(along.place(value), number(value)) for value in values]
+        drawing.up = [(up.place(value), number(value) + self.unit) for value in round_values(up.low, up.high, 5)]
+        drawing.borders = [(along.place(x), name) for x, name in self.borders if along.low <= x <= along.high]
+        for line in self.lines:
+            places = [(along.place(x), up.place(y)) for x, y in line.points]
+            words = [f"{line.name}, {self.below} {number(x)}: {number(y)}{self.unit}" for x, y in line.points]
+            drawing.lines.append(Drawn(line.name, line.kind, places, words if len(places) <= MARKED else []))
+        apart = spread_out([line.places[-1][1] for line in drawing.lines], LABEL_HEIGHT, TOP + 4, HEIGHT - BOTTOM)
+        drawing.labels = apart
+        return drawing
+
+    def _x(self) -> list[float]:
+        return [x for line in self.lines for x, _ in line.points]
+
+    def _up(self) -> Axis:
+        found = [y for line in self.lines for _, y in line.points]
+        low, high = min(found), max(found)
+        room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+        axis = Axis(0.0 if self.from_zero else low - room, high + room, HEIGHT - BOTTOM, TOP)
+        return axis
+
+    def _in_words(self) -> str:
+        parts = [
+            f"{line.name} from {number(line.points[0][1])} to {number(line.points[-1][1])}{self.unit}"
+            for line in self.lines
+        ]
+        return f"{self.title} by {self.below}: {'; '.join(parts)}"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """From values to places in the drawing."""
+
+    low: float
+    high: float
+    begin: float
+    end: float
+    logarithmic: bool = False
+
+    @classmethod
+    def of(cls, values: Sequence[float], begin: float, end: float, logarithmic: bool) -> Axis:
+        """An axis just long enough for values."""
+        low, high = min(values), max(values)
+        return cls(low, high if high > low else low + 1, begin, end, logarithmic)
+
+    def place(self, value: float) -> float:
+        """Where a value lies, to a tenth of a unit."""
+        low, high = self.low, self.high
+        if self.logarithmic:
+            low, high, value = math.log(low), math.log(high), math.log(value)
+        return round(self.begin + (self.end - self.begin) * (value - low) / (high - low), 1)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A line in its place; `words` tell what each of its marks means."""
+
+    name: str
+    kind: str
+    places: list[tuple[float, float]]
+    words: list[str]
+
+    @property
+    def path(self) -> str:
+        """As SVG writes it."""
+        return "M" + "L".join(f"{x:g} {y:g}" for x, y in self.places)
+
+
+@dataclass
+class Drawing:
+    """A chart whose parts have their places."""
+
+    title: str
+    below: str
+    words: str
+    across: list[tuple[float, str]] = field(default_factory=list)
+    up: list[tuple[float, str]] = field(default_factory=list)
+    borders: list[tuple[float, str]] = field(default_factory=list)
+    lines: list[Drawn] = field(default_factory=list)
+    labels: list[float] = field(default_factory=list)
+
+
+def number(value: float) -> str:
+    """A number as short as it can be read: `0.003`, `12.5`, `2,000`."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def round_values(low: float, high: float, count: int) -> list[float]:
+    """About so many round values from low to high: steps of 1, 2 or 5 times a power of ten."""
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
+
+
+def spread_out(places: Sequence[float], apart: float, low: float, high: float) -> list[float]:
+    """Places moved so that no two are nearer than `apart`, in their order, from `low` to about `high`."""
+    order = sorted(range(len(places)), key=lambda index: places[index])
+    moved = [places[index] for index in order]
+    for index in range(len(moved)):
+        moved[index] = max(moved[index], moved[index - 1] + apart if index else low)
+    beyond = moved[-1] - high
+    if beyond > 0:
+        moved[-1] -= beyond
+        for index in range(len(moved) - 2, -1, -1):
+            moved[index] = min(moved[index], moved[index + 1] - apart)
+    found = [0.0] * len(places)
+    for place, index in zip(moved, order, strict=True):
+        found[index] = round(place, 1)
+    return found
+
+
+def training_charts(metrics: Path) -> list[Chart]:
+    """Curves of a training from its `metrics.csv`: losses, the check's R@1, the precision of mined positives and the
+    learning rate; none without the file."""
+    if not metrics.is_file():
+        return []
+    table = pd.read_csv(metrics, on_bad_lines="skip")  # a kill may have cut the last line
+    if "step" not in table or not len(table):
+        return []
+    stage = table["stage"] if "stage" in table else pd.Series(1, table.index)
+    begins = table["step"][stage.ne(stage.shift())].tolist()
+    borders = [(float(step), f"stage {number + 1}") for number, step in enumerate(begins) if number]
+    wanted = [
+        ("Loss", "{}_loss", "", 1.0, False),
+        ("R@1 of the check on training clips", "{}_check_R@1", " %", 100.0, False),
+        ("Mined positives that are of the class", "{}_monitoring_mined_precision", " %", 100.0, True),
+    ]
+    charts = []
+    for title, column, unit, factor, from_zero in wanted:
+        lines = [
+            Line(name, points_of(table, column.format(name), factor), name)
+            for name in PATHWAYS_AND_BOTH
+            if column.format(name) in table and table[column.format(name)].notna().any()
+        ]
+        if lines:
+            charts.append(Chart(title, lines, "step", unit, borders, from_zero=from_zero))
+    if "lr" in table and table["lr"].notna().any():
+        rate = Line("rate", points_of(table, "lr", 1.0), "plain")
+        charts.append(Chart("Learning rate", [rate], "step", "", borders, from_zero=True))
+    return charts
+
+
+def points_of(table: pd.DataFrame, column: str, factor: float) -> list[tuple[float, float]]:
+    """A column's values by step, thinned if they are many; steps that have none are left out."""
+    kept = table[["step", column]].dropna().astype(float).to_numpy()
+    kept = kept[np.isfinite(kept).all(1)]
+    if len(kept) > MOST_POINTS:
+        bounds = np.linspace(0, len(kept), MOST_POINTS + 1).astype(int)
+        kept = np.stack([kept[begin:end].mean(0) for begin, end in pairwise(bounds)])
+    return [(float(step), factor * float(value)) for step, value in kept]

@@ -1,0 +1,67 @@
+"""The map of the embedding: features in two dimensions, such that near clips lie near each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
+
+from vcsf_cli.contracts import Indices
+from vcsf_cli.measure.features import Features
+from vcsf_cli.measure.retrieval import FloatArray
+
+MOST = 2_000
+"""Points of a map: t-SNE of so many takes some 5 seconds a pathway, and more would hide each other."""
+FEWEST = 5
+DIMENSIONS = 50
+"""Of the features that t-SNE sees, as its authors do (van der Maaten and Hinton, JMLR 2008)."""
+PERPLEXITY = 30
+STEPS = 500
+SIDE = 1000
+"""Places are whole numbers from 0 to this."""
+
+
+def chosen(count: int) -> Indices:
+    """Which of so many clips are on the map: all, or `MOST` drawn with a fixed seed."""
+    if count <= MOST:
+        return np.arange(count)
+    drawn: Indices = np.sort(np.random.default_rng(0).choice(count, MOST, replace=False))
+    return drawn
+
+
+def places(features: Features) -> dict[str, npt.NDArray[np.int64]]:
+    """Where clips lie, (N, 2) by pathway; `both` if there are two. Nothing for fewer than `FEWEST` clips.
+
+    Args:
+        features: Unit-length features (N, C) by pathway.
+    """
+    if len(next(iter(features.values()))) < FEWEST:
+        return {}
+    if len(features) > 1:  # the cosine of joined unit vectors is the mean of their cosines, which the benchmark uses
+        features = features | {"both": np.concatenate(list(features.values()), axis=1)}
+    # On several threads sums are formed in any order, and two calls give two maps.
+    with threadpool_limits(1):
+        return {pathway: within(in_two_dimensions(values)) for pathway, values in features.items()}
+
+
+def in_two_dimensions(features: FloatArray) -> FloatArray:
+    """t-SNE of features (N, C) from their first principal components, (N, 2)."""
+    count = len(features)
+    reduced = PCA(min(DIMENSIONS, *features.shape), svd_solver="full").fit_transform(features.astype(np.float64))
+    spread = float(reduced[:, 0].std())
+    if spread == 0 or reduced.shape[1] < 2:
+        return np.zeros((count, 2), np.float32)
+    perplexity = min(PERPLEXITY, (count - 1) / 3)
+    begin = reduced[:, :2] / spread * 1e-4
+    found: FloatArray = TSNE(perplexity=perplexity, init=begin, max_iter=STEPS, random_state=0).fit_transform(reduced)
+    return found
+
+
+def within(points: FloatArray) -> npt.NDArray[np.int64]:
+    """Points (N, 2) moved and scaled, each direction by itself, into 0 to `SIDE`."""
+    low, high = points.min(0), points.max(0)
+    scale = SIDE / np.maximum(high - low, 1e-12)
+    moved: npt.NDArray[np.int64] = ((points - (low + high) / 2) * scale + SIDE / 2).round().astype(np.int64)
+    return moved

@@ -1,0 +1,161 @@
+"""One HTML file with everything in it: what is shown is text, tables and drawings; what moves is a few lines of script."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from vcsf_cli.report.charts import Chart
+
+RECONSTRUCTION = (
+    "vcsf is an independent reconstruction of VCSF (Li, Yang, Jiang, Chen, Du, IEEE SMC 2023), of which only the abstract "
+    "is public. No table of that paper is claimed to be reproduced."
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Args:
+        title: Its caption.
+        header: Names of its columns.
+        rows: Its cells as text.
+        names: How many columns, from the left, hold names; the others hold numbers.
+        note: A sentence below it.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    names: int = 1
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A difference with the ends of its interval, in `unit`."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    unit: str = "points"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number that stands large at the top; `kind` as in `charts.Line`."""
+
+    value: str
+    name: str
+    kind: str = "plain"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page under its own heading.
+
+    Args:
+        title: The heading.
+        text: A paragraph.
+        facts: Names and values.
+        tables: Tables.
+        charts: Line charts, side by side where there is room.
+        intervals: Differences, drawn around zero.
+        documents: Names and texts, such as a recipe, folded up.
+    """
+
+    title: str
+    text: str = ""
+    facts: Sequence[tuple[str, str]] = ()
+    tables: Sequence[Table] = ()
+    charts: Sequence[Chart] = ()
+    intervals: Sequence[Interval] = ()
+    documents: Sequence[tuple[str, str]] = ()
+
+    @property
+    def reach(self) -> float:
+        """How far from zero the intervals go."""
+        return max([abs(end) for each in self.intervals for end in (each.low, each.high)], default=0.0) or 1.0
+
+
+@dataclass(frozen=True)
+class Clips:
+    """The clips of a page, for the parts that its script makes: classes, confusion, map and gallery.
+
+    Args:
+        data: What `report.retrieval` gathers.
+        pictures: A picture in base64 for each of its videos.
+    """
+
+    data: dict[str, Any]
+    pictures: Sequence[str]
+
+
+def page(
+    title: str,
+    tables: Sequence[Table] = (),
+    sections: Sequence[Section] = (),
+    *,
+    kind: str = "Report",
+    warnings: Sequence[str] = (),
+    facts: Sequence[tuple[str, str]] = (),
+    figures: Sequence[Figure] = (),
+    clips: Clips | None = None,
+) -> str:
+    """A whole page. Equal arguments give equal pages; nothing in them can become markup.
+
+    Args:
+        title: What it is about, such as a run's name.
+        tables: What the reader came for.
+        sections: What comes below.
+        kind: What kind of report it is; stands above the title.
+        warnings: What has to be known before a number is read.
+        facts: Names and values below the title.
+        figures: Numbers to see first.
+        clips: Clips to show; without them the page has no script.
+    """
+    environment = Environment(
+        loader=PackageLoader("vcsf_cli", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    script = own("page.js") if clips else ""
+    return environment.get_template("page.html").render(
+        title=title,
+        tables=tables,
+        sections=sections,
+        kind=kind,
+        warnings=warnings,
+        facts=facts,
+        figures=figures,
+        reconstruction=RECONSTRUCTION,
+        style=Markup(own("page.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        data=as_json(clips.data) if clips else "",
+        pictures=as_json(clips.pictures) if clips else "",
+    )
+
+
+def own(name: str) -> str:
+    """A file that lies beside this one."""
+    return (resources.files("vcsf_cli.report") / name).read_text(encoding="utf-8")
+
+
+def as_json(value: Any) -> Markup:
+    """JSON that can stand in a script element: no text in it can end that element."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
