@@ -111,6 +111,17 @@ def test_exact_equals_its_definition_whatever_the_blocks(
         assert pair.similarity == pytest.approx(by_hand, abs=1e-5)
 
 
+@pytest.mark.parametrize("pathway", PATHWAYS)
+@pytest.mark.parametrize("counts", [[2, 3, 1], [1]])
+def test_the_table_of_best_similarities_by_hand(counts: list[int], pathway: str) -> None:
+    """Of one window alone the mean is itself: it is similar to nothing."""
+    windows, query = windows_of(counts), query_of(4, 0)
+    group = np.array([0, 0, 1, 2])
+    table = search.best_similarities(query, group, windows, pathway)
+    by_hand = search_by_hand(query, group, windows, pathway, len(counts))
+    np.testing.assert_allclose(-np.sort(-table, axis=1), by_hand, atol=1e-5)
+
+
 @pytest.mark.parametrize("rows", [1, 4096])
 def test_equal_similarities_go_by_gallery_order_and_to_the_earliest_windows(
     rows: int, monkeypatch: pytest.MonkeyPatch
