@@ -194,6 +194,7 @@ def test_config_and_weights_say_everything(folder: Path, run: Path) -> None:
         "width": 32,
     }
     assert config["reads"]["slow"] == {"window": [0, 8], "frames": [0, 4]}
+    assert config["video"] == {"size": 32, "border": 0.875, "stored": 128, "fps": None, "decoder": ""}
     assert config["run"]["name"] == run.name
     assert config["recipe"]["name"] == "tiny"
     weights = load_file(folder / "model.safetensors")

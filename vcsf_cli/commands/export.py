@@ -33,7 +33,7 @@ FORMATS = ("safetensors", "torch-export", "onnx")
     type=click.Choice(FORMATS),
     multiple=True,
     default=("safetensors",),
-    show_default="safetensors",
+    show_default=True,
     help="What to write; may be given often. A format is added to an export of the same checkpoint.",
 )
 @click.option(

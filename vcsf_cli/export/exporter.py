@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,8 @@ class Exporter:
         self.model, _ = restore(run)
         self.checkpoint = files.sha256(run.checkpoint)
         self.sampler = build_sampler(self.stage)
-        self.look = Look.of(self.stage, manifest.settings if manifest else {})
+        # Whoever uses the export may not have the decoder that the store was made with; frames are the same by all.
+        self.look = replace(Look.of(self.stage, manifest.settings if manifest else {}), decoder="")
         pathways = PATHWAYS if pathway == "both" else (pathway,)
         self.encoder = Encoder(self.model, Reading.of(self.sampler), pathways).eval()
         paths = list(videos)

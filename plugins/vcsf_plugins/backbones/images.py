@@ -59,7 +59,7 @@ class Layout:
             return features.permute(0, 3, 1, 2)
         tokens = features[:, self.prefix :]
         rows = max(1, round(math.sqrt(tokens.shape[1] * height / width)))
-        return tokens.transpose(1, 2).unflatten(2, (rows, -1))
+        return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], rows, -1)
 
     def from_map(self, image_map: Tensor, features: Tensor) -> Tensor:
         """The features with `image_map` in the place of theirs."""
