@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -148,6 +149,20 @@ def test_killed_it_goes_on_to_the_same_bits(copy: Path, tiny_data: Path, pretrai
     assert (folder / "answers.csv").read_bytes() == (whole / "answers.csv").read_bytes()
     assert (folder / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
     assert not (folder / "checkpoint.pt").exists()
+
+
+def test_interrupted_it_saves_says_how_to_go_on_and_ends_with_130(copy: Path, tiny_data: Path) -> None:
+    command = [sys.executable, "-m", "vcsf_cli", *arguments(tiny_data, train__epochs=1000)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=copy, env=environment, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(copy.glob("runs/*/finetune/*/metrics.csv")):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, narration = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "interrupted; the same command goes on: vcsf finetune synthetic" in narration
+    (path,) = copy.glob("runs/*/finetune/*/checkpoint.pt")
+    assert checkpoint.load(path, KIND)["position"]["step"] >= 1
 
 
 def records(folder: Path) -> list[dict[str, str]]:
