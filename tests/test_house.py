@@ -19,14 +19,18 @@ import vcsf_plugins
 import vcsf_cli
 from vcsf_cli import hookspecs
 from vcsf_cli import recipe as recipes
+from vcsf_cli.ablate.table import PUBLISHED, checked
+from vcsf_cli.ablate.table import read as read_table
 from vcsf_cli.cli import COMMANDS, main
 from vcsf_cli.errors import InputError, PluginError, RecipeError, UnknownName, VcsfError
 
 CHECKOUT = Path(__file__).parent.parent
 HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("vcsf_")}
 YAML = sorted(path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "recipes").rglob("*.yaml"))
-PROTOCOLS = [path for path in YAML if path.startswith(f"recipes/{recipes.PROTOCOLS}/")]
-RECIPES = [path for path in YAML if path not in PROTOCOLS]
+TABLES = [path for path in YAML if path.startswith(f"recipes/{recipes.TABLES}/") and Path(path).stem != PUBLISHED]
+RECIPES = [
+    path for path in YAML if not path.startswith((f"recipes/{recipes.PROTOCOLS}/", f"recipes/{recipes.TABLES}/"))
+]
 MODULES = sorted(
     path for package in ("vcsf_cli", "plugins/vcsf_plugins") for path in CHECKOUT.glob(f"{package}/**/*.py")
 )
@@ -114,6 +118,19 @@ def test_every_recipe_trains(recipe: str, tiny_data: Path, tmp_path: Path, monke
     assert run.name == f"{again.name}-{again.hash}"
     assert again.name == recipes.load(recipe).name
     assert (run / "checkpoint.pt").is_file()
+
+
+# Tables
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_table_says_what_it_is_and_each_of_its_rows_is_a_recipe(table: str) -> None:
+    first, *others = header(table)
+    assert len(first) > 20
+    assert f"vcsf ablate {Path(table).stem}" in others
+    content = checked(read_table(str(CHECKOUT / table)))
+    assert len(content.lines) > 1
+    assert content.measures
 
 
 # Commands in documents

@@ -12,6 +12,7 @@ import pytest
 CHECKOUT = Path(__file__).parent.parent
 YAML = {path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "recipes").rglob("*.yaml")}
 PROTOCOLS = {path for path in YAML if path.startswith("recipes/protocols/")}
+TABLES = {path for path in YAML if path.startswith("recipes/tables/")}
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_recipes_are_found_by_name(installed: Path, tmp_path: Path) -> None:
     assert (status, error) == (0, "")
     assert out.startswith("name: demo\n")
     _, out, _ = python(installed, tmp_path, "-m", "vcsf_cli", "recipes")
-    assert {f"recipes/{line.split()[0]}.yaml" for line in out.splitlines()} == YAML - PROTOCOLS
+    assert {f"recipes/{line.split()[0]}.yaml" for line in out.splitlines()} == YAML - PROTOCOLS - TABLES
 
 
 def test_protocols_are_found_by_name(installed: Path, tmp_path: Path) -> None:

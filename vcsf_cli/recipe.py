@@ -46,6 +46,9 @@ CHECKOUT = Path(__file__).parent.parent / "recipes"
 PROTOCOLS = "protocols"
 """The sub-folder of a folder of recipes that holds no recipes but protocols of `vcsf finetune`."""
 
+TABLES = "tables"
+"""The sub-folder that holds no recipes but tables of `vcsf ablate`."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -85,7 +88,7 @@ def recipe_dirs() -> list[tuple[str, Path]]:
 
 
 def recipe_names() -> dict[str, Path]:
-    """All recipes by name, such as `demo` or `tables/retrieval`.
+    """All recipes by name, such as `demo`.
 
     Raises:
         PluginError: If two plugins bring recipes of one name.
@@ -95,7 +98,7 @@ def recipe_names() -> dict[str, Path]:
     for owner, folder in recipe_dirs():
         for path in sorted(folder.rglob("*.yaml")):
             name = path.relative_to(folder).with_suffix("").as_posix()
-            if name.startswith(f"{PROTOCOLS}/"):
+            if name.startswith((f"{PROTOCOLS}/", f"{TABLES}/")):
                 continue
             if name in found and not path.samefile(found[name]):
                 raise PluginError(f"recipe `{name}` is brought by both `{owners[name]}` and `{owner}`", registry.RENAME)

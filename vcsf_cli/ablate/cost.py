@@ -1,0 +1,286 @@
+"""What a plan costs before it is begun: floating-point operations, hours at a measured or assumed speed, and disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from vcsf_cli.ablate import measured
+from vcsf_cli.ablate.plan import Cell, Plan
+from vcsf_cli.ablate.table import Measure
+from vcsf_cli.contracts import PATHWAYS
+from vcsf_cli.model.cost import costs
+from vcsf_cli.model.pathways import build
+from vcsf_cli.protocol import Finetune
+from vcsf_cli.recipe import Recipe
+from vcsf_cli.train import stages
+from vcsf_cli.train.pretrain import Machine, estimate
+from vcsf_cli.train.tasks import build_loss, build_sampler
+
+PEAKS = {"h200": 989e12, "h100": 989e12}
+"""Dense bfloat16 operations a second of a card, as its maker states them (SXM)."""
+SHARE_OF_PEAK = 0.3
+"""What such networks are taken to reach of it."""
+READING = 0.011
+"""Core seconds that a training clip of two views takes to read at 128 px, measured on one core; GPUs have `CORES` of them."""
+CORES = 16
+
+OFFICIAL = {
+    "ucf101": {1: (9_537, 3_783), 2: (9_586, 3_734), 3: (9_624, 3_696)},
+    "hmdb51": {1: (3_570, 1_530), 2: (3_570, 1_530), 3: (3_570, 1_530)},
+}
+"""Training and test clips of the official splits."""
+USUAL = (2_000, 1_000)
+"""Training and test clips of a dataset that isn't there to be counted."""
+FRAMES = 180
+"""Frames of a clip of such a dataset."""
+
+BYTES = 4
+"""Of a number in a file."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast the machine is taken to be.
+
+    Args:
+        flops: Operations a second.
+        reading: Seconds that a training clip takes to read, 0 where the speed includes it.
+        words: Where the number comes from.
+    """
+
+    flops: float
+    reading: float
+    words: str
+
+
+@dataclass(frozen=True)
+class Network:
+    """What one clip costs in each pathway's network: operations of a forward pass, parameters, channels before the head."""
+
+    flops: dict[str, int]
+    parameters: dict[str, int]
+    channels: int
+
+
+def network_of(recipe: Recipe) -> Network:
+    """The networks of a recipe, counted."""
+    model, sampler = build(recipe), build_sampler(recipe.model)
+    view = sampler.cover(sampler.length)[0]
+    flops: dict[str, int] = {}
+    parameters: dict[str, int] = {}
+    for name in PATHWAYS:
+        parts = costs(
+            model.pathway(name), torch.from_numpy(view.positions(name)), sampler.length, recipe.model.data.size
+        )
+        flops[name] = sum(cost.flops for cost in parts.values())
+        parameters[name] = sum(cost.parameters for cost in parts.values())
+    return Network(flops, parameters, int(cast(Any, model.pathway(PATHWAYS[0]).backbone).channels[-1]))
+
+
+def step_flops(recipe: Recipe, network: Network) -> list[int]:
+    """Operations that a training clip takes in each stage: a learning pathway encodes a query, whose gradient costs twice
+    as much again, and a key; a frozen one a key, where the loss asks for it."""
+    found = []
+    for stage in recipe.stages:
+        crosses = build_loss(stage).crosses
+        factors = {name: 4 if name in stage.train.pathways else int(crosses) for name in PATHWAYS}
+        found.append(sum(factor * network.flops[name] for name, factor in factors.items()))
+    return found
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done for one cell.
+
+    Args:
+        cell: The run.
+        stages: Numbers of the stages that have to be trained, from 0; the others are done or taken over.
+        train: Operations of these.
+        clips: Training clips that are read for these, epochs times clips.
+        measures: Measurements that are missing.
+        measure: Operations of these.
+    """
+
+    cell: Cell
+    stages: tuple[int, ...]
+    train: float
+    clips: float
+    measures: tuple[Measure, ...]
+    measure: float
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left."""
+        return not self.stages and not self.measures
+
+    @property
+    def words(self) -> str:
+        """What is left to do, in words."""
+        if self.done:
+            return "done"
+        count = len(self.cell.recipe.stages)
+        epochs = sum(self.cell.recipe.stages[index].train.epochs for index in self.stages)
+        parts = [f"{epochs:,} epochs" if self.stages else "trained"]
+        if self.stages and len(self.stages) < count:
+            which = f"stages {self.stages[0] + 1} to {count}" if len(self.stages) > 1 else f"stage {count}"
+            parts[0] += f" ({which}; what comes before is shared or done)"
+        return ", ".join([*parts, *(each.words for each in self.measures)])
+
+    def seconds(self, speed: Speed) -> float:
+        """How long it takes; reading and computing overlap when training."""
+        return max(self.train / speed.flops, self.clips * speed.reading) + self.measure / speed.flops
+
+
+class Costs:
+    """Counts a plan's work; networks that are the same are counted once.
+
+    Args:
+        plan: The plan.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._networks: dict[str, Network] = {}
+
+    def network(self, cell: Cell) -> Network:
+        """The networks of a cell's recipe."""
+        model = cell.recipe.model
+        key = model.model_dump_json(include={"data": {"size"}, **dict.fromkeys(SHAPE, True)})
+        if key not in self._networks:
+            self._networks[key] = network_of(cell.recipe)
+        return self._networks[key]
+
+    def clips(self, name: str, split: int) -> tuple[int, int, float]:
+        """Training and test clips of a split, and a clip's mean number of frames."""
+        manifest = self.plan.manifests[name]
+        if manifest is None:
+            train, test = OFFICIAL.get(name, {}).get(split, USUAL)
+            return train, test, FRAMES
+        train, test = len(manifest.part(split, "train")), len(manifest.part(split, "test"))
+        return train or len(manifest.table), test, float(manifest.table["frames"].mean())
+
+    def work(self) -> list[Work]:
+        """The work of all cells, in the order in which it is done."""
+        available = trained_stages(self.plan.runs)
+        found = []
+        for cell in self.plan.ordered(self.plan.cells):
+            own = self.plan.stages_of(cell)
+            first = own_stages(cell)
+            if not self.plan.is_trained(cell):
+                first = max([first, *(count for count in range(1, len(own)) if own[count - 1] in available)])
+            left = () if self.plan.is_trained(cell) else tuple(range(first, len(own)))
+            available |= set(own)
+            missing = tuple(self.plan.missing(cell))
+            per_clip, (train, _, _) = step_flops(cell.recipe, self.network(cell)), self.clips(*where(cell))
+            epochs = {index: cell.recipe.stages[index].train.epochs for index in left}
+            flops = float(sum(per_clip[index] * train * epochs[index] for index in left))
+            measure = sum(self.measuring(cell, each) for each in missing)
+            found.append(Work(cell, left, flops, float(train * sum(epochs.values())), missing, measure))
+        return found
+
+    def measuring(self, cell: Cell, measure: Measure) -> float:
+        """Operations of a measurement: features of whole videos, or fine-tuning and its test."""
+        train, test, frames = self.clips(self.plan.measured_on(cell, measure), cell.split)
+        length = build_sampler(cell.recipe.model).length
+        windows = max(1.0, 1 + (frames - length) / max(1, length // 2 - 1))
+        every = sum(self.network(cell).flops.values())
+        if measure.task == "retrieve":
+            return every * windows * (train + test)
+        protocol = measured.protocol_of(measure)
+        crops = 10 if protocol.crops == "ten" else 1
+        if isinstance(protocol, Finetune):
+            own = sum(self.network(cell).flops[name] for name in cell.line.trains)
+            return float(own * (3 * train * protocol.train.epochs + windows * crops * test))
+        return every * windows * crops * (train + test)
+
+    def disk(self, works: list[Work]) -> int:
+        """Bytes that are written: checkpoints with optimiser and key encoder, weights after each stage, features."""
+        total = 0
+        for work in works:
+            network = self.network(work.cell)
+            weights = sum(network.parameters.values()) * BYTES
+            if work.stages:
+                total += weights * (4 + len(work.cell.recipe.stages))
+            for measure in work.measures:
+                train, test, _ = self.clips(self.plan.measured_on(work.cell, measure), work.cell.split)
+                total += 3 * weights if measure.task == "finetune" else (train + test) * 2 * network.channels * BYTES
+        return total
+
+
+SHAPE = ("sampler", "backbone", "slow", "fast", "motion", "head")
+"""Keys that a network's cost depends on, besides the size of its clips."""
+
+
+def where(cell: Cell) -> tuple[str, int]:
+    """Dataset and split that a cell is trained on."""
+    return cell.recipe.model.data.name, cell.split
+
+
+def own_stages(cell: Cell) -> int:
+    """How many stages of a begun run are finished."""
+    return sum("ended" in entry for entry in stages.read(cell.run.folder))
+
+
+def trained_stages(runs: Path) -> set[str]:
+    """What the weights depend on that other runs could take over."""
+    found = set()
+    for path in runs.glob(f"*/{stages.FILE}"):
+        try:
+            entries = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # the run itself will say so
+        for index, entry in enumerate(entries):
+            if "prefix" in entry and stages.weights_file(path.parent, index).is_file():
+                found.add(str(entry["prefix"]))
+    return found
+
+
+def speed_of(plan: Plan, costs_: Costs, works: list[Work], assumed: str | None, machine: Machine) -> Speed | None:
+    """How fast the work is taken to go.
+
+    Args:
+        plan: The plan.
+        costs_: Its counts.
+        works: What is to be done.
+        assumed: `h200`, or training clips a second of the first row's first stage; None: measure some batches.
+        machine: Where to compute.
+
+    Returns:
+        None if there is nothing to measure on.
+    """
+    first = plan.cells[0]
+    per_clip = step_flops(first.recipe, costs_.network(first))[0]
+    if assumed in PEAKS:
+        peak = PEAKS[assumed]
+        words = (
+            f"calculated, not measured: {SHARE_OF_PEAK:.0%} of the {peak / 1e12:.0f} TFLOPS that one {assumed.upper()} has in "
+            f"bfloat16, clips read by {CORES} cores in {1000 * READING:.0f} ms each"
+        )
+        return Speed(SHARE_OF_PEAK * peak, READING / CORES, words)
+    if assumed is not None:
+        return Speed(
+            float(assumed) * per_clip, 0.0, f"from {assumed} training clips a second in stage 1, as you assume"
+        )
+    todo = next((work.cell for work in works if work.stages), None) or next(
+        (work.cell for work in works if not work.done), None
+    )
+    manifest = plan.manifests[todo.recipe.model.data.name] if todo else None
+    if todo is None or manifest is None:
+        return None
+    timed = estimate(todo.recipe, manifest, machine)
+    flops = step_flops(todo.recipe, costs_.network(todo))
+    counted = sum(
+        per * clips * stage.train.epochs
+        for per, (clips, _), stage in zip(flops, timed, todo.recipe.stages, strict=True)
+    )
+    seconds = sum(each for _, each in timed)
+    return Speed(
+        counted / seconds,
+        0.0,
+        f"from a few small batches of row `{todo.line.name}` on {machine.device()}, the others by their operations",
+    )

@@ -1,0 +1,253 @@
+"""Rows x seeds x splits: which trainings and measurements a table needs, which are done, and in which order to work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from vcsf_cli import recipe as recipes
+from vcsf_cli.ablate import measured
+from vcsf_cli.ablate.table import Line, Measure, Table
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.errors import DataError, InputError, VcsfError
+from vcsf_cli.measure.benchmark import parts_of
+from vcsf_cli.model.pathways import build
+from vcsf_cli.recipe import Recipe
+from vcsf_cli.runs import Run, folder_of
+from vcsf_cli.train import stages
+from vcsf_cli.train.pretrain import check_parts, training_rows
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A row with a seed and a split: one run.
+
+    Args:
+        line: The row.
+        recipe: Its resolved recipe, with seed and split.
+        assignments: What `--set` of `vcsf pretrain` gets.
+        run: Its run, which need not be there yet.
+    """
+
+    line: Line
+    recipe: Recipe
+    assignments: tuple[str, ...]
+    run: Run
+
+    @property
+    def seed(self) -> int:
+        """Of everything random."""
+        return self.recipe.seed
+
+    @property
+    def split(self) -> int:
+        """Trained and tested on."""
+        return self.recipe.model.data.split
+
+    @property
+    def name(self) -> str:
+        """As it is narrated."""
+        return f"{self.line.name}, seed {self.seed}, split {self.split}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A table with its runs.
+
+    Args:
+        table: The table.
+        cells: Its runs, in the table's order.
+        data: Folder of prepared datasets.
+        runs: Folder of run folders.
+    """
+
+    table: Table
+    cells: tuple[Cell, ...]
+    data: Path
+    runs: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where the finished table is."""
+        return self.runs / "tables" / self.table.name
+
+    def lines(self) -> list[str]:
+        """What the table is, in words, and which of its datasets are not there."""
+        counts = {
+            "row": len(self.table.lines),
+            "seed": len(self.table.seeds or ()),
+            "split": len(self.table.splits or ()),
+        }
+        product = " x ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count)
+        measures = ", ".join(measure.words for measure in self.table.measures)
+        found = [
+            f"{self.table.title}: {product} = {len(self.cells)} runs, measured by {measures}; table: {self.folder}"
+        ]
+        for name in (name for name, manifest in self.manifests.items() if manifest is None):
+            found.append(
+                f"{name} is not prepared in {self.data}: its sizes are taken to be the official ones, or usual"
+            )
+        return found
+
+    @cached_property
+    def manifests(self) -> dict[str, Manifest | None]:
+        """Every dataset that is trained or measured on, None where it isn't prepared."""
+        names = {cell.recipe.model.data.name for cell in self.cells}
+        names |= {measure.data for measure in self.table.measures if measure.data}
+        found: dict[str, Manifest | None] = {}
+        for name in sorted(names):
+            try:
+                found[name] = Manifest.open(self.data / name)
+            except InputError:
+                found[name] = None
+        return found
+
+    def manifest(self, name: str) -> Manifest:
+        """A dataset.
+
+        Raises:
+            InputError: If it isn't prepared.
+        """
+        return self.manifests[name] or Manifest.open(self.data / name)
+
+    def measured_on(self, cell: Cell, measure: Measure) -> str:
+        """The dataset that a measurement is of."""
+        return measure.data or cell.recipe.model.data.name
+
+    def is_trained(self, cell: Cell) -> bool:
+        """Whether the run is finished, on the data that are there now."""
+        if not (cell.run.folder / "status.json").is_file() or not cell.run.finished:
+            return False
+        manifest = self.manifests[cell.recipe.model.data.name]
+        return manifest is None or cell.run.status.get("data_hash") == manifest.hash
+
+    def found(self, cell: Cell, measure: Measure) -> measured.Found | None:
+        """What was measured of a run, None if it wasn't."""
+        manifest = self.manifests[self.measured_on(cell, measure)]
+        if manifest is None or not self.is_trained(cell):
+            return None
+        return measured.found(cell.run, manifest, cell.split, measure, cell.line.trains)
+
+    def missing(self, cell: Cell) -> list[Measure]:
+        """The measurements that a run still needs."""
+        return [measure for measure in self.table.measures if self.found(cell, measure) is None]
+
+    def stages_of(self, cell: Cell) -> list[str]:
+        """What each stage's weights depend on, with all before it."""
+        manifest = self.manifests[cell.recipe.model.data.name]
+        data = manifest.hash if manifest else cell.recipe.model.data.name
+        return [stages.prefix(cell.recipe, count, data) for count in range(1, len(cell.recipe.stages) + 1)]
+
+    def ordered(self, cells: Iterable[Cell]) -> list[Cell]:
+        """Cells in the table's order, but a run that is the beginning of another before that one, which continues it."""
+        cells = list(cells)
+        every = {cell.recipe.hash: self.stages_of(cell) for cell in cells}
+        first = [
+            min(index for index, other in enumerate(cells) if every[cell.recipe.hash][-1] in every[other.recipe.hash])
+            for cell in cells
+        ]
+        return [cell for _, _, cell in sorted(zip(first, map(lengths, cells), cells, strict=True), key=lambda x: x[:2])]
+
+
+def lengths(cell: Cell) -> int:
+    """How many stages a run has."""
+    return len(cell.recipe.stages)
+
+
+def plan_of(table: Table, data: Path, runs: Path) -> Plan:
+    """All runs of a table: every row with every seed and split."""
+    cells = []
+    for line in table.lines:
+        own = recipes.load(line.base, line.assignments)
+        for seed in table.seeds or (own.seed,):
+            for split in table.splits or (own.model.data.split,):
+                changed: tuple[str, ...] = (f"seed={seed}",) if seed != own.seed else ()
+                changed += (f"data.split={split}",) if split != own.model.data.split else ()
+                assignments = (*line.assignments, *changed)
+                recipe = recipes.load(line.base, assignments)
+                cells.append(Cell(line, recipe, assignments, Run(folder_of(runs, recipe), recipe)))
+    return Plan(table, tuple(cells), data, runs)
+
+
+def check(plan: Plan, prepared: bool) -> None:
+    """See that all rows can be trained and measured, before any work.
+
+    Args:
+        plan: The plan.
+        prepared: Whether the data must be there.
+
+    Raises:
+        VcsfError: With all that can't.
+    """
+    problems: list[VcsfError] = []
+    for cell in {cell.line.name: cell for cell in plan.cells}.values():
+        try:
+            check_parts(cell.recipe)
+            build(cell.recipe)
+        except VcsfError as error:
+            problems.append(told(f"row `{cell.line.name}`: ", error))
+    for name, manifest in plan.manifests.items():
+        if manifest is None and prepared:
+            try:
+                plan.manifest(name)
+            except InputError as error:
+                problems.append(error)
+    for cell in plan.cells:
+        for problem in problems_with_data(plan, cell):
+            if all(problem.message != known.message for known in problems):
+                problems.append(problem)
+    if problems:
+        raise gathered(problems)
+
+
+def problems_with_data(plan: Plan, cell: Cell) -> list[VcsfError]:
+    """What a run's data lack for its training or its measurements."""
+    found: list[VcsfError] = []
+    own = plan.manifests[cell.recipe.model.data.name]
+    try:
+        if own is not None:
+            training_rows(cell.recipe, own)
+    except DataError as error:
+        found.append(error)
+    for measure in plan.table.measures:
+        manifest = plan.manifests[plan.measured_on(cell, measure)]
+        if manifest is None:
+            continue
+        try:
+            check_measure(cell, measure, manifest)
+        except VcsfError as error:
+            found.append(error)
+    return found
+
+
+def check_measure(cell: Cell, measure: Measure, manifest: Manifest) -> None:
+    """See that a dataset has what a measurement needs.
+
+    Raises:
+        VcsfError: If it hasn't.
+    """
+    if measure.task != "retrieve":
+        _ = measured.job_of(cell.run, manifest, cell.split, measure, cell.line.trains).division
+    elif parts_of(manifest, cell.split).leave_one_out:
+        raise InputError(
+            f"{manifest.name} has no labelled training and test parts in split {cell.split}",
+            "choose other splits, or prepare the dataset with its lists",
+        )
+
+
+def told(prefix: str, error: VcsfError) -> VcsfError:
+    """An error with the row that it is about."""
+    kind = InputError if isinstance(error, InputError) else DataError
+    return kind(f"{prefix}{error.message}", error.hint)
+
+
+def gathered(problems: Sequence[VcsfError]) -> VcsfError:
+    """One error that says all of several, a wrong command line or recipe first."""
+    if len(problems) == 1:
+        return problems[0]
+    kind = InputError if any(isinstance(problem, InputError) for problem in problems) else DataError
+    lines = "\n".join(f"  - {problem.message}".replace("\n", "\n    ") for problem in problems)
+    hints = dict.fromkeys(problem.hint for problem in problems if problem.hint)
+    return kind(f"the table has {len(problems)} problems\n{lines}", "\n      ".join(hints))

@@ -1,0 +1,93 @@
+"""Published numbers as data, each with its source: `recipes/tables/published.yaml`."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Gt, Interval, MinLen
+from pydantic import ValidationError
+
+from vcsf_cli import strict_yaml
+from vcsf_cli.ablate.table import PUBLISHED
+from vcsf_cli.errors import RecipeError
+from vcsf_cli.recipe import TABLES, Checker, part, recipe_dirs
+from vcsf_cli.schema import Node
+
+Text = Annotated[str, MinLen(1)]
+Percent = Annotated[float, Gt(0), Interval(le=100)]
+
+
+class Entry(Node):
+    """What one publication reports of one method."""
+
+    method: Text
+    task: Literal["retrieve", "linear", "finetune"]
+    year: Annotated[int, Interval(ge=2010, le=2100)] | None = None
+    backbone: Text | None = None
+    input: Text | None = None
+    """Frames and pixels, and what is seen at test besides RGB frames."""
+    training: Text = "UCF101"
+    """What was trained on without labels, and what was seen in training alone."""
+    ucf101: dict[str, Percent] | None = None
+    """Per cent by metric, as `vcsf` calls it."""
+    hmdb51: dict[str, Percent] | None = None
+    source: Annotated[list[Text], MinLen(1)]
+    """Where the numbers were read; tables of others are not always right."""
+    note: str = ""
+
+    def values(self, data: str) -> dict[str, float]:
+        """Per cent by metric of a dataset."""
+        return {"ucf101": self.ucf101, "hmdb51": self.hmdb51}.get(data) or {}
+
+    @property
+    def what(self) -> str:
+        """Network, input, data and sources in one line."""
+        parts = [self.backbone, self.input, self.training, f"from {', '.join(self.source)}", self.note]
+        return "; ".join(text for text in parts if text)
+
+    @property
+    def name(self) -> str:
+        """Method and year."""
+        return f"{self.method} ({self.year})" if self.year else self.method
+
+
+def file() -> Path:
+    """Where the numbers are."""
+    return recipe_dirs()[0][1] / TABLES / f"{PUBLISHED}.yaml"
+
+
+@cache
+def entries() -> tuple[Entry, ...]:
+    """All published numbers.
+
+    Raises:
+        RecipeError: If the file is wrong.
+    """
+    path = file()
+    tree, marks = strict_yaml.parse(path.read_text(encoding="utf-8"), str(path))
+    found: list[Entry] = []
+    problems: list[RecipeError] = []
+    for index, item in enumerate(tree):
+        checker = Checker(marks, (), Entry, "entry")
+        try:
+            found.append(part(Entry, item))
+        except ValidationError as error:
+            for detail in error.errors():
+                checker.misfit(detail, (index,))
+            problems += checker.problems
+    if problems:
+        raise RecipeError.of(problems)
+    return tuple(found)
+
+
+def known_as(name: str) -> str:
+    """The official dataset that a dataset's name begins like: `ucf10` is of `ucf101`."""
+    return next((official for official in ("ucf101", "hmdb51") if name.startswith(official.rstrip("015"))), name)
+
+
+def of(task: str, data: str) -> list[tuple[Entry, dict[str, Any]]]:
+    """The published numbers of a task on a dataset, by their first metric, the highest last."""
+    found = [(entry, entry.values(data)) for entry in entries() if entry.task == task and entry.values(data)]
+    return sorted(found, key=lambda pair: next(iter(pair[1].values())))

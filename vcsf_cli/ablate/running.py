@@ -1,0 +1,222 @@
+"""Doing a plan's work: a process for each run, several side by side, each stage trained once, failures told and passed over."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from vcsf_cli.ablate.cost import own_stages
+from vcsf_cli.ablate.measured import ks_of
+from vcsf_cli.ablate.plan import Cell, Plan
+from vcsf_cli.ablate.table import DEFAULT_PROTOCOLS, Measure
+from vcsf_cli.narrate import duration, say
+from vcsf_cli.train.pretrain import Machine
+
+LOOK_EVERY = 0.1
+"""Seconds between two looks at the processes."""
+
+
+@dataclass(frozen=True)
+class How:
+    """Options that are handed on to the commands.
+
+    Args:
+        devices: A device for each run that is worked on side by side.
+        precision: Of training and fine-tuning.
+        workers: Processes that read clips; None for each command's default.
+        save_every: Seconds between checkpoints.
+    """
+
+    devices: tuple[str, ...]
+    precision: str
+    workers: int | None
+    save_every: float
+
+    @property
+    def several(self) -> bool:
+        """Whether runs are worked on side by side."""
+        return len(self.devices) > 1
+
+    def machines(self) -> list[Machine]:
+        """Each device with the rest.
+
+        Raises:
+            InputError: If one isn't there, or can't do it.
+        """
+        found = [Machine(device, self.precision, self.workers, self.save_every) for device in self.devices]
+        for machine in found:
+            machine.bf16()
+        return found
+
+
+@dataclass
+class Worker:
+    """A process at work on one run."""
+
+    cell: Cell
+    device: str
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+    said_before: int
+    begun: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run whose work failed.
+
+    Args:
+        cell: The run.
+        why: The last error it told.
+        log: The file with all that it said.
+    """
+
+    cell: Cell
+    why: str
+    log: Path
+
+
+def commands_of(plan: Plan, cell: Cell, how: How, device: str) -> list[list[str]]:
+    """What is left to type for a run: its training, and what was not measured yet."""
+    places = ["--data", str(plan.data), "--runs", str(plan.runs), "--devices", device]
+    places += [] if how.workers is None else ["--workers", str(how.workers)]
+    arithmetic = ["--precision", how.precision, "--save-every", str(how.save_every)]
+    commands = []
+    if not plan.is_trained(cell):
+        changed = [word for each in cell.assignments for word in ("--set", each)]
+        commands.append(["pretrain", cell.line.base, *changed, *places, *arithmetic])
+    for measure in plan.missing(cell):
+        start = [plan.measured_on(cell, measure), "--from", str(cell.run.folder), "--split", str(cell.split)]
+        if measure.task == "retrieve":
+            commands.append(["retrieve", *start, "--k", ",".join(map(str, ks_of(measure))), *places])
+        else:
+            commands.append(["finetune", *start, *by_classification(cell, measure), *places, *arithmetic])
+    return commands
+
+
+def by_classification(cell: Cell, measure: Measure) -> list[str]:
+    """Options of `vcsf finetune`."""
+    pathway = "both" if len(cell.line.trains) > 1 else cell.line.trains[0]
+    changed = [word for each in measure.assignments for word in ("--set", each)]
+    return ["--pathway", pathway, "--protocol", measure.protocol or DEFAULT_PROTOCOLS[measure.task], *changed]
+
+
+class Running:
+    """The work of a plan.
+
+    Args:
+        plan: The plan.
+        how: Options for the commands.
+    """
+
+    def __init__(self, plan: Plan, how: How) -> None:
+        self.plan, self.how = plan, how
+        self.stages = {cell.recipe.hash: plan.stages_of(cell) for cell in plan.cells}
+        self.waiting = [cell for cell in plan.ordered(plan.cells) if plan.missing(cell)]
+        self.workers: list[Worker] = []
+        self.failures: list[Failure] = []
+        self.total = len(self.waiting)
+
+    def run(self) -> list[Failure]:
+        """Do all work; what failed is returned.
+
+        Raises:
+            KeyboardInterrupt: After all processes have saved what they had.
+        """
+        try:
+            while self.waiting or self.workers:
+                self._start()
+                time.sleep(LOOK_EVERY)
+                for worker in list(self.workers):
+                    if worker.process.poll() is not None:
+                        self._end(worker)
+        finally:
+            self._stop()
+        return self.failures
+
+    def _start(self) -> None:
+        """Give every free device the next run that needs not wait for a stage which another is training."""
+        free = list(self.how.devices)
+        for worker in self.workers:
+            free.remove(worker.device)
+        for cell in list(self.waiting):
+            if free and not any(self.waits_for(cell, worker.cell) for worker in self.workers):
+                self.waiting.remove(cell)
+                self.workers.append(self._begin(cell, free.pop(0)))
+
+    def waits_for(self, cell: Cell, other: Cell) -> bool:
+        """Whether a run could take over a stage that another one, which is being worked on, has yet to finish."""
+        if own_stages(cell) or self.plan.is_trained(cell):
+            return False
+        theirs = self.stages[other.recipe.hash]
+        shared = [stage for stage in self.stages[cell.recipe.hash][:-1] if stage in theirs]
+        return len(shared) > own_stages(other)
+
+    def _begin(self, cell: Cell, device: str) -> Worker:
+        path = self.plan.folder / "logs" / f"{cell.run.name}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        commands = commands_of(self.plan, cell, self.how, device)
+        number = self.total - len(self.waiting)
+        doing = " and ".join(dict.fromkeys(words[0] for words in commands))
+        say(f"{number}/{self.total} {cell.name} on {device}: {doing}, log {path}")
+        said_before = path.stat().st_size if path.is_file() else 0
+        log = path.open("ab")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vcsf_cli.ablate.work", json.dumps(commands)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches us, and we end them one by one
+        )
+        return Worker(cell, device, process, log, said_before, time.monotonic())
+
+    def _end(self, worker: Worker) -> None:
+        """Note how a run ended."""
+        self.workers.remove(worker)
+        self._close(worker)
+        cell, took = worker.cell, duration(time.monotonic() - worker.begun)
+        path = Path(worker.log.name)
+        if worker.process.returncode == 0:
+            say(f"done: {cell.name} in {took}")
+            return
+        why = last_error(path, worker.said_before) or f"it ended with status {worker.process.returncode}"
+        self.failures.append(Failure(cell, why, path))
+        say(f"failed: {cell.name}: {why}; going on with the others")
+
+    def _stop(self) -> None:
+        """End all processes as Ctrl-C does, and wait until they have saved."""
+        for worker in self.workers:
+            worker.process.send_signal(signal.SIGINT)
+        for worker in self.workers:
+            worker.process.wait()
+            self._close(worker)
+
+    @staticmethod
+    def _close(worker: Worker) -> None:
+        if worker.process.stdin:
+            worker.process.stdin.close()
+        worker.log.close()
+
+
+def last_error(log: Path, said_before: int) -> str:
+    """The last error that a log tells behind its first bytes, with the lines that belong to it."""
+    _, found, rest = log.read_bytes()[said_before:].decode(errors="replace").rpartition("error: ")
+    return rest.partition("\n\n")[0].strip() if found else ""
+
+
+def typed(cell: Cell) -> str:
+    """What to type to train a run by hand."""
+    return f"vcsf pretrain {shlex.join([cell.line.base, *(word for each in cell.assignments for word in ('--set', each))])}"
+
+
+def devices_of(named: Sequence[str]) -> tuple[str, ...]:
+    """What `--devices` names: one for each run that is worked on side by side; `0,1` are the first two GPUs."""
+    return tuple(f"cuda:{name}" if name.isdigit() else name for name in named)

@@ -1,0 +1,339 @@
+"""`vcsf ablate`: train and measure the rows of a table, and make the table."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from vcsf_cli.cli import EXIT_INTERRUPTED
+from vcsf_cli.errors import InputError, RunError, did_you_mean
+from vcsf_cli.narrate import duration, say
+from vcsf_cli.options import complete_recipe, data_option, precision_option, runs_option, set_option
+
+if TYPE_CHECKING:
+    from vcsf_cli.ablate.plan import Plan
+    from vcsf_cli.ablate.running import Failure, How
+    from vcsf_cli.ablate.table import Draft
+
+DEFAULT_BASE = "recipes/vcsf.yaml"
+WIDE = 10_000
+TASKS = ("retrieve", "linear", "knn", "finetune")
+
+
+class Words(click.ParamType[list[str]]):
+    """A comma-separated list."""
+
+    name = "A,B,..."
+
+    def convert(
+        self, value: str | list[str], parameter: click.Parameter | None, context: click.Context | None
+    ) -> list[str]:
+        found = value if isinstance(value, list) else [word.strip() for word in value.split(",")]
+        if not all(found):
+            self.fail(f"`{value}` has an empty entry", parameter, context)
+        return list(dict.fromkeys(found))
+
+
+class Numbers(Words):
+    """A comma-separated list of whole numbers."""
+
+    name = "N,N,..."
+
+    def convert(
+        self, value: str | list[str], parameter: click.Parameter | None, context: click.Context | None
+    ) -> list[str]:
+        found = super().convert(value, parameter, context)
+        if not all(word.isdigit() for word in found):
+            self.fail(f"`{value}` is no list of numbers; write 1,2,3", parameter, context)
+        return found
+
+
+class Measures(Words):
+    """What to measure: tasks, each on a dataset and by a protocol of its own if they are named."""
+
+    name = "TASK[:DATASET[:PROTOCOL]],..."
+
+    def convert(
+        self, value: str | list[str], parameter: click.Parameter | None, context: click.Context | None
+    ) -> list[str]:
+        found = super().convert(value, parameter, context)
+        for word in found:
+            task = word.split(":")[0]
+            if task not in TASKS:
+                self.fail(f"`{task}` can't be measured; {did_you_mean(task, TASKS)}", parameter, context)
+        return found
+
+
+class Assumed(click.ParamType[str]):
+    """A speed to calculate with."""
+
+    name = "h200|h100|CLIPS/S"
+
+    def convert(self, value: str, parameter: click.Parameter | None, context: click.Context | None) -> str:
+        number = value.lower().removesuffix("/s")
+        try:
+            if number in ("h200", "h100") or float(number) > 0:
+                return number
+        except ValueError:
+            pass
+        self.fail(f"`{value}` is neither a card that is known (h200, h100) nor clips a second", parameter, context)
+
+
+def complete_table(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of tables, then files as the shell completes them."""
+    from vcsf_cli.ablate.table import table_names
+
+    names = [CompletionItem(name) for name in table_names() if name.startswith(incomplete)]
+    return names or [CompletionItem(incomplete, type="file")]
+
+
+def row_options(function: Any) -> Any:
+    """The options that make rows."""
+    options = [
+        click.option("--no-motion-module", is_flag=True, help="A row without the motion module."),
+        click.option("--no-cross-pathway", is_flag=True, help="A row of as many epochs with InfoNCE alone."),
+        click.option("--no-stage-a", is_flag=True, help="A row without the stages before cross-pathway training."),
+        click.option("--slow-only", is_flag=True, help="A row where the slow pathway learns by itself."),
+        click.option("--fast-only", is_flag=True, help="A row where the fast pathway learns by itself."),
+        click.option("--alpha", type=Numbers(), help="A row for each: the slow pathway reads every N-th frame."),
+        click.option("--neighbours", type=Numbers(), help="A row for each: positives that a pathway may name."),
+        click.option("--positives", type=Words(), help="A row for each: other, intersection, union."),
+        click.option("--contrast", type=Words(), help="A row for each: within, across."),
+        click.option("--backbone", type=Words(), help="A row for each; `vcsf plugins` lists them."),
+        click.option("--motion", type=Words(), help="A row for each motion module; `vcsf plugins` lists them."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@click.command("ablate")
+@click.argument("table", required=False, shell_complete=complete_table)
+@click.option(
+    "--base",
+    shell_complete=complete_recipe,
+    help=f"The recipe that flags change, or that takes the place of TABLE's.  [default: {DEFAULT_BASE}]",
+)
+@row_options
+@click.option("--seeds", type=Numbers(), help="Train with each of these seeds.  [default: the table's]")
+@click.option("--splits", type=Numbers(), help="Train and test on each of these splits.  [default: the table's]")
+@click.option("--measure", type=Measures(), help="What to measure.  [default: the table's; of flags: retrieve]")
+@set_option
+@data_option
+@runs_option
+@click.option(
+    "--devices",
+    type=Words(),
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda:N|N,...",
+    help="Devices, each of which works on a row of its own; numbers are GPUs: 0,1 are the first two.",
+)
+@precision_option
+@click.option("--workers", type=click.IntRange(0), help="Processes that read clips, for each row that is worked on.")
+@click.option(
+    "--save-every",
+    type=click.FloatRange(0),
+    default=120.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between checkpoints.",
+)
+@click.option(
+    "--assume",
+    type=Assumed(),
+    help="Calculate the time with the speed of a card, or of so many training clips a second, instead of measuring.",
+)
+@click.option("--with-published", is_flag=True, help="Show published rows beside a subset or a short schedule too.")
+@click.option("--table-only", is_flag=True, help="Make the table of what was measured before.")
+@click.option("--dry-run", is_flag=True, help="Check everything and print the plan, train nothing.")
+def command(
+    table: str | None,
+    base: str | None,
+    seeds: list[str] | None,
+    splits: list[str] | None,
+    measure: list[str] | None,
+    assignments: tuple[str, ...],
+    data: Path,
+    runs: Path,
+    assume: str | None,
+    with_published: bool,
+    table_only: bool,
+    dry_run: bool,
+    **options: Any,
+) -> None:
+    """Train the rows of TABLE (a file, or a name in recipes/tables/) and measure them, or the rows that flags ask for:
+    the recipe as it is, and changed in one thing each.
+
+    \b
+      vcsf ablate --no-motion-module
+      vcsf ablate --base demo --alpha 2,4,8 --seeds 0,1,2
+      vcsf ablate retrieval_ucf101 --dry-run --assume h200
+
+    Rows are ordinary runs: what was trained before is found, first stages that rows share are trained once, the same
+    command goes on where an earlier one stopped, and a row that fails doesn't stop the others. The table is in tables/
+    of --runs, as CSV, Markdown, LaTeX and HTML.
+    """
+    from vcsf_cli.ablate.table import checked
+
+    how = [options.pop(name) for name in ("devices", "precision", "workers", "save_every")]
+    draft = draft_of(table, base, options, assignments)
+    override(draft, base if table else None, seeds, splits, measure)
+    content = checked(draft, assignments)
+
+    from vcsf_cli.ablate.plan import check, plan_of
+    from vcsf_cli.ablate.running import How, devices_of
+
+    machine = How(devices_of(how[0]), *how[1:])
+    plan = plan_of(content, data, runs)
+    if table_only:
+        make_table(plan, with_published)
+        return
+    machine.machines()
+    check(plan, prepared=not dry_run)
+    tell(plan, assume, machine, dry_run)
+    if not dry_run:
+        carry_out(plan, machine, with_published)
+
+
+def draft_of(table: str | None, base: str | None, options: dict[str, Any], assignments: tuple[str, ...]) -> Draft:
+    """The table of a file, or of flags.
+
+    Raises:
+        InputError: If both are given, or neither.
+    """
+    from vcsf_cli.ablate import flags
+    from vcsf_cli.ablate import table as tables
+    from vcsf_cli.recipe import find_recipe
+
+    given = [name for name, value in options.items() if value]
+    if table and given:
+        raise InputError(
+            f"TABLE {table} and --{given[0].replace('_', '-')} are two tables",
+            "give one of them, the other in a second call",
+        )
+    if table:
+        return tables.read(table)
+    if not given:
+        raise InputError(
+            "nothing to compare: name a TABLE, or say what to leave out",
+            f"vcsf ablate --no-motion-module; tables are {', '.join(tables.table_names())}",
+        )
+    wanted = flags.Flags(
+        options["no_motion_module"],
+        options["no_cross_pathway"],
+        options["no_stage_a"],
+        tuple(pathway for pathway in ("slow", "fast") if options[f"{pathway}_only"]),
+        {name: options[name] for name in flags.LISTS if options[name]},
+    )
+    return flags.draft_of(wanted, str(find_recipe(base or DEFAULT_BASE)), assignments)
+
+
+def override(
+    draft: Draft, base: str | None, seeds: list[str] | None, splits: list[str] | None, measure: list[str] | None
+) -> None:
+    """What options say instead of the table.
+
+    Raises:
+        InputError: If a row's own recipe stands in the way of another for all.
+    """
+    if base:
+        for name, row in dict(draft.tree.get("rows") or {}).items():
+            if isinstance(row, dict) and row.get("base"):
+                raise InputError(
+                    f"row `{name}` of {draft.name} has a recipe of its own, so that --base can't take its place",
+                    "copy the table and change it there, or leave out --base",
+                )
+        draft.tree["base"] = base
+    for key, numbers in (("seeds", seeds), ("splits", splits)):
+        if numbers:
+            draft.tree[key] = [int(number) for number in numbers]
+    if measure:
+        keys = ("task", "data", "protocol")
+        draft.tree["measure"] = [
+            {key: word for key, word in zip(keys, each.split(":", 2), strict=False) if word} for each in measure
+        ]
+
+
+def carry_out(plan: Plan, how: How, with_published: bool) -> None:
+    """Do what is left, and make the table.
+
+    Raises:
+        RunError: If another process is at it, or a row failed.
+    """
+    from vcsf_cli.ablate.running import Running
+    from vcsf_cli.files import only_one
+
+    failures: list[Failure] = []
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    busy = RunError(f"table {plan.table.name} is being made by another process", "wait for it")
+    with only_one(plan.folder / "lock", busy):
+        try:
+            failures = Running(plan, how).run()
+        except KeyboardInterrupt:
+            say(f"interrupted; the same command goes on: vcsf {shlex.join(sys.argv[1:])}")
+            raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
+        if len(failures) < len(plan.cells):
+            make_table(plan, with_published)
+    if failures:
+        lines = "\n".join(f"  - {failure.cell.name}: {failure.why}" for failure in failures)
+        raise RunError(
+            f"{len(failures)} of {len(plan.cells)} runs failed\n{lines}",
+            f"see {failures[0].log.parent}; the same command tries them again",
+        )
+
+
+def tell(plan: Plan, assume: str | None, how: How, dry_run: bool) -> None:
+    """The plan: rows, what is done, time and disk; on stdout if that is all that was asked for."""
+    from vcsf_cli.ablate.cost import Costs, speed_of
+
+    write = click.echo if dry_run else say
+    costs = Costs(plan)
+    works = costs.work()
+    speed = speed_of(plan, costs, works, assume, how.machines()[0])
+    for line in plan.lines():
+        write(line)
+    for work in works:
+        about = f", about {duration(work.seconds(speed))}" if speed and not work.done else ""
+        write(f"  {work.cell.name}: {work.cell.run.name}: {work.words}{about}")
+    left = [work for work in works if not work.done]
+    write(f"done: {len(works) - len(left)} of {len(works)} runs")
+    if not left:
+        return
+    if speed:
+        seconds = sum(work.seconds(speed) for work in left)
+        several = f", by {len(how.devices)} side by side {duration(seconds / len(how.devices))}" if how.several else ""
+        write(f"estimated time: {duration(seconds)}{several} ({speed.words})")
+    else:
+        write("the time is unknown: nothing is there to be measured on; --assume h200 calculates it")
+    write(f"estimated disk: {max(1, round(costs.disk(works) / 1e6)):,} MB in {plan.runs}")
+
+
+def make_table(plan: Plan, with_published: bool) -> None:
+    """Make the table of what was measured, show and write it.
+
+    Raises:
+        RunError: If nothing was.
+    """
+    from rich.console import Console
+
+    from vcsf_cli.ablate import writing
+    from vcsf_cli.ablate.numbers import numbers_of
+
+    numbers = numbers_of(plan)
+    if not numbers.cells:
+        raise RunError(f"no run of table {plan.table.name} is measured in {plan.runs}", "leave out --table-only")
+    table = writing.shown(numbers, with_published)
+    writing.write(plan.folder, numbers, table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDE  # a name is never cut
+    console.print(writing.drawn(table))
+    for note in table.notes:
+        say(note)
+    say(f"table: {plan.folder / 'table.md'} (.csv, .tex, .html)")
