@@ -164,6 +164,7 @@ def test_every_documented_command_can_be_typed(
     """Options and arguments are parsed by the real command, which then isn't run."""
     monkeypatch.chdir(CHECKOUT)
     program, *words = shlex.split(command)
+    words = ["README.md" if word == "my.mp4" else word for word in words]  # a file of the reader's
     for word in words:
         assert Path(word).exists() or not re.match(r"(\./)?(recipes|plugins|tests|docs)/|\.$", word), word
     if program == "make":

@@ -427,7 +427,7 @@ def test_every_module_in_the_slow_pathway_starts_as_none() -> None:
         # The last stage has half as many steps as the slow pathway has frames.
         slow = build(recipes.load("demo", [*TINY, f"motion={{name: {name}, after: [1, 2, 3, 4]}}"])).slow.eval()
         slow.load_state_dict(none.state_dict(), strict=False)
-        assert torch.equal(slow(window, positions), none(window, positions))
+        assert torch.equal(slow.features(window, positions), none.features(window, positions))
 
 
 @pytest.mark.parametrize(
