@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM = shutil.which("chromium")
-SECONDS = 60.0
+SECONDS = 30.0
 KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
 
 
@@ -103,6 +103,20 @@ class Browser:
             time.sleep(0.05)
         raise AssertionError(f"never came true: {script}")
 
+    def appears(self, selector: str) -> int:
+        """How many elements there are, when there is one."""
+        return int(self.wait(f"document.querySelectorAll({json.dumps(selector)}).length"))
+
+    def scroll(self, selector: str) -> None:
+        """Bring an element to the top of the window."""
+        self.evaluate(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{behavior: 'instant'}})")
+
+    def middle(self, selector: str) -> tuple[float, float]:
+        """Where the middle of an element is in the window."""
+        script = "(({x, y, width, height}) => [x + width / 2, y + height / 2])"
+        x, y = self.evaluate(f"{script}(document.querySelector({json.dumps(selector)}).getBoundingClientRect())")
+        return x, y
+
     def press(self, key: str, **more: Any) -> None:
         """Press and release a key, or type a character."""
         code = {"windowsVirtualKeyCode": KEYS[key]} if key in KEYS else {}
@@ -116,13 +130,12 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """Click on the middle of an element."""
-        place = self.evaluate(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); "
-            "e.scrollIntoView({block: 'center', behavior: 'instant'}); const r = e.getBoundingClientRect(); "
-            "return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+        self.evaluate(
+            f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center', behavior: 'instant'}})"
         )
+        x, y = self.middle(selector)
         for kind in ("mousePressed", "mouseReleased"):
-            self.call("Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1)
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def screenshot(self, path: Path, **more: Any) -> None:
         """Save what is seen."""

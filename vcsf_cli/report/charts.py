@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -186,8 +187,9 @@ def training_charts(metrics: Path) -> list[Chart]:
     learning rate; none without the file."""
     if not metrics.is_file():
         return []
-    table = pd.read_csv(metrics, on_bad_lines="skip")  # a kill may have cut the last line
-    if "step" not in table or not len(table):
+    text = metrics.read_text(encoding="utf-8")
+    table = pd.read_csv(io.StringIO(text[: text.rfind("\n") + 1] or "step\n"))  # a kill may have cut the last line
+    if not len(table):
         return []
     stage = table["stage"] if "stage" in table else pd.Series(1, table.index)
     begins = table["step"][stage.ne(stage.shift())].tolist()

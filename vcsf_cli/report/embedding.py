@@ -49,12 +49,11 @@ def places(features: Features) -> dict[str, npt.NDArray[np.int64]]:
 def in_two_dimensions(features: FloatArray) -> FloatArray:
     """t-SNE of features (N, C) from their first principal components, (N, 2)."""
     count = len(features)
-    reduced = PCA(min(DIMENSIONS, *features.shape), svd_solver="full").fit_transform(features.astype(np.float64))
-    spread = float(reduced[:, 0].std())
-    if spread == 0 or reduced.shape[1] < 2:
+    if min(features.shape) < 2 or not np.ptp(features, axis=0).any():
         return np.zeros((count, 2), np.float32)
+    reduced = PCA(min(DIMENSIONS, *features.shape), svd_solver="full").fit_transform(features.astype(np.float64))
     perplexity = min(PERPLEXITY, (count - 1) / 3)
-    begin = reduced[:, :2] / spread * 1e-4
+    begin = reduced[:, :2] / reduced[:, 0].std() * 1e-4
     found: FloatArray = TSNE(perplexity=perplexity, init=begin, max_iter=STEPS, random_state=0).fit_transform(reduced)
     return found
 

@@ -182,7 +182,7 @@
     const points = data.map.videos.map((video) => {
       const number = Math.max(classOf(video), 0);
       const path = draw("path", { d: SHAPES[number % SHAPES.length], class: `point k${number % COLOURS}` });
-      if (queries.has(video) && data.scored) path.classList.add("query");
+      if (queries.has(video) && data.scored) path.classList.add("asks");
       return { video, path, x: 0, y: 0 };
     });
     svg.append(...points.map((point) => point.path), ring);
@@ -343,8 +343,10 @@
     const judged = verdicts();
     let found = [];
     let made = 0;
+    let seen = false; // until the gallery is scrolled to, none of it is made
 
     function add() {
+      seen = true;
       list.append(...found.slice(made, made + AT_ONCE).map(queryItem));
       made = Math.min(made + AT_ONCE, found.length);
       more.hidden = made >= found.length;
@@ -372,6 +374,7 @@
       list.replaceChildren();
       made = 0;
       more.hidden = !found.length;
+      if (seen) add();
       observer.unobserve(more);
       observer.observe(more);
     }

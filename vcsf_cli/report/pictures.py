@@ -28,6 +28,8 @@ BYTES_A_PIXEL = 0.13
 """What WebP takes for such small pictures at a quality of 45: the mean over clips of UCF101."""
 
 QUALITIES = (60, 45, 30, 15)
+SMALLEST = 4
+"""Pixels of a side below which a picture shows nothing."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,16 @@ def frames_to_show(length: int, count: int) -> list[int]:
 
 
 def strip(jpegs: Sequence[bytes], layout: Layout) -> bytes:
-    """The centre squares of frames side by side, as WebP of at most `layout.largest` bytes where its qualities allow it."""
-    cells = [square(jpeg, layout.side) for jpeg in jpegs]
-    image = np.concatenate(cells, axis=1)
-    data = b""
-    for quality in QUALITIES:
-        data = cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
-        if len(data) <= layout.largest:
-            break
+    """The centre squares of frames side by side, as WebP of at most `layout.largest` bytes: where no quality is low enough,
+    as for noise, the squares are smaller."""
+    side, data = layout.side, b""
+    while side >= SMALLEST:
+        image = np.concatenate([square(jpeg, side) for jpeg in jpegs], axis=1)
+        for quality in QUALITIES:
+            data = cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
+            if len(data) <= layout.largest:
+                return data
+        side //= 2
     return data
 
 

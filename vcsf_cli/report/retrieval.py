@@ -190,10 +190,12 @@ def recall_charts(rows: pd.DataFrame) -> list[Chart]:
     return charts
 
 
-def clips_of(benchmark: Benchmark) -> Clips:
-    """The clips with their pictures, neighbours and places on the map."""
+def clips_of(benchmark: Benchmark) -> Clips | None:
+    """The clips with their pictures, neighbours and places on the map; None where no clip has a neighbour."""
     manifest, parts = benchmark.manifest, benchmark.parts
     found = neighbours_of(benchmark)
+    if not found:
+        return None
     shown = shown_queries(found)
     points = embedding.chosen(len(parts.rows))
     places = embedding.places(features_of(benchmark, points))

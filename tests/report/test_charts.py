@@ -1,0 +1,123 @@
+"""Where ticks, lines and labels of a chart lie, and what of a training is drawn."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vcsf_cli.report.charts import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    MOST_POINTS,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Chart,
+    Line,
+    number,
+    round_values,
+    spread_out,
+    training_charts,
+)
+
+finite = st.floats(-1e6, 1e6, allow_nan=False)
+
+
+def test_a_line_lies_where_its_values_are() -> None:
+    drawing = Chart(
+        "R@k", [Line("slow", [(1, 0), (10, 50), (100, 100)], "slow")], "k", logarithmic=True, from_zero=True
+    )
+    (line,) = drawing.drawn().lines
+    middle, top = (LEFT + WIDTH - RIGHT) / 2, HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * 100 / 105
+    assert line.places[0] == (LEFT, HEIGHT - BOTTOM)
+    assert line.places[1] == pytest.approx((middle, (HEIGHT - BOTTOM + top) / 2), abs=0.1)
+    assert line.places[2] == pytest.approx((WIDTH - RIGHT, top), abs=0.1)
+    assert line.words[1] == "slow, k 10: 50"
+
+
+@given(st.lists(st.tuples(finite, finite), min_size=1, max_size=20, unique_by=lambda point: point[0]))
+def test_everything_lies_within_the_drawing(points: list[tuple[float, float]]) -> None:
+    drawing = Chart("any", [Line("any", sorted(points), "plain")], "x").drawn()
+    assert all(LEFT <= x <= WIDTH - RIGHT and TOP <= y <= HEIGHT - BOTTOM for x, y in drawing.lines[0].places)
+    assert all(TOP - 0.1 <= y <= HEIGHT - BOTTOM + 0.1 for y, _ in drawing.up)
+    assert all(LEFT - 0.1 <= x <= WIDTH - RIGHT + 0.1 for x, _ in drawing.across)
+
+
+@given(finite, st.floats(1e-3, 1e6))
+def test_ticks_are_few_round_and_inside(low: float, width: float) -> None:
+    high = low + width
+    values = round_values(low, high, 5)
+    assert len(values) <= 6
+    assert all(low - 1e-6 * width - 1e-6 <= value <= high + 1e-6 * width + 1e-6 for value in values)
+    assert values == sorted(set(values))
+    assert len(values) >= 1
+
+
+def test_ticks_by_hand() -> None:
+    assert round_values(0, 105, 5) == [0, 50, 100]
+    assert round_values(33, 57, 5) == [35, 40, 45, 50, 55]
+    assert round_values(0, 0.003, 4) == [0, 0.001, 0.002, 0.003]
+    assert [number(value) for value in (0.001, 12.5, 2000.0, 0.0)] == ["0.001", "12.5", "2,000", "0"]
+
+
+@given(st.lists(st.floats(20, 190), min_size=1, max_size=8))
+def test_labels_never_lie_on_each_other_and_keep_their_order(places: list[float]) -> None:
+    moved = spread_out(places, 13, 18, 194)
+    ordered = sorted(moved)
+    assert all(b - a >= 12.8 for a, b in pairwise(ordered))
+    assert all(
+        moved[one] <= moved[other]
+        for one in range(len(places))
+        for other in range(len(places))
+        if places[one] < places[other]
+    )
+    assert max(moved) <= 194.1
+
+
+METRICS = """step,stage,slow_loss,fast_loss,lr,slow_check_R@1,fast_check_R@1,both_check_R@1,fast_monitoring_mined_precision
+10,1,3.0,2.5,0.001,,,,
+20,1,2.0,2.0,0.002,0.3,0.2,0.4,
+30,2,,1.5,0.001,,,,0.5
+40,3,,1.0,0.0005,0.35,0.25,0.5,0.75
+"""
+
+
+def test_a_training_is_drawn_from_its_metrics(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text(METRICS + "50,3,1.0,9")  # cut short by a kill
+    loss, check, mined, rate = training_charts(path)
+    assert {line.name: list(line.points) for line in loss.lines} == {
+        "slow": [(10, 3.0), (20, 2.0)],
+        "fast": [(10, 2.5), (20, 2.0), (30, 1.5), (40, 1.0)],
+    }
+    assert {line.name: [y for _, y in line.points] for line in check.lines} == {
+        "slow": pytest.approx([30, 35]),
+        "fast": pytest.approx([20, 25]),
+        "both": pytest.approx([40, 50]),
+    }
+    assert [list(line.points) for line in mined.lines] == [[(30, 50), (40, 75)]]
+    assert [list(line.points) for line in rate.lines] == [[(10, 0.001), (20, 0.002), (30, 0.001), (40, 0.0005)]]
+    assert loss.borders == [(30, "stage 2"), (40, "stage 3")]
+
+
+def test_a_long_training_is_thinned_to_means(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    count = 4 * MOST_POINTS
+    path.write_text("step,stage,slow_loss\n" + "".join(f"{step},1,{step}\n" for step in range(count)))
+    (loss,) = training_charts(path)
+    points = loss.lines[0].points
+    assert len(points) == MOST_POINTS
+    assert points[0] == (1.5, 1.5)
+    assert points[-1] == (count - 2.5, count - 2.5)
+
+
+@pytest.mark.parametrize("text", [None, "", "step,stage,slow_loss\n", "step,sta"])
+def test_a_run_that_logged_nothing_has_no_curves(text: str | None, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "metrics.csv").write_text(text)
+    assert training_charts(tmp_path / "metrics.csv") == []
