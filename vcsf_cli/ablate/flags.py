@@ -90,7 +90,7 @@ def draft_of(flags: Flags, base: str, assignments: Sequence[str], **keys: Any) -
         where = ""
         if LISTS[flag].startswith("loss."):
             where = "" if crossed(recipe, f"--{flag}") == [""] else "stages.*."
-        vary[f"{where}{LISTS[flag]}"] = [strict_yaml.parse(text, f"--{flag}")[0] for text in texts]
+        vary[f"{where}{LISTS[flag]}"] = [strict_yaml.parse(text, f"--{flag}")[0] for text in dict.fromkeys(texts)]
     if flags.only:
         keys = {"pathways": [*PATHWAYS, "both"]} | keys
     title = f"Ablation of {recipe.name}: {', '.join(flags.words)}"

@@ -166,7 +166,8 @@ class Running:
         commands = commands_of(self.plan, cell, self.how, device)
         number = self.total - len(self.waiting)
         doing = " and ".join(dict.fromkeys(words[0] for words in commands))
-        say(f"{number}/{self.total} {cell.name} on {device}: {doing}, log {path}")
+        on = f" on {device}" if self.how.several else ""
+        say(f"{number}/{self.total} {cell.name}{on}: {doing}, log {path}")
         said_before = path.stat().st_size if path.is_file() else 0
         log = path.open("ab")
         process = subprocess.Popen(

@@ -214,9 +214,16 @@ def checked(draft: Draft, assignments: Sequence[str] = ()) -> Table:
         node_of(Checker(draft.marks, (), Measure, "measurement"), Measure, item, ("measure", index), checker)
         for index, item in enumerate(content.measure)
     ]
+    told: list[tuple[str, ...]] = []
     for index, measure in enumerate(measures):
-        if measure is not None:
-            check_measure(measure, checker, index)
+        if measure is None:
+            continue
+        check_measure(measure, checker, index)
+        column = (measure.task, measure.data or "", measure.protocol or "")
+        if column in told:
+            place = checker.place("measure", index)
+            checker.add(RecipeError(f"{place} is measured twice: {measure.words}", "leave one out"))
+        told.append(column)
     checker.finish()
     lines = lines_of(content, rows, assignments, checker)
     checker.finish()

@@ -28,6 +28,7 @@ def work(commands: list[list[str]]) -> int:
     failed = 0
     for words in commands:
         say(f"$ vcsf {shlex.join(words)}")
+        sys.argv[1:] = words  # what the run remembers as its command
         status = main(words)
         failed = status or failed
         if status == EXIT_INTERRUPTED or (status and "pretrain" in words):

@@ -72,7 +72,10 @@ def shown(numbers: Numbers, with_published: bool) -> Shown:
         with_published: Whether published rows stand beside ours even if these can't be compared.
     """
     limits = incomparable(numbers)
-    title = numbers.plan.table.title + (f" ({'; '.join(limits)})" if limits else "")
+    kinds = dict.fromkeys(limit.partition(":")[0] for limit in limits)
+    title = numbers.plan.table.title + (
+        f" ({', '.join(kinds)}; not comparable with published tables)" if limits else ""
+    )
     theirs: list[tuple[Cell, ...]] = []
     if numbers.plan.table.published and (with_published or not limits):
         theirs = published_rows(numbers.groups)

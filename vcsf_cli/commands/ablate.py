@@ -36,7 +36,7 @@ class Words(click.ParamType[list[str]]):
         found = value if isinstance(value, list) else [word.strip() for word in value.split(",")]
         if not all(found):
             self.fail(f"`{value}` has an empty entry", parameter, context)
-        return list(dict.fromkeys(found))
+        return found
 
 
 class Numbers(Words):
@@ -185,6 +185,10 @@ def command(
     draft = draft_of(table, base, options, assignments)
     override(draft, base if table else None, seeds, splits, measure)
     content = checked(draft, assignments)
+    if table is None and len(content.lines) == 1:
+        raise InputError(
+            f"a table of one row: {content.lines[0].name}", "give values that the recipe doesn't have already"
+        )
 
     from vcsf_cli.ablate.plan import check, plan_of
     from vcsf_cli.ablate.running import How, devices_of

@@ -1,0 +1,155 @@
+"""What a table's file and flags come to: rows as assignments, all problems at once, one recipe one row."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vcsf_cli import recipe as recipes
+from vcsf_cli.ablate.flags import Flags, draft_of
+from vcsf_cli.ablate.numbers import epochs_of
+from vcsf_cli.ablate.table import Table, checked, read, table_names
+from vcsf_cli.errors import InputError, RecipeError
+
+
+def table(folder: Path, text: str, *assignments: str) -> Table:
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return checked(read(str(path)), assignments)
+
+
+def of_flags(base: str = "vcsf", **flags: Any) -> Table:
+    return checked(draft_of(Flags(**flags), base, ()))
+
+
+def names(content: Table) -> list[str]:
+    return [line.name for line in content.lines]
+
+
+def stages_of(content: Table, name: str) -> tuple[Any, ...]:
+    (line,) = (line for line in content.lines if line.name == name)
+    return recipes.load(line.base, line.assignments).stages
+
+
+def test_a_row_is_the_assignments_that_are_typed_by_hand(tmp_path: Path) -> None:
+    content = table(
+        tmp_path, 'title: T\nbase: vcsf\nrows:\n  a:\n  b: {set: {motion: none, optim.lr: 1e-4, name: "1"}}\n'
+    )
+    assert content.lines[1].assignments == ("motion=none", "optim.lr=0.0001", 'name="1"')
+    assert content.name == "mine"
+    assert recipes.load("vcsf", content.lines[0].assignments).hash == recipes.load("vcsf").hash
+
+
+def test_a_star_means_the_stages_that_have_the_key(tmp_path: Path) -> None:
+    text = "title: T\nbase: vcsf\nvary: {stages.*.loss.neighbours: [5, 9]}\n"
+    content = table(tmp_path, text)
+    assert names(content) == ["full (neighbours 5)", "neighbours 9"]
+    assert content.lines[1].assignments == tuple(f"stages.{stage}.loss.neighbours=9" for stage in (1, 2, 3, 4))
+    with pytest.raises(RecipeError, match=r"no stage has a `loss\.neighbors` of its own"):
+        table(tmp_path, text.replace("neighbours", "neighbors"))
+
+
+def test_a_grid_is_all_combinations_and_the_recipe_itself_is_among_them(tmp_path: Path) -> None:
+    grid = "grid: {sampler.alpha: [4, 8], loss.temperature: [0.07, 0.1]}\n"
+    content = table(tmp_path, f"title: T\nbase: vcsf\n{grid}")
+    rest = ["alpha 4, temperature 0.1", "alpha 8, temperature 0.07", "alpha 8, temperature 0.1"]
+    assert names(content) == ["full (alpha 4, temperature 0.07)", *rest]
+
+
+def test_all_problems_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
+    text = """title: T
+base: vcsf
+rows:
+  a: {}
+  b: {set: {loss.temprature: 1}}
+  c: {sett: {}}
+  d: {set: {sampler.alpha: 0}}
+measure:
+  - {task: retreive}
+  - {task: linear, k: [1]}
+  - {task: finetune, protocol: knn}
+  - {task: retrieve, k: [0]}
+"""
+    with pytest.raises(RecipeError) as caught:
+        table(tmp_path, text)
+    message = caught.value.message
+    for said in ("`rows.c.sett`", "mine.yaml:6", "`measure.0.task`", "`measure.1.k`", "mine.yaml:10", "not finetune"):
+        assert said in message
+    assert "did you mean `set`?" in caught.value.hint
+    with pytest.raises(RecipeError) as caught:
+        table(tmp_path, text.partition("measure")[0].replace("sett", "set"))
+    message = caught.value.message
+    for said in (
+        "row `b` at `rows.b`",
+        "row `d` at `rows.d`",
+        "unknown parameter `temprature`",
+        "is the same recipe as row `a`",
+    ):
+        assert said in message
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("rows: {a: {}, alpha 8: {set: {seed: 3}}}\nvary: {sampler.alpha: [8]}", "two rows `alpha 8`"),
+        ("rows: {a: {}, b: {set: {sampler.alpha: 4}}}", "row `b` at `rows.b` .*is the same recipe as row `a`"),
+        ("splits: [4]", "splits"),
+        ("measure: [{task: knn}, {task: knn}]", "measured twice"),
+        ("rows: {a: 5}", "`rows.a` .*is 5"),
+        ("nmae: x", "unknown key `nmae`"),
+    ],
+)
+def test_what_can_be_no_table_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        table(tmp_path, f"title: T\nbase: vcsf\n{text}\n")
+
+
+def test_set_goes_before_the_rows_own(tmp_path: Path) -> None:
+    content = table(tmp_path, "title: T\nbase: vcsf\nrows: {a: {}, b: {set: {sampler.alpha: 8}}}\n", "sampler.alpha=2")
+    assert [recipes.load(line.base, line.assignments).model.sampler.settings["alpha"] for line in content.lines] == [
+        2,
+        8,
+    ]
+
+
+def test_without_cross_pathway_training_each_pathway_learns_for_as_many_epochs() -> None:
+    content = of_flags(no_cross_pathway=True, only=("slow", "fast"))
+    assert names(content) == ["full", "no cross-pathway training", "slow only", "fast only"]
+    full, none, slow, fast = (recipes.load(line.base, line.assignments) for line in content.lines)
+    assert epochs_of(full) == epochs_of(none) == {"slow": 500, "fast": 500}
+    assert epochs_of(slow) == {"slow": 500, "fast": 0}
+    assert epochs_of(fast) == {"slow": 0, "fast": 500}
+    for recipe in (none, slow, fast):
+        assert {(stage.loss.name, stage.loss.settings["temperature"]) for stage in recipe.stages} == {("infonce", 0.07)}
+    assert [line.pathways for line in content.lines[2:]] == [("slow",), ("fast",)]
+    assert set(content.lines[0].pathways) == {"slow", "fast", "both"}
+    # One stage of stage A is shared, so that it is trained once.
+    assert full.stages[0] == none.stages[0]
+
+
+def test_flags_with_values_change_one_thing_each() -> None:
+    values = {"alpha": ["2", "4", "8"], "positives": ["union"], "backbone": ["r3d18"]}
+    content = of_flags(no_motion_module=True, no_stage_a=True, values=values)
+    rows = ["no motion module", "no stage A", "alpha 2", "alpha 8", "positives union", "backbone r3d18"]
+    assert names(content) == ["full (alpha 4)", *rows]
+    assert [stage.loss.name for stage in stages_of(content, "no stage A")] == ["cross_pathway"] * 4
+    assert [stage.loss.settings.get("positives") for stage in stages_of(content, "positives union")][1:] == [
+        "union"
+    ] * 4
+    assert content.name == "vcsf-no-motion-module-no-stage-a-alpha-positives-backbone"
+
+
+def test_flags_that_the_recipe_has_nothing_for_are_refused() -> None:
+    for flags in ({"no_cross_pathway": True}, {"no_stage_a": True}, {"values": {"neighbours": ["1"]}}):
+        with pytest.raises(InputError, match="no stage of demo trains across pathways"):
+            of_flags("demo", **flags)
+    with pytest.raises(InputError, match="has none"):
+        checked(draft_of(Flags(no_motion_module=True), "demo", ["motion=none"]))
+
+
+def test_tables_are_found_by_name() -> None:
+    assert {"retrieval_ucf101", "recognition_hmdb51", "motion"} <= set(table_names())
+    assert "published" not in table_names()
+    with pytest.raises(InputError) as caught:
+        read("motoin")
+    assert "did you mean `motion`?" in caught.value.hint

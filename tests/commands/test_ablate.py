@@ -1,0 +1,251 @@
+"""`vcsf ablate` as a user types it: rows trained and measured, stages shared, kills, failures, tables."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import called
+
+from vcsf_cli import recipe as recipes
+from vcsf_cli.runs import folder_of
+
+TINY = """
+extends: smoke
+name: tiny
+sampler: {frames: 16}
+loss: {queue: 3}
+train: {batch: 4, check_every: 0}
+stages:
+  - {}
+  - &slow
+    loss: {name: cross_pathway, queue: 3, neighbours: 2}
+    train: {pathways: [slow]}
+  - loss: {name: cross_pathway, queue: 3, neighbours: 2}
+    train: {pathways: [fast]}
+"""
+BASE = ("--base", "tiny.yaml")
+FEW = ("--devices", "cpu", "--workers", 0)
+ROWS = ("--neighbours", "1,2")
+NAME = "tiny-no-motion-module-neighbours"
+
+
+def write_recipe(folder: Path) -> Path:
+    (folder / "tiny.yaml").write_text(TINY)
+    return folder
+
+
+def run_of(folder: Path, *assignments: str) -> Path:
+    return folder_of(folder / "runs", recipes.load(str(folder / "tiny.yaml"), assignments))
+
+
+ONE_NEIGHBOUR = ("stages.1.loss.neighbours=1", "stages.2.loss.neighbours=1")
+
+
+@pytest.fixture(scope="module")
+def made(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three trained rows and their table, two worked on side by side."""
+    folder = write_recipe(tmp_path_factory.mktemp("made"))
+    options = ("--no-motion-module", *ROWS, "--devices", "cpu,cpu", "--workers", 0, "--data", tiny_data)
+    done = called("ablate", *BASE, *options, cwd=folder)
+    (folder / "out.txt").write_text(done.stdout)
+    (folder / "err.txt").write_text(done.stderr)
+    return folder
+
+
+@pytest.fixture
+def copied(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def numbers(folder: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(folder / "runs" / "tables" / name / "numbers.csv")
+
+
+def test_the_plan_is_told_and_every_row_is_in_the_table(made: Path) -> None:
+    said = (made / "err.txt").read_text()
+    assert "3 rows = 3 runs, measured by retrieve" in said
+    assert "full (neighbours 2), seed 0, split 1: " in said
+    assert "2 epochs (stages 2 to 3; what comes before is shared or done), retrieve, about " in said
+    assert "done: 0 of 3 runs" in said
+    assert "estimated time: " in said
+    assert "estimated disk: " in said
+    table = (made / "out.txt").read_text()
+    assert all(name in table for name in ("full (neighbours 2)", "no motion module", "neighbours 1", "R@1", "R@50"))
+    folder = made / "runs" / "tables" / NAME
+    for name in ("table.csv", "table.md", "table.tex", "table.html", "numbers.csv", "rows.csv"):
+        assert (folder / name).stat().st_size
+    assert "<strong>" in (folder / "table.html").read_text()
+    assert "vcsf pretrain" in (folder / "table.md").read_text()
+    found = numbers(made, NAME)
+    assert list(found["row"].unique()) == ["full (neighbours 2)", "no motion module", "neighbours 1"]
+    assert found[found["row"] == "full (neighbours 2)"]["difference"].isna().all()
+    assert found[found["row"] != "full (neighbours 2)"]["difference"].notna().all()
+
+
+def test_numbers_are_those_of_the_runs_own_results(made: Path) -> None:
+    own = pd.read_csv(run_of(made) / "retrieve" / "synthetic-split1" / "results.csv")
+    wanted = own[(own["pathway"] == "both") & (own["variant"] == "trained")].set_index("metric")["value"]
+    found = numbers(made, NAME)
+    assert found[found["row"] == "full (neighbours 2)"].set_index("metric")["mean"].to_dict() == wanted.to_dict()
+
+
+def test_a_stage_that_rows_share_is_trained_once(made: Path) -> None:
+    full, other = run_of(made), run_of(made, *ONE_NEIGHBOUR)
+    trained_by = [entry["trained_by"] for entry in json.loads((other / "stages.json").read_text())]
+    assert trained_by == [full.name, other.name, other.name]
+    motionless = json.loads((run_of(made, "motion=none") / "stages.json").read_text())
+    assert {entry["trained_by"] for entry in motionless} == {run_of(made, "motion=none").name}
+
+
+def test_a_run_remembers_the_command_that_trains_it(made: Path) -> None:
+    environment = json.loads((run_of(made, "motion=none") / "environment.json").read_text())
+    assert environment["command"][:5] == ["vcsf", "pretrain", "tiny.yaml", "--set", "motion=none"]
+
+
+def test_the_same_command_trains_nothing_again_and_table_only_is_the_same_table(copied: Path, tiny_data: Path) -> None:
+    folder = copied / "runs" / "tables" / NAME
+    before = {path.name: path.read_bytes() for path in folder.glob("*.*")}
+    checkpoints = {path: path.stat().st_mtime_ns for path in copied.glob("runs/*/checkpoint.pt")}
+    options = (*BASE, "--no-motion-module", *ROWS, *FEW, "--data", tiny_data)
+    done = called("ablate", *options, cwd=copied)
+    assert "done: 3 of 3 runs" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in copied.glob("runs/*/checkpoint.pt")} == checkpoints
+    for path in folder.glob("*.*"):
+        path.unlink()
+    called("ablate", *options, "--table-only", cwd=copied)
+    assert {path.name: path.read_bytes() for path in folder.glob("*.*")} == before
+
+
+def test_another_measurement_measures_without_training(copied: Path, tiny_data: Path) -> None:
+    checkpoints = {path: path.stat().st_mtime_ns for path in copied.glob("runs/*/checkpoint.pt")}
+    options = (*BASE, *ROWS, "--measure", "retrieve,knn", *FEW, "--data", tiny_data)
+    done = called("ablate", *options, cwd=copied)
+    assert "trained, knn" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in copied.glob("runs/*/checkpoint.pt")} == checkpoints
+    found = numbers(copied, "tiny-neighbours")
+    assert set(found["task"]) == {"retrieval", "knn"}
+    assert found[(found["task"] == "knn") & (found["metric"] == "top1")]["difference"].notna().tolist() == [False, True]
+
+
+def test_a_row_that_fails_is_told_and_the_others_go_on(copied: Path, tiny_data: Path) -> None:
+    broken = run_of(copied, "motion=none")
+    status = json.loads((broken / "status.json").read_text())
+    (broken / "status.json").write_text(json.dumps(status | {"finished": False, "data_hash": "other"}))
+    shutil.rmtree(run_of(copied, *ONE_NEIGHBOUR) / "retrieve")
+    options = (*BASE, "--no-motion-module", *ROWS, *FEW, "--data", tiny_data)
+    done = called("ablate", *options, cwd=copied, status=1)
+    assert "failed: no motion module, seed 0, split 1: run tiny-" in done.stderr
+    assert "was begun on other data" in done.stderr
+    assert "done: neighbours 1, seed 0, split 1" in done.stderr
+    assert "error: 1 of 3 runs failed" in done.stderr
+    assert "Not finished: 2 of 3 runs are measured." in done.stderr
+    assert set(numbers(copied, NAME)["row"]) == {"full (neighbours 2)", "neighbours 1"}
+
+
+def started(folder: Path, data: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "vcsf_cli", "ablate", *BASE, *ROWS, *map(str, FEW), "--data", str(data)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(process: subprocess.Popen[str], path: Path) -> None:
+    while process.poll() is None and not path.exists():
+        time.sleep(0.005)
+
+
+def test_killed_and_interrupted_it_goes_on_to_the_same_table(made: Path, tiny_data: Path, tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    process = started(tmp_path, tiny_data)
+    wait_for(process, run_of(tmp_path) / "stages.json")
+    process.kill()
+    process.communicate()
+
+    process = started(tmp_path, tiny_data)
+    wait_for(process, run_of(tmp_path, *ONE_NEIGHBOUR) / "recipe.yaml")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "interrupted; the same command goes on: vcsf ablate --base tiny.yaml" in said
+    assert "Traceback" not in said
+
+    called("ablate", *BASE, *ROWS, *FEW, "--data", tiny_data, cwd=tmp_path)
+    wanted = numbers(made, NAME)
+    wanted = wanted[wanted["row"] != "no motion module"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(numbers(tmp_path, "tiny-neighbours"), wanted)
+    for assignments in ((), ONE_NEIGHBOUR):
+        ours, theirs = (run_of(folder, *assignments) / "stages.json" for folder in (tmp_path, made))
+        after = [[entry["weights_after"] for entry in json.loads(path.read_text())] for path in (ours, theirs)]
+        assert after[0] == after[1]
+
+
+def test_published_rows_are_left_out_beside_a_subset(made: Path, tiny_data: Path, tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    (data / "synthetic").rename(data / "ucf101")
+    text = "title: Retrieval\nbase: tiny.yaml\nrows: {ours: {set: {data.name: ucf101}}}\nmeasure: [{task: retrieve, k: [1, 5]}]\n"
+    (tmp_path / "mine.yaml").write_text(f"{text}published: true\n")
+    done = called("ablate", "mine.yaml", *FEW, cwd=tmp_path)
+    table = tmp_path / "runs" / "tables" / "mine" / "table.md"
+    assert "subset, short schedule; not comparable with published tables" in table.read_text().splitlines()[0]
+    assert "8 clips of ucf101, not 9,537 of ucf101" in done.stderr
+    assert "CoCLR" not in table.read_text()
+
+    called("ablate", "mine.yaml", "--table-only", "--with-published", cwd=tmp_path)
+    (line,) = (line for line in table.read_text().splitlines() if line.startswith("| CoCLR, RGB (2020)"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[:2] == ["CoCLR, RGB (2020)", "published"]
+    assert "MVCGC, NeurIPS 2021" in cells[2]
+    assert cells[3:5] == ["53.3", "69.4"]
+    ours = next(line for line in table.read_text().splitlines() if line.startswith("| ours"))
+    assert "small, 16x32^2; ucf101 split 1, 8 clips; 2 epochs a pathway; seed 0" in ours
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "nothing to compare"),
+        (("motion", "--slow-only"), "are two tables"),
+        (("motoin",), "did you mean `motion`?"),
+        (("--alpha", "x"), "no list of numbers"),
+        (("--measure", "retreive", "--no-motion-module"), "did you mean `retrieve`?"),
+        ((*BASE, "--no-motion-module", "--devices", "gpu"), "is no device"),
+        ((*BASE, "--neighbours", "0"), "row `neighbours 0`"),
+        ((*BASE, "--neighbours", "2"), "a table of one row"),
+        ((*BASE, "--no-motion-module", "--assume", "fast"), "clips a second"),
+        ((*BASE, "--no-motion-module", "--data", "nowhere"), "is not prepared"),
+        ((*BASE, "--no-motion-module", "--measure", "retrieve:hmdb51"), "hmdb51 is not prepared"),
+        (("schedule", *BASE), "has a recipe of its own"),
+        ((*BASE, "--no-motion-module", "--splits", "4"), "splits"),
+    ],
+)
+def test_mistakes_are_told_before_any_work(
+    options: tuple[str, ...], said: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_recipe(tmp_path)
+    monkeypatch.setenv("VCSF_DATA", str(tiny_data))
+    done = called("ablate", *options, cwd=tmp_path, status=2)
+    assert said in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_plan_needs_no_data_and_says_that_its_time_is_calculated(tmp_path: Path) -> None:
+    done = called("ablate", "retrieval_ucf101", "--dry-run", "--assume", "H200", cwd=tmp_path)
+    assert "3 rows x 3 seeds = 9 runs" in done.stdout
+    assert "joint training, seed 2, split 1: vcsf_joint-" in done.stdout
+    assert "200 epochs (stage 2; what comes before is shared or done)" in done.stdout
+    assert "calculated, not measured: 30% of the 989 TFLOPS" in done.stdout
+    assert not (tmp_path / "runs").exists()
+    done = called("ablate", "retrieval_ucf101", "--dry-run", "--assume", "100/s", cwd=tmp_path)
+    assert "estimated time: 4 d 8 h (from 100 training clips a second in stage 1, as you assume)" in done.stdout
+    done = called("ablate", "retrieval_ucf101", "--dry-run", cwd=tmp_path)
+    assert "the time is unknown" in done.stdout
