@@ -64,7 +64,7 @@ def write(benchmark: Benchmark, rows: pd.DataFrame, differences: Sequence[Differ
     run, path = benchmark.run, benchmark.folder / FILE
     text = page(
         run.name,
-        tables_of(rows, benchmark.caveat),
+        tables_of(rows),
         sections_of(benchmark, rows, differences),
         kind="Retrieval report",
         warnings=[
@@ -129,13 +129,13 @@ def figures_of(rows: pd.DataFrame) -> list[Figure]:
     ]
 
 
-def tables_of(rows: pd.DataFrame, note: str) -> list[Table]:
+def tables_of(rows: pd.DataFrame) -> list[Table]:
     """R@k of everything measured; none where nothing was."""
     if not len(rows):
         return []
     table = results.pivot(rows)
     header = ["variant", "pathway", *map(str, table.columns)]
-    return [Table("R@k in per cent of test clips", header, results.cells(table), names=2, note=note)]
+    return [Table("R@k in per cent of test clips", header, results.cells(table), names=2)]
 
 
 def sections_of(benchmark: Benchmark, rows: pd.DataFrame, differences: Sequence[Difference]) -> list[Section]:
