@@ -19,6 +19,7 @@ from vcsf_cli.runs import folder_of
 TINY = """
 extends: smoke
 name: tiny
+data: {name: ucf10}
 sampler: {frames: 16}
 loss: {queue: 3}
 train: {batch: 4, check_every: 0}
@@ -36,8 +37,10 @@ ROWS = ("--neighbours", "1,2")
 NAME = "tiny-no-motion-module-neighbours"
 
 
-def write_recipe(folder: Path) -> Path:
+def prepared(folder: Path, tiny_data: Path) -> Path:
+    """A folder with the recipe, and the tiny dataset under a name that published numbers are known by."""
     (folder / "tiny.yaml").write_text(TINY)
+    shutil.copytree(tiny_data / "synthetic", folder / "data" / "ucf10")
     return folder
 
 
@@ -51,8 +54,8 @@ ONE_NEIGHBOUR = ("stages.1.loss.neighbours=1", "stages.2.loss.neighbours=1")
 @pytest.fixture(scope="module")
 def made(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with three trained rows and their table, two worked on side by side."""
-    folder = write_recipe(tmp_path_factory.mktemp("made"))
-    options = ("--no-motion-module", *ROWS, "--devices", "cpu,cpu", "--workers", 0, "--data", tiny_data)
+    folder = prepared(tmp_path_factory.mktemp("made"), tiny_data)
+    options = ("--no-motion-module", *ROWS, "--devices", "cpu,cpu", "--workers", 0)
     done = called("ablate", *BASE, *options, cwd=folder)
     (folder / "out.txt").write_text(done.stdout)
     (folder / "err.txt").write_text(done.stderr)
@@ -91,7 +94,7 @@ def test_the_plan_is_told_and_every_row_is_in_the_table(made: Path) -> None:
 
 
 def test_numbers_are_those_of_the_runs_own_results(made: Path) -> None:
-    own = pd.read_csv(run_of(made) / "retrieve" / "synthetic-split1" / "results.csv")
+    own = pd.read_csv(run_of(made) / "retrieve" / "ucf10-split1" / "results.csv")
     wanted = own[(own["pathway"] == "both") & (own["variant"] == "trained")].set_index("metric")["value"]
     found = numbers(made, NAME)
     assert found[found["row"] == "full (neighbours 2)"].set_index("metric")["mean"].to_dict() == wanted.to_dict()
@@ -110,11 +113,11 @@ def test_a_run_remembers_the_command_that_trains_it(made: Path) -> None:
     assert environment["command"][:5] == ["vcsf", "pretrain", "tiny.yaml", "--set", "motion=none"]
 
 
-def test_the_same_command_trains_nothing_again_and_table_only_is_the_same_table(copied: Path, tiny_data: Path) -> None:
+def test_the_same_command_trains_nothing_again_and_table_only_is_the_same_table(copied: Path) -> None:
     folder = copied / "runs" / "tables" / NAME
     before = {path.name: path.read_bytes() for path in folder.glob("*.*")}
     checkpoints = {path: path.stat().st_mtime_ns for path in copied.glob("runs/*/checkpoint.pt")}
-    options = (*BASE, "--no-motion-module", *ROWS, *FEW, "--data", tiny_data)
+    options = (*BASE, "--no-motion-module", *ROWS, *FEW)
     done = called("ablate", *options, cwd=copied)
     assert "done: 3 of 3 runs" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in copied.glob("runs/*/checkpoint.pt")} == checkpoints
@@ -124,9 +127,9 @@ def test_the_same_command_trains_nothing_again_and_table_only_is_the_same_table(
     assert {path.name: path.read_bytes() for path in folder.glob("*.*")} == before
 
 
-def test_another_measurement_measures_without_training(copied: Path, tiny_data: Path) -> None:
+def test_another_measurement_measures_without_training(copied: Path) -> None:
     checkpoints = {path: path.stat().st_mtime_ns for path in copied.glob("runs/*/checkpoint.pt")}
-    options = (*BASE, *ROWS, "--measure", "retrieve,knn", *FEW, "--data", tiny_data)
+    options = (*BASE, *ROWS, "--measure", "retrieve,knn", *FEW)
     done = called("ablate", *options, cwd=copied)
     assert "trained, knn" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in copied.glob("runs/*/checkpoint.pt")} == checkpoints
@@ -135,12 +138,12 @@ def test_another_measurement_measures_without_training(copied: Path, tiny_data: 
     assert found[(found["task"] == "knn") & (found["metric"] == "top1")]["difference"].notna().tolist() == [False, True]
 
 
-def test_a_row_that_fails_is_told_and_the_others_go_on(copied: Path, tiny_data: Path) -> None:
+def test_a_row_that_fails_is_told_and_the_others_go_on(copied: Path) -> None:
     broken = run_of(copied, "motion=none")
     status = json.loads((broken / "status.json").read_text())
     (broken / "status.json").write_text(json.dumps(status | {"finished": False, "data_hash": "other"}))
     shutil.rmtree(run_of(copied, *ONE_NEIGHBOUR) / "retrieve")
-    options = (*BASE, "--no-motion-module", *ROWS, *FEW, "--data", tiny_data)
+    options = (*BASE, "--no-motion-module", *ROWS, *FEW)
     done = called("ablate", *options, cwd=copied, status=1)
     assert "failed: no motion module, seed 0, split 1: run tiny-" in done.stderr
     assert "was begun on other data" in done.stderr
@@ -150,8 +153,8 @@ def test_a_row_that_fails_is_told_and_the_others_go_on(copied: Path, tiny_data: 
     assert set(numbers(copied, NAME)["row"]) == {"full (neighbours 2)", "neighbours 1"}
 
 
-def started(folder: Path, data: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "vcsf_cli", "ablate", *BASE, *ROWS, *map(str, FEW), "--data", str(data)]
+def started(folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "vcsf_cli", "ablate", *BASE, *ROWS, *map(str, FEW)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -164,13 +167,13 @@ def wait_for(process: subprocess.Popen[str], path: Path) -> None:
 
 
 def test_killed_and_interrupted_it_goes_on_to_the_same_table(made: Path, tiny_data: Path, tmp_path: Path) -> None:
-    write_recipe(tmp_path)
-    process = started(tmp_path, tiny_data)
+    prepared(tmp_path, tiny_data)
+    process = started(tmp_path)
     wait_for(process, run_of(tmp_path) / "stages.json")
     process.kill()
     process.communicate()
 
-    process = started(tmp_path, tiny_data)
+    process = started(tmp_path)
     wait_for(process, run_of(tmp_path, *ONE_NEIGHBOUR) / "recipe.yaml")
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
@@ -178,7 +181,7 @@ def test_killed_and_interrupted_it_goes_on_to_the_same_table(made: Path, tiny_da
     assert "interrupted; the same command goes on: vcsf ablate --base tiny.yaml" in said
     assert "Traceback" not in said
 
-    called("ablate", *BASE, *ROWS, *FEW, "--data", tiny_data, cwd=tmp_path)
+    called("ablate", *BASE, *ROWS, *FEW, cwd=tmp_path)
     wanted = numbers(made, NAME)
     wanted = wanted[wanted["row"] != "no motion module"].reset_index(drop=True)
     pd.testing.assert_frame_equal(numbers(tmp_path, "tiny-neighbours"), wanted)
@@ -188,26 +191,25 @@ def test_killed_and_interrupted_it_goes_on_to_the_same_table(made: Path, tiny_da
         assert after[0] == after[1]
 
 
-def test_published_rows_are_left_out_beside_a_subset(made: Path, tiny_data: Path, tmp_path: Path) -> None:
-    write_recipe(tmp_path)
-    data = shutil.copytree(tiny_data, tmp_path / "data")
-    (data / "synthetic").rename(data / "ucf101")
-    text = "title: Retrieval\nbase: tiny.yaml\nrows: {ours: {set: {data.name: ucf101}}}\nmeasure: [{task: retrieve, k: [1, 5]}]\n"
-    (tmp_path / "mine.yaml").write_text(f"{text}published: true\n")
-    done = called("ablate", "mine.yaml", *FEW, cwd=tmp_path)
-    table = tmp_path / "runs" / "tables" / "mine" / "table.md"
+def test_published_rows_are_left_out_beside_a_subset(copied: Path) -> None:
+    text = (
+        "title: Retrieval\nbase: tiny.yaml\nrows: {ours: {}}\nmeasure: [{task: retrieve, k: [1, 5]}]\npublished: true\n"
+    )
+    (copied / "mine.yaml").write_text(text)
+    done = called("ablate", "mine.yaml", "--table-only", cwd=copied)
+    table = copied / "runs" / "tables" / "mine" / "table.md"
     assert "subset, short schedule; not comparable with published tables" in table.read_text().splitlines()[0]
-    assert "8 clips of ucf101, not 9,537 of ucf101" in done.stderr
+    assert "8 clips of ucf10, not 9,537 of ucf101" in done.stderr
     assert "CoCLR" not in table.read_text()
 
-    called("ablate", "mine.yaml", "--table-only", "--with-published", cwd=tmp_path)
+    called("ablate", "mine.yaml", "--table-only", "--with-published", cwd=copied)
     (line,) = (line for line in table.read_text().splitlines() if line.startswith("| CoCLR, RGB (2020)"))
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[:2] == ["CoCLR, RGB (2020)", "published"]
     assert "MVCGC, NeurIPS 2021" in cells[2]
     assert cells[3:5] == ["53.3", "69.4"]
     ours = next(line for line in table.read_text().splitlines() if line.startswith("| ours"))
-    assert "small, 16x32^2; ucf101 split 1, 8 clips; 2 epochs a pathway; seed 0" in ours
+    assert "small, 16x32^2; ucf10 split 1, 8 clips; 2 epochs a pathway; seed 0" in ours
 
 
 @pytest.mark.parametrize(
@@ -229,10 +231,9 @@ def test_published_rows_are_left_out_beside_a_subset(made: Path, tiny_data: Path
     ],
 )
 def test_mistakes_are_told_before_any_work(
-    options: tuple[str, ...], said: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: tuple[str, ...], said: str, tiny_data: Path, tmp_path: Path
 ) -> None:
-    write_recipe(tmp_path)
-    monkeypatch.setenv("VCSF_DATA", str(tiny_data))
+    prepared(tmp_path, tiny_data)
     done = called("ablate", *options, cwd=tmp_path, status=2)
     assert said in done.stderr
     assert not (tmp_path / "runs").exists()
