@@ -153,6 +153,18 @@ def test_a_row_that_fails_is_told_and_the_others_go_on(copied: Path) -> None:
     assert set(numbers(copied, NAME)["row"]) == {"full (neighbours 2)", "neighbours 1"}
 
 
+def test_what_was_measured_of_something_else_is_measured_again(copied: Path) -> None:
+    options = (*BASE, *ROWS, *FEW, "--dry-run")
+    assert "done: 2 of 2 runs" in called("ablate", *options, cwd=copied).stdout
+    called("retrieve", "--from", run_of(copied), "--k", "1", "--workers", 0, "--devices", "cpu", cwd=copied)
+    assert "done: 1 of 2 runs" in called("ablate", *options, cwd=copied).stdout
+    with (run_of(copied, *ONE_NEIGHBOUR) / "checkpoint.pt").open("ab") as file:
+        file.write(b"x")
+    done = called("ablate", *options, cwd=copied)
+    assert "done: 0 of 2 runs" in done.stdout
+    assert done.stdout.count(": trained, retrieve") == 2
+
+
 def started(folder: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "vcsf_cli", "ablate", *BASE, *ROWS, *map(str, FEW)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -166,12 +178,29 @@ def wait_for(process: subprocess.Popen[str], path: Path) -> None:
         time.sleep(0.005)
 
 
+def ends(process: str, seconds: float = 20.0) -> bool:
+    """Whether a process is gone, or a zombie that nobody has waited for, before some seconds are over."""
+    stat = Path(f"/proc/{process}/stat")
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if stat.read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.01)
+    return False
+
+
 def test_killed_and_interrupted_it_goes_on_to_the_same_table(made: Path, tiny_data: Path, tmp_path: Path) -> None:
     prepared(tmp_path, tiny_data)
     process = started(tmp_path)
     wait_for(process, run_of(tmp_path) / "stages.json")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
     process.communicate()
+    assert children
+    assert all(ends(child) for child in children)
 
     process = started(tmp_path)
     wait_for(process, run_of(tmp_path, *ONE_NEIGHBOUR) / "recipe.yaml")

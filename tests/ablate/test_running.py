@@ -1,0 +1,87 @@
+"""The order of work: what begins another run goes first, and nobody trains a stage that another is about to finish."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vcsf_cli.ablate.plan import Cell, Plan, plan_of
+from vcsf_cli.ablate.running import How, Running, commands_of, devices_of, last_error
+from vcsf_cli.ablate.table import checked, read
+
+TABLE = """
+title: T
+base: tiny.yaml
+rows:
+  whole: {}
+  one neighbour: {set: {stages.1.loss.neighbours: 1}}
+  no motion module: {set: {motion: none}, pathways: [slow]}
+  stage A alone: {set: {stages: []}}
+measure: [{task: retrieve, k: [5, 1]}, {task: knn, set: {grid.k: [3]}}]
+"""
+RECIPE = """
+extends: smoke
+name: tiny
+sampler: {frames: 16}
+stages: [{}, {loss: {name: cross_pathway, queue: 3, neighbours: 2}}]
+"""
+
+
+@pytest.fixture
+def plan(tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    (tmp_path / "table.yaml").write_text(TABLE)
+    return plan_of(checked(read("table.yaml")), tiny_data, tmp_path / "runs")
+
+
+def cell_of(plan: Plan, name: str) -> Cell:
+    (cell,) = (cell for cell in plan.cells if cell.line.name == name)
+    return cell
+
+
+HOW = How(("cpu", "cpu"), "auto", 0, 60.0)
+
+
+def test_a_run_that_another_continues_goes_first(plan: Plan) -> None:
+    order = [cell.line.name for cell in plan.ordered(plan.cells)]
+    assert order == ["stage A alone", "whole", "one neighbour", "no motion module"]
+
+
+def test_a_run_waits_only_for_a_stage_that_it_will_take(plan: Plan) -> None:
+    running = Running(plan, HOW)
+    whole, other, motionless = (cell_of(plan, name) for name in ("whole", "one neighbour", "no motion module"))
+    assert running.waits_for(other, whole)
+    assert not running.waits_for(motionless, whole)
+    assert running.waits_for(whole, cell_of(plan, "stage A alone"))
+    whole.run.folder.mkdir(parents=True)
+    (whole.run.folder / "stages.json").write_text(json.dumps([{"stage": 1, "ended": "now", "prefix": "x"}]))
+    assert not running.waits_for(other, whole)
+    (whole.run.folder / "stages.json").write_text(json.dumps([{"stage": 1}]))
+    assert running.waits_for(other, whole)
+
+
+def test_commands_are_those_that_are_typed_by_hand(plan: Plan) -> None:
+    cell = cell_of(plan, "no motion module")
+    places = ["--data", str(plan.data), "--runs", str(plan.runs), "--devices", "cuda:1", "--workers", "0"]
+    arithmetic = ["--precision", "auto", "--save-every", "60.0"]
+    start = ["synthetic", "--from", str(cell.run.folder), "--split", "1"]
+    assert commands_of(plan, cell, HOW, "cuda:1") == [
+        ["pretrain", "tiny.yaml", "--set", "motion=none", *places, *arithmetic],
+        ["retrieve", *start, "--k", "1,5", *places],
+        ["finetune", *start, "--pathway", "slow", "--protocol", "knn", "--set", "grid.k=[3]", *places, *arithmetic],
+    ]
+
+
+def test_numbers_are_gpus_and_two_cpus_are_two() -> None:
+    assert devices_of(["0", "1"]) == ("cuda:0", "cuda:1")
+    assert devices_of(["cpu", "cpu"]) == ("cpu", "cpu")
+
+
+def test_the_last_error_of_this_time_is_told(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("error: of last time\n\nhint: x\n")
+    before = log.stat().st_size
+    assert last_error(log, before) == ""
+    log.write_text(log.read_text() + "line\nerror: two\n  lines\n\nhint: y\n")
+    assert last_error(log, before) == "two\n  lines"
