@@ -263,6 +263,26 @@ def test_a_format_is_added_to_an_export_of_the_same_checkpoint(copy: Path, tiny_
     assert config["files"].keys() == config["compared"].keys() == set(FORMATS)
 
 
+def test_the_centre_is_that_of_the_weights_that_are_there(copy: Path, tiny_data: Path) -> None:
+    (run,), (folder,) = (copy / "runs").iterdir(), (copy / "exports").iterdir()
+    shutil.move(run / "retrieve", copy / "retrieve")
+    called("export", "--data", tiny_data, cwd=copy)
+    shutil.move(copy / "retrieve", run / "retrieve")  # measured after the weights were written
+    called("export", "--format", "onnx", "--data", tiny_data, cwd=copy)
+    assert json.loads((folder / "config.json").read_text())["centre"] is None
+    assert "No centre is in this folder" in (folder / "README.md").read_text()
+
+
+def test_what_others_put_beside_an_export_is_not_lost(copy: Path, tiny_data: Path) -> None:
+    (folder,) = (copy / "exports").iterdir()
+    (folder / ".git").mkdir()
+    (folder / "LICENSE").write_text("mine")
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    done = called("export", "--data", tiny_data, cwd=copy, status=2)
+    assert f"exports/{folder.name} holds .git, LICENSE beside an export" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
 def test_one_pathway_of_an_unfinished_run_compared_on_videos(copy: Path) -> None:
     (run,), (folder,) = (copy / "runs").iterdir(), (copy / "exports").iterdir()
     status = json.loads((run / "status.json").read_text())
@@ -305,6 +325,15 @@ def test_only_what_was_measured_of_this_checkpoint_counts(copy: Path) -> None:
     shutil.copy(path, folder / "lost" / "x")
     assert set(results_of(run, checkpoint_hash)["task"]) == {"retrieval", "own"}
     assert results_of(run, "another").empty
+    for name, value, ended in [("later", 0.25, "2026-01-02"), ("sooner", 0.75, "2026-01-01")]:
+        (folder / "finetune" / name).mkdir()
+        status = {"from": {"checkpoint": checkpoint_hash}, "ended": ended}
+        (folder / "finetune" / name / "status.json").write_text(json.dumps(status))
+        again = pd.read_csv(path).assign(task="own", value=value)
+        again.to_csv(folder / "finetune" / name / "results.csv", index=False)
+    rows = results_of(run, checkpoint_hash)
+    assert set(rows[rows["task"] == "own"]["value"]) == {0.25}  # never the mean of several settings
+    assert len(rows) == 2 * len(measured)
     assert centre_of(run, "another") is None
 
 

@@ -175,6 +175,20 @@ def test_from_scratch_nothing_is_taken_for_a_trained_run(work: Path, trained: Pa
     assert set(pd.read_csv(folder / "results.csv")["variant"]) == {"scratch", "trained"}
 
 
+def test_weights_of_others_are_not_from_scratch(work: Path) -> None:
+    (work / "own.yaml").write_text(
+        "extends: smoke\nbackbone: {name: timm, model: test_vit}\nfast: {pretrained: true}\n"
+    )
+    done = finetune("--knn", "--from", "scratch:own.yaml", cwd=work, status=2)
+    assert "starts from a pretrained backbone, not from scratch" in done.stderr
+
+
+def test_brackets_in_a_dataset_s_name_are_printed_as_they_are(work: Path) -> None:
+    (work / "data" / "synthetic").rename(work / "data" / "[red] own")
+    done = called("finetune", "[red] own", "--knn", "--workers", 0, cwd=work)
+    assert "[red] own, knn" in done.stdout
+
+
 def test_a_fine_tuning_is_no_run_and_the_newest_run_stays_the_newest(work: Path, trained: Path) -> None:
     finetune("--knn", cwd=work)
     (folder,) = folders(work)

@@ -188,6 +188,13 @@ def test_a_query_of_fewer_frames_than_a_window_and_a_gallery_without_labels(copy
     assert not {"nan", "None"} & set(printed.split())
 
 
+def test_brackets_and_colons_in_names_are_printed_as_they_are(trained: Path) -> None:
+    name = "[bold] a [b :smile:.mp4"
+    shutil.copy(trained / "query.mp4", trained / name)
+    _, printed, _ = search(trained, "--query", name)
+    assert name in printed
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -55,6 +55,18 @@ def test_frames_have_the_seconds_of_the_rate_that_is_given(encoder: VideoEncoder
     assert found.end[-1] == pytest.approx(2.0)
 
 
+def test_frames_are_resampled_to_the_rate_that_windows_are_taken_at() -> None:
+    recipe = recipes.load("smoke")
+    look = Look.of(recipe.model, {"fps": 10.0})
+    encoder = VideoEncoder(build(recipe), recipe.model, look, ("slow", "fast"), {})
+    frames = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)
+    twice = encoder.encode_windows(frames, fps=20)
+    once = encoder.encode_windows(frames[::2])
+    assert twice.end.tolist() == once.end.tolist()
+    assert twice.end[-1] == pytest.approx(2.0)
+    assert np.array_equal(twice.features["slow"], once.features["slow"])
+
+
 @pytest.mark.parametrize(
     "frames",
     [

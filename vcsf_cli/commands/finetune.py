@@ -232,6 +232,11 @@ def start_of(runs: Path, source: str | None) -> tuple[Run, bool]:
             raise InputError(
                 f"{source} starts from the weights of a file, not from scratch", "leave out its key `init`"
             )
+        model = recipe.model
+        if any(settings.get("pretrained") for settings in (model.backbone.settings, model.slow, model.fast)):
+            raise InputError(
+                f"{source} starts from a pretrained backbone, not from scratch", "leave out its key `pretrained`"
+            )
         return untrained(runs, recipe), True
     run = find_run(runs, source)
     if source is None:
@@ -261,7 +266,7 @@ def show(tables: list[pd.DataFrame]) -> None:
     from rich.console import Console
 
     rows = pd.concat(tables, ignore_index=True)
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)  # brackets and colons in names stay
     console.print(table_of(rows))
     if len(tables) > 1:
         console.print(spread_of(rows, len(tables)))

@@ -357,7 +357,7 @@ def print_wide(table: Table) -> None:
     """Print a table as wide as the terminal, and where there is none as wide as it is: a name is never cut."""
     from rich.console import Console
 
-    console = Console()
+    console = Console(markup=False, emoji=False)  # brackets and colons in names stay
     if not console.is_terminal:
         console.width = 10_000
     console.print(table)

@@ -128,11 +128,13 @@ class Exporter:
         same = all(earlier[key] == json.loads(json.dumps(config[key])) for key in ("run", "features", "input", "video"))
         for kind in others:
             if not same:
-                say(f"{kind} in {out} is of another checkpoint: it is left out")
+                say(f"{kind} in {out} is of another checkpoint or pathway: it is left out")
                 continue
             for name in earlier["files"][kind]:
                 shutil.copy2(out / name, folder / name)
             config["files"][kind], config["compared"][kind] = earlier["files"][kind], earlier["compared"][kind]
+            if kind == "safetensors":  # what was measured since is not in this file
+                config["centre"] = earlier["centre"]
 
     def _describe(self, folder: Path, config: dict[str, Any]) -> None:
         """Write `config.json` and the card."""

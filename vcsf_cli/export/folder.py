@@ -130,8 +130,17 @@ def check_place(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file", "name a folder")
-    if out.is_dir() and any(out.iterdir()) and not is_export(out):
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not is_export(out):
         raise InputError(f"--out {out} holds something else than an export", "name another folder, or an empty one")
+    own = {CONFIG, CARD}.union(*read_config(out)["files"].values())
+    others = sorted(path.name for path in out.iterdir() if path.name not in own)
+    if others:
+        raise InputError(
+            f"--out {out} holds {', '.join(others)} beside an export, which would be lost",
+            "export into another folder and copy what is there",
+        )
 
 
 @contextmanager

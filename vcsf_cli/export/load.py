@@ -65,14 +65,14 @@ class VideoEncoder(Encoder):
         """
         return self.encode_windows(video).mean()
 
-    def encode_windows(self, video: Source, fps: float = USUAL_FPS) -> WindowFeatures:
+    def encode_windows(self, video: Source, fps: float | None = None) -> WindowFeatures:
         """Features of each window of a video, with the seconds when it begins and ends.
 
         Args:
             video: As `encode` takes it.
-            fps: Frames per second of frames; a file says its own.
+            fps: Frames per second of frames, None for the rate that windows are taken at; a file says its own.
         """
-        source = Path(video) if isinstance(video, str | Path) else given(video, self.look.fps or fps)
+        source = Path(video) if isinstance(video, str | Path) else given(video, fps or self.look.fps or USUAL_FPS)
         opened = OwnVideo(source, self.sampler, self.look)
         return encode_with(lambda frames, views: self(frames), opened, next(self.parameters()).device)
 

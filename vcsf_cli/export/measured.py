@@ -20,27 +20,34 @@ CACHE = "features.parquet"
 
 
 def results_of(run: Run, checkpoint: str) -> pd.DataFrame:
-    """The rows of every `results.csv` that `vcsf retrieve` and `vcsf finetune` wrote of a checkpoint; columns as in
-    `results.COLUMNS`.
+    """The rows of every `results.csv` that `vcsf retrieve` and `vcsf finetune` wrote of a checkpoint, of what was measured
+    again with other settings the last; columns as in `results.COLUMNS`.
 
     Args:
         run: The run.
         checkpoint: SHA-256 of its checkpoint.
     """
-    paths = sorted(run.folder.glob("*/*/results.csv"))
-    tables = [pd.read_csv(path) for path in paths if measured_of(path.parent) == checkpoint]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(results.COLUMNS))
+    folders = [path.parent for path in run.folder.glob("*/*/results.csv") if measured_of(path.parent) == checkpoint]
+    if not folders:
+        return pd.DataFrame(columns=list(results.COLUMNS))
+    folders.sort(key=lambda folder: (str(status_of(folder).get("ended", "")), folder.name))
+    rows = pd.concat([pd.read_csv(folder / "results.csv") for folder in folders], ignore_index=True)
+    return rows.drop_duplicates([*results.SAME, "metric"], keep="last", ignore_index=True)
 
 
 def measured_of(folder: Path) -> str | None:
     """The checkpoint that what lies in a folder was measured of, if that is known."""
-    found: str | None = metadata(folder / CACHE).get("checkpoint")
-    if found is None:
-        try:
-            start = json.loads((folder / "status.json").read_text(encoding="utf-8"))["from"]
-            found = start.get("checkpoint")
-        except (OSError, ValueError, KeyError):
-            return None
+    kept = metadata(folder / CACHE) or status_of(folder).get("from", {})
+    found: str | None = kept.get("checkpoint")
+    return found
+
+
+def status_of(folder: Path) -> dict[str, Any]:
+    """What `vcsf finetune` noted of a measurement; empty if it is none."""
+    try:
+        found: dict[str, Any] = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
     return found
 
 
