@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from vcsf_cli.measure.probe import Voters, choose, fit_layer
-from vcsf_cli.measure.retrieval import centred_unit
 from vcsf_cli.protocol import LinearTrain
 from vcsf_cli.schema import Optim
 
@@ -63,7 +62,7 @@ def votes_by_hand(
 ) -> list[list[float]]:
     """Wu et al.: the sum of exp(cosine / temperature) of the k nearest of each class, as shares."""
     found = []
-    query, gallery = query - query.mean(0), gallery - gallery.mean(0)
+    query, gallery = query - gallery.mean(0), gallery - gallery.mean(0)
     for row in query:
         cosine = [float(row @ other / np.linalg.norm(row) / np.linalg.norm(other)) for other in gallery]
         votes = [0.0, 0.0, 0.0]
@@ -78,8 +77,21 @@ def test_neighbours_vote_as_wu_et_al_say(k: int, temperature: float) -> None:
     rng = np.random.default_rng(k)
     gallery, query = (rng.normal(size=(count, 5)).astype(np.float32) + 2 for count in (20, 7))
     target = rng.integers(0, 3, 20)
-    found = Voters(centred_unit(gallery), target, 3, k, temperature).probabilities(query)
+    found = Voters(gallery, target, 3, k, temperature).probabilities(query)
     np.testing.assert_allclose(found, votes_by_hand(query, gallery, target, k, temperature), atol=1e-4)
+
+
+def test_a_clip_s_neighbours_do_not_depend_on_the_other_clips_that_are_asked_about() -> None:
+    rng = np.random.default_rng(0)
+    centre = np.repeat([[5.0], [-5.0]], 20, 0)
+    gallery = (rng.normal(size=(40, 5)) / 10 + centre).astype(np.float32)
+    query = (rng.normal(size=(6, 5)) / 10 - 5).astype(np.float32)
+    voters = Voters(gallery, np.repeat([0, 1], 20), 2, 5, 0.07)
+    together = voters.probabilities(query)
+    assert together.argmax(1).tolist() == [1] * 6
+    np.testing.assert_allclose(
+        np.concatenate([voters.probabilities(each[None]) for each in query]), together, atol=1e-5
+    )
 
 
 class Known:

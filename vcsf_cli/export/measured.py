@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from vcsf_cli import results
 from vcsf_cli.measure.features import Features
+from vcsf_cli.measure.retrieval import mean_of
 from vcsf_cli.runs import Run
 
 CACHE = "features.parquet"
@@ -68,7 +69,7 @@ def centre_of(run: Run, checkpoint: str) -> tuple[Features, dict[str, Any]] | No
     for name in table.column_names:
         if name not in ("video", "label", "part"):
             features = np.stack(table[name].combine_chunks().to_numpy(zero_copy_only=False))[searched]
-            centre[name] = features.mean(0, dtype=np.float64).astype(np.float32)
+            centre[name] = mean_of(features)
     return centre, {"dataset": run.status["dataset"], "split": split, "clips": int(searched.sum())}
 
 

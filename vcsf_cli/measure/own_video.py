@@ -18,6 +18,7 @@ from vcsf_cli.data.augment import apply_crop, centre_square, to_input
 from vcsf_cli.data.decode import USUAL_FPS, Decoded, judge, resampled
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.measure.features import WINDOWS_AT_ONCE, Features
+from vcsf_cli.measure.retrieval import mean_of
 from vcsf_cli.model.pathways import TwoPathways
 from vcsf_cli.schema import Stage
 from vcsf_cli.video import SequentialReader, short_side
@@ -93,7 +94,7 @@ class WindowFeatures:
 
     def mean(self) -> Features:
         """The video's feature, the mean over its windows: float32 (C,) by pathway."""
-        return {name: values.mean(0, dtype=np.float64).astype(np.float32) for name, values in self.features.items()}
+        return {name: mean_of(values) for name, values in self.features.items()}
 
 
 class GivenFrames(SequentialReader):

@@ -20,7 +20,7 @@ from vcsf_cli.measure.accuracy import FloatArray, IntArray, right
 from vcsf_cli.measure.benchmark import read_features, write_features
 from vcsf_cli.measure.features import Features, extract
 from vcsf_cli.measure.job import FOLDER, Job, carry_out
-from vcsf_cli.measure.retrieval import centred_unit, nearest
+from vcsf_cli.measure.retrieval import centred_unit, mean_of, nearest
 from vcsf_cli.narrate import Progress, say
 from vcsf_cli.protocol import Knn, Linear, LinearTrain
 from vcsf_cli.schema import Optim
@@ -75,7 +75,7 @@ def knn(job: Job, machine: Machine) -> pd.DataFrame:
     """
 
     def fit(features: FloatArray, target: IntArray, setting: dict[str, Any]) -> Voters:
-        return Voters(centred_unit(features), target, len(job.classes), **setting)
+        return Voters(features, target, len(job.classes), **setting)
 
     def predict(job: Job, machine: Machine) -> Features:
         features = features_of(job, machine)
@@ -98,7 +98,7 @@ def features_of(job: Job, machine: Machine) -> Features:
     """
     stage, table = job.run.recipe.model, job.manifest.table
     rows = np.flatnonzero(table["label"].notna().to_numpy())
-    device, bf16 = machine.device(), machine.precision == "bf16"
+    device, bf16 = machine.device(), machine.bf16()
     key = {
         "from": job.identity["from"],
         "seed": job.seed if job.scratch else None,
@@ -230,7 +230,7 @@ class Voters:
     """Training clips that vote for their class with the weight exp(cosine / temperature) (Wu et al., CVPR 2018, sec. 3.4).
 
     Args:
-        gallery: Centred features of unit length (N, C).
+        gallery: Their features (N, C).
         target: Their classes, (N,).
         classes: How many there are.
         k: How many of the nearest vote.
@@ -244,8 +244,13 @@ class Voters:
     temperature: float
 
     def probabilities(self, features: FloatArray) -> FloatArray:
-        """Shares of the votes (M, classes), of features (M, C) that are centred by their own mean, as in retrieval."""
-        near = nearest({"": centred_unit(features)}, {"": self.gallery}, "", self.k)
+        """Shares of the votes (M, classes) of features (M, C).
+
+        All are centred by the training clips' mean, so that what is said of a clip does not depend on which others are asked
+        about: less the mean of test clips of one class nothing of that class is left.
+        """
+        mean = mean_of(self.gallery)
+        near = nearest({"": centred_unit(features, mean)}, {"": centred_unit(self.gallery, mean)}, "", self.k)
         # Less the largest, so that no weight is too large for a float; shares stay the same.
         weight = np.exp((near.similarity - near.similarity[:, :1]) / self.temperature)
         votes = np.zeros((len(features), self.classes), np.float32)

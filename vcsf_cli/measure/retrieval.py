@@ -17,12 +17,19 @@ IntArray = npt.NDArray[np.int64]
 QUERIES_AT_ONCE = 512
 
 
-def centred_unit(features: FloatArray) -> FloatArray:
-    """Features (N, C) less their own mean, each of unit length: what the benchmark compares (CoCLR)."""
-    centred = features - features.mean(0, dtype=np.float64).astype(np.float32)
+def centred_unit(features: FloatArray, mean: FloatArray | None = None) -> FloatArray:
+    """Features (N, C) less a mean (C,), each of unit length; less their own mean they are what the benchmark compares
+    (CoCLR)."""
+    centred = features - (mean_of(features) if mean is None else mean)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
     unit: FloatArray = centred / np.maximum(length, 1e-12)
     return unit
+
+
+def mean_of(features: FloatArray) -> FloatArray:
+    """The mean (C,) of features (N, C)."""
+    mean: FloatArray = features.mean(0, dtype=np.float64).astype(np.float32)
+    return mean
 
 
 def pathways_of(features: Features) -> list[str]:
