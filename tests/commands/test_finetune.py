@@ -274,6 +274,8 @@ def test_a_class_that_only_test_clips_have_is_told(work: Path) -> None:
         (["--from", "nothing"], "there is no run nothing"),
         (["--from", "scratch:nothing"], "there is no recipe nothing"),
         (["--devices", "2"], "works on one device"),
+        (["--precision", "bf16", "--devices", "cpu"], "bf16 needs a GPU"),
+        (["--linear", "--precision", "bf16", "--devices", "cpu"], "bf16 needs a GPU"),
     ],
 )
 def test_a_wrong_command_line_is_status_2(arguments: list[str], said: str, work: Path) -> None:

@@ -262,7 +262,7 @@ def check(jobs: Sequence[Job], machine: Machine) -> None:
         raise InputError(
             f"fine-tuning works on one device, not on {machine.processes}", "give auto, cpu, cuda or cuda:N"
         )
-    machine.device()
+    machine.bf16()
     for job in jobs:
         _ = job.division, job.folder
     jobs[0].network()
