@@ -51,6 +51,12 @@ def test_only_seeds_and_splits_that_both_rows_have_are_compared() -> None:
     assert "difference" not in value_of({(5, 1): ours[5, 1]}, *KEY, (base, "both"), SOURCE)
 
 
+def test_only_clips_that_both_rows_have_are_compared() -> None:
+    ours, base = {(0, 1): found({"d1": 0, "a1": 1, "b1": 1})}, {(0, 1): found({"b1": 0, "a1": 1, "c1": 1})}
+    value = difference_to(ours, KEY, base, KEY, SOURCE)
+    assert (value["clips"], value["difference"]) == (2, 0.5)
+
+
 def test_a_metric_that_is_no_mean_over_clips_has_no_difference() -> None:
     ours = {(0, 1): Found(found({"a1": 1}, metric="top5").rows, {})}
     assert "difference" not in value_of(ours, "both", "top5", (ours, "both"), SOURCE)

@@ -123,7 +123,9 @@ def test_without_cross_pathway_training_each_pathway_learns_for_as_many_epochs()
         assert {(stage.loss.name, stage.loss.settings["temperature"]) for stage in recipe.stages} == {("infonce", 0.07)}
     assert [line.pathways for line in content.lines[2:]] == [("slow",), ("fast",)]
     assert set(content.lines[0].pathways) == {"slow", "fast", "both"}
-    # One stage of stage A is shared, so that it is trained once.
+    joint = of_flags("vcsf_joint", only=("slow",)).lines[1]
+    assert epochs_of(recipes.load(joint.base, joint.assignments)) == {"slow": 500, "fast": 0}
+    # Stage A is the same, so that it is trained once.
     assert full.stages[0] == none.stages[0]
 
 

@@ -178,7 +178,7 @@ def wait_for(process: subprocess.Popen[str], path: Path) -> None:
         time.sleep(0.005)
 
 
-def ends(process: str, seconds: float = 20.0) -> bool:
+def ends(process: str, seconds: float = 2.0) -> bool:
     """Whether a process is gone, or a zombie that nobody has waited for, before some seconds are over."""
     stat = Path(f"/proc/{process}/stat")
     deadline = time.monotonic() + seconds

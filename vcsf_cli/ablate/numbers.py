@@ -174,7 +174,8 @@ def difference_to(
     if not both:
         return {}
     mine = measured.mean_over([ours[place].clips[key] for place in both])
-    base = measured.mean_over([theirs[place].clips[other_key] for place in both]).reindex(mine.index)
+    base = measured.mean_over([theirs[place].clips[other_key] for place in both])
+    mine, base = mine.align(base, join="inner")
     cluster = np.array([source[clip] for clip in mine.index], object)
     difference, low, high = paired_interval(mine.to_numpy(), base.to_numpy(), cluster)
     return {"clips": len(mine), "difference": difference, "difference_low": low, "difference_high": high}
