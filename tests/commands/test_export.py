@@ -359,6 +359,7 @@ def test_nothing_is_fetched_to_load_what_started_from_weights_of_others(run: Pat
         (("--from", "absent"), "there is no run absent"),
         (("--out", "runs"), "--out runs holds something else than an export"),
         (("--out", "file"), "--out file is a file"),
+        (("--out", "file/below"), "--out file/below can't be made in "),
         (("--clips", "absent.mp4"), "there is no video file absent.mp4"),
         (("--data", "nowhere"), "there are no clips to compare with"),
     ],

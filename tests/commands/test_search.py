@@ -188,6 +188,13 @@ def test_a_query_of_fewer_frames_than_a_window_and_a_gallery_without_labels(copy
     assert not {"nan", "None"} & set(printed.split())
 
 
+def test_a_folder_without_videos_is_told_by_its_option(trained: Path) -> None:
+    (trained / "empty").mkdir()
+    done = called("retrieve", "--query-dir", "empty", "--gallery", "mine", cwd=trained, status=1)
+    assert "--query-dir empty: no video was found" in done.stderr
+    assert "--source" not in done.stderr
+
+
 def test_brackets_and_colons_in_names_are_printed_as_they_are(trained: Path) -> None:
     name = "[bold] a [b :smile:.mp4"
     shutil.copy(trained / "query.mp4", trained / name)

@@ -325,7 +325,10 @@ def videos_in(folder: Path) -> list[Path]:
     """
     from vcsf_cli import registry
 
-    videos = registry.load().build("dataset", "folder", folder, labels="none").videos()
+    try:
+        videos = registry.load().build("dataset", "folder", folder, labels="none").videos()
+    except DataError as error:
+        raise DataError(f"--query-dir {folder}: {error.message}", "look whether it is the right folder") from error
     return [video.path for video in videos]
 
 

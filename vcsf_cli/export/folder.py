@@ -126,10 +126,13 @@ def check_place(out: Path) -> None:
     """See that nothing but an earlier export is replaced.
 
     Raises:
-        InputError: If something else is there.
+        InputError: If something else is there, or nothing can be written there.
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file", "name a folder")
+    above = next(folder for folder in out.resolve().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"--out {out} can't be made in {above}", "name a place that you can write to")
     if not out.is_dir() or not any(out.iterdir()):
         return
     if not is_export(out):
