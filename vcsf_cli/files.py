@@ -50,6 +50,15 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Hold a lock file, after whoever holds it now; the lock ends with the process, however it ends."""
+    with path.open("a") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
 def only_one(path: Path, error: VcsfError) -> Iterator[None]:
     """Hold a lock file; the lock ends with the process, however it ends.
 

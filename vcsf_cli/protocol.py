@@ -168,6 +168,12 @@ def load(named: str, assignments: Sequence[str] = ()) -> Protocol:
     return checked(tree, marks, problems)
 
 
+def is_known(protocol: Protocol) -> bool:
+    """Whether a protocol is what its name says wherever vcsf is installed: no file of the user's, and no key set."""
+    path = protocol_names().get(protocol.name)
+    return path is not None and load(str(path)) == protocol
+
+
 def find(named: str) -> Path:
     """The file of a protocol given as a path or a name.
 

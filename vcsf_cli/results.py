@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from vcsf_cli.files import whole, write_text
+from vcsf_cli.files import in_turn, whole, write_text
 
-COLUMNS = ("run", "variant", "seed", "dataset", "split", "task", "pathway", "metric", "value", "clips")
+COLUMNS = ("run", "variant", "seed", "dataset", "split", "task", "pathway", "metric", "value", "clips", "left_out")
 """One measured number a row. `variant`: `trained`, `trained_with_labels`, `untrained` or a baseline's name; `value`: a
-fraction from 0 to 1; `clips`: how many clips it was measured on."""
+fraction from 0 to 1; `clips`: how many clips it was measured on; `left_out`: how many clips of the dataset took no part."""
 
 
 def write(path: Path, rows: Iterable[dict[str, object]]) -> pd.DataFrame:
@@ -31,14 +31,16 @@ SAME = ("variant", "seed", "dataset", "split", "task", "pathway")
 
 
 def merge(path: Path, rows: pd.DataFrame) -> None:
-    """Write rows into a file of many measurements; what was measured before of the same kind is replaced."""
-    if path.is_file():
-        old = pd.read_csv(path)
-        now = set(map(tuple, rows[list(SAME)].astype(str).to_numpy()))
-        kept = [tuple(row) not in now for row in old[list(SAME)].astype(str).to_numpy()]
-        rows = pd.concat([old[kept], rows], ignore_index=True) if any(kept) else rows
-    with whole(path, "w") as file:
-        rows.to_csv(file, index=False, lineterminator="\n")
+    """Write rows into a file of many measurements, which several processes may do at a time; what was measured before of
+    the same kind is replaced."""
+    with in_turn(path.with_name(f"{path.name}.lock")):
+        if path.is_file():
+            old = pd.read_csv(path)
+            now = set(map(tuple, rows[list(SAME)].astype(str).to_numpy()))
+            kept = [tuple(row) not in now for row in old[list(SAME)].astype(str).to_numpy()]
+            rows = pd.concat([old[kept], rows], ignore_index=True) if any(kept) else rows
+        with whole(path, "w") as file:
+            rows.to_csv(file, index=False, lineterminator="\n")
 
 
 def spread(rows: pd.DataFrame) -> pd.DataFrame:

@@ -24,7 +24,7 @@ from vcsf_cli.recipe import load
 from vcsf_cli.train.tasks import build_sampler
 
 TINY = ("--set", "name=tiny", "--set", "train.batch=4", "--set", "train.epochs=2", "--set", "loss.queue=4")
-COLUMNS = ["run", "variant", "seed", "dataset", "split", "task", "pathway", "metric", "value", "clips"]
+COLUMNS = ["run", "variant", "seed", "dataset", "split", "task", "pathway", "metric", "value", "clips", "left_out"]
 RESULTS = ("results.csv", "neighbours.csv", "features.parquet")
 
 

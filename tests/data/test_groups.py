@@ -23,7 +23,7 @@ def clips(draw: st.DrawFn, recordings_of_many_classes: bool = False) -> Drawn:
 
 
 @given(clips() | clips(True), st.floats(0.05, 0.5), st.integers(0, 5))
-def test_held_out_recordings_never_straddle_and_leave_every_class_on_both_sides(
+def test_held_out_recordings_never_straddle_and_leave_every_class_to_learn(
     drawn: Drawn, share: float, seed: int
 ) -> None:
     rows, label, source = drawn
@@ -31,7 +31,8 @@ def test_held_out_recordings_never_straddle_and_leave_every_class_on_both_sides(
     assert sorted([*learns, *chooses]) == rows.tolist()
     assert not set(source[learns]) & set(source[chooses])
     assert set(label[learns]) == set(label[rows])
-    assert set(label[chooses]) in (set(), set(label[rows]))
+    assert set(label[chooses]) <= set(label[rows])
+    assert not len(chooses) or 2 * len(set(label[chooses])) >= len(set(label[rows]))
     again = hold_out(rows, label, source, share, seed)
     assert [part.tolist() for part in again] == [learns.tolist(), chooses.tolist()]
 
@@ -39,8 +40,18 @@ def test_held_out_recordings_never_straddle_and_leave_every_class_on_both_sides(
 @given(clips(), st.integers(0, 5))
 def test_recordings_are_held_out_wherever_every_class_has_two(drawn: Drawn, seed: int) -> None:
     rows, label, source = drawn
-    spare = all(len(set(source[rows[label[rows] == name]])) > 1 for name in set(label[rows]))
-    assert bool(len(hold_out(rows, label, source, 0.2, seed)[1])) == spare
+    chooses = hold_out(rows, label, source, 0.2, seed)[1]
+    if all(len(set(source[rows[label[rows] == name]])) > 1 for name in set(label[rows])):
+        assert set(label[chooses]) == set(label[rows])
+
+
+def test_a_class_of_one_recording_learns_and_the_others_choose() -> None:
+    label = np.array(["a", "a", "b", "b", "c"], object)
+    source = np.array(["a0", "a1", "b0", "b1", "c0"], object)
+    learns, chooses = hold_out(np.arange(5), label, source, 0.5, 0)
+    assert (set(label[learns]), set(label[chooses])) == ({"a", "b", "c"}, {"a", "b"})
+    few = np.array([0, 2, 3, 4])  # two of three classes have one recording now: nothing is chosen by the third alone
+    assert len(hold_out(few, label, source, 0.5, 0)[1]) == 0
 
 
 def test_the_share_is_of_each_class_recordings() -> None:

@@ -73,10 +73,11 @@ def draw_labelled(rows: Indices, label: Labels, source: Labels, few: Few, seed: 
 
 
 def hold_out(rows: Indices, label: Labels, source: Labels, share: float, seed: int) -> tuple[Indices, Indices]:
-    """Rows that learn and rows that choose: whole recordings, about `share` of each class's, at least one of each.
+    """Rows that learn and rows that choose: whole recordings, about `share` of each class's, at least one of each class
+    that can spare one.
 
     Returns:
-        Both parts. Where some class can't spare a recording all rows learn and none chooses.
+        Both parts. Where most classes can't spare a recording all rows learn and none chooses.
     """
     classes = sorted(set(label[rows]))
     recordings = {name: sorted(set(source[rows[label[rows] == name]])) for name in classes}
@@ -96,8 +97,9 @@ def hold_out(rows: Indices, label: Labels, source: Labels, share: float, seed: i
             wanted -= 1
             for each in classes_of[recording]:
                 left[each] -= 1
-        if not held.intersection(recordings[name]):
-            return rows, rows[:0]
+    without = [name for name in classes if not held.intersection(recordings[name])]
+    if 2 * len(without) > len(classes):
+        return rows, rows[:0]
     chooses = np.isin(source[rows].astype(str), sorted(map(str, held)))
     return rows[~chooses], rows[chooses]
 

@@ -272,6 +272,7 @@ class Benchmark:
                 "metric": f"R@{k}",
                 "value": value,
                 "clips": len(self.parts.query),
+                "left_out": len(self.manifest.table) - len(self.parts.rows),
             }
             for pathway, hit in measured.hit.items()
             for k, value in recall(hit, self.ks).items()

@@ -27,7 +27,7 @@ from vcsf_cli.measure import accuracy
 from vcsf_cli.measure.features import Features
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.narrate import say
-from vcsf_cli.protocol import Finetune, Protocol
+from vcsf_cli.protocol import Finetune, Protocol, is_known
 from vcsf_cli.recipe import Recipe
 from vcsf_cli.runs import WITH_LABELS, Run, environment, folder_of, now
 from vcsf_cli.train.pretrain import Machine, restore
@@ -124,10 +124,16 @@ class Job:
 
     @property
     def task(self) -> str:
-        """Mode, protocol where it is not named after the mode, and labels: `linear`, `finetune-coclr`, `linear-10%`."""
+        """Mode, protocol where it is not named after the mode, and labels: `linear`, `finetune-coclr`, `linear-10%`.
+
+        A protocol that is not just as vcsf has it bears a hash besides: `finetune-coclr-3f2a1b`.
+        """
         mode, name = self.protocol.mode, self.protocol.name
-        parts = [mode, *([name] if name != mode else []), *([self.few.text] if self.few else [])]
-        return "-".join(parts)
+        parts = [mode, *([name] if name != mode else [])]
+        if not is_known(self.protocol):
+            content = json.dumps(self.protocol.model_dump(mode="json"), sort_keys=True)
+            parts.append(hashlib.sha256(content.encode()).hexdigest()[:6])
+        return "-".join([*parts, *([self.few.text] if self.few else [])])
 
     @property
     def label(self) -> Labels:
@@ -226,6 +232,12 @@ class Job:
         if status and self.run.uses_labels:
             found.append(f"warning: {WITH_LABELS}")
         found += [] if self.scratch else self.run.imported
+        chosen_by = set(self.label[self.division.chooses])
+        if chosen_by and len(chosen_by) < len(self.classes):
+            found.append(
+                f"{len(self.classes) - len(chosen_by)} of {len(self.classes)} classes have one recording with labels only: "
+                "they learn, and nothing is chosen by them"
+            )
         if status.get("dataset") == self.manifest.name and self.split != own:
             found.append(
                 f"warning: the run was trained on split {own}: test clips of split {self.split} were among its training clips"
@@ -234,7 +246,7 @@ class Job:
             taken = (
                 "the last epoch counts" if isinstance(self.protocol, Finetune) else "the grid's first values are taken"
             )
-            found.append(f"too few recordings with labels to hold one of each class out: {taken}")
+            found.append(f"too few recordings with labels to hold some of most classes out: {taken}")
         return found
 
     def summary(self) -> str:
@@ -350,6 +362,7 @@ def conclude(job: Job, probability: Features) -> pd.DataFrame:
                 "metric": metric,
                 "value": value,
                 "clips": len(test),
+                "left_out": len(job.manifest.table) - len(test) - len(job.division.train),
             }
             for metric, value in found.items()
         ]
