@@ -32,7 +32,8 @@ def vcsf_backbones() -> Factories:  # type: ignore[empty-body]
       (counted from 1) by `between(s, features)`: that is where motion modules sit.
 
     Optional attribute: `layouts: dict[str, contracts.Layout]`, how other code names the same weights, by that code's name;
-    `vcsf pretrain --init FILE` then takes its files.
+    `vcsf pretrain --init FILE` then takes its files. Another: `uses_labels: bool`, whether it starts from weights that labels may
+    have trained; its runs then say so.
 
     A keyword named `pathway` is filled by vcsf with `slow` or `fast`, so that a backbone can have other defaults in
     each; a recipe never names it.

@@ -147,7 +147,8 @@ def test_rows_of_other_measurements_stay_and_those_of_the_same_are_replaced(work
 def test_few_labels_are_named_in_the_task_and_too_few_choose_nothing(work: Path) -> None:
     done = finetune(*LINEAR, "--labels", "1-per-class", cwd=work)
     assert (
-        "too few recordings with labels to hold some of most classes out: the grid's first values are taken" in done.stderr
+        "too few recordings with labels to hold some of most classes out: the grid's first values are taken"
+        in done.stderr
     )
     assert "2 clips of 2 classes learn, 4 test clips; left out: 6 training clips without a label" in done.stderr
     assert set(rows_of(work)["task"]) == {"linear-1-per-class"}

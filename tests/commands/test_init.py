@@ -54,9 +54,15 @@ class Theirs(nn.Module):
         return between(1, self.layer(clip).relu())
 
 
+class Taught(Theirs):
+    '''The same, which labels have trained before.'''
+
+    uses_labels = True
+
+
 @hookimpl
 def vcsf_backbones():
-    return {"theirs": Theirs}
+    return {"theirs": Theirs, "taught": Taught}
 
 
 @hookimpl
@@ -219,6 +225,18 @@ def test_a_plugins_backbone_takes_weights_and_labels_mark_the_run(
         again = [*arguments, "--set", f"name={name}_again", "--init", f"fast={run / 'checkpoint.pt'}"]
         called("pretrain", "smoke", *again, "--data", tiny_data, "--workers", 0, cwd=place)
         assert json.loads((run_named(place, f"{name}_again") / "status.json").read_text())["uses_labels"] is True
+
+
+@pytest.mark.parametrize(("name", "taught"), [("theirs", False), ("taught", True)])
+def test_a_backbone_that_labels_have_trained_marks_the_run(
+    name: str, taught: bool, place: Path, tiny_data: Path
+) -> None:
+    sets = [f"backbone.name={name}", "name=mark", "motion=none", "head.hidden=8", "train.batch=2", "loss.queue=4"]
+    words = [word for each in sets for word in ("--set", each)]
+    done = called("pretrain", "smoke", *words, "--data", tiny_data, "--workers", 0, "--runs", name, cwd=place)
+    (run,) = (place / name).glob("mark-*")
+    assert json.loads((run / "status.json").read_text())["uses_labels"] is taught
+    assert ("labels" in done.stderr) == taught
 
 
 def test_what_does_not_fit_is_told_before_data_is_looked_for(source: Path, place: Path, tmp_path: Path) -> None:

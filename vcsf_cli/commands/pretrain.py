@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,7 +106,8 @@ def command(
         return
     manifest = Manifest.open(data / resolved.model.data.name)
     rows = training_rows(resolved, manifest)
-    run = open_run(runs, resolved, manifest, uses_labels(resolved) or start.labels, start.facts)
+    with_labels = uses_labels(resolved) or start.labels or any(starts_from_labels(model))
+    run = open_run(runs, resolved, manifest, with_labels, start.facts)
     start.write(run.folder)
     if run.finished:
         say(f"run {run.name} is finished: {run.folder}")
@@ -149,6 +151,12 @@ def start_of(resolved: Recipe, init: dict[str, Path], folder: Path, model: TwoPa
     for imported in start.imported:
         imported.narrate()
     return start
+
+
+def starts_from_labels(model: TwoPathways) -> Iterator[bool]:
+    """Whether the backbone of each pathway says that labels may have trained the weights that it starts from."""
+    for pathway in (model.slow, model.fast):
+        yield bool(getattr(pathway.backbone, "uses_labels", False))
 
 
 def next_command(run: str, data: Path, runs: Path) -> str:

@@ -84,6 +84,7 @@ class ImageFrames(nn.Module):
         channels: Channels after each stage.
         temporal: Kind of the temporal part.
         size: Height and width of the only images that it can read, if it can't read others.
+        uses_labels: Whether labels may have trained the network.
     """
 
     def __init__(
@@ -94,13 +95,15 @@ class ImageFrames(nn.Module):
         channels: Sequence[int],
         temporal: Temporal,
         size: tuple[int, int] | None,
+        uses_labels: bool,
     ) -> None:
         super().__init__()
         self.image: Network = image
         self.cuts = tuple(cuts)
-        self.layouts = tuple(layouts)
+        self.layout = tuple(layouts)
         self.channels = tuple(channels)
         self.size = size
+        self.uses_labels = uses_labels
         self.shift = temporal == "shift"
         self.temporal = nn.ModuleDict()
         if temporal == "convolution":
@@ -124,14 +127,14 @@ class ImageFrames(nn.Module):
 
         def end(stage: int, features: Tensor) -> Tensor:
             """The features of `time` frames each, in timm's layout, as the next stage shall see them."""
-            layout = self.layouts[stage - 1]
+            layout = self.layout[stage - 1]
             image_map = layout.to_map(features, height, width)
             video = self.after(stage, joined(image_map, time), between)
             return layout.from_map(video.transpose(1, 2).flatten(0, 1), features)
 
         with cutting(self.image, self.cuts, end):
             features = self.image.forward_features(clip.transpose(1, 2).flatten(0, 1))
-        image_map = self.layouts[-1].to_map(features, height, width)
+        image_map = self.layout[-1].to_map(features, height, width)
         return self.after(len(self.channels), joined(image_map, time), between)
 
     def after(self, stage: int, features: Tensor, between: Between) -> Tensor:
@@ -201,7 +204,7 @@ def timm_images(*, model: str, pretrained: bool = False, temporal: Temporal = "s
     fixed = settings.get("fixed_input_size") and not any_size(type(blank))
     size = tuple(settings["input_size"][-2:]) if fixed else None
     image = image_network(model, pretrained, device="cpu", **any_size(type(blank)))
-    return ImageFrames(image, cuts, layouts, channels, temporal, size)
+    return ImageFrames(image, cuts, layouts, channels, temporal, size, pretrained)
 
 
 def any_size(network: type[nn.Module]) -> dict[str, bool]:
