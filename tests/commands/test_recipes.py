@@ -42,13 +42,13 @@ def test_the_list_says_what_each_recipe_is(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_recipe_of_a_plugin_is_found_by_name_unless_the_name_is_taken(vcsf: Vcsf, folder: Path) -> None:
-    (folder / "more" / "tables").mkdir(parents=True)
-    write("more/tables/mine.yaml", "# A recipe of mine\nextends: demo\n")
+    (folder / "more" / "sizes").mkdir(parents=True)
+    write("more/sizes/mine.yaml", "# A recipe of mine\nextends: demo\n")
     write("more/empty.yaml", "")
     hook = "@hookimpl\ndef vcsf_recipe_dirs():\n    return [Path('more')]\n"
     write("vcsf_local.py", f"from pathlib import Path\nfrom vcsf_cli import hookimpl\n{hook}")
     listed = vcsf("recipes", cwd=folder).stdout.splitlines()
-    assert ["tables/mine", "A recipe of mine"] in [line.split(maxsplit=1) for line in listed]
+    assert ["sizes/mine", "A recipe of mine"] in [line.split(maxsplit=1) for line in listed]
     assert "empty" in listed
     write("more/demo.yaml", "extends: smoke\n")
     error = vcsf("recipes", cwd=folder, status=2).stderr

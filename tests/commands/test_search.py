@@ -190,7 +190,7 @@ def test_a_query_of_fewer_frames_than_a_window_and_a_gallery_without_labels(copy
 
 def test_a_folder_without_videos_is_told_by_its_option(trained: Path) -> None:
     (trained / "empty").mkdir()
-    done = called("retrieve", "--query-dir", "empty", "--gallery", "mine", cwd=trained, status=1)
+    done = called("retrieve", "--query-dir", "nothing", "--gallery", "mine", cwd=trained, status=1)
     assert "--query-dir empty: no video was found" in done.stderr
     assert "--source" not in done.stderr
 
@@ -239,6 +239,6 @@ def test_no_query_that_can_be_read_is_status_1_without_an_index(copy: Path) -> N
     error = called("retrieve", "--query", "broken.avi", "--gallery", "mine", cwd=copy, status=1).stderr
     assert "no query could be read" in error
     assert not list(copy.glob("runs/*/index"))
-    (copy / "empty").mkdir()
-    error = called("retrieve", "--query-dir", "empty", "--gallery", "mine", cwd=copy, status=1).stderr
+    (copy / "nothing").mkdir()
+    error = called("retrieve", "--query-dir", "nothing", "--gallery", "mine", cwd=copy, status=1).stderr
     assert "no video was found" in error

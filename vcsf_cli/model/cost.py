@@ -58,7 +58,8 @@ def count_flops(pathway: Pathway, positions: Tensor, length: int, size: int, dev
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         blank.head(blank.features(window, positions[None]))
     by_module = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
-    head = by_module.get(type(blank.head).__name__, 0)
-    motion = sum(by_module.get(f"{type(blank).__name__}.motion.{stage}", 0) for stage in blank.motion)
+    root = type(blank).__name__
+    head = by_module.get(f"{root}.head", 0)
+    motion = sum(by_module.get(f"{root}.motion.{stage}", 0) for stage in blank.motion)
     # Motion modules run inside the backbone's forward, so that its own count has theirs in it.
     return {"backbone": counter.get_total_flops() - motion - head, "motion": motion, "head": head}
