@@ -190,7 +190,7 @@ def test_a_query_of_fewer_frames_than_a_window_and_a_gallery_without_labels(copy
 
 def test_a_folder_without_videos_is_told_by_its_option(trained: Path) -> None:
     (trained / "empty").mkdir()
-    done = called("retrieve", "--query-dir", "nothing", "--gallery", "mine", cwd=trained, status=1)
+    done = called("retrieve", "--query-dir", "empty", "--gallery", "mine", cwd=trained, status=1)
     assert "--query-dir empty: no video was found" in done.stderr
     assert "--source" not in done.stderr
 
