@@ -256,9 +256,11 @@ def test_a_file_that_computes_something_else_is_an_error_and_no_export(
 
 def test_a_format_is_added_to_an_export_of_the_same_checkpoint(copy: Path, tiny_data: Path) -> None:
     (folder,) = (copy / "exports").iterdir()
-    before = (folder / "model.onnx").read_bytes()
+    before, readme = (folder / "model.onnx").read_bytes(), folder / "README.md"
+    readme.write_text(readme.read_text().replace("library_name: vcsf\n", "library_name: vcsf\nlicense: cc0-1.0\n", 1))
     called("export", "--data", tiny_data, cwd=copy)
     assert (folder / "model.onnx").read_bytes() == before
+    assert readme.read_text().startswith("---\nlibrary_name: vcsf\nlicense: cc0-1.0\ntags:\n")
     config = json.loads((folder / "config.json").read_text())
     assert config["files"].keys() == config["compared"].keys() == set(FORMATS)
 

@@ -334,7 +334,7 @@ def make_table(plan: Plan, with_published: bool) -> None:
         raise RunError(f"no run of table {plan.table.name} is measured in {plan.runs}", "leave out --table-only")
     table = writing.shown(numbers, with_published)
     writing.write(plan.folder, numbers, table)
-    console = Console()
+    console = Console(markup=False, emoji=False)  # brackets and colons in names stay
     if not console.is_terminal:
         console.width = WIDE  # a name is never cut
     console.print(writing.drawn(table))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pandas as pd
@@ -12,7 +13,7 @@ from vcsf_cli.runs import WITH_LABELS, Run
 
 FRONT = """\
 ---
-library_name: vcsf
+library_name: vcsf{licence}
 tags:
 - video
 - feature-extraction
@@ -56,13 +57,20 @@ encoder = onnxruntime.InferenceSession("model.onnx")
 }
 
 
-def card(run: Run, config: dict[str, Any], measured: pd.DataFrame) -> str:
+def licence_in(text: str) -> str:
+    """The line of a card's head that names a licence, as whoever publishes the weights wrote it; empty if there is none."""
+    found = re.match(r"---\n(?:(?!---).*\n)*?(license:.*)\n", text)
+    return found[1] if found else ""
+
+
+def card(run: Run, config: dict[str, Any], measured: pd.DataFrame, licence: str = "") -> str:
     """The model card in Markdown.
 
     Args:
         run: What is exported.
         config: The contents of `config.json`.
         measured: Result rows of this very checkpoint.
+        licence: A line of the head that names one, or nothing.
     """
     kind = "supervised" if config["trained_with_labels"] else "self-supervised-learning"
     sections = [
@@ -75,7 +83,8 @@ def card(run: Run, config: dict[str, Any], measured: pd.DataFrame) -> str:
         ("## Licence", LICENCE),
         ("## Recipe", f"```yaml\n{(run.folder / 'recipe.yaml').read_text(encoding='utf-8')}```"),
     ]
-    return FRONT.format(kind=kind) + "\n" + "\n\n".join(f"{head}\n\n{text.strip()}" for head, text in sections) + "\n"
+    front = FRONT.format(kind=kind, licence=f"\n{licence}" if licence else "")
+    return front + "\n" + "\n\n".join(f"{head}\n\n{text.strip()}" for head, text in sections) + "\n"
 
 
 def introduction(run: Run, config: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from vcsf_cli.contracts import PATHWAYS, Frames, View
 from vcsf_cli.data.clips import WholeVideos
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.export import formats
-from vcsf_cli.export.card import card
+from vcsf_cli.export.card import card, licence_in
 from vcsf_cli.export.check import compare
 from vcsf_cli.export.encoder import Encoder, Reading
 from vcsf_cli.export.folder import CARD, CONFIG, FILES, describe, is_export, read_config, replacing
@@ -66,6 +66,7 @@ class Exporter:
         with torch.no_grad():
             features = features_of(self.model, torch.from_numpy(self.clips), [view for _, view in windows])
         self.expected = {name: features[name].numpy() for name in pathways}
+        self.licence = ""
 
     def _of_dataset(self, manifest: Manifest) -> list[tuple[Frames, View]]:
         """The middle windows of clips from all over a dataset."""
@@ -124,6 +125,8 @@ class Exporter:
         if not is_export(out):
             return
         earlier = read_config(out)
+        if (out / CARD).is_file():
+            self.licence = licence_in((out / CARD).read_text(encoding="utf-8"))
         others = [kind for kind in earlier["files"] if kind not in wanted]
         same = all(earlier[key] == json.loads(json.dumps(config[key])) for key in ("run", "features", "input", "video"))
         for kind in others:
@@ -139,7 +142,7 @@ class Exporter:
     def _describe(self, folder: Path, config: dict[str, Any]) -> None:
         """Write `config.json` and the card."""
         files.write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
-        files.write_text(folder / CARD, card(self.run, config, results_of(self.run, self.checkpoint)))
+        files.write_text(folder / CARD, card(self.run, config, results_of(self.run, self.checkpoint), self.licence))
 
     def _compared(self, kind: str, path: Path) -> dict[str, Any]:
         """Compare a file with the checkpoint, and print how far it is from it."""
