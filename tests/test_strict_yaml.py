@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vcsf_cli.errors import RecipeError
@@ -52,6 +52,8 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)
 keys = st.text(st.characters(min_codepoint=97, max_codepoint=122), min_size=1)
 
 
+@example("\x85")
+@example(["\u2028", "a\u2029b"])
 @given(st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(keys, inner), max_leaves=20))
 def test_what_is_dumped_is_read_back(value: Any) -> None:
     assert parse(dump(value), "x")[0] == value

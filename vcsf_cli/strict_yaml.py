@@ -114,12 +114,14 @@ class _Dumper(yaml.SafeDumper):
 
 
 TEXT = "tag:yaml.org,2002:str"
+BREAKS = frozenset("\x85\u2028\u2029")
+"""Ends of lines to YAML, which only double quotes keep as they are."""
 _OTHER_READERS = yaml.SafeDumper(io.StringIO())
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     tag: str = _OTHER_READERS.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]  # PyYAML's
-    misread = tag != TEXT
+    misread = tag != TEXT or not BREAKS.isdisjoint(text)
     looks_like_a_value = text in CONSTANTS or FLOAT.fullmatch(text) or LEADING_ZERO.fullmatch(text)
     return dumper.represent_scalar(TEXT, text, style='"' if misread or looks_like_a_value else None)
 
