@@ -51,6 +51,21 @@ devices_option = click.option(
     help="Where to compute; auto takes a GPU if there is one.",
 )
 
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(0),
+    help="Processes that read videos.  [default: one less than the cores, at most 8]",
+)
+
+save_every_option = click.option(
+    "--save-every",
+    type=click.FloatRange(0),
+    default=120.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between checkpoints.",
+)
+
 
 class InitFile(click.ParamType[tuple[tuple[str, ...], Path]]):
     """A file of weights, and the pathways that start from it."""

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from vcsf_cli import strict_yaml
 from vcsf_cli.errors import InputError, RecipeError, UnknownName, did_you_mean
-from vcsf_cli.recipe import PROTOCOLS, Checker, assign, part, recipe_dirs
+from vcsf_cli.recipe import PROTOCOLS, Checker, assign_all, part, recipe_dirs
 from vcsf_cli.schema import Augment, Node, Optim, Probability
 
 Name = Annotated[str, MinLen(1)]
@@ -151,21 +151,8 @@ def load(named: str, assignments: Sequence[str] = ()) -> Protocol:
         InputError: If there is no such protocol.
         RecipeError: With everything that is wrong in it.
     """
-    path = find(named)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} can't be read: {error}", "a protocol is a YAML text file") from error
-    tree, marks = strict_yaml.parse(text, str(path))
-    if not isinstance(tree, dict):
-        raise RecipeError(f"{path} is no protocol: it holds no keys", f"see {protocol_names()['linear']}")
-    problems: list[RecipeError] = []
-    for assignment in assignments:
-        try:
-            assign(tree, marks, assignment)
-        except RecipeError as problem:
-            problems.append(problem)
-    return checked(tree, marks, problems)
+    tree, marks = strict_yaml.read(find(named), "protocol", f"see {protocol_names()['linear']}")
+    return checked(tree, marks, assign_all(tree, marks, assignments))
 
 
 def is_known(protocol: Protocol) -> bool:

@@ -142,12 +142,7 @@ def load(named: str, assignments: Sequence[str] = ()) -> Recipe:
     """
     tree, marks = read_extended(find_recipe(named), ())
     tree.setdefault("stages", [])
-    problems: list[RecipeError] = []
-    for assignment in assignments:
-        try:
-            assign(tree, marks, assignment)
-        except RecipeError as problem:
-            problems.append(problem)
+    problems = assign_all(tree, marks, assignments)
     expand_names(tree, marks, ())  # a value of --set may hold stages
     return resolve(tree, marks, problems)
 
@@ -156,13 +151,7 @@ def read_extended(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any], 
     """A recipe file merged over what it extends."""
     if path.resolve() in chain:
         raise RecipeError(f"{path} extends itself: {' -> '.join(p.name for p in (*chain, path))}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} can't be read: {error}", "a recipe is a YAML text file") from error
-    tree, marks = strict_yaml.parse(text, str(path))
-    if not isinstance(tree, dict):
-        raise RecipeError(f"{path} is no recipe: it holds no keys", "see `vcsf recipes show demo`")
+    tree, marks = strict_yaml.read(path, "recipe", "see `vcsf recipes show demo`")
     expand_names(tree, marks, ())
     base_name = tree.pop("extends", None)
     if base_name is None:
@@ -213,6 +202,17 @@ def forget_overrides(tree: dict[str, Any]) -> None:
     for pathway in PATHWAYS:
         if isinstance(tree.get(pathway), dict):
             tree[pathway] = {key: value for key, value in tree[pathway].items() if key in PATHWAY_KEYS}
+
+
+def assign_all(tree: dict[str, Any], marks: Marks, assignments: Sequence[str]) -> list[RecipeError]:
+    """Set what `--set` gave, each `key=value`, in a recipe's tree; what could not be set."""
+    problems = []
+    for assignment in assignments:
+        try:
+            assign(tree, marks, assignment)
+        except RecipeError as problem:
+            problems.append(problem)
+    return problems
 
 
 def assign(tree: dict[str, Any], marks: Marks, assignment: str) -> None:

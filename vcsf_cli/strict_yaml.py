@@ -9,11 +9,12 @@ from __future__ import annotations
 import io
 import math
 import re
+from pathlib import Path as FilePath
 from typing import Any
 
 import yaml
 
-from vcsf_cli.errors import RecipeError
+from vcsf_cli.errors import InputError, RecipeError
 
 Path = tuple[str | int, ...]
 Marks = dict[Path, str]
@@ -32,6 +33,28 @@ class Loader(yaml.SafeLoader):
     """A loader that resolves nothing by itself: every tag that is not text, list or mapping was written out."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML declares it as an instance's
+
+
+def read(path: FilePath, what: str, hint: str) -> tuple[dict[str, Any], Marks]:
+    """The keys of a file, and where each stands.
+
+    Args:
+        path: The file.
+        what: What it should be, for messages: `recipe`.
+        hint: Where to see one that is right.
+
+    Raises:
+        InputError: If it can't be read.
+        RecipeError: If it is no YAML as `parse` wants it, or holds no keys.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} can't be read: {error}", f"a {what} is a YAML text file") from error
+    tree, marks = parse(text, str(path))
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path} is no {what}: it holds no keys", hint)
+    return tree, marks
 
 
 def parse(text: str, file: str) -> tuple[Any, Marks]:

@@ -176,13 +176,7 @@ def read(named: str) -> Draft:
         if short not in names:
             raise InputError(f"there is no table {named}", did_you_mean(short, names))
         path = names[short]
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} can't be read: {error}", "a table is a YAML text file") from error
-    tree, marks = strict_yaml.parse(text, str(path))
-    if not isinstance(tree, dict):
-        raise RecipeError(f"{path} is no table: it holds no keys", f"see {table_names()['motion']}")
+    tree, marks = strict_yaml.read(path, "table", f"see {table_names()['motion']}")
     return Draft(path.stem, tree, marks)
 
 

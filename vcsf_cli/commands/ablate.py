@@ -13,7 +13,14 @@ from click.shell_completion import CompletionItem
 from vcsf_cli.cli import EXIT_INTERRUPTED
 from vcsf_cli.errors import InputError, RunError, did_you_mean
 from vcsf_cli.narrate import duration, say
-from vcsf_cli.options import complete_recipe, data_option, precision_option, runs_option, set_option
+from vcsf_cli.options import (
+    complete_recipe,
+    data_option,
+    precision_option,
+    runs_option,
+    save_every_option,
+    set_option,
+)
 
 if TYPE_CHECKING:
     from vcsf_cli.ablate.plan import Plan
@@ -136,14 +143,7 @@ def row_options(function: Any) -> Any:
 )
 @precision_option
 @click.option("--workers", type=click.IntRange(0), help="Processes that read clips, for each row that is worked on.")
-@click.option(
-    "--save-every",
-    type=click.FloatRange(0),
-    default=120.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Time between checkpoints.",
-)
+@save_every_option
 @click.option(
     "--assume",
     type=Assumed(),

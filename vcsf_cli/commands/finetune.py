@@ -13,7 +13,15 @@ from vcsf_cli.cli import EXIT_INTERRUPTED
 from vcsf_cli.data.groups import Few
 from vcsf_cli.errors import InputError
 from vcsf_cli.narrate import duration, say
-from vcsf_cli.options import complete_run, data_option, devices_option, precision_option, runs_option
+from vcsf_cli.options import (
+    complete_run,
+    data_option,
+    devices_option,
+    precision_option,
+    runs_option,
+    save_every_option,
+    workers_option,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,19 +105,8 @@ class Seeds(click.ParamType[list[int]]):
 @runs_option
 @devices_option
 @precision_option
-@click.option(
-    "--workers",
-    type=click.IntRange(0),
-    help="Processes that read clips.  [default: one less than the cores, at most 8]",
-)
-@click.option(
-    "--save-every",
-    type=click.FloatRange(0),
-    default=120.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Time between checkpoints.",
-)
+@workers_option
+@save_every_option
 @click.option("--dry-run", is_flag=True, help="Check everything, print the resolved protocol, measure nothing.")
 def command(
     dataset: str,

@@ -19,8 +19,10 @@ from vcsf_cli.options import (
     init_option,
     precision_option,
     runs_option,
+    save_every_option,
     set_option,
     where,
+    workers_option,
 )
 
 if TYPE_CHECKING:
@@ -38,19 +40,8 @@ if TYPE_CHECKING:
 @runs_option
 @devices_option
 @precision_option
-@click.option(
-    "--workers",
-    type=click.IntRange(0),
-    help="Processes that read clips.  [default: one less than the cores, at most 8]",
-)
-@click.option(
-    "--save-every",
-    type=click.FloatRange(0),
-    default=120.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Time between checkpoints.",
-)
+@workers_option
+@save_every_option
 @click.option(
     "--nodes",
     type=click.IntRange(1),

@@ -13,7 +13,14 @@ import click
 from vcsf_cli.cli import EXIT_INTERRUPTED
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.narrate import say
-from vcsf_cli.options import complete_run, data_option, devices_option, runs_option, where
+from vcsf_cli.options import (
+    complete_run,
+    data_option,
+    devices_option,
+    runs_option,
+    where,
+    workers_option,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,11 +114,7 @@ def search_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @data_option
 @runs_option
 @devices_option
-@click.option(
-    "--workers",
-    type=click.IntRange(0),
-    help="Processes that read videos.  [default: one less than the cores, at most 8]",
-)
+@workers_option
 def command(
     dataset: str | None,
     source: str | None,
