@@ -182,12 +182,15 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bits(whole: Path, tiny_data
     assert environment["command"][:3] == ["vcsf", "pretrain", "smoke"]
 
 
-def test_interrupted_it_saves_says_how_to_go_on_and_ends_with_130(whole: Path, tiny_data: Path, tmp_path: Path) -> None:
-    process = started(tmp_path, tiny_data, "--save-every", "1000")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_saves_says_how_to_go_on_and_ends_with_130(
+    number: int, whole: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    process = started(tmp_path, tiny_data, "--save-every", "1000", start_new_session=True)
     log = tmp_path / "runs" / whole.name / "metrics.csv"
     while process.poll() is None and not log.exists():
         time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, number)  # a terminal and a cluster's scheduler tell the processes that read as well
     _, narration = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command goes on: vcsf pretrain smoke" in narration
@@ -195,6 +198,20 @@ def test_interrupted_it_saves_says_how_to_go_on_and_ends_with_130(whole: Path, t
     assert checkpoint.load(tmp_path / "runs" / whole.name / "checkpoint.pt")["position"]["step"] >= 2
     called(*arguments(tiny_data, Path("runs")), cwd=tmp_path)
     assert_same(tmp_path / "runs" / whole.name, whole)
+
+
+def test_the_death_of_a_reader_is_one_error(tiny_data: Path, tmp_path: Path) -> None:
+    process = started(tmp_path, tiny_data, epochs=2000)
+    wait_for_steps(process, tmp_path, 1)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    reader = next(int(child) for child in children if "pt_data" in Path(f"/proc/{child}/comm").read_text())
+    os.kill(reader, signal.SIGKILL)
+    _, narration = process.communicate(timeout=60)
+    assert process.returncode == 1
+    before, found, behind = narration.partition("error: a process that reads clips died")
+    assert found
+    assert "Traceback" not in before  # torch may complain once more when it tidies up
+    assert "--workers 0 does without" in behind
 
 
 def test_the_number_of_workers_does_not_matter(whole: Path, tiny_data: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -155,7 +156,7 @@ def training_loader(clips: TrainingClips, order: Order, workers: int, pin: bool)
         batch_sampler=order,
         num_workers=workers,
         pin_memory=pin,
-        worker_init_fn=ignore_interrupts if workers else None,
+        worker_init_fn=ignore_polite_kills if workers else None,
         prefetch_factor=4 if workers else None,
     )
 
@@ -190,15 +191,28 @@ def items_of(loader: DataLoader[Item]) -> Iterator[Item]:
         RunError: If a process that reads has died.
     """
     try:
-        yield from loader
+        with reader_deaths():
+            yield from loader
     except VcsfError as error:
         if "Original Traceback" not in error.message:
             raise
         # torch puts the worker's whole traceback into the message; its last line is ours.
         reason = error.message.strip().splitlines()[-1].partition(": ")[2]
         raise type(error)(reason, "a shard is damaged: prepare the dataset anew") from error
-    except RuntimeError as error:
-        if not any(text in str(error) for text in ("DataLoader worker", "unable to resize file")):
+
+
+@contextmanager
+def reader_deaths() -> Iterator[None]:
+    """Tells the death of a process that reads; torch raises it wherever the main process is, in the midst of a step too.
+
+    Raises:
+        RunError: If a process that reads has died.
+    """
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two where it was about to hand over a batch
+        ours = ("DataLoader worker", "unable to resize file")
+        if isinstance(error, RuntimeError) and not any(text in str(error) for text in ours):
             raise
         raise RunError(
             f"a process that reads clips died: {str(error).splitlines()[0]}",
@@ -210,6 +224,12 @@ def ignore_interrupts(worker: int) -> None:
     """Leave Ctrl-C to the main process, which finishes its step and saves; a worker computes on one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+
+
+def ignore_polite_kills(worker: int) -> None:
+    """Leave SIGTERM too to the main process: a cluster's scheduler sends it to all processes of a training at once."""
+    ignore_interrupts(worker)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class WholeVideos(Dataset[dict[str, Any]]):

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from vcsf_cli import registry
-from vcsf_cli.data.clips import Batch
+from vcsf_cli.data.clips import Batch, reader_deaths
 from vcsf_cli.errors import RunError
 from vcsf_cli.files import write_text
 from vcsf_cli.narrate import Progress, is_first
@@ -195,12 +195,13 @@ def fit(
 
     Raises:
         Interrupted: After Ctrl-C, with a checkpoint saved.
-        RunError: If the loss is not finite.
+        RunError: If the loss is not finite, or a process that reads has died.
     """
     done = position.epoch * plan.batches + position.batch
     clock = Clock()
     saved = time.monotonic()
-    with Stopper() as stopper, Progress(plan.epochs * plan.batches, "steps", "training", done) as progress:
+    steps = Progress(plan.epochs * plan.batches, "steps", "training", done)
+    with reader_deaths(), Stopper() as stopper, steps as progress:
         for batch in clock.waiting(batches):
             passed = position.epoch + position.batch / plan.batches
             for group in optimizer.param_groups:
