@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from vcsf_cli import strict_yaml
 from vcsf_cli.ablate.table import PUBLISHED
+from vcsf_cli.checker import Checker, part
 from vcsf_cli.errors import RecipeError
-from vcsf_cli.recipe import TABLES, Checker, part, recipe_dirs
+from vcsf_cli.recipe import TABLES, recipe_dirs
 from vcsf_cli.schema import Node
 
 Text = Annotated[str, MinLen(1)]

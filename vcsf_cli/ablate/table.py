@@ -17,9 +17,10 @@ from pydantic import BaseModel, Field, ValidationError
 
 from vcsf_cli import recipe as recipes
 from vcsf_cli import strict_yaml
+from vcsf_cli.checker import Checker, part
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import InputError, RecipeError, did_you_mean
-from vcsf_cli.recipe import LARGEST_SEED, TABLES, Checker, part, recipe_dirs
+from vcsf_cli.recipe import LARGEST_SEED, TABLES, recipe_dirs
 from vcsf_cli.schema import Node
 
 PUBLISHED = "published"
