@@ -36,7 +36,7 @@ def test_the_list_says_what_each_recipe_is(capsys: pytest.CaptureFixture[str]) -
     assert list(listed) == list(recipes.recipe_names())
     for name, path in recipes.recipe_names().items():
         assert path.read_text(encoding="utf-8").startswith(f"# {listed[name]}\n")
-    assert output.err == "next: vcsf recipes show NAME\n"
+    assert output.err == "next: vcsf recipes show NAME; tables of recipes: vcsf ablate\n"
     assert main(["recipes", "list"]) == 0
     assert capsys.readouterr() == output
 

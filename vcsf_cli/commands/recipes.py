@@ -28,7 +28,7 @@ def list_recipes() -> None:
     for name, path in names.items():
         first = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0].strip("# ")
         click.echo(f"{name:<{width}}  {first}".rstrip())
-    say("next: vcsf recipes show NAME")
+    say("next: vcsf recipes show NAME; tables of recipes: vcsf ablate")
 
 
 @command.command("show")
