@@ -72,7 +72,10 @@ class SlowFast:
         return View(slow_and_fast[0], self.slow, self.fast, parts), View(slow_and_fast[1], self.slow, self.fast, parts)
 
     def cover(self, frames: int) -> list[View]:
-        """Windows with CoCLR's hop of L/2 - 1 frames of the window, and one that ends with the video."""
+        """Windows with CoCLR's hop of L/2 - 1 frames of the window, and one that ends with the video.
+
+        They reach every frame; with a stride above 1, as the windows of training do, every stride-th.
+        """
         hop = max(1, self.length // 2 - 1) * self.stride
         starts = list(range(0, max(1, frames - self.span + 1), hop))
         if starts[-1] + self.span < frames:
@@ -88,13 +91,9 @@ class SlowFast:
         if self.speeds != [1]:
             strides = [self._draw_stride(frames, rng) for _ in starts]
             # A faster window is longer: it starts at the same share of the starts that it has.
-            room = max(1, frames - self.span + 1)
-            starts = np.array(
-                [
-                    start * max(1, frames - (self.length - 1) * s) // room
-                    for start, s in zip(starts, strides, strict=True)
-                ]
-            )
+            shares = (starts + rng.random(2)) / max(1, frames - self.span + 1)
+            rooms = [max(1, frames - (self.length - 1) * stride) for stride in strides]
+            starts = (shares * rooms).astype(np.int64)
         if rng.random() < self.same_window:
             starts[1], strides[1] = starts[0], strides[0]
         first, second = (self._window(int(start), frames, s) for start, s in zip(starts, strides, strict=True))

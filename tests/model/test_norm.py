@@ -50,8 +50,22 @@ def test_a_split_network_can_be_copied_split_again_and_made_whole() -> None:
     split(parted, 2)
     split(parted, 4)
     assert [norm.parts for norm in batch_norms(copy.deepcopy(parted)) if isinstance(norm, SplitBatchNorm)] == [4]
+    parted(clips)
+    whole = network()
+    whole.load_state_dict(parted.state_dict())
     split(parted, 1)
-    torch.testing.assert_close(parted(clips), network()(clips))
+    torch.testing.assert_close(parted(clips), whole(clips))
+    torch.testing.assert_close(parted.state_dict(), whole.state_dict())
+
+
+def test_a_cumulative_mean_counts_a_batch_once() -> None:
+    clips = torch.randn(2, 4, 2, 4, 4)
+    whole, parted = (nn.Sequential(nn.BatchNorm3d(4, momentum=None)) for _ in range(2))
+    split(parted, 2)
+    for _ in range(3):
+        whole(clips.repeat(2, 1, 1, 1, 1))
+        parted(clips.repeat(2, 1, 1, 1, 1))
+    torch.testing.assert_close(parted.state_dict(), whole.state_dict(), rtol=0.02, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d])

@@ -36,6 +36,17 @@ def test_cover_reaches_every_frame(shape: tuple[int, int], frames: int) -> None:
     assert set(np.concatenate([view.window for view in views])) == set(range(frames))
 
 
+@given(shapes, st.integers(2, 4), st.integers(1, 200))
+def test_cover_of_a_stride_leaves_no_longer_gap_than_that(shape: tuple[int, int], stride: int, frames: int) -> None:
+    length, alpha = shape
+    sampler = SlowFast(frames=length, alpha=alpha, stride=stride)
+    read = np.unique(np.concatenate([view.window for view in sampler.cover(frames)]))
+    assert read[0] == 0
+    if frames >= sampler.span:
+        assert read[-1] == frames - 1
+    assert (np.diff(read) <= stride).all()
+
+
 def test_cover_hops_as_coclr_does() -> None:
     """32 frames: windows start every 15 frames; the last one ends with the video."""
     starts = [int(view.window[0]) for view in SlowFast().cover(80)]
@@ -54,6 +65,15 @@ def test_starts_are_uniform() -> None:
     rng = np.random.default_rng(1)
     sampler = SlowFast(frames=8, alpha=2, same_window=0)
     starts = [int(view.window[0]) for _ in range(4000) for view in sampler.sample(17, rng)]
+    counts = np.bincount(starts, minlength=10)
+    assert len(counts) == 10
+    assert (abs(counts / 800 - 1) < 0.15).all()
+
+
+def test_starts_of_a_faster_window_are_uniform() -> None:
+    rng = np.random.default_rng(1)
+    sampler = SlowFast(frames=8, alpha=2, same_window=0, speeds=(2,))
+    starts = [int(view.window[0]) for _ in range(4000) for view in sampler.sample(24, rng)]
     counts = np.bincount(starts, minlength=10)
     assert len(counts) == 10
     assert (abs(counts / 800 - 1) < 0.15).all()

@@ -61,6 +61,7 @@ def agreement_by_hand(contrast: Contrast, count: int) -> float:
                 slot
                 for slot, video in enumerate(contrast.queue_video.tolist())
                 if video not in (-1, int(contrast.video[clip]))
+                and int(contrast.queue_source[slot]) != int(contrast.source[clip])
             ]
             slots.sort(key=lambda slot: -float(contrast.key[pathway][clip] @ contrast.queue[pathway][slot]))
             nearest.append(set(slots[:count]))

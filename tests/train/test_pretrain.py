@@ -200,6 +200,20 @@ def test_interrupted_it_saves_says_how_to_go_on_and_ends_with_130(
     assert_same(tmp_path / "runs" / whole.name, whole)
 
 
+def test_a_polite_kill_during_checks_saves_too(tiny_data: Path, tmp_path: Path) -> None:
+    process = started(
+        tmp_path, tiny_data, "--save-every", "1000", "--set", "train.check_every=1", epochs=2000, start_new_session=True
+    )
+    while process.poll() is None and not list(tmp_path.glob("runs/*/metrics.csv")):
+        time.sleep(0.005)
+    time.sleep(1)  # a check starts processes that read, which lasts longer than the steps between
+    os.killpg(process.pid, signal.SIGTERM)
+    _, narration = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in narration
+    assert list(tmp_path.glob("runs/*/checkpoint.pt"))
+
+
 def test_the_death_of_a_reader_is_one_error(tiny_data: Path, tmp_path: Path) -> None:
     process = started(tmp_path, tiny_data, epochs=2000)
     wait_for_steps(process, tmp_path, 1)

@@ -126,7 +126,24 @@ def test_every_process_gets_its_own_clips_of_the_same_batches() -> None:
 def test_parts_of_less_than_two_clips_are_told(recipe: Path, tiny_data: Path) -> None:
     split = ("--set", "train.norm=split", "--set", "train.parts=3")
     done = called(*arguments(recipe, tiny_data, "runs", "--devices", "1", *split), cwd=recipe.parent, status=2)
-    assert "3 parts of a batch of 4" in done.stderr
+    assert "a batch of 4 clips of a process is divided into 3 parts" in done.stderr
+    accumulate = ("--set", "train.accumulate=4")
+    done = called(*arguments(recipe, tiny_data, "runs", "--devices", "1", *accumulate), cwd=recipe.parent, status=2)
+    assert "batch statistics need two clips or more in each" in done.stderr
+    done = called(
+        *arguments(
+            recipe, tiny_data, "runs", "--devices", "1", "--set", "train.accumulate=5", "--set", "train.norm=frozen"
+        ),
+        cwd=recipe.parent,
+        status=2,
+    )
+    assert "some would have no clip" in done.stderr
+
+
+def test_synced_and_plain_batch_norm_in_one_training_are_refused(recipe: Path, tiny_data: Path) -> None:
+    stages = ("--set", "stages=[{train: {norm: synced}}, {}]")
+    done = called(*arguments(recipe, tiny_data, "runs", "--devices", "1", *stages), cwd=recipe.parent, status=2)
+    assert "`synced` in one stage and not in another" in done.stderr
 
 
 def test_a_batch_that_can_not_be_divided_is_told(recipe: Path, tiny_data: Path) -> None:

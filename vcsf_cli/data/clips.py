@@ -156,8 +156,7 @@ def training_loader(clips: TrainingClips, order: Order, workers: int, pin: bool)
         batch_sampler=order,
         num_workers=workers,
         pin_memory=pin,
-        worker_init_fn=ignore_polite_kills if workers else None,
-        prefetch_factor=4 if workers else None,
+        worker_init_fn=leave_signals if workers else None,
     )
 
 
@@ -220,16 +219,12 @@ def reader_deaths() -> Iterator[None]:
         ) from error
 
 
-def ignore_interrupts(worker: int) -> None:
-    """Leave Ctrl-C to the main process, which finishes its step and saves; a worker computes on one thread."""
+def leave_signals(worker: int) -> None:
+    """Leave Ctrl-C and SIGTERM, which a cluster's scheduler sends to all processes at once, to the main process: it finishes
+    its step and saves. A worker computes on one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-
-
-def ignore_polite_kills(worker: int) -> None:
-    """Leave SIGTERM too to the main process: a cluster's scheduler sends it to all processes of a training at once."""
-    ignore_interrupts(worker)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(1)
 
 
 class WholeVideos(Dataset[dict[str, Any]]):
@@ -299,6 +294,4 @@ class WholeVideos(Dataset[dict[str, Any]]):
 
 def video_loader(videos: WholeVideos, workers: int) -> DataLoader[dict[str, Any]]:
     """One video at a time, in order."""
-    return DataLoader(
-        videos, batch_size=None, num_workers=workers, worker_init_fn=ignore_interrupts if workers else None
-    )
+    return DataLoader(videos, batch_size=None, num_workers=workers, worker_init_fn=leave_signals if workers else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -25,7 +26,6 @@ class SplitBatchNorm(_BatchNorm):
         self.weight, self.bias = norm.weight, norm.bias
         self.running_mean, self.running_var = norm.running_mean, norm.running_var
         self.num_batches_tracked = norm.num_batches_tracked
-        self.whole_momentum = norm.momentum
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Any number of dimensions: the norm whose place it takes knew."""
@@ -34,9 +34,19 @@ class SplitBatchNorm(_BatchNorm):
         """The normalised features, of the shape they had."""
         if not self.training or self.parts == 1:
             return super().forward(input)
-        if self.whole_momentum is not None:  # so that all parts together move the statistics as one batch would
-            self.momentum = 1 - (1 - self.whole_momentum) ** (1 / self.parts)
-        return torch.cat([super(SplitBatchNorm, self).forward(part) for part in input.chunk(self.parts)])
+        share = self.momentum
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            share = 1 / float(self.num_batches_tracked) if share is None else share
+        # All parts together move the statistics as one batch would.
+        share = 1 - (1 - (share or 0.0)) ** (1 / self.parts)
+        statistics = self.running_mean, self.running_var
+        return torch.cat(
+            [
+                functional.batch_norm(part, *statistics, self.weight, self.bias, True, share, self.eps)
+                for part in input.tensor_split(self.parts)
+            ]
+        )
 
 
 def batch_norms(network: nn.Module) -> list[_BatchNorm]:

@@ -152,15 +152,19 @@ def window_of(windows: Windows, pathway: str) -> Tensor:
     return windows if isinstance(windows, Tensor) else windows[pathway]
 
 
-def build(recipe: Recipe) -> TwoPathways:
+def build(recipe: Recipe, *, weights_follow: bool = False) -> TwoPathways:
     """The networks of a recipe, initialised from its seed: the untrained network of the recipe is always the same.
+
+    Args:
+        recipe: The recipe.
+        weights_follow: Whether all weights are loaded next, so that pretrained ones need not be there to be had.
 
     Raises:
         RecipeError: If a motion module is asked for after a stage that the backbone hasn't.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        model = TwoPathways(*(build_pathway(recipe, pathway) for pathway in PATHWAYS))
+        model = TwoPathways(*(build_pathway(recipe, pathway, weights_follow) for pathway in PATHWAYS))
     if recipe.model.speed.channels_last:
         for weight in model.parameters():
             if weight.dim() == 5:
@@ -168,16 +172,27 @@ def build(recipe: Recipe) -> TwoPathways:
     return model
 
 
-def build_pathway(recipe: Recipe, pathway: str) -> Pathway:
-    """One pathway of a recipe, with random weights."""
+def build_pathway(recipe: Recipe, pathway: str, weights_follow: bool) -> Pathway:
+    """One pathway of a recipe, with random weights or those that its backbone starts from.
+
+    Raises:
+        RecipeError: If a motion module is asked for after a stage that the backbone hasn't, or changes of a single frame.
+    """
     stage = recipe.model
     plugins = registry.load()
     own = dict(stage.slow if pathway == "slow" else stage.fast)
     difference = own.pop("input", "rgb") == "difference"
+    if difference and stage.sampler.settings.get("frames", 2) < 2:
+        raise RecipeError(
+            f"`{pathway}.input` is `difference`, but a window has one frame: nothing changes in it",
+            f"set sampler.frames to 2 or more, or {pathway}.input to rgb",
+        )
     component = plugins.find("backbone", stage.backbone.name)
     settings = stage.backbone.settings | own
     if registry.takes(component, "pathway"):
         settings["pathway"] = pathway
+    if weights_follow and settings.get("pretrained"):
+        settings["pretrained"] = False
     backbone = plugins.build("backbone", component.name, **settings)
     motion: dict[int, nn.Module] = {}
     if pathway == "slow":

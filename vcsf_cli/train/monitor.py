@@ -65,9 +65,10 @@ def positives(contrast: Contrast, mined: Tensor) -> dict[str, float]:
 
 
 def agreement(contrast: Contrast, count: int = NEIGHBOURS) -> dict[str, float]:
-    """Share of the slots nearest to a clip's key that slow and fast have in common, the clip's own video left out; nothing
-    while there are no slots."""
-    allowed = (contrast.queue_video >= 0) & (contrast.queue_video != contrast.video[:, None])
+    """Share of the slots nearest to a clip's key that slow and fast have in common, other clips of its recording left out as
+    in mining; nothing while there are no slots."""
+    same = (contrast.queue_video == contrast.video[:, None]) | (contrast.queue_source == contrast.source[:, None])
+    allowed = (contrast.queue_video >= 0) & ~same
     count = min(count, int(allowed.sum(1).min()))
     if not count:
         return {}

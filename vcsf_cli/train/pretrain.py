@@ -33,7 +33,10 @@ from vcsf_cli.train.optim import learning_rate, optimizer_of
 from vcsf_cli.train.stages import Stages
 from vcsf_cli.train.tasks import PretrainTask, build_loss, build_sampler
 
-MOST_WORKERS = 8
+MOST_WORKERS = 16
+
+NEEDED = {"batch": 2, "split": 2}
+"""Clips that a part of a batch must have at least, by `train.norm`."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,9 @@ class Machine:
                     "leave --precision and speed.precision out on a CPU",
                 )
             return False
-        return self.precision == "bf16" or (self.precision == "auto" and torch.cuda.is_bf16_supported())
+        return self.precision == "bf16" or (
+            self.precision == "auto" and torch.cuda.is_bf16_supported(including_emulation=False)
+        )
 
     def fabric(self) -> Fabric:
         """Lightning Fabric on this device."""
@@ -171,11 +176,17 @@ def training_rows(recipe: Recipe, manifest: Manifest) -> Indices:
 
 
 def check_batches(recipe: Recipe, processes: int) -> None:
-    """Whether batches can be divided among processes.
+    """Whether batches can be divided among processes, and into parts that batch norm can take statistics of.
 
     Raises:
         InputError: If they can't.
     """
+    norms = {stage.train.norm for stage in recipe.stages}
+    if "synced" in norms and norms & {"batch", "split"}:
+        raise InputError(
+            "train.norm is `synced` in one stage and not in another: networks have one kind for all of a training",
+            "set the top level's train.norm alone; `frozen` may stand beside it",
+        )
     for stage in recipe.stages:
         batch = stage.train.batch
         if batch % processes:
@@ -183,12 +194,14 @@ def check_batches(recipe: Recipe, processes: int) -> None:
                 f"a batch of {batch} clips can't be divided among {processes} processes",
                 "change --devices or train.batch",
             )
-        least = batch // processes // stage.train.accumulate // stage.train.parts
-        if stage.train.norm == "split" and least < 2:
+        parts = stage.train.accumulate * (stage.train.parts if stage.train.norm == "split" else 1)
+        least = batch // processes // parts
+        if least < NEEDED.get(stage.train.norm, 1):
+            needs = "batch statistics need two clips or more in each" if least else "some would have no clip"
             raise InputError(
-                f"train.norm `split` makes {stage.train.parts} parts of a batch of {batch // processes}: batch statistics need "
-                "two clips or more in each",
-                "set train.parts or train.accumulate lower, or train.batch higher",
+                f"a batch of {batch // processes} clips of a process is divided into {parts} parts by train.accumulate and "
+                f"train.norm: {needs}",
+                "set train.batch higher, or train.accumulate or train.parts lower",
             )
         if stage.train.norm == "synced" and processes > 1 and not torch.cuda.is_available():
             raise InputError(
@@ -218,6 +231,13 @@ def warnings_for(recipe: Recipe, clips: int) -> list[str]:
         stages_of.setdefault(build_loss(stage).queue, []).append(str(number))
     found = []
     staged = bool(recipe.tree["stages"])
+    for number, stage in enumerate(recipe.stages, start=1):
+        where = f" in stage {number}" if staged else ""
+        optim, epochs = stage.optim, stage.train.epochs
+        if optim.schedule != "step" and optim.drops:
+            found.append(f"optim.drops is {optim.drops}{where}, which the schedule `{optim.schedule}` does not read")
+        if optim.warmup >= epochs:
+            found.append(f"optim.warmup is {optim.warmup:g}{where}, which ends after {epochs} epochs: it is never over")
     for slots, numbers in stages_of.items():
         if slots > clips // 2:
             where = f" in stages {', '.join(numbers)}" if staged else ""
@@ -246,7 +266,7 @@ class Trainer:
         self.fabric = machine.fabric()
         check_batches(self.recipe, self.fabric.world_size)
         self.fabric.launch()
-        model = build(self.recipe)
+        model = build(self.recipe, weights_follow=run.checkpoint.exists())
         start.put_into(model)
         if self.fabric.world_size > 1 and any(stage.train.norm == "synced" for stage in self.recipe.stages):
             model = cast(TwoPathways, torch.nn.SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]  # torch's
@@ -398,7 +418,8 @@ def seconds_a_clip(recipe: Recipe, stage: Stage, manifest: Manifest, machine: Ma
     task = PretrainTask(recipe, stage, cast(TwoPathways, fabric.to_device(build(recipe))), manifest, rows, fabric, 0)
     optimizer = optimizer_of(stage.optim, task.parameters(), stage.speed.fused)
     clips = TrainingClips(manifest, build_sampler(stage), stage.augment, stage.data.size, recipe.seed)
-    order = Order(rows, min(TIMED_CLIPS, stage.train.batch), recipe.seed, 0, 1000)
+    parts = stage.train.accumulate * (stage.train.parts if stage.train.norm == "split" else 1)
+    order = Order(rows, min(max(TIMED_CLIPS, 2 * parts), stage.train.batch), recipe.seed, 0, 1000)
     reading: list[float] = []
     computing: list[float] = []
     batches = items_of(training_loader(clips, order, 0, pin=False))
@@ -427,7 +448,7 @@ def restore(run: Run) -> tuple[TwoPathways, dict[str, Any]]:
         RunError: If there is no whole checkpoint, or it belongs to another recipe.
     """
     saved = own_checkpoint(run)
-    model = build(run.recipe)
+    model = build(run.recipe, weights_follow=True)
     checkpoint.load_weights(model, saved["task"]["model"], run.checkpoint)
     return model.eval(), saved
 

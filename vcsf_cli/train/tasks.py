@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -136,7 +137,7 @@ class PretrainTask:
         key = self._keys(batch)
         self._fresh = self._gathered(key), self._gathered(self._numbers(batch))
         size = len(batch["video"])
-        for rows in torch.arange(size).chunk(self.stage.train.accumulate):
+        for rows in torch.arange(size).tensor_split(self.stage.train.accumulate):
             part = {name: values[rows] for name, values in batch.items()} if len(rows) < size else batch
             query = self._encode(self.model, part, 0, self.trained)
             own = {pathway: values[rows.to(values.device)] for pathway, values in key.items()}
@@ -171,7 +172,7 @@ class PretrainTask:
         size = len(batch["video"])
         order = torch.randperm(size) if self.stage.train.norm == "split" else torch.arange(size)
         found: list[dict[str, Tensor]] = []
-        for rows in order.chunk(self.stage.train.accumulate):
+        for rows in order.tensor_split(self.stage.train.accumulate):
             found.append(self._encode(self.keys, {name: values[rows] for name, values in batch.items()}, 1, self.keyed))
         back = order.argsort()
         return {pathway: torch.cat([part[pathway] for part in found])[back] for pathway in self.keyed}
@@ -209,6 +210,7 @@ class PretrainTask:
     def after_step(self) -> None:
         """Move the key encoder, and put the keys of all processes' batches into the queue."""
         follow(self.keys, self.model, self.trained, self.stage.train.key_momentum)
+        self._last = remembered(cast(Contrast, self._last))
         self._push()
 
     def fill(self, batch: Batch) -> None:
@@ -304,3 +306,13 @@ def average(fabric: Fabric, tensors: Sequence[Tensor]) -> None:
     flat = cast(Tensor, fabric.all_reduce(torch.cat([tensor.flatten() for tensor in tensors]), reduce_op="mean"))
     for tensor, mean in zip(tensors, flat.split_with_sizes([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(mean.view_as(tensor))
+
+
+def remembered(contrast: Contrast) -> Contrast:
+    """A contrast with a copy of its queue, which is about to be overwritten: what is watched is what the loss has seen."""
+    fields = ("queue_video", "queue_source", "queue_label")
+    return replace(
+        contrast,
+        queue={pathway: keys.clone() for pathway, keys in contrast.queue.items()},
+        **{name: getattr(contrast, name).clone() for name in fields},
+    )
