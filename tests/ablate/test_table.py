@@ -7,9 +7,9 @@ import pytest
 
 from vcsf_cli import recipe as recipes
 from vcsf_cli.ablate.flags import Flags, draft_of
-from vcsf_cli.ablate.numbers import epochs_of
 from vcsf_cli.ablate.table import Table, checked, read, table_names
 from vcsf_cli.errors import InputError, RecipeError
+from vcsf_cli.schedule import epochs_of
 
 
 def table(folder: Path, text: str, *assignments: str) -> Table:

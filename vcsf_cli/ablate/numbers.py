@@ -8,14 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from vcsf_cli import recipe as recipes
 from vcsf_cli.ablate import measured
 from vcsf_cli.ablate.cost import OFFICIAL
 from vcsf_cli.ablate.plan import Cell, Plan
 from vcsf_cli.ablate.table import Line, Measure
-from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.measure.retrieval import paired_interval
-from vcsf_cli.recipe import Recipe
+from vcsf_cli.schedule import epochs_of, shortness
 from vcsf_cli.train.pretrain import training_rows
 
 COLUMNS = (
@@ -28,9 +26,6 @@ the ends of its 95 % interval; `clips` is the number of these clips."""
 
 NEARLY_ALL = 0.99
 """Share of an official part's clips below which a dataset is a subset; some published copies have a few broken videos."""
-
-REFERENCE = "vcsf"
-"""The recipe whose schedule is the whole one."""
 
 
 @dataclass(frozen=True)
@@ -176,17 +171,11 @@ def difference_to(
     mine = measured.mean_over([ours[place].clips[key] for place in both])
     base = measured.mean_over([theirs[place].clips[other_key] for place in both])
     mine, base = mine.align(base, join="inner")
+    if mine.empty:
+        return {}
     cluster = np.array([source[clip] for clip in mine.index], object)
     difference, low, high = paired_interval(mine.to_numpy(), base.to_numpy(), cluster)
     return {"clips": len(mine), "difference": difference, "difference_low": low, "difference_high": high}
-
-
-def epochs_of(recipe: Recipe) -> dict[str, int]:
-    """Epochs that each pathway learns for."""
-    return {
-        pathway: sum(stage.train.epochs for stage in recipe.stages if pathway in stage.train.pathways)
-        for pathway in PATHWAYS
-    }
 
 
 def in_words(epochs: Mapping[str, int]) -> str:
@@ -224,16 +213,15 @@ def listed(numbers: Sequence[int]) -> str:
 def incomparable(numbers: Numbers) -> list[str]:
     """Why the numbers can't stand beside published ones, in words; empty if they can."""
     plan, found = numbers.plan, []
-    whole = max(epochs_of(recipes.load(REFERENCE)).values())
     for cell in one_a_split([cell for cell in plan.cells if cell.line is plan.table.lines[0]]):
         name = cell.recipe.model.data.name
         clips = len(training_rows(cell.recipe, plan.manifest(name)))
         wanted = OFFICIAL["ucf101"][cell.split][0]
         if name not in OFFICIAL or clips < NEARLY_ALL * wanted:
             found.append(f"subset: trained on {clips:,} clips of {name}, not {wanted:,} of ucf101")
-        epochs = max(epochs_of(cell.recipe).values())
-        if epochs < whole:
-            found.append(f"short schedule: {epochs:,} epochs a pathway, not {whole:,}")
+        short = shortness(cell.recipe)
+        if short:
+            found.append(short)
     trained_on = {cell.recipe.model.data.name for cell in plan.cells}
     for dataset, split, clips in numbers.rows[["dataset", "split", "clips"]].drop_duplicates().to_numpy():
         tested = OFFICIAL.get(dataset, {}).get(split)

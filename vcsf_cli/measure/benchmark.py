@@ -33,6 +33,7 @@ from vcsf_cli.measure.retrieval import (
 from vcsf_cli.model.pathways import build
 from vcsf_cli.narrate import Progress
 from vcsf_cli.runs import WITH_LABELS, Run
+from vcsf_cli.schedule import shortness
 from vcsf_cli.train.pretrain import Machine, restore
 from vcsf_cli.train.tasks import build_sampler
 
@@ -44,9 +45,6 @@ NO_PATHWAY = "none"
 
 COMPLETE = {"ucf101": 13_320, "hmdb51": 6_766}
 """Clips of the benchmarks whose results are published; fewer are a part of them."""
-
-FEWEST_EPOCHS = 200
-"""Of the schedules behind published results, over all stages (CoCLR's are 500 to 700); what takes fewer is short."""
 
 PROTOCOL = (
     "Features before the head, mean over windows of the recipe's length with hop L/2 - 1 over the whole video, centre "
@@ -282,7 +280,7 @@ class Benchmark:
     def caveat(self) -> str:
         """That the numbers can't stand beside published ones, unless they are of a whole benchmark and a full schedule."""
         whole = len(self.manifest.table) >= COMPLETE.get(self.manifest.name, math.inf)
-        if whole and sum(stage.train.epochs for stage in self.run.recipe.stages) >= FEWEST_EPOCHS:
+        if whole and not shortness(self.run.recipe):
             return ""
         return "These numbers are of this dataset and schedule alone; they are not comparable with published tables."
 

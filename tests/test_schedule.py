@@ -1,0 +1,35 @@
+"""What counts as a short schedule, in tables and reports alike."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from vcsf_cli import recipe as recipes
+from vcsf_cli.measure.benchmark import COMPLETE, Benchmark
+from vcsf_cli.schedule import shortness
+
+ONE_STAGE = ("stages=[]", "optim.schedule=constant", "optim.drops=[]")
+
+
+@pytest.mark.parametrize(
+    ("base", "assignments", "short"),
+    [
+        ("vcsf", (), ""),
+        ("vcsf_joint", (), ""),
+        ("vcsf", (*ONE_STAGE, "train.epochs=500"), ""),
+        ("vcsf", (*ONE_STAGE, "train.epochs=499"), "short schedule: 499 epochs a pathway, not 500"),
+        # One pathway alone counts by its own epochs, not by those of all stages together.
+        ("vcsf", ("stages.1.train.epochs=99",), ""),
+        (
+            "vcsf",
+            tuple(f"stages.{stage}.train.epochs=90" for stage in (1, 2, 3, 4)),
+            "short schedule: 480 epochs a pathway, not 500",
+        ),
+    ],
+)
+def test_a_schedule_is_short_by_the_epochs_of_a_pathway(base: str, assignments: tuple[str, ...], short: str) -> None:
+    recipe = recipes.load(base, assignments)
+    assert shortness(recipe) == short
+    complete = SimpleNamespace(name="ucf101", table=range(COMPLETE["ucf101"]))
+    measured = SimpleNamespace(manifest=complete, run=SimpleNamespace(recipe=recipe))
+    assert bool(Benchmark.caveat.fget(measured)) == bool(short)
