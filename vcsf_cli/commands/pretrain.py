@@ -202,6 +202,6 @@ def rehearse(resolved: Recipe, model: TwoPathways, data: Path, folder: Path, mac
         say(f"stage {index}: {clips:,} clips an epoch, {epochs} epochs, {duration(seconds)}")
         total_seconds += seconds
     say(
-        f"estimated time: {duration(total_seconds)} on {machine.device()}, extrapolated from a few tiny batches timed for at "
+        f"estimated time: {duration(total_seconds)} on {machine.device()}, extrapolated from a few batches timed for at "
         "most 20 s"
     )

@@ -410,7 +410,8 @@ def estimate(recipe: Recipe, manifest: Manifest, machine: Machine) -> list[tuple
 
 
 def seconds_a_clip(recipe: Recipe, stage: Stage, manifest: Manifest, machine: Machine, deadline: float) -> float:
-    """Seconds that training on a clip takes, measured until a deadline or a few batches are over.
+    """Seconds that training on a clip takes, measured with a few clips and, where there is time before the deadline, with
+    whole batches, which small networks compute much faster.
 
     Reading and computing overlap when training, so a clip is taken to last as long as the slower of the two.
     """
@@ -418,27 +419,36 @@ def seconds_a_clip(recipe: Recipe, stage: Stage, manifest: Manifest, machine: Ma
     task = PretrainTask(recipe, stage, cast(TwoPathways, fabric.to_device(build(recipe))), manifest, rows, fabric, 0)
     optimizer = optimizer_of(stage.optim, task.parameters(), stage.speed.fused)
     clips = TrainingClips(manifest, build_sampler(stage), stage.augment, stage.data.size, recipe.seed)
+
+    def timed(size: int) -> tuple[float, float]:
+        """Seconds that a clip takes to read and to compute, in batches of so many."""
+        reading: list[float] = []
+        computing: list[float] = []
+        order = Order(rows, size, recipe.seed, 0, 1000)
+        batches = items_of(training_loader(clips, order, 0, pin=False))
+        while not computing or (len(computing) < TIMED_BATCHES and time.monotonic() < deadline):
+            begun = time.monotonic()
+            batch = next(batches)
+            read = time.monotonic()
+            for share, terms in task.step(batch):
+                fabric.backward(share * terms["loss"])
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            task.after_step()
+            if fabric.device.type == "cuda":
+                torch.cuda.synchronize()
+            reading.append(read - begun)
+            computing.append(time.monotonic() - read)
+        # The first batch pays for warming up.
+        return float(np.mean(reading[1:] or reading)) / size, float(np.mean(computing[1:] or computing)) / size
+
     parts = stage.train.accumulate * (stage.train.parts if stage.train.norm == "split" else 1)
-    order = Order(rows, min(max(TIMED_CLIPS, 2 * parts), stage.train.batch), recipe.seed, 0, 1000)
-    reading: list[float] = []
-    computing: list[float] = []
-    batches = items_of(training_loader(clips, order, 0, pin=False))
-    while not computing or (len(computing) < TIMED_BATCHES and time.monotonic() < deadline):
-        begun = time.monotonic()
-        batch = next(batches)
-        read = time.monotonic()
-        for share, terms in task.step(batch):
-            fabric.backward(share * terms["loss"])
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        task.after_step()
-        if fabric.device.type == "cuda":
-            torch.cuda.synchronize()
-        reading.append(read - begun)
-        computing.append(time.monotonic() - read)
-    # The first batch pays for warming up.
-    read_each, compute_each = (np.mean(seconds[1:] or seconds) / order.batch for seconds in (reading, computing))
-    return float(max(read_each / max(1, machine.readers), compute_each))
+    whole = stage.train.batch
+    few = min(max(TIMED_CLIPS, 2 * parts), whole)
+    read, compute = timed(few)
+    if few < whole and (read + compute) * whole * TIMED_BATCHES < deadline - time.monotonic():
+        read, compute = timed(whole)
+    return max(read / max(1, machine.readers), compute)
 
 
 def restore(run: Run) -> tuple[TwoPathways, dict[str, Any]]:
