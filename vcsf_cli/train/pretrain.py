@@ -391,7 +391,7 @@ TIMED_BATCHES = 4
 
 
 def estimate(recipe: Recipe, manifest: Manifest, machine: Machine) -> list[tuple[int, float]]:
-    """Clips an epoch and estimated seconds of every stage, from tiny batches of real clips timed for some seconds.
+    """Clips an epoch and estimated seconds of every stage, from batches of real clips timed for some seconds.
 
     Stages that compute the same are timed once; what there is no time left for is taken to last as long as the slowest.
     """
