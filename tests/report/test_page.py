@@ -34,14 +34,14 @@ def whole_page(text: str) -> str:
         warnings=[text],
         facts=[(text, text)],
         figures=[Figure(text, text)],
-        clips=Clips({"text": text}, [text]),
+        clips=Clips({"text": text}, [{"name": text}], [text]),
     )
 
 
 def test_no_text_becomes_markup() -> None:
     text = whole_page(HARM)
     assert "<b id" not in text
-    assert text.count("</script>") == 3
+    assert text.count("</script>") == 4
     assert html.unescape(text).count(HARM) >= 30
     assert len(re.findall(r"<\w", text)) == len(re.findall(r"<\w", whole_page("harmless")))
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import base64
 import http.server
 import json
+import re
 import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import simplejpeg
 from browser import CHROMIUM, Browser, browser
 from conftest import called
 
 from vcsf_cli.data import manifest
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.report.page import Clips, Table, page
-from vcsf_cli.report.pictures import Layout, strips
+from vcsf_cli.report.pictures import layout_for, strip
 
 TINY = ("--set", "name=tiny", "--set", "train.batch=4", "--set", "train.epochs=2", "--set", "loss.queue=4")
 BOLD = "</script><b id='harm'>Run"
@@ -388,30 +392,43 @@ def test_it_follows_the_colours_of_the_system(opened: Browser, measured: Path) -
     assert dark_paper < 120 < 600 < light_ink
 
 
-@chromium
-def test_of_many_queries_only_those_near_the_eye_are_made(opened: Browser, tiny_data: Path, tmp_path: Path) -> None:
-    """4,000 clips: nothing of the gallery is there before it is scrolled to, and then a part."""
-    number = 4_000
-    pictures = strips(Manifest.open(tiny_data / "synthetic"), np.arange(12), Layout(6, 64, 4_500), 1)
-    near = {
-        pathway: [[(query + step) % number for step in (1, 2, 3)] for query in range(number)] for pathway in PATHWAYS
-    }
+def clips(number: int, pictures: list[str], **more: Any) -> Clips:
+    """Clips of two classes, each the neighbour of those before it."""
+    near = [[(query + step) % number for step in range(1, 6)] for query in range(number)]
     data = {
-        "pathways": list(PATHWAYS),
         "classes": ["Run", "Walk"],
         "videos": [[f"clip {index}", index % 2] for index in range(number)],
         "queries": list(range(number)),
-        "near": near,
-        "similarity": {pathway: [[900, 800, 700]] * number for pathway in PATHWAYS},
-        "k": 3,
-        "frames": 6,
+        "frames": layout_for(number).frames,
         "marked": True,
         "scored": False,
         "words": "words",
+        "mapped": [],
+        "recall": [],
     }
+    view = {
+        "name": "run",
+        "pathways": list(PATHWAYS),
+        "near": dict.fromkeys(PATHWAYS, near),
+        "similarity": dict.fromkeys(PATHWAYS, [[900, 800, 700, 600, 500]] * number),
+        "k": 5,
+    }
+    return Clips(data, [view | more], [pictures[index % len(pictures)] for index in range(number)])
+
+
+@chromium
+def test_of_many_queries_only_those_near_the_eye_are_made(opened: Browser, tmp_path: Path) -> None:
+    """4,000 clips, whose pictures are as large as they may be: nothing of the gallery is there before it is scrolled to,
+    and then a part."""
+    number, layout = 4_000, layout_for(4_000)
+    noise = np.random.default_rng(0).integers(0, 256, (layout.frames, 12, 12, 3), np.uint8)
+    jpegs = [simplejpeg.encode_jpeg(cv2.resize(each, (96, 96), interpolation=cv2.INTER_CUBIC)) for each in noise]
+    picture = strip(jpegs, layout)
+    assert 0.9 * layout.largest < len(picture) <= layout.largest
+    pictures = [base64.b64encode(picture).decode()]
     path = tmp_path / "report.html"
     above = Table("what is above the gallery", ["row"], [["a row"]] * 200)
-    path.write_text(page("many", [above], clips=Clips(data, [pictures[index % 12] for index in range(number)])))
+    path.write_text(page("many", [above], clips=clips(number, pictures)))
     assert path.stat().st_size < 30e6
     opened.open(path, height=600)
     made = "document.querySelectorAll('.query').length"
@@ -427,6 +444,41 @@ def test_of_many_queries_only_those_near_the_eye_are_made(opened: Browser, tiny_
     assert opened.evaluate("document.querySelector('.count').textContent") == "4,000 of 4,000 queries"
     choose(opened, "verdict", "each")
     assert count(opened) == (0, 0)
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance by WCAG 2 of a computed colour: `rgb(1, 2, 3)` or `color(srgb 0.1 0.2 0.3)`."""
+    parts = [float(part) for part in re.findall(r"[\d.e-]+", colour.removeprefix("color(srgb"))]
+    assert len(parts) == 3, colour  # none of them lets anything through
+    parts = parts if colour.startswith("color") else [part / 255 for part in parts]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_number_of_the_confusion_can_be_read(opened: Browser, tmp_path: Path, scheme: str) -> None:
+    """At a contrast of 4.5, as WCAG 2 asks, at every depth of both colours."""
+    shares = [pair for share in range(1, 100) for pair in ([share, share, share], [share, 0, 100 - share])]
+    found = clips(2, [""], confusion=dict.fromkeys(PATHWAYS, shares))
+    data = found.data | {"classes": [f"class {number}" for number in range(100)]}
+    path = tmp_path / "report.html"
+    path.write_text(page("contrast", clips=Clips(data, found.views, found.pictures)))
+    opened.open(path, prefers_color_scheme=scheme)
+    opened.scroll("#confusion")
+    opened.appears(".confusion td.some")
+    cells = opened.evaluate(
+        """[...document.querySelectorAll(".confusion td.some")].map((cell) => {
+            const style = getComputedStyle(cell);
+            return [cell.classList.contains("own"), Number(cell.textContent), style.color, style.backgroundColor];
+        })"""
+    )
+    for own_class in (True, False):
+        assert {share for own_, share, _, _ in cells if own_ == own_class} == set(range(1, 100))
+    assert len({background for *_, background in cells}) > 150
+    for _, share, ink, background in cells:
+        darker, lighter = sorted((luminance(ink), luminance(background)))
+        assert (lighter + 0.05) / (darker + 0.05) >= 4.5, (share, ink, background)
 
 
 @chromium

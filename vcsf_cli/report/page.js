@@ -10,8 +10,11 @@
   const COLOURS = 7;
   const MANY_CLASSES = 30;
   const data = JSON.parse(document.getElementById("data").textContent);
-  const { pathways, classes, videos } = data;
+  const { classes, videos } = data;
+  const blank = new Map(); // the parts that are of one run, as they are before they are filled
   let pictures = null;
+  let view = null; // the run that is shown
+  let gallery = null;
 
   function make(tag, attributes = {}, ...children) {
     const element = document.createElement(tag);
@@ -56,6 +59,7 @@
 
   /** Buttons of which one is pressed; `chosen` is called with its pathway. */
   function choice(group, chosen) {
+    const { pathways } = view;
     const last = pathways[pathways.length - 1];
     for (const pathway of pathways) {
       const button = make("button", { type: "button", "aria-pressed": String(pathway === last) }, pathway);
@@ -71,19 +75,18 @@
 
   // Classes
 
-  function showClasses() {
-    const table = reveal("classes").querySelector("table");
+  function showClasses(section, { title, columns, rows: shares }) {
+    const table = make("table", { class: "classes" });
     const body = make("tbody");
-    const headings = ["class", "test clips", ...pathways.map((pathway) => `R@1 ${pathway}`)];
-    const rows = data.recall.map(([number, count, ...found]) => {
-      const cells = pathways.map((pathway, index) => {
-        const share = count ? found[index] / count : 0;
-        const bar = make("span", { class: `bar ${pathway}` }, make("i"), make("b", {}, percent(share)));
-        bar.firstChild.style.setProperty("--share", width(share));
+    const headings = [["class", ""], ["test clips", ""], ...columns];
+    const rows = shares.map(([name, count, ...found]) => {
+      const cells = found.map((share, column) => {
+        const bar = make("span", { class: `bar ${columns[column][1]}` }, make("i"), make("b", {}, share === null ? "–" : percent(share)));
+        bar.firstChild.style.setProperty("--share", width(share || 0));
         return make("td", { class: "number" }, bar);
       });
-      const keys = [classes[number], count, ...found.map((hits) => (count ? hits / count : 0))];
-      const row = make("tr", {}, make("th", { scope: "row" }, classes[number]), make("td", { class: "number" }, String(count)), ...cells);
+      const keys = [name, count, ...found.map((share) => (share === null ? -1 : share))];
+      const row = make("tr", {}, make("th", { scope: "row" }, name), make("td", { class: "number" }, String(count)), ...cells);
       return { keys, row };
     });
     const sort = (column, descending) => {
@@ -94,7 +97,7 @@
       });
       body.append(...rows.map((each) => each.row));
     };
-    const heads = headings.map((heading, column) => {
+    const heads = headings.map(([heading], column) => {
       const button = make("button", { type: "button" }, heading);
       const head = make("th", { scope: "col", ...(column ? { class: "number" } : {}) }, button);
       button.addEventListener("click", () => {
@@ -105,16 +108,17 @@
       });
       return head;
     });
-    table.append(make("caption", {}, "R@1 by class"), make("thead", {}, make("tr", {}, ...heads)), body);
+    table.append(make("caption", {}, title), make("thead", {}, make("tr", {}, ...heads)), body);
+    section.append(make("div", { class: "box tall", tabindex: "0", role: "region", "aria-label": title }, table));
     heads[heads.length - 1].querySelector("button").click();
   }
 
   // Confusion
 
-  function showConfusion(gallery) {
-    const section = reveal("confusion");
+  function showConfusion(section) {
     const [table, readout, mixed] = ["table", ".readout", ".mixed"].map((selector) => section.querySelector(selector));
-    const counts = new Map(data.recall.map(([number, count]) => [number, count]));
+    const counts = new Map();
+    for (const [query, , count] of view.confusion[view.pathways[0]]) counts.set(query, (counts.get(query) || 0) + count);
     table.classList.toggle("many", classes.length > MANY_CLASSES);
     const read = (cell) => { readout.textContent = cell.dataset.words || ""; };
     table.addEventListener("pointerover", (event) => { if (event.target.matches("tbody td")) read(event.target); });
@@ -138,7 +142,7 @@
     });
 
     choice(section.querySelector(".choice"), (pathway) => {
-      const found = new Map(data.confusion[pathway].map(([query, near, count]) => [`${query} ${near}`, count]));
+      const found = new Map(view.confusion[pathway].map(([query, near, count]) => [`${query} ${near}`, count]));
       const head = make("tr", {}, make("td", {}), ...classes.map((name) => make("th", { scope: "col", title: name }, make("span", {}, name))));
       const body = make("tbody");
       for (const [query, total] of counts) {
@@ -151,7 +155,7 @@
           if (count) {
             cell.classList.add("some");
             cell.classList.toggle("strong", count / total > 0.6);
-            cell.style.setProperty("--share", width(0.12 + 0.88 * count / total));
+            cell.style.setProperty("--share", (count / total).toFixed(3));
             cell.append(String(Math.round(100 * count / total)));
           }
           row.append(cell);
@@ -159,7 +163,7 @@
         body.append(row);
       }
       table.replaceChildren(make("caption", {}, `Confusion of neighbours, ${pathway}`), make("thead", {}, head), body);
-      const worst = data.confusion[pathway].filter(([query, near]) => query !== near);
+      const worst = view.confusion[pathway].filter(([query, near]) => query !== near);
       worst.sort((one, other) => other[2] - one[2] || one[0] - other[0] || one[1] - other[1]);
       mixed.replaceChildren(...worst.slice(0, 10).map(([query, near, count]) => {
         const words = `${classes[query]} taken for ${classes[near]}: ${count} of ${counts.get(query)}`;
@@ -173,13 +177,12 @@
 
   // Map
 
-  function showMap(gallery) {
-    const section = reveal("map");
+  function showMap(section) {
     const [svg, card, legend, told] = ["svg", ".card", ".legend", "[aria-live]"].map((selector) => section.querySelector(selector));
     const queries = new Set(data.queries);
     const wanted = new Set();
     const ring = draw("circle", { class: "ring", r: 18, visibility: "hidden" });
-    const points = data.map.videos.map((video) => {
+    const points = data.mapped.map((video) => {
       const number = Math.max(classOf(video), 0);
       const path = draw("path", { d: SHAPES[number % SHAPES.length], class: `point k${number % COLOURS}` });
       if (queries.has(video) && data.scored) path.classList.add("asks");
@@ -256,7 +259,7 @@
     svg.addEventListener("blur", () => select(null, false));
 
     choice(section.querySelector(".choice"), (pathway) => {
-      const places = data.map.places[pathway];
+      const places = view.places[pathway];
       points.forEach((point, index) => {
         [point.x, point.y] = [places[2 * index], places[2 * index + 1]];
         point.path.setAttribute("transform", `translate(${point.x} ${point.y})`);
@@ -279,7 +282,7 @@
       legend.append(make("li", {}, button));
     });
     legend.hidden = !legend.children.length;
-    section.querySelector(".text").textContent = data.map.words;
+    section.querySelector(".text").textContent = data.map_words;
   }
 
   // Gallery
@@ -289,14 +292,14 @@
   /** Whether the nearest clip is of the query's class. */
   function right(index, pathway) {
     const query = data.queries[index];
-    const [near] = data.near[pathway][index];
+    const [near] = view.near[pathway][index];
     return near !== undefined && known(query, near) && classOf(query) === classOf(near);
   }
 
   function verdicts() {
     const all = [["all", "any", () => true]];
     if (!data.marked) return all;
-    if (pathways.includes("slow") && pathways.includes("fast")) {
+    if (view.pathways.includes("slow") && view.pathways.includes("fast")) {
       all.push(["fast", "fast right, slow wrong", (index) => right(index, "fast") && !right(index, "slow")]);
       all.push(["slow", "slow right, fast wrong", (index) => right(index, "slow") && !right(index, "fast")]);
       all.push(["neither", "both wrong", (index) => !right(index, "slow") && !right(index, "fast")]);
@@ -326,18 +329,18 @@
     asked.append(make("strong", {}, heading));
     if (classOf(query) >= 0) asked.append(make("span", {}, nameOf(query)));
     const near = make("div", { class: "near" });
-    for (const pathway of pathways) {
-      const found = data.near[pathway][index];
+    for (const pathway of view.pathways) {
+      const found = view.near[pathway][index];
       const list = make("ol", { "aria-label": `nearest by ${pathway}` });
-      list.style.setProperty("--k", data.k);
-      found.forEach((video, rank) => list.append(neighbour(query, video, data.similarity[pathway][index][rank])));
+      list.style.setProperty("--k", view.k);
+      found.forEach((video, rank) => list.append(neighbour(query, video, view.similarity[pathway][index][rank])));
       near.append(make("h3", { class: pathway }, pathway), list);
     }
     return make("article", { class: "query", tabindex: "0", "aria-label": `query ${heading}, ${nameOf(query)}` }, asked, near);
   }
 
-  function makeGallery() {
-    const section = document.getElementById("gallery");
+  /** Fill the gallery, filtered as it was for the run that was shown before. */
+  function makeGallery(section, before) {
     const [list, more, count, form] = [".queries", ".more", ".count", "form"].map((selector) => section.querySelector(selector));
     const field = form.elements;
     const judged = verdicts();
@@ -399,24 +402,64 @@
     more.addEventListener("click", add);
     section.querySelector(".text").textContent = data.words;
     document.documentElement.style.setProperty("--frames", data.frames);
-    filter();
+    const set = (values) => {
+      for (const name of ["class", "verdict", "name"]) field[name].value = values[name] || (name === "verdict" ? "all" : "");
+      if (field.verdict.selectedIndex < 0) field.verdict.value = "all";
+      filter();
+    };
+    set(before);
     return {
+      values: () => Object.fromEntries(["class", "verdict", "name"].map((name) => [name, field[name].value])),
       show(values) {
-        for (const name of ["class", "verdict", "name"]) field[name].value = values[name] || (name === "verdict" ? "all" : "");
-        filter();
+        set(values);
         section.scrollIntoView();
         field.name.focus({ preventScroll: true });
       },
     };
   }
 
+  /** A part as it was before it was filled, in the place of what is there now. */
+  function emptied(id) {
+    const now = document.getElementById(id);
+    if (!blank.has(id)) blank.set(id, now.cloneNode(true));
+    const section = blank.get(id).cloneNode(true);
+    now.replaceWith(section);
+    const [select, link] = ["select", "a"].map((name) => section.querySelector(`.of ${name}`));
+    select.append(...data.names.map((name, index) => make("option", { value: String(index) }, name)));
+    select.value = String(data.names.indexOf(view.name));
+    select.addEventListener("change", () => {
+      show(Number(select.value));
+      const again = document.querySelector(`#${id} .of select`);
+      again.focus({ preventScroll: true });
+      document.getElementById(id).scrollIntoView({ block: "nearest", behavior: "instant" });
+    });
+    if (view.report) link.setAttribute("href", view.report);
+    else link.remove();
+    section.querySelector(".of").hidden = data.names.length < 2 && !view.report;
+    return reveal(id);
+  }
+
+  /** Fill everything that is of one run. */
+  function show(number) {
+    const before = gallery ? gallery.values() : {};
+    view = JSON.parse(document.querySelectorAll("script.view")[number].textContent);
+    gallery = makeGallery(emptied("gallery"), before);
+    if (view.confusion) {
+      const section = emptied("confusion");
+      whenNear(section, () => showConfusion(section));
+    }
+    if (data.mapped.length) {
+      const section = emptied("map");
+      whenNear(section, () => showMap(section));
+    }
+  }
+
   document.addEventListener("DOMContentLoaded", () => {
     pictures = JSON.parse(document.getElementById("pictures").textContent);
-    const gallery = makeGallery();
-    if (data.scored) {
-      showClasses();
-      whenNear(reveal("confusion"), () => showConfusion(gallery));
+    if (data.recall.length) {
+      const section = reveal("classes");
+      for (const each of data.recall) showClasses(section, each);
     }
-    if (data.map) whenNear(reveal("map"), () => showMap(gallery));
+    if (data.names.length) show(0);
   });
 })();

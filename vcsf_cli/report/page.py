@@ -93,11 +93,13 @@ class Clips:
     """The clips of a page, for the parts that its script makes: classes, confusion, map and gallery.
 
     Args:
-        data: What `report.retrieval` gathers.
+        data: What `report.clips` gathers.
+        views: What each run that is shown finds for them, read when it is chosen; without any there are classes alone.
         pictures: A picture in base64 for each of its videos.
     """
 
     data: dict[str, Any]
+    views: Sequence[dict[str, Any]]
     pictures: Sequence[str]
 
 
@@ -145,7 +147,8 @@ def page(
         style=Markup(own("page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        data=as_json(clips.data) if clips else "",
+        data=as_json(clips.data | {"names": [each["name"] for each in clips.views]}) if clips else "",
+        views=[as_json(each) for each in clips.views] if clips else [],
         pictures=as_json(clips.pictures) if clips else "",
     )
 

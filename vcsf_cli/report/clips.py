@@ -1,0 +1,260 @@
+"""The clips of a page: their pictures, and what retrieval found for them, of one run or of several on the same clips."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow.parquet as pq
+
+from vcsf_cli.contracts import Indices
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.measure.benchmark import Parts
+from vcsf_cli.measure.features import Features
+from vcsf_cli.measure.retrieval import centred_unit
+from vcsf_cli.report import embedding
+from vcsf_cli.report.page import Clips
+from vcsf_cli.report.pictures import layout_for, strips
+
+NEIGHBOURS = 5
+"""Of a query that the gallery shows."""
+MOST_QUERIES = 4_000
+"""In the gallery; of more a part is drawn with a fixed seed."""
+MOST_VIDEOS = 16_000
+"""That a page has pictures of: fewer queries are shown if they and their neighbours are more."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The neighbours of every query by one pathway, as rows of the manifest.
+
+    Args:
+        near: Nearest first, (Q, k); -1 where there are fewer.
+        similarity: (Q, k).
+    """
+
+    near: Indices
+    similarity: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a dataset.
+
+    Args:
+        names: In order.
+        numbers: Of each row of the manifest, (N,); -1 where there is no label.
+    """
+
+    names: Sequence[str]
+    numbers: Indices
+
+
+def clips_of(manifest: Manifest, parts: Parts, folders: Mapping[str, Path]) -> Clips | None:
+    """The clips with their pictures, neighbours and places on the map; None where no clip has a neighbour.
+
+    Args:
+        manifest: The dataset.
+        parts: Who asks and who is searched.
+        folders: Where retrieval of each run left its `neighbours.csv` and `features.parquet`, by the name to show.
+
+    Raises:
+        DataError: If the dataset's shards can't be read.
+    """
+    found = {name: neighbours_of(folder, manifest, parts) for name, folder in folders.items()}
+    if not all(found.values()):
+        return None
+    near = [each.near for by_pathway in found.values() for each in by_pathway.values()]
+    shown = shown_queries(near)
+    points = embedding.chosen(len(parts.rows))
+    mapped = parts.rows[points] if len(points) >= embedding.FEWEST else np.empty(0, np.int64)
+    rows = np.unique(np.concatenate([parts.query[shown], mapped, *(each[shown].ravel() for each in near)]))
+    rows = rows[rows >= 0]
+    place = np.full(len(manifest.table), -1)
+    place[rows] = np.arange(len(rows))
+    layout = layout_for(len(rows))
+    classes = classes_of(manifest, parts)
+    first = next(iter(found.values()))
+    data = {
+        "classes": classes.names,
+        "videos": [[str(manifest.table["video"][row]), int(classes.numbers[row])] for row in rows],
+        "queries": place[parts.query[shown]].tolist(),
+        "frames": layout.frames,
+        "marked": bool(classes.names),
+        "scored": not parts.leave_one_out,
+        "words": gallery_words(parts.leave_one_out, bool(classes.names), len(shown), len(parts.query)),
+        "mapped": place[mapped].tolist(),
+        "map_words": map_words(len(points), len(parts.rows), parts.leave_one_out, bool(classes.names)),
+        "recall": [] if parts.leave_one_out else [recall_of(manifest, classes, parts.query, first)],
+    }
+    views = [
+        view(name, found[name], shown, place, folders[name], points)
+        | ({} if parts.leave_one_out else {"confusion": confusion_of(classes.numbers, parts.query, found[name])})
+        for name in folders
+    ]
+    return Clips(data, views, strips(manifest, rows, layout, os.cpu_count() or 1))
+
+
+def view(
+    name: str, found: Mapping[str, Found], shown: Indices, place: Indices, folder: Path, points: Indices
+) -> dict[str, Any]:
+    """What one run finds for the queries that are shown, and its map.
+
+    Args:
+        name: To show.
+        found: Its neighbours by pathway.
+        shown: The queries.
+        place: Where each row of the manifest stands among the page's videos.
+        folder: Where its features are.
+        points: Which of the clips that take part are on the map.
+    """
+    places = embedding.places(features_of(folder, points))
+    return {
+        "name": name,
+        "pathways": list(found),
+        "near": {
+            pathway: [place[near[near >= 0]].tolist() for near in each.near[shown]] for pathway, each in found.items()
+        },
+        "similarity": {
+            pathway: (1000 * each.similarity[shown]).round().astype(int).tolist() for pathway, each in found.items()
+        },
+        "k": max(each.near.shape[1] for each in found.values()),
+        "places": {pathway: values.ravel().tolist() for pathway, values in places.items()},
+    }
+
+
+def neighbours_of(folder: Path, manifest: Manifest, parts: Parts) -> dict[str, Found]:
+    """The nearest clips by pathway, from `neighbours.csv`."""
+    columns = {"query": str, "pathway": str, "rank": int, "neighbour": str, "similarity": float}
+    table = pd.read_csv(
+        folder / "neighbours.csv", usecols=list(columns), dtype=columns, keep_default_na=False, na_values={}
+    )
+    table = table[table["rank"] <= NEIGHBOURS]
+    row_of = {video: row for row, video in enumerate(manifest.table["video"])}
+    query_of = {row: index for index, row in enumerate(parts.query)}
+    query = table["query"].map(row_of).map(query_of).to_numpy()
+    neighbour, rank = table["neighbour"].map(row_of).to_numpy(), table["rank"].to_numpy() - 1
+    shape = (len(parts.query), int(rank.max(initial=0)) + 1)
+    found = {}
+    for pathway in table["pathway"].unique():
+        of = (table["pathway"] == pathway).to_numpy()
+        near, similarity = np.full(shape, -1), np.zeros(shape)
+        near[query[of], rank[of]] = neighbour[of]
+        similarity[query[of], rank[of]] = table["similarity"].to_numpy()[of]
+        found[str(pathway)] = Found(near, similarity)
+    return found
+
+
+def shown_queries(near: Sequence[Indices]) -> Indices:
+    """Which queries the gallery shows: all, or as many of them, drawn with a fixed seed, as a page holds.
+
+    Args:
+        near: The neighbours of every query, (Q, k) for each pathway and run.
+    """
+    every = np.concatenate(near, axis=1)
+    order = np.random.default_rng(0).permutation(len(every))[:MOST_QUERIES]
+    while len(order) + len(np.unique(every[order])) > MOST_VIDEOS:
+        order = order[: len(order) * 9 // 10]
+    shown: Indices = np.sort(order)
+    return shown
+
+
+def features_of(folder: Path, points: Indices) -> Features:
+    """Unit-length features of some of the clips that take part, from `features.parquet`, centred as the benchmark does."""
+    table = pq.read_table(folder / "features.parquet")
+    part = np.array(table["part"].to_pylist())
+    features = {}
+    for name in [name for name in table.column_names if name not in ("video", "label", "part")]:
+        values = np.stack(table[name].combine_chunks().to_numpy(zero_copy_only=False))
+        for each in np.unique(part):
+            values[part == each] = centred_unit(values[part == each])
+        features[name] = values[points]
+    return features
+
+
+def classes_of(manifest: Manifest, parts: Parts) -> Classes:
+    """The classes of the clips that take part."""
+    labels = manifest.table["label"].to_numpy(object)
+    names = sorted({str(label) for label in labels[parts.rows] if pd.notna(label)})
+    number = {name: index for index, name in enumerate(names)}
+    return Classes(names, np.array([-1 if pd.isna(label) else number.get(str(label), -1) for label in labels]))
+
+
+def confusion_of(classes: Indices, query: Indices, found: Mapping[str, Found]) -> dict[str, Any]:
+    """How often the nearest clip of a class's queries is of which class, by pathway: (class, class, count).
+
+    Args:
+        classes: Number of each video's class.
+        query: Videos that ask.
+        found: What they find.
+    """
+    confusion = {}
+    for pathway, each in found.items():
+        pairs = np.stack([classes[query], classes[each.near[:, 0]]], axis=1)
+        kinds, counts = np.unique(pairs, axis=0, return_counts=True)
+        confusion[pathway] = [[int(a), int(b), int(count)] for (a, b), count in zip(kinds, counts, strict=True)]
+    return confusion
+
+
+def recall_of(manifest: Manifest, classes: Classes, query: Indices, found: Mapping[str, Found]) -> dict[str, Any]:
+    """R@1 of each class by pathway."""
+    videos = manifest.table["video"].to_numpy(object)[query]
+    hits = {
+        (f"R@1 {pathway}", pathway): pd.Series(classes.numbers[query] == classes.numbers[each.near[:, 0]], videos)
+        for pathway, each in found.items()
+    }
+    return by_class("R@1 by class", manifest, hits)
+
+
+def by_class(title: str, manifest: Manifest, hits: Mapping[tuple[str, str], pd.Series]) -> dict[str, Any]:
+    """Shares of each class's test clips that were answered rightly, as a table that the page's script makes.
+
+    Args:
+        title: Its caption.
+        manifest: The dataset, which knows the clips' classes.
+        hits: A number from 0 to 1 for every clip (index), by a column's heading and its kind as in `charts.Line`.
+    """
+    label = manifest.table.set_index("video")["label"]
+    shares = pd.DataFrame({column: each.groupby(label).mean() for column, each in hits.items()})
+    clips = pd.concat(list(hits.values())).groupby(level=0).first().groupby(label).size()
+    return {
+        "title": title,
+        "columns": list(hits),
+        "rows": [
+            [str(name), int(clips[name]), *(None if pd.isna(share) else round(float(share), 6) for share in values)]
+            for name, values in zip(shares.index, shares.to_numpy(), strict=True)
+        ],
+    }
+
+
+def gallery_words(leave_one_out: bool, marked: bool, shown: int, count: int) -> str:
+    """What the gallery shows."""
+    where = "other clips" if leave_one_out else "training clips"
+    words = [f"Each query with its nearest {where} by each pathway, and how similar they are (cosine)."]
+    if marked:
+        words.append(
+            "✓ marks a clip of the query's class. A query is called right where its nearest clip is of its class."
+        )
+    if shown < count:
+        words.append(f"{shown:,} of {count:,} queries are here, drawn with a fixed seed; tables are of all.")
+    return " ".join(words)
+
+
+def map_words(points: int, count: int, leave_one_out: bool, marked: bool) -> str:
+    """What the map shows."""
+    words = [
+        "t-SNE of the features: near clips are similar; distances between groups and sizes of groups mean nothing."
+    ]
+    if marked:
+        words.append("Colour and shape stand for the class.")
+    if not leave_one_out:
+        words.append("Test clips have an edge.")
+    if points < count:
+        words.append(f"{points:,} of {count:,} clips are here, drawn with a fixed seed.")
+    return " ".join(words)
