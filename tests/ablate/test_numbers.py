@@ -55,6 +55,7 @@ def test_only_clips_that_both_rows_have_are_compared() -> None:
     ours, base = {(0, 1): found({"d1": 0, "a1": 1, "b1": 1})}, {(0, 1): found({"b1": 0, "a1": 1, "c1": 1})}
     value = difference_to(ours, KEY, base, KEY, SOURCE)
     assert (value["clips"], value["difference"]) == (2, 0.5)
+    assert difference_to(ours, KEY, {(0, 1): found({"c1": 1})}, KEY, SOURCE) == {}
 
 
 def test_a_metric_that_is_no_mean_over_clips_has_no_difference() -> None:

@@ -268,6 +268,19 @@ def test_mistakes_are_told_before_any_work(
     assert not (tmp_path / "runs").exists()
 
 
+def test_rows_of_several_datasets_need_one_to_be_measured_on(tiny_data: Path, tmp_path: Path) -> None:
+    prepared(tmp_path, tiny_data)
+    shutil.copytree(tiny_data / "synthetic", tmp_path / "data" / "other")
+    text = "title: T\nbase: tiny.yaml\nrows: {a: {}, b: {set: {data.name: other}}}\n"
+    (tmp_path / "mine.yaml").write_text(text)
+    for more in ("--dry-run", "--table-only"):
+        done = called("ablate", "mine.yaml", more, *FEW, cwd=tmp_path, status=2)
+        assert "`retrieve` would be of several datasets, each row's own: `a` on ucf10, `b` on other" in done.stderr
+        assert "{task: retrieve, data: ucf10}" in done.stderr
+    done = called("ablate", "mine.yaml", "--measure", "retrieve:other", "--dry-run", *FEW, cwd=tmp_path)
+    assert "2 rows = 2 runs, measured by retrieve other" in done.stdout
+
+
 def test_a_plan_needs_no_data_and_says_that_its_time_is_calculated(tmp_path: Path) -> None:
     done = called("ablate", "retrieval_ucf101", "--dry-run", "--assume", "H200", cwd=tmp_path)
     assert "3 rows x 3 seeds = 9 runs" in done.stdout

@@ -157,7 +157,11 @@ def lengths(cell: Cell) -> int:
 
 
 def plan_of(table: Table, data: Path, runs: Path) -> Plan:
-    """All runs of a table: every row with every seed and split."""
+    """All runs of a table: every row with every seed and split.
+
+    Raises:
+        InputError: If a measurement would be of several datasets.
+    """
     cells = []
     for line in table.lines:
         own = recipes.load(line.base, line.assignments)
@@ -168,7 +172,27 @@ def plan_of(table: Table, data: Path, runs: Path) -> Plan:
                 assignments = (*line.assignments, *changed)
                 recipe = recipes.load(line.base, assignments)
                 cells.append(Cell(line, recipe, assignments, Run(folder_of(runs, recipe), recipe)))
-    return Plan(table, tuple(cells), data, runs)
+    plan = Plan(table, tuple(cells), data, runs)
+    check_columns(plan)
+    return plan
+
+
+def check_columns(plan: Plan) -> None:
+    """See that every measurement is of one dataset, so that its rows can be compared.
+
+    Raises:
+        InputError: If one isn't.
+    """
+    rows: dict[str, str] = {}
+    for cell in plan.cells:
+        rows.setdefault(cell.recipe.model.data.name, cell.line.name)
+    for measure in plan.table.measures:
+        if measure.data is None and len(rows) > 1:
+            which = ", ".join(f"`{row}` on {name}" for name, row in rows.items())
+            raise InputError(
+                f"`{measure.words}` would be of several datasets, each row's own: {which}",
+                f"say which one all rows are measured on: {{task: {measure.task}, data: {next(iter(rows))}}}",
+            )
 
 
 def check(plan: Plan, prepared: bool) -> None:
