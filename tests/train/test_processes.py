@@ -127,7 +127,7 @@ def test_parts_of_less_than_two_clips_are_told(recipe: Path, tiny_data: Path) ->
     split = ("--set", "train.norm=split", "--set", "train.parts=3")
     done = called(*arguments(recipe, tiny_data, "runs", "--devices", "1", *split), cwd=recipe.parent, status=2)
     assert "a batch of 4 clips of a process is divided into 3 parts" in done.stderr
-    accumulate = ("--set", "train.accumulate=4")
+    accumulate = ("--set", "train.accumulate=4", "--set", "train.norm=batch")
     done = called(*arguments(recipe, tiny_data, "runs", "--devices", "1", *accumulate), cwd=recipe.parent, status=2)
     assert "batch statistics need two clips or more in each" in done.stderr
     done = called(
@@ -141,7 +141,7 @@ def test_parts_of_less_than_two_clips_are_told(recipe: Path, tiny_data: Path) ->
 
 
 def test_synced_and_plain_batch_norm_in_one_training_are_refused(recipe: Path, tiny_data: Path) -> None:
-    stages = ("--set", "stages=[{train: {norm: synced}}, {}]")
+    stages = ("--set", "stages=[{train: {norm: synced}}, {train: {norm: batch}}]")
     done = called(*arguments(recipe, tiny_data, "runs", "--devices", "1", *stages), cwd=recipe.parent, status=2)
     assert "`synced` in one stage and not in another" in done.stderr
 
