@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,12 +16,16 @@ from vcsf_cli import files
 from vcsf_cli import protocol as protocols
 from vcsf_cli.ablate.table import DEFAULT_KS, DEFAULT_PROTOCOLS, Measure
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.errors import RunError
 from vcsf_cli.measure.job import Job
 from vcsf_cli.runs import Run
 
 TRAINED = ("trained", "trained_with_labels")
 METRICS = ("top1", "top5", "class_mean")
 """Of classification; the ends of top1's own interval are no numbers of a table."""
+
+CLOSE = 1e-6
+"""How near a mean over clips must be to the number in results.csv, which may have been computed in float32."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,11 @@ def metrics_of(measure: Measure) -> list[str]:
 
 
 def found(run: Run, manifest: Manifest, split: int, measure: Measure, pathways: Sequence[str]) -> Found | None:
-    """What was measured of a finished run as it is now; None if it wasn't, or not of these data and this checkpoint."""
+    """What was measured of a finished run as it is now; None if it wasn't, or not of these data and this checkpoint.
+
+    Raises:
+        RunError: If the run or its measurement is damaged.
+    """
     if measure.task == "retrieve":
         return retrieved(run, manifest, split, ks_of(measure))
     return classified(job_of(run, manifest, split, measure, pathways))
@@ -64,45 +73,94 @@ def protocol_of(measure: Measure) -> protocols.Protocol:
 
 
 def retrieved(run: Run, manifest: Manifest, split: int, ks: Sequence[int]) -> Found | None:
-    """R@k of the trained networks, if the files agree with each other, with the data and with the checkpoint."""
-    folder = run.folder / "retrieve" / f"{manifest.name}-split{split}"
+    """R@k of the trained networks, if the files agree with each other, with the data and with the checkpoint.
+
+    Any k can be had of neighbours up to a rank that is no lower, whichever k was asked for when they were found.
+    """
+    folder = folder_of_retrieval(run, manifest, split)
     try:
         key = json.loads((pq.read_schema(folder / "features.parquet").metadata or {})[b"vcsf"])
-        rows = pd.read_csv(folder / "results.csv")
-        near = pd.read_csv(folder / "neighbours.csv", usecols=["query", "pathway", "rank", "hit"])
+        rows = read(folder / "results.csv")
+        rows = rows[rows["variant"].isin(TRAINED)]
+        near = read(folder / "neighbours.csv", ["query", "pathway", "rank", "hit"])
     except (OSError, KeyError, ValueError, pa.ArrowException):
         return None
-    if key.get("data") != manifest.hash or key.get("checkpoint") != files.sha256(run.checkpoint):
+    if key.get("data") != manifest.hash or not run.checkpoint.is_file():
         return None
-    rows = rows[rows["variant"].isin(TRAINED)]
+    if key.get("checkpoint") != files.sha256(run.checkpoint):
+        return None
     kept, clips = [], {}
     for pathway, own in rows.groupby("pathway", sort=False):
         of_pathway = near[near["pathway"] == pathway]
-        for k in ks:
-            row = own[own["metric"] == f"R@{k}"]
-            if len(row) != 1:
-                return None
+        known = {int(name.partition("@")[2]): value for name, value in zip(own["metric"], own["value"], strict=True)}
+        if max(known) < max(ks):
+            return None
+        for k in sorted({*ks, *known}):
             hit = of_pathway[of_pathway["rank"] <= k].groupby("query")["hit"].max().astype(float)
-            # An answer of fewer neighbours than k, of another call, gives another number.
-            if len(hit) != row["clips"].iloc[0] or abs(hit.mean() - row["value"].iloc[0]) > 1e-9:
+            # A killed call can leave neighbours behind that are not those of the results.
+            if len(hit) != own["clips"].iloc[0] or abs(hit.mean() - known.get(k, hit.mean())) > CLOSE:
                 return None
-            kept.append(row)
-            clips[str(pathway), f"R@{k}"] = hit
+            if k in ks:
+                kept.append(own.iloc[:1].assign(metric=f"R@{k}", value=float(known.get(k, hit.mean()))))
+                clips[str(pathway), f"R@{k}"] = hit
     return Found(pd.concat(kept, ignore_index=True), clips) if kept else None
 
 
+def folder_of_retrieval(run: Run, manifest: Manifest, split: int) -> Path:
+    """Where `vcsf retrieve` writes."""
+    return run.folder / "retrieve" / f"{manifest.name}-split{split}"
+
+
+def asked_before(run: Run, manifest: Manifest, split: int) -> set[int]:
+    """The k that results are there of; who measures again asks for them too, so that nobody misses them."""
+    try:
+        rows = read(folder_of_retrieval(run, manifest, split) / "results.csv")
+        return {int(metric.partition("@")[2]) for metric in rows["metric"]}
+    except (OSError, KeyError, ValueError):
+        return set()
+
+
 def classified(job: Job) -> Found | None:
-    """Accuracies of a finished measurement."""
+    """Accuracies of a finished measurement.
+
+    Raises:
+        RunError: If its files are damaged.
+    """
     if not job.run.checkpoint.is_file() or not job.finished:
         return None
-    rows = pd.read_csv(job.folder / "results.csv")
-    answers = pd.read_csv(job.folder / "answers.csv", dtype={"label": str, "answer": str})
+    damaged = RunError(
+        f"the files of the measurement {job.folder} don't agree with each other",
+        "delete that folder: the same command measures it again",
+    )
+    try:
+        rows = read(job.folder / "results.csv")
+        answers = read(job.folder / "answers.csv", ["video", "pathway", "label", "answer"])
+        top1 = rows[rows["metric"] == "top1"].set_index("pathway")["value"].to_dict()
+    except (OSError, KeyError, ValueError) as error:
+        raise damaged from error
     right = (answers["label"] == answers["answer"]).astype(float)
-    clips = {
-        (str(pathway), "top1"): pd.Series(right[own.index].to_numpy(), index=own["video"])
-        for pathway, own in answers.groupby("pathway", sort=False)
-    }
+    clips = {}
+    for pathway, own in answers.groupby("pathway", sort=False):
+        hit = pd.Series(right[own.index].to_numpy(), index=own["video"])
+        if abs(hit.mean() - top1.get(pathway, np.nan)) > CLOSE:
+            raise damaged
+        clips[str(pathway), "top1"] = hit
+    if set(top1) != {pathway for pathway, _ in clips}:
+        raise damaged
     return Found(rows[rows["metric"].isin(METRICS)].reset_index(drop=True), clips)
+
+
+def read(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """A table in a CSV file, names being text whatever they look like: a class may be called None, a clip 0001."""
+    numbers = ("seed", "split", "value", "clips", "left_out", "rank", "hit")
+    names = list(pd.read_csv(path, nrows=0).columns)
+    return pd.read_csv(
+        path,
+        usecols=columns,
+        dtype={name: str for name in names if name not in numbers},
+        keep_default_na=False,
+        na_values={name: [""] for name in names if name in numbers},
+    )
 
 
 def sources(manifest: Manifest) -> dict[str, str]:

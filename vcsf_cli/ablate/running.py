@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from vcsf_cli.ablate.cost import own_stages
-from vcsf_cli.ablate.measured import ks_of
+from vcsf_cli.ablate.measured import asked_before, ks_of
 from vcsf_cli.ablate.plan import Cell, Plan
 from vcsf_cli.ablate.table import DEFAULT_PROTOCOLS, Measure
 from vcsf_cli.narrate import duration, say
@@ -96,7 +96,9 @@ def commands_of(plan: Plan, cell: Cell, how: How, device: str) -> list[list[str]
     for measure in plan.missing(cell):
         start = [plan.measured_on(cell, measure), "--from", str(cell.run.folder), "--split", str(cell.split)]
         if measure.task == "retrieve":
-            commands.append(["retrieve", *start, "--k", ",".join(map(str, ks_of(measure))), *places])
+            before = asked_before(cell.run, plan.manifest(plan.measured_on(cell, measure)), cell.split)
+            ks = sorted({*ks_of(measure), *before})
+            commands.append(["retrieve", *start, "--k", ",".join(map(str, ks)), *places])
         else:
             commands.append(["finetune", *start, *by_classification(cell, measure), *places, *arithmetic])
     return commands
