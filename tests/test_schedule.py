@@ -18,6 +18,11 @@ ONE_STAGE = ("stages=[]", "optim.schedule=constant", "optim.drops=[]")
         ("vcsf_joint", (), ""),
         ("vcsf", (*ONE_STAGE, "train.epochs=500"), ""),
         ("vcsf", (*ONE_STAGE, "train.epochs=499"), "short schedule: 499 epochs a pathway, not 500"),
+        (
+            "vcsf",
+            (*ONE_STAGE[1:], "stages=[{train: {epochs: 30}}, {train: {epochs: 5, pathways: [slow]}}]"),
+            "short schedule: 35 epochs slow, 30 epochs fast, not 500",
+        ),
         # One pathway alone counts by its own epochs, not by those of all stages together.
         ("vcsf", ("stages.1.train.epochs=99",), ""),
         (

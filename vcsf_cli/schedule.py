@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from vcsf_cli import recipe as recipes
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.recipe import Recipe
@@ -18,7 +20,14 @@ def epochs_of(recipe: Recipe) -> dict[str, int]:
     }
 
 
+def in_words(epochs: Mapping[str, int]) -> str:
+    """Epochs by pathway in words."""
+    if len(set(epochs.values())) == 1:
+        return f"{max(epochs.values()):,} epochs a pathway"
+    return ", ".join(f"{count:,} epochs {pathway}" for pathway, count in epochs.items() if count)
+
+
 def shortness(recipe: Recipe) -> str:
     """In words, by how much a recipe's schedule falls short of the whole one; empty if it doesn't."""
-    epochs, whole = (max(epochs_of(each).values()) for each in (recipe, recipes.load(REFERENCE)))
-    return f"short schedule: {epochs:,} epochs a pathway, not {whole:,}" if epochs < whole else ""
+    epochs, whole = epochs_of(recipe), max(epochs_of(recipes.load(REFERENCE)).values())
+    return f"short schedule: {in_words(epochs)}, not {whole:,}" if max(epochs.values()) < whole else ""

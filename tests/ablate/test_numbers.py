@@ -1,17 +1,20 @@
-"""Mean, spread and differences of a table against hand-made cases and a slow twin; LaTeX and marks."""
+"""Mean, spread and differences of a table against hand-made cases; what is missing, and what can't be compared."""
 
 import math
-import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from vcsf_cli import recipe as recipes
 from vcsf_cli.ablate.measured import Found
-from vcsf_cli.ablate.numbers import difference_to, value_of
-from vcsf_cli.ablate.writing import Cell, Shown, difference_of, escaped, latex, mean_of
+from vcsf_cli.ablate.numbers import Group, Missing, Numbers, difference_to, incomparable, value_of
+from vcsf_cli.ablate.plan import Cell, Plan, plan_of
+from vcsf_cli.ablate.table import Line, Measure, Table, checked, read
+from vcsf_cli.data.manifest import Manifest, write
 
 KEY = ("both", "R@1")
 
@@ -38,9 +41,9 @@ def test_mean_spread_and_difference_by_hand() -> None:
     assert value["mean"] == pytest.approx(0.6)
     assert value["deviation"] == pytest.approx(math.sqrt(0.08))  # of a sample of two: 0.2 away each, over 1
     assert (value["lowest"], value["highest"], value["runs"], value["clips"]) == (pytest.approx(0.4), 0.8, 2, 5)
-    # Clip by clip, means over the two seeds: 1, 0, 0, 0.5, 0.5.
     assert value["difference"] == pytest.approx(0.4)
-    assert 0 <= value["difference_low"] <= 0.4 <= value["difference_high"] <= 1
+    assert value["places"] == 2
+    assert math.isnan(value["difference_low"])  # of four recordings
 
 
 def test_only_seeds_and_splits_that_both_rows_have_are_compared() -> None:
@@ -65,57 +68,48 @@ def test_a_metric_that_is_no_mean_over_clips_has_no_difference() -> None:
 
 
 def test_equal_rows_differ_by_nothing_and_their_interval_is_a_point() -> None:
-    ours = {(0, 1): found({"a1": 1, "b1": 0, "c1": 1})}
-    value = difference_to(ours, KEY, ours, KEY, SOURCE)
+    source = {f"clip{index}": str(index) for index in range(12)}
+    ours = {(seed, 1): found({name: float(len(name) == 5) for name in source}) for seed in range(3)}
+    value = difference_to(ours, KEY, ours, KEY, source)
     assert [value[key] for key in ("difference", "difference_low", "difference_high")] == [0, 0, 0]
 
 
-@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 3)), min_size=1, max_size=12))
-def test_the_interval_is_that_of_recordings_drawn_one_by_one(clips: list[tuple[bool, bool, int]]) -> None:
-    names = [f"clip{index:02}" for index in range(len(clips))]
-    source = {name: str(clip[2]) for name, clip in zip(names, clips, strict=True)}
-    ours = {(0, 1): found({name: float(clip[0]) for name, clip in zip(names, clips, strict=True)})}
-    base = {(0, 1): found({name: float(clip[1]) for name, clip in reversed(list(zip(names, clips, strict=True)))})}
-    value = difference_to(ours, KEY, base, KEY, source)
-    assert value["difference"] == pytest.approx(np.mean([float(ours_) - float(theirs) for ours_, theirs, _ in clips]))
-
-    by_recording: dict[int, list[float]] = {}
-    for mine, theirs, recording in clips:
-        by_recording.setdefault(recording, []).append(float(mine) - float(theirs))
-    groups, generator, means = list(by_recording.values()), np.random.default_rng(1), []
-    for _ in range(400):
-        drawn = [item for index in generator.integers(len(groups), size=len(groups)) for item in groups[index]]
-        means.append(float(np.mean(drawn)))
-    low, high = np.quantile(means, [0.01, 0.99])
-    assert low - 1e-9 <= value["difference_high"]
-    assert value["difference_low"] <= high + 1e-9
-    assert min(means) - 0.51 <= value["difference_low"] <= value["difference_high"] <= max(means) + 0.51
+def test_a_remark_names_what_is_missing_and_how_many_runs_a_difference_is_over() -> None:
+    lines = [Line(name, "smoke", (), ("both",)) for name in ("a", "b", "c")]
+    measure = Measure(task="retrieve", data="x")
+    table = Table("t", "T", tuple(lines), None, None, (measure,))
+    cells = [Cell(line, replace(recipes.load("smoke"), seed=seed), (), None) for line in lines for seed in (0, 1)]
+    columns = {"pathway": "both", "dataset": "x", "task": "retrieval", "metric": "R@1", "mean": 0.5, "difference": 0.1}
+    counted = [("a", 2, np.nan), ("b", 1, 1.0), ("c", 2, np.nan)]
+    values = pd.DataFrame([columns | {"row": row, "runs": runs, "places": places} for row, runs, places in counted])
+    missing = (Missing(cells[3], measure, "it is broken"),)
+    group = Group(measure, "x", "retrieval", ("R@1",))
+    numbers = Numbers(Plan(table, tuple(cells), None, None), (group,), values, pd.DataFrame(), (), missing)
+    assert numbers.remarks == [
+        "Not finished: 5 of 6 measurements are there, not retrieve x of b, seed 1, split 1 (it is broken).",
+        "retrieval on x, difference of b to a: over 1 of 2 runs, those of the seeds and splits that both rows have.",
+        "retrieval on x, difference of c to a: over 0 of 2 runs, those of the seeds and splits that both rows have.",
+    ]
 
 
-def test_numbers_as_text() -> None:
-    value = pd.Series({"mean": 0.5, "deviation": 0.0123, "runs": 2, "difference": 0.021, "difference_low": 0.004})
-    value["difference_high"] = 0.05
-    assert mean_of(value) == "50.0 ± 1.2"
-    assert mean_of(value.replace({2: 1})) == "50.0"
-    assert difference_of(value) == "+2.1 (+0.4 to +5.0) *"
-    value["difference_low"] = -0.001
-    assert difference_of(value) == "+2.1 (-0.1 to +5.0)"
-    assert (mean_of(None), difference_of(None)) == ("–", "")
+def test_every_row_is_looked_at_before_published_rows_stand_beside_it(tiny_data: Path, tmp_path: Path) -> None:
+    clip = Manifest.open(tiny_data / "synthetic").table.to_dict("records")[0]
+    clip["frame_offsets"] = list(clip["frame_offsets"])
+    (tmp_path / "ucf101").mkdir()
+    shutil.copy(tiny_data / "synthetic" / "settings.json", tmp_path / "ucf101")
+    parts = ["train"] * 9_537 + ["test"] * 3_783
+    write(tmp_path / "ucf101", [clip | {"video": f"{n}", "split1": part} for n, part in enumerate(parts)])
+    shutil.copytree(tiny_data / "synthetic", tmp_path / "synthetic")
+    short = "{set: {stages: [], train.epochs: 5, optim.schedule: constant, optim.drops: []}}"
+    small = "{set: {data.name: synthetic, train.batch: 4, stages: [], train.epochs: 500, loss.queue: 4}}"
+    text = f"title: T\nbase: vcsf\nrows:\n  whole: {{}}\n  short: {short}\n  small: {small}\n"
+    (tmp_path / "t.yaml").write_text(f"{text}measure: [{{task: retrieve, data: ucf101}}]\n")
+    plan = plan_of(checked(read(str(tmp_path / "t.yaml"))), tmp_path, tmp_path / "runs")
+    rows = pd.DataFrame([{"dataset": "ucf101", "split": 1, "clips": 3_783}])
 
+    def limits(count: int) -> list[str]:
+        return incomparable(Numbers(plan, (), pd.DataFrame(), rows, plan.cells[:count]))
 
-def test_latex_is_escaped_and_bold_is_bold() -> None:
-    cells = (Cell("50 % of a_b & c^2 \\ {x} ~ #1 $"), Cell("1.0 ± 0.1", bold=True))
-    text = latex(Shown("100 % title", ("row", "R@1"), 1, (cells,), (cells,), ("a note",)))
-    line = next(line for line in text.splitlines() if line.startswith("50"))
-    assert line == (
-        r"50 \% of a\_b \& c\textasciicircum{}2 \textbackslash{} \{x\} \textasciitilde{} \#1 \$ & \textbf{1.0 $\pm$ 0.1} \\"
-    )
-    assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 2, 1]
-    assert text.count("50 ") == 2  # ours and the published one
-
-
-@given(st.text(max_size=40))
-def test_nothing_in_a_text_can_become_latex(text: str) -> None:
-    plain = re.sub(r"\\(textbackslash|textasciitilde|textasciicircum|dag|textless|textgreater)\{\}", "", escaped(text))
-    plain = re.sub(r"\\[{}$&#%_]|\$\\pm\$", "", plain)
-    assert not set(plain) & set("\\{}$&#%_~^")
+    assert limits(1) == []
+    assert limits(2) == ["short schedule: 5 epochs a pathway, not 500 (short)"]
+    assert limits(3)[1] == "subset: trained on 8 clips of synthetic, not 9,537 of ucf101 (small)"

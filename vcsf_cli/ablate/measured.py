@@ -150,7 +150,7 @@ def classified(job: Job) -> Found | None:
     return Found(rows[rows["metric"].isin(METRICS)].reset_index(drop=True), clips)
 
 
-def read(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def read(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
     """A table in a CSV file, names being text whatever they look like: a class may be called None, a clip 0001."""
     numbers = ("seed", "split", "value", "clips", "left_out", "rank", "hit")
     names = list(pd.read_csv(path, nrows=0).columns)
@@ -166,9 +166,3 @@ def read(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
 def sources(manifest: Manifest) -> dict[str, str]:
     """The recording of each clip of a dataset."""
     return dict(zip(manifest.table["video"], manifest.table["source"].astype(str), strict=True))
-
-
-def mean_over(series: Sequence[pd.Series]) -> pd.Series:
-    """Every clip's mean over the measurements that have it, (clips,)."""
-    mean: pd.Series = pd.concat(series).groupby(level=0).mean().astype(np.float64)
-    return mean

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,22 +10,28 @@ import pandas as pd
 
 from vcsf_cli.ablate import measured
 from vcsf_cli.ablate.cost import OFFICIAL
+from vcsf_cli.ablate.difference import difference_of, words_of
 from vcsf_cli.ablate.plan import Cell, Plan
 from vcsf_cli.ablate.table import Line, Measure
-from vcsf_cli.measure.retrieval import paired_interval
-from vcsf_cli.schedule import epochs_of, shortness
+from vcsf_cli.errors import VcsfError
+from vcsf_cli.schedule import epochs_of, in_words, shortness
 from vcsf_cli.train.pretrain import training_rows
 
 COLUMNS = (
     "row", "pathway", "dataset", "task", "metric", "mean", "deviation", "lowest", "highest", "runs", "clips",
-    "difference", "difference_low", "difference_high",
+    "difference", "difference_low", "difference_high", "places",
 )  # fmt: skip
 """A line of numbers.csv. `mean`, `lowest` and `highest` are fractions over `runs` seeds and splits, `deviation` the standard
-deviation over these (of a sample; empty of one run); `difference` is to the first row over all clips that both have, with
-the ends of its 95 % interval; `clips` is the number of these clips."""
+deviation over these (of a sample; empty of one run); `difference` is to the first row, the mean over the `places` (seeds and
+splits) that both rows have, with the ends of its 95 % interval (empty of fewer recordings than can be drawn from, and of
+these trainings only for fewer places than `difference.FEWEST_PLACES`); `clips` is the number of clips that it is of."""
 
 NEARLY_ALL = 0.99
 """Share of an official part's clips below which a dataset is a subset; some published copies have a few broken videos."""
+
+
+NAMED = 5
+"""Missing measurements that are told one by one."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,26 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Missing:
+    """A measurement of a run that a table lacks.
+
+    Args:
+        cell: The run.
+        measure: The measurement.
+        why: What is damaged; empty if it just was not done.
+    """
+
+    cell: Cell
+    measure: Measure
+    why: str = ""
+
+    @property
+    def words(self) -> str:
+        """What is missing, in words."""
+        return f"{self.measure.words} of {self.cell.name}{f' ({self.why})' if self.why else ''}"
+
+
+@dataclass(frozen=True)
 class Numbers:
     """All that a table shows of our runs.
 
@@ -55,6 +81,7 @@ class Numbers:
         values: Tidy, columns as in `COLUMNS`.
         rows: The result rows that they are made of, with the table's row in front.
         cells: The runs that were measured.
+        missing: What was not.
     """
 
     plan: Plan
@@ -62,6 +89,41 @@ class Numbers:
     values: pd.DataFrame
     rows: pd.DataFrame
     cells: tuple[Cell, ...]
+    missing: tuple[Missing, ...] = ()
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is missing of the table, and of its differences, a sentence each."""
+        found = []
+        if self.missing:
+            every = len(self.plan.cells) * len(self.plan.table.measures)
+            named = "; ".join(each.words for each in self.missing[:NAMED])
+            more = f"; and {len(self.missing) - NAMED} more" if len(self.missing) > NAMED else ""
+            found.append(
+                f"Not finished: {every - len(self.missing)} of {every} measurements are there, not {named}{more}."
+            )
+        first, *others = self.plan.table.lines
+        for group in self.groups:
+            own = self.values[
+                (self.values["task"] == group.task)
+                & (self.values["dataset"] == group.dataset)
+                & (self.values["metric"] == group.metrics[0])
+            ].set_index("row")
+            most = own["runs"].groupby(level=0).max()
+            for line in (line for line in others if line.name in most and first.name in most):
+                runs, places = max(most[line.name], most[first.name]), own["places"][[line.name]].fillna(0).min()
+                if places < runs:
+                    found.append(
+                        f"{group.task} on {group.dataset}, difference of {line.name} to {first.name}: over {places:.0f} of "
+                        f"{runs:.0f} runs, those of the seeds and splits that both rows have."
+                    )
+        return found
+
+    @property
+    def words_of_differences(self) -> str:
+        """What the intervals of the differences are, in words; empty if there are no differences."""
+        differing = self.values[self.values["difference"].notna()]
+        return words_of(differing["places"].tolist(), bool(differing["difference_low"].notna().all()))
 
     def value(self, line: Line, pathway: str, group: Group, metric: str) -> pd.Series | None:
         """A line of `values`, None where nothing was measured."""
@@ -81,13 +143,19 @@ Measurements = dict[tuple[int, int], measured.Found]
 
 
 def numbers_of(plan: Plan) -> Numbers:
-    """Gather what was measured; what is missing is left out."""
-    groups, lines, rows, cells = [], [], [], {}
+    """Gather what was measured; what is missing or damaged is left out, and remembered."""
+    groups, lines, rows, cells, missing = [], [], [], {}, []
     for measure in plan.table.measures:
         found: dict[str, Measurements] = {line.name: {} for line in plan.table.lines}
         for cell in plan.cells:
-            own = plan.found(cell, measure)
-            if own is not None:
+            own, why = None, ""
+            try:
+                own = plan.found(cell, measure)
+            except VcsfError as error:
+                why = error.message
+            if own is None:
+                missing.append(Missing(cell, measure, why))
+            else:
                 found[cell.line.name][cell.seed, cell.split] = own
                 cells[cell.name] = cell
                 rows.append(own.rows.assign(row=cell.line.name))
@@ -111,7 +179,7 @@ def numbers_of(plan: Plan) -> Numbers:
     gathered = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["row"])
     gathered = gathered[["row", *(name for name in gathered.columns if name != "row")]]
     values = pd.DataFrame(lines, columns=list(COLUMNS))
-    return Numbers(plan, tuple(groups), values, gathered, tuple(cells.values()))
+    return Numbers(plan, tuple(groups), values, gathered, tuple(cells.values()), tuple(missing))
 
 
 def like(first: Line, pathway: str) -> str:
@@ -160,29 +228,23 @@ def difference_to(
     other_key: tuple[str, str],
     source: dict[str, str],
 ) -> dict[str, float]:
-    """The difference over the clips that both rows were measured on, with the same seeds and splits; empty if there are
-    none, or the metric is no mean over clips. A clip counts with its mean over seeds and splits, and whole recordings are
-    drawn."""
-    both = [
-        place for place in ours if place in theirs and key in ours[place].clips and other_key in theirs[place].clips
+    """The mean difference over the seeds and splits, and there over the clips, that both rows have; empty if there are none,
+    or the metric is no mean over clips."""
+    pairs = [
+        (place[1], ours[place].clips[key], theirs[place].clips[other_key])
+        for place in ours
+        if place in theirs and key in ours[place].clips and other_key in theirs[place].clips
     ]
-    if not both:
+    found = difference_of(pairs, source)
+    if found is None:
         return {}
-    mine = measured.mean_over([ours[place].clips[key] for place in both])
-    base = measured.mean_over([theirs[place].clips[other_key] for place in both])
-    mine, base = mine.align(base, join="inner")
-    if mine.empty:
-        return {}
-    cluster = np.array([source[clip] for clip in mine.index], object)
-    difference, low, high = paired_interval(mine.to_numpy(), base.to_numpy(), cluster)
-    return {"clips": len(mine), "difference": difference, "difference_low": low, "difference_high": high}
-
-
-def in_words(epochs: Mapping[str, int]) -> str:
-    """Epochs by pathway in words."""
-    if len(set(epochs.values())) == 1:
-        return f"{max(epochs.values()):,} epochs a pathway"
-    return ", ".join(f"{count:,} epochs {pathway}" for pathway, count in epochs.items() if count)
+    return {
+        "clips": found.clips,
+        "difference": found.value,
+        "difference_low": found.low,
+        "difference_high": found.high,
+        "places": found.places,
+    }
 
 
 def training_of(plan: Plan, cells: Sequence[Cell]) -> str:
@@ -211,18 +273,16 @@ def listed(numbers: Sequence[int]) -> str:
 
 
 def incomparable(numbers: Numbers) -> list[str]:
-    """Why the numbers can't stand beside published ones, in words; empty if they can."""
-    plan, found = numbers.plan, []
-    for cell in one_a_split([cell for cell in plan.cells if cell.line is plan.table.lines[0]]):
-        name = cell.recipe.model.data.name
-        clips = len(training_rows(cell.recipe, plan.manifest(name)))
-        wanted = OFFICIAL["ucf101"][cell.split][0]
-        if name not in OFFICIAL or clips < NEARLY_ALL * wanted:
-            found.append(f"subset: trained on {clips:,} clips of {name}, not {wanted:,} of ucf101")
-        short = shortness(cell.recipe)
-        if short:
-            found.append(short)
-    trained_on = {cell.recipe.model.data.name for cell in plan.cells}
+    """Why the numbers can't stand beside published ones, in words, with the rows if it isn't all; empty if they can."""
+    limited: dict[str, list[str]] = {}
+    rows = {line.name: [cell for cell in numbers.cells if cell.line is line] for line in numbers.plan.table.lines}
+    rows = {name: cells for name, cells in rows.items() if cells}
+    for name, cells in rows.items():
+        limits = [limit for cell in one_a_split(cells) for limit in limits_of(numbers.plan, cell)]
+        for limit in dict.fromkeys(limits):
+            limited.setdefault(limit, []).append(name)
+    found = [limit if len(names) == len(rows) else f"{limit} ({', '.join(names)})" for limit, names in limited.items()]
+    trained_on = {cell.recipe.model.data.name for cell in numbers.plan.cells}
     for dataset, split, clips in numbers.rows[["dataset", "split", "clips"]].drop_duplicates().to_numpy():
         tested = OFFICIAL.get(dataset, {}).get(split)
         if tested is None and dataset not in trained_on:
@@ -232,3 +292,14 @@ def incomparable(numbers: Numbers) -> list[str]:
         elif clips < NEARLY_ALL * tested[1]:
             found.append(f"subset: measured on {clips:,} test clips of {dataset} split {split}, not {tested[1]:,}")
     return list(dict.fromkeys(found))
+
+
+def limits_of(plan: Plan, cell: Cell) -> list[str]:
+    """Why a run's numbers can't stand beside published ones: fewer clips to train on, a shorter schedule."""
+    name = cell.recipe.model.data.name
+    clips, wanted = len(training_rows(cell.recipe, plan.manifest(name))), OFFICIAL["ucf101"][cell.split][0]
+    found = []
+    if name not in OFFICIAL or clips < NEARLY_ALL * wanted:
+        found.append(f"subset: trained on {clips:,} clips of {name}, not {wanted:,} of ucf101")
+    short = shortness(cell.recipe)
+    return [*found, short] if short else found

@@ -1,0 +1,160 @@
+"""How far two rows of a table are apart, and how far that may be luck: of their trainings, and of the clips in the test.
+
+A row's number varies with the seed it is trained with, and with the recordings that happen to be in the test. The interval
+has both: the spread of the difference over places (seed and split), and a paired bootstrap over recordings, whose variances
+are added, with Student's t of as many degrees of freedom as Satterthwaite's formula gives (Biometrics Bulletin 2, 1946).
+Recordings are drawn, not single clips: clips cut from one recording are right or wrong together, and whoever draws clips
+takes them for more evidence than they are (Efron and Tibshirani 1993, ch. 8).
+
+Measured on 600 pairs of rows that do not differ, of 1,000 clips in 100 recordings, whose seeds scatter by 5 points: the
+interval leaves zero out in 6 % of the cases with 3 seeds and in 6 % with 5, of seeds that scatter by 1 point in 2 %. Drawing
+places as well as recordings again gives 14 % and 11 % in its place, because three places are too few to draw from; drawing
+recordings alone, of numbers that are means over seeds, 58 % and 60 %. `tests/ablate/test_difference.py` measures it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.special import stdtrit
+
+FloatArray = npt.NDArray[np.float64]
+
+DRAWS = 2_000
+"""Of recordings."""
+FEWEST_PLACES = 3
+"""Seeds and splits below which nothing can be said of other trainings."""
+FEWEST_RECORDINGS = 10
+"""Below which drawing them says nothing."""
+ENDS = (0.025, 0.975)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of two rows.
+
+    Args:
+        value: The mean over places.
+        low: Lower end of its 95 % interval, NaN if there is none.
+        high: Upper end.
+        clips: Clips that it is of.
+        places: Seeds and splits that it is of.
+    """
+
+    value: float
+    low: float
+    high: float
+    clips: int
+    places: int
+
+
+def difference_of(pairs: Sequence[tuple[int, pd.Series, pd.Series]], source: Mapping[str, str]) -> Difference | None:
+    """The mean over places of the difference of two rows' means, with its interval.
+
+    Args:
+        pairs: Of every place its split, and what each row got for every clip (index), such as 1 or 0.
+        source: The recording of each clip.
+
+    Returns:
+        None if the rows have no clip in common. The interval is of these trainings only, over recordings, for fewer places
+        than `FEWEST_PLACES`; there is none for fewer recordings than `FEWEST_RECORDINGS`.
+    """
+    joined = [(split, *ours.align(theirs, join="inner")) for split, ours, theirs in pairs]
+    joined = [each for each in joined if len(each[1])]
+    if not joined:
+        return None
+    means, drawn, recordings = [], [], 0
+    for split in dict.fromkeys(split for split, _, _ in joined):
+        own = [ours - theirs for each, ours, theirs in joined if each == split]
+        codes, names = pd.factorize(pd.concat(own).index.map(source))
+        means += [float(each.mean()) for each in own]
+        drawn.append(redrawn([each.to_numpy() for each in own], codes, len(names)))
+        recordings += len(names)
+    clips = len(set().union(*(ours.index for _, ours, _ in joined)))
+    value = float(np.mean(means))
+    low = high = np.nan
+    if recordings >= FEWEST_RECORDINGS:
+        low, high = interval(np.array(means), np.hstack(drawn).mean(1), recordings)
+    return Difference(value, low, high, clips, len(joined))
+
+
+def redrawn(differences: Sequence[FloatArray], codes: npt.NDArray[np.int64], recordings: int) -> FloatArray:
+    """Means (draws, places) when recordings are drawn with replacement, the same ones for all places of a split.
+
+    Args:
+        differences: Of each place those of its clips, (clips,).
+        codes: The number of each clip's recording, places one after the other.
+        recordings: How many there are.
+    """
+    place = np.repeat(np.arange(len(differences)), [len(each) for each in differences])
+    cell, shape = place * recordings + codes, (len(differences), recordings)
+    sums = np.bincount(cell, np.concatenate(differences), shape[0] * recordings).reshape(shape)
+    sizes = np.bincount(cell, minlength=shape[0] * recordings).reshape(shape).astype(np.float64)
+    weights = draws_of(recordings)
+    counts = weights @ sizes.T
+    own = sums.sum(1) / sizes.sum(1)
+    found: FloatArray = np.where(counts > 0, weights @ sums.T / np.maximum(counts, 1), own)
+    return found
+
+
+@lru_cache(maxsize=8)
+def draws_of(recordings: int) -> FloatArray:
+    """How often each recording is drawn, (draws, recordings); the same for all numbers of a table."""
+    drawn = np.random.default_rng(0).integers(recordings, size=(DRAWS, recordings))
+    cell = drawn + recordings * np.arange(DRAWS)[:, None]
+    return np.bincount(cell.ravel(), minlength=DRAWS * recordings).reshape(DRAWS, recordings).astype(np.float64)
+
+
+def interval(means: FloatArray, drawn: FloatArray, recordings: int) -> tuple[float, float]:
+    """The ends of the 95 % interval.
+
+    Args:
+        means: Of each place, (places,).
+        drawn: The mean over places for each draw of recordings, (draws,).
+        recordings: How many there are.
+    """
+    if len(means) < FEWEST_PLACES:
+        low, high = np.quantile(drawn, ENDS)
+        return float(low), float(high)
+    value, of_trainings, of_recordings = float(means.mean()), means.var(ddof=1) / len(means), drawn.var(ddof=1)
+    both = of_trainings + of_recordings
+    if not both:
+        return value, value
+    freedom = both**2 / (of_trainings**2 / (len(means) - 1) + of_recordings**2 / (recordings - 1))
+    reach = float(stdtrit(freedom, ENDS[1]) * np.sqrt(both))
+    return max(-1.0, value - reach), min(1.0, value + reach)
+
+
+def is_finding(places: int, low: float, high: float) -> bool:
+    """Whether a difference says something of other trainings than these: its interval leaves zero out."""
+    return places >= FEWEST_PLACES and (low > 0 or high < 0)
+
+
+def words_of(places: Sequence[int], recordings: bool) -> str:
+    """What the intervals of a table are, in words.
+
+    Args:
+        places: Seeds and splits that each difference is of.
+        recordings: Whether there are enough for an interval of every difference.
+    """
+    drawn = f"the recordings that test clips were cut from (paired bootstrap, {DRAWS:,} draws)"
+    whole = "whole recordings are drawn because clips of one are right or wrong together"
+    found = []
+    if any(count >= FEWEST_PLACES for count in places):
+        found.append(
+            f"with a 95 % interval over trainings (Student's t) and over {drawn}; {whole}; * where it leaves zero out"
+        )
+    if any(count < FEWEST_PLACES for count in places):
+        few = f"of fewer than {FEWEST_PLACES} seeds and splits " if found else ""
+        found.append(
+            f"{few}with a 95 % interval over {drawn} of these trainings only, which other seeds may leave, so without *"
+        )
+        found[-1] += "" if len(found) > 1 else f"; {whole}"
+    if not recordings:
+        found.append(f"of fewer than {FEWEST_RECORDINGS} recordings without an interval")
+    return "; ".join(found)
