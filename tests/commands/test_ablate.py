@@ -83,9 +83,9 @@ def test_the_plan_is_told_and_every_row_is_in_the_table(made: Path) -> None:
     table = (made / "out.txt").read_text()
     assert all(name in table for name in ("full (neighbours 2)", "no motion module", "neighbours 1", "R@1", "R@50"))
     folder = made / "runs" / "tables" / NAME
-    for name in ("table.csv", "table.md", "table.tex", "table.html", "numbers.csv", "rows.csv"):
+    for name in ("table.csv", "table.md", "table.tex", "report.html", "numbers.csv", "rows.csv"):
         assert (folder / name).stat().st_size
-    assert "<strong>" in (folder / "table.html").read_text()
+    assert "<strong>" in (folder / "report.html").read_text()
     assert "vcsf pretrain" in (folder / "table.md").read_text()
     found = numbers(made, NAME)
     assert list(found["row"].unique()) == ["full (neighbours 2)", "no motion module", "neighbours 1"]
@@ -149,7 +149,7 @@ def test_a_row_that_fails_is_told_and_the_others_go_on(copied: Path) -> None:
     assert "was begun on other data" in done.stderr
     assert "done: neighbours 1, seed 0, split 1" in done.stderr
     assert "error: 1 of 3 runs failed" in done.stderr
-    assert "Not finished: 2 of 3 runs are measured." in done.stderr
+    assert "Not finished: 2 of 3 measurements are there, not retrieve of no motion module, seed 0, split 1" in done.stderr
     assert set(numbers(copied, NAME)["row"]) == {"full (neighbours 2)", "neighbours 1"}
 
 

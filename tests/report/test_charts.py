@@ -15,10 +15,13 @@ from vcsf_cli.report.charts import (
     LEFT,
     MOST_POINTS,
     RIGHT,
+    RIGHT_OF_KEY,
     TOP,
     WIDTH,
     Chart,
     Line,
+    compared_charts,
+    kind_of,
     number,
     round_values,
     spread_out,
@@ -79,6 +82,23 @@ def test_labels_never_lie_on_each_other_and_keep_their_order(places: list[float]
     assert max(moved) <= 194.1
 
 
+def test_a_band_goes_around_its_line_and_long_names_stand_below() -> None:
+    line = Line("a name that is long", [(1, 20), (5, 40)], kind_of(0), [(1, 10, 30), (5, 30, 60)])
+    drawing = Chart("R@k", [line], "k", " %", from_zero=True, key=True).drawn()
+    (drawn,) = drawing.lines
+    assert drawing.labels == []
+    assert drawn.places[-1][0] == WIDTH - RIGHT_OF_KEY
+    (left, low), (right, low_end), (_, high_end), (_, high) = drawn.edge
+    assert (left, right) == (LEFT, WIDTH - RIGHT_OF_KEY)
+    assert low > drawn.places[0][1] > high
+    assert TOP < high_end < drawn.places[1][1] < low_end
+    assert drawn.band == f"M{left:g} {low:g}L{right:g} {low_end:g}L{right:g} {high_end:g}L{left:g} {high:g}Z"
+
+
+def test_no_two_of_a_dozen_rows_look_alike() -> None:
+    assert len({kind_of(index) for index in range(21)}) == 21
+
+
 METRICS = """step,stage,slow_loss,fast_loss,lr,slow_check_R@1,fast_check_R@1,both_check_R@1,fast_monitoring_mined_precision
 10,1,3.0,2.5,0.001,,,,
 20,1,2.0,2.0,0.002,0.3,0.2,0.4,
@@ -121,3 +141,20 @@ def test_a_run_that_logged_nothing_has_no_curves(text: str | None, tmp_path: Pat
     if text is not None:
         (tmp_path / "metrics.csv").write_text(text)
     assert training_charts(tmp_path / "metrics.csv") == []
+
+
+def test_trainings_are_compared_pathway_by_pathway(tmp_path: Path) -> None:
+    for name, text in (
+        ("whole", METRICS),
+        ("late", "step,stage,slow_loss,lr\n30,2,1.5,1\n40,2,inf,1\n"),
+        ("empty", ""),
+    ):
+        (tmp_path / name).write_text(text)
+    charts = compared_charts({name: (tmp_path / name, name) for name in ("whole", "late", "empty", "missing")})
+    assert {chart.title: {line.name: list(line.points) for line in chart.lines} for chart in charts} == {
+        "Loss, slow": {"whole": [(10, 3.0), (20, 2.0)], "late": [(30, 1.5)]},
+        "Loss, fast": {"whole": [(10, 2.5), (20, 2.0), (30, 1.5), (40, 1.0)]},
+        "R@1 of the check on training clips, slow": {"whole": [(20, 30), (40, 35)]},
+        "R@1 of the check on training clips, fast": {"whole": [(20, 20), (40, 25)]},
+        "R@1 of the check on training clips, both": {"whole": [(20, 40), (40, 50)]},
+    }

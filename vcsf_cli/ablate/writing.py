@@ -1,4 +1,4 @@
-"""A table as files: CSV, Markdown, LaTeX, HTML, and the drawing on a terminal, all from one grid of cells."""
+"""A table as files: CSV, Markdown and LaTeX, and the drawing on a terminal, all from one grid of cells."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from vcsf_cli import files
 from vcsf_cli.ablate import published
+from vcsf_cli.ablate.difference import is_finding
 from vcsf_cli.ablate.numbers import Group, Numbers, incomparable, training_of
 from vcsf_cli.ablate.running import typed
 from vcsf_cli.ablate.table import Line
-from vcsf_cli.report.page import RECONSTRUCTION, Interval, Section, page
-from vcsf_cli.report.page import Table as PageTable
+from vcsf_cli.report.page import RECONSTRUCTION
 from vcsf_cli.runs import WITH_LABELS
 
 LABELS_MARK = "\N{DAGGER}"
-NOTE_OF_DIFFERENCES = (
-    "Mean \N{PLUS-MINUS SIGN} standard deviation over seeds and splits. Differences in points to `{first}`{pathway}, with the "
-    "95 % interval of a paired bootstrap over the recordings that test clips were cut from (10,000 draws); * where it leaves "
-    "zero out. Bold: the best mean of ours, which need not be better than chance allows: see the intervals."
-)
+NOTE_OF_SPREAD = "Mean \N{PLUS-MINUS SIGN} standard deviation over seeds and splits."
+NOTE_OF_DIFFERENCES = 'Differences in points to "{first}"{pathway}, {intervals}.'
+NOTE_OF_BOLD = "Bold: the best mean of ours, which need not be better than chance allows{see}."
 LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\N{PLUS-MINUS SIGN}": r"$\pm$", "\N{EN DASH}": "--",
-    "\N{DAGGER}": r"\dag{}", "<": r"\textless{}", ">": r"\textgreater{}", '"': "''", "`": "'",
+    "\N{DAGGER}": r"\dag{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "`": "'",
 }  # fmt: skip
 """Characters that mean something to LaTeX, or that it has no letter for."""
+MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in "\\`*_[<|~&"})
+"""Characters that mean something to Markdown within a line."""
+TRAINED = 2
+"""The column that says how a row was trained."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,9 @@ def shown(numbers: Numbers, with_published: bool) -> Shown:
         for pathway in line.pathways
         if any(cell.line is line for cell in numbers.cells)
     ]
-    return Shown(title, tuple(header), 3, tuple(ours), tuple(theirs), tuple(notes_of(numbers, limits, bool(theirs))))
+    bold = any(cell.bold for row in ours for cell in row)
+    notes = notes_of(numbers, limits, bold, bool(theirs))
+    return Shown(title, tuple(header), 3, tuple(ours), tuple(theirs), tuple(notes))
 
 
 def displayed(group: Group) -> tuple[str, ...]:
@@ -132,11 +135,13 @@ def mean_of(value: pd.Series | None) -> str:
 
 
 def difference_of(value: pd.Series | None) -> str:
-    """The difference to the first row in points, with its interval, and a mark if that leaves zero out."""
+    """The difference to the first row in points, with its interval if it has one, and a mark if it is a finding."""
     if value is None or np.isnan(value["difference"]):
         return ""
     difference, low, high = (100 * value[key] for key in ("difference", "difference_low", "difference_high"))
-    return f"{difference:+.1f} ({low:+.1f} to {high:+.1f}){' *' if low > 0 or high < 0 else ''}"
+    if np.isnan(low):
+        return f"{difference:+.1f}"
+    return f"{difference:+.1f} ({low:+.1f} to {high:+.1f}){' *' if is_finding(value['places'], low, high) else ''}"
 
 
 def published_rows(groups: Sequence[Group]) -> list[tuple[Cell, ...]]:
@@ -158,18 +163,26 @@ def published_rows(groups: Sequence[Group]) -> list[tuple[Cell, ...]]:
     ]
 
 
-def notes_of(numbers: Numbers, limits: Sequence[str], beside: bool) -> list[str]:
-    """What a reader has to know."""
+def notes_of(numbers: Numbers, limits: Sequence[str], bold: bool, beside: bool) -> list[str]:
+    """What a reader has to know.
+
+    Args:
+        numbers: The numbers.
+        limits: Why they can't stand beside published ones.
+        bold: Whether one of them is bold.
+        beside: Whether published rows stand beside ours.
+    """
     lines = numbers.plan.table.lines
     pathway = "" if all(set(line.pathways) <= set(lines[0].pathways) for line in lines) else f" {lines[0].pathways[-1]}"
-    notes = []
-    if len(lines) > 1:
+    notes = [NOTE_OF_SPREAD] if (numbers.values["runs"] > 1).any() else []
+    intervals = numbers.words_of_differences
+    if intervals:
         same = f"{pathway} where it lacks the row's pathway" if pathway else ", the same pathway"
-        notes.append(NOTE_OF_DIFFERENCES.format(first=lines[0].name, pathway=same))
+        notes.append(NOTE_OF_DIFFERENCES.format(first=lines[0].name, pathway=same, intervals=intervals))
+    if bold:
+        notes.append(NOTE_OF_BOLD.format(see=": see the intervals" if intervals else ""))
     notes += [line.note for line in lines if line.note]
-    every = len(numbers.plan.cells)
-    if len(numbers.cells) < every:
-        notes.append(f"Not finished: {len(numbers.cells)} of {every} runs are measured.")
+    notes += numbers.remarks
     if any(cell.run.uses_labels for cell in numbers.cells):
         notes.append(f"{LABELS_MARK} {WITH_LABELS}.")
     if limits:
@@ -198,92 +211,72 @@ def write(folder: Path, numbers: Numbers, table: Shown) -> None:
         texts.to_csv(file, index=False, lineterminator="\n")
     files.write_text(folder / "table.md", markdown(table, numbers))
     files.write_text(folder / "table.tex", latex(table))
-    files.write_text(folder / "table.html", html(table, numbers))
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks: a name that has one would tear the table, and a note end its comment."""
+    return " ".join(text.split())
+
+
+def in_markdown(text: str) -> str:
+    """Text for a line of Markdown."""
+    return one_line(text).translate(MARKDOWN)
 
 
 def markdown(table: Shown, numbers: Numbers) -> str:
     """The table in Markdown, with its notes and the commands that train its rows by hand."""
+    commands = "\n".join(typed(cell) for cell in numbers.plan.cells)
+    notes = "\n".join(f"- {in_markdown(note)}" for note in table.notes)
+    return f"# {in_markdown(table.title)}\n\n{grid(table)}\n\n{notes}\n\nIts runs:\n\n```sh\n{commands}\n```\n"
+
+
+def grid(table: Shown) -> str:
+    """The cells in Markdown, a line a row."""
 
     def text(cell: Cell) -> str:
-        escaped = cell.text.replace("|", "\\|").replace("*", "\\*")
-        return f"**{escaped}**" if cell.bold else escaped
+        return f"**{in_markdown(cell.text)}**" if cell.bold else in_markdown(cell.text)
 
     rule = ["---"] * table.names + ["---:"] * (len(table.header) - table.names)
-    rows = [list(table.header), rule, *([text(cell) for cell in row] for row in (*table.ours, *table.theirs))]
-    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    notes = "\n".join(f"- {note}" for note in table.notes)
-    commands = "\n".join(typed(cell) for cell in numbers.plan.cells)
-    return f"# {table.title}\n\n{lines}\n\n{notes}\n\nIts runs:\n\n```sh\n{commands}\n```\n"
+    rows = [map(in_markdown, table.header), rule, *(map(text, row) for row in (*table.ours, *table.theirs))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def escaped(text: str) -> str:
     """Text for LaTeX."""
-    return "".join(LATEX.get(letter, letter) for letter in text)
+    return "".join(LATEX.get(letter, letter) for letter in one_line(text))
 
 
 def latex(table: Shown) -> str:
     """The table in LaTeX, for a document that uses booktabs."""
 
     def line(row: Sequence[Cell]) -> str:
-        texts = (rf"\textbf{{{escaped(cell.text)}}}" if cell.bold else escaped(cell.text) for cell in row)
-        return " & ".join(texts) + r" \\"
+        texts = [rf"\textbf{{{escaped(cell.text)}}}" if cell.bold else escaped(cell.text) for cell in row]
+        # What begins with a bracket or a star would be read as an option of the line break or rule before it.
+        return ("{}" if texts[0].startswith(("[", "*")) else "") + " & ".join(texts) + r" \\"
 
     columns = "l" * table.names + "r" * (len(table.header) - table.names)
     parts = [
         r"% \usepackage{booktabs}",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
-        " & ".join(map(escaped, table.header)) + r" \\",
+        line([Cell(name) for name in table.header]),
         r"\midrule",
         *map(line, table.ours),
         *([r"\midrule", *map(line, table.theirs)] if table.theirs else []),
         r"\bottomrule",
         r"\end{tabular}",
-        rf"% {table.title}",
-        *(f"% {note}" for note in table.notes),
+        *(f"% {one_line(text)}" for text in (table.title, *table.notes)),
     ]
     return "\n".join(parts) + "\n"
 
 
-def html(table: Shown, numbers: Numbers) -> str:
-    """The table as a page that needs nothing else."""
-    strong = Markup("<strong>{}</strong>")
-    rows = [[strong.format(c.text) if c.bold else c.text for c in row] for row in (*table.ours, *table.theirs)]
-    return page(
-        table.title,
-        [PageTable("per cent", table.header, rows, table.names)],
-        [
-            *(Section(title, intervals=found) for title, found in intervals(numbers).items()),
-            Section("Notes", facts=[(str(number), note) for number, note in enumerate(table.notes[:-1], start=1)]),
-        ],
-        kind="Table",
-    )
-
-
-def intervals(numbers: Numbers) -> dict[str, list[Interval]]:
-    """Differences to the first row by the heading that they stand under."""
-    found: dict[str, list[Interval]] = {}
-    for group in numbers.groups:
-        heading = (
-            f"{group.dataset} {group.task}: difference of {group.metrics[0]} to {numbers.plan.table.lines[0].name}"
-        )
-        for line in numbers.plan.table.lines[1:]:
-            for pathway in line.pathways:
-                value = numbers.value(line, pathway, group, group.metrics[0])
-                if value is not None and not np.isnan(value["difference"]):
-                    ends = [100 * value[key] for key in ("difference", "difference_low", "difference_high")]
-                    found.setdefault(heading, []).append(Interval(f"{line.name}, {pathway}", *ends))
-    return found
-
-
 def drawn(table: Shown) -> RichTable:
     """The table for a terminal, without the column that says how rows were trained."""
-    left_out = 2
     found = RichTable(title=Text(f"{table.title}: per cent"))
     for index, name in enumerate(table.header):
-        if index != left_out:
+        if index != TRAINED:
             found.add_column(Text(name), justify="left" if index < table.names else "right")
     for row in (*table.ours, *table.theirs):
-        kept = (cell for index, cell in enumerate(row) if index != left_out)
+        kept = (cell for index, cell in enumerate(row) if index != TRAINED)
         found.add_row(*(Text(cell.text, style="bold" if cell.bold else "") for cell in kept))
     return found

@@ -177,7 +177,7 @@ def command(
 
     Rows are ordinary runs: what was trained before is found, first stages that rows share are trained once, the same
     command goes on where an earlier one stopped, and a row that fails doesn't stop the others. The table is in tables/
-    of --runs, as CSV, Markdown, LaTeX and HTML.
+    of --runs, as CSV, Markdown and LaTeX, with a report.html of curves, classes, confusion, a map and a gallery.
     """
     from vcsf_cli.ablate.table import checked
 
@@ -328,6 +328,7 @@ def make_table(plan: Plan, with_published: bool) -> None:
 
     from vcsf_cli.ablate import writing
     from vcsf_cli.ablate.numbers import numbers_of
+    from vcsf_cli.report import ablation
 
     numbers = numbers_of(plan)
     if not numbers.cells:
@@ -340,4 +341,5 @@ def make_table(plan: Plan, with_published: bool) -> None:
     console.print(writing.drawn(table))
     for note in table.notes:
         say(note)
-    say(f"table: {plan.folder / 'table.md'} (.csv, .tex, .html)")
+    say(f"table: {plan.folder / 'table.md'} (.csv, .tex)")
+    say(f"to look at: {ablation.write(numbers, table)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,8 @@ from vcsf_cli.contracts import PATHWAYS
 
 WIDTH, HEIGHT = 380, 230
 LEFT, RIGHT, TOP, BOTTOM = 46, 86, 14, 36
+RIGHT_OF_KEY = 14
+"""Where names stand below, not beside their lines."""
 LABEL_HEIGHT = 13
 MOST_POINTS = 300
 """Of a line; longer ones are thinned to means of neighbouring points, which the eye can't tell from them."""
@@ -23,6 +25,14 @@ MARKED = 16
 """Lines of at most so many points get a mark at each."""
 
 PATHWAYS_AND_BOTH = (*PATHWAYS, "both")
+CURVES = (
+    ("Loss", "{}_loss", "", 1.0, False),
+    ("R@1 of the check on training clips", "{}_check_R@1", " %", 100.0, False),
+    ("Mined positives that are of the class", "{}_monitoring_mined_precision", " %", 100.0, True),
+)
+"""Of a training, each by pathway: title, column of metrics.csv, unit, factor, whether y begins at 0."""
+COMPARED = CURVES[:2]
+COLOURS, STROKES = 7, ("", " second", " third")
 
 
 @dataclass(frozen=True)
@@ -32,12 +42,14 @@ class Line:
     Args:
         name: What stands beside it.
         points: (x, y), by rising x.
-        kind: How it looks: `slow`, `fast`, `both`, or `plain`, `dashed` and `dotted` for others.
+        kind: How it looks: `slow`, `fast`, `both`, `plain`, `dashed` and `dotted` for others, or what `kind_of` gives.
+        band: (x, lowest, highest), by rising x; empty for none.
     """
 
     name: str
     points: Sequence[tuple[float, float]]
     kind: str
+    band: Sequence[tuple[float, float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,7 @@ class Chart:
         ticks: Values of x to mark; none: round ones are found.
         logarithmic: Whether x is, as the k of R@k.
         from_zero: Whether y begins at 0.
+        key: Whether names stand below the drawing, where there is room for many and for long ones.
     """
 
     title: str
@@ -63,11 +76,13 @@ class Chart:
     ticks: Sequence[float] = ()
     logarithmic: bool = False
     from_zero: bool = False
+    key: bool = False
 
     def drawn(self) -> Drawing:
         """Everything in its place."""
-        along, up = Axis.of(self._x(), LEFT, WIDTH - RIGHT, self.logarithmic), self._up()
-        drawing = Drawing(self.title, self.below, self._in_words())
+        right = WIDTH - (RIGHT_OF_KEY if self.key else RIGHT)
+        along, up = Axis.of(self._x(), LEFT, right, self.logarithmic), self._up()
+        drawing = Drawing(self.title, self.below, self._in_words(), right)
         values = self.ticks or round_values(along.low, along.high, 4)
         drawing.across = [(along.place(value), number(value)) for value in values]
         drawing.up = [(up.place(value), number(value) + self.unit) for value in round_values(up.low, up.high, 5)]
@@ -75,9 +90,12 @@ class Chart:
         for line in self.lines:
             places = [(along.place(x), up.place(y)) for x, y in line.points]
             words = [f"{line.name}, {self.below} {number(x)}: {number(y)}{self.unit}" for x, y in line.points]
-            drawing.lines.append(Drawn(line.name, line.kind, places, words if len(places) <= MARKED else []))
-        apart = spread_out([line.places[-1][1] for line in drawing.lines], LABEL_HEIGHT, TOP + 4, HEIGHT - BOTTOM)
-        drawing.labels = apart
+            edge = [(along.place(x), up.place(low)) for x, low, _ in line.band]
+            edge += [(along.place(x), up.place(high)) for x, _, high in reversed(line.band)]
+            drawing.lines.append(Drawn(line.name, line.kind, places, words if len(places) <= MARKED else [], edge))
+        if not self.key:
+            ends = [line.places[-1][1] for line in drawing.lines]
+            drawing.labels = spread_out(ends, LABEL_HEIGHT, TOP + 4, HEIGHT - BOTTOM)
         return drawing
 
     def _x(self) -> list[float]:
@@ -85,6 +103,7 @@ class Chart:
 
     def _up(self) -> Axis:
         found = [y for line in self.lines for _, y in line.points]
+        found += [y for line in self.lines for _, *ends in line.band for y in ends]
         low, high = min(found), max(found)
         room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
         axis = Axis(0.0 if self.from_zero else low - room, high + room, HEIGHT - BOTTOM, TOP)
@@ -124,17 +143,23 @@ class Axis:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A line in its place; `words` tell what each of its marks means."""
+    """A line in its place; `words` tell what each of its marks means, `edge` goes around its band."""
 
     name: str
     kind: str
     places: list[tuple[float, float]]
     words: list[str]
+    edge: list[tuple[float, float]]
 
     @property
     def path(self) -> str:
         """As SVG writes it."""
-        return "M" + "L".join(f"{x:g} {y:g}" for x, y in self.places)
+        return path_of(self.places)
+
+    @property
+    def band(self) -> str:
+        """As SVG writes it; empty without one."""
+        return f"{path_of(self.edge)}Z" if self.edge else ""
 
 
 @dataclass
@@ -144,11 +169,22 @@ class Drawing:
     title: str
     below: str
     words: str
+    right: int
     across: list[tuple[float, str]] = field(default_factory=list)
     up: list[tuple[float, str]] = field(default_factory=list)
     borders: list[tuple[float, str]] = field(default_factory=list)
     lines: list[Drawn] = field(default_factory=list)
     labels: list[float] = field(default_factory=list)
+
+
+def path_of(places: Sequence[tuple[float, float]]) -> str:
+    """A line through places, as SVG writes it."""
+    return "M" + "L".join(f"{x:g} {y:g}" for x, y in places)
+
+
+def kind_of(index: int) -> str:
+    """How the line of a row looks: colours, and from the eighth on other strokes."""
+    return f"k{index % COLOURS}{STROKES[index // COLOURS % len(STROKES)]}"
 
 
 def number(value: float) -> str:
@@ -182,36 +218,61 @@ def spread_out(places: Sequence[float], apart: float, low: float, high: float) -
     return found
 
 
+def read_metrics(path: Path) -> pd.DataFrame:
+    """What a training logged; no rows without the file."""
+    if not path.is_file():
+        return pd.DataFrame({"step": []})
+    text = path.read_text(encoding="utf-8")
+    return pd.read_csv(io.StringIO(text[: text.rfind("\n") + 1] or "step\n"))  # a kill may have cut the last line
+
+
 def training_charts(metrics: Path) -> list[Chart]:
     """Curves of a training from its `metrics.csv`: losses, the check's R@1, the precision of mined positives and the
     learning rate; none without the file."""
-    if not metrics.is_file():
-        return []
-    text = metrics.read_text(encoding="utf-8")
-    table = pd.read_csv(io.StringIO(text[: text.rfind("\n") + 1] or "step\n"))  # a kill may have cut the last line
+    table = read_metrics(metrics)
     if not len(table):
         return []
     stage = table["stage"] if "stage" in table else pd.Series(1, table.index)
     begins = table["step"][stage.ne(stage.shift())].tolist()
     borders = [(float(step), f"stage {number + 1}") for number, step in enumerate(begins) if number]
-    wanted = [
-        ("Loss", "{}_loss", "", 1.0, False),
-        ("R@1 of the check on training clips", "{}_check_R@1", " %", 100.0, False),
-        ("Mined positives that are of the class", "{}_monitoring_mined_precision", " %", 100.0, True),
-    ]
     charts = []
-    for title, column, unit, factor, from_zero in wanted:
-        lines = [
-            Line(name, points_of(table, column.format(name), factor), name)
-            for name in PATHWAYS_AND_BOTH
-            if column.format(name) in table and table[column.format(name)].notna().any()
-        ]
+    for title, column, unit, factor, from_zero in CURVES:
+        lines = lines_of([(name, table, column.format(name), name) for name in PATHWAYS_AND_BOTH], factor)
         if lines:
             charts.append(Chart(title, lines, "step", unit, borders, from_zero=from_zero))
-    if "lr" in table and table["lr"].notna().any():
-        rate = Line("rate", points_of(table, "lr", 1.0), "plain")
-        charts.append(Chart("Learning rate", [rate], "step", "", borders, from_zero=True))
+    rate = lines_of([("rate", table, "lr", "plain")], 1.0)
+    if rate:
+        charts.append(Chart("Learning rate", rate, "step", "", borders, from_zero=True))
     return charts
+
+
+def compared_charts(trainings: Mapping[str, tuple[Path, str]]) -> list[Chart]:
+    """Losses and the check's R@1 of several trainings, a chart a pathway.
+
+    Args:
+        trainings: `metrics.csv` and kind of line by name.
+    """
+    tables = [(name, read_metrics(path), kind) for name, (path, kind) in trainings.items()]
+    charts = []
+    for title, column, unit, factor, from_zero in COMPARED:
+        for pathway in PATHWAYS_AND_BOTH:
+            lines = lines_of([(name, table, column.format(pathway), kind) for name, table, kind in tables], factor)
+            if lines:
+                charts.append(Chart(f"{title}, {pathway}", lines, "step", unit, from_zero=from_zero, key=True))
+    return charts
+
+
+def lines_of(wanted: Iterable[tuple[str, pd.DataFrame, str, str]], factor: float) -> list[Line]:
+    """Lines of what was logged; those without a value are left out.
+
+    Args:
+        wanted: Name, table, column and kind of each.
+        factor: That values are multiplied by.
+    """
+    found = [
+        Line(name, points_of(table, column, factor), kind) for name, table, column, kind in wanted if column in table
+    ]
+    return [line for line in found if line.points]
 
 
 def points_of(table: pd.DataFrame, column: str, factor: float) -> list[tuple[float, float]]:

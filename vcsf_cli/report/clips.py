@@ -220,6 +220,8 @@ def by_class(title: str, manifest: Manifest, hits: Mapping[tuple[str, str], pd.S
         manifest: The dataset, which knows the clips' classes.
         hits: A number from 0 to 1 for every clip (index), by a column's heading and its kind as in `charts.Line`.
     """
+    if not hits:
+        return {"title": title, "columns": [], "rows": []}
     label = manifest.table.set_index("video")["label"]
     shares = pd.DataFrame({column: each.groupby(label).mean() for column, each in hits.items()})
     clips = pd.concat(list(hits.values())).groupby(level=0).first().groupby(label).size()

@@ -76,6 +76,7 @@
   // Classes
 
   function showClasses(section, { title, columns, rows: shares }) {
+    if (data.recall.length > 1) section.append(make("h3", {}, title));
     const table = make("table", { class: "classes" });
     const body = make("tbody");
     const headings = [["class", ""], ["test clips", ""], ...columns];

@@ -30,6 +30,7 @@ class Table:
         header: Names of its columns.
         rows: Its cells as text.
         names: How many columns, from the left, hold names; the others hold numbers.
+        texts: How many columns, from the right, hold sentences instead.
         note: A sentence below it.
     """
 
@@ -37,6 +38,7 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     names: int = 1
+    texts: int = 0
     note: str = ""
 
 
@@ -67,6 +69,8 @@ class Section:
     Args:
         title: The heading.
         text: A paragraph.
+        short: What the navigation calls it; empty: the same.
+        listed: Whether the navigation leads to it.
         facts: Names and values.
         tables: Tables.
         charts: Line charts, side by side where there is room.
@@ -76,6 +80,8 @@ class Section:
 
     title: str
     text: str = ""
+    short: str = ""
+    listed: bool = True
     facts: Sequence[tuple[str, str]] = ()
     tables: Sequence[Table] = ()
     charts: Sequence[Chart] = ()
