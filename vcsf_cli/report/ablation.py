@@ -158,7 +158,7 @@ def runs_section(numbers: Numbers, seen: Mapping[str, tuple[Group, Cell]]) -> Se
             f"those with the highest {group.metrics[0]}."
         )
     commands = "\n".join(typed(cell) for cell in numbers.plan.cells)
-    table = Table("Reports of retrieval, a run each", ["row", "run", "measured on"], rows, texts=2)
+    table = Table("Reports of retrieval, a run each", ["row", "run", "measured on"], rows, names=3)
     return Section("Runs", text, tables=[table], documents=[("Commands that train them", commands)])
 
 
