@@ -1,13 +1,20 @@
 """The order of work: what begins another run goes first, and nobody trains a stage that another is about to finish."""
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from vcsf_cli import checkpoint
+from vcsf_cli import recipe as recipes
+from vcsf_cli.ablate.cost import Costs, Speed, StageWork, Work
+from vcsf_cli.ablate.lanes import seconds_of
 from vcsf_cli.ablate.plan import Cell, Plan, plan_of
 from vcsf_cli.ablate.running import How, Running, commands_of, devices_of, last_error
 from vcsf_cli.ablate.table import checked, read
+from vcsf_cli.runs import Run
 
 TABLE = """
 title: T
@@ -85,3 +92,43 @@ def test_the_last_error_of_this_time_is_told(tmp_path: Path) -> None:
     assert last_error(log, before) == ""
     log.write_text(log.read_text() + "line\nerror: two\n  lines\n\nhint: y\n")
     assert last_error(log, before) == "two\n  lines"
+
+
+def test_the_time_of_several_devices_is_that_of_the_rule_by_which_runs_wait(plan: Plan) -> None:
+    seconds = {"stage A alone": (10,), "whole": (5,), "one neighbour": (5,), "no motion module": (10, 5)}
+    works = [
+        Work(cell, tuple(StageWork(1, each, 0.0) for each in seconds[cell.line.name]))
+        for cell in plan.ordered(plan.cells)
+    ]
+    stages = {cell.recipe.hash: plan.stages_of(cell) for cell in plan.cells}
+    # By two: A alone and no motion module begin, the others wait for stage A until 10; whole until 15, then one neighbour.
+    taken = [seconds_of(works, stages, Speed(1.0, 0.0, ""), lanes) for lanes in (1, 2, 3)]
+    assert taken == [35, 20, 15]
+    measured = [replace(work, measure=2.0) for work in works]
+    assert seconds_of(measured, stages, Speed(1.0, 0.0, ""), 2) == 24  # ... until 12, 17 or 24
+
+
+def test_threads_of_the_cpu_are_shared_out_unless_the_user_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(7))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [HOW.threads, replace(HOW, devices=("cpu",)).threads] == [3, None]
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert HOW.threads is None
+
+
+def test_epochs_that_a_begun_run_has_behind_it_cost_nothing(plan: Plan) -> None:
+    cell = cell_of(plan, "no motion module")
+    cell = replace(cell, recipe=recipes.load("tiny.yaml", ("motion=none", "train.epochs=5")))
+    cell = replace(cell, run=Run(plan.runs / "begun", cell.recipe))
+    plan = replace(plan, cells=(cell,))
+    assert Costs(plan).work()[0].words.startswith("10 epochs, retrieve")
+    cell.run.folder.mkdir(parents=True)
+    (cell.run.folder / "recipe.yaml").write_text(cell.recipe.yaml())
+    (cell.run.folder / "status.json").write_text('{"data_hash": "x"}')
+    position = {"stage": 0, "epoch": 3, "batch": 1, "step": 9}
+    checkpoint.save(cell.run.checkpoint, {"recipe": cell.recipe.yaml(), "data_hash": "x", "position": position})
+    (work,) = Costs(plan).work()
+    assert [stage.epochs for stage in work.stages] == [2, 5]
+    assert work.stages[0].flops == pytest.approx(2 / 5 * work.stages[1].flops)
+    cell.run.checkpoint.write_bytes(b"damaged")
+    assert Costs(plan).work()[0].words.startswith("10 epochs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,13 @@ from vcsf_cli.ablate import measured
 from vcsf_cli.ablate.plan import Cell, Plan
 from vcsf_cli.ablate.table import Measure
 from vcsf_cli.contracts import PATHWAYS
+from vcsf_cli.errors import InputError, RunError
 from vcsf_cli.model.cost import costs
 from vcsf_cli.model.pathways import build
 from vcsf_cli.protocol import Finetune
 from vcsf_cli.recipe import Recipe
 from vcsf_cli.train import stages
-from vcsf_cli.train.pretrain import Machine, estimate
+from vcsf_cli.train.pretrain import Machine, estimate, own_checkpoint
 from vcsf_cli.train.tasks import build_loss, build_sampler
 
 PEAKS = {"h200": 989e12, "h100": 989e12}
@@ -82,6 +84,10 @@ def network_of(recipe: Recipe) -> Network:
     return Network(flops, parameters, int(cast(Any, model.pathway(PATHWAYS[0]).backbone).channels[-1]))
 
 
+WRONG_SHAPES = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError)
+"""What torch and parts raise when clips are too small for them."""
+
+
 def step_flops(recipe: Recipe, network: Network) -> list[int]:
     """Operations that a training clip takes in each stage: a learning pathway encodes a query, whose gradient costs twice
     as much again, and a key; a frozen one a key, where the loss asks for it."""
@@ -94,46 +100,76 @@ def step_flops(recipe: Recipe, network: Network) -> list[int]:
 
 
 @dataclass(frozen=True)
+class StageWork:
+    """What is left of one stage.
+
+    Args:
+        epochs: Epochs.
+        flops: Their operations.
+        clips: Training clips that are read for them, epochs times clips.
+    """
+
+    epochs: int
+    flops: float
+    clips: float
+
+    def seconds(self, speed: Speed) -> float:
+        """How long it takes; reading and computing overlap."""
+        return max(self.flops / speed.flops, self.clips * speed.reading)
+
+
+@dataclass(frozen=True)
 class Work:
     """What is to be done for one cell.
 
     Args:
         cell: The run.
-        stages: Numbers of the stages that have to be trained, from 0; the others are done or taken over.
-        train: Operations of these.
-        clips: Training clips that are read for these, epochs times clips.
+        stages: The last stages, which have to be trained; those before are done or taken over.
         measures: Measurements that are missing.
         measure: Operations of these.
+        damage: Why nothing can be done, in words.
     """
 
     cell: Cell
-    stages: tuple[int, ...]
-    train: float
-    clips: float
-    measures: tuple[Measure, ...]
-    measure: float
+    stages: tuple[StageWork, ...] = ()
+    measures: tuple[Measure, ...] = ()
+    measure: float = 0.0
+    damage: str = ""
 
     @property
     def done(self) -> bool:
         """Whether nothing is left."""
-        return not self.stages and not self.measures
+        return not self.stages and not self.measures and not self.damage
+
+    @property
+    def is_left(self) -> bool:
+        """Whether there is something to do that can be done."""
+        return not self.done and not self.damage
 
     @property
     def words(self) -> str:
         """What is left to do, in words."""
+        if self.damage:
+            return f"can't be used: {self.damage}"
         if self.done:
             return "done"
         count = len(self.cell.recipe.stages)
-        epochs = sum(self.cell.recipe.stages[index].train.epochs for index in self.stages)
-        parts = [f"{epochs:,} epochs" if self.stages else "trained"]
+        parts = [f"{sum(stage.epochs for stage in self.stages):,} epochs" if self.stages else "trained"]
         if self.stages and len(self.stages) < count:
-            which = f"stages {self.stages[0] + 1} to {count}" if len(self.stages) > 1 else f"stage {count}"
+            first = count - len(self.stages) + 1
+            which = f"stages {first} to {count}" if first < count else f"stage {count}"
             parts[0] += f" ({which}; what comes before is shared or done)"
         return ", ".join([*parts, *(each.words for each in self.measures)])
 
+    def moments(self, speed: Speed) -> list[float]:
+        """Seconds after which each stage is over, and last the measurements."""
+        return list(
+            itertools.accumulate([*(stage.seconds(speed) for stage in self.stages), self.measure / speed.flops])
+        )
+
     def seconds(self, speed: Speed) -> float:
-        """How long it takes; reading and computing overlap when training."""
-        return max(self.train / speed.flops, self.clips * speed.reading) + self.measure / speed.flops
+        """How long it takes."""
+        return self.moments(speed)[-1]
 
 
 class Costs:
@@ -148,11 +184,23 @@ class Costs:
         self._networks: dict[str, Network] = {}
 
     def network(self, cell: Cell) -> Network:
-        """The networks of a cell's recipe."""
+        """The networks of a cell's recipe.
+
+        Raises:
+            InputError: If they can't read clips of its size.
+        """
         model = cell.recipe.model
         key = model.model_dump_json(include={"data": {"size"}, **dict.fromkeys(SHAPE, True)})
         if key not in self._networks:
-            self._networks[key] = network_of(cell.recipe)
+            try:
+                self._networks[key] = network_of(cell.recipe)
+            except WRONG_SHAPES as error:
+                frames, size = build_sampler(model).length, model.data.size
+                raise InputError(
+                    f"backbone `{model.backbone.name}` can't read clips of {frames} frames of {size} x {size} pixels: "
+                    f"{str(error).splitlines()[0]}",
+                    "give the row a larger data.size or sampler.frames, or another backbone",
+                ) from error
         return self._networks[key]
 
     def clips(self, name: str, split: int) -> tuple[int, int, float]:
@@ -169,19 +217,37 @@ class Costs:
         available = trained_stages(self.plan.runs)
         found = []
         for cell in self.plan.ordered(self.plan.cells):
-            own = self.plan.stages_of(cell)
-            first = own_stages(cell)
-            if not self.plan.is_trained(cell):
-                first = max([first, *(count for count in range(1, len(own)) if own[count - 1] in available)])
-            left = () if self.plan.is_trained(cell) else tuple(range(first, len(own)))
-            available |= set(own)
-            missing = tuple(self.plan.missing(cell))
-            per_clip, (train, _, _) = step_flops(cell.recipe, self.network(cell)), self.clips(*where(cell))
-            epochs = {index: cell.recipe.stages[index].train.epochs for index in left}
-            flops = float(sum(per_clip[index] * train * epochs[index] for index in left))
-            measure = sum(self.measuring(cell, each) for each in missing)
-            found.append(Work(cell, left, flops, float(train * sum(epochs.values())), missing, measure))
+            try:
+                found.append(self.work_of(cell, available))
+                available |= set(self.plan.stages_of(cell))
+            except RunError as error:
+                found.append(Work(cell, damage=error.message))
         return found
+
+    def work_of(self, cell: Cell, available: set[str]) -> Work:
+        """The work of one cell.
+
+        Args:
+            cell: The run.
+            available: What the weights depend on that could be taken over.
+
+        Raises:
+            RunError: If the run is damaged.
+        """
+        missing = tuple(self.plan.missing(cell))
+        measure = sum(self.measuring(cell, each) for each in missing)
+        if self.plan.is_trained(cell):
+            return Work(cell, (), missing, measure)
+        first, done = own_stages(cell), epochs_done(cell)
+        if not is_begun(cell):
+            own = self.plan.stages_of(cell)
+            first = max([first, *(count for count in range(1, len(own)) if own[count - 1] in available)])
+        left, (clips, _, _) = [], self.clips(*where(cell))
+        for index, per_clip in enumerate(step_flops(cell.recipe, self.network(cell))):
+            if index >= first:
+                epochs = cell.recipe.stages[index].train.epochs - done.get(index, 0)
+                left.append(StageWork(epochs, float(per_clip * clips * epochs), float(clips * epochs)))
+        return Work(cell, tuple(left), missing, measure)
 
     def measuring(self, cell: Cell, measure: Measure) -> float:
         """Operations of a measurement: features of whole videos, or fine-tuning and its test."""
@@ -226,6 +292,22 @@ def own_stages(cell: Cell) -> int:
     return sum("ended" in entry for entry in stages.read(cell.run.folder))
 
 
+def is_begun(cell: Cell) -> bool:
+    """Whether a run goes on from a checkpoint of its own, so that it takes over no stage of another."""
+    return cell.run.checkpoint.is_file()
+
+
+def epochs_done(cell: Cell) -> dict[int, int]:
+    """Epochs that a begun run has behind it, by the number of the stage that it is in, from 0."""
+    if not is_begun(cell):
+        return {}
+    try:
+        position = own_checkpoint(cell.run)["position"]
+    except (RunError, OSError):
+        return {}  # the training itself will say so
+    return {int(position["stage"]): int(position["epoch"])}
+
+
 def trained_stages(runs: Path) -> set[str]:
     """What the weights depend on that other runs could take over."""
     found = set()
@@ -240,7 +322,9 @@ def trained_stages(runs: Path) -> set[str]:
     return found
 
 
-def speed_of(plan: Plan, costs_: Costs, works: list[Work], assumed: str | None, machine: Machine) -> Speed | None:
+def speed_of(
+    plan: Plan, costs_: Costs, works: list[Work], assumed: str | None, machine: Machine, threads: int | None = None
+) -> Speed | None:
     """How fast the work is taken to go.
 
     Args:
@@ -249,6 +333,7 @@ def speed_of(plan: Plan, costs_: Costs, works: list[Work], assumed: str | None, 
         works: What is to be done.
         assumed: `h200`, or training clips a second of the first row's first stage; None: measure some batches.
         machine: Where to compute.
+        threads: Of the CPU, where several runs share it; None for all.
 
     Returns:
         None if there is nothing to measure on.
@@ -266,13 +351,17 @@ def speed_of(plan: Plan, costs_: Costs, works: list[Work], assumed: str | None, 
         return Speed(
             float(assumed) * per_clip, 0.0, f"from {assumed} training clips a second in stage 1, as you assume"
         )
-    todo = next((work.cell for work in works if work.stages), None) or next(
-        (work.cell for work in works if not work.done), None
-    )
+    left = [work for work in works if work.is_left]
+    todo = next((work.cell for work in left if work.stages), left[0].cell if left else None)
     manifest = plan.manifests[todo.recipe.model.data.name] if todo else None
     if todo is None or manifest is None:
         return None
-    timed = estimate(todo.recipe, manifest, machine)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        timed = estimate(todo.recipe, manifest, machine)
+    finally:
+        torch.set_num_threads(before)
     flops = step_flops(todo.recipe, costs_.network(todo))
     counted = sum(
         per * clips * stage.train.epochs

@@ -72,6 +72,11 @@ def protocol_of(measure: Measure) -> protocols.Protocol:
     return protocols.load(measure.protocol or DEFAULT_PROTOCOLS[measure.task], measure.assignments)
 
 
+def how(measure: Measure) -> str:
+    """What a measurement's task leaves open, as text: two that agree in it are the same."""
+    return "" if measure.task == "retrieve" else protocol_of(measure).model_dump_json()
+
+
 def retrieved(run: Run, manifest: Manifest, split: int, ks: Sequence[int]) -> Found | None:
     """R@k of the trained networks, if the files agree with each other, with the data and with the checkpoint.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,13 +11,10 @@ from vcsf_cli import recipe as recipes
 from vcsf_cli.ablate import measured
 from vcsf_cli.ablate.table import Line, Measure, Table
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.errors import DataError, InputError, VcsfError
-from vcsf_cli.measure.benchmark import parts_of
-from vcsf_cli.model.pathways import build
+from vcsf_cli.errors import InputError
 from vcsf_cli.recipe import Recipe
 from vcsf_cli.runs import Run, folder_of
 from vcsf_cli.train import stages
-from vcsf_cli.train.pretrain import check_parts, training_rows
 
 
 @dataclass(frozen=True)
@@ -178,11 +175,12 @@ def plan_of(table: Table, data: Path, runs: Path) -> Plan:
 
 
 def check_columns(plan: Plan) -> None:
-    """See that every measurement is of one dataset, so that its rows can be compared.
+    """See that every measurement is of one dataset, so that its rows can be compared, and is asked for once.
 
     Raises:
         InputError: If one isn't.
     """
+    columns: dict[tuple[str, str, str], Measure] = {}
     rows: dict[str, str] = {}
     for cell in plan.cells:
         rows.setdefault(cell.recipe.model.data.name, cell.line.name)
@@ -193,85 +191,8 @@ def check_columns(plan: Plan) -> None:
                 f"`{measure.words}` would be of several datasets, each row's own: {which}",
                 f"say which one all rows are measured on: {{task: {measure.task}, data: {next(iter(rows))}}}",
             )
-
-
-def check(plan: Plan, prepared: bool) -> None:
-    """See that all rows can be trained and measured, before any work.
-
-    Args:
-        plan: The plan.
-        prepared: Whether the data must be there.
-
-    Raises:
-        VcsfError: With all that can't.
-    """
-    problems: list[VcsfError] = []
-    for cell in {cell.line.name: cell for cell in plan.cells}.values():
-        try:
-            check_parts(cell.recipe)
-            build(cell.recipe)
-        except VcsfError as error:
-            problems.append(told(f"row `{cell.line.name}`: ", error))
-    for name, manifest in plan.manifests.items():
-        if manifest is None and prepared:
-            try:
-                plan.manifest(name)
-            except InputError as error:
-                problems.append(error)
-    for cell in plan.cells:
-        for problem in problems_with_data(plan, cell):
-            if all(problem.message != known.message for known in problems):
-                problems.append(problem)
-    if problems:
-        raise gathered(problems)
-
-
-def problems_with_data(plan: Plan, cell: Cell) -> list[VcsfError]:
-    """What a run's data lack for its training or its measurements."""
-    found: list[VcsfError] = []
-    own = plan.manifests[cell.recipe.model.data.name]
-    try:
-        if own is not None:
-            training_rows(cell.recipe, own)
-    except DataError as error:
-        found.append(error)
-    for measure in plan.table.measures:
-        manifest = plan.manifests[plan.measured_on(cell, measure)]
-        if manifest is None:
-            continue
-        try:
-            check_measure(cell, measure, manifest)
-        except VcsfError as error:
-            found.append(error)
-    return found
-
-
-def check_measure(cell: Cell, measure: Measure, manifest: Manifest) -> None:
-    """See that a dataset has what a measurement needs.
-
-    Raises:
-        VcsfError: If it hasn't.
-    """
-    if measure.task != "retrieve":
-        _ = measured.job_of(cell.run, manifest, cell.split, measure, cell.line.trains).division
-    elif parts_of(manifest, cell.split).leave_one_out:
-        raise InputError(
-            f"{manifest.name} has no labelled training and test parts in split {cell.split}",
-            "choose other splits, or prepare the dataset with its lists",
-        )
-
-
-def told(prefix: str, error: VcsfError) -> VcsfError:
-    """An error with the row that it is about."""
-    kind = InputError if isinstance(error, InputError) else DataError
-    return kind(f"{prefix}{error.message}", error.hint)
-
-
-def gathered(problems: Sequence[VcsfError]) -> VcsfError:
-    """One error that says all of several, a wrong command line or recipe first."""
-    if len(problems) == 1:
-        return problems[0]
-    kind = InputError if any(isinstance(problem, InputError) for problem in problems) else DataError
-    lines = "\n".join(f"  - {problem.message}".replace("\n", "\n    ") for problem in problems)
-    hints = dict.fromkeys(problem.hint for problem in problems if problem.hint)
-    return kind(f"the table has {len(problems)} problems\n{lines}", "\n      ".join(hints))
+        twin = columns.setdefault((measure.task, measure.data or next(iter(rows)), measured.how(measure)), measure)
+        if twin is not measure:
+            raise InputError(
+                f"`{twin.words}` and `{measure.words}` are one measurement that is asked for twice", "leave one out"
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -13,15 +14,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from vcsf_cli.ablate.cost import own_stages
+from vcsf_cli.ablate.cost import is_begun, own_stages
+from vcsf_cli.ablate.lanes import must_wait
 from vcsf_cli.ablate.measured import asked_before, ks_of
 from vcsf_cli.ablate.plan import Cell, Plan
 from vcsf_cli.ablate.table import DEFAULT_PROTOCOLS, Measure
+from vcsf_cli.errors import RunError
 from vcsf_cli.narrate import duration, say
 from vcsf_cli.train.pretrain import Machine
 
+LOGS = "logs"
+"""Of a table's folder: what the processes said, a file a run."""
 LOOK_EVERY = 0.1
 """Seconds between two looks at the processes."""
+AGAIN_AFTER = 10.0
+"""Seconds until a run that another process had is tried again."""
+ANOTHERS = "by another process"
+"""What the error says that a command ends with when another process has the run."""
+
+
+THREADS = "OMP_NUM_THREADS"
+"""What torch takes its number of threads from."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +58,29 @@ class How:
         """Whether runs are worked on side by side."""
         return len(self.devices) > 1
 
+    @property
+    def threads(self) -> int | None:
+        """Threads of each run where several share the CPU, unless the user has said how many; None for all."""
+        lanes = sum(Machine(device).device().type == "cpu" for device in self.devices)
+        if lanes < 2 or THREADS in os.environ:
+            return None
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores // lanes)
+
     def machines(self) -> list[Machine]:
         """Each device with the rest.
 
         Raises:
             InputError: If one isn't there, or can't do it.
         """
-        found = [Machine(device, self.precision, self.workers, self.save_every) for device in self.devices]
+        found = [self.machine(device) for device in self.devices]
         for machine in found:
             machine.bf16()
         return found
+
+    def machine(self, device: str) -> Machine:
+        """One device with the rest; whether it is there is not looked at."""
+        return Machine(device, self.precision, self.workers, self.save_every)
 
 
 @dataclass
@@ -76,12 +102,10 @@ class Failure:
     Args:
         cell: The run.
         why: The last error it told.
-        log: The file with all that it said.
     """
 
     cell: Cell
     why: str
-    log: Path
 
 
 def commands_of(plan: Plan, cell: Cell, how: How, device: str) -> list[list[str]]:
@@ -122,10 +146,20 @@ class Running:
     def __init__(self, plan: Plan, how: How) -> None:
         self.plan, self.how = plan, how
         self.stages = {cell.recipe.hash: plan.stages_of(cell) for cell in plan.cells}
-        self.waiting = [cell for cell in plan.ordered(plan.cells) if plan.missing(cell)]
         self.workers: list[Worker] = []
         self.failures: list[Failure] = []
+        self.waiting = [cell for cell in plan.ordered(plan.cells) if self._is_left(cell)]
         self.total = len(self.waiting)
+        self.begun = 0
+        self.not_before: dict[str, float] = {}
+
+    def _is_left(self, cell: Cell) -> bool:
+        """Whether there is something to do for a run that is whole; that one is damaged is noted."""
+        try:
+            return bool(self.plan.missing(cell)) and own_stages(cell) >= 0
+        except RunError as error:
+            self._fail(cell, error.message)
+            return False
 
     def run(self) -> list[Failure]:
         """Do all work; what failed is returned.
@@ -150,26 +184,27 @@ class Running:
         for worker in self.workers:
             free.remove(worker.device)
         for cell in list(self.waiting):
-            if free and not any(self.waits_for(cell, worker.cell) for worker in self.workers):
+            if not free or time.monotonic() < self.not_before.get(cell.name, 0.0):
+                continue
+            if not any(self.waits_for(cell, worker.cell) for worker in self.workers):
                 self.waiting.remove(cell)
                 self.workers.append(self._begin(cell, free.pop(0)))
 
     def waits_for(self, cell: Cell, other: Cell) -> bool:
         """Whether a run could take over a stage that another one, which is being worked on, has yet to finish."""
-        if own_stages(cell) or self.plan.is_trained(cell):
+        if is_begun(cell) or self.plan.is_trained(cell):
             return False
-        theirs = self.stages[other.recipe.hash]
-        shared = [stage for stage in self.stages[cell.recipe.hash][:-1] if stage in theirs]
-        return len(shared) > own_stages(other)
+        ours, theirs = (self.stages[each.recipe.hash] for each in (cell, other))
+        return must_wait(ours, theirs, own_stages(other))
 
     def _begin(self, cell: Cell, device: str) -> Worker:
-        path = self.plan.folder / "logs" / f"{cell.run.name}.log"
+        path = self.plan.folder / LOGS / f"{cell.run.name}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         commands = commands_of(self.plan, cell, self.how, device)
-        number = self.total - len(self.waiting)
+        self.begun += cell.name not in self.not_before
         doing = " and ".join(dict.fromkeys(words[0] for words in commands))
         on = f" on {device}" if self.how.several else ""
-        say(f"{number}/{self.total} {cell.name}{on}: {doing}, log {path}")
+        say(f"{self.begun}/{self.total} {cell.name}{on}: {doing}, log {path}")
         said_before = path.stat().st_size if path.is_file() else 0
         log = path.open("ab")
         process = subprocess.Popen(
@@ -178,6 +213,7 @@ class Running:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches us, and we end them one by one
+            env=os.environ | ({} if self.how.threads is None else {THREADS: str(self.how.threads)}),
         )
         return Worker(cell, device, process, log, said_before, time.monotonic())
 
@@ -191,7 +227,16 @@ class Running:
             say(f"done: {cell.name} in {took}")
             return
         why = last_error(path, worker.said_before) or f"it ended with status {worker.process.returncode}"
-        self.failures.append(Failure(cell, why, path))
+        if ANOTHERS not in why:
+            self._fail(cell, why)
+            return
+        if cell.name not in self.not_before:
+            say(f"{cell.name} is worked on by another process: it waits for that; going on with the others")
+        self.not_before[cell.name] = time.monotonic() + AGAIN_AFTER
+        self.waiting.append(cell)
+
+    def _fail(self, cell: Cell, why: str) -> None:
+        self.failures.append(Failure(cell, why))
         say(f"failed: {cell.name}: {why}; going on with the others")
 
     def _stop(self) -> None:
@@ -222,4 +267,4 @@ def typed(cell: Cell) -> str:
 
 def devices_of(named: Sequence[str]) -> tuple[str, ...]:
     """What `--devices` names: one for each run that is worked on side by side; `0,1` are the first two GPUs."""
-    return tuple(f"cuda:{name}" if name.isdigit() else name for name in named)
+    return tuple(f"cuda:{name}" if name.isdecimal() else name for name in named)

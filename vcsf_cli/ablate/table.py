@@ -5,6 +5,7 @@ A row is a recipe with assignments, the same as `--set` of `vcsf pretrain` takes
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -48,8 +49,8 @@ class Measure(Node):
 
     @property
     def words(self) -> str:
-        """Task, dataset and protocol, as they are narrated."""
-        return " ".join(word for word in (self.task, self.data, self.protocol) if word)
+        """Task, dataset, protocol and what is changed in it, as they are narrated."""
+        return " ".join(word for word in (self.task, self.data, self.protocol, *self.assignments) if word)
 
     @property
     def assignments(self) -> list[str]:
@@ -209,16 +210,15 @@ def checked(draft: Draft, assignments: Sequence[str] = ()) -> Table:
         node_of(Checker(draft.marks, (), Measure, "measurement"), Measure, item, ("measure", index), checker)
         for index, item in enumerate(content.measure)
     ]
-    told: list[tuple[str, ...]] = []
+    told: list[str] = []
     for index, measure in enumerate(measures):
         if measure is None:
             continue
         check_measure(measure, checker, index)
-        column = (measure.task, measure.data or "", measure.protocol or "")
-        if column in told:
+        if measure.words in told:
             place = checker.place("measure", index)
             checker.add(RecipeError(f"{place} is measured twice: {measure.words}", "leave one out"))
-        told.append(column)
+        told.append(measure.words)
     checker.finish()
     lines = lines_of(content, rows, assignments, checker)
     checker.finish()
@@ -231,6 +231,16 @@ def checked(draft: Draft, assignments: Sequence[str] = ()) -> Table:
         tuple(measures),
         content.published,
     )
+
+
+def named_apart(table: Table) -> Table:
+    """A table whose name ends in a hash of what it is of, as one that options changed needs a folder of its own."""
+    rows = [
+        [line.name, recipes.load(line.base, line.assignments).hash, line.pathways, line.note] for line in table.lines
+    ]
+    measures = [measure.model_dump(mode="json") for measure in table.measures]
+    content = json.dumps([table.title, rows, table.seeds, table.splits, measures, table.published])
+    return replace(table, name=f"{table.name}-{hashlib.sha256(content.encode()).hexdigest()[:6]}")
 
 
 def node_of(

@@ -23,6 +23,8 @@ from vcsf_cli.options import (
 )
 
 if TYPE_CHECKING:
+    from vcsf_cli.ablate.cost import Costs
+    from vcsf_cli.ablate.numbers import Numbers as TableNumbers
     from vcsf_cli.ablate.plan import Plan
     from vcsf_cli.ablate.running import Failure, How
     from vcsf_cli.ablate.table import Draft
@@ -55,7 +57,7 @@ class Numbers(Words):
         self, value: str | list[str], parameter: click.Parameter | None, context: click.Context | None
     ) -> list[str]:
         found = super().convert(value, parameter, context)
-        if not all(word.isdigit() for word in found):
+        if not all(word.isdecimal() for word in found):
             self.fail(f"`{value}` is no list of numbers; write 1,2,3", parameter, context)
         return found
 
@@ -179,7 +181,7 @@ def command(
     command goes on where an earlier one stopped, and a row that fails doesn't stop the others. The table is in tables/
     of --runs, as CSV, Markdown and LaTeX, with a report.html of curves, classes, confusion, a map and a gallery.
     """
-    from vcsf_cli.ablate.table import checked
+    from vcsf_cli.ablate.table import checked, named_apart
 
     how = [options.pop(name) for name in ("devices", "precision", "workers", "save_every")]
     draft = draft_of(table, base, options, assignments)
@@ -190,17 +192,23 @@ def command(
             f"a table of one row: {content.lines[0].name}", "give values that the recipe doesn't have already"
         )
 
-    from vcsf_cli.ablate.plan import check, plan_of
+    from vcsf_cli.ablate.check import check
+    from vcsf_cli.ablate.cost import Costs
+    from vcsf_cli.ablate.plan import plan_of
     from vcsf_cli.ablate.running import How, devices_of
 
+    if base or seeds or splits or measure or assignments or any(isinstance(value, list) for value in options.values()):
+        content = named_apart(content)
     machine = How(devices_of(how[0]), *how[1:])
     plan = plan_of(content, data, runs)
     if table_only:
         make_table(plan, with_published)
         return
-    machine.machines()
-    check(plan, prepared=not dry_run)
-    tell(plan, assume, machine, dry_run)
+    if not (dry_run and assume):  # what is only calculated needs no device
+        machine.machines()
+    costs = Costs(plan)
+    check(plan, costs, prepared=not dry_run)
+    tell(plan, costs, assume, machine, dry_run)
     if not dry_run:
         carry_out(plan, machine, with_published)
 
@@ -270,7 +278,8 @@ def carry_out(plan: Plan, how: How, with_published: bool) -> None:
     Raises:
         RunError: If another process is at it, or a row failed.
     """
-    from vcsf_cli.ablate.running import Running
+    from vcsf_cli.ablate.numbers import numbers_of
+    from vcsf_cli.ablate.running import LOGS, Running
     from vcsf_cli.files import only_one
 
     failures: list[Failure] = []
@@ -282,64 +291,77 @@ def carry_out(plan: Plan, how: How, with_published: bool) -> None:
         except KeyboardInterrupt:
             say(f"interrupted; the same command goes on: vcsf {shlex.join(sys.argv[1:])}")
             raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
-        if len(failures) < len(plan.cells):
-            make_table(plan, with_published)
+        numbers = numbers_of(plan)
+        if numbers.cells:
+            show(numbers, with_published)
     if failures:
         lines = "\n".join(f"  - {failure.cell.name}: {failure.why}" for failure in failures)
         raise RunError(
             f"{len(failures)} of {len(plan.cells)} runs failed\n{lines}",
-            f"see {failures[0].log.parent}; the same command tries them again",
+            f"see {plan.folder / LOGS}; the same command tries them again",
         )
 
 
-def tell(plan: Plan, assume: str | None, how: How, dry_run: bool) -> None:
+def tell(plan: Plan, costs: Costs, assume: str | None, how: How, dry_run: bool) -> None:
     """The plan: rows, what is done, time and disk; on stdout if that is all that was asked for."""
-    from vcsf_cli.ablate.cost import Costs, speed_of
+    from vcsf_cli.ablate.cost import speed_of
+    from vcsf_cli.ablate.lanes import seconds_of
 
     write = click.echo if dry_run else say
-    costs = Costs(plan)
     works = costs.work()
-    speed = speed_of(plan, costs, works, assume, how.machines()[0])
+    threads = None if assume else how.threads
+    speed = speed_of(plan, costs, works, assume, how.machine(how.devices[0]), threads)
     for line in plan.lines():
         write(line)
     for work in works:
-        about = f", about {duration(work.seconds(speed))}" if speed and not work.done else ""
+        about = f", about {duration(work.seconds(speed))}" if speed and work.is_left else ""
         write(f"  {work.cell.name}: {work.cell.run.name}: {work.words}{about}")
-    left = [work for work in works if not work.done]
-    write(f"done: {len(works) - len(left)} of {len(works)} runs")
+    left = [work for work in works if work.is_left]
+    write(f"done: {sum(work.done for work in works)} of {len(works)} runs")
     if not left:
         return
     if speed:
-        seconds = sum(work.seconds(speed) for work in left)
-        several = f", by {len(how.devices)} side by side {duration(seconds / len(how.devices))}" if how.several else ""
-        write(f"estimated time: {duration(seconds)}{several} ({speed.words})")
+        stages = {work.cell.recipe.hash: plan.stages_of(work.cell) for work in left}
+        together = seconds_of(left, stages, speed, len(how.devices))
+        several = f", by {len(how.devices)} side by side {duration(together)}" if how.several else ""
+        write(f"estimated time: {duration(sum(work.seconds(speed) for work in left))}{several} ({speed.words})")
     else:
         write("the time is unknown: nothing is there to be measured on; --assume h200 calculates it")
     write(f"estimated disk: {max(1, round(costs.disk(works) / 1e6)):,} MB in {plan.runs}")
 
 
 def make_table(plan: Plan, with_published: bool) -> None:
-    """Make the table of what was measured, show and write it.
+    """Make the table of what was measured before.
 
     Raises:
         RunError: If nothing was.
     """
-    from rich.console import Console
-
-    from vcsf_cli.ablate import writing
     from vcsf_cli.ablate.numbers import numbers_of
-    from vcsf_cli.report import ablation
 
     numbers = numbers_of(plan)
     if not numbers.cells:
-        raise RunError(f"no run of table {plan.table.name} is measured in {plan.runs}", "leave out --table-only")
-    table = writing.shown(numbers, with_published)
-    writing.write(plan.folder, numbers, table)
+        damaged = "\n".join(f"  - {missing.words}" for missing in numbers.missing if missing.why)
+        raise RunError(
+            f"no run of table {plan.table.name} is measured in {plan.runs}\n{damaged}".rstrip(),
+            "leave out --table-only",
+        )
+    show(numbers, with_published)
+
+
+def show(numbers: TableNumbers, with_published: bool) -> None:
+    """Show and write a table."""
+    from rich.console import Console
+
+    from vcsf_cli.ablate import writing
+    from vcsf_cli.report import ablation
+
+    table, folder = writing.shown(numbers, with_published), numbers.plan.folder
+    writing.write(folder, numbers, table)
     console = Console(markup=False, emoji=False)  # brackets and colons in names stay
     if not console.is_terminal:
         console.width = WIDE  # a name is never cut
     console.print(writing.drawn(table))
     for note in table.notes:
         say(note)
-    say(f"table: {plan.folder / 'table.md'} (.csv, .tex)")
+    say(f"table: {folder / 'table.md'} (.csv, .tex)")
     say(f"to look at: {ablation.write(numbers, table)}")
