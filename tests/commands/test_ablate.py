@@ -6,14 +6,20 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import called
 
 from vcsf_cli import recipe as recipes
+from vcsf_cli.ablate import running
+from vcsf_cli.data.manifest import Manifest, write
+from vcsf_cli.errors import RunError
+from vcsf_cli.files import only_one
 from vcsf_cli.runs import folder_of
 
 TINY = """
@@ -38,9 +44,16 @@ NAME = "tiny-no-motion-module-neighbours"
 
 
 def prepared(folder: Path, tiny_data: Path) -> Path:
-    """A folder with the recipe, and the tiny dataset under a name that published numbers are known by."""
+    """A folder with the recipe, and the tiny dataset under a name that published numbers are known by, with a class whose
+    name looks like nothing and clips whose names look like numbers."""
     (folder / "tiny.yaml").write_text(TINY)
     shutil.copytree(tiny_data / "synthetic", folder / "data" / "ucf10")
+    clips = Manifest.open(folder / "data" / "ucf10").table.to_dict("records")
+    first = clips[0]["label"]
+    for number, clip in enumerate(clips):
+        label = "None" if clip["label"] == first else clip["label"]
+        clips[number] = clip | {"video": f"{number:04}", "label": label, "frame_offsets": list(clip["frame_offsets"])}
+    write(folder / "data" / "ucf10", clips)
     return folder
 
 
@@ -68,8 +81,14 @@ def copied(made: Path, tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
+def table_of(folder: Path, name: str) -> Path:
+    """The folder of a table that options made."""
+    (found,) = (folder / "runs" / "tables").glob(f"{name}-??????")
+    return found
+
+
 def numbers(folder: Path, name: str) -> pd.DataFrame:
-    return pd.read_csv(folder / "runs" / "tables" / name / "numbers.csv")
+    return pd.read_csv(table_of(folder, name) / "numbers.csv")
 
 
 def test_the_plan_is_told_and_every_row_is_in_the_table(made: Path) -> None:
@@ -82,7 +101,7 @@ def test_the_plan_is_told_and_every_row_is_in_the_table(made: Path) -> None:
     assert "estimated disk: " in said
     table = (made / "out.txt").read_text()
     assert all(name in table for name in ("full (neighbours 2)", "no motion module", "neighbours 1", "R@1", "R@50"))
-    folder = made / "runs" / "tables" / NAME
+    folder = table_of(made, NAME)
     for name in ("table.csv", "table.md", "table.tex", "report.html", "numbers.csv", "rows.csv"):
         assert (folder / name).stat().st_size
     assert "<strong>" in (folder / "report.html").read_text()
@@ -114,7 +133,7 @@ def test_a_run_remembers_the_command_that_trains_it(made: Path) -> None:
 
 
 def test_the_same_command_trains_nothing_again_and_table_only_is_the_same_table(copied: Path) -> None:
-    folder = copied / "runs" / "tables" / NAME
+    folder = table_of(copied, NAME)
     before = {path.name: path.read_bytes() for path in folder.glob("*.*")}
     checkpoints = {path: path.stat().st_mtime_ns for path in copied.glob("runs/*/checkpoint.pt")}
     options = (*BASE, "--no-motion-module", *ROWS, *FEW)
@@ -135,7 +154,11 @@ def test_another_measurement_measures_without_training(copied: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in copied.glob("runs/*/checkpoint.pt")} == checkpoints
     found = numbers(copied, "tiny-neighbours")
     assert set(found["task"]) == {"retrieval", "knn"}
-    assert found[(found["task"] == "knn") & (found["metric"] == "top1")]["difference"].notna().tolist() == [False, True]
+    for metric in ("top1", "R@1"):
+        full, other = found[found["metric"] == metric].to_dict("records")
+        assert np.isnan(full["difference"])
+        assert other["difference"] == pytest.approx(other["mean"] - full["mean"])
+        assert (other["clips"], other["places"]) == (4, 1)
 
 
 def test_a_row_that_fails_is_told_and_the_others_go_on(copied: Path) -> None:
@@ -149,7 +172,9 @@ def test_a_row_that_fails_is_told_and_the_others_go_on(copied: Path) -> None:
     assert "was begun on other data" in done.stderr
     assert "done: neighbours 1, seed 0, split 1" in done.stderr
     assert "error: 1 of 3 runs failed" in done.stderr
-    assert "Not finished: 2 of 3 measurements are there, not retrieve of no motion module, seed 0, split 1" in done.stderr
+    assert (
+        "Not finished: 2 of 3 measurements are there, not retrieve of no motion module, seed 0, split 1" in done.stderr
+    )
     assert set(numbers(copied, NAME)["row"]) == {"full (neighbours 2)", "neighbours 1"}
 
 
@@ -163,6 +188,90 @@ def test_what_was_measured_of_something_else_is_measured_again(copied: Path) -> 
     done = called("ablate", *options, cwd=copied)
     assert "done: 0 of 2 runs" in done.stdout
     assert done.stdout.count(": trained, retrieve") == 2
+
+
+def test_a_damaged_run_is_passed_over(copied: Path) -> None:
+    options = (*BASE, "--no-motion-module", *ROWS, *FEW)
+    (run_of(copied, "motion=none") / "status.json").write_text("{brok")
+    said = "status.json can't be read"
+    done = called("ablate", *options, "--dry-run", cwd=copied)
+    assert "can't be used: runs/tiny-" in done.stdout
+    assert "done: 2 of 3 runs" in done.stdout
+    for more in ((), ("--table-only",)):
+        shutil.rmtree(table_of(copied, NAME))
+        done = called("ablate", *options, *more, cwd=copied, status=0 if more else 1)
+        assert set(numbers(copied, NAME)["row"]) == {"full (neighbours 2)", "neighbours 1"}
+        assert "2 of 3 measurements are there, not retrieve of no motion module, seed 0, split 1 (" in done.stderr
+        assert said in done.stderr
+
+
+def test_a_measurement_that_fails_of_all_rows_withholds_no_other(copied: Path) -> None:
+    fails = "{task: finetune, protocol: cpu, set: {optim.lr: 1.0e+30, train.epochs: 1, train.batch: 4}}"
+    text = f"title: T\nbase: tiny.yaml\nrows: {{a: {{}}}}\nmeasure: [{{task: retrieve}}, {fails}]\n"
+    (copied / "mine.yaml").write_text(text)
+    done = called("ablate", "mine.yaml", *FEW, cwd=copied, status=1)
+    assert "error: 1 of 1 runs failed" in done.stderr
+    assert "Not finished: 1 of 2 measurements are there, not finetune cpu optim.lr=1e+30" in done.stderr
+    assert "R@1" in (copied / "runs" / "tables" / "mine" / "table.md").read_text()
+
+
+def test_a_run_that_another_process_has_waits_for_it(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "AGAIN_AFTER", 0.5)
+    run = run_of(copied, *ONE_NEIGHBOUR)
+    status = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(json.dumps(status | {"finished": False}))
+    log = copied / "runs" / "tables" / "mine" / "logs" / f"{run.name}.log"
+
+    def hold() -> None:
+        with only_one(run / "lock", RunError("")):
+            while not log.is_file() or "by another process" not in log.read_text():
+                time.sleep(0.05)
+
+    loss = ", ".join(f"{name.replace('=', ': ')}" for name in ONE_NEIGHBOUR)
+    (copied / "mine.yaml").write_text(f"title: T\nbase: tiny.yaml\nrows: {{a: {{}}, b: {{set: {{{loss}}}}}}}\n")
+    holder = threading.Thread(target=hold)
+    holder.start()
+    done = called("ablate", "mine.yaml", *FEW, cwd=copied)
+    holder.join()
+    assert "b, seed 0, split 1 is worked on by another process: it waits for that" in done.stderr
+    assert "done: b, seed 0, split 1" in done.stderr
+    assert json.loads((run / "status.json").read_text())["finished"]
+
+
+def test_options_that_make_another_table_give_it_a_folder_of_its_own(tiny_data: Path, tmp_path: Path) -> None:
+    prepared(tmp_path, tiny_data)
+    (tmp_path / "mine.yaml").write_text("title: T\nbase: tiny.yaml\nrows: {a: {}, b: {set: {motion: none}}}\n")
+
+    def folder(*options: object) -> str:
+        done = called("ablate", *options, "--dry-run", "--assume", "100", cwd=tmp_path)
+        return done.stdout.splitlines()[0].rpartition("/")[2]
+
+    assert folder("mine.yaml") == "mine"
+    assert folder("--no-motion-module") == "vcsf-no-motion-module"
+    changed = (
+        (*BASE, "--neighbours", "1,3"),
+        (*BASE, *ROWS),
+        (*BASE, *ROWS, "--seeds", "3"),
+        (*BASE, *ROWS, "--set", "seed=4"),
+    )
+    changed += (*BASE, *ROWS, "--measure", "knn"), ("mine.yaml", "--splits", "2"), ("mine.yaml", "--measure", "knn")
+    names = [folder(*options) for options in changed]
+    assert len(set(names)) == len(names)
+    assert all(name.rpartition("-")[0] in ("tiny-neighbours", "mine") for name in names)
+    assert folder(*BASE, *ROWS) == names[1]
+
+
+def test_one_measurement_is_not_asked_for_twice_and_others_differ(tiny_data: Path, tmp_path: Path) -> None:
+    prepared(tmp_path, tiny_data)
+    for measures, status in (
+        ("{task: retrieve}, {task: retrieve, data: ucf10}", 2),
+        ("{task: linear}, {task: linear, protocol: linear}", 2),
+        ("{task: linear}, {task: linear, set: {grid.lr: [0.5]}}", 0),
+    ):
+        (tmp_path / "mine.yaml").write_text(f"title: T\nbase: tiny.yaml\nmeasure: [{measures}]\n")
+        done = called("ablate", "mine.yaml", "--dry-run", "--assume", "100", cwd=tmp_path, status=status)
+        assert ("are one measurement that is asked for twice" in done.stderr) == bool(status)
+    assert "measured by linear, linear grid.lr=[0.5]" in done.stdout
 
 
 def started(folder: Path) -> subprocess.Popen[str]:
@@ -257,6 +366,11 @@ def test_published_rows_are_left_out_beside_a_subset(copied: Path) -> None:
         ((*BASE, "--no-motion-module", "--measure", "retrieve:hmdb51"), "hmdb51 is not prepared"),
         (("schedule", *BASE), "has a recipe of its own"),
         ((*BASE, "--no-motion-module", "--splits", "4"), "splits"),
+        ((*BASE, "--no-motion-module", "--seeds", "²"), "no list of numbers"),
+        (
+            (*BASE, "--backbone", "small,s3d", "--devices", "cpu"),
+            "row `backbone s3d`: backbone `s3d` can't read clips of 16 frames",
+        ),
     ],
 )
 def test_mistakes_are_told_before_any_work(
@@ -290,5 +404,7 @@ def test_a_plan_needs_no_data_and_says_that_its_time_is_calculated(tmp_path: Pat
     assert not (tmp_path / "runs").exists()
     done = called("ablate", "retrieval_ucf101", "--dry-run", "--assume", "100/s", cwd=tmp_path)
     assert "estimated time: 4 d 8 h (from 100 training clips a second in stage 1, as you assume)" in done.stdout
+    done = called("ablate", "retrieval_ucf101", "--dry-run", "--assume", "h200", "--devices", "0,1", cwd=tmp_path)
+    assert ", by 2 side by side " in done.stdout
     done = called("ablate", "retrieval_ucf101", "--dry-run", cwd=tmp_path)
     assert "the time is unknown" in done.stdout

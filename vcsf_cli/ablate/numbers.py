@@ -122,8 +122,8 @@ class Numbers:
     @property
     def words_of_differences(self) -> str:
         """What the intervals of the differences are, in words; empty if there are no differences."""
-        differing = self.values[self.values["difference"].notna()]
-        return words_of(differing["places"].tolist(), bool(differing["difference_low"].notna().all()))
+        known = self.values[self.values["difference"].notna()]["difference_low"].notna()
+        return words_of(self.values["places"][known[known].index].tolist(), bool(known.all()))
 
     def value(self, line: Line, pathway: str, group: Group, metric: str) -> pd.Series | None:
         """A line of `values`, None where nothing was measured."""
