@@ -32,7 +32,9 @@ def run(tmp_path: Path) -> Run:
 @pytest.fixture
 def manifest(tmp_path: Path) -> Manifest:
     """Of clips whose names look like numbers, of classes whose names look like nothing."""
-    table = pd.DataFrame({"video": ["0001", "0002", "0003"], "label": ["None", "None", "NA"], "source": ["a", "b", "c"]})
+    table = pd.DataFrame(
+        {"video": ["0001", "0002", "0003"], "label": ["None", "None", "NA"], "source": ["a", "b", "c"]}
+    )
     return Manifest(tmp_path / "0101", table.assign(shard=0, offset=0, frame_offsets=0), {})
 
 
@@ -43,7 +45,9 @@ def found_neighbours(run: Run, manifest: Manifest, ks: dict[int, float]) -> Path
     key = json.dumps({"checkpoint": files.sha256(run.checkpoint), "data": manifest.hash})
     pq.write_table(pa.table({"x": [1]}).replace_schema_metadata({"vcsf": key}), folder / "features.parquet")
     lines = [("0001", 1, 0), ("0001", 2, 1), ("0001", 3, 0), ("0003", 1, 0), ("0003", 2, 0), ("0003", 3, 1)]
-    near = pd.DataFrame(lines, columns=["query", "rank", "hit"]).assign(pathway="both", neighbour="0002", similarity=0.5)
+    near = pd.DataFrame(lines, columns=["query", "rank", "hit"]).assign(
+        pathway="both", neighbour="0002", similarity=0.5
+    )
     near.to_csv(folder / "neighbours.csv", index=False)
     rows = [ROW | {"task": "retrieval", "metric": f"R@{k}", "value": value, "clips": 2} for k, value in ks.items()]
     pd.DataFrame(rows).to_csv(folder / "results.csv", index=False)
@@ -54,7 +58,10 @@ def test_any_k_up_to_the_ranks_that_were_found(run: Run, manifest: Manifest) -> 
     found_neighbours(run, manifest, {1: 0.0, 3: 1.0})
     found = retrieved(run, manifest, 1, [1, 2])
     assert found is not None
-    assert found.rows[["dataset", "metric", "value"]].to_numpy().tolist() == [["0101", "R@1", 0.0], ["0101", "R@2", 0.5]]
+    assert found.rows[["dataset", "metric", "value"]].to_numpy().tolist() == [
+        ["0101", "R@1", 0.0],
+        ["0101", "R@2", 0.5],
+    ]
     assert found.clips["both", "R@2"].to_dict() == {"0001": 1.0, "0003": 0.0}
     assert retrieved(run, manifest, 1, [1, 5]) is None
     assert asked_before(run, manifest, 1) == {1, 3}
