@@ -206,12 +206,12 @@ def test_a_damaged_run_is_passed_over(copied: Path) -> None:
 
 
 def test_a_measurement_that_fails_of_all_rows_withholds_no_other(copied: Path) -> None:
-    fails = "{task: finetune, protocol: cpu, set: {optim.lr: 1.0e+30, train.epochs: 1, train.batch: 4}}"
-    text = f"title: T\nbase: tiny.yaml\nrows: {{a: {{}}}}\nmeasure: [{{task: retrieve}}, {fails}]\n"
+    (run_of(copied) / "finetune").write_text("no folder")
+    text = "title: T\nbase: tiny.yaml\nrows: {a: {}}\nmeasure: [{task: retrieve}, {task: knn}]\n"
     (copied / "mine.yaml").write_text(text)
     done = called("ablate", "mine.yaml", *FEW, cwd=copied, status=1)
     assert "error: 1 of 1 runs failed" in done.stderr
-    assert "Not finished: 1 of 2 measurements are there, not finetune cpu optim.lr=1e+30" in done.stderr
+    assert "Not finished: 1 of 2 measurements are there, not knn of a, seed 0, split 1." in done.stderr
     assert "R@1" in (copied / "runs" / "tables" / "mine" / "table.md").read_text()
 
 
