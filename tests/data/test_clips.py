@@ -1,14 +1,19 @@
 """Ten crops of a video, pixel by pixel, and the one view that labels are learned from."""
 
+import multiprocessing
+import subprocess
 from pathlib import Path
 
 import numpy as np
+import pytest
 import simplejpeg
+from torch.utils.data import DataLoader
 
 from vcsf_cli.data import augment
-from vcsf_cli.data.clips import LabelledClips, WholeVideos
+from vcsf_cli.data.clips import LabelledClips, WholeVideos, items_of, leave_signals
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.store import FrameStore
+from vcsf_cli.errors import RunError
 from vcsf_cli.recipe import load
 from vcsf_cli.schema import Augment
 from vcsf_cli.train.tasks import build_sampler
@@ -56,3 +61,18 @@ def test_one_view_to_learn_a_label_from(tiny_data: Path) -> None:
     strong = {"base": 1.0, "colour": 1.0}
     assert all((clip((epoch, 0), **plain)["colour"] == augment.NEUTRAL).all() for epoch in range(20))
     assert all((clip((epoch, 0), **strong)["colour"][0, 0, :3] != 1).all() for epoch in range(20))
+
+
+def test_a_reader_ends_when_its_parent_says_so_and_not_when_a_scheduler_does() -> None:
+    before = multiprocessing.active_children()
+    loader: DataLoader[int] = DataLoader(list(range(1000)), num_workers=1, worker_init_fn=leave_signals)  # type: ignore[arg-type]
+    items = items_of(loader)
+    assert int(next(items)) == 0
+    (reader,) = (child for child in multiprocessing.active_children() if child not in before)
+    subprocess.run(["kill", "-TERM", str(reader.pid)], check=True)
+    assert [int(next(items)) for _ in range(20)] == list(range(1, 21))
+    reader.terminate()
+    reader.join(20)
+    assert reader.exitcode == 0
+    with pytest.raises(RunError, match="exited unexpectedly"):
+        list(items)

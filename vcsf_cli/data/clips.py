@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import parent_process
+from threading import Thread
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -191,7 +194,9 @@ def items_of(loader: DataLoader[Item]) -> Iterator[Item]:
     """
     try:
         with reader_deaths():
-            yield from loader
+            with sigterm_held_back():
+                items = iter(loader)
+            yield from items
     except VcsfError as error:
         if "Original Traceback" not in error.message:
             raise
@@ -219,12 +224,33 @@ def reader_deaths() -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def sigterm_held_back() -> Iterator[None]:
+    """Processes that are begun here are begun with SIGTERM held back: none comes before `leave_signals` knows what to do."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def leave_signals(worker: int) -> None:
     """Leave Ctrl-C and SIGTERM, which a cluster's scheduler sends to all processes at once, to the main process: it finishes
-    its step and saves. A worker computes on one thread."""
+    its step and saves. A worker ends when the main process itself says so, and computes on one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is not None and hasattr(signal, "sigwaitinfo"):
+        Thread(target=end_when_told, args=(parent.pid,), daemon=True).start()
+    else:  # on macOS
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     torch.set_num_threads(1)
+
+
+def end_when_told(parent: int) -> None:
+    """End this process at a SIGTERM from another one, and pass over those that come from elsewhere."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 class WholeVideos(Dataset[dict[str, Any]]):
