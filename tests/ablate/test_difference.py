@@ -34,7 +34,9 @@ def test_rows_that_do_not_differ_seldom_get_a_star(places: int, scatter: float) 
     generator = np.random.default_rng(0)
     found = [difference_of(pairs(generator, places, scatter), SOURCE) for _ in range(200)]
     share = np.mean([is_finding(each.places, each.low, each.high) for each in found])
-    assert share < 0.1  # 0.05 is meant; of recordings alone it would be 0.6 where seeds scatter
+    assert (
+        share < 0.1
+    )  # 0.05 is meant, 0.07 what three places give; of recordings alone it would be 0.6 where seeds scatter
 
 
 def test_rows_that_differ_get_one() -> None:

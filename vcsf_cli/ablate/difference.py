@@ -6,10 +6,11 @@ are added, with Student's t of as many degrees of freedom as Satterthwaite's for
 Recordings are drawn, not single clips: clips cut from one recording are right or wrong together, and whoever draws clips
 takes them for more evidence than they are (Efron and Tibshirani 1993, ch. 8).
 
-Measured on 600 pairs of rows that do not differ, of 1,000 clips in 100 recordings, whose seeds scatter by 5 points: the
-interval leaves zero out in 6 % of the cases with 3 seeds and in 6 % with 5, of seeds that scatter by 1 point in 2 %. Drawing
-places as well as recordings again gives 14 % and 11 % in its place, because three places are too few to draw from; drawing
-recordings alone, of numbers that are means over seeds, 58 % and 60 %. `tests/ablate/test_difference.py` measures it again.
+Measured on pairs of rows that do not differ, of 1,000 clips in 100 recordings, whose seeds scatter by 5 points: the interval
+leaves zero out in 8 % of the cases with 3 seeds and in 5 % with 5 (1,200 pairs each; 7 % and 5 % by the normal distribution,
+where 3 seeds tell little of how far seeds scatter), of seeds that scatter by 1 point in 2 %. Drawing places as well as
+recordings again gives 14 % and 11 % in its place (600 pairs), because three places are too few to draw from; drawing
+recordings alone, of numbers that are means over seeds, 58 % and 60 %. `tests/ablate/test_difference.py` bounds it.
 """
 
 from __future__ import annotations
