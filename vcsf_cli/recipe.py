@@ -220,7 +220,7 @@ def assign(tree: dict[str, Any], marks: Marks, assignment: str) -> None:
     for depth, parent in enumerate(parents):
         where = ".".join(parents[: depth + 1])
         if isinstance(node, list):
-            if not parent.isdigit() or int(parent) >= len(node):
+            if not parent.isdecimal() or int(parent) >= len(node):
                 raise RecipeError(f"--set {key}: there is no `{where}`", positions(node))
             node = node[int(parent)]
         else:
@@ -230,7 +230,7 @@ def assign(tree: dict[str, Any], marks: Marks, assignment: str) -> None:
         if not isinstance(node, dict | list):
             raise RecipeError(f"--set {key}: `{where}` is a value, not a node", f"it is {node!r}")
     if isinstance(node, list):
-        if not last.isdigit() or int(last) >= len(node):
+        if not last.isdecimal() or int(last) >= len(node):
             raise RecipeError(f"--set {key}: there is no such entry", positions(node))
         node[int(last)] = value
     elif last == "name" and parents and parents[-1] in COMPONENTS and component_of(".".join(parents), node) != value:
@@ -240,7 +240,7 @@ def assign(tree: dict[str, Any], marks: Marks, assignment: str) -> None:
         node["name"] = value
     else:
         node[last] = value
-    place = tuple(int(part) if part.isdigit() else part for part in key.split("."))
+    place = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
     marks |= dict.fromkeys([place, *((*place, *below) for below in inner)], "")
 
 

@@ -184,6 +184,9 @@ def test_killed_inside_a_stage_it_goes_on_to_the_same_bits(
 def test_stages_that_another_run_has_trained_are_taken_from_it(whole: Path, tiny_data: Path, tmp_path: Path) -> None:
     """Only stage 2 differs: stage 1 is taken, and what comes of it equals a training from the start."""
     first, _ = pretrain(write(tmp_path), tiny_data)
+    damaged = tmp_path / "runs" / "a-damaged-run"
+    damaged.mkdir()
+    (damaged / "stages.json").write_text("[{")
     recipe = write(tmp_path, "other", epochs=3)
     other, said = pretrain(recipe, tiny_data)
     assert f"stage 1 is the same as those of run {first.name}: its weights are taken" in said

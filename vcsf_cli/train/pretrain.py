@@ -61,7 +61,7 @@ class Machine:
     @property
     def processes(self) -> int:
         """Processes of this machine that train together."""
-        return int(self.devices) if self.devices.isdigit() else 1
+        return int(self.devices) if self.devices.isdecimal() else 1
 
     @property
     def readers(self) -> int:
@@ -77,9 +77,9 @@ class Machine:
             InputError: If it isn't there.
         """
         found = "cuda" if torch.cuda.is_available() else "cpu"
-        wanted = found if self.devices == "auto" or self.devices.isdigit() else self.devices
+        wanted = found if self.devices == "auto" or self.devices.isdecimal() else self.devices
         kind, _, index = wanted.partition(":")
-        if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdigit())):
+        if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdecimal())):
             raise InputError(
                 f"--devices {self.devices} is no device",
                 "give auto, cpu, cuda, cuda:N for one of several GPUs, or how many of them",

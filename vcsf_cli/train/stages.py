@@ -110,7 +110,10 @@ class Stages:
             wanted = prefix(self.run.recipe, count, self.data_hash)
             for folder in sorted(path.parent for path in self.run.folder.parent.glob(f"*/{FILE}")):
                 source = weights_file(folder, count - 1)
-                entries = read(folder)[:count]
+                try:
+                    entries = read(folder)[:count]
+                except RunError:  # a damaged run is no reason not to train another
+                    continue
                 if folder == self.run.folder or len(entries) < count or entries[-1].get("prefix") != wanted:
                     continue
                 if not source.is_file():
