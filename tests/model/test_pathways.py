@@ -81,3 +81,15 @@ def test_channels_last_is_a_matter_of_memory_alone() -> None:
     assert last == [True, False]
     first, second = (model(window, positions)["fast"] for model in models)
     torch.testing.assert_close(first, second)
+
+
+def test_differences_of_a_single_frame_are_refused() -> None:
+    recipe = recipes.load("demo", ["sampler.frames=1", "sampler.alpha=1"])
+    with pytest.raises(RecipeError, match="a window has one frame"):
+        build(recipe)
+
+
+def test_pretrained_weights_need_not_be_there_where_others_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    recipe = recipes.load("demo", ["backbone={name: timm, model: resnet10t, pretrained: true}"])
+    assert build(recipe, weights_follow=True).slow.backbone.channels
