@@ -3,11 +3,12 @@
 import multiprocessing
 import subprocess
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import simplejpeg
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from vcsf_cli.data import augment
 from vcsf_cli.data.clips import LabelledClips, WholeVideos, items_of, leave_signals
@@ -65,7 +66,7 @@ def test_one_view_to_learn_a_label_from(tiny_data: Path) -> None:
 
 def test_a_reader_ends_when_its_parent_says_so_and_not_when_a_scheduler_does() -> None:
     before = multiprocessing.active_children()
-    loader: DataLoader[int] = DataLoader(list(range(1000)), num_workers=1, worker_init_fn=leave_signals)  # type: ignore[arg-type]
+    loader = DataLoader(cast(Dataset[int], range(1000)), num_workers=1, worker_init_fn=leave_signals)
     items = items_of(loader)
     assert int(next(items)) == 0
     (reader,) = (child for child in multiprocessing.active_children() if child not in before)

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import numpy as np
 import pandas as pd
 import pytest
-from browser import CHROMIUM, Browser, browser
+from browser import Browser, browser, chromium
 from conftest import called
 
 from vcsf_cli.ablate.numbers import Group, Numbers
@@ -37,7 +37,6 @@ seeds: [0, 1]
 measure: [{{task: retrieve, k: [1, 3]}}, {{task: knn, set: {{grid.k: [3]}}}}]
 pathways: [slow, both]
 """
-chromium = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed: apt-get install chromium")
 
 
 @pytest.fixture(scope="module")

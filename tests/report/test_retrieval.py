@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import simplejpeg
-from browser import CHROMIUM, Browser, browser
+from browser import Browser, browser, chromium
 from conftest import called
 
 from vcsf_cli.data import manifest
@@ -29,7 +29,6 @@ TINY = ("--set", "name=tiny", "--set", "train.batch=4", "--set", "train.epochs=2
 BOLD = "</script><b id='harm'>Run"
 IMAGE = "<img src=x onerror=document.title='harm'>"
 PATHWAYS = ("slow", "fast", "both")
-chromium = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed: apt-get install chromium")
 
 
 def harmful(row: dict[str, Any]) -> dict[str, Any]:

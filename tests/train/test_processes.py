@@ -130,6 +130,8 @@ def test_parts_of_less_than_two_clips_are_told(recipe: Path, tiny_data: Path) ->
     accumulate = ("--set", "train.accumulate=4", "--set", "train.norm=batch")
     done = called(*arguments(recipe, tiny_data, "runs", "--devices", "1", *accumulate), cwd=recipe.parent, status=2)
     assert "batch statistics need two clips or more in each" in done.stderr
+    done = called(*arguments(recipe, tiny_data, "runs", *accumulate, "--dry-run"), cwd=recipe.parent, status=2)
+    assert "batch statistics need two clips or more in each" in done.stderr
     done = called(
         *arguments(
             recipe, tiny_data, "runs", "--devices", "1", "--set", "train.accumulate=5", "--set", "train.norm=frozen"

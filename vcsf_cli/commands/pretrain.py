@@ -90,7 +90,8 @@ def command(
     work_together(machine.processes * machine.nodes > 1)
     check_parts(resolved)
     machine.bf16()
-    model, folder = build(resolved), folder_of(runs, resolved)
+    folder = folder_of(runs, resolved)
+    model = build(resolved, weights_follow=(folder / "checkpoint.pt").exists())
     start = start_of(resolved, init, folder, model)
     if dry_run:
         rehearse(resolved, model, data, folder, machine)
@@ -181,7 +182,7 @@ def rehearse(resolved: Recipe, model: TwoPathways, data: Path, folder: Path, mac
     """`--dry-run`: the resolved recipe on stdout, everything else on stderr."""
     from vcsf_cli.data.manifest import Manifest
     from vcsf_cli.errors import InputError
-    from vcsf_cli.train.pretrain import estimate, training_rows, warnings_for
+    from vcsf_cli.train.pretrain import check_batches, estimate, training_rows, warnings_for
 
     click.echo(resolved.yaml(), nl=False)
     for line in sizes(resolved, model):
@@ -194,6 +195,7 @@ def rehearse(resolved: Recipe, model: TwoPathways, data: Path, folder: Path, mac
         say(error.hint)
         return
     rows = training_rows(resolved, manifest)
+    check_batches(resolved, machine.processes * machine.nodes)
     for warning in warnings_for(resolved, len(rows)):
         say(f"warning: {warning}")
     total_seconds = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import parent_process
@@ -213,8 +214,12 @@ def reader_deaths() -> Iterator[None]:
         RunError: If a process that reads has died.
     """
     try:
-        yield
-    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two where it was about to hand over a batch
+        try:
+            yield
+        except (ConnectionError, EOFError):  # it was about to hand over a batch
+            time.sleep(1)  # torch's handler of its death comes right behind and raises here, not while we tell of it
+            raise
+    except (RuntimeError, ConnectionError, EOFError) as error:
         ours = ("DataLoader worker", "unable to resize file")
         if isinstance(error, RuntimeError) and not any(text in str(error) for text in ours):
             raise

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
@@ -37,7 +36,7 @@ from vcsf_cli.model.pathways import Pathway, TwoPathways
 from vcsf_cli.narrate import Progress, say
 from vcsf_cli.protocol import Finetune
 from vcsf_cli.runs import Run
-from vcsf_cli.train.loop import Log, Plan, Position, fit
+from vcsf_cli.train.loop import Log, Plan, Position, fit, rehearsed
 from vcsf_cli.train.optim import learning_rate, optimizer_of
 from vcsf_cli.train.pretrain import Machine
 from vcsf_cli.train.tasks import Terms, build_sampler
@@ -363,22 +362,9 @@ def estimate(job: Job, machine: Machine) -> float:
     task = ClassifyTask(job, model, Position(), fabric, machine)
     optimizer = optimizer_of(protocol.optim, model.groups(1.0))
     size = min(TIMED_CLIPS, plan.clips)
-    batches = iter(training_loader(clips_of(job), Order(division.learns, size, job.seed, 0, 1000), 0, pin=False))
-    reading, computing = [], []
-    for _ in range(TIMED_BATCHES):
-        begun = time.monotonic()
-        batch = next(batches)
-        read = time.monotonic()
-        for share, terms in task.step(batch):
-            fabric.backward(share * terms["loss"])
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if fabric.device.type == "cuda":
-            torch.cuda.synchronize()
-        reading.append(read - begun)
-        computing.append(time.monotonic() - read)
-    # The first batch pays for warming up.
-    clip = max(np.mean(reading[1:]) / max(1, machine.readers), np.mean(computing[1:])) / size
+    batches = items_of(training_loader(clips_of(job), Order(division.learns, size, job.seed, 0, 1000), 0, pin=False))
+    read, compute = rehearsed(fabric, task, optimizer, batches, TIMED_BATCHES)
+    clip = max(read / max(1, machine.readers), compute) / size
     begun = time.monotonic()
     predict(job, model, division.test[:1], dataclasses.replace(machine, workers=0), protocol.crops)
     test = (time.monotonic() - begun) * len(division.test)

@@ -28,7 +28,7 @@ from vcsf_cli.narrate import is_first, say
 from vcsf_cli.recipe import Recipe
 from vcsf_cli.runs import Run, now
 from vcsf_cli.schema import Stage
-from vcsf_cli.train.loop import Log, Plan, Position, fit
+from vcsf_cli.train.loop import Log, Plan, Position, fit, rehearsed
 from vcsf_cli.train.optim import learning_rate, optimizer_of
 from vcsf_cli.train.stages import Stages
 from vcsf_cli.train.tasks import PretrainTask, build_loss, build_sampler
@@ -422,25 +422,10 @@ def seconds_a_clip(recipe: Recipe, stage: Stage, manifest: Manifest, machine: Ma
 
     def timed(size: int) -> tuple[float, float]:
         """Seconds that a clip takes to read and to compute, in batches of so many."""
-        reading: list[float] = []
-        computing: list[float] = []
         order = Order(rows, size, recipe.seed, 0, 1000)
         batches = items_of(training_loader(clips, order, 0, pin=False))
-        while not computing or (len(computing) < TIMED_BATCHES and time.monotonic() < deadline):
-            begun = time.monotonic()
-            batch = next(batches)
-            read = time.monotonic()
-            for share, terms in task.step(batch):
-                fabric.backward(share * terms["loss"])
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            task.after_step()
-            if fabric.device.type == "cuda":
-                torch.cuda.synchronize()
-            reading.append(read - begun)
-            computing.append(time.monotonic() - read)
-        # The first batch pays for warming up.
-        return float(np.mean(reading[1:] or reading)) / size, float(np.mean(computing[1:] or computing)) / size
+        read, compute = rehearsed(fabric, task, optimizer, batches, TIMED_BATCHES, deadline)
+        return read / size, compute / size
 
     parts = stage.train.accumulate * (stage.train.parts if stage.train.norm == "split" else 1)
     whole = stage.train.batch
