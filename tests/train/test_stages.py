@@ -37,6 +37,9 @@ stages:
 """
 
 
+TIMES = ("clips_per_second", "data_wait")
+
+
 def write(folder: Path, name: str = "staged", epochs: int = 2) -> Path:
     path = folder / f"{name}.yaml"
     path.write_text(RECIPE.format(name=name, epochs=epochs))
@@ -60,6 +63,12 @@ def whole(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def entries(run: Path) -> list[dict[str, object]]:
     return json.loads((run / "stages.json").read_text())
+
+
+def logged(run: Path) -> list[dict[str, str]]:
+    """The records of `metrics.csv`, but for what the clock says."""
+    with (run / "metrics.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k not in TIMES and v} for row in csv.DictReader(file)]
 
 
 def weights(run: Path, stage: int) -> dict[str, torch.Tensor]:
@@ -197,6 +206,34 @@ def test_stages_that_another_run_has_trained_are_taken_from_it(whole: Path, tiny
     assert "its weights are taken" not in said
     alone = tmp_path / "alone" / other.name
     assert all(torch.equal(value, weights(alone, 3)[key]) for key, value in weights(other, 3).items())
+    assert logged(other) == logged(alone)
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+def test_a_run_whose_stages_were_all_trained_by_another_takes_them_and_is_finished(
+    whole: Path, tiny_data: Path, tmp_path: Path, stages: int
+) -> None:
+    """A beginning of another run, and the same stages under another name."""
+    first, _ = pretrain(write(tmp_path), tiny_data)
+    recipe = write(tmp_path, "again")
+    if stages == 1:
+        recipe.write_text(recipe.read_text().partition("stages:")[0])
+    again, said = pretrain(recipe, tiny_data)
+    which = "stage 1 is" if stages == 1 else "stages 1 to 3 are"
+    assert f"{which} the same as those of run {first.name}: its weights are taken" in said
+    assert "infonce" not in said
+    assert " steps" not in said
+    assert entries(again) == entries(first)[:stages]
+    trained = checkpoint.load(again / "checkpoint.pt")
+    assert all(torch.equal(value, trained["task"]["model"][key]) for key, value in weights(first, stages).items())
+    assert trained["position"]["step"] == entries(first)[stages - 1]["steps"]
+    status = json.loads((again / "status.json").read_text())
+    assert status["finished"]
+    assert status["steps"] == trained["position"]["step"]
+    assert logged(again) == [row for row in logged(first) if int(row["stage"]) <= stages]
+    measured = called("retrieve", "--from", again.name, "--data", tiny_data, "--workers", 0, cwd=tmp_path).stdout
+    assert "R@1" in measured
+    assert "is finished" in pretrain(recipe, tiny_data)[1]
 
 
 def test_a_changed_first_stage_is_trained_anew(whole: Path, tiny_data: Path, tmp_path: Path) -> None:

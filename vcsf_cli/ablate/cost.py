@@ -216,7 +216,7 @@ class Costs:
         """The work of all cells, in the order in which it is done."""
         available = trained_stages(self.plan.runs)
         found = []
-        for cell in self.plan.ordered(self.plan.cells):
+        for cell in self.plan.cells:
             try:
                 found.append(self.work_of(cell, available))
                 available |= set(self.plan.stages_of(cell))
@@ -241,7 +241,7 @@ class Costs:
         first, done = own_stages(cell), epochs_done(cell)
         if not is_begun(cell):
             own = self.plan.stages_of(cell)
-            first = max([first, *(count for count in range(1, len(own)) if own[count - 1] in available)])
+            first = max([first, *(count for count in range(1, len(own) + 1) if own[count - 1] in available)])
         left, (clips, _, _) = [], self.clips(*where(cell))
         for index, per_clip in enumerate(step_flops(cell.recipe, self.network(cell))):
             if index >= first:
@@ -270,7 +270,7 @@ class Costs:
         for work in works:
             network = self.network(work.cell)
             weights = sum(network.parameters.values()) * BYTES
-            if work.stages:
+            if not work.damage and not self.plan.is_trained(work.cell):
                 total += weights * (4 + len(work.cell.recipe.stages))
             for measure in work.measures:
                 train, test, _ = self.clips(self.plan.measured_on(work.cell, measure), work.cell.split)

@@ -15,7 +15,7 @@ def must_wait(ours: Sequence[str], theirs: Sequence[str], finished: int) -> bool
         theirs: The same of the other run.
         finished: Stages that the other run has finished.
     """
-    return sum(stage in theirs for stage in ours[:-1]) > finished
+    return sum(stage in theirs for stage in ours) > finished
 
 
 def seconds_of(works: Sequence[Work], stages: Mapping[str, Sequence[str]], speed: Speed, lanes: int) -> float:
@@ -38,7 +38,7 @@ def seconds_of(works: Sequence[Work], stages: Mapping[str, Sequence[str]], speed
 
     while waiting or running:
         for work in list(waiting):
-            if len(running) < lanes and not (work.stages and any(waits_for(work, *other) for other in running)):
+            if len(running) < lanes and not any(waits_for(work, *other) for other in running):
                 waiting.remove(work)
                 running.append((work, now))
         moments = [begun + moment for work, begun in running for moment in work.moments(speed)]

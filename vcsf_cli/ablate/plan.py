@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -136,21 +135,6 @@ class Plan:
         manifest = self.manifests[cell.recipe.model.data.name]
         data = manifest.hash if manifest else cell.recipe.model.data.name
         return [stages.prefix(cell.recipe, count, data) for count in range(1, len(cell.recipe.stages) + 1)]
-
-    def ordered(self, cells: Iterable[Cell]) -> list[Cell]:
-        """Cells in the table's order, but a run that is the beginning of another before that one, which continues it."""
-        cells = list(cells)
-        every = {cell.recipe.hash: self.stages_of(cell) for cell in cells}
-        first = [
-            min(index for index, other in enumerate(cells) if every[cell.recipe.hash][-1] in every[other.recipe.hash])
-            for cell in cells
-        ]
-        return [cell for _, _, cell in sorted(zip(first, map(lengths, cells), cells, strict=True), key=lambda x: x[:2])]
-
-
-def lengths(cell: Cell) -> int:
-    """How many stages a run has."""
-    return len(cell.recipe.stages)
 
 
 def plan_of(table: Table, data: Path, runs: Path) -> Plan:

@@ -148,7 +148,7 @@ class Running:
         self.stages = {cell.recipe.hash: plan.stages_of(cell) for cell in plan.cells}
         self.workers: list[Worker] = []
         self.failures: list[Failure] = []
-        self.waiting = [cell for cell in plan.ordered(plan.cells) if self._is_left(cell)]
+        self.waiting = [cell for cell in plan.cells if self._is_left(cell)]
         self.total = len(self.waiting)
         self.begun = 0
         self.not_before: dict[str, float] = {}

@@ -233,8 +233,8 @@ def training_charts(metrics: Path) -> list[Chart]:
     if not len(table):
         return []
     stage = table["stage"] if "stage" in table else pd.Series(1, table.index)
-    begins = table["step"][stage.ne(stage.shift())].tolist()
-    borders = [(float(step), f"stage {number + 1}") for number, step in enumerate(begins) if number]
+    begins = table["step"][stage.ne(stage.shift())]
+    borders = [(float(step), f"stage {stage[index]:g}") for index, step in begins.items()][1:]
     charts = []
     for title, column, unit, factor, from_zero in CURVES:
         lines = lines_of([(name, table, column.format(name), name) for name in PATHWAYS_AND_BOTH], factor)

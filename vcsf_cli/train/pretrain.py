@@ -310,13 +310,17 @@ class Trainer:
             return Position()
         count, step, trained_by = taken
         which = "stage 1 is" if count == 1 else f"stages 1 to {count} are"
+        stages = self.recipe.stages
         say(f"{which} the same as those of run {trained_by}: its weights are taken (--no-share-stages trains anew)")
+        if count == len(stages):
+            return Position(stage=count - 1, epoch=stages[-1].train.epochs, step=step)
         return Position(stage=count, step=step)
 
     def stage(self, index: int, position: Position, log: Log) -> None:
         """Train one stage from a position in it."""
         stage = self.recipe.stages[index]
-        if len(self.recipe.stages) > 1:
+        is_left = position.epoch < stage.train.epochs
+        if is_left and len(self.recipe.stages) > 1:
             what = f"{stage.loss.name}, {' and '.join(stage.train.pathways)}, {stage.train.epochs} epochs"
             say(f"stage {index + 1} of {len(self.recipe.stages)}: {what}")
         before = sum(earlier.train.epochs for earlier in self.recipe.stages[:index])
@@ -359,7 +363,8 @@ class Trainer:
                 checkpoint.save(self.run.checkpoint, content)
 
         try:
-            fit(self.fabric, task, optimizer, items_of(loader), plan, position, log, save)
+            if is_left:
+                fit(self.fabric, task, optimizer, items_of(loader), plan, position, log, save)
         except torch.OutOfMemoryError as error:
             raise RunError(
                 f"{self.fabric.device} has too little memory: {str(error).splitlines()[0]}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,9 @@ class Stages:
         self._write([*self.entries, entry])
 
     def end(self, index: int, model: TwoPathways, step: int) -> None:
-        """Keep the weights that a stage has come to, for the next one and for other runs."""
+        """Keep the weights that a stage has come to, for the next one and for other runs; nothing happens if it had ended."""
+        if "ended" in self.entries[index]:  # by another run, or by an earlier call that was stopped right behind it
+            return
         agreed = prefix(self.run.recipe, index + 1, self.data_hash)
         content = {"prefix": agreed, "step": step, "model": model.state_dict()}
         if is_first():
@@ -101,12 +104,12 @@ class Stages:
         self._write([*self.entries[:index], self.entries[index] | entry | {"prefix": agreed}])
 
     def take_over(self, model: TwoPathways) -> tuple[int, int, str] | None:
-        """Load the weights of the most stages that another run beside this one has trained, but never of all.
+        """Load the weights of the most stages that another run beside this one has trained, and take its log.
 
         Returns:
             How many stages, their optimiser steps, and the run that trained them; None if there is no such run.
         """
-        for count in range(len(self.run.recipe.stages) - 1, 0, -1):
+        for count in range(len(self.run.recipe.stages), 0, -1):
             wanted = prefix(self.run.recipe, count, self.data_hash)
             for folder in sorted(path.parent for path in self.run.folder.parent.glob(f"*/{FILE}")):
                 source = weights_file(folder, count - 1)
@@ -123,6 +126,8 @@ class Stages:
                 body = {key: value for key, value in content.items() if key not in ("kind", "version")}
                 if is_first():
                     checkpoint.save(weights_file(self.run.folder, count - 1), body, checkpoint.STAGE)
+                    if (log := folder / self.run.metrics.name).is_file():
+                        shutil.copyfile(log, self.run.metrics)  # it is cut back to these stages when it is opened
                 self._write(entries)
                 return count, int(content["step"]), str(entries[-1]["trained_by"])
         return None
