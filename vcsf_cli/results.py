@@ -14,11 +14,27 @@ COLUMNS = ("run", "variant", "seed", "dataset", "split", "task", "pathway", "met
 fraction from 0 to 1; `clips`: how many clips it was measured on; `left_out`: how many clips of the dataset took no part."""
 
 
+NUMBERS = ("seed", "split", "value", "clips", "left_out", "rank", "hit")
+"""Columns of result files that hold numbers."""
+
+
+def read(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+    """A table of results, names being text whatever they look like: a class may be called None, a clip 0001."""
+    names = list(pd.read_csv(path, nrows=0).columns)
+    return pd.read_csv(
+        path,
+        usecols=columns,
+        dtype={name: str for name in names if name not in NUMBERS},
+        keep_default_na=False,
+        na_values={name: [""] for name in names if name in NUMBERS},
+    )
+
+
 def write(path: Path, rows: Iterable[dict[str, object]]) -> pd.DataFrame:
     """Write `results.csv`; rows of variants that are not measured now stay as they are, if they are of as many clips."""
     new = pd.DataFrame(list(rows), columns=list(COLUMNS))
     if path.is_file():
-        old = pd.read_csv(path)
+        old = read(path)
         old = old[~old["variant"].isin(new["variant"].unique()) & old["clips"].isin(new["clips"].unique())]
         new = pd.concat([new, old], ignore_index=True) if len(old) else new
     with whole(path, "w") as file:
@@ -35,7 +51,7 @@ def merge(path: Path, rows: pd.DataFrame) -> None:
     the same kind is replaced."""
     with in_turn(path.with_name(f"{path.name}.lock")):
         if path.is_file():
-            old = pd.read_csv(path)
+            old = read(path)
             now = set(map(tuple, rows[list(SAME)].astype(str).to_numpy()))
             kept = [tuple(row) not in now for row in old[list(SAME)].astype(str).to_numpy()]
             rows = pd.concat([old[kept], rows], ignore_index=True) if any(kept) else rows

@@ -123,6 +123,8 @@ def test_a_training_is_drawn_from_its_metrics(tmp_path: Path) -> None:
     assert [list(line.points) for line in mined.lines] == [[(30, 50), (40, 75)]]
     assert [list(line.points) for line in rate.lines] == [[(10, 0.001), (20, 0.002), (30, 0.001), (40, 0.0005)]]
     assert loss.borders == [(30, "stage 2"), (40, "stage 3")]
+    path.write_text("".join(line for line in METRICS.splitlines(keepends=True) if ",1," not in line[:5]))
+    assert training_charts(path)[0].borders == [(40, "stage 3")]
 
 
 def test_a_long_training_is_thinned_to_means(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vcsf_cli import files
+from vcsf_cli import files, results
 from vcsf_cli import protocol as protocols
 from vcsf_cli.ablate.table import DEFAULT_KS, DEFAULT_PROTOCOLS, Measure
 from vcsf_cli.data.manifest import Manifest
@@ -85,9 +85,9 @@ def retrieved(run: Run, manifest: Manifest, split: int, ks: Sequence[int]) -> Fo
     folder = folder_of_retrieval(run, manifest, split)
     try:
         key = json.loads((pq.read_schema(folder / "features.parquet").metadata or {})[b"vcsf"])
-        rows = read(folder / "results.csv")
+        rows = results.read(folder / "results.csv")
         rows = rows[rows["variant"].isin(TRAINED)]
-        near = read(folder / "neighbours.csv", ["query", "pathway", "rank", "hit"])
+        near = results.read(folder / "neighbours.csv", ["query", "pathway", "rank", "hit"])
     except (OSError, KeyError, ValueError, pa.ArrowException):
         return None
     if key.get("data") != manifest.hash or not run.checkpoint.is_file():
@@ -119,7 +119,7 @@ def folder_of_retrieval(run: Run, manifest: Manifest, split: int) -> Path:
 def asked_before(run: Run, manifest: Manifest, split: int) -> set[int]:
     """The k that results are there of; who measures again asks for them too, so that nobody misses them."""
     try:
-        rows = read(folder_of_retrieval(run, manifest, split) / "results.csv")
+        rows = results.read(folder_of_retrieval(run, manifest, split) / "results.csv")
         return {int(metric.partition("@")[2]) for metric in rows["metric"]}
     except (OSError, KeyError, ValueError):
         return set()
@@ -138,8 +138,8 @@ def classified(job: Job) -> Found | None:
         "delete that folder: the same command measures it again",
     )
     try:
-        rows = read(job.folder / "results.csv")
-        answers = read(job.folder / "answers.csv", ["video", "pathway", "label", "answer"])
+        rows = results.read(job.folder / "results.csv")
+        answers = results.read(job.folder / "answers.csv", ["video", "pathway", "label", "answer"])
         top1 = rows[rows["metric"] == "top1"].set_index("pathway")["value"].to_dict()
     except (OSError, KeyError, ValueError) as error:
         raise damaged from error
@@ -153,19 +153,6 @@ def classified(job: Job) -> Found | None:
     if set(top1) != {pathway for pathway, _ in clips}:
         raise damaged
     return Found(rows[rows["metric"].isin(METRICS)].reset_index(drop=True), clips)
-
-
-def read(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
-    """A table in a CSV file, names being text whatever they look like: a class may be called None, a clip 0001."""
-    numbers = ("seed", "split", "value", "clips", "left_out", "rank", "hit")
-    names = list(pd.read_csv(path, nrows=0).columns)
-    return pd.read_csv(
-        path,
-        usecols=columns,
-        dtype={name: str for name in names if name not in numbers},
-        keep_default_na=False,
-        na_values={name: [""] for name in names if name in numbers},
-    )
 
 
 def sources(manifest: Manifest) -> dict[str, str]:

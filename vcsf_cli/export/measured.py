@@ -32,7 +32,7 @@ def results_of(run: Run, checkpoint: str) -> pd.DataFrame:
     if not folders:
         return pd.DataFrame(columns=list(results.COLUMNS))
     folders.sort(key=lambda folder: (str(status_of(folder).get("ended", "")), folder.name))
-    rows = pd.concat([pd.read_csv(folder / "results.csv") for folder in folders], ignore_index=True)
+    rows = pd.concat([results.read(folder / "results.csv") for folder in folders], ignore_index=True)
     return rows.drop_duplicates([*results.SAME, "metric"], keep="last", ignore_index=True)
 
 

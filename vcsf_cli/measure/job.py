@@ -295,7 +295,7 @@ def carry_out(job: Job, machine: Machine, predict: Callable[[Job, Machine], Feat
     table = job.run.folder / "results.csv"
     if job.finished:
         say(f"finished before: {folder}")
-        rows = pd.read_csv(folder / "results.csv")
+        rows = results.read(folder / "results.csv")
         results.merge(table, rows)
         return rows
     if job.scratch and not (job.run.folder / "recipe.yaml").is_file():

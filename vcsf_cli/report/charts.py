@@ -233,8 +233,11 @@ def training_charts(metrics: Path) -> list[Chart]:
     if not len(table):
         return []
     stage = table["stage"] if "stage" in table else pd.Series(1, table.index)
-    begins = table["step"][stage.ne(stage.shift())]
-    borders = [(float(step), f"stage {stage[index]:g}") for index, step in begins.items()][1:]
+    begins = stage.ne(stage.shift())
+    borders = [
+        (float(step), f"stage {number:g}") for step, number in zip(table["step"][begins], stage[begins], strict=True)
+    ]
+    borders = borders[1:]
     charts = []
     for title, column, unit, factor, from_zero in CURVES:
         lines = lines_of([(name, table, column.format(name), name) for name in PATHWAYS_AND_BOTH], factor)

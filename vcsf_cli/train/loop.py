@@ -333,7 +333,7 @@ def record_of(
 def note_of(last: Mapping[str, float], position: Position, plan: Plan) -> str:
     """What stands beside the progress bar."""
     parts = [f"epoch {min(position.epoch + 1, plan.epochs)}/{plan.epochs}"]
-    if "loss" in last:
+    if "loss" in last and last["stage"] == position.stage + 1:  # not that of the stage before, while a queue is filled
         parts.append(f"loss {last['loss']:.3f}")
     if "clips_per_second" in last:
         parts += [f"{last['clips_per_second']:.0f} clips/s", f"data wait {last['data_wait']:.0%}"]
