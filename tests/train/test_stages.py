@@ -236,6 +236,18 @@ def test_a_run_whose_stages_were_all_trained_by_another_takes_them_and_is_finish
     assert "is finished" in pretrain(recipe, tiny_data)[1]
 
 
+def test_what_was_noted_before_the_first_checkpoint_is_forgotten(whole: Path, tiny_data: Path, tmp_path: Path) -> None:
+    """A run that was killed right after it had taken stages over, and now trains them itself."""
+    recipe = write(tmp_path)
+    run = tmp_path / "runs" / whole.name
+    run.mkdir(parents=True)
+    foreign = [entry | {"trained_by": "another"} for entry in entries(whole)]
+    (run / "stages.json").write_text(json.dumps(foreign))
+    pretrain(recipe, tiny_data, "--no-share-stages")
+    assert [entry["trained_by"] for entry in entries(run)] == [run.name] * 3
+    assert all(torch.equal(value, weights(run, 3)[key]) for key, value in weights(whole, 3).items())
+
+
 def test_a_changed_first_stage_is_trained_anew(whole: Path, tiny_data: Path, tmp_path: Path) -> None:
     pretrain(write(tmp_path), tiny_data)
     _, said = pretrain(write(tmp_path, "other", epochs=3), tiny_data, "--set", "loss.temperature=0.2")

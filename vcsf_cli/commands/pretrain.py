@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     "--share-stages/--no-share-stages",
     default=True,
     show_default=True,
-    help="Take the weights of first stages that another run in --runs has trained already.",
+    help="Take the weights of the first stages, or of all, that another run in --runs has trained already.",
 )
 @click.option(
     "--dry-run", is_flag=True, help="Check everything, print the resolved recipe and an estimate, train nothing."

@@ -75,7 +75,8 @@ class Stages:
 
     def __init__(self, run: Run, data_hash: str) -> None:
         self.run, self.data_hash = run, data_hash
-        self.entries = read(run.folder)
+        # What was noted before the first checkpoint begins anew with the training.
+        self.entries = read(run.folder) if run.checkpoint.exists() else []
 
     def begin(self, index: int, model: TwoPathways) -> None:
         """Note what a stage starts from; nothing happens if it was begun by an earlier call."""
