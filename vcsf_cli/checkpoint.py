@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import pickle
 from pathlib import Path
@@ -57,8 +58,17 @@ def load(path: Path, kind: str = KIND) -> dict[str, Any]:
     return content
 
 
+def check_weights(module: nn.Module, state: dict[str, Any], path: Path) -> None:
+    """Whether weights fit a network, which is not changed.
+
+    Raises:
+        RunError: If a key is missing, unexpected or of another shape.
+    """
+    load_weights(copy.deepcopy(module), state, path)
+
+
 def load_weights(module: nn.Module, state: dict[str, Any], path: Path) -> None:
-    """Put weights into a network, all keys or none.
+    """Put weights into a network.
 
     Raises:
         RunError: If a key is missing, unexpected or of another shape.

@@ -133,7 +133,7 @@ class View:
         slow: Positions in the slow pathway's window that it reads, int64 (T_slow,).
         fast: Positions in the fast pathway's window that it reads, int64 (T_fast,).
         parts: Begin and end of each pathway's window in `window`, for pathways that don't see all of it. The same for all
-            views that a sampler gives for training.
+            views that a sampler gives for training, and for all that it gives for measuring.
     """
 
     window: Indices

@@ -44,7 +44,7 @@ def vcsf_backbones() -> Factories:  # type: ignore[empty-body]
 def vcsf_motion_modules() -> Factories:  # type: ignore[empty-body]
     """Motion perception. `f(channels, /, *, ...) -> nn.Module` with `forward(features (B, C, T, h, w), window
     (B, 3, L, H, W)) -> features`, same shape. The window is the slow pathway's own dense one, normalised like the
-    input; T divides L, and step t covers window frames [tL/T, (t+1)L/T), so a module can see the frames that the slow
+    input; step t covers window frames [tL/T, (t+1)L/T), rounded down, so a module can see the frames that the slow
     pathway skips.
     """
 
@@ -61,7 +61,7 @@ def vcsf_losses() -> Factories:  # type: ignore[empty-body]
     (0: the keys of the batch in their place), `uses_labels: bool` whether it reads labels. Optional attributes:
     `crosses`, whether it reads the keys of a pathway that does not learn; `waits_for_queue`, whether nothing is learned
     until the queue is full; `mined(contrast, pathway) -> bool (B, K)`, the slots that it takes for positives, whose
-    labels are then watched.
+    labels are then watched. A loss's own parameters are trained with the networks and begin anew in every stage.
     """
 
 

@@ -62,6 +62,11 @@ class Recipe:
         """The stage that says what the networks look like; all stages agree on that."""
         return self.stages[0]
 
+    @property
+    def last(self) -> Stage:
+        """The last stage: measuring and searching read clips with its sampler and its border."""
+        return self.stages[-1]
+
     def yaml(self) -> str:
         """The resolved recipe as YAML."""
         return strict_yaml.dump(self.tree)

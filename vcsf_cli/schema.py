@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 from vcsf_cli.contracts import PATHWAYS
 
 Probability = Annotated[float, Interval(ge=0, le=1)]
+Strength = Annotated[float, Ge(0)]
 Range = Annotated[tuple[float, float], "lowest and highest"]
 
 
@@ -55,7 +56,12 @@ class Augment(Node):
     flip: Probability = 0.5
     colour: Probability = 0.8
     """Probability of colour jitter in a `base` view."""
-    jitter: Annotated[tuple[float, float, float, float], "brightness, contrast, saturation, hue"] = (0.4, 0.4, 0.4, 0.1)
+    jitter: Annotated[tuple[Strength, Strength, Strength, Strength], "brightness, contrast, saturation, hue"] = (
+        0.4,
+        0.4,
+        0.4,
+        0.1,
+    )
     grey: Probability = 0.2
     blur: Probability = 0.5
     sigma: Range = (0.1, 2.0)
@@ -117,7 +123,7 @@ class Train(Node):
     """Clips of one step of the optimiser, over all processes."""
     accumulate: Annotated[int, Gt(0)] = 1
     """Parts of the batch whose gradients are added up one after the other, for devices with little memory. Each part has
-    batch-norm statistics of its own; else it changes nothing."""
+    batch-norm statistics and random draws of its own; else it changes nothing."""
     norm: Literal["batch", "split", "synced", "frozen"] = "batch"
     """Batch-norm statistics: of a process's batch; of parts of it, with keys shuffled between them (what MoCo's
     shuffle-BN does over GPUs, for one process); of all processes' batches (GPUs only); or the running ones."""

@@ -66,7 +66,7 @@ class DifferenceMap(nn.Module):
     directions share all weights, so that a clip and its reverse get the same gates: it sees movement, not its sense.
 
     Differences: The last norm starts at zero. In TDN's code the full-size 3x3 branch of D- reads that of D+ (which
-    alone tells a clip from its reverse), here D- itself. Both directions are normed as one batch, there one after the
+    alone tells a clip from its reverse), here D- itself. Both directions are normed together, there one after the
     other. The last row and column of an odd size are pooled too, there dropped; 3x3 convolutions have no bias, since a
     norm follows. TDN puts it inside a residual block, before the 3x3 convolution.
 
@@ -88,14 +88,14 @@ class DifferenceMap(nn.Module):
         """Gated features, (B, C, T, h, w)."""
         squeezed = self.squeeze(features)
         aligned = self.align(squeezed)
-        # Both directions as one batch of 2B, since they share all weights.
-        change = torch.cat([change_to_next(squeezed, aligned), change_to_previous(squeezed, aligned)])
+        # Both directions as one clip of 2T, since they share all weights and no layer looks along time.
+        change = torch.cat([change_to_next(squeezed, aligned), change_to_previous(squeezed, aligned)], 2)
         # A map of one row or column has one still.
         height, width = (min(2, side) for side in change.shape[3:])
         coarse = self.coarse(functional.avg_pool3d(change, (1, height, width), ceil_mode=True))
         scales = change + self.fine(change) + functional.interpolate(coarse, change.shape[2:])
         gates = self.norm(self.expand(scales / 3)).sigmoid() - 0.5
-        following, previous = gates.unflatten(0, (2, -1))
+        following, previous = gates.chunk(2, 2)
         return cast(Tensor, features + features * ((following + previous) / 2))
 
 
@@ -136,9 +136,8 @@ class ShortTerm(nn.Module):
         frames = functional.avg_pool3d(window, (1, 2, 2), ceil_mode=True)
         change = frames[:, :, 1:] - frames[:, :, :-1]
         change = functional.pad(change, (0, 0, 0, 0, self.neighbours, self.neighbours))
-        covered = window.shape[2] // steps
-        starts = range(covered // 2, covered // 2 + 2 * self.neighbours)
-        return torch.cat([change[:, :, start::covered][:, :, :steps] for start in starts], 1)
+        middle = torch.arange(1, 2 * steps, 2, device=change.device) * window.shape[2] // (2 * steps)
+        return torch.cat([change.index_select(2, middle + each) for each in range(2 * self.neighbours)], 1)
 
     def forward(self, features: Tensor, window: Tensor) -> Tensor:
         """Features with short-term motion added, (B, C, T, h, w)."""

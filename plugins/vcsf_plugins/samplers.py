@@ -63,11 +63,15 @@ class SlowFast:
 
     def sample(self, frames: int, rng: np.random.Generator) -> tuple[View, View]:
         """Two views of a video of `frames` frames."""
-        first, second = self._two_windows(frames, rng)
+        windows = self._two_starts(frames, rng)
+        same = bool(rng.random() < self.same_window)
+        first, second = self._two_windows(windows, same, frames)
         if not self.independent:
             return self._view(first), self._view(second)
         parts = {"slow": (0, self.length), "fast": (self.length, 2 * self.length)}
-        own = self._two_windows(frames, rng)
+        own = self._two_windows(
+            self._two_starts(frames, rng), same, frames
+        )  # the same twice in both pathways, or in none
         slow_and_fast = [np.concatenate(pair) for pair in zip((first, second), own, strict=True)]
         return View(slow_and_fast[0], self.slow, self.fast, parts), View(slow_and_fast[1], self.slow, self.fast, parts)
 
@@ -82,8 +86,8 @@ class SlowFast:
             starts.append(frames - self.span)
         return [self._view(self._window(start, frames, self.stride)) for start in starts]
 
-    def _two_windows(self, frames: int, rng: np.random.Generator) -> tuple[Indices, Indices]:
-        """Frame numbers of two windows, (L,) each."""
+    def _two_starts(self, frames: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+        """First frame and stride of two windows."""
         starts = rng.integers(0, max(1, frames - self.span + 1), size=2)
         strides = [self.stride, self.stride]
         if self.near is not None:
@@ -94,10 +98,12 @@ class SlowFast:
             shares = (starts + rng.random(2)) / max(1, frames - self.span + 1)
             rooms = [max(1, frames - (self.length - 1) * stride) for stride in strides]
             starts = (shares * rooms).astype(np.int64)
-        if rng.random() < self.same_window:
-            starts[1], strides[1] = starts[0], strides[0]
-        first, second = (self._window(int(start), frames, s) for start, s in zip(starts, strides, strict=True))
-        return first, second
+        return list(zip(starts.tolist(), strides, strict=True))
+
+    def _two_windows(self, starts: list[tuple[int, int]], same: bool, frames: int) -> tuple[Indices, Indices]:
+        """Frame numbers of two windows, (L,) each; if `same`, of the first one twice."""
+        first, second = (self._window(start, frames, stride) for start, stride in starts)
+        return first, first if same else second
 
     def _near(self, largest: int, rng: np.random.Generator) -> Indices:
         """Two starts from 0 to `largest` at a distance that was drawn, either of them first."""

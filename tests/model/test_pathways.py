@@ -8,6 +8,7 @@ from vcsf_cli.errors import RecipeError
 from vcsf_cli.model.pathways import Head, Pathway, build, select
 
 TINY = ["backbone.channels=[4, 8, 8, 16]", "head.hidden=8", "head.dim=4", "data.size=32"]
+MOTIONS = ["none", "difference_gate", "difference_map", "short_term", "additive", "correlation"]
 
 
 def test_select_takes_frames_by_clip() -> None:
@@ -35,6 +36,21 @@ def test_the_same_recipe_builds_the_same_networks_and_a_seed_changes_them() -> N
     assert not torch.equal(first.state_dict()[key], other.state_dict()[key])
 
 
+def test_other_weights_start_the_same_with_any_motion_module() -> None:
+    """Rows of an ablation differ in the module alone: in stage A the fast pathway is then the same to the last bit."""
+    plain = build(recipes.load("demo", [*TINY, "motion=none"])).state_dict()
+    for motion in MOTIONS[1:]:
+        node = f"motion={{name: {motion}, after: [2, 3]}}"
+        found = build(recipes.load("demo", [*TINY, node])).state_dict()
+        assert all(torch.equal(value, found[key]) for key, value in plain.items())
+        assert len(found) > len(plain)
+
+
+def test_differences_of_one_frame_are_refused_in_any_stage() -> None:
+    with pytest.raises(RecipeError, match="a window has one frame"):
+        build(recipes.load("demo", [*TINY, "stages=[{}, {sampler: {frames: 1, alpha: 1}}]"]))
+
+
 def test_motion_modules_sit_in_the_slow_pathway_and_start_as_the_identity() -> None:
     with_motion = build(recipes.load("demo", TINY)).eval()
     without = build(recipes.load("demo", [*TINY, "motion=none"])).eval()
@@ -55,9 +71,6 @@ def test_motion_modules_sit_in_the_slow_pathway_and_start_as_the_identity() -> N
 def test_a_motion_module_after_a_stage_that_is_not_there() -> None:
     with pytest.raises(RecipeError, match="names stage 5"):
         build(recipes.load("demo", [*TINY, "motion.after=[2, 5]"]))
-
-
-MOTIONS = ["none", "difference_gate", "difference_map", "short_term", "additive", "correlation"]
 
 
 @pytest.mark.parametrize("motion", MOTIONS)

@@ -14,6 +14,7 @@ from vcsf_plugins.motion import Additive, Correlation, DifferenceGate, Differenc
 
 from vcsf_cli import recipe as recipes
 from vcsf_cli.errors import RecipeError
+from vcsf_cli.model.norm import split
 from vcsf_cli.model.pathways import build
 
 SETTINGS: dict[str, dict[str, int]] = {
@@ -118,10 +119,9 @@ def map_by_hand(module: DifferenceMap, features: Tensor, window: Tensor) -> Tens
 
 def short_term_by_hand(module: ShortTerm, features: Tensor, window: Tensor) -> Tensor:
     """TDN's short-term module: differences of whole frames first, then what makes features of them."""
-    covered = window.shape[2] // features.shape[2]
     steps = []
     for step in range(features.shape[2]):
-        middle = step * covered + covered // 2
+        middle = math.floor((step + 1 / 2) * window.shape[2] / features.shape[2])
         changes = []
         for frame in range(middle - module.neighbours, middle + module.neighbours):
             before, after = (min(max(number, 0), window.shape[2] - 1) for number in (frame, frame + 1))
@@ -209,6 +209,30 @@ def test_short_term_of_any_step_and_size_equals_its_slow_twin(
     """Features smaller and larger than the motion's own map, which is 3 x 3 here."""
     module, (features, window) = awake("short_term", neighbours=neighbours), clip(steps=3, covered=covered, size=size)
     torch.testing.assert_close(module(features, window), short_term_by_hand(module, features, window))
+
+
+@torch.no_grad()
+def test_short_term_of_steps_that_do_not_divide_the_window_equals_its_slow_twin() -> None:
+    """Twenty frames, five of them slow, and three steps after a stride of two."""
+    module, (features, window) = awake("short_term"), clip(steps=4, covered=5)
+    features = features[:, :, :3]
+    torch.testing.assert_close(module(features, window), short_term_by_hand(module, features, window))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_statistics_of_parts_of_a_batch_are_their_own(name: str) -> None:
+    """With `train.norm: split` what one part sees must not change what another gives."""
+    module, (features, window) = awake(name), clip()
+    features, window = torch.cat([features] * 2), torch.cat([window] * 2)
+    split(module, 2)
+    module.train()
+    before = module(features, window)
+    features, window, half = features.clone(), window.clone(), len(features) // 2
+    features[half:] += torch.randn_like(features[half:])
+    window[half:] += torch.randn_like(window[half:])
+    after = module(features, window)
+    assert torch.equal(after[:half], before[:half])
+    assert not torch.allclose(after[half:], before[half:])
 
 
 @pytest.mark.parametrize("radius", [1, 3])

@@ -160,6 +160,20 @@ def test_speeds_are_drawn_equally_and_only_where_they_fit() -> None:
     assert last == 99
 
 
+def test_independent_windows_are_the_same_twice_in_both_pathways_or_in_none() -> None:
+    """CoCLR's regime holds for a clip: a pathway with one window seen twice must get one `base` view."""
+    rng = np.random.default_rng(0)
+    sampler = SlowFast(frames=8, alpha=4, same_window=0.5, windows="independent")
+    same = []
+    for _ in range(400):
+        views = sampler.sample(10_000, rng)
+        slow, fast = ([view.window[slice(*view.part(pathway))] for view in views] for pathway in ("slow", "fast"))
+        assert not np.array_equal(slow[0], fast[0])
+        same.append((np.array_equal(*slow), np.array_equal(*fast)))
+    assert all(slow == fast for slow, fast in same)
+    assert np.mean([slow for slow, _ in same]) == pytest.approx(0.5, abs=0.08)
+
+
 def test_what_a_seed_gave_before_it_gives_still() -> None:
     """Windows of the default kind, pinned: another draw would change every run."""
     first, second = SlowFast().sample(100, np.random.default_rng(7))

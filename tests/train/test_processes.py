@@ -6,6 +6,7 @@ import csv
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from conftest import called
 
 from vcsf_cli import checkpoint
 from vcsf_cli.data.clips import Order
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.recipe import load
+from vcsf_cli.train.pretrain import Machine, seconds_a_clip
 
 RECIPE = """
 extends: smoke
@@ -140,6 +144,25 @@ def test_parts_of_less_than_two_clips_are_told(recipe: Path, tiny_data: Path) ->
         status=2,
     )
     assert "some would have no clip" in done.stderr
+
+
+def test_parts_that_are_not_equal_are_told(recipe: Path, tiny_data: Path) -> None:
+    words = ("--devices", "1", "--set", "train.batch=8", "--set", "train.norm=split", "--set", "train.parts=3")
+    done = called(*arguments(recipe, tiny_data, "runs", *words), cwd=recipe.parent, status=2)
+    assert "a batch of 8 clips of a process can't be divided into 3 equal parts" in done.stderr
+
+
+def test_a_dry_run_estimates_the_time_of_several_processes(recipe: Path, tiny_data: Path) -> None:
+    def seconds(processes: int) -> float:
+        machine = Machine(str(processes), workers=1)
+        return min(
+            seconds_a_clip(resolved, resolved.stages[0], manifest, machine, time.monotonic() + 5) for _ in range(3)
+        )
+
+    done = called(*arguments(recipe, tiny_data, "runs", "--devices", "2", "--dry-run"), cwd=recipe.parent)
+    assert "stage 2: 8 clips an epoch, 3 epochs, " in done.stderr
+    resolved, manifest = load(str(recipe)), Manifest.open(tiny_data / "synthetic")
+    assert seconds(2) < seconds(1)
 
 
 def test_synced_and_plain_batch_norm_in_one_training_are_refused(recipe: Path, tiny_data: Path) -> None:

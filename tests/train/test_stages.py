@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -209,6 +210,39 @@ def test_stages_that_another_run_has_trained_are_taken_from_it(whole: Path, tiny
     assert logged(other) == logged(alone)
 
 
+def test_a_log_that_is_taken_over_has_nothing_of_later_stages(whole: Path, tiny_data: Path, tmp_path: Path) -> None:
+    """Steps stand still while the next stage fills its queue, and its checks are logged meanwhile."""
+    recipe = write(tmp_path)
+    recipe.write_text(recipe.read_text().replace("check_every: 0", "check_every: 1").replace("queue: 6", "queue: 10"))
+    pretrain(recipe, tiny_data)
+    alone = write(tmp_path, "alone")
+    alone.write_text(recipe.read_text().partition("stages:")[0].replace("name: staged", "name: alone"))
+    run, said = pretrain(alone, tiny_data)
+    assert "its weights are taken" in said
+    assert {row["stage"] for row in logged(run)} == {"1"}
+    assert [row["epoch"] for row in logged(run) if "both_check_R@1" in row] == ["1.0", "2.0"]
+
+
+@pytest.mark.parametrize("harm", ["cut", "reshaped", "no list"])
+def test_stages_that_can_not_be_used_are_told_and_trained(
+    harm: str, whole: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "runs" / "another"
+    shutil.copytree(whole, other)
+    path = other / "stage-1.pt"
+    if harm == "cut":
+        path.write_bytes(path.read_bytes()[:1000])
+    elif harm == "reshaped":
+        content = checkpoint.load(path, checkpoint.STAGE)
+        content["model"]["slow.head.layers.0.weight"] = torch.zeros(3, 3)
+        checkpoint.save(path, content, checkpoint.STAGE)
+    else:
+        (other / "stages.json").write_text('{"stage": 1}')
+    run, said = pretrain(write(tmp_path, "other", epochs=3), tiny_data)
+    assert "run another can't be taken: " in said
+    assert [entry["trained_by"] for entry in entries(run)] == [run.name] * 3
+
+
 @pytest.mark.parametrize("stages", [1, 3])
 def test_a_run_whose_stages_were_all_trained_by_another_takes_them_and_is_finished(
     whole: Path, tiny_data: Path, tmp_path: Path, stages: int
@@ -254,9 +288,13 @@ def test_a_changed_first_stage_is_trained_anew(whole: Path, tiny_data: Path, tmp
     assert "its weights are taken" not in said
 
 
-def test_a_queue_that_would_never_fill_is_told_before_training(tiny_data: Path, tmp_path: Path) -> None:
-    _, said = pretrain(write(tmp_path), tiny_data, "--set", "stages.1.loss.queue=16", status=1)
-    assert "2 epochs of 8 clips give 16: nothing would be learned" in said
+@pytest.mark.parametrize("queue", [15, 16])
+def test_a_queue_that_is_never_full_in_time_is_told_before_training(
+    queue: int, tiny_data: Path, tmp_path: Path
+) -> None:
+    """Two epochs are eight batches of two: the last fills a queue of 15 too, and none is left to learn from."""
+    _, said = pretrain(write(tmp_path), tiny_data, "--set", f"stages.1.loss.queue={queue}", status=1)
+    assert "2 epochs of 8 clips have no batch left when it is full: nothing would be learned" in said
     assert "--set stages.1.loss.queue=4" in said
     assert not (tmp_path / "runs").exists()
 

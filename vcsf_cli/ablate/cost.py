@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 
@@ -14,9 +12,9 @@ from vcsf_cli.ablate import measured
 from vcsf_cli.ablate.plan import Cell, Plan
 from vcsf_cli.ablate.table import Measure
 from vcsf_cli.contracts import PATHWAYS
-from vcsf_cli.errors import InputError, RunError
-from vcsf_cli.model.cost import costs
-from vcsf_cli.model.pathways import build
+from vcsf_cli.errors import RunError
+from vcsf_cli.model.cost import costs_of
+from vcsf_cli.model.pathways import build, channels_of
 from vcsf_cli.protocol import Finetune
 from vcsf_cli.recipe import Recipe
 from vcsf_cli.train import stages
@@ -70,22 +68,16 @@ class Network:
 
 
 def network_of(recipe: Recipe) -> Network:
-    """The networks of a recipe, counted."""
-    model, sampler = build(recipe), build_sampler(recipe.model)
-    view = sampler.cover(sampler.length)[0]
-    flops: dict[str, int] = {}
-    parameters: dict[str, int] = {}
-    for name in PATHWAYS:
-        parts = costs(
-            model.pathway(name), torch.from_numpy(view.positions(name)), sampler.length, recipe.model.data.size
-        )
-        flops[name] = sum(cost.flops for cost in parts.values())
-        parameters[name] = sum(cost.parameters for cost in parts.values())
-    return Network(flops, parameters, int(cast(Any, model.pathway(PATHWAYS[0]).backbone).channels[-1]))
+    """The networks of a recipe, counted.
 
-
-WRONG_SHAPES = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError)
-"""What torch and parts raise when clips are too small for them."""
+    Raises:
+        InputError: If they can't read clips of its size.
+    """
+    model = build(recipe)
+    costs = costs_of(model, recipe.model, build_sampler(recipe.model))
+    flops = {name: sum(cost.flops for cost in parts.values()) for name, parts in costs.items()}
+    parameters = {name: sum(cost.parameters for cost in parts.values()) for name, parts in costs.items()}
+    return Network(flops, parameters, channels_of(model.slow.backbone)[-1])
 
 
 def step_flops(recipe: Recipe, network: Network) -> list[int]:
@@ -154,7 +146,8 @@ class Work:
         if self.done:
             return "done"
         count = len(self.cell.recipe.stages)
-        parts = [f"{sum(stage.epochs for stage in self.stages):,} epochs" if self.stages else "trained"]
+        none = "trained" if is_begun(self.cell) else "all stages shared"
+        parts = [f"{sum(stage.epochs for stage in self.stages):,} epochs" if self.stages else none]
         if self.stages and len(self.stages) < count:
             first = count - len(self.stages) + 1
             which = f"stages {first} to {count}" if first < count else f"stage {count}"
@@ -192,15 +185,7 @@ class Costs:
         model = cell.recipe.model
         key = model.model_dump_json(include={"data": {"size"}, **dict.fromkeys(SHAPE, True)})
         if key not in self._networks:
-            try:
-                self._networks[key] = network_of(cell.recipe)
-            except WRONG_SHAPES as error:
-                frames, size = build_sampler(model).length, model.data.size
-                raise InputError(
-                    f"backbone `{model.backbone.name}` can't read clips of {frames} frames of {size} x {size} pixels: "
-                    f"{str(error).splitlines()[0]}",
-                    "give the row a larger data.size or sampler.frames, or another backbone",
-                ) from error
+            self._networks[key] = network_of(cell.recipe)
         return self._networks[key]
 
     def clips(self, name: str, split: int) -> tuple[int, int, float]:
@@ -252,7 +237,7 @@ class Costs:
     def measuring(self, cell: Cell, measure: Measure) -> float:
         """Operations of a measurement: features of whole videos, or fine-tuning and its test."""
         train, test, frames = self.clips(self.plan.measured_on(cell, measure), cell.split)
-        length = build_sampler(cell.recipe.model).length
+        length = build_sampler(cell.recipe.last).length
         windows = max(1.0, 1 + (frames - length) / max(1, length // 2 - 1))
         every = sum(self.network(cell).flops.values())
         if measure.task == "retrieve":
@@ -288,8 +273,9 @@ def where(cell: Cell) -> tuple[str, int]:
 
 
 def own_stages(cell: Cell) -> int:
-    """How many stages of a begun run are finished."""
-    return sum("ended" in entry for entry in stages.read(cell.run.folder))
+    """How many stages of a begun run are finished; what was noted before its first checkpoint does not count."""
+    ended = sum("ended" in entry for entry in stages.read(cell.run.folder))
+    return ended if is_begun(cell) else 0
 
 
 def is_begun(cell: Cell) -> bool:
@@ -313,8 +299,8 @@ def trained_stages(runs: Path) -> set[str]:
     found = set()
     for path in runs.glob(f"*/{stages.FILE}"):
         try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            entries = stages.read(path.parent)
+        except RunError:
             continue  # the run itself will say so
         for index, entry in enumerate(entries):
             if "prefix" in entry and stages.weights_file(path.parent, index).is_file():

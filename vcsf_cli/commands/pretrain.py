@@ -82,7 +82,7 @@ def command(
     from vcsf_cli.data.manifest import Manifest
     from vcsf_cli.model.pathways import build
     from vcsf_cli.runs import WITH_LABELS, folder_of, open_run
-    from vcsf_cli.train.pretrain import Machine, Trainer, check_parts, training_rows, warnings_for
+    from vcsf_cli.train.pretrain import Machine, Trainer, check_parts, check_shapes, training_rows, warnings_for
     from vcsf_cli.train.tasks import uses_labels
 
     precision = resolved.model.speed.precision if precision == "auto" else precision
@@ -92,6 +92,7 @@ def command(
     machine.bf16()
     folder = folder_of(runs, resolved)
     model = build(resolved, weights_follow=(folder / "checkpoint.pt").exists())
+    check_shapes(resolved, model)
     start = start_of(resolved, init, folder, model)
     if dry_run:
         rehearse(resolved, model, data, folder, machine)
@@ -158,18 +159,11 @@ def next_command(run: str, data: Path, runs: Path) -> str:
 
 def sizes(resolved: Recipe, model: TwoPathways) -> list[str]:
     """A line for each pathway with its parameters and its operations, motion's own share apart."""
-    import torch
-
-    from vcsf_cli.contracts import PATHWAYS
-    from vcsf_cli.model.cost import costs
+    from vcsf_cli.model.cost import costs_of
     from vcsf_cli.train.tasks import build_sampler
 
-    sampler = build_sampler(resolved.model)
-    view = sampler.cover(sampler.length)[0]
     lines = []
-    for name in PATHWAYS:
-        positions = torch.from_numpy(view.positions(name))
-        parts = costs(model.pathway(name), positions, sampler.length, resolved.model.data.size)
+    for name, parts in costs_of(model, resolved.model, build_sampler(resolved.model)).items():
         parameters = ", ".join(f"{part} {cost.parameters:,}" for part, cost in parts.items())
         flops = ", ".join(f"{part} {round(cost.flops / 1e9, 3):,}" for part, cost in parts.items())
         total = sum(cost.parameters for cost in parts.values())

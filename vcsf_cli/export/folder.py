@@ -40,7 +40,7 @@ def describe(run: Run, checkpoint: str, encoder: Encoder, widths: dict[str, int]
         widths: Channels of the features by pathway.
         look: How videos are looked at.
     """
-    stage, status, reading = run.recipe.model, run.status, encoder.reading
+    stage, status, reading = run.recipe.last, run.status, encoder.reading
     return {
         "model_type": KIND,
         "version": VERSION,

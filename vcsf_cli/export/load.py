@@ -120,7 +120,7 @@ def trained(folder: Path) -> VideoEncoder:
 
     run = read_run(folder)
     model, _ = restore(run)
-    stage = run.recipe.model
+    stage = run.recipe.last
     return VideoEncoder(model, stage, Look.of(stage, {}), PATHWAYS, {})
 
 
@@ -140,6 +140,6 @@ def exported(folder: Path) -> VideoEncoder:
     centre = {name: tensors.pop(f"centre.{name}") for name in config["features"] if f"centre.{name}" in tensors}
     recipe = recipe_of(config)
     look = Look(**config["video"])
-    encoder = VideoEncoder(build(recipe), recipe.model, look, tuple(config["features"]), centre)
+    encoder = VideoEncoder(build(recipe), recipe.last, look, tuple(config["features"]), centre)
     checkpoint.load_weights(encoder, tensors, path)
     return encoder

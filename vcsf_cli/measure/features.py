@@ -10,9 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vcsf_cli.contracts import PATHWAYS
+from vcsf_cli.contracts import PATHWAYS, View
 from vcsf_cli.data.augment import to_input
 from vcsf_cli.data.clips import WholeVideos, items_of, video_loader
+from vcsf_cli.model.pathways import Windows
 
 Features = dict[str, npt.NDArray[np.float32]]
 Done = Callable[[int], None]
@@ -33,8 +34,8 @@ class Network(Protocol):
         """Leave training mode."""
         ...
 
-    def features(self, windows: Tensor, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Vectors (B, C) by pathway of windows (B, 3, L, H, W)."""
+    def features(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Vectors (B, C) by pathway of windows (B, 3, L, H, W), one for all or one for each."""
         ...
 
 
@@ -48,7 +49,7 @@ def extract(
         videos: What to read.
         device: Where the model is.
         workers: Processes that read.
-        done: Called with the number of videos finished since the last call.
+        done: Called with the number of videos finished so far.
         bf16: Whether the networks compute in bfloat16.
     """
     sums: dict[str, npt.NDArray[np.float64]] = {}
@@ -73,10 +74,16 @@ def of_windows(
 ) -> Iterator[tuple[npt.NDArray[np.int64], Features]]:
     """Features of every window of each video in order, batch by batch: the number of the video of each, (B,), and
     float32 (B, C) by pathway. The model must be in eval mode."""
+    (view, *_) = videos.sampler.cover(videos.sampler.length)
     for owners, frames, positions in batches(videos, workers):
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            features = model.features(to_input(frames.to(device)), positions)
+            features = model.features(seen_by(view, to_input(frames.to(device))), positions)
         yield owners, {pathway: feature.float().cpu().numpy() for pathway, feature in features.items()}
+
+
+def seen_by(view: View, windows: Tensor) -> dict[str, Tensor]:
+    """What each pathway sees of windows (B, 3, L, H, W), whose parts are those of a view."""
+    return {pathway: windows[:, :, slice(*view.part(pathway))] for pathway in PATHWAYS}
 
 
 def batches(videos: WholeVideos, workers: int) -> Iterator[tuple[npt.NDArray[np.int64], Tensor, dict[str, Tensor]]]:

@@ -67,7 +67,7 @@ class Search:
 
     def __init__(self, run: Run, manifest: Manifest, machine: Machine) -> None:
         self.run, self.manifest, self.machine = run, manifest, machine
-        self.stage = run.recipe.model
+        self.stage = run.recipe.last
         self.sampler = build_sampler(self.stage)
         self.look = Look.of(self.stage, manifest.settings)
         registry.load().build("decoder", self.look.decoder or default_decoder())

@@ -17,7 +17,7 @@ from vcsf_cli.contracts import PATHWAYS, Frame, Frames, Reader, Sampler, View
 from vcsf_cli.data.augment import apply_crop, centre_square, to_input
 from vcsf_cli.data.decode import USUAL_FPS, Decoded, judge, resampled
 from vcsf_cli.errors import DataError, InputError
-from vcsf_cli.measure.features import WINDOWS_AT_ONCE, Features
+from vcsf_cli.measure.features import WINDOWS_AT_ONCE, Features, seen_by
 from vcsf_cli.measure.retrieval import mean_of
 from vcsf_cli.model.pathways import TwoPathways
 from vcsf_cli.schema import Stage
@@ -254,13 +254,10 @@ def encode_with(
 
 def features_of(model: TwoPathways, frames: Tensor, views: list[View]) -> dict[str, Tensor]:
     """Pooled features (B, C) by pathway of uint8 windows (B, L, H, W, 3) that these views describe."""
-    window = to_input(frames)
-    windows: dict[str, Tensor] = {}
-    positions: dict[str, Tensor] = {}
-    for pathway in PATHWAYS:
-        windows[pathway] = window[:, :, slice(*views[0].part(pathway))]
-        positions[pathway] = torch.from_numpy(np.stack([view.positions(pathway) for view in views]))
-    return model.features(windows, positions)
+    positions: dict[str, Tensor] = {
+        p: torch.from_numpy(np.stack([view.positions(p) for view in views])) for p in PATHWAYS
+    }
+    return model.features(seen_by(views[0], to_input(frames)), positions)
 
 
 def batched(windows: Iterator[Window], size: int) -> Iterator[list[Window]]:

@@ -96,7 +96,7 @@ def features_of(job: Job, machine: Machine) -> Features:
 
     Rows that have no label are zero.
     """
-    stage, table = job.run.recipe.model, job.manifest.table
+    stage, table = job.run.recipe.last, job.manifest.table
     rows = np.flatnonzero(table["label"].notna().to_numpy())
     device, bf16 = machine.device(), machine.bf16()
     key = {

@@ -10,7 +10,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from vcsf_cli.model.pathways import Pathway
+from vcsf_cli.contracts import PATHWAYS, Sampler
+from vcsf_cli.errors import InputError
+from vcsf_cli.model.pathways import Pathway, TwoPathways
+from vcsf_cli.schema import Stage
 
 PARTS = ("backbone", "motion", "head")
 
@@ -26,6 +29,37 @@ class Cost:
 
     parameters: int
     flops: int
+
+
+WRONG_SHAPES = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError)
+"""What torch and parts raise when clips are too small for them."""
+
+
+def costs_of(model: TwoPathways, stage: Stage, sampler: Sampler) -> dict[str, dict[str, Cost]]:
+    """The costs of both pathways' parts, by pathway.
+
+    Args:
+        model: The networks.
+        stage: Says how large a clip is.
+        sampler: Says which frames each pathway reads of a window.
+
+    Raises:
+        InputError: If the networks can't read such clips.
+    """
+    size = stage.data.size
+    view = sampler.cover(sampler.length)[0]
+    found: dict[str, dict[str, Cost]] = {}
+    for name in PATHWAYS:
+        begin, end = view.part(name)
+        try:
+            found[name] = costs(model.pathway(name), torch.from_numpy(view.positions(name)), end - begin, size)
+        except WRONG_SHAPES as error:
+            raise InputError(
+                f"backbone `{stage.backbone.name}` can't read clips of {len(view.positions(name))} frames of {size} x {size} "
+                f"pixels in the {name} pathway: {str(error).splitlines()[0]}",
+                "set data.size or sampler.frames higher, or take another backbone",
+            ) from error
+    return found
 
 
 def costs(pathway: Pathway, positions: Tensor, length: int, size: int) -> dict[str, Cost]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from vcsf_cli import registry
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import PluginError, RecipeError
 from vcsf_cli.recipe import Recipe
+from vcsf_cli.schema import Stage
 
 Windows = Tensor | Mapping[str, Tensor]
 
@@ -80,7 +82,7 @@ class Pathway(nn.Module):
             return moved
 
         features: Tensor = self.backbone(clip, between)
-        channels = cast(tuple[int, ...], self.backbone.channels)[-1]
+        channels = channels_of(self.backbone)[-1]
         if features.dim() != 5 or features.shape[1] != channels:
             raise PluginError(
                 f"a backbone ({type(self.backbone).__name__}) returns features of shape {tuple(features.shape)}",
@@ -127,6 +129,8 @@ class TwoPathways(nn.Module):
         super().__init__()
         self.slow = slow
         self.fast = fast
+        # What a part has frozen stays so whatever a stage trains.
+        self.fixed = frozenset(name for name, weight in self.named_parameters() if not weight.requires_grad)
 
     def pathway(self, name: str) -> Pathway:
         """The pathway of a name, `slow` or `fast`."""
@@ -155,16 +159,25 @@ def window_of(windows: Windows, pathway: str) -> Tensor:
 def build(recipe: Recipe, *, weights_follow: bool = False) -> TwoPathways:
     """The networks of a recipe, initialised from its seed: the untrained network of the recipe is always the same.
 
+    Motion modules are drawn last: with another module or none, all other weights start the same.
+
     Args:
         recipe: The recipe.
         weights_follow: Whether all weights are loaded next, so that pretrained ones need not be there to be had.
 
     Raises:
-        RecipeError: If a motion module is asked for after a stage that the backbone hasn't.
+        RecipeError: If a motion module is asked for after a stage that the backbone hasn't, or changes of a single frame.
     """
+    check_frames(recipe)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        model = TwoPathways(*(build_pathway(recipe, pathway, weights_follow) for pathway in PATHWAYS))
+        slow, slow_head = build_network(recipe, "slow", weights_follow)
+        fast, fast_head = build_network(recipe, "fast", weights_follow)
+        motion = build_motion(recipe, slow)
+    model = TwoPathways(
+        Pathway(slow, motion, slow_head, sees_difference(recipe.model, "slow")),
+        Pathway(fast, {}, fast_head, sees_difference(recipe.model, "fast")),
+    )
     if recipe.model.speed.channels_last:
         for weight in model.parameters():
             if weight.dim() == 5:
@@ -172,38 +185,64 @@ def build(recipe: Recipe, *, weights_follow: bool = False) -> TwoPathways:
     return model
 
 
-def build_pathway(recipe: Recipe, pathway: str, weights_follow: bool) -> Pathway:
-    """One pathway of a recipe, with random weights or those that its backbone starts from.
+def sees_difference(stage: Stage, pathway: str) -> bool:
+    """Whether a pathway's input is the change from frame to frame."""
+    return bool(own_settings(stage, pathway).get("input", "rgb") == "difference")
+
+
+def own_settings(stage: Stage, pathway: str) -> dict[str, Any]:
+    """What a recipe says of one pathway alone."""
+    return dict(stage.slow if pathway == "slow" else stage.fast)
+
+
+def check_frames(recipe: Recipe) -> None:
+    """Whether there are changes to be seen in the windows of all stages.
 
     Raises:
-        RecipeError: If a motion module is asked for after a stage that the backbone hasn't, or changes of a single frame.
+        RecipeError: If a window has one frame.
     """
-    stage = recipe.model
-    plugins = registry.load()
-    own = dict(stage.slow if pathway == "slow" else stage.fast)
-    difference = own.pop("input", "rgb") == "difference"
-    if difference and stage.sampler.settings.get("frames", 2) < 2:
-        raise RecipeError(
-            f"`{pathway}.input` is `difference`, but a window has one frame: nothing changes in it",
-            f"set sampler.frames to 2 or more, or {pathway}.input to rgb",
-        )
+    for stage in recipe.stages:
+        for pathway in PATHWAYS:
+            if sees_difference(stage, pathway) and stage.sampler.settings.get("frames", 2) < 2:
+                raise RecipeError(
+                    f"`{pathway}.input` is `difference`, but a window has one frame: nothing changes in it",
+                    f"set sampler.frames to 2 or more, or {pathway}.input to rgb",
+                )
+
+
+def build_network(recipe: Recipe, pathway: str, weights_follow: bool) -> tuple[nn.Module, Head]:
+    """Backbone and head of a pathway, with random weights or those that its backbone starts from."""
+    stage, plugins = recipe.model, registry.load()
     component = plugins.find("backbone", stage.backbone.name)
-    settings = stage.backbone.settings | own
+    settings = stage.backbone.settings | own_settings(stage, pathway)
+    settings.pop("input", None)
     if registry.takes(component, "pathway"):
         settings["pathway"] = pathway
     if weights_follow and settings.get("pretrained"):
         settings["pretrained"] = False
-    backbone = plugins.build("backbone", component.name, **settings)
-    motion: dict[int, nn.Module] = {}
-    if pathway == "slow":
-        settings = stage.motion.settings
-        after = settings.pop("after", [])
-        for number in after:
-            if not 1 <= number <= len(backbone.channels):
-                raise RecipeError(
-                    f"`motion.after` names stage {number}, `{component.name}` has only {len(backbone.channels)}",
-                    "stage 1 is the stem",
-                )
-            motion[number] = plugins.build("motion", stage.motion.name, backbone.channels[number - 1], **settings)
-    channels = backbone.channels[-1]
-    return Pathway(backbone, motion, Head(channels, stage.head.hidden or channels, stage.head.dim), difference)
+    backbone: nn.Module = plugins.build("backbone", component.name, **settings)
+    channels = channels_of(backbone)[-1]
+    return backbone, Head(channels, stage.head.hidden or channels, stage.head.dim)
+
+
+def channels_of(backbone: nn.Module) -> tuple[int, ...]:
+    """Channels of a backbone's stages."""
+    return cast(tuple[int, ...], backbone.channels)
+
+
+def build_motion(recipe: Recipe, backbone: nn.Module) -> dict[int, nn.Module]:
+    """The motion modules of a backbone by the stage that they follow.
+
+    Raises:
+        RecipeError: If the backbone hasn't such a stage.
+    """
+    settings, channels = recipe.model.motion.settings, channels_of(backbone)
+    after = settings.pop("after", [])
+    for number in after:
+        if not 1 <= number <= len(channels):
+            raise RecipeError(
+                f"`motion.after` names stage {number}, `{recipe.model.backbone.name}` has only {len(channels)}",
+                "stage 1 is the stem",
+            )
+    build_one = partial(registry.load().build, "motion", recipe.model.motion.name, **settings)
+    return {number: build_one(channels[number - 1]) for number in after}

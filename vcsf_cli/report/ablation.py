@@ -111,8 +111,8 @@ def curve_sections(numbers: Numbers) -> list[Section]:
     charts = compared_charts(trainings)
     if charts:
         text = (
-            "Of each row's first seed and split. A row that took over a stage which another had trained begins where that "
-            "ended. The check counts nearest neighbours among training clips; no test clip is in it."
+            "Of each row's first seed and split. The check counts nearest neighbours among training clips; no test clip is "
+            "in it."
         )
         sections.append(Section("Training", text, charts=charts))
     return sections

@@ -15,6 +15,7 @@ from vcsf_cli.report.charts import Chart, Line, training_charts
 from vcsf_cli.report.clips import clips_of
 from vcsf_cli.report.page import Figure, Interval, Section, Table, page
 from vcsf_cli.runs import WITH_LABELS, Run
+from vcsf_cli.train import stages
 
 FILE = "report.html"
 
@@ -137,6 +138,9 @@ def training_words(run: Run) -> str:
     status = run.status
     begun, ended = (str(status.get(key, ""))[:10] for key in ("begun", "ended"))
     when = f"Begun on {begun}, ended on {ended}. " if ended else f"Begun on {begun}, not finished. "
+    for number, entry in enumerate(stages.read(run.folder), start=1):
+        if entry.get("trained_by", run.name) != run.name:
+            when += f"Stage {number} is from run {entry['trained_by']}, ended on {entry['ended'][:10]}. "
     return f"{when}The check counts nearest neighbours among training clips of other recordings; no test clip is in it."
 
 

@@ -32,7 +32,7 @@ from vcsf_cli.measure.accuracy import right, with_both
 from vcsf_cli.measure.features import Features, extract
 from vcsf_cli.measure.job import Job, carry_out
 from vcsf_cli.measure.probe import knn, linear
-from vcsf_cli.model.pathways import Pathway, TwoPathways
+from vcsf_cli.model.pathways import Pathway, TwoPathways, Windows, channels_of, window_of
 from vcsf_cli.narrate import Progress, say
 from vcsf_cli.protocol import Finetune
 from vcsf_cli.runs import Run
@@ -70,8 +70,7 @@ class Classifier(nn.Module):
         with torch.random.fork_rng(devices=[]):
             for name in pathways:
                 torch.manual_seed(seed)
-                channels = cast(tuple[int, ...], model.pathway(name).backbone.channels)[-1]
-                layer = nn.Linear(channels, classes)
+                layer = nn.Linear(channels_of(model.pathway(name).backbone)[-1], classes)
                 nn.init.normal_(layer.weight, std=0.01)
                 nn.init.zeros_(layer.bias)
                 self.layers[name] = layer
@@ -91,9 +90,9 @@ class Classifier(nn.Module):
             found[name] = layer(self.dropout(features)).float()
         return found
 
-    def features(self, windows: Tensor, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def features(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Probabilities (B, classes) by pathway; of a video they are the mean over its windows, as features are."""
-        logits = self(dict.fromkeys(self.layers, windows), positions)
+        logits = self({name: window_of(windows, name) for name in self.layers}, positions)
         return {name: values.softmax(1) for name, values in logits.items()}
 
     def groups(self, backbone_scale: float) -> list[dict[str, Any]]:
@@ -283,7 +282,7 @@ def learn(job: Job, run: Run, model: Classifier, fabric: Fabric, machine: Machin
         }
         checkpoint.save(run.checkpoint, content, KIND)
 
-    log = Log(run, position.step)
+    log = Log(run, position)
     fit(fabric, task, optimizer, batches, plan, position, log, save)
     save()
     log.close()
@@ -309,7 +308,7 @@ def plan_of(job: Job, save_every: float) -> Plan:
 
 def clips_of(job: Job) -> LabelledClips:
     """What is learned from."""
-    stage = job.run.recipe.model
+    stage = job.run.recipe.last
     augment = cast(Finetune, job.protocol).augment
     return LabelledClips(job.manifest, build_sampler(stage), augment, stage.data.size, job.seed)
 
@@ -342,7 +341,7 @@ def predict(
     progress: Progress | None = None,
 ) -> Features:
     """Probabilities (rows, classes) by pathway: the mean over windows with hop L/2 - 1 over the whole video, and crops."""
-    stage, border = job.run.recipe.model, cast(Finetune, job.protocol).augment.border
+    stage, border = job.run.recipe.last, cast(Finetune, job.protocol).augment.border
     videos = WholeVideos(job.manifest, rows.tolist(), build_sampler(stage), border, stage.data.size, crops=crops)
 
     def done(count: int) -> None:

@@ -10,21 +10,23 @@ from vcsf_cli.files import whole
 
 
 class MetricsFile:
-    """A CSV file whose first column is `step`.
+    """A CSV file of records with a `step`, a `stage` from 1 and a number of finished epochs, `epoch`.
 
     Args:
         path: The file; made with the first record.
-        step: The last step whose records are kept of what is there: a run that was killed had logged steps that it
-            now does again.
+        step: Where the training goes on: what is there of later steps is cut off, for a run that was killed does them
+            again.
+        stage: The same by stages, counted from 1, and ...
+        epoch: ... by finished epochs: while a queue is filled, steps stand still.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, step: int, stage: int, epoch: int) -> None:
         self.path = path
         self.columns: list[str] = []
         records = self.read()
         if records:
             self.columns = list(records[0])
-            self._rewrite([record for record in records if int(record["step"]) <= step])
+            self._rewrite([each for each in records if int(each["step"]) <= step and place_of(each) <= (stage, epoch)])
 
     def read(self) -> list[dict[str, str]]:
         """All records; a line that a kill cut short is left out."""
@@ -42,8 +44,25 @@ class MetricsFile:
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns, lineterminator="\n").writerow(dict(record))
 
+    def last(self) -> dict[str, float]:
+        """The last values that the last stage of it has logged."""
+        found: dict[str, float] = {}
+        for record in self.read():
+            found = merged(found, {name: float(value) for name, value in record.items() if value})
+        return found
+
     def _rewrite(self, records: list[dict[str, str]]) -> None:
         with whole(self.path, "w") as file:
             writer = csv.DictWriter(file, self.columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(records)
+
+
+def place_of(record: Mapping[str, str]) -> tuple[int, int]:
+    """Stage and finished epochs of a record."""
+    return int(record["stage"]), int(float(record["epoch"] or 0))
+
+
+def merged(before: Mapping[str, float], record: Mapping[str, float]) -> dict[str, float]:
+    """The last values of a stage with a new record; a new stage begins with nothing."""
+    return {**(before if before.get("stage") == record["stage"] else {}), **record}

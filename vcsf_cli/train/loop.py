@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Protocol, cast
 
@@ -23,7 +24,7 @@ from vcsf_cli.errors import RunError
 from vcsf_cli.files import write_text
 from vcsf_cli.narrate import Progress, is_first
 from vcsf_cli.runs import Run
-from vcsf_cli.train.log import MetricsFile
+from vcsf_cli.train.log import MetricsFile, merged
 
 
 class Task(Protocol):
@@ -144,15 +145,17 @@ class Log:
 
     Args:
         run: The run.
-        step: The step that the run goes on from.
+        position: Where the run goes on.
     """
 
-    def __init__(self, run: Run, step: int) -> None:
+    def __init__(self, run: Run, position: Position) -> None:
         self.run = run
         self.last: dict[str, float] = {}
         self.first = is_first()
         if self.first:
-            self.file = MetricsFile(run.metrics, step)
+            step = position.step
+            self.file = MetricsFile(run.metrics, step, position.stage + 1, position.epoch)
+            self.last = self.file.last()
             self.board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=step + 1 if step else None)
 
     def close(self) -> None:
@@ -162,7 +165,7 @@ class Log:
 
     def write(self, record: dict[str, float]) -> None:
         """Write one record, which has a `step`; only the first process does."""
-        self.last |= record
+        self.last = merged(self.last, record)
         if not self.first:
             return
         self.file.append({name: round(value, 6) for name, value in record.items()})
@@ -221,7 +224,7 @@ def fit(
                 log.write(record_of(position, task, plan, optimizer, clock))
             if epoch_ends and plan.check_every and (position.epoch % plan.check_every == 0 or ends):
                 if fabric.is_global_zero:
-                    log.write({"step": position.step, "stage": position.stage + 1, **task.evaluate()})
+                    log.write({**stamp(position, plan), **task.evaluate()})
                 fabric.barrier()
                 clock.restart()
             progress.advance(1, note_of(log.last, position, plan))
@@ -247,7 +250,8 @@ def learn(
             sums[name] = sums.get(name, torch.zeros_like(value.detach())) + share * value.detach()
         fabric.backward(share * terms["loss"])
     values = means_of(fabric, sums)
-    check_finite(values, task.name(batch), position, run)
+    path = run.folder / ("bad_batch.json" if fabric.world_size == 1 else f"bad_batch-{fabric.global_rank}.json")
+    check_finite(values, task.name(batch), position, path)
     task.average_gradients()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -319,9 +323,7 @@ def record_of(
     rate, waiting = clock.restart(plan.clips)
     position.sums, position.count = {}, 0
     return {
-        "step": position.step,
-        "stage": position.stage + 1,
-        "epoch": position.epoch + position.batch / plan.batches,
+        **stamp(position, plan),
         **means,
         **task.watch(),
         "lr": optimizer.param_groups[0]["lr"],
@@ -330,10 +332,18 @@ def record_of(
     }
 
 
+def stamp(position: Position, plan: Plan) -> dict[str, float]:
+    """What says in every record where in the training it is."""
+    epoch = position.epoch + position.batch / plan.batches
+    return {"step": position.step, "stage": position.stage + 1, "epoch": epoch}
+
+
 def note_of(last: Mapping[str, float], position: Position, plan: Plan) -> str:
     """What stands beside the progress bar."""
     parts = [f"epoch {min(position.epoch + 1, plan.epochs)}/{plan.epochs}"]
-    if "loss" in last and last["stage"] == position.stage + 1:  # not that of the stage before, while a queue is filled
+    if last.get("stage") != position.stage + 1:  # nothing is logged while a queue is filled
+        return parts[0]
+    if "loss" in last:
         parts.append(f"loss {last['loss']:.3f}")
     if "clips_per_second" in last:
         parts += [f"{last['clips_per_second']:.0f} clips/s", f"data wait {last['data_wait']:.0%}"]
@@ -342,15 +352,14 @@ def note_of(last: Mapping[str, float], position: Position, plan: Plan) -> str:
     return "  ".join(parts)
 
 
-def check_finite(values: Mapping[str, float], videos: list[str], position: Position, run: Run) -> None:
+def check_finite(values: Mapping[str, float], videos: list[str], position: Position, path: Path) -> None:
     """Stop before a loss that is no number spoils the weights; the last checkpoint is still good.
 
     Raises:
-        RunError: With the batch written to `bad_batch.json`.
+        RunError: With this process's clips of the batch written to the path.
     """
     if math.isfinite(values["loss"]):
         return
-    path = run.folder / "bad_batch.json"
     content = {
         "step": position.step,
         "stage": position.stage + 1,

@@ -20,13 +20,11 @@ NEIGHBOURS = 5
 def embeddings(query: Tensor, key: Tensor) -> dict[str, float]:
     """Alignment, uniformity (Wang and Isola, ICML 2020) and effective rank (Roy and Vetterli, EUSIPCO 2007) of a batch's
     embeddings (B, D): how near the views of a clip are, how spread out the clips are, and how many dimensions they use.
+    One clip is not spread out.
     """
     query, key = query.float(), key.float()
-    return {
-        "alignment": float((query - key).square().sum(1).mean()),
-        "uniformity": uniformity(query),
-        "effective_rank": effective_rank(query),
-    }
+    found = {"alignment": float((query - key).square().sum(1).mean()), "effective_rank": effective_rank(query)}
+    return found | {"uniformity": uniformity(query)} if len(query) > 1 else found
 
 
 def uniformity(vectors: Tensor) -> float:

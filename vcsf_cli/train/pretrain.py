@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import logging
+import math
 import os
 import time
 import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from vcsf_cli.data.clips import Order, TrainingClips, items_of, training_loader
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import DataError, InputError, RunError
 from vcsf_cli.files import only_one
+from vcsf_cli.model.cost import costs_of
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.model.weights import Start
 from vcsf_cli.narrate import is_first, say
@@ -32,6 +34,8 @@ from vcsf_cli.train.loop import Log, Plan, Position, fit, rehearsed
 from vcsf_cli.train.optim import learning_rate, optimizer_of
 from vcsf_cli.train.stages import Stages
 from vcsf_cli.train.tasks import PretrainTask, build_loss, build_sampler
+
+T = TypeVar("T")
 
 MOST_WORKERS = 16
 
@@ -164,11 +168,11 @@ def training_rows(recipe: Recipe, manifest: Manifest) -> Indices:
             f"set a smaller train.batch, such as --set train.batch={max(2, len(rows) // 4)}",
         )
     for index, stage in enumerate(recipe.stages):
-        loss, keys = build_loss(stage), len(rows) // stage.train.batch * stage.train.batch * stage.train.epochs
-        if loss.waits_for_queue and loss.queue >= keys:
+        loss, batches = build_loss(stage), len(rows) // stage.train.batch * stage.train.epochs
+        if loss.waits_for_queue and math.ceil(loss.queue / stage.train.batch) >= batches:
             raise DataError(
                 f"loss `{stage.loss.name}` waits for a queue of {loss.queue} keys, but {stage.train.epochs} epochs of "
-                f"{len(rows)} clips give {keys}: nothing would be learned",
+                f"{len(rows)} clips have no batch left when it is full: nothing would be learned",
                 f"--set {f'stages.{index}.' if recipe.tree['stages'] else ''}loss.queue={max(1, len(rows) // 2)} would be half "
                 "the clips",
             )
@@ -196,6 +200,12 @@ def check_batches(recipe: Recipe, processes: int) -> None:
             )
         parts = stage.train.accumulate * (stage.train.parts if stage.train.norm == "split" else 1)
         least = batch // processes // parts
+        if stage.train.norm == "split" and batch // processes % parts:
+            raise InputError(
+                f"a batch of {batch // processes} clips of a process can't be divided into {parts} equal parts, as train.norm "
+                "`split` does",
+                "change train.batch, train.accumulate or train.parts",
+            )
         if least < NEEDED.get(stage.train.norm, 1):
             needs = "batch statistics need two clips or more in each" if least else "some would have no clip"
             raise InputError(
@@ -222,6 +232,16 @@ def check_parts(recipe: Recipe) -> None:
             views = [*sampler.sample(100, np.random.default_rng(0)), *sampler.cover(100)]
             if not all(isinstance(view, View) and view.window.ndim == 1 for view in views):
                 raise TypeError("`sample` and `cover` must give Views, as in vcsf_cli.contracts")
+
+
+def check_shapes(recipe: Recipe, model: TwoPathways) -> None:
+    """Whether the networks can read clips of the size that each stage gives them.
+
+    Raises:
+        InputError: If they can't.
+    """
+    for stage in {stage.sampler.model_dump_json(): stage for stage in recipe.stages}.values():
+        costs_of(model, stage, build_sampler(stage))
 
 
 def warnings_for(recipe: Recipe, clips: int) -> list[str]:
@@ -284,13 +304,13 @@ class Trainer:
         )
         with only_one(self.run.folder / "lock", busy) if is_first() else nullcontext():
             # Not before the lock is held: another process may just have written a later one.
-            self.saved = own_checkpoint(self.run) if self.run.checkpoint.exists() else None
+            self.saved = own_checkpoint(self.run) if self._agreed(self.run.checkpoint.exists()) else None
             if self.saved:
                 at = self.saved["position"]
                 say(f"going on after step {at['step']:,} (stage {at['stage'] + 1}, epoch {at['epoch'] + 1})")
             self.stages = Stages(self.run, self.manifest.hash)
             position = Position(**self.saved["position"]) if self.saved else self._first_position()
-            log = Log(self.run, position.step)
+            log = Log(self.run, position)
             first = position.stage
             for index in range(first, len(self.recipe.stages)):
                 if index != first:
@@ -305,16 +325,22 @@ class Trainer:
 
     def _first_position(self) -> Position:
         """The start, or behind the stages that another run has trained."""
-        taken = self.stages.take_over(self.model) if self.machine.share_stages else None
-        if taken is None:
+        found = self.stages.found(self.model) if self.machine.share_stages and is_first() else None
+        found = self._agreed(found)
+        if found is None:
             return Position()
-        count, step, trained_by = taken
+        run, count = found
+        step, trained_by = self.stages.take_over(self.model, run, count)
         which = "stage 1 is" if count == 1 else f"stages 1 to {count} are"
         stages = self.recipe.stages
         say(f"{which} the same as those of run {trained_by}: its weights are taken (--no-share-stages trains anew)")
         if count == len(stages):
             return Position(stage=count - 1, epoch=stages[-1].train.epochs, step=step)
         return Position(stage=count, step=step)
+
+    def _agreed(self, first: T) -> T:
+        """What the first process has found, for all: a file may appear between two looks."""
+        return self.fabric.broadcast(first)
 
     def stage(self, index: int, position: Position, log: Log) -> None:
         """Train one stage from a position in it."""
@@ -418,9 +444,11 @@ def seconds_a_clip(recipe: Recipe, stage: Stage, manifest: Manifest, machine: Ma
     """Seconds that training on a clip takes, measured with a few clips and, where there is time before the deadline, with
     whole batches, which small networks compute much faster.
 
-    Reading and computing overlap when training, so a clip is taken to last as long as the slower of the two.
+    Reading and computing overlap when training, so a clip is taken to last as long as the slower of the two. Of several
+    processes one is timed, with its share of a batch; what they tell each other is left out.
     """
-    rows, fabric = training_rows(recipe, manifest), machine.fabric()
+    processes = machine.processes * machine.nodes
+    rows, fabric = training_rows(recipe, manifest), replace(machine, devices=str(machine.device()), nodes=1).fabric()
     task = PretrainTask(recipe, stage, cast(TwoPathways, fabric.to_device(build(recipe))), manifest, rows, fabric, 0)
     optimizer = optimizer_of(stage.optim, task.parameters(), stage.speed.fused)
     clips = TrainingClips(manifest, build_sampler(stage), stage.augment, stage.data.size, recipe.seed)
@@ -433,12 +461,12 @@ def seconds_a_clip(recipe: Recipe, stage: Stage, manifest: Manifest, machine: Ma
         return read / size, compute / size
 
     parts = stage.train.accumulate * (stage.train.parts if stage.train.norm == "split" else 1)
-    whole = stage.train.batch
+    whole = stage.train.batch // processes
     few = min(max(TIMED_CLIPS, 2 * parts), whole)
     read, compute = timed(few)
     if few < whole and (read + compute) * whole * TIMED_BATCHES < deadline - time.monotonic():
         read, compute = timed(whole)
-    return max(read / max(1, machine.readers), compute)
+    return max(read / max(1, machine.readers), compute) / processes
 
 
 def restore(run: Run) -> tuple[TwoPathways, dict[str, Any]]:

@@ -17,7 +17,7 @@ from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import RunError
 from vcsf_cli.files import write_text
 from vcsf_cli.model.pathways import TwoPathways
-from vcsf_cli.narrate import is_first
+from vcsf_cli.narrate import is_first, say
 from vcsf_cli.recipe import Recipe
 from vcsf_cli.runs import Run, now
 
@@ -58,6 +58,8 @@ def read(folder: Path) -> list[dict[str, Any]]:
         return []
     try:
         entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        if not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
+            raise ValueError("it is no list of stages")
     except (OSError, ValueError) as error:
         raise RunError(
             f"{path} can't be read: {error}", "this run folder is damaged: train into another --runs"
@@ -104,34 +106,46 @@ class Stages:
         entry = {"weights_after": digests(model), "steps": step, "ended": now(), "trained_by": self.run.name}
         self._write([*self.entries[:index], self.entries[index] | entry | {"prefix": agreed}])
 
-    def take_over(self, model: TwoPathways) -> tuple[int, int, str] | None:
-        """Load the weights of the most stages that another run beside this one has trained, and take its log.
+    def found(self, model: TwoPathways) -> tuple[str, int] | None:
+        """The run beside this one that has trained the most stages which this one begins with, and how many those are;
+        None if there is none. What can't be used is told and passed over.
 
-        Returns:
-            How many stages, their optimiser steps, and the run that trained them; None if there is no such run.
+        Args:
+            model: The networks that the weights must fit.
         """
         for count in range(len(self.run.recipe.stages), 0, -1):
             wanted = prefix(self.run.recipe, count, self.data_hash)
             for folder in sorted(path.parent for path in self.run.folder.parent.glob(f"*/{FILE}")):
                 source = weights_file(folder, count - 1)
+                if folder == self.run.folder or not source.is_file():
+                    continue
                 try:
-                    entries = read(folder)[:count]
-                except RunError:  # a damaged run is no reason not to train another
+                    if [entry.get("prefix") for entry in read(folder)[count - 1 : count]] != [wanted]:
+                        continue
+                    checkpoint.check_weights(model, checkpoint.load(source, checkpoint.STAGE)["model"], source)
+                except RunError as error:
+                    say(f"warning: stage {count} of run {folder.name} can't be taken: {error.message}")
                     continue
-                if folder == self.run.folder or len(entries) < count or entries[-1].get("prefix") != wanted:
-                    continue
-                if not source.is_file():
-                    continue
-                content = checkpoint.load(source, checkpoint.STAGE)
-                checkpoint.load_weights(model, content["model"], source)
-                body = {key: value for key, value in content.items() if key not in ("kind", "version")}
-                if is_first():
-                    checkpoint.save(weights_file(self.run.folder, count - 1), body, checkpoint.STAGE)
-                    if (log := folder / self.run.metrics.name).is_file():
-                        shutil.copyfile(log, self.run.metrics)  # it is cut back to these stages when it is opened
-                self._write(entries)
-                return count, int(content["step"]), str(entries[-1]["trained_by"])
+                return folder.name, count
         return None
+
+    def take_over(self, model: TwoPathways, run: str, count: int) -> tuple[int, str]:
+        """Load the weights of the first stages from the run that `found` has named, and take its log.
+
+        Returns:
+            Optimiser steps of these stages, and the run that trained them.
+        """
+        folder = self.run.folder.parent / run
+        source, entries = weights_file(folder, count - 1), read(folder)[:count]
+        content = checkpoint.load(source, checkpoint.STAGE)
+        checkpoint.load_weights(model, content["model"], source)
+        if is_first():
+            body = {key: value for key, value in content.items() if key not in ("kind", "version")}
+            checkpoint.save(weights_file(self.run.folder, count - 1), body, checkpoint.STAGE)
+            if (log := folder / self.run.metrics.name).is_file():
+                shutil.copyfile(log, self.run.metrics)  # it is cut back to these stages when it is opened
+        self._write(entries)
+        return int(content["step"]), str(entries[-1]["trained_by"])
 
     def _write(self, entries: list[dict[str, Any]]) -> None:
         self.entries = entries

@@ -95,7 +95,9 @@ class PretrainTask:
             for pathway in PATHWAYS:
                 model.pathway(pathway).compile()
                 self.keys.pathway(pathway).compile()
-        self.loss = cast(Loss, fabric.to_device(build_loss(stage)))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.loss = cast(Loss, fabric.to_device(build_loss(stage)))
         self.queue = cast(Queue, fabric.to_device(Queue(self.loss.queue, stage.head.dim, recipe.seed)))
         self.keyed = list(PATHWAYS) if self.loss.crosses else self.trained
         self.checked = self._checked_rows(rows, recipe.seed)
@@ -103,8 +105,8 @@ class PretrainTask:
         self._last: Contrast | None = None
         self._fresh: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
         self._warned: set[str] = set()
-        for pathway in PATHWAYS:
-            model.pathway(pathway).requires_grad_(pathway in self.trained)
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(name.partition(".")[0] in self.trained and name not in model.fixed)
         self._set_mode()
 
     def _set_mode(self) -> None:
@@ -124,8 +126,9 @@ class PretrainTask:
         return np.sort(labelled)
 
     def parameters(self) -> list[nn.Parameter]:
-        """What the optimiser changes: the trained pathways' weights."""
-        return [weight for pathway in self.trained for weight in self.model.pathway(pathway).parameters()]
+        """What the optimiser changes: the trained pathways' weights, and what a loss has of its own."""
+        learners = [*(self.model.pathway(pathway) for pathway in self.trained), self.loss]
+        return [weight for learner in learners for weight in learner.parameters() if weight.requires_grad]
 
     @property
     def ready(self) -> bool:
@@ -284,8 +287,9 @@ class PretrainTask:
         return [str(name) for name in self.manifest.table["video"].to_numpy(object)[batch["video"].numpy()]]
 
     def state(self) -> dict[str, Any]:
-        """Weights, key encoder and queue."""
-        return {"model": self.model.state_dict(), "keys": self.keys.state_dict(), "queue": self.queue.state_dict()}
+        """Weights, key encoder, queue, and what a loss has of its own."""
+        parts = {"model": self.model, "keys": self.keys, "queue": self.queue, "loss": self.loss}
+        return {name: part.state_dict() for name, part in parts.items()}
 
     def load_state(self, state: Mapping[str, Any], path: Path) -> None:
         """Go on from what `state` gave, within the same stage.
@@ -296,6 +300,7 @@ class PretrainTask:
         checkpoint.load_weights(self.model, state["model"], path)
         checkpoint.load_weights(self.keys, state["keys"], path)
         checkpoint.load_weights(self.queue, state["queue"], path)
+        checkpoint.load_weights(self.loss, state.get("loss", {}), path)
 
 
 @torch.no_grad()
