@@ -132,6 +132,8 @@ def blur(clips: Tensor, sigma: Tensor) -> Tensor:
     radius = max(1, math.ceil(3 * float(sigma.max())))
     taps = torch.arange(-radius, radius + 1, device=clips.device)
     kernel = torch.exp(-0.5 * (taps / sigma[:, None]) ** 2)
+    # Every clip's kernel ends at its own three sigma: a clip must not depend on what it is blurred together with.
+    kernel = kernel * (taps.abs() <= (3 * sigma[:, None]).ceil())
     kernel = kernel / kernel.sum(1, keepdim=True)
     for axis in (2, 3):
         length = clips.shape[axis]

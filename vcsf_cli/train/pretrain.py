@@ -200,18 +200,18 @@ def check_batches(recipe: Recipe, processes: int) -> None:
             )
         parts = stage.train.accumulate * (stage.train.parts if stage.train.norm == "split" else 1)
         least = batch // processes // parts
-        if stage.train.norm == "split" and batch // processes % parts:
-            raise InputError(
-                f"a batch of {batch // processes} clips of a process can't be divided into {parts} equal parts, as train.norm "
-                "`split` does",
-                "change train.batch, train.accumulate or train.parts",
-            )
         if least < NEEDED.get(stage.train.norm, 1):
             needs = "batch statistics need two clips or more in each" if least else "some would have no clip"
             raise InputError(
                 f"a batch of {batch // processes} clips of a process is divided into {parts} parts by train.accumulate and "
                 f"train.norm: {needs}",
                 "set train.batch higher, or train.accumulate or train.parts lower",
+            )
+        if stage.train.norm == "split" and batch // processes % parts:
+            raise InputError(
+                f"a batch of {batch // processes} clips of a process can't be divided into {parts} equal parts, as train.norm "
+                "`split` does",
+                "change train.batch, train.accumulate or train.parts",
             )
         if stage.train.norm == "synced" and processes > 1 and not torch.cuda.is_available():
             raise InputError(
