@@ -369,7 +369,7 @@ def test_published_rows_are_left_out_beside_a_subset(copied: Path) -> None:
         ((*BASE, "--no-motion-module", "--seeds", "²"), "no list of numbers"),
         (
             (*BASE, "--set", "sampler.frames=8", "--backbone", "small,s3d", "--devices", "cpu"),
-            "row `backbone s3d`: backbone `s3d` can't read clips of 8 frames",
+            "row `backbone s3d`: backbone `s3d` can't read clips of 2 frames",
         ),
     ],
 )

@@ -70,6 +70,11 @@ def vcsf_motion_modules():
         (["sampler=no_views"], "sampler `no_views`", "must give Views"),
         (["backbone=flat", "motion=none"], "backbone (Flat)", "(B, 4, T, h, w)"),
         (["motion=halving"], "motion module (Halving)", "must keep their shape"),
+        (
+            ["backbone=s3d", "motion=none", "data.size=16"],
+            "backbone `s3d`",
+            "can't read clips of 2 frames of 16 x 16 pixels",
+        ),
     ],
 )
 def test_what_breaks_a_contract_is_named(

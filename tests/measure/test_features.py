@@ -1,0 +1,63 @@
+"""Features of whole videos: what each pathway sees is what the sampler says, and so in every way of measuring."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vcsf_cli.contracts import View
+from vcsf_cli.data.clips import WholeVideos
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.measure.features import extract
+from vcsf_cli.measure.own_video import features_of
+from vcsf_cli.model.pathways import build
+from vcsf_cli.recipe import load
+
+
+class Apart:
+    """The slow pathway sees the first half of a window, the fast one the second."""
+
+    length = 16
+
+    def cover(self, frames: int) -> list[View]:
+        parts = {"slow": (0, 8), "fast": (8, 16)}
+        return [View(np.arange(16) % frames, np.arange(0, 8, 4), np.arange(8), parts)]
+
+
+def test_a_pathway_sees_its_part_of_a_window(tiny_data: Path) -> None:
+    recipe = load("demo", ["data.name=synthetic", "data.size=32", "backbone.channels=[4, 8, 8, 16]"])
+    model = build(recipe).eval()
+    videos = WholeVideos(Manifest.open(tiny_data / "synthetic"), [0, 3], Apart(), 0.875, 32)  # type: ignore[arg-type]  # measuring only covers
+    found = extract(model, videos, torch.device("cpu"), 0, lambda count: None)
+    for index in range(2):
+        item = videos[index]
+        frames = item["frames"][item["windows"][0]][None]
+        with torch.no_grad():
+            expected = features_of(model, frames, videos.windows(videos.rows[index]))
+            (view,) = videos.windows(videos.rows[index])
+            slow = model.slow.features(to_window(frames[:, :8]), torch.from_numpy(view.slow)[None])
+        for pathway, values in expected.items():
+            np.testing.assert_allclose(found[pathway][index], values[0].numpy(), atol=1e-5)
+        np.testing.assert_allclose(found["slow"][index], slow[0].numpy(), atol=1e-5)
+
+
+def to_window(frames: torch.Tensor) -> torch.Tensor:
+    from vcsf_cli.data.augment import to_input
+
+    return to_input(frames)
+
+
+def test_measuring_reads_clips_as_the_last_stage_did() -> None:
+    recipe = load("demo", ["stages=[{}, {sampler: {frames: 16}}]"])
+    assert [stage.sampler.settings["frames"] for stage in (recipe.model, recipe.last)] == [32, 16]
+
+
+@pytest.mark.parametrize("jitter", ["[-0.4, 0.4, 0.4, 0.1]", "[0.4, 0.4, 0.4, -0.1]"])
+def test_a_strength_is_not_negative(jitter: str) -> None:
+    from vcsf_cli.errors import RecipeError
+
+    with pytest.raises(RecipeError, match="jitter"):
+        load("demo", [f"augment.jitter={jitter}"])
