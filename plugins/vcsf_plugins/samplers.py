@@ -31,7 +31,8 @@ class SlowFast:
         speeds: Multiples of `stride`, of which each window of training draws one that the video is long enough for.
         windows: Whether in training both pathways read the `shared` window, or each an `independent` one of the same
             length, the crop being the same. Measuring always shares.
-        short: What a video with too few frames gets: `loop` starts it over, `hold` repeats its last frame.
+        short: What a video with too few frames gets: `loop` starts it over, `hold` repeats its last frame. Of a pathway
+            that sees differences, `loop` shows a jump where the video starts over, `hold` stillness.
     """
 
     def __init__(
