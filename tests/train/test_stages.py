@@ -267,6 +267,8 @@ def test_a_run_whose_stages_were_all_trained_by_another_takes_them_and_is_finish
     assert logged(again) == [row for row in logged(first) if int(row["stage"]) <= stages]
     measured = called("retrieve", "--from", again.name, "--data", tiny_data, "--workers", 0, cwd=tmp_path).stdout
     assert "R@1" in measured
+    page = (again / "retrieve/synthetic-split1/report.html").read_text()
+    assert f"Stage {stages} is from run {first.name}, ended on " in page
     assert "is finished" in pretrain(recipe, tiny_data)[1]
 
 
