@@ -173,6 +173,7 @@ def records(folder: Path) -> list[dict[str, str]]:
 def test_the_best_epoch_on_held_out_recordings_is_taken(copy: Path, tiny_data: Path) -> None:
     """The first of the best; its weights are those of a training that ended there, and give its share again."""
     changes: dict[str, object] = {"train__choose": "best", "train__batch": 2, "optim__schedule": "constant"}
+    changes["optim__lr"] = 1e-2
     folder = finetuned(copy, tiny_data, "--pathway", "slow", train__epochs=6, train__check_every=1, **changes)
     assert json.loads((folder / "status.json").read_text())["clips"] == {"learn": 4, "choose": 4, "test": 4}
     shares = [float(row["slow_held_out_top1"]) for row in records(folder) if row["slow_held_out_top1"]]

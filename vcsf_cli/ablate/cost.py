@@ -224,9 +224,9 @@ class Costs:
         if self.plan.is_trained(cell):
             return Work(cell, (), missing, measure)
         first, done = own_stages(cell), epochs_done(cell)
-        if not is_begun(cell):
+        if not is_begun(cell):  # what was noted before the first checkpoint is forgotten
             own = self.plan.stages_of(cell)
-            first = max([first, *(count for count in range(1, len(own) + 1) if own[count - 1] in available)])
+            first = max([0, *(count for count in range(1, len(own) + 1) if own[count - 1] in available)])
         left, (clips, _, _) = [], self.clips(*where(cell))
         for index, per_clip in enumerate(step_flops(cell.recipe, self.network(cell))):
             if index >= first:
@@ -273,9 +273,8 @@ def where(cell: Cell) -> tuple[str, int]:
 
 
 def own_stages(cell: Cell) -> int:
-    """How many stages of a begun run are finished; what was noted before its first checkpoint does not count."""
-    ended = sum("ended" in entry for entry in stages.read(cell.run.folder))
-    return ended if is_begun(cell) else 0
+    """How many stages of a run are finished, those included that it has taken over."""
+    return sum("ended" in entry for entry in stages.read(cell.run.folder))
 
 
 def is_begun(cell: Cell) -> bool:
