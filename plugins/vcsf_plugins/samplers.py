@@ -70,9 +70,8 @@ class SlowFast:
         if not self.independent:
             return self._view(first), self._view(second)
         parts = {"slow": (0, self.length), "fast": (self.length, 2 * self.length)}
-        own = self._two_windows(
-            self._two_starts(frames, rng), same, frames
-        )  # the same twice in both pathways, or in none
+        # The same window twice in both pathways or in none: a clip has one regime.
+        own = self._two_windows(self._two_starts(frames, rng), same, frames)
         slow_and_fast = [np.concatenate(pair) for pair in zip((first, second), own, strict=True)]
         return View(slow_and_fast[0], self.slow, self.fast, parts), View(slow_and_fast[1], self.slow, self.fast, parts)
 

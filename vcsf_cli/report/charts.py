@@ -233,11 +233,8 @@ def training_charts(metrics: Path) -> list[Chart]:
     if not len(table):
         return []
     stage = table["stage"] if "stage" in table else pd.Series(1, table.index)
-    begins = stage.ne(stage.shift())
-    borders = [
-        (float(step), f"stage {number:g}") for step, number in zip(table["step"][begins], stage[begins], strict=True)
-    ]
-    borders = borders[1:]
+    begins = table[stage.ne(stage.shift())].index[1:]
+    borders = [(float(table["step"][index]), f"stage {stage[index]:g}") for index in begins]
     charts = []
     for title, column, unit, factor, from_zero in CURVES:
         lines = lines_of([(name, table, column.format(name), name) for name in PATHWAYS_AND_BOTH], factor)
