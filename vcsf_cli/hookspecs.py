@@ -69,6 +69,10 @@ def vcsf_losses() -> Factories:  # type: ignore[empty-body]
 def vcsf_datasets() -> Factories:  # type: ignore[empty-body]
     """What `vcsf prepare NAME` can read. `f(root: Path, /, *, ...) -> contracts.Dataset`; root is `--source`, or a
     folder of vcsf's where the dataset may download or make its videos. Keywords become options of `vcsf prepare NAME`.
+
+    Optional, for datasets that draw the parts of their splits: `keep_parts(parts: Mapping[str, tuple[str, str, str]])`, called
+    before `videos` with the part in each split of every recording (`Video.source`) that is prepared already. A draw must leave
+    them there, or clips that a run was trained on become its test clips.
     """
 
 

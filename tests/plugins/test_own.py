@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -262,6 +267,47 @@ def test_a_large_group_is_not_tested_where_a_small_one_will_do(small: int) -> No
         assert {video.group for video in found if video.split[0] == "test"} == {"small"}
 
 
+def as_kept(videos: list[Video]) -> dict[str, tuple[str, str, str]]:
+    """The parts of the groups of videos that all have labels."""
+    return {video.group: video.split for video in videos}
+
+
+@given(GROUPS, GROUPS, SHARES, st.integers(0, 9), st.integers(0, 9))
+def test_groups_that_have_a_part_never_move(
+    old: list[tuple[str, int]], new: list[tuple[str, int]], share: float, seed: int, other: int
+) -> None:
+    first = drawn([(label, f"{group}") for label, group in old], share, seed)
+    kept = as_kept(first)
+    more = [*first, *(Video(Path(f"n{n}"), f"n{n}", label, f"{g}", f"{g}") for n, (label, g) in enumerate(new))]
+    found = draw_splits(more, share, other, kept)
+    assert {video.group: video.split for video in found} | kept == {video.group: video.split for video in found}
+    assert draw_splits(found, share, other, as_kept(found)) == found
+    for split in range(3):
+        its = groups_of(found, split)
+        train, test = (set().union(*(groups[part] for groups in its.values())) for part in ("train", "test"))
+        assert not train & test
+        assert all(groups["train"] or groups["test"] <= kept.keys() for groups in its.values())
+
+
+@given(st.integers(4, 20), st.integers(1, 20), SHARES, st.integers(0, 99))
+def test_added_groups_bring_the_test_part_to_its_share(old: int, new: int, share: float, seed: int) -> None:
+    """Old and new videos together, in each class; a class that is new is divided as if it were alone."""
+    first = drawn([("A", f"{group}") for group in range(old)], share, seed)
+    more = [Video(Path(f"n{n}{label}"), f"n{n}{label}", label, f"n{n}{label}") for n in range(new) for label in "AB"]
+    found = draw_splits([*first, *more], share, seed, as_kept(first))
+    test = {label: sum(video.split[1] == "test" for video in found if video.label == label) for label in "AB"}
+    assert test["A"] == max(1, int(share * (old + new)))
+    assert test["B"] == min(max(1, int(share * new)), new - 1)
+
+
+def test_groups_that_were_left_out_of_a_split_stay_out_and_count_for_nothing() -> None:
+    listed = [Video(Path(f"{number}"), f"{number}", "A", f"{number}") for number in range(20)]
+    kept = {f"{number}": ("", "train", "test") for number in range(10)}
+    found = draw_splits(listed, 0.5, 0, kept)
+    assert [sum(video.split[0] == part for video in found) for part in ("train", "test", "")] == [5, 5, 10]
+    assert all(found[number].split == ("", "train", "test") for number in range(10))
+
+
 def test_draws_are_seeded_and_differ_between_splits() -> None:
     videos: list[tuple[str | None, str]] = [("A", f"{number}") for number in range(40)]
     one, again, other = drawn(videos, 0.25, 0), drawn(videos, 0.25, 0), drawn(videos, 0.25, 1)
@@ -406,6 +452,137 @@ def test_a_folder_is_prepared_with_groups_and_splits(tmp_path: Path, capsys: pyt
         ["Run/p1_a.avi", "Run", "p1", "p1", "train"],
         ["Run/p2_b.mp4", "Run", "p2", "p2", "test"],
     ]
+
+
+def make(root: Path, *names: str) -> None:
+    """Write small videos."""
+    for name in names:
+        write_video(root / name, 8, width=64, height=48)
+
+
+def own(kind: str, root: Path, unlabelled: tuple[str, ...] = ()) -> list[object]:
+    """The words that prepare all videos of a folder, as a folder or as a list; of a list some may have no label."""
+    if kind == "folder":
+        return ["folder", "--source", root, "--data", root.parent / "data", "--name", "mine", "--test-share", 0.5]
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.avi"))
+    rows = "".join(f"{name},{'' if name in unlabelled else name.split('/')[0]}\n" for name in names)
+    write(root, {"list.csv": "video,label\n" + rows})
+    return ["csv", "--source", root / "list.csv", "--data", root.parent / "data", "--name", "mine", "--test-share", 0.5]
+
+
+def splits_of(data: Path) -> dict[str, tuple[str, ...]]:
+    table = Manifest.open(data / "mine").table
+    return {row[0]: tuple(row[1:]) for row in table[["video", "split1", "split2", "split3"]].to_numpy().tolist()}
+
+
+@pytest.mark.parametrize("kind", ["folder", "csv"])
+def test_no_prepared_recording_moves_when_videos_are_added(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "videos"
+    make(source, *(f"{label}/{number}.avi" for label in ("Run", "Jump") for number in (2, 4, 6, 8)))
+    assert prepare(*own(kind, source)) == 0
+    first = splits_of(tmp_path / "data")
+    manifest = (tmp_path / "data/mine/manifest.parquet").read_bytes()
+    capsys.readouterr()
+    assert prepare(*own(kind, source), "--seed", 1) == 0
+    assert "8 recordings keep the parts that they have\n" in capsys.readouterr().err
+    assert (tmp_path / "data/mine/manifest.parquet").read_bytes() == manifest
+    make(source, "Run/1.avi", "Run/3.avi", "Jump/5.avi", "Jump/7.avi", "Walk/1.avi", "Walk/2.avi")
+    assert prepare(*own(kind, source)) == 0
+    assert "8 recordings keep the parts that they have; those of 6 new ones are drawn" in capsys.readouterr().err
+    found = splits_of(tmp_path / "data")
+    assert {name: found[name] for name in first} == first
+    for split in range(3):
+        for label, count in {"Run": 3, "Jump": 3, "Walk": 1}.items():
+            assert [p[split] for name, p in found.items() if name.startswith(label)].count("test") == count
+
+
+def test_videos_without_label_keep_the_part_of_their_recording(tmp_path: Path) -> None:
+    source = tmp_path / "videos"
+    names = [f"{label}/{number}.avi" for label in ("Run", "Jump") for number in range(3)]
+    make(source, *names)
+    assert prepare(*own("csv", source, unlabelled=tuple(names))) == 0
+    assert set(splits_of(tmp_path / "data").values()) == {("", "", "")}
+    make(source, *(f"New/{number}.avi" for number in range(4)))
+    assert prepare(*own("csv", source, unlabelled=tuple(names))) == 0
+    found = splits_of(tmp_path / "data")
+    assert all(found[name] == ("train", "train", "train") for name in names)  # so far a training took them all
+    assert [parts[0] for name, parts in found.items() if name.startswith("New")].count("test") == 2
+
+
+def test_a_recording_whose_videos_all_were_bad_has_no_part_yet(tmp_path: Path) -> None:
+    source = tmp_path / "videos"
+    make(source, *(f"{label}/{number}.avi" for label in ("Run", "Jump") for number in range(4)))
+    (source / "Run" / "9.avi").write_text("no video yet")
+    command = [*own("folder", source), "--max-bad", 50]
+    assert prepare(*command) == 0
+    first = splits_of(tmp_path / "data")
+    assert prepare(*command) == 0
+    assert splits_of(tmp_path / "data") == first
+    make(source, "Run/9.avi")
+    assert prepare(*command) == 0
+    found = splits_of(tmp_path / "data")
+    assert found.keys() - first.keys() == {"Run/9.avi"}
+    assert {name: found[name] for name in first} == first
+
+
+def test_an_interrupted_first_preparation_has_drawn_nothing_yet(tmp_path: Path) -> None:
+    """Without a manifest nobody can have trained: the parts are those of a preparation of all videos at once."""
+    source = tmp_path / "videos"
+    old, new = (
+        [f"{label}/{n}.avi" for label in ("Run", "Jump") for n in numbers] for numbers in ((2, 4, 6), (1, 3, 5))
+    )
+    make(source, *old)
+    assert prepare(*own("folder", source)) == 0
+    (tmp_path / "data/mine/manifest.parquet").unlink()  # it is written last
+    make(source, *new)
+    assert prepare(*own("folder", source)) == 0
+    assert splits_of(tmp_path / "data") == {
+        video.name: video.split for video in folder(source, test_share=0.5).videos()
+    }
+
+
+def test_parts_are_the_same_however_often_a_call_is_killed(tmp_path: Path) -> None:
+    source = tmp_path / "videos"
+    make(source, *(f"{label}/{number}.avi" for label in ("Run", "Jump") for number in (2, 4, 6)))
+    assert prepare(*own("folder", source)) == 0
+    first = splits_of(tmp_path / "data")
+    shutil.copytree(tmp_path / "data" / "mine", tmp_path / "data" / "whole")
+    make(source, *(f"{label}/{number}.avi" for label in ("Run", "Jump") for number in (1, 3, 5, 7)))
+    words = [str(word) for word in own("folder", source)]
+    program = "import sys; from vcsf_cli.cli import main; sys.exit(main(sys.argv[1:]))"
+    journal = tmp_path / "data/mine/journal.jsonl"
+    for lines in (8, 11):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, "prepare", *words, "--workers", "1"], start_new_session=True
+        )
+        while process.poll() is None and journal.read_bytes().count(b"\n") < lines:
+            time.sleep(0.002)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    for _ in range(2):
+        assert prepare(*words) == 0
+    found = splits_of(tmp_path / "data")
+    assert {name: found[name] for name in first} == first
+    words[words.index("mine")] = "whole"
+    assert prepare(*words) == 0
+    whole, killed = ((tmp_path / "data" / name / "manifest.parquet").read_bytes() for name in ("whole", "mine"))
+    assert whole == killed
+
+
+def test_a_damaged_manifest_is_told_before_parts_are_drawn_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "videos"
+    make(source, "Run/1.avi", "Jump/1.avi")
+    assert prepare(*own("folder", source)) == 0
+    path = tmp_path / "data/mine/manifest.parquet"
+    path.write_bytes(path.read_bytes()[:-9])
+    assert prepare(*own("folder", source)) == 1
+    error = capsys.readouterr().err
+    assert f"{path} is damaged" in error
+    assert "delete it to draw them anew" in error
 
 
 def test_a_manifest_is_prepared_under_its_name(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ SCHEMA = pa.schema(
         ("sha256", pa.string()),  # of the clip's bytes
     ]
 )
+SPLITS = ("split1", "split2", "split3")
 WHERE = ("shard", "offset", "frame_offsets")
 """Columns that say where a clip lies, not what it is."""
 
@@ -70,6 +71,11 @@ class Manifest:
         """SHA-256 of what the clips are and which parts they belong to; where their bytes lie does not matter."""
         content = self.table.drop(columns=list(WHERE)).to_json(orient="split", index=False, double_precision=6)
         return hashlib.sha256(content.encode()).hexdigest()
+
+    def training_part(self, split: int) -> Indices:
+        """Rows to train on: the training part of a split, or all rows if no clip has a part in it."""
+        has_parts = (self.table[f"split{split}"] != "").any()
+        return self.part(split, "train") if has_parts else np.arange(len(self.table))
 
     def part(self, split: int, part: str) -> Indices:
         """Rows of a part, `train` or `test`, of an official split, 1 to 3."""
@@ -102,6 +108,37 @@ class Manifest:
                 f"{folder / FILE} is damaged: {error}", f"delete the folder and prepare again: {prepare}"
             ) from error
         return cls(folder, table, settings)
+
+
+def read_parts(folder: Path) -> dict[str, tuple[str, str, str]]:
+    """The part in each split of every recording of a dataset; none if no manifest was written yet.
+
+    A recording of which only unlabelled clips are left is test where these have no part: that is how test parts are drawn.
+    In a split without any part everything is training data, as it is for a training.
+
+    Raises:
+        DataError: If the manifest is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return {}
+    try:
+        table = pq.read_table(path, columns=["label", "source", *SPLITS]).to_pandas()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path} is damaged: {error}",
+            "bring it back: it says which part each recording was drawn into; without it, delete it to draw them anew, and "
+            "train again",
+        ) from error
+    unlabelled = table["label"].isna().groupby(table["source"]).all()
+    found = {}
+    for split in SPLITS:
+        has_train, has_test = (table[split].eq(part).groupby(table["source"]).any() for part in ("train", "test"))
+        if not has_train.any() and not has_test.any():
+            has_train |= True
+        found[split] = np.select([has_train, has_test | unlabelled], ["train", "test"], "").tolist()
+    first, second, third = found.values()
+    return dict(zip(unlabelled.index, zip(first, second, third, strict=True), strict=True))
 
 
 def write(folder: Path, rows: list[dict[str, Any]]) -> None:

@@ -192,6 +192,8 @@ class Preparation:
         with files.only_one(self.folder / "lock", busy):
             self._check_settings()
             with registry.load().blame_for("dataset", self.settings.kind):
+                if keep_parts := getattr(self.dataset, "keep_parts", None):
+                    keep_parts(manifest.read_parts(self.folder))
                 videos = self.dataset.videos()
                 remarks = self.dataset.remarks()
             for remark in remarks:

@@ -154,8 +154,7 @@ def training_rows(recipe: Recipe, manifest: Manifest) -> Indices:
         DataError: If there are fewer than a batch.
     """
     data = recipe.model.data
-    has_split = (manifest.table[f"split{data.split}"] != "").any()
-    rows: Indices = manifest.part(data.split, "train") if has_split else np.arange(len(manifest.table))
+    rows = manifest.training_part(data.split)
     largest = max(stage.train.batch for stage in recipe.stages)
     if not len(rows):
         raise DataError(

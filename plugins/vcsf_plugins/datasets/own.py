@@ -8,9 +8,10 @@ import os
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from annotated_types import Interval
@@ -20,18 +21,48 @@ from vcsf_cli.errors import DataError, InputError
 from vcsf_plugins.datasets.listing import Listing, once, readable, videos_below
 
 Share = Annotated[float, Interval(gt=0, lt=1)]
+Parts = tuple[str, str, str]
+"""Part in each split."""
 PARTS = ("train", "test", "")
 COLUMNS = ("video", "label", "group", "part")
 
 
-class Folder(Listing):
+class Drawn(Listing):
+    """Videos whose parts are drawn where none are given.
+
+    Args:
+        test_share: Share of test videos.
+        seed: Of the draw.
+    """
+
+    def __init__(self, test_share: float, seed: int) -> None:
+        super().__init__(benchmark=False)
+        self.test_share, self.seed = test_share, seed
+        self._kept: Mapping[str, Parts] = {}
+
+    def keep_parts(self, parts: Mapping[str, Parts]) -> None:
+        """Leave recordings in the parts that they have already; `videos` then draws for the others alone."""
+        self._kept = parts
+
+    def draw(self, videos: list[Video]) -> list[Video]:
+        """Videos with drawn parts."""
+        recordings = {recording_name(video) for video in videos}
+        kept = len(recordings & self._kept.keys())
+        if kept:
+            new = len(recordings) - kept
+            drawn = f"; those of {new:,} new ones are drawn" if new else ""
+            self._remarks.append(f"{kept:,} recordings keep the parts that they have{drawn}")
+        return draw_splits(videos, self.test_share, self.seed, self._kept)
+
+
+class Folder(Drawn):
     """Videos below a folder; see `folder`."""
 
     def __init__(
         self, root: Path, labels: str, group_pattern: str | None, splits: Path | None, test_share: float, seed: int
     ) -> None:
-        super().__init__(benchmark=False)
-        self.root, self.labels, self.splits, self.test_share, self.seed = root, labels, splits, test_share, seed
+        super().__init__(test_share, seed)
+        self.root, self.labels, self.splits = root, labels, splits
         try:
             self.group_pattern = re.compile(group_pattern) if group_pattern else None
         except re.error as error:
@@ -59,7 +90,7 @@ class Folder(Listing):
             left_out = sum(not any(video.split) for video in videos)
             self._remarks += [f"{left_out:,} videos are in no part of {self.splits}"] if left_out else []
             return videos
-        return draw_splits(videos, self.test_share, self.seed) if labelled else videos
+        return self.draw(videos) if labelled else videos
 
     def _labelled(self, names: list[str]) -> bool:
         """Whether the first folder of a video is its class: if so asked, or if all lie in at least two folders."""
@@ -95,12 +126,12 @@ class Folder(Listing):
         return (match.groupdict().get("group") or (match.group(1) if match.re.groups else match.group())) or ""
 
 
-class Listed(Listing):
+class Listed(Drawn):
     """Videos that a CSV file lists; see `csv`."""
 
     def __init__(self, root: Path, test_share: float, seed: int) -> None:
-        super().__init__(benchmark=False)
-        self.root, self.test_share, self.seed = root, test_share, seed
+        super().__init__(test_share, seed)
+        self.root = root
 
     def videos(self) -> list[Video]:
         """All videos, sorted by name.
@@ -134,7 +165,7 @@ class Listed(Listing):
         self._remarks = [f"{len(videos):,} videos, {len(classes_of(videos))} classes"]
         if any(video.split[0] for video in videos):
             return videos
-        return draw_splits(videos, self.test_share, self.seed) if classes_of(videos) else videos
+        return self.draw(videos) if classes_of(videos) else videos
 
 
 def classes_of(videos: Iterable[Video]) -> set[str]:
@@ -220,7 +251,7 @@ def read_splits(path: Path, videos: list[Video]) -> list[Video]:
     return divided
 
 
-def three(parts: list[str]) -> tuple[str, str, str]:
+def three(parts: list[str]) -> Parts:
     """The parts in the three splits."""
     first, second, third = parts
     return first, second, third
@@ -240,33 +271,71 @@ def straddling(videos: list[Video]) -> list[str]:
     return problems
 
 
-def draw_splits(videos: list[Video], test_share: float, seed: int) -> list[Video]:
+def recording_name(video: Video) -> str:
+    """The name of what a video was cut from: its group, or its own."""
+    return video.group or video.name
+
+
+def draw_splits(
+    videos: list[Video], test_share: float, seed: int, kept: Mapping[str, Parts] = MappingProxyType({})
+) -> list[Video]:
     """Three seeded splits by group: of each class about `test_share` of the videos are test, and no group is in both
     parts. A group that spans classes goes to one part with all its videos; a class of one group is all train; a video
-    without label is in no part where its group is test."""
+    without label is in no part where its group is test.
+
+    Args:
+        videos: All videos.
+        test_share: Share of a class's videos that are test.
+        seed: Of the draw.
+        kept: The parts that groups have already, by name. The others are drawn so that of each class, old and new videos
+            together, about `test_share` are test. A group that was left out of a split stays out of it.
+    """
     members: dict[str, Counter[str]] = defaultdict(Counter)
     for video in videos:
-        members[video.group or video.name].update([video.label] if video.label is not None else [])
-    tests = [draw_test(members, test_share, random.Random(f"{seed}/{split}")) for split in range(3)]
+        members[recording_name(video)].update([video.label] if video.label is not None else [])
+
+    def draw(split: int) -> tuple[set[str], set[str]]:
+        """The groups of the test part, and those in no part."""
+        fixed = {group: parts[split] for group, parts in kept.items() if group in members}
+        out = {group for group, part in fixed.items() if not part}
+        test = {group for group, part in fixed.items() if part == "test"}
+        candidates = {group: count for group, count in members.items() if group not in out}
+        rng = random.Random(f"{seed}/{split}")
+        return draw_test(candidates, test_share, rng, test, fixed.keys() - out - test), out
+
+    drawn = [draw(split) for split in range(3)]
 
     def part(video: Video, split: int) -> str:
-        if (video.group or video.name) not in tests[split]:
+        test, out = drawn[split]
+        group = recording_name(video)
+        if group in out:
+            return ""
+        if group not in test:
             return "train"
         return "test" if video.label is not None else ""
 
     return [replace(video, split=(part(video, 0), part(video, 1), part(video, 2))) for video in videos]
 
 
-def draw_test(members: dict[str, Counter[str]], test_share: float, rng: random.Random) -> set[str]:
+def draw_test(
+    members: dict[str, Counter[str]],
+    test_share: float,
+    rng: random.Random,
+    test: Collection[str] = (),
+    train: Collection[str] = (),
+) -> set[str]:
     """Draw the groups of the test part.
 
     Args:
         members: Number of videos by class in each group.
         test_share: Share of a class's videos that are test; more only where its smallest group already is more.
         rng: Says the order in which groups are tried.
+        test: Groups that are in the test part already.
+        train: Groups that are in the training part already.
     """
     order = sorted(members)
     rng.shuffle(order)
+    order = [group for group in order if group not in test and group not in train]
     total = sum(members.values(), Counter())
     left = Counter(label for count in members.values() for label in count)
     taken: Counter[str] = Counter()
@@ -280,6 +349,8 @@ def draw_test(members: dict[str, Counter[str]], test_share: float, rng: random.R
     def leaves_train(group: str) -> bool:
         return bool(members[group]) and all(left[label] > 1 for label in members[group])
 
+    for group in test:
+        choose(group)
     for group in order:
         fits = all(taken[label] + n <= test_share * total[label] for label, n in members[group].items())
         if fits and leaves_train(group):
@@ -307,7 +378,7 @@ def folder(
         group_pattern: Regular expression whose first group, found in a video's path, says what never straddles a split.
         splits: CSV file `video,part[,split]` with train and test parts; else they are drawn by group.
         test_share: Share of test videos when parts are drawn.
-        seed: Of the draw.
+        seed: Of the draw; recordings that are prepared already keep their parts.
     """
     return Folder(root, labels, group_pattern, splits, test_share, seed)
 
@@ -317,6 +388,6 @@ def csv(root: Path, /, *, test_share: Share = 0.25, seed: int = 0) -> Listed:
 
     Args:
         test_share: Share of test videos when no part is given and parts are drawn by group.
-        seed: Of the draw.
+        seed: Of the draw; recordings that are prepared already keep their parts.
     """
     return Listed(root, test_share, seed)
