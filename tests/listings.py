@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import tarfile
 import threading
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -42,6 +43,29 @@ def zipped(files: Mapping[str, str | bytes] | Iterable[str]) -> bytes:
     return memory.getvalue()
 
 
+def tarred(*members: tuple[str, str, str | bytes]) -> bytes:
+    """A tar of members: a name, a kind (`file`, `link`, `hard link`, `fifo` or `folder`), and content or target."""
+    kinds = {
+        "file": tarfile.REGTYPE,
+        "link": tarfile.SYMTYPE,
+        "hard link": tarfile.LNKTYPE,
+        "fifo": tarfile.FIFOTYPE,
+        "folder": tarfile.DIRTYPE,
+    }
+    memory = io.BytesIO()
+    with tarfile.open(fileobj=memory, mode="w") as archive:
+        for name, kind, content in members:
+            member = tarfile.TarInfo(name)
+            member.type = kinds[kind]
+            if isinstance(content, str):
+                member.linkname = content
+                archive.addfile(member)
+            else:
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return memory.getvalue()
+
+
 def by_name(videos: Iterable[Video]) -> dict[str, Video]:
     """Videos by name."""
     return {video.name: video for video in videos}
@@ -53,13 +77,18 @@ def parts(videos: Iterable[Video], split: int = 1) -> dict[str, str]:
 
 
 UNAR = f"""#!{sys.executable}
-import sys, zipfile
-zipfile.ZipFile(sys.argv[-1]).extractall(sys.argv[sys.argv.index("-output-directory") + 1])
+import sys, tarfile, zipfile
+archive, folder = sys.argv[-1], sys.argv[sys.argv.index("-output-directory") + 1]
+if tarfile.is_tarfile(archive):
+    tarfile.open(archive).extractall(folder, filter="fully_trusted")
+else:
+    zipfile.ZipFile(archive).extractall(folder)
 """
 
 
 def install_unar(folder: Path, text: str = UNAR) -> Path:
-    """A program `unar` that unpacks a .zip whatever its name's ending is, as the real one does."""
+    """A program `unar` that unpacks a .zip or tar whatever its name's ending is, as the real one does, and makes every
+    link that it finds in a tar."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "unar").write_text(text)
     (folder / "unar").chmod(0o755)

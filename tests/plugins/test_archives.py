@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import select
 import shutil
+import stat
+import subprocess
+import sys
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
-from listings import by_name, install_unar, parts, served, touch, write, zipped
-from vcsf_plugins.datasets import hmdb51, ucf101
+from listings import UNAR, by_name, install_unar, parts, served, tarred, touch, write, zipped
+from vcsf_plugins.datasets import archives, hmdb51, ucf101
 from videos import write_video
 
 from vcsf_cli.cli import main
@@ -194,6 +200,268 @@ def test_what_unar_says_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write(tmp_path / "source", {"UCF101.rar": b"Rar!"})
     with pytest.raises(DataError, match=r"UCF101\.rar can't be unpacked: Data is corrupted\."):
         ucf(tmp_path / "source")
+
+
+# Archives that are not to be trusted
+
+
+@pytest.fixture(params=["an unar that makes every link", "the real unar"])
+def any_unar(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param != "the real unar":
+        monkeypatch.setenv("PATH", str(install_unar(tmp_path / "programs")))
+    elif shutil.which("unar") is None:
+        pytest.skip("the program unar is not installed")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def links_below(folder: Path) -> list[Path]:
+    """Whatever below a folder is neither a folder nor a file of its own."""
+    return [
+        path
+        for path in folder.rglob("*")
+        if not (stat.S_ISDIR(path.lstat().st_mode) or (path.is_file() and path.lstat().st_nlink == 1))
+        or path.is_symlink()
+    ]
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A folder with a video and an archive that no archive has to do with."""
+    video = "Archery/v_Archery_g09_c01.avi"
+    return write(tmp_path / "mine", {video: b"mine", "more.zip": zipped([video]), "test.rar": tarred()})
+
+
+def linking(mine: Path) -> bytes:
+    """A tar with a video, and every kind of link that leads out of it."""
+    return tarred(
+        ("folder", "link", str(mine)),
+        ("up", "link", "../../../mine"),
+        ("v_Archery_g02_c01.avi", "link", str(mine / "Archery/v_Archery_g09_c01.avi")),
+        ("v_Archery_g03_c01.avi", "hard link", str(mine / "Archery/v_Archery_g09_c01.avi")),
+        ("more.zip", "link", str(mine / "more.zip")),
+        ("nowhere.rar", "link", "/nowhere/at/all"),
+        ("pipe", "fifo", ""),
+        (ARCHERY, "file", b"its own"),
+    )
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_links_in_an_archive_are_neither_followed_nor_kept(
+    tmp_path: Path, mine: Path, any_unar: None, depth: int
+) -> None:
+    before = contents(mine)
+    content = linking(mine)
+    for level in range(depth):
+        content = (
+            zipped({f"inner{level}.rar": content}) if level % 2 else tarred((f"in/inner{level}.rar", "file", content))
+        )
+    write(tmp_path / "source", {"UCF101.rar": content})
+    dataset = ucf101(tmp_path / "source")
+    assert list(by_name(dataset.videos())) == ["Archery/v_Archery_g01_c01.avi"]
+    assert contents(mine) == before
+    assert links_below(tmp_path / "source") == []
+    assert any("left out" in remark and "UCF101.rar" in remark for remark in dataset.remarks())
+
+
+def test_links_in_a_zip_are_left_out(tmp_path: Path, mine: Path) -> None:
+    (tmp_path / "source").mkdir()
+    with zipfile.ZipFile(tmp_path / "source" / "UCF101.zip", "w") as archive:
+        archive.writestr(ARCHERY, b"its own")
+        for name, kind in (("UCF-101/v_Surfing_g02_c01.avi", stat.S_IFLNK), ("v_Surfing_g03_c01.avi", stat.S_IFIFO)):
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = (kind | 0o777) << 16
+            archive.writestr(entry, str(mine / "Archery/v_Archery_g09_c01.avi"))
+    dataset = ucf101(tmp_path / "source")
+    assert list(by_name(dataset.videos())) == ["Archery/v_Archery_g01_c01.avi"]
+    assert any("UCF101.zip: 2 links" in remark for remark in dataset.remarks())
+
+
+@pytest.mark.skipif(shutil.which("unar") is None, reason="the program unar is not installed")
+@pytest.mark.parametrize("inside", ["folder/evil.avi", "../../../mine/evil.avi", "{mine}/evil.avi"])
+def test_nothing_is_written_outside_of_the_folder(tmp_path: Path, mine: Path, inside: str) -> None:
+    before = contents(mine)
+    evil = (inside.format(mine=mine), "file", b"evil")
+    write(
+        tmp_path / "source", {"UCF101.rar": tarred(("folder", "link", str(mine)), evil, (ARCHERY, "file", b"its own"))}
+    )
+    try:
+        ucf(tmp_path / "source")
+    except DataError:
+        assert not contents(tmp_path / "source").keys() - {"UCF101.rar"}
+    assert contents(mine) == before
+    assert links_below(tmp_path / "source") == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "source"]
+
+
+def test_links_that_people_made_are_followed_and_nothing_is_deleted_through_them(tmp_path: Path, mine: Path) -> None:
+    before = contents(mine)
+    write(tmp_path / "source", {"UCF101TrainTestSplits-RecognitionTask.zip": zipped(LISTS)})
+    (tmp_path / "source" / "linked").symlink_to(mine)
+    (tmp_path / "source" / "v_Surfing_g02_c01.avi").symlink_to(mine / "Archery/v_Archery_g09_c01.avi")
+    names = ["Archery/v_Archery_g09_c01.avi", "Surfing/v_Surfing_g02_c01.avi"]
+    assert list(by_name(ucf(tmp_path / "source"))) == names
+    assert contents(mine) == before
+
+
+def test_links_in_what_an_earlier_version_unpacked_are_not_followed(tmp_path: Path, mine: Path) -> None:
+    write(tmp_path, {"source/UCF101.zip": zipped([ARCHERY]), "source/unpacked/UCF101/v_Archery_g01_c01.avi": b""})
+    (tmp_path / "source/unpacked/UCF101/folder").symlink_to(mine)
+    (tmp_path / "source/unpacked/UCF101/v_Archery_g03_c01.avi").symlink_to(mine / "Archery/v_Archery_g09_c01.avi")
+    assert list(by_name(ucf(tmp_path / "source"))) == ["Archery/v_Archery_g01_c01.avi"]
+
+
+def fails_and_leaves_nothing(source: Path, match: str) -> None:
+    before = contents(source)
+    with pytest.raises(DataError, match=match):
+        ucf(source)
+    assert contents(source) == before
+    assert not [path for path in source.rglob("*") if path.name.startswith(".")]
+
+
+def understated(content: bytes, size: int) -> bytes:
+    """A .zip of one file whose entries say that it has so many bytes."""
+    changed = bytearray(content)
+    for begin in (22, content.index(b"PK\x01\x02") + 24):
+        changed[begin : begin + 4] = size.to_bytes(4, "little")
+    return bytes(changed)
+
+
+def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "SMALL", 2**20)
+    bomb = zipped({ARCHERY: bytes(2**23)})
+    assert len(bomb) < 2**23 / 900
+    with monkeypatch.context() as unwritable:
+        unwritable.setattr(archives, "_extract", None)  # nothing is written where an archive says what it holds
+        fails_and_leaves_nothing(write(tmp_path / "one", {"UCF101.zip": bomb}), "unpacks to more than 1 MiB")
+    fails_and_leaves_nothing(write(tmp_path / "two", {"UCF101.zip": understated(bomb, 1000)}), "is damaged")
+    inner = zipped({ARCHERY: bytes(2**19)})
+    many = zipped({f"{number}.zip": inner for number in range(4)})
+    fails_and_leaves_nothing(write(tmp_path / "three", {"UCF101.zip": many}), "unpacks to more than 1 MiB")
+
+
+ENDLESS = f"""#!{sys.executable}
+import os, pathlib, sys
+folder = pathlib.Path(sys.argv[sys.argv.index("-output-directory") + 1])
+pathlib.Path({{pid!r}}).write_text(str(os.getpid()))
+{{how}}
+"""
+ONE_FILE = """
+with (folder / "v_Archery_g01_c01.avi").open("wb") as file:
+    while True:
+        file.write(bytes(2**16))
+        file.flush()
+"""
+MANY_FILES = """
+for number in range(10**9):
+    (folder / f"v_Archery_g01_c{number}.avi").touch()
+"""
+
+
+@pytest.mark.parametrize(("how", "match"), [(ONE_FILE, "more than 1 MiB"), (MANY_FILES, "more than 1,000 files")])
+def test_a_program_that_does_not_stop_writing_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, match: str
+) -> None:
+    monkeypatch.setattr(archives, "SMALL", 2**20)
+    monkeypatch.setattr(archives, "MOST_FILES", 1000)
+    text = ENDLESS.format(pid=str(tmp_path / "pid"), how=how)
+    monkeypatch.setenv("PATH", str(install_unar(tmp_path / "programs", text)))
+    fails_and_leaves_nothing(write(tmp_path / "source", {"UCF101.rar": b"Rar!"}), match)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+@pytest.mark.skipif(shutil.which("unar") is None, reason="the program unar is not installed")
+def test_the_real_unar_is_stopped_at_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "SMALL", 2**20)
+    source = write(tmp_path / "source", {"UCF101.rar": zipped({ARCHERY: bytes(2**27)})})
+    fails_and_leaves_nothing(source, "unpacks to more than 1[0-9] MiB")
+
+
+def test_the_disk_is_not_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk seems to have 10 MB free, and less with every look: a disk of that size can't be had everywhere."""
+    free = iter(range(10_000_000, 0, -100_000))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=next(free)))
+    source = write(tmp_path / "source", {"UCF101.zip": zipped({ARCHERY: bytes(2**24)})})
+    fails_and_leaves_nothing(source, "the disk would be full")
+    many = {f"v_Archery_g01_c{number:02d}.avi": bytes(1000) for number in range(100)}
+    fails_and_leaves_nothing(write(tmp_path / "many", {"UCF101.zip": zipped(many)}), "the disk would be full")
+    text = ENDLESS.format(pid=str(tmp_path / "pid"), how=ONE_FILE)
+    monkeypatch.setenv("PATH", str(install_unar(tmp_path / "programs", text)))
+    monkeypatch.setattr(archives, "SMALL", 2**60)
+    free = iter(range(10_000_000, -1, -1_000_000))
+    fails_and_leaves_nothing(write(tmp_path / "rar", {"UCF101.rar": b"Rar!"}), "the disk would be full")
+
+
+def test_archives_in_archives_end(tmp_path: Path) -> None:
+    content = zipped([ARCHERY])
+    for _ in range(archives.DEEPEST + 1):
+        content = zipped({"inner.zip": content})
+    fails_and_leaves_nothing(write(tmp_path / "source", {"UCF101.zip": content}), "more than 8 deep")
+
+
+def test_an_absurd_number_of_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "MOST_FILES", 100)
+    flat = zipped([f"v_Archery_g01_c{number}.avi" for number in range(101)])
+    deep = zipped([f"{letter}/" * 30 + "v_Archery_g01_c01.avi" for letter in "abcd"])
+    fails_and_leaves_nothing(write(tmp_path / "flat", {"UCF101.zip": flat}), "more than 100 files")
+    fails_and_leaves_nothing(write(tmp_path / "deep", {"UCF101.zip": deep}), "more than 100 files")
+
+
+def test_an_archive_beside_a_file_of_its_name_in_an_archive_is_said(tmp_path: Path) -> None:
+    content = zipped({"a": b"", "a.zip": zipped([ARCHERY])})
+    fails_and_leaves_nothing(write(tmp_path / "source", {"UCF101.zip": content}), "unpacked over the file a")
+
+
+@pytest.mark.skipif(shutil.which("unar") is None, reason="the program unar is not installed")
+def test_the_real_unar_does_not_ask_for_a_password(tmp_path: Path) -> None:
+    source = write(tmp_path / "source", {"UCF101.rar": locked(zipped({ARCHERY: bytes(1000)}))})
+    fails_and_leaves_nothing(source, "password")
+
+
+UNTIL_TOLD = (
+    UNAR.replace("import sys", "import pathlib, sys, time")
+    + """
+while not pathlib.Path({go!r}).exists():
+    time.sleep(0.01)
+(pathlib.Path(folder) / "late").touch()
+"""
+)
+LIST_VIDEOS = """
+import sys
+from pathlib import Path
+from vcsf_plugins.datasets import ucf101
+print(len(ucf101(Path(sys.argv[1])).videos()))
+"""
+
+
+def test_after_a_kill_the_next_call_waits_for_what_still_unpacks_and_cleans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = UNTIL_TOLD.format(go=str(tmp_path / "go"))
+    monkeypatch.setenv("PATH", str(install_unar(tmp_path / "programs", text)), prepend=os.pathsep)
+    source = write(tmp_path / "source", {"UCF101.rar": zipped([ARCHERY])})
+    command = [sys.executable, "-c", LIST_VIDEOS, str(source)]
+    killed = subprocess.Popen(command)
+    while not list(source.glob("unpacked/.*/UCF-101/*/*.avi")):
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    following = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert following.stderr is not None
+        assert select.select([following.stderr], [], [], 60)[0]
+        assert "waiting for another process" in following.stderr.readline()
+    finally:
+        (tmp_path / "go").touch()
+    assert following.communicate(timeout=60)[0] == "1\n"
+    assert following.returncode == 0
+    assert [path.name for path in (source / "unpacked").iterdir()] == ["UCF101"]
 
 
 def test_a_source_that_is_another_file_is_a_mistake_of_the_command_line(tmp_path: Path) -> None:

@@ -1,23 +1,55 @@
-"""Official archives: downloading what is missing, and unpacking, nested ones too."""
+"""Official archives: downloading what is missing, and unpacking, nested ones too.
+
+An archive is not trusted. No link in it is followed or kept, whatever program unpacked it; it may unpack to a bounded
+number of bytes and files and never fills the disk; and what can't be unpacked leaves nothing behind.
+"""
 
 from __future__ import annotations
 
+import errno
+import lzma
+import os
 import shutil
+import stat
+import struct
 import subprocess
+import time
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from vcsf_cli.errors import DataError, InputError
+from vcsf_cli.narrate import say
 from vcsf_plugins.datasets.download import download
 from vcsf_plugins.datasets.listing import VIDEO_ENDINGS, files_below, text_of, videos_below
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
 
 ENDINGS = frozenset({".zip", ".rar"})
 UNPACKED = "unpacked"
 BEGUN = ".downloading"
 """Marks a folder that vcsf made to download into, until all archives are there and unpacked."""
+LARGEST_RATIO = 100
+"""How many times its own size an archive may unpack to: videos hardly shrink, lists of names about tenfold."""
+SMALL = 2**28
+"""Bytes that any archive may unpack to, however small it is."""
+MOST_FILES = 200_000
+"""Files and folders that an archive may hold, those of the archives in it included; UCF101's holds 13,422."""
+DEEPEST = 8
+"""How deep archives may lie in archives; HMDB51's lie one deep."""
+HEADROOM = 2**30
+"""Bytes of the disk that unpacking leaves free, or a tenth of what was free if that is less."""
+SECONDS_BETWEEN_LOOKS = 0.1
+COPY_BYTES = 2**20
+UNIX = 3
+"""The system in a .zip's entry that keeps a file's mode."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +71,12 @@ class Provided:
 
     Args:
         root: The folder.
+        unpacked: The folder that archives were unpacked into, where links are not to be followed; it may not exist.
         remarks: What the user should know about its archives.
     """
 
     root: Path
+    unpacked: Path
     remarks: list[str]
 
 
@@ -65,14 +99,15 @@ def provide(
     if root.is_file():
         if root.suffix.lower() not in ENDINGS:
             raise InputError(f"{root} is neither a folder nor a .zip or .rar archive", "name the dataset's folder")
-        return Provided(unpack(root, root.parent / f"{root.stem}-{UNPACKED}"), [])
-    own = (path for path in videos_below(root) if path.relative_to(root).parts[0] != UNPACKED)
+        folder = root.parent / f"{root.stem}-{UNPACKED}"
+        return Provided(folder, folder, unpack(root, folder))
+    own = (path for path in videos_below(root, root / UNPACKED) if path.relative_to(root).parts[0] != UNPACKED)
     if not root.exists() or ((root / BEGUN).exists() and not any(own)):
         fetch(root, archives, mirror)
     remarks = unpack_below(root, is_list, lists is not None)
     if (root / BEGUN).exists():  # not before: what proves damaged can be deleted, and is downloaded again
         (root / BEGUN).unlink()
-    return Provided(root, remarks)
+    return Provided(root, root / UNPACKED, remarks)
 
 
 def fetch(root: Path, archives: Sequence[Archive], mirror: str) -> None:
@@ -103,11 +138,11 @@ def unpack_below(root: Path, is_list: Callable[[str], bool], has_lists: bool) ->
     Raises:
         DataError: If one fails, or two would be unpacked into the same folder.
     """
-    files = [path for path in files_below(root) if path.relative_to(root).parts[0] != UNPACKED]
+    files = [path for path in files_below(root, root / UNPACKED) if path.relative_to(root).parts[0] != UNPACKED]
     has_videos = any(path.suffix.lower() in VIDEO_ENDINGS for path in files)
     has_lists = has_lists or any(is_list(path.name) for path in files)
     begun: dict[Path, Path] = {}
-    left_packed = []
+    left_packed, remarks = [], []
     for archive in [path for path in files if path.suffix.lower() in ENDINGS]:
         # Both benchmarks publish their lists as an archive of "splits".
         if has_lists if "split" in archive.name.lower() else has_videos:
@@ -117,52 +152,230 @@ def unpack_below(root: Path, is_list: Callable[[str], bool], has_lists: bool) ->
         other = begun.setdefault(folder, archive)
         if other != archive:
             raise DataError(f"{other} and {archive} are two archives of one name", "leave only one of them there")
-        unpack(archive, folder)
+        remarks += unpack(archive, folder)
     what = "archives left packed, because videos or lists lie beside them"
-    return [f"{what}: {', '.join(left_packed)}"] if left_packed else []
+    return remarks + ([f"{what}: {', '.join(left_packed)}"] if left_packed else [])
 
 
-def unpack(archive: Path, folder: Path) -> Path:
-    """Unpack an archive and those in it; the folder gets its name when it is complete.
+class _Allowance:
+    """What an archive, and those in it, may still unpack to.
+
+    Args:
+        archive: The outermost archive.
+        folder: A folder on the disk that is written to.
+    """
+
+    def __init__(self, archive: Path, folder: Path) -> None:
+        self.archive, self.folder = archive, folder
+        self.most = self.bytes = max(LARGEST_RATIO * archive.stat().st_size, SMALL)
+        self.files = MOST_FILES
+        free = shutil.disk_usage(folder).free
+        self.headroom = min(HEADROOM, free // 10)
+
+    def check(self, files: int, size: int, to_write: int = 0) -> None:
+        """See that so many files and bytes are within bounds, and that bytes to be written leave the headroom.
+
+        Raises:
+            DataError: If not.
+        """
+        if files > self.files or size > self.bytes:
+            what = f"{MOST_FILES:,} files and folders" if files > self.files else f"{self.most // 2**20:,} MiB"
+            raise DataError(
+                f"{self.archive} unpacks to more than {what}, which no dataset of its size does",
+                "do not trust this file; if you do, unpack it yourself and name its folder with --source",
+            )
+        if shutil.disk_usage(self.folder).free - to_write < self.headroom:
+            raise DataError(
+                f"{self.archive} can't be unpacked into {self.folder.parent}: the disk would be full", "make room there"
+            )
+
+    def take(self, files: int, size: int) -> None:
+        """Count what was written.
+
+        Raises:
+            DataError: If that was too much.
+        """
+        self.check(files, size)
+        self.files, self.bytes = self.files - files, self.bytes - size
+
+
+def unpack(archive: Path, folder: Path) -> list[str]:
+    """Unpack an archive and those in it; the folder gets its name when it is complete. Returns remarks.
 
     Raises:
-        DataError: If the archive is damaged, leads out of its folder, or there is no program for it.
+        DataError: If the archive is damaged, leads out of its folder, is too large, or there is no program for it.
     """
     if folder.is_dir():
-        return folder
+        return []
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        unpack_into(archive, partial, archive)
-        # HMDB51 is an archive of one archive a class.
-        while inner := next((path for path in files_below(partial) if path.suffix.lower() in ENDINGS), None):
-            unpack_into(inner, inner.with_suffix(""), archive)
-            inner.unlink()
-        partial.replace(folder)
+        with _in_turn(archive) as lock:
+            if folder.is_dir():  # another process has unpacked it meanwhile
+                return []
+            _remove(partial)  # of a call that was killed
+            try:
+                partial.mkdir(parents=True)
+                left_out = _unpack_nested(archive, partial, lock)
+                partial.replace(folder)
+            finally:
+                _remove(partial)
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise DataError(
-            f"{archive} can't be unpacked into {folder}: {error.strerror or error}", "make room there"
+            f"{archive} can't be unpacked into {folder}: {error.strerror or error}",
+            "make room there" if full else "unpack it yourself and name its folder with --source",
         ) from error
-    return folder
+    return [f"{archive.name}: {left_out:,} links or special files in it were left out"] if left_out else []
 
 
-def unpack_into(archive: Path, folder: Path, outermost: Path) -> None:
-    """Unpack one archive, which may have come out of another, into a folder.
+@contextmanager
+def _in_turn(archive: Path) -> Iterator[int]:
+    """Hold an archive, after whoever unpacks it now; gives the file descriptor that holds it.
+
+    A program that unpacks is handed the descriptor: where it outlives this process, the next one waits for it and
+    doesn't write into the same folder.
+    """
+    with archive.open("rb") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"waiting for another process that unpacks {archive}")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:  # some network file systems lock no file that is open for reading
+                pass
+        yield file.fileno()
+
+
+def _unpack_nested(archive: Path, folder: Path, lock: int) -> int:
+    """Unpack an archive and those in it, which are then deleted; returns how many entries were left out.
 
     Raises:
-        DataError: If it is damaged, saying that the outermost one is to be replaced.
+        DataError: If one of them is damaged, too large, or lies too deep.
+    """
+    allowance = _Allowance(archive, folder)
+    left_out = 0
+    waiting = {archive: (folder, 0)}  # HMDB51 is an archive of one archive a class
+    while waiting:
+        packed, (target, depth) = waiting.popitem()
+        if target.exists() and not target.is_dir():
+            raise DataError(f"{packed} would be unpacked over the file {target.name}", "unpack it yourself")
+        left_out += unpack_into(packed, target, archive, allowance, lock) + _sweep(target)
+        if packed != archive:
+            packed.unlink()
+        inner = [path for path in files_below(target, target) if path.suffix.lower() in ENDINGS]
+        if inner and depth == DEEPEST:
+            raise DataError(f"{archive} holds archives in archives, more than {DEEPEST} deep", "do not trust this file")
+        waiting |= {path: (path.with_suffix(""), depth + 1) for path in inner if path not in waiting}
+    return left_out
+
+
+def _entries(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Everything below a folder with its state; no link is followed, and folders that can't be read are opened up."""
+    waiting = [folder]
+    while waiting:
+        above = waiting.pop()
+        mode = stat.S_IMODE(above.lstat().st_mode)
+        if mode & stat.S_IRWXU != stat.S_IRWXU:
+            above.chmod(mode | stat.S_IRWXU)
+        for path in above.iterdir():
+            state = path.lstat()
+            if stat.S_ISDIR(state.st_mode):
+                waiting.append(path)
+            yield path, state
+
+
+def _sweep(folder: Path) -> int:
+    """Remove whatever is neither a folder nor a file that lies in this folder alone; returns how much that was."""
+    files = defaultdict(list)
+    others = []
+    for path, state in _entries(folder):
+        if stat.S_ISREG(state.st_mode):
+            files[state.st_dev, state.st_ino, state.st_nlink].append(path)
+        elif not stat.S_ISDIR(state.st_mode):
+            others.append(path)
+    for (_, _, links), paths in files.items():
+        if links > len(paths):  # a hard link to a file outside
+            others += paths
+    for path in others:
+        path.unlink()
+    return len(others)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder, if it is there, with everything below; no link is followed."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        for path, state in reversed([*_entries(folder)]):  # what lies in a folder comes before it
+            if stat.S_ISDIR(state.st_mode):
+                path.rmdir()
+            else:
+                path.unlink()
+        folder.rmdir()
+
+
+def _measure(folder: Path) -> tuple[int, int]:
+    """Number and bytes of what lies below a folder; what vanishes meanwhile isn't counted."""
+    count = size = 0
+    for above, folders, names in os.walk(folder):
+        count += len(folders) + len(names)
+        for name in names:
+            with suppress(OSError):
+                size += Path(above, name).lstat().st_size
+    return count, size
+
+
+def unpack_into(archive: Path, folder: Path, outermost: Path, allowance: _Allowance, lock: int) -> int:
+    """Unpack one archive, which may have come out of another, into a folder; returns how many entries were left out.
+
+    Raises:
+        DataError: If it is too large, or damaged, saying that the outermost one is to be replaced.
     """
     again = f"delete {outermost} and download it again; the same command does that where it had downloaded it"
     program = program_for(str(archive))
     folder.mkdir(exist_ok=True)
     if program is None:
-        unzip(archive, folder, again)
-        return
+        return unzip(archive, folder, again, allowance)
     command = [program, "-quiet", "-force-overwrite", "-no-directory", "-output-directory", str(folder), str(archive)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode:
-        raise DataError(f"{archive} can't be unpacked: {(done.stderr or done.stdout).strip()}", again)
+    status, said = _watched(command, folder, allowance, lock)
+    if status:
+        raise DataError(f"{archive} can't be unpacked: {said}", again)
+    return 0
+
+
+def _watched(command: Sequence[str], folder: Path, allowance: _Allowance, lock: int) -> tuple[int, str]:
+    """Run a program that fills a folder; returns its exit status and what it said. It is killed if it writes too much.
+
+    Raises:
+        DataError: If it does.
+    """
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,  # it would ask for a password
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        pass_fds=[lock] if fcntl is not None else [],
+    ) as process:
+        try:
+            took = 0.0
+            looked = time.monotonic()
+            while True:
+                try:
+                    said, complaints = process.communicate(timeout=SECONDS_BETWEEN_LOOKS)
+                    break
+                except subprocess.TimeoutExpired:
+                    allowance.check(0, 0)
+                if time.monotonic() - looked > 10 * took:  # counting many files must not slow the program down
+                    looked = time.monotonic()
+                    allowance.check(*_measure(folder))
+                    took = time.monotonic() - looked
+            allowance.take(*_measure(folder))
+        finally:
+            process.kill()  # nothing happens if it has ended
+    return process.returncode, (complaints or said).strip()
 
 
 def program_for(archive: str) -> str | None:
@@ -182,11 +395,25 @@ def program_for(archive: str) -> str | None:
     return program
 
 
-def unzip(archive: Path, folder: Path, again: str) -> None:
-    """Unpack a .zip; every file's check sum is verified, and `again` is what to do if one is wrong."""
+def unzip(archive: Path, folder: Path, again: str, allowance: _Allowance) -> int:
+    """Unpack a .zip and verify every file's check sum; returns how many links and the like were left out.
+
+    Args:
+        archive: The .zip.
+        folder: An existing folder without links.
+        again: What to do if it is damaged.
+        allowance: What it may unpack to.
+
+    Raises:
+        DataError: If it is damaged, too large, or leads out of its folder.
+    """
     try:
         with zipfile.ZipFile(archive) as content:
-            for entry in content.infolist():
+            entries = content.infolist()
+            size = sum(entry.file_size for entry in entries)
+            allowance.check(len(entries), size, to_write=size)
+            made = 0
+            for entry in entries:
                 if not entry.flag_bits & 0x800:  # its name is not marked as UTF-8, and was read as code page 437
                     entry.filename = text_of(entry.filename.encode("cp437"))
                 path = PurePosixPath(entry.filename)
@@ -194,9 +421,32 @@ def unzip(archive: Path, folder: Path, again: str) -> None:
                     raise DataError(
                         f"{archive} holds `{entry.filename}`, which leads out of its folder", "do not trust this file"
                     )
-            for entry in content.infolist():
-                content.extract(entry, folder)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                made += len(path.parts)
+            allowance.take(made, 0)
+            plain = [entry for entry in entries if _is_plain(entry)]
+            for entry in plain:
+                _extract(content, entry, folder, allowance)
+            return len(entries) - len(plain)
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError) as error:
         raise DataError(f"{archive} is damaged: {error}", again) from error
     except (RuntimeError, NotImplementedError) as error:  # a password, or a compression that Python lacks
         raise DataError(f"{archive} can't be unpacked: {error}", "unpack it yourself") from error
+
+
+def _is_plain(entry: zipfile.ZipInfo) -> bool:
+    """Whether an entry is a folder or a file, no link or device."""
+    kind = stat.S_IFMT(entry.external_attr >> 16) if entry.create_system == UNIX else 0
+    return kind in (0, stat.S_IFREG, stat.S_IFDIR)
+
+
+def _extract(content: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, allowance: _Allowance) -> None:
+    """Write one entry of a .zip, whose name is known to stay in the folder."""
+    path = folder / entry.filename
+    if entry.is_dir():
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with content.open(entry) as source, path.open("wb") as target:
+        while chunk := source.read(COPY_BYTES):
+            allowance.take(0, len(chunk))
+            target.write(chunk)

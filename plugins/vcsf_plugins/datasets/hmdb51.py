@@ -49,9 +49,10 @@ class HMDB51(Listing):
             DataError: If there are none, one is there twice, or with `strict` some are missing.
         """
         provided = provide(self.root, ARCHIVES, self.mirror, is_list, self.lists)
-        parts = read_parts(find_lists(provided.root, self.lists, is_list))
+        parts = read_parts(find_lists(provided.root, self.lists, is_list, provided.unpacked))
         videos = once(
-            (video_of(path, parts) for path in videos_below(provided.root)), key=lambda v: "/".join(clip_of(v))
+            (video_of(path, parts) for path in videos_below(provided.root, provided.unpacked)),
+            key=lambda v: "/".join(clip_of(v)),
         )
         count = completeness(len({video.label for video in videos}), CLASSES, len(videos), CLIPS)
         lost = [str(split) for split in (1, 2, 3) if not any(split in part for part in parts.values())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -28,8 +29,13 @@ class Listing:
         return list(self._remarks)
 
 
-def files_below(root: Path) -> Iterator[Path]:
+def files_below(root: Path, unpacked: Path | None = None) -> Iterator[Path]:
     """All files below a folder but hidden ones, in sorted order; links are followed once.
+
+    Args:
+        root: The folder.
+        unpacked: What archives were unpacked into: in this folder no link is followed or listed. People link folders
+            and videos into their datasets, but a link in an archive is somebody else's.
 
     Raises:
         DataError: If a folder can't be read.
@@ -46,14 +52,16 @@ def files_below(root: Path) -> Iterator[Path]:
             continue
         seen.add((state.st_dev, state.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield Path(folder) / name
+        names = sorted(name for name in names if not name.startswith("."))
+        if unpacked is not None and Path(folder).is_relative_to(unpacked):
+            folders[:] = [name for name in folders if not Path(folder, name).is_symlink()]
+            names = [name for name in names if stat.S_ISREG(Path(folder, name).lstat().st_mode)]
+        yield from (Path(folder, name) for name in names)
 
 
-def videos_below(root: Path) -> Iterator[Path]:
-    """All files below a folder whose ending is a video's."""
-    return (path for path in files_below(root) if path.suffix.lower() in VIDEO_ENDINGS)
+def videos_below(root: Path, unpacked: Path | None = None) -> Iterator[Path]:
+    """All files below a folder whose ending is a video's; see `files_below`."""
+    return (path for path in files_below(root, unpacked) if path.suffix.lower() in VIDEO_ENDINGS)
 
 
 def by_name(video: Video) -> str:
@@ -103,8 +111,10 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, text_of(line.strip())
 
 
-def find_lists(root: Path, lists: Path | None, is_list: Callable[[str], bool]) -> dict[str, Path]:
-    """List files by name, anywhere below `lists` or else `root`.
+def find_lists(
+    root: Path, lists: Path | None, is_list: Callable[[str], bool], unpacked: Path | None = None
+) -> dict[str, Path]:
+    """List files by name, anywhere below `lists` or else `root`; for `unpacked` see `files_below`.
 
     Raises:
         InputError: If `lists` is no folder.
@@ -113,7 +123,7 @@ def find_lists(root: Path, lists: Path | None, is_list: Callable[[str], bool]) -
     if lists is not None and not lists.is_dir():
         raise InputError(f"--lists {lists} is no folder", "name the folder that the official lists lie in")
     found: dict[str, Path] = {}
-    for path in files_below(lists or root):
+    for path in files_below(lists or root, unpacked):
         if not is_list(path.name):
             continue
         other = found.setdefault(path.name, path)

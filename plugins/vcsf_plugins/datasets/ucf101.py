@@ -42,9 +42,9 @@ class UCF101(Listing):
             DataError: If there are none, one is there twice, or with `strict` some are missing.
         """
         provided = provide(self.root, ARCHIVES, self.mirror, LISTS.__contains__, self.lists)
-        lists = find_lists(provided.root, self.lists, LISTS.__contains__)
+        lists = find_lists(provided.root, self.lists, LISTS.__contains__, provided.unpacked)
         parts, labels = read_parts(lists)
-        matches = {path: NAME.fullmatch(path.stem) for path in videos_below(provided.root)}
+        matches = {path: NAME.fullmatch(path.stem) for path in videos_below(provided.root, provided.unpacked)}
         videos = once((video_of(path, match, parts, labels) for path, match in matches.items() if match), key=clip_of)
         self._remarks = provided.remarks + self._completeness(videos, lists, set(parts))
         others = sorted(path.name for path, match in matches.items() if not match)
