@@ -54,7 +54,7 @@ devices_option = click.option(
 workers_option = click.option(
     "--workers",
     type=click.IntRange(0),
-    help="Processes that read videos.  [default: one less than the cores, at most 8]",
+    help="Processes that read videos.  [default: one less than the cores, at most 16]",
 )
 
 save_every_option = click.option(
@@ -122,9 +122,12 @@ precision_option = click.option(
 
 
 def where(option: str, folder: Path) -> str:
-    """What a next command needs to find the same folder, ` --data DIR`, if it is neither the default nor in the environment."""
-    known = (option, os.environ.get(f"VCSF_{option.upper()}", option))
-    return "" if str(folder) in known else f" --{option} {shlex.quote(str(folder))}"
+    """What a next command in the same shell needs to use the same folder, such as ` --data DIR`.
+
+    It is empty where the command takes that folder anyway: the one in the environment, else the default.
+    """
+    taken = os.environ.get(f"VCSF_{option.upper()}") or option  # click takes an empty variable for none
+    return "" if folder == Path(taken) else f" --{option} {shlex.quote(str(folder))}"
 
 
 def complete_recipe(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

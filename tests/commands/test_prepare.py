@@ -52,6 +52,16 @@ def test_data_and_name_say_where_it_lies(source: Path, monkeypatch: pytest.Monke
     assert Manifest.open(Path("here/mine")).table["frames"].tolist() == [4] * 4
 
 
+def test_the_next_command_reads_the_same_folder(
+    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VCSF_DATA", "elsewhere")
+    assert run("folder", "--source", source, "--name", "mine", "--data", "data") == 0
+    assert capsys.readouterr().err.splitlines()[-1].endswith(" --data data")
+    assert run("folder", "--source", source, "--name", "mine") == 0
+    assert "--data" not in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_source_that_does_not_exist_is_told_before_anything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

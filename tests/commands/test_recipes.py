@@ -80,7 +80,7 @@ def test_check_warns_of_a_queue_of_more_than_half_the_clips(
     words = setting(f"loss.queue={queue}", "train.batch=4")
     assert main(["recipes", "check", "demo", "--data", str(tiny_data), *words]) == 0
     right, *warning, last = capsys.readouterr().err.splitlines()
-    assert (right, last) == ("demo is right", "next: vcsf pretrain demo")
+    assert (right, last) == ("demo is right", f"next: vcsf pretrain demo --data {tiny_data}")
     assert len(warning) == warned
     for line in warning:
         assert line.startswith("warning: loss.queue is 5, more than half of the 8 training clips")

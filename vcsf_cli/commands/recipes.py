@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from vcsf_cli.narrate import say
-from vcsf_cli.options import complete_recipe, data_option, set_option
+from vcsf_cli.options import complete_recipe, data_option, set_option, where
 
 
 @click.group("recipes", invoke_without_command=True)
@@ -68,7 +68,7 @@ def check(recipe_names: tuple[str, ...], assignments: tuple[str, ...], data: Pat
             message += f"\n{name}: " + problem.message.replace("\n", "\n  ")
         hints = dict.fromkeys(problem.hint for problem in wrong.values() if problem.hint)
         raise RecipeError(message, "\n      ".join(hints))
-    say(f"next: vcsf pretrain {names[0] if len(names) == 1 else 'RECIPE'}")
+    say(f"next: vcsf pretrain {names[0] if len(names) == 1 else 'RECIPE'}{where('data', data)}")
 
 
 def check_one(name: str, assignments: tuple[str, ...], data: Path) -> None:
