@@ -15,8 +15,9 @@ from typing import Any
 
 from vcsf_cli import __version__
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.errors import InputError, RunError, did_you_mean
+from vcsf_cli.errors import InputError, RunError, VcsfError, did_you_mean
 from vcsf_cli.files import write_text
+from vcsf_cli.narrate import say
 from vcsf_cli.recipe import Recipe
 from vcsf_cli.recipe import load as load_recipe
 
@@ -66,14 +67,7 @@ class Run:
     @property
     def status(self) -> dict[str, Any]:
         """What `status.json` says: state, data and times."""
-        path = self.folder / "status.json"
-        try:
-            status: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(
-                f"{path} can't be read: {error}", "this run folder is damaged: train into another --runs"
-            ) from error
-        return status
+        return _read_status(self.folder)
 
     @property
     def uses_labels(self) -> bool:
@@ -166,16 +160,49 @@ def environment() -> dict[str, Any]:
     }
 
 
-def all_runs(runs: Path) -> list[Run]:
-    """All runs in a folder, the last begun first; damaged ones are left out."""
-    found = []
-    for path in runs.glob("*/status.json"):
+def _read_status(folder: Path) -> dict[str, Any]:
+    """The content of a run's `status.json`.
+
+    Raises:
+        RunError: If it is damaged.
+    """
+    path = folder / "status.json"
+    try:
+        status: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(status, dict):
+            raise ValueError("it holds no keys")
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path} can't be read: {error}", "this run folder is damaged: train into another --runs"
+        ) from error
+    return status
+
+
+def newest_run(runs: Path) -> Run | None:
+    """The finished run that ended last, None if there is none.
+
+    Runs that can't be used, because they are damaged or a plugin is absent, are passed over with a warning if they may be
+    newer.
+    """
+    ended: list[tuple[str, Path]] = []
+    for folder in sorted(path.parent for path in runs.glob("*/status.json")):
         try:
-            run = read_run(path.parent)
-            found.append((str(run.status.get("ended") or run.status.get("begun", "")), run))
-        except (InputError, RunError):
+            status = _read_status(folder)
+        except RunError as error:
+            _warn_of_unusable(folder, error)
             continue
-    return [run for _, run in sorted(found, key=lambda pair: pair[0], reverse=True)]
+        if status.get("finished"):
+            ended.append((str(status.get("ended") or status.get("begun", "")), folder))
+    for _, folder in sorted(ended, reverse=True):
+        try:
+            return read_run(folder)
+        except (InputError, RunError) as error:
+            _warn_of_unusable(folder, error)
+    return None
+
+
+def _warn_of_unusable(folder: Path, error: VcsfError) -> None:
+    say(f"warning: run {folder.name} can't be used and is passed over: {error.message}")
 
 
 def read_run(folder: Path) -> Run:
@@ -201,10 +228,10 @@ def find_run(runs: Path, named: str | None) -> Run:
         InputError: If there is none, or several begin like this.
     """
     if named is None:
-        finished = [run for run in all_runs(runs) if run.finished]
-        if not finished:
+        newest = newest_run(runs)
+        if newest is None:
             raise InputError(f"there is no finished run in {runs}", "train one first: vcsf pretrain recipes/demo.yaml")
-        return finished[0]
+        return newest
     if (Path(named) / "recipe.yaml").is_file():
         return read_run(Path(named))
     if Path(named).is_file():

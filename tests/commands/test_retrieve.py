@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -290,6 +291,29 @@ def test_an_unfinished_run_is_measured_by_name_and_never_chosen(copy: Path, tiny
     assert "there is no finished run" in called("retrieve", "--data", tiny_data, cwd=copy, status=2).stderr
     done = called("retrieve", "--from", trained.name[:6], "--data", tiny_data, "--workers", 0, cwd=copy)
     assert "is not finished: measuring its newest checkpoint" in done.stderr
+
+
+def test_a_newer_run_that_cannot_be_used_is_passed_over_with_a_warning(
+    copy: Path, tiny_data: Path, trained: Path
+) -> None:
+    newer, damaged, older = (copy / "runs" / name for name in ("newer", "damaged", "older"))
+    for folder, ended in ((newer, "3000"), (damaged, "3000"), (older, "1000")):
+        shutil.copytree(copy / "runs" / trained.name, folder)
+        recipe, status = folder / "recipe.yaml", folder / "status.json"
+        recipe.write_text(recipe.read_text().replace("name: small", "name: of_an_absent_plugin"))
+        status.write_text(json.dumps(json.loads(status.read_text()) | {"ended": ended}))
+    (damaged / "status.json").write_text("[")
+    done = called("retrieve", "--data", tiny_data, "--workers", 0, "--no-html", cwd=copy)
+    said = done.stderr.splitlines()
+    assert "warning: run damaged can't be used and is passed over: runs/damaged/status.json can't be read" in said[0]
+    assert "warning: run newer can't be used and is passed over: unknown backbone `of_an_absent_plugin`" in said[1]
+    assert said[2] == f"using the newest finished run: {trained.name}"
+    assert "run older" not in done.stderr
+
+    shutil.rmtree(copy / "runs" / trained.name)
+    alone = called("retrieve", "--data", tiny_data, cwd=copy, status=2).stderr
+    assert "unknown backbone `of_an_absent_plugin`" in alone
+    assert "there is no finished run in runs" in alone
 
 
 def test_a_run_without_a_checkpoint_or_with_another_kind_of_file_is_told(copy: Path, tiny_data: Path) -> None:
