@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vcsf_cli.ablate import published
-from vcsf_cli.ablate.published import Entry, entries, known_as
+from vcsf_cli.ablate.published import Entry, entries
 from vcsf_cli.errors import RecipeError
 
 SOURCES = {
@@ -47,12 +47,6 @@ def test_rows_known_by_heart() -> None:
     assert number("linear", "MVCGC, RGB and motion vectors", "ucf101", "top1") == [77.2]
     assert number("finetune", "ViCC, RGB and flow", "hmdb51", "top1") == [61.5, 62.2]
     assert [number("retrieve", name, "ucf101", "R@1") for name in ("ViCC, two views", "TCLR")] == [[65.1], [56.2]]
-
-
-def test_a_dataset_is_known_by_what_it_begins_with() -> None:
-    assert [known_as(name) for name in ("ucf101", "ucf10", "hmdb51", "hmdb_small", "mine")] == [
-        "ucf101", "ucf101", "hmdb51", "hmdb51", "mine",
-    ]  # fmt: skip
 
 
 def test_a_wrong_entry_is_told_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,13 @@ from pydantic import ValidationError
 from vcsf_cli import strict_yaml
 from vcsf_cli.ablate.table import PUBLISHED
 from vcsf_cli.checker import Checker, part
+from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import RecipeError
 from vcsf_cli.recipe import TABLES, recipe_dirs
 from vcsf_cli.schema import Node
+
+BENCHMARKS = ("ucf101", "hmdb51")
+"""Datasets that there are published numbers of."""
 
 Text = Annotated[str, MinLen(1)]
 Percent = Annotated[float, Gt(0), Interval(le=100)]
@@ -83,9 +87,10 @@ def entries() -> tuple[Entry, ...]:
     return tuple(found)
 
 
-def known_as(name: str) -> str:
-    """The official dataset that a dataset's name begins like: `ucf10` is of `ucf101`."""
-    return next((official for official in ("ucf101", "hmdb51") if name.startswith(official.rstrip("015"))), name)
+def benchmark(manifest: Manifest) -> str:
+    """The benchmark that a prepared dataset is or is a subset of: the one it is named after, else the kind that it was
+    prepared as. A name that only begins like a benchmark's says nothing: UCF50 is another dataset than UCF101."""
+    return manifest.name if manifest.name in BENCHMARKS else str(manifest.settings["kind"])
 
 
 def of(task: str, data: str) -> list[tuple[Entry, dict[str, Any]]]:

@@ -79,7 +79,7 @@ def shown(numbers: Numbers, with_published: bool) -> Shown:
     )
     theirs: list[tuple[Cell, ...]] = []
     if numbers.plan.table.published and (with_published or not limits):
-        theirs = published_rows(numbers.groups)
+        theirs = published_rows(numbers)
     header = ["row", "pathway", "trained"]
     one = len(numbers.groups) == 1
     for group in numbers.groups:
@@ -144,12 +144,12 @@ def difference_of(value: pd.Series | None) -> str:
     return f"{difference:+.1f} ({low:+.1f} to {high:+.1f}){' *' if is_finding(value['places'], low, high) else ''}"
 
 
-def published_rows(groups: Sequence[Group]) -> list[tuple[Cell, ...]]:
+def published_rows(numbers: Numbers) -> list[tuple[Cell, ...]]:
     """A row for each publication that has a number of one of the groups."""
     found: dict[tuple[str, ...], dict[str, str]] = {}
     columns = []
-    for group in groups:
-        data = published.known_as(group.dataset)
+    for group in numbers.groups:
+        data = published.benchmark(numbers.plan.manifest(group.dataset))
         names = [f"{group.dataset} {group.task} {metric}" for metric in displayed(group)]
         columns += [*names, ""]
         for entry, values in published.of(group.measure.task, data):
