@@ -190,7 +190,8 @@ def fit(
     Args:
         fabric: Devices and precision.
         task: What to train.
-        optimizer: Set up by fabric.
+        optimizer: Of the task's parameters as they are, not wrapped by fabric: the task itself averages gradients over
+            processes. A group's `lr_scale` multiplies the learning rate of the plan.
         batches: The batches that are left of the stage, in order.
         plan: How long, and how often to log and save.
         position: How far the run has come; changed in place.
