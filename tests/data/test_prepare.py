@@ -249,6 +249,96 @@ def test_a_video_that_changed_is_refused(tmp_path: Path) -> None:
         prepare(tmp_path / "source", tmp_path / "data")
 
 
+VANISHING = """
+import time
+from pathlib import Path
+from vcsf_cli import hookimpl
+from vcsf_plugins.decoders import Decoder, PyAVReader
+
+class Vanishing(PyAVReader):
+    '''The whole source is gone as soon as the frames of `b` are read, and half of those of `c`.'''
+    def stream(self):
+        for number, frame in enumerate(super().stream()):
+            if number == 10 and "c" in self.path.stem:
+                while self.path.exists():
+                    time.sleep(0.01)
+                raise OSError(5, "Input/output error")
+            yield frame
+        if "b" in self.path.stem and self.path.parent.exists():
+            self.path.parent.rename(self.path.parent.with_name("unplugged"))
+
+def vanishing():
+    return Decoder(Vanishing)
+
+@hookimpl
+def vcsf_decoders():
+    return {"vanishing": vanishing}
+"""
+
+
+def test_a_source_that_vanishes_while_it_is_prepared_may_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vcsf_local.py").write_text(VANISHING)
+    source, folder = tmp_path / "source", tmp_path / "data"
+    for index, name in enumerate(("a.avi", "b.avi", "c.avi", "d.avi")):
+        write_video(source / name, 20 + index)
+    settings = replace(SETTINGS, decoder="vanishing")
+    summary = prepare(source, folder, settings, workers=2)
+    assert (summary.clips, summary.bad) == (2, 2)
+    (tmp_path / "unplugged").rename(source)
+    (tmp_path / "vcsf_local.py").write_text(VANISHING.replace('"c"', '"-"').replace('"b"', '"-"'))
+    summary = prepare(source, folder, settings, workers=2)
+    assert (summary.clips, summary.bad, summary.new) == (4, 0, 2)
+    assert {name: len(shown) for name, shown in numbers(Manifest.open(folder)).items()} == {
+        "a.avi": 20,
+        "b.avi": 21,
+        "c.avi": 22,
+        "d.avi": 23,
+    }
+    write_video(source / "a.avi", 35)
+    with pytest.raises(DataError, match=r"a\.avi has changed"):
+        prepare(source, folder, settings)
+
+
+def without_sizes(folder: Path) -> None:
+    """Write a journal as earlier versions did where the source had vanished before they looked."""
+    path = folder / "journal.jsonl"
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(entry | {"size": -1}) + "\n" for entry in entries))
+
+
+def test_sizes_that_the_journal_lacks_are_noted_when_the_files_are_there(tmp_path: Path) -> None:
+    source, folder = tmp_path / "source", tmp_path / "data"
+    for name in ("a.avi", "b.avi"):
+        write_video(source / name, 20)
+    prepare(source, folder)
+    before, journal = contents(folder), (folder / "journal.jsonl").read_bytes()
+    without_sizes(folder)
+    assert prepare(source, folder).new == 0
+    assert contents(folder) == before
+    assert (folder / "journal.jsonl").read_bytes() == journal
+    write_video(source / "c.avi", 20)
+    assert prepare(source, folder).new == 1
+    without_sizes(folder)
+    write_video(source / "a.avi", 35)
+    with pytest.raises(DataError, match=r"a\.avi has changed since it was prepared$"):
+        prepare(source, folder)
+
+
+def test_a_video_whose_link_leads_nowhere_any_more_is_said_to_be_gone(tmp_path: Path) -> None:
+    write_video(tmp_path / "disk" / "a.avi", 20)
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "a.avi").symlink_to(tmp_path / "disk" / "a.avi")
+    prepare(tmp_path / "source", tmp_path / "data")
+    (tmp_path / "disk").rename(tmp_path / "unplugged")
+    with pytest.raises(DataError, match=r"a\.avi is gone since it was prepared"):
+        prepare(tmp_path / "source", tmp_path / "data")
+    (tmp_path / "unplugged").rename(tmp_path / "disk")
+    assert prepare(tmp_path / "source", tmp_path / "data").new == 0
+
+
 def test_other_settings_are_refused_with_both_values(source: Path, prepared: Path) -> None:
     before = contents(prepared)
     with pytest.raises(InputError, match=r"size 48, not 64; quality 90, not 80") as caught:
@@ -443,6 +533,20 @@ def test_a_decoder_that_crashes_is_a_bad_video_until_it_does_not(
     (tmp_path / "crash").unlink()
     assert prepare(tmp_path / "source", tmp_path / "data", settings).bad == 0
     assert numbers(Manifest.open(tmp_path / "data")) == {"a.avi": list(range(20))}
+
+
+def test_a_video_that_could_not_be_read_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    failing = CRASHING.replace("os.kill(os.getpid(), signal.SIGSEGV)", 'raise OSError(5, "Input/output error")')
+    (tmp_path / "vcsf_local.py").write_text(failing)
+    (tmp_path / "crash").touch()
+    write_video(tmp_path / "source" / "a.avi", 20)
+    settings = replace(SETTINGS, decoder="crashing")
+    with pytest.raises(DataError, match="none of the 1 videos"):
+        prepare(tmp_path / "source", tmp_path / "data", settings)
+    assert "can't be read: Input/output error" in problems(tmp_path / "data")["a.avi"]["reason"]
+    (tmp_path / "crash").unlink()
+    assert prepare(tmp_path / "source", tmp_path / "data", settings).bad == 0
 
 
 SLOW = """

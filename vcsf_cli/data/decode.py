@@ -72,6 +72,7 @@ class Decoded:
         declared: How many the container had promised, 0 if it does not say.
         problem: What is wrong with the video, empty if nothing.
         sha256: Of the video's file.
+        unread: Whether the file itself could not be read, which need not be so the next time.
     """
 
     clips: list[Clip] = field(default_factory=list)
@@ -80,6 +81,7 @@ class Decoded:
     declared: int = 0
     problem: str = ""
     sha256: str = ""
+    unread: bool = False
 
 
 class StorageError(VcsfError):
@@ -151,6 +153,7 @@ def decode(recording: Recording) -> Decoded:
         decoded.problem = error.message
     except OSError as error:
         decoded.problem = f"{recording.path} can't be read: {error.strerror or error}"
+        decoded.unread = True
     except Exception as error:  # noqa: BLE001 - a decoder that fails on one video must not stop the others
         decoded.problem = f"the decoder `{recording.decoder}` failed: {type(error).__name__}: {error}"
     finally:

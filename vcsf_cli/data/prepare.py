@@ -26,7 +26,7 @@ from vcsf_cli import files, registry
 from vcsf_cli.contracts import Dataset, Video
 from vcsf_cli.data import manifest
 from vcsf_cli.data.decode import Decoded, Recording, StorageError, decode, heartbeat_of, ignore_interrupts
-from vcsf_cli.data.store import SHARD_BYTES, ShardWriter, member_name, shard_name
+from vcsf_cli.data.store import SHARD_BYTES, ShardWriter, member_name, read_description, shard_name
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.narrate import Progress, say
 
@@ -35,6 +35,8 @@ PROBLEMS = "problems.csv"
 WORK = "work-"
 SECONDS_BETWEEN_LOOKS = 0.2
 LONGEST_LOOK = 1.0
+GONE = -1
+"""The size of a file that isn't there."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,16 @@ class Journal:
         with self.path.open("ab") as file:
             file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
 
+    def correct_sizes(self, sizes: dict[str, int]) -> None:
+        """Write the sizes of some videos' files anew."""
+        with self.path.open("rb") as old, files.whole(self.path) as new:
+            for line in old:
+                entry = json.loads(line)
+                entry["size"] = sizes.get(entry["name"], entry["size"])
+                new.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+        for name, size in sizes.items():
+            self.entries[name]["size"] = size
+
 
 @dataclass
 class Task:
@@ -133,10 +145,12 @@ class Task:
     Args:
         future: Its result.
         heartbeat: A file that is touched whenever it gets on; there is none before it begins.
+        size: Bytes of the video's file before it is decoded.
     """
 
     future: Any
     heartbeat: Path
+    size: int
     still: float = 0.0
     """Seconds for which it has been seen to stand still."""
     touched: int = -1
@@ -280,28 +294,45 @@ class Preparation:
     def _todo(self, videos: list[Video]) -> list[Video]:
         """The videos that are not finished: new ones, bad ones whose file has changed, what crashed or took too long."""
         todo = []
+        corrected = {}
         for video in videos:
             entry = self.journal.entries.get(video.name)
             if entry is None:
                 todo.append(video)
                 continue
-            changed = size_of(video.path) != entry["size"]
+            size = size_of(video.path)
+            changed = size != entry["size"]
             if changed and not entry["problem"]:
-                raise DataError(
-                    f"{video.path} has changed since it was prepared (it had {entry['size']:,} bytes then)",
-                    "prepare the dataset under another --name, or bring the file back",
-                )
+                if not self._is_the_original(video, entry):
+                    was = f" (it had {entry['size']:,} bytes then)" if entry["size"] != GONE else ""
+                    raise DataError(
+                        f"{video.path} {'is gone' if size == GONE else 'has changed'} since it was prepared{was}",
+                        "prepare the dataset under another --name, or bring the file back",
+                    )
+                corrected[video.name] = size
+                continue
             retry_above = entry["retry_above"]
             if changed or (retry_above is not None and retry_above < self.time_limit):
                 todo.append(video)
+        if corrected:
+            self.journal.correct_sizes(corrected)
         return todo
+
+    def _is_the_original(self, video: Video, entry: dict[str, Any]) -> bool:
+        """Whether a file is the one that was decoded, where the journal lacks its size: earlier versions looked only
+        after decoding, when a disk may have been unplugged."""
+        if entry["size"] != GONE:
+            return False
+        clip = entry["clips"][0]
+        description = read_description(self.folder, entry["shard"], clip["offset"] + sum(clip["sizes"]))
+        return bool(description["original_sha256"] == files.sha256(video.path))
 
     def _store(self, todo: list[Video], total: int, members: dict[str, str], work: Path) -> None:
         """Decode videos and append them in order."""
         writer = ShardWriter(self.folder, self.journal.shard, self.journal.end, self.shard_bytes)
         with Progress(total, "videos", "preparing", total - len(todo)) as progress:
-            for video, decoded, retry_above in self._decoded(todo, work):
-                entry = self._append(writer, video, decoded, members[video.name])
+            for video, size, decoded, retry_above in self._decoded(todo, work):
+                entry = self._append(writer, video, size, decoded, members[video.name])
                 self.journal.add({**entry, "retry_above": retry_above})
                 progress.advance(1, f"bad: {self._bad()}" if self._bad() else "")
         writer.finish()
@@ -309,8 +340,9 @@ class Preparation:
     def _bad(self) -> int:
         return sum(bool(entry["problem"]) for entry in self.journal.entries.values())
 
-    def _decoded(self, todo: list[Video], work: Path) -> Iterator[tuple[Video, Decoded, float | None]]:
-        """What came of every video, in order, and the time limit above which it is worth another try, None if never."""
+    def _decoded(self, todo: list[Video], work: Path) -> Iterator[tuple[Video, int, Decoded, float | None]]:
+        """Every video in order, its file's size before it was decoded, what came of it, and the time limit above which
+        it is worth another try, None if never."""
         waiting: deque[tuple[Video, Task]] = deque()
         left = iter(enumerate(todo))
         context = multiprocessing.get_context("spawn")
@@ -320,19 +352,22 @@ class Preparation:
                     while len(waiting) < 3 * self.workers and (following := next(left, None)) is not None:
                         number, video = following
                         recording = self._recording(video, str(work / f"{number:07d}"))
+                        size = size_of(video.path)  # not later: a disk may be unplugged while it is decoded
                         future = pool.schedule(decode, args=[recording])
-                        waiting.append((video, Task(future, heartbeat_of(recording.work))))
+                        waiting.append((video, Task(future, heartbeat_of(recording.work), size)))
                     if not waiting:
                         return
                     self._await(waiting[0][1], [task for _, task in waiting])
                     video, task = waiting.popleft()
                     try:
-                        yield video, task.future.result(), None
+                        decoded = task.future.result()
+                        yield video, task.size, decoded, 0.0 if decoded.unread else None
                     except CancelledError:
                         problem = f"no frame for {self.time_limit:g} s: killed; see --time-limit"
-                        yield video, Decoded(problem=problem), self.time_limit
+                        yield video, task.size, Decoded(problem=problem), self.time_limit
                     except ProcessExpired as error:  # perhaps the system had no memory left: the next call tries again
-                        yield video, Decoded(problem=f"the decoder crashed (exit status {error.exitcode})"), 0.0
+                        problem = f"the decoder crashed (exit status {error.exitcode})"
+                        yield video, task.size, Decoded(problem=problem), 0.0
                     for left_over in work.glob(f"{task.heartbeat.stem}*"):
                         left_over.unlink(missing_ok=True)
             except BaseException:
@@ -355,7 +390,7 @@ class Preparation:
                 if task.still_for(seconds) >= self.time_limit:
                     task.future.cancel()  # which kills its process
 
-    def _append(self, writer: ShardWriter, video: Video, decoded: Decoded, member: str) -> dict[str, Any]:
+    def _append(self, writer: ShardWriter, video: Video, size: int, decoded: Decoded, member: str) -> dict[str, Any]:
         """Append a video's clips to the store and describe them for the journal."""
         keeps = decoded.clips and (not decoded.problem or self.settings.on_bad == "keep")
         clips = []
@@ -390,7 +425,8 @@ class Preparation:
             "name": video.name,
             "member": member,
             **described(video),
-            "size": size_of(video.path),
+            # A bad video whose file changed or vanished meanwhile gets no file's size: the next call tries it again.
+            "size": size if not decoded.problem or size == size_of(video.path) else GONE,
             "problem": decoded.problem,
             "read": decoded.read,
             "declared": decoded.declared,
@@ -420,11 +456,11 @@ class Preparation:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, -1 if it is not there: a link may lead nowhere."""
+    """Bytes of a file, `GONE` if it is not there: a link may lead nowhere."""
     try:
         return path.stat().st_size
     except OSError:
-        return -1
+        return GONE
 
 
 def described(video: Video) -> dict[str, str | None]:

@@ -114,6 +114,33 @@ class ShardWriter:
         self._write(bytes(-self.end % BLOCK))
 
 
+def read_description(folder: Path, shard: int, end: int) -> dict[str, Any]:
+    """What a shard, complete or not, says of a clip.
+
+    Args:
+        folder: The dataset's folder.
+        shard: Number of the shard.
+        end: Where the clip's stream ends in it: the description comes next.
+
+    Raises:
+        DataError: If it isn't there.
+    """
+    path = folder / shard_name(shard)
+    path = path if path.exists() else path.with_name(f"{path.name}.partial")
+    try:
+        with path.open("rb") as file:
+            file.seek(end + -end % BLOCK)
+            with tarfile.open(fileobj=file, mode="r:") as members:
+                member = members.next()
+                stream = member and members.extractfile(member)
+                found = json.load(stream) if stream else None
+    except (OSError, ValueError, tarfile.TarError) as error:
+        raise DataError(f"{path} can't be read: {error}", "prepare the dataset again") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} is damaged at byte {end}", "prepare the dataset again")
+    return found
+
+
 class FrameStore:
     """Reads frames of a prepared dataset; files are opened by each process for itself.
 
