@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,26 +17,63 @@ try:
     import fcntl
 except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
+LOCKS = fcntl is not None
 
 
 @contextmanager
 def whole(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """A file that gets its name only when it is complete and on disk; on any error nothing is left of it.
 
+    What a killed process left when it wrote the same file is removed.
+
     Args:
         path: Its final name; what stood there before is replaced in one step.
         mode: `wb` or `w`; text is UTF-8 with plain newlines.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    _remove_abandoned(path)
+    file = _open_partial(path, mode)
+    partial = Path(file.name)
     try:
-        with partial.open(mode, **text) as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+            if not LOCKS:  # Windows renames no open file; elsewhere it stays locked until it has its name
+                file.close()
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _open_partial(path: Path, mode: str) -> IO[Any]:
+    """A new file beside `path` that is locked as long as it is open.
+
+    The lock says that its writer lives. It ends with the process, however that ends, and holds across the machines that
+    share a file system, where a process's number says nothing.
+    """
+    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    while True:
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+        file = partial.open(mode.replace("w", "x"), **text)
+        if not LOCKS:
+            return file
+        with suppress(OSError):  # a file system without locks: there nobody removes what others left
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # another process removed it before it was locked
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove files that were begun as `path` and that no process has locked, among them those that earlier versions
+    named after their process."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]+\.partial")
+    for partial in path.parent.glob(".*.partial") if LOCKS else ():
+        if name.fullmatch(partial.name):
+            # It is open for writing, as some network file systems want it of what is locked.
+            with suppress(OSError), partial.open("r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                partial.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -46,6 +52,40 @@ def test_the_same_seed_gives_the_same_files_and_another_seed_others(root: Path, 
     ours, theirs = digests(root), digests(tmp_path / "other")
     assert ours.keys() == theirs.keys()
     assert not any(ours[name] == theirs[name] for name in ours if name.endswith(".avi"))
+
+
+DRAWING = """
+import sys
+from pathlib import Path
+from vcsf_plugins.synthetic import synthetic
+if __name__ == "__main__":
+    synthetic(Path(sys.argv[1]), classes=3, groups=6, clips=2, frames=20, height=48).videos()
+"""
+
+
+def test_what_a_killed_call_left_is_removed_by_the_next(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(DRAWING)
+    place = tmp_path / "original"
+    command = [sys.executable, str(tmp_path / "program.py"), str(place)]
+    process = subprocess.Popen(command, start_new_session=True)
+    while True:
+        os.killpg(process.pid, signal.SIGSTOP)
+        if list(place.glob("videos/*/.*")):  # in the middle of a video
+            break
+        os.killpg(process.pid, signal.SIGCONT)
+        assert process.poll() is None
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for left in place.glob("videos/*/.*"):
+        with left.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # it is free when its process is really gone
+    (place / ".synthetic.json.1.partial").touch()
+    with (place / ".synthetic.json.2.partial").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        synthetic(place, **FEW).videos()
+        Path(other.name).unlink()
+    assert digests(place) == digests(root)
 
 
 def test_the_files_are_ucf101s_kind(root: Path, tmp_path: Path, vcsf: Vcsf) -> None:

@@ -146,7 +146,9 @@ class Exporter:
 
     def _compared(self, kind: str, path: Path) -> dict[str, Any]:
         """Compare a file with the checkpoint, and print how far it is from it."""
-        with tempfile.TemporaryDirectory() as work:
+        with tempfile.TemporaryDirectory(
+            dir=path.parent
+        ) as work:  # where the next export cleans, if this one is killed
             clips = Path(work) / "clips.npz"
             arrays: dict[str, Any] = {"clips": self.clips, **self.expected}
             np.savez(clips, **arrays)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vcsf_cli import __version__
+from vcsf_cli import __version__, files
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.augment import MEAN, STD
 from vcsf_cli.errors import InputError, RunError
@@ -148,19 +149,38 @@ def check_place(out: Path) -> None:
 
 @contextmanager
 def replacing(out: Path) -> Iterator[Path]:
-    """A folder to write into that becomes `out` when all went well; on any error nothing is left of it."""
+    """A folder to write into that becomes `out` when all went well; on any error nothing is left of it.
+
+    What a killed process left is removed; where it was killed between two renamings, the export before is put back.
+
+    Raises:
+        InputError: If another process is writing the same export.
+    """
     out = out.resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    old = out.with_name(f".{out.name}.{os.getpid()}.old")
-    partial.mkdir()
-    try:
-        yield partial
-        if out.exists():  # a folder that is not empty can't be replaced in one step
-            out.replace(old)
-        partial.replace(out)
-    finally:
-        if old.exists() and not out.exists():
-            old.replace(out)
-        shutil.rmtree(old, ignore_errors=True)
-        shutil.rmtree(partial, ignore_errors=True)
+    work = out.with_name(f".{out.name}.partial")
+    new, old = work / "new", work / "old"
+    work.mkdir(parents=True, exist_ok=True)
+    busy = InputError(f"{out} is being written by another process", "wait for it, or give another --out")
+    with files.only_one(work / "lock", busy):
+        by_earlier_versions = [*_named_by_process(out, "old"), *_named_by_process(out, "partial")]
+        for before in (old, *_named_by_process(out, "old")):
+            if before.exists() and not out.exists():
+                before.replace(out)
+        for left_over in (new, old, *by_earlier_versions):
+            shutil.rmtree(left_over, ignore_errors=True)
+        new.mkdir()
+        try:
+            yield new
+            if out.exists():  # a folder that is not empty can't be replaced in one step
+                out.replace(old)
+            new.replace(out)
+        finally:
+            if old.exists() and not out.exists():
+                old.replace(out)
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _named_by_process(out: Path, ending: str) -> list[Path]:
+    """What earlier versions left of an export when they were killed: they named it after their process."""
+    name = re.compile(rf"\.{re.escape(out.name)}\.\d+\.{ending}")
+    return [path for path in out.parent.iterdir() if name.fullmatch(path.name)]

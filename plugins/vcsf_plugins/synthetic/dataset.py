@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,11 @@ from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.narrate import Progress
 from vcsf_plugins.synthetic.actions import ACTIONS
 from vcsf_plugins.synthetic.scene import FPS, draw_look, render
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
 
 B_FRAMES_EVERY = 3
 """Every third clip has B-frames, as many of UCF101's and HMDB51's originals have."""
@@ -79,6 +86,8 @@ class Synthetic:
             DataError: If it can't be read which settings they are of.
         """
         self._check_settings()
+        for folder in (self.root, self.root / "ucfTrainTestlist", *(self.root / "videos").glob("*")):
+            _remove_abandoned(folder)
         takes = list(all_takes(self.settings))
         missing = [take for take in takes if not (self.root / "videos" / take.name).is_file()]
         if missing:
@@ -151,10 +160,9 @@ def make(settings: Settings, folder: Path, take: Take) -> None:
     """Draw a clip and write its file, which gets its name when it is complete."""
     cv2.setNumThreads(1)
     path = folder / take.name
-    partial_path = path.with_name(f".{path.name}.{os.getpid()}.avi")
     b_frames = 2 if (take.group * settings.clips + take.clip) % B_FRAMES_EVERY == 0 else 0
-    encode(partial_path, draw(settings, take), b_frames)
-    partial_path.replace(path)
+    with _whole(path, ".avi") as partial_path:
+        encode(partial_path, draw(settings, take), b_frames)
 
 
 def draw(settings: Settings, take: Take) -> Frames:
@@ -187,12 +195,36 @@ def encode(path: Path, frames: Frames, b_frames: int) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file, which gets its name when it is complete."""
-    partial_path = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial_path.open("w", encoding="utf-8", newline="") as file:
+    with _whole(path, ".partial") as partial_path, partial_path.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    partial_path.replace(path)
+
+
+@contextmanager
+def _whole(path: Path, ending: str) -> Iterator[Path]:
+    """A name to write to that becomes `path` when all went well; on any error nothing is left of it.
+
+    The file is locked as long as its process lives: what isn't locked was left by one that was killed.
+    """
+    partial_path = path.with_name(f".{path.name}.{os.getpid()}{ending}")
+    try:
+        with ExitStack() as held:
+            if fcntl is not None:  # Windows renames no file that is open
+                fcntl.flock(held.enter_context(partial_path.open("wb")), fcntl.LOCK_EX)
+            yield partial_path
+            partial_path.replace(path)
+    finally:
+        partial_path.unlink(missing_ok=True)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes left in a folder."""
+    for path in folder.glob(".*") if fcntl is not None else ():
+        if re.fullmatch(r"\..+\.\d+\.(avi|partial)", path.name):
+            with suppress(OSError), path.open("r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
 
 
 def write_lists(folder: Path, takes: list[Take]) -> None:

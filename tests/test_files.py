@@ -1,0 +1,135 @@
+"""Writing files whole: what killed processes left is removed, what others write at the same time is not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from vcsf_cli.errors import InputError
+from vcsf_cli.export.folder import replacing
+from vcsf_cli.files import write_text
+
+WRITING = """
+import sys, time
+from pathlib import Path
+from vcsf_cli.files import whole
+with whole(Path(sys.argv[1]), "w") as file:
+    file.write("half")
+    file.flush()
+    print("begun", flush=True)
+    sys.stdin.readline()
+    file.write(" and half")
+"""
+EXPORTING = """
+import sys
+from pathlib import Path
+from vcsf_cli.export.folder import replacing
+rename = Path.replace
+def stop():
+    print("begun", flush=True)
+    sys.stdin.readline()
+def replace_and_stop(self, target):
+    rename(self, target)
+    stop()
+if sys.argv[2] == "renaming":  # right after the export before was moved away
+    Path.replace = replace_and_stop
+with replacing(Path(sys.argv[1])) as folder:
+    (folder / "a").write_text("half")
+    if sys.argv[2] == "writing":
+        stop()
+"""
+
+
+def begun(program: str, *arguments: object) -> subprocess.Popen[str]:
+    """A process in the middle of its work, which it ends when it reads a line."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    return process
+
+
+def killed(program: str, *arguments: object) -> None:
+    """Kill a process in the middle of its work, as `kill -9` does."""
+    process = begun(program, *arguments)
+    process.kill()
+    process.communicate()
+
+
+def test_what_killed_processes_left_is_removed_by_the_next_that_writes_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.[b].csv"
+    for _ in range(3):
+        killed(WRITING, path)
+    killed(WRITING, tmp_path / "c.csv")
+    (tmp_path / f".{path.name}.1.partial").touch()  # as earlier versions named it; a process 1 lives everywhere
+    kept = [tmp_path / f".{path.name}.partial", tmp_path / f".{path.name}.1.old", tmp_path / ".a.bb.1.partial"]
+    for other in kept:
+        other.touch()
+    assert len(list(tmp_path.iterdir())) == 3 + 3  # those of one file: each call removes the one before
+    write_text(path, "whole")
+    assert path.read_text() == "whole"
+    left = set(tmp_path.iterdir()) - {path, *kept}
+    assert [file.name.split(".")[1] for file in left] == ["c"]
+
+
+def test_what_others_write_at_the_same_time_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    other = begun(WRITING, path)
+    write_text(path, "whole")
+    assert path.read_text() == "whole"
+    assert len(list(tmp_path.iterdir())) == 2
+    other.communicate("\n")
+    assert other.returncode == 0
+    assert path.read_text() == "half and half"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path, there: bool) -> None:
+    out = tmp_path / "export"
+    if there:
+        out.mkdir()
+        (out / "b").touch()
+    killed(EXPORTING, out, "writing")
+    for name in (".export.123.partial", ".export.123.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").touch()
+    (tmp_path / ".other.123.old").mkdir()
+    if not there:
+        (tmp_path / ".export.123.old" / "a").unlink()
+    with replacing(out) as folder:
+        assert names(folder) == []
+        (folder / "c").touch()
+    assert names(tmp_path) == [".other.123.old", "export"]
+    assert names(out) == ["c"]
+
+
+def test_an_export_that_was_killed_between_renamings_loses_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "export"
+    out.mkdir()
+    (out / "before").touch()
+    killed(EXPORTING, out, "renaming")
+    assert not out.exists()
+    with suppress(RuntimeError), replacing(out):
+        assert names(out) == ["before"]
+        raise RuntimeError
+    assert names(tmp_path) == ["export"]
+    assert names(out) == ["before"]
+
+
+def test_two_exports_into_one_folder_at_once_are_refused(tmp_path: Path) -> None:
+    other = begun(EXPORTING, tmp_path / "export", "writing")
+    with pytest.raises(InputError, match="being written by another process"), replacing(tmp_path / "export"):
+        pass
+    other.communicate("\n")
+    assert other.returncode == 0
+    assert names(tmp_path) == ["export"]
+    assert names(tmp_path / "export") == ["a"]
