@@ -59,7 +59,7 @@ def _open_partial(path: Path, mode: str) -> IO[Any]:
             return file
         with suppress(OSError):  # a file system without locks: there nobody removes what others left
             fcntl.flock(file, fcntl.LOCK_EX)
-        if os.fstat(file.fileno()).st_nlink:
+        if partial.exists():
             return file
         file.close()  # another process removed it before it was locked
 

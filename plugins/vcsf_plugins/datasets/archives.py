@@ -47,6 +47,8 @@ DEEPEST = 8
 HEADROOM = 2**30
 """Bytes of the disk that unpacking leaves free, or a tenth of what was free if that is less."""
 SECONDS_BETWEEN_LOOKS = 0.1
+LAST_LINES = 5
+"""Of what a program says that fails: it may say something about every file."""
 COPY_BYTES = 2**20
 UNIX = 3
 """The system in a .zip's entry that keeps a file's mode."""
@@ -219,6 +221,7 @@ def unpack(archive: Path, folder: Path) -> list[str]:
                 partial.replace(folder)
             finally:
                 _remove(partial)
+                _remove_empty(partial.parent)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise DataError(
@@ -315,6 +318,13 @@ def _remove(folder: Path) -> None:
         folder.rmdir()
 
 
+def _remove_empty(folder: Path) -> None:
+    """Delete a folder and those above it, as long as they are empty."""
+    with suppress(OSError):
+        for each in (folder, *folder.parents):
+            each.rmdir()
+
+
 def _measure(folder: Path) -> tuple[int, int]:
     """Number and bytes of what lies below a folder; what vanishes meanwhile isn't counted."""
     count = size = 0
@@ -375,7 +385,7 @@ def _watched(command: Sequence[str], folder: Path, allowance: _Allowance, lock: 
             allowance.take(*_measure(folder))
         finally:
             process.kill()  # nothing happens if it has ended
-    return process.returncode, (complaints or said).strip()
+    return process.returncode, "\n".join((complaints or said).strip().splitlines()[-LAST_LINES:])
 
 
 def program_for(archive: str) -> str | None:
