@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vcsf_cli.files import in_turn, whole, write_text
+from vcsf_cli.storage.files import in_turn, whole, write_text
 
 COLUMNS = ("run", "variant", "seed", "dataset", "split", "task", "pathway", "metric", "value", "clips", "left_out")
 """One measured number a row. `variant`: `trained`, `trained_with_labels`, `untrained` or a baseline's name; `value`: a

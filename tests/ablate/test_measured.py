@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vcsf_cli import files
 from vcsf_cli import protocol as protocols
 from vcsf_cli import recipe as recipes
 from vcsf_cli.ablate.measured import asked_before, classified, retrieved
@@ -16,6 +15,7 @@ from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import RunError
 from vcsf_cli.measure.job import Job
 from vcsf_cli.runs import Run
+from vcsf_cli.storage import files
 
 ROW = {"run": "r", "variant": "trained", "seed": 0, "dataset": "0101", "split": 1, "pathway": "both", "left_out": 0}
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from vcsf_cli import checkpoint
 from vcsf_cli import recipe as recipes
 from vcsf_cli.ablate.cost import Costs, Speed, StageWork, Work
 from vcsf_cli.ablate.lanes import seconds_of
@@ -15,6 +14,7 @@ from vcsf_cli.ablate.plan import Cell, Plan, plan_of
 from vcsf_cli.ablate.running import How, Running, commands_of, devices_of, last_error
 from vcsf_cli.ablate.table import checked, read
 from vcsf_cli.runs import Run
+from vcsf_cli.storage import checkpoint
 
 TABLE = """
 title: T

@@ -19,8 +19,8 @@ from vcsf_cli import recipe as recipes
 from vcsf_cli.ablate import running
 from vcsf_cli.data.manifest import Manifest, write
 from vcsf_cli.errors import RunError
-from vcsf_cli.files import only_one
 from vcsf_cli.runs import folder_of
+from vcsf_cli.storage.files import only_one
 
 TINY = """
 extends: smoke

@@ -16,11 +16,12 @@ import torch
 from conftest import called
 from torch import nn
 
-from vcsf_cli import checkpoint, files, registry
+from vcsf_cli import registry
 from vcsf_cli.export.formats import write_safetensors
 from vcsf_cli.export.load import load_encoder
 from vcsf_cli.model.pathways import build
 from vcsf_cli.recipe import load
+from vcsf_cli.storage import checkpoint, files
 from vcsf_cli.train.stages import digests, prefix
 
 SMALL = ("backbone.channels=[4, 4, 8, 8]", "head.hidden=8", "head.dim=4", "loss.queue=4", "train.batch=2")

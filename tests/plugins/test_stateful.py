@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from conftest import Vcsf
 
-from vcsf_cli import checkpoint
+from vcsf_cli.storage import checkpoint
 
 CODE = """
 import torch

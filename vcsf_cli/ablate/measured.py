@@ -12,13 +12,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vcsf_cli import files, results
 from vcsf_cli import protocol as protocols
+from vcsf_cli import results
 from vcsf_cli.ablate.table import DEFAULT_KS, DEFAULT_PROTOCOLS, Measure
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import RunError
 from vcsf_cli.measure.job import Job
 from vcsf_cli.runs import Run
+from vcsf_cli.storage import files
 
 TRAINED = ("trained", "trained_with_labels")
 METRICS = ("top1", "top5", "class_mean")

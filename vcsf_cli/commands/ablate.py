@@ -280,7 +280,7 @@ def carry_out(plan: Plan, how: How, with_published: bool) -> None:
     """
     from vcsf_cli.ablate.numbers import numbers_of
     from vcsf_cli.ablate.running import LOGS, Running
-    from vcsf_cli.files import only_one
+    from vcsf_cli.storage.files import only_one
 
     failures: list[Failure] = []
     plan.folder.mkdir(parents=True, exist_ok=True)

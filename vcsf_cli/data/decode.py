@@ -13,9 +13,10 @@ from typing import IO
 import cv2
 import simplejpeg
 
-from vcsf_cli import files, registry
+from vcsf_cli import registry
 from vcsf_cli.contracts import Frame, Frames, Reader
 from vcsf_cli.errors import VcsfError
+from vcsf_cli.storage import files
 from vcsf_cli.video import short_side
 
 USUAL_FPS = 25.0

@@ -15,9 +15,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vcsf_cli import files
 from vcsf_cli.contracts import Indices
 from vcsf_cli.errors import DataError, InputError
+from vcsf_cli.storage import files
 
 FILE = "manifest.parquet"
 SETTINGS = "settings.json"

@@ -22,13 +22,14 @@ from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
-from vcsf_cli import files, registry
+from vcsf_cli import registry
 from vcsf_cli.contracts import Dataset, Video
 from vcsf_cli.data import manifest
 from vcsf_cli.data.decode import Decoded, Recording, StorageError, decode, heartbeat_of, ignore_interrupts
 from vcsf_cli.data.store import SHARD_BYTES, ShardWriter, member_name, read_description, shard_name
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.narrate import Progress, say
+from vcsf_cli.storage import files
 
 JOURNAL = "journal.jsonl"
 PROBLEMS = "problems.csv"

@@ -14,7 +14,6 @@ import click
 import numpy as np
 import torch
 
-from vcsf_cli import files
 from vcsf_cli.contracts import PATHWAYS, Frames, View
 from vcsf_cli.data.clips import WholeVideos
 from vcsf_cli.data.manifest import Manifest
@@ -27,6 +26,7 @@ from vcsf_cli.export.measured import centre_of, results_of
 from vcsf_cli.measure.own_video import Look, OwnVideo, features_of
 from vcsf_cli.narrate import say
 from vcsf_cli.runs import Run
+from vcsf_cli.storage import files
 from vcsf_cli.train.pretrain import restore
 from vcsf_cli.train.tasks import build_sampler
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vcsf_cli import checkpoint, registry
+from vcsf_cli import registry
 from vcsf_cli.contracts import PATHWAYS, Frames, Sampler
 from vcsf_cli.data.decode import USUAL_FPS
 from vcsf_cli.errors import InputError, RunError
@@ -20,6 +20,7 @@ from vcsf_cli.measure.own_video import GivenFrames, Look, OwnVideo, WindowFeatur
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.runs import read_run
 from vcsf_cli.schema import Stage
+from vcsf_cli.storage import checkpoint
 
 Source = str | Path | Frames | Tensor
 """A video file, or its frames: uint8 (T, H, W, 3), RGB."""

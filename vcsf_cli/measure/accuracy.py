@@ -11,9 +11,9 @@ import pandas as pd
 import torch
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
-from vcsf_cli.files import whole
 from vcsf_cli.measure.features import Features
 from vcsf_cli.measure.retrieval import paired_interval
+from vcsf_cli.storage.files import whole
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from vcsf_cli import files
 from vcsf_cli.contracts import PATHWAYS, Indices
 from vcsf_cli.errors import InputError
 from vcsf_cli.measure.features import Features
 from vcsf_cli.measure.gallery import ROWS_AT_ONCE, Windows, pathways_in, unit_vectors
 from vcsf_cli.measure.search import Pair, beginnings, nearest_recordings, rank
 from vcsf_cli.narrate import say
+from vcsf_cli.storage import files
 
 WORTH_IT = 1_000_000
 """Windows from which on an exact search takes a second a query, and more where memory does not hold the gallery."""

@@ -23,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from vcsf_cli import files
 from vcsf_cli.contracts import PATHWAYS, Indices, Sampler
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.measure.features import Features
+from vcsf_cli.storage import files
 
 FloatArray = npt.NDArray[np.float32]
 Times = npt.NDArray[np.float64]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vcsf_cli import files, registry
+from vcsf_cli import registry
 from vcsf_cli.contracts import PATHWAYS, Indices
 from vcsf_cli.data.clips import WholeVideos
 from vcsf_cli.data.manifest import Manifest
@@ -21,6 +21,7 @@ from vcsf_cli.measure.own_video import Look, OwnVideo, WindowFeatures, default_d
 from vcsf_cli.measure.search import Pair, exact
 from vcsf_cli.narrate import Progress, say
 from vcsf_cli.runs import Run
+from vcsf_cli.storage import files
 from vcsf_cli.train.pretrain import Machine, restore
 from vcsf_cli.train.tasks import build_sampler
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vcsf_cli import checkpoint, files
 from vcsf_cli.contracts import Indices
 from vcsf_cli.data.clips import WholeVideos
 from vcsf_cli.measure.accuracy import FloatArray, IntArray, right
@@ -24,6 +23,7 @@ from vcsf_cli.measure.retrieval import centred_unit, mean_of, nearest
 from vcsf_cli.narrate import Progress, say
 from vcsf_cli.protocol import Knn, Linear, LinearTrain
 from vcsf_cli.schema import Optim
+from vcsf_cli.storage import checkpoint, files
 from vcsf_cli.train.optim import learning_rate, optimizer_of
 from vcsf_cli.train.pretrain import Machine
 from vcsf_cli.train.tasks import build_sampler

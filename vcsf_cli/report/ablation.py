@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from vcsf_cli import files
 from vcsf_cli.ablate import measured
 from vcsf_cli.ablate.numbers import Group, Numbers
 from vcsf_cli.ablate.plan import Cell
@@ -25,6 +24,7 @@ from vcsf_cli.report import retrieval
 from vcsf_cli.report.charts import PATHWAYS_AND_BOTH, Chart, Line, compared_charts, kind_of
 from vcsf_cli.report.clips import by_class, clips_of
 from vcsf_cli.report.page import Clips, Interval, Section, Table, page
+from vcsf_cli.storage import files
 
 FILE = "report.html"
 

@@ -16,7 +16,6 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vcsf_cli import checkpoint
 from vcsf_cli.contracts import Indices
 from vcsf_cli.data.clips import (
     Batch,
@@ -36,6 +35,7 @@ from vcsf_cli.model.pathways import Pathway, TwoPathways, Windows, channels_of, 
 from vcsf_cli.narrate import Progress, say
 from vcsf_cli.protocol import Finetune
 from vcsf_cli.runs import Run
+from vcsf_cli.storage import checkpoint
 from vcsf_cli.train.loop import Log, Plan, Position, fit, rehearsed
 from vcsf_cli.train.optim import learning_rate, optimizer_of
 from vcsf_cli.train.pretrain import Machine

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from vcsf_cli.files import whole
+from vcsf_cli.storage.files import whole
 
 
 class MetricsFile:

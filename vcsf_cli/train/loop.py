@@ -21,9 +21,9 @@ from torch.utils.tensorboard import SummaryWriter
 from vcsf_cli import registry
 from vcsf_cli.data.clips import Batch, reader_deaths
 from vcsf_cli.errors import RunError
-from vcsf_cli.files import write_text
 from vcsf_cli.narrate import Progress, is_first
 from vcsf_cli.runs import Run
+from vcsf_cli.storage.files import write_text
 from vcsf_cli.train.log import MetricsFile, merged
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from vcsf_cli import checkpoint
 from vcsf_cli.errors import RunError
-from vcsf_cli.files import whole
+from vcsf_cli.storage import checkpoint
+from vcsf_cli.storage.files import whole
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:

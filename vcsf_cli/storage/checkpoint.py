@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from vcsf_cli.errors import RunError
-from vcsf_cli.files import whole
+from vcsf_cli.storage.files import whole
 
 KIND = "vcsf-pretrain"
 STAGE = "vcsf-stage"
