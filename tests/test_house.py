@@ -18,10 +18,11 @@ import vcsf_plugins
 
 import vcsf_cli
 from vcsf_cli import hookspecs
-from vcsf_cli import recipe as recipes
-from vcsf_cli.ablate.table import PUBLISHED, checked
-from vcsf_cli.ablate.table import read as read_table
+from vcsf_cli.ablate.rows import checked
 from vcsf_cli.cli import COMMANDS, main
+from vcsf_cli.config import recipe as recipes
+from vcsf_cli.config.table import PUBLISHED
+from vcsf_cli.config.table import read as read_table
 from vcsf_cli.errors import InputError, PluginError, RecipeError, UnknownName, VcsfError
 
 CHECKOUT = Path(__file__).parent.parent

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from vcsf_cli import __version__
+from vcsf_cli.config.recipe import Recipe
+from vcsf_cli.config.recipe import load as load_recipe
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import InputError, RunError, VcsfError, did_you_mean
 from vcsf_cli.narrate import say
-from vcsf_cli.recipe import Recipe
-from vcsf_cli.recipe import load as load_recipe
 from vcsf_cli.storage.files import write_text
 
 PACKAGES = (

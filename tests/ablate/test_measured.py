@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vcsf_cli import protocol as protocols
-from vcsf_cli import recipe as recipes
 from vcsf_cli.ablate.measured import asked_before, classified, retrieved
+from vcsf_cli.config import protocol as protocols
+from vcsf_cli.config import recipe as recipes
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import RunError
 from vcsf_cli.measure.job import Job

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vcsf_cli import recipe as recipes
 from vcsf_cli.ablate.measured import Found
 from vcsf_cli.ablate.numbers import Group, Missing, Numbers, difference_to, incomparable, value_of
 from vcsf_cli.ablate.plan import Cell, Plan, plan_of
-from vcsf_cli.ablate.table import Line, Measure, Table, checked, read
+from vcsf_cli.ablate.rows import Line, Table, checked
+from vcsf_cli.config import recipe as recipes
+from vcsf_cli.config.table import Measure, read
 from vcsf_cli.data.manifest import Manifest, write
 
 KEY = ("both", "R@1")

@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 from conftest import called
 
-from vcsf_cli import recipe as recipes
 from vcsf_cli.ablate import running
+from vcsf_cli.config import recipe as recipes
 from vcsf_cli.data.manifest import Manifest, write
 from vcsf_cli.errors import RunError
 from vcsf_cli.runs import folder_of

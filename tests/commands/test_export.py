@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from videos import write_video
 
 from vcsf_cli import load_encoder
+from vcsf_cli.config.recipe import load
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.augment import to_input
 from vcsf_cli.data.clips import decode
@@ -32,7 +33,6 @@ from vcsf_cli.export.encoder import Encoder
 from vcsf_cli.export.folder import recipe_of
 from vcsf_cli.export.measured import centre_of, results_of
 from vcsf_cli.model.pathways import TwoPathways, build
-from vcsf_cli.recipe import load
 from vcsf_cli.runs import read_run
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.storage.files import sha256

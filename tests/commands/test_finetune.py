@@ -15,10 +15,10 @@ import pytest
 import torch
 from conftest import CHECKOUT, called
 
-from vcsf_cli import protocol
+from vcsf_cli.config import protocol
+from vcsf_cli.config.recipe import recipe_names
 from vcsf_cli.data import manifest
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.recipe import recipe_names
 from vcsf_cli.storage import checkpoint
 
 TINY = ("--set", "name=tiny", "--set", "train.batch=4", "--set", "loss.queue=4", "--set", "backbone.channels=[4,4,8,8]")

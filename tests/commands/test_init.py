@@ -17,10 +17,10 @@ from conftest import called
 from torch import nn
 
 from vcsf_cli import registry
+from vcsf_cli.config.recipe import load
 from vcsf_cli.export.formats import write_safetensors
 from vcsf_cli.export.load import load_encoder
 from vcsf_cli.model.pathways import build
-from vcsf_cli.recipe import load
 from vcsf_cli.storage import checkpoint, files
 from vcsf_cli.train.stages import digests, prefix
 

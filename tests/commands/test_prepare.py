@@ -10,9 +10,9 @@ from videos import write_video
 
 from vcsf_cli.cli import main
 from vcsf_cli.commands.prepare import next_command
+from vcsf_cli.config.recipe import load
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.prepare import Preparation
-from vcsf_cli.recipe import load
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vcsf_cli import recipe as recipes
 from vcsf_cli.cli import main
+from vcsf_cli.config import recipe as recipes
 
 Vcsf = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -16,11 +16,11 @@ import simplejpeg
 import torch
 from conftest import called
 
+from vcsf_cli.config.recipe import load
 from vcsf_cli.data import augment, manifest
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.store import FrameStore
 from vcsf_cli.model.pathways import TwoPathways, build
-from vcsf_cli.recipe import load
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.train.tasks import build_sampler
 

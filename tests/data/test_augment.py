@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vcsf_cli.config.schema import Augment
 from vcsf_cli.data import augment as augmentation
 from vcsf_cli.data.augment import Crop, apply_crop, blur, centre_square, draw_base, draw_colour, draw_crop, to_input
-from vcsf_cli.schema import Augment
 
 STANDARD = Augment()
 NEUTRAL = list(augmentation.NEUTRAL)

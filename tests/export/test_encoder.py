@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vcsf_cli import recipe as recipes
+from vcsf_cli.config import recipe as recipes
 from vcsf_cli.contracts import PATHWAYS, View
 from vcsf_cli.data.augment import to_input
 from vcsf_cli.errors import RunError

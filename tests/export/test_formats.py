@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
-from vcsf_cli import recipe as recipes
+from vcsf_cli.config import recipe as recipes
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.augment import to_input
 from vcsf_cli.errors import RunError

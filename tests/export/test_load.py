@@ -14,7 +14,7 @@ import torch
 
 import vcsf_cli
 from vcsf_cli import load_encoder
-from vcsf_cli import recipe as recipes
+from vcsf_cli.config import recipe as recipes
 from vcsf_cli.errors import InputError, RunError
 from vcsf_cli.export.folder import replacing
 from vcsf_cli.export.load import VideoEncoder

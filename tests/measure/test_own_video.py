@@ -10,8 +10,8 @@ import pytest
 import torch
 from videos import write_video
 
-from vcsf_cli import recipe as recipes
 from vcsf_cli import registry
+from vcsf_cli.config import recipe as recipes
 from vcsf_cli.data.augment import apply_crop, centre_square, to_input
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.measure import own_video

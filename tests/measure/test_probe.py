@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from vcsf_cli.config.protocol import LinearTrain
+from vcsf_cli.config.schema import Optim
 from vcsf_cli.measure.probe import Voters, choose, fit_layer
-from vcsf_cli.protocol import LinearTrain
-from vcsf_cli.schema import Optim
 
 SGD = Optim(name="sgd", lr=0.3, weight_decay=1e-4, schedule="step", drops=[60, 80])
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vcsf_cli import recipe as recipes
+from vcsf_cli.config import recipe as recipes
 from vcsf_cli.model.momentum import Queue, follow, key_encoder
 from vcsf_cli.model.pathways import build
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vcsf_cli import recipe as recipes
+from vcsf_cli.config import recipe as recipes
 from vcsf_cli.errors import RecipeError
 from vcsf_cli.model.pathways import Head, Pathway, build, select
 

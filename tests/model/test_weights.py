@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import video
 
+from vcsf_cli.config.recipe import load
 from vcsf_cli.errors import InputError
 from vcsf_cli.model import weights
 from vcsf_cli.model.pathways import TwoPathways, build
-from vcsf_cli.recipe import load
 
 BACKBONES = {"s3d": video.s3d, "r3d18": video.r3d_18, "r2plus1d18": video.r2plus1d_18}
 DIGEST = "0" * 64

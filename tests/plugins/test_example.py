@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vcsf_cli import strict_yaml
+from vcsf_cli.config import strict_yaml
 from vcsf_cli.errors import RecipeError
 from vcsf_cli.registry import Registry
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from vcsf_plugins.motion import Additive, Correlation, DifferenceGate, DifferenceMap, ShortTerm
 
-from vcsf_cli import recipe as recipes
+from vcsf_cli.config import recipe as recipes
 from vcsf_cli.errors import RecipeError
 from vcsf_cli.model.norm import split
 from vcsf_cli.model.pathways import build

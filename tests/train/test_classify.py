@@ -19,13 +19,13 @@ import pytest
 import torch
 from conftest import called
 
-from vcsf_cli import protocol
+from vcsf_cli.config import protocol
+from vcsf_cli.config.recipe import load
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data import manifest as manifests
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.measure.job import Job
 from vcsf_cli.model.pathways import build
-from vcsf_cli.recipe import load
 from vcsf_cli.runs import read_run
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.train.classify import CLASSIFIER, KIND, Classifier, predict

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from vcsf_cli.config.schema import Optim
 from vcsf_cli.errors import InputError, UnknownName
-from vcsf_cli.schema import Optim
 from vcsf_cli.train.optim import learning_rate, optimizer_of
 
 

@@ -23,11 +23,11 @@ import torch
 from conftest import KILLS, called
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from vcsf_cli.config.recipe import load
 from vcsf_cli.data import manifest as manifests
 from vcsf_cli.data.clips import Order, TrainingClips, inputs_of, training_loader
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.model.pathways import build
-from vcsf_cli.recipe import load
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.train.tasks import build_sampler
 

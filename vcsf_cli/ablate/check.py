@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from vcsf_cli.ablate import measured
 from vcsf_cli.ablate.cost import Costs
 from vcsf_cli.ablate.plan import Cell, Plan
-from vcsf_cli.ablate.table import Measure
+from vcsf_cli.config.table import Measure
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import DataError, InputError, VcsfError
 from vcsf_cli.measure.benchmark import parts_of

@@ -10,13 +10,13 @@ import torch
 
 from vcsf_cli.ablate import measured
 from vcsf_cli.ablate.plan import Cell, Plan
-from vcsf_cli.ablate.table import Measure
+from vcsf_cli.config.protocol import Finetune
+from vcsf_cli.config.recipe import Recipe
+from vcsf_cli.config.table import Measure
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import RunError
 from vcsf_cli.model.cost import costs_of
 from vcsf_cli.model.pathways import build, channels_of
-from vcsf_cli.protocol import Finetune
-from vcsf_cli.recipe import Recipe
 from vcsf_cli.train import stages
 from vcsf_cli.train.pretrain import Machine, estimate, own_checkpoint
 from vcsf_cli.train.tasks import build_loss, build_sampler

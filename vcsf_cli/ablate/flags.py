@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vcsf_cli import recipe as recipes
-from vcsf_cli import strict_yaml
-from vcsf_cli.ablate.table import Draft
+from vcsf_cli.config import recipe as recipes
+from vcsf_cli.config import strict_yaml
+from vcsf_cli.config.recipe import Recipe
+from vcsf_cli.config.table import Draft
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import InputError
-from vcsf_cli.recipe import Recipe
 
 CROSSED = "cross_pathway"
 """The loss by which pathways find positives for each other."""

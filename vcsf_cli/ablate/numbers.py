@@ -12,9 +12,10 @@ from vcsf_cli.ablate import measured
 from vcsf_cli.ablate.cost import OFFICIAL
 from vcsf_cli.ablate.difference import difference_of, words_of
 from vcsf_cli.ablate.plan import Cell, Plan
-from vcsf_cli.ablate.table import Line, Measure
+from vcsf_cli.ablate.rows import Line
+from vcsf_cli.config.schedule import epochs_of, in_words, shortness
+from vcsf_cli.config.table import Measure
 from vcsf_cli.errors import VcsfError
-from vcsf_cli.schedule import epochs_of, in_words, shortness
 from vcsf_cli.train.pretrain import training_rows
 
 COLUMNS = (

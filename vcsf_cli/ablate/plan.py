@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from vcsf_cli import recipe as recipes
 from vcsf_cli.ablate import measured
-from vcsf_cli.ablate.table import Line, Measure, Table
+from vcsf_cli.ablate.rows import Line, Table
+from vcsf_cli.config import recipe as recipes
+from vcsf_cli.config.recipe import Recipe
+from vcsf_cli.config.table import Measure
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import InputError
-from vcsf_cli.recipe import Recipe
 from vcsf_cli.runs import Run, folder_of
 from vcsf_cli.train import stages
 

@@ -18,7 +18,7 @@ from vcsf_cli.ablate.cost import is_begun, own_stages
 from vcsf_cli.ablate.lanes import must_wait
 from vcsf_cli.ablate.measured import asked_before, ks_of
 from vcsf_cli.ablate.plan import Cell, Plan
-from vcsf_cli.ablate.table import DEFAULT_PROTOCOLS, Measure
+from vcsf_cli.config.table import DEFAULT_PROTOCOLS, Measure
 from vcsf_cli.errors import RunError
 from vcsf_cli.narrate import duration, say
 from vcsf_cli.train.pretrain import Machine

@@ -11,11 +11,11 @@ import pandas as pd
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from vcsf_cli.ablate import published
 from vcsf_cli.ablate.difference import is_finding
 from vcsf_cli.ablate.numbers import Group, Numbers, incomparable, training_of
+from vcsf_cli.ablate.rows import Line
 from vcsf_cli.ablate.running import typed
-from vcsf_cli.ablate.table import Line
+from vcsf_cli.config import published
 from vcsf_cli.report.page import RECONSTRUCTION
 from vcsf_cli.runs import WITH_LABELS
 from vcsf_cli.storage import files

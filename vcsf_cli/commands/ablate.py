@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vcsf_cli.ablate.numbers import Numbers as TableNumbers
     from vcsf_cli.ablate.plan import Plan
     from vcsf_cli.ablate.running import Failure, How
-    from vcsf_cli.ablate.table import Draft
+    from vcsf_cli.config.table import Draft
 
 DEFAULT_BASE = "recipes/vcsf.yaml"
 WIDE = 10_000
@@ -95,7 +95,7 @@ class Assumed(click.ParamType[str]):
 
 def complete_table(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of tables, then files as the shell completes them."""
-    from vcsf_cli.ablate.table import table_names
+    from vcsf_cli.config.table import table_names
 
     names = [CompletionItem(name) for name in table_names() if name.startswith(incomplete)]
     return names or [CompletionItem(incomplete, type="file")]
@@ -181,7 +181,7 @@ def command(
     command goes on where an earlier one stopped, and a row that fails doesn't stop the others. The table is in tables/
     of --runs, as CSV, Markdown and LaTeX, with a report.html of curves, classes, confusion, a map and a gallery.
     """
-    from vcsf_cli.ablate.table import checked, named_apart
+    from vcsf_cli.ablate.rows import checked, named_apart
 
     how = [options.pop(name) for name in ("devices", "precision", "workers", "save_every")]
     draft = draft_of(table, base, options, assignments)
@@ -220,8 +220,8 @@ def draft_of(table: str | None, base: str | None, options: dict[str, Any], assig
         InputError: If both are given, or neither.
     """
     from vcsf_cli.ablate import flags
-    from vcsf_cli.ablate import table as tables
-    from vcsf_cli.recipe import find_recipe
+    from vcsf_cli.config import table as tables
+    from vcsf_cli.config.recipe import find_recipe
 
     given = [name for name, value in options.items() if value]
     if table and given:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
+    from vcsf_cli.config.protocol import Protocol
     from vcsf_cli.measure.job import Job
-    from vcsf_cli.protocol import Protocol
     from vcsf_cli.runs import Run
     from vcsf_cli.train.pretrain import Machine
 
@@ -131,7 +131,7 @@ def command(
     the training part are held out. The same command goes on where an earlier one stopped, and shows the table again when
     all is done. Rows are in results.csv of the run, everything else in its folder `finetune`.
     """
-    from vcsf_cli import protocol as protocols
+    from vcsf_cli.config import protocol as protocols
     from vcsf_cli.contracts import PATHWAYS
     from vcsf_cli.data.manifest import Manifest
 
@@ -218,10 +218,10 @@ def start_of(runs: Path, source: str | None) -> tuple[Run, bool]:
     Raises:
         InputError: If there is none.
     """
-    from vcsf_cli import recipe as recipes
+    from vcsf_cli.config import recipe as recipes
+    from vcsf_cli.config.schema import Init
     from vcsf_cli.measure.job import untrained
     from vcsf_cli.runs import find_run
-    from vcsf_cli.schema import Init
 
     if source is not None and source.startswith(SCRATCH):
         recipe = recipes.load(source.removeprefix(SCRATCH))
@@ -245,7 +245,7 @@ def start_of(runs: Path, source: str | None) -> tuple[Run, bool]:
 
 def rehearse(jobs: list[Job], machine: Machine) -> None:
     """`--dry-run`: the resolved protocol on stdout, everything else on stderr."""
-    from vcsf_cli import strict_yaml
+    from vcsf_cli.config import strict_yaml
     from vcsf_cli.train.classify import estimate
 
     click.echo(strict_yaml.dump(jobs[0].protocol.model_dump(mode="json")), nl=False)

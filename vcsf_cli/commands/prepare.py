@@ -15,8 +15,9 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 
-from vcsf_cli import registry, strict_yaml
+from vcsf_cli import registry
 from vcsf_cli.cli import EXIT_INTERRUPTED
+from vcsf_cli.config import strict_yaml
 from vcsf_cli.contracts import Component, Dataset, Parameter
 from vcsf_cli.errors import DataError, InputError, PluginError, RecipeError
 from vcsf_cli.narrate import duration, say

@@ -26,9 +26,9 @@ from vcsf_cli.options import (
 )
 
 if TYPE_CHECKING:
+    from vcsf_cli.config.recipe import Recipe
     from vcsf_cli.model.pathways import TwoPathways
     from vcsf_cli.model.weights import Start
-    from vcsf_cli.recipe import Recipe
     from vcsf_cli.train.pretrain import Machine
 
 
@@ -122,7 +122,7 @@ def command(
 
 def resolve(recipe: str, assignments: tuple[str, ...], init: dict[str, Path]) -> Recipe:
     """The recipe, with the digests of the files that `--init` gives."""
-    from vcsf_cli import recipe as recipes
+    from vcsf_cli.config import recipe as recipes
 
     resolved = recipes.load(recipe, assignments)
     if not init:

@@ -21,7 +21,7 @@ def command(context: click.Context) -> None:
 @command.command("list")
 def list_recipes() -> None:
     """List the recipes that are found by name, with the first line of each."""
-    from vcsf_cli.recipe import recipe_names
+    from vcsf_cli.config.recipe import recipe_names
 
     names = recipe_names()
     width = max(map(len, names), default=0)
@@ -36,7 +36,7 @@ def list_recipes() -> None:
 @set_option
 def show(recipe: str, assignments: tuple[str, ...]) -> None:
     """Print a recipe with everything it extends and all defaults filled in."""
-    from vcsf_cli import recipe as recipes
+    from vcsf_cli.config import recipe as recipes
 
     click.echo(recipes.load(recipe, assignments).yaml(), nl=False)
 
@@ -50,7 +50,7 @@ def check(recipe_names: tuple[str, ...], assignments: tuple[str, ...], data: Pat
 
     Where a recipe's dataset is prepared, its sizes are checked against it too.
     """
-    from vcsf_cli import recipe as recipes
+    from vcsf_cli.config import recipe as recipes
     from vcsf_cli.errors import RecipeError, VcsfError
 
     names = list(recipe_names or recipes.recipe_names())
@@ -77,7 +77,7 @@ def check_one(name: str, assignments: tuple[str, ...], data: Path) -> None:
     Raises:
         VcsfError: If it isn't.
     """
-    from vcsf_cli import recipe as recipes
+    from vcsf_cli.config import recipe as recipes
     from vcsf_cli.data.manifest import Manifest
     from vcsf_cli.errors import InputError
     from vcsf_cli.model.pathways import build

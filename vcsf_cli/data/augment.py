@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vcsf_cli.config.schema import Augment
 from vcsf_cli.contracts import Frames
-from vcsf_cli.schema import Augment
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)

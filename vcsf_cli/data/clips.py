@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from vcsf_cli.config.schema import Augment
 from vcsf_cli.contracts import PATHWAYS, Frames, Indices, View
 from vcsf_cli.contracts import Sampler as WindowSampler
 from vcsf_cli.data import augment as augmentation
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.store import FrameStore
 from vcsf_cli.errors import DataError, RunError, VcsfError
-from vcsf_cli.schema import Augment
 
 Batch = dict[str, Tensor]
 

@@ -13,13 +13,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vcsf_cli import __version__, files
+from vcsf_cli import __version__
+from vcsf_cli.config.recipe import Recipe, resolve
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.augment import MEAN, STD
 from vcsf_cli.errors import InputError, RunError
 from vcsf_cli.export.encoder import Encoder
 from vcsf_cli.measure.own_video import Look
-from vcsf_cli.recipe import Recipe, resolve
 from vcsf_cli.runs import Run
 
 CONFIG = "config.json"

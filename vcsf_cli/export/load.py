@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vcsf_cli import registry
+from vcsf_cli.config.schema import Stage
 from vcsf_cli.contracts import PATHWAYS, Frames, Sampler
 from vcsf_cli.data.decode import USUAL_FPS
 from vcsf_cli.errors import InputError, RunError
@@ -19,7 +20,6 @@ from vcsf_cli.measure.features import Features
 from vcsf_cli.measure.own_video import GivenFrames, Look, OwnVideo, WindowFeatures, encode_with
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.runs import read_run
-from vcsf_cli.schema import Stage
 from vcsf_cli.storage import checkpoint
 
 Source = str | Path | Frames | Tensor

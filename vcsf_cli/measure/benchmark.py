@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vcsf_cli import results
+from vcsf_cli.config.schedule import shortness
 from vcsf_cli.contracts import Indices
 from vcsf_cli.data.clips import WholeVideos, items_of, video_loader
 from vcsf_cli.data.manifest import Manifest
@@ -33,7 +34,6 @@ from vcsf_cli.measure.retrieval import (
 from vcsf_cli.model.pathways import build
 from vcsf_cli.narrate import Progress
 from vcsf_cli.runs import WITH_LABELS, Run
-from vcsf_cli.schedule import shortness
 from vcsf_cli.storage import files
 from vcsf_cli.train.pretrain import Machine, restore
 from vcsf_cli.train.tasks import build_sampler

@@ -18,7 +18,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vcsf_cli import results, strict_yaml
+from vcsf_cli import results
+from vcsf_cli.config import strict_yaml
+from vcsf_cli.config.protocol import Finetune, Protocol, is_known
+from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.contracts import PATHWAYS, Indices
 from vcsf_cli.data.groups import Few, Labels, draw_labelled, hold_out, missing_classes
 from vcsf_cli.data.manifest import Manifest
@@ -27,8 +30,6 @@ from vcsf_cli.measure import accuracy
 from vcsf_cli.measure.features import Features
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.narrate import say
-from vcsf_cli.protocol import Finetune, Protocol, is_known
-from vcsf_cli.recipe import Recipe
 from vcsf_cli.runs import WITH_LABELS, Run, environment, folder_of, now
 from vcsf_cli.storage import files
 from vcsf_cli.train.pretrain import Machine, restore

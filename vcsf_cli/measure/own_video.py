@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vcsf_cli import registry
+from vcsf_cli.config.schema import Stage
 from vcsf_cli.contracts import PATHWAYS, Frame, Frames, Reader, Sampler, View
 from vcsf_cli.data.augment import apply_crop, centre_square, to_input
 from vcsf_cli.data.decode import USUAL_FPS, Decoded, judge, resampled
@@ -20,7 +21,6 @@ from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.measure.features import WINDOWS_AT_ONCE, Features, seen_by
 from vcsf_cli.measure.retrieval import mean_of
 from vcsf_cli.model.pathways import TwoPathways
-from vcsf_cli.schema import Stage
 from vcsf_cli.video import SequentialReader, short_side
 
 KEPT_BYTES = 256 * 2**20

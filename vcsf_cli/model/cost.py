@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from vcsf_cli.config.schema import Stage
 from vcsf_cli.contracts import PATHWAYS, Sampler
 from vcsf_cli.errors import InputError
 from vcsf_cli.model.pathways import Pathway, TwoPathways
-from vcsf_cli.schema import Stage
 
 PARTS = ("backbone", "motion", "head")
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vcsf_cli import registry
+from vcsf_cli.config.recipe import Recipe
+from vcsf_cli.config.schema import Stage
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import PluginError, RecipeError
-from vcsf_cli.recipe import Recipe
-from vcsf_cli.schema import Stage
 
 Windows = Tensor | Mapping[str, Tensor]
 

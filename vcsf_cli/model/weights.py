@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from vcsf_cli.config.recipe import Recipe
+from vcsf_cli.config.schema import Init
 from vcsf_cli.contracts import PATHWAYS, Layout
 from vcsf_cli.errors import InputError
 from vcsf_cli.model.pathways import Pathway, TwoPathways
 from vcsf_cli.narrate import is_first, say
-from vcsf_cli.recipe import Recipe
-from vcsf_cli.schema import Init
 from vcsf_cli.storage import checkpoint, files
 
 FILE = "init.csv"

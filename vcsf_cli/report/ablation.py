@@ -16,8 +16,8 @@ from markupsafe import Markup
 from vcsf_cli.ablate import measured
 from vcsf_cli.ablate.numbers import Group, Numbers
 from vcsf_cli.ablate.plan import Cell
+from vcsf_cli.ablate.rows import Line as Row
 from vcsf_cli.ablate.running import typed
-from vcsf_cli.ablate.table import Line as Row
 from vcsf_cli.ablate.writing import TRAINED, Shown
 from vcsf_cli.measure.benchmark import parts_of
 from vcsf_cli.report import retrieval

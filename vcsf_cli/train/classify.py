@@ -16,6 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vcsf_cli.config.protocol import Finetune
 from vcsf_cli.contracts import Indices
 from vcsf_cli.data.clips import (
     Batch,
@@ -33,7 +34,6 @@ from vcsf_cli.measure.job import Job, carry_out
 from vcsf_cli.measure.probe import knn, linear
 from vcsf_cli.model.pathways import Pathway, TwoPathways, Windows, channels_of, window_of
 from vcsf_cli.narrate import Progress, say
-from vcsf_cli.protocol import Finetune
 from vcsf_cli.runs import Run
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.train.loop import Log, Plan, Position, fit, rehearsed

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers  # type: ignore[attr-defined]  # timm has no __all__
 
+from vcsf_cli.config.schema import Optim
 from vcsf_cli.errors import InputError, UnknownName
-from vcsf_cli.schema import Optim
 
 
 def optimizer_of(

@@ -18,6 +18,8 @@ import torch
 from lightning_fabric import Fabric
 
 from vcsf_cli import registry
+from vcsf_cli.config.recipe import Recipe
+from vcsf_cli.config.schema import Stage
 from vcsf_cli.contracts import Indices, View
 from vcsf_cli.data.clips import Order, TrainingClips, items_of, training_loader
 from vcsf_cli.data.manifest import Manifest
@@ -26,9 +28,7 @@ from vcsf_cli.model.cost import costs_of
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.model.weights import Start
 from vcsf_cli.narrate import is_first, say
-from vcsf_cli.recipe import Recipe
 from vcsf_cli.runs import Run, now
-from vcsf_cli.schema import Stage
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.storage.files import only_one
 from vcsf_cli.train.loop import Log, Plan, Position, fit, rehearsed

@@ -12,11 +12,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import RunError
 from vcsf_cli.model.pathways import TwoPathways
 from vcsf_cli.narrate import is_first, say
-from vcsf_cli.recipe import Recipe
 from vcsf_cli.runs import Run, now
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.storage.files import write_text

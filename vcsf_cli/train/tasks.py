@@ -13,6 +13,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from vcsf_cli import registry
+from vcsf_cli.config.recipe import Recipe
+from vcsf_cli.config.schema import Stage
 from vcsf_cli.contracts import PATHWAYS, Contrast, Indices
 from vcsf_cli.contracts import Sampler as WindowSampler
 from vcsf_cli.data.clips import Batch, Numbers, WholeVideos, inputs_of
@@ -23,8 +25,6 @@ from vcsf_cli.model.momentum import Queue, follow, key_encoder
 from vcsf_cli.model.norm import batch_norms, split
 from vcsf_cli.model.pathways import TwoPathways
 from vcsf_cli.narrate import say
-from vcsf_cli.recipe import Recipe
-from vcsf_cli.schema import Stage
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.train import monitor
 

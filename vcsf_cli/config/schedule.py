@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vcsf_cli import recipe as recipes
+from vcsf_cli.config import recipe as recipes
+from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.contracts import PATHWAYS
-from vcsf_cli.recipe import Recipe
 
 REFERENCE = "vcsf"
 """The recipe whose schedule is the whole one."""

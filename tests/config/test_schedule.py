@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from vcsf_cli import recipe as recipes
+from vcsf_cli.config import recipe as recipes
+from vcsf_cli.config.schedule import shortness
 from vcsf_cli.measure.benchmark import COMPLETE, Benchmark
-from vcsf_cli.schedule import shortness
 
 ONE_STAGE = ("stages=[]", "optim.schedule=constant", "optim.drops=[]")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vcsf_cli import recipe as recipes
+from vcsf_cli.config import recipe as recipes
 from vcsf_cli.errors import InputError, RecipeError
 
 NAMES = sorted(recipes.recipe_names())

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from vcsf_cli.config.strict_yaml import dump, parse
 from vcsf_cli.errors import RecipeError
-from vcsf_cli.strict_yaml import dump, parse
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Interval, MinLen
 from pydantic import Field, ValidationError
 
-from vcsf_cli import strict_yaml
-from vcsf_cli.checker import Checker, part
+from vcsf_cli.config import strict_yaml
+from vcsf_cli.config.check import Checker, part
+from vcsf_cli.config.recipe import PROTOCOLS, assign_all, recipe_dirs
+from vcsf_cli.config.schema import Augment, Node, Optim, Probability
 from vcsf_cli.errors import InputError, RecipeError, UnknownName, did_you_mean
-from vcsf_cli.recipe import PROTOCOLS, assign_all, recipe_dirs
-from vcsf_cli.schema import Augment, Node, Optim, Probability
 
 Name = Annotated[str, MinLen(1)]
 HeldOut = Annotated[float, Interval(gt=0, le=0.5)]

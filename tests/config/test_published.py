@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from vcsf_cli.ablate import published
-from vcsf_cli.ablate.published import Entry, entries
+from vcsf_cli.config import published
+from vcsf_cli.config.published import Entry, entries
 from vcsf_cli.errors import RecipeError
 
 SOURCES = {

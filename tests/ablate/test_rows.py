@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from vcsf_cli import recipe as recipes
 from vcsf_cli.ablate.flags import Flags, draft_of
-from vcsf_cli.ablate.table import Table, checked, read, table_names
+from vcsf_cli.ablate.rows import Table, checked
+from vcsf_cli.config import recipe as recipes
+from vcsf_cli.config.schedule import epochs_of
+from vcsf_cli.config.table import read, table_names
 from vcsf_cli.errors import InputError, RecipeError
-from vcsf_cli.schedule import epochs_of
 
 
 def table(folder: Path, text: str, *assignments: str) -> Table:

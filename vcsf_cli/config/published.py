@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal
 from annotated_types import Gt, Interval, MinLen
 from pydantic import ValidationError
 
-from vcsf_cli import strict_yaml
-from vcsf_cli.ablate.table import PUBLISHED
-from vcsf_cli.checker import Checker, part
+from vcsf_cli.config import strict_yaml
+from vcsf_cli.config.check import Checker, part
+from vcsf_cli.config.recipe import TABLES, recipe_dirs
+from vcsf_cli.config.schema import Node
+from vcsf_cli.config.table import PUBLISHED
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import RecipeError
-from vcsf_cli.recipe import TABLES, recipe_dirs
-from vcsf_cli.schema import Node
 
 BENCHMARKS = ("ucf101", "hmdb51")
 """Datasets that there are published numbers of."""

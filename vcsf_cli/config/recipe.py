@@ -14,20 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vcsf_cli import registry, strict_yaml
-from vcsf_cli.checker import PATHWAY_KEYS, Checker, validated
+from vcsf_cli import registry
+from vcsf_cli.config import strict_yaml
+from vcsf_cli.config.check import PATHWAY_KEYS, Checker, validated
+from vcsf_cli.config.schema import COMPONENTS, DEFAULTS, MODEL_KEYS, Stage
+from vcsf_cli.config.strict_yaml import Marks
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import InputError, PluginError, RecipeError, UnknownName, did_you_mean
 from vcsf_cli.narrate import say
-from vcsf_cli.schema import COMPONENTS, DEFAULTS, MODEL_KEYS, Stage
-from vcsf_cli.strict_yaml import Marks
 
 TOP_LEVEL = ("name", "seed", *Stage.model_fields, "stages")
 LARGEST_SEED = 2**31 - 1
 LONGEST_NAME = 100
 
-PACKAGED = Path(__file__).parent / "recipes"
-CHECKOUT = Path(__file__).parent.parent / "recipes"
+PACKAGE = Path(__file__).parents[1]
+PACKAGED = PACKAGE / "recipes"
+CHECKOUT = PACKAGE.parent / "recipes"
 
 PROTOCOLS = "protocols"
 """The sub-folder of a folder of recipes that holds no recipes but protocols of `vcsf finetune`."""

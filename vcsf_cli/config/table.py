@@ -1,28 +1,25 @@
-"""What a table is: strict YAML in `recipes/tables/`, or flags, with the rows that it comes to.
+"""What a table is: strict YAML in `recipes/tables/`, or flags, with what is wrong in it.
 
 A row is a recipe with assignments, the same as `--set` of `vcsf pretrain` takes, so that it can be trained by hand too.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import BaseModel, Field, ValidationError
 
-from vcsf_cli import recipe as recipes
-from vcsf_cli import strict_yaml
-from vcsf_cli.checker import Checker, part
-from vcsf_cli.contracts import PATHWAYS
+from vcsf_cli.config import protocol as protocols
+from vcsf_cli.config import strict_yaml
+from vcsf_cli.config.check import Checker, part
+from vcsf_cli.config.recipe import LARGEST_SEED, TABLES, recipe_dirs
+from vcsf_cli.config.schema import Node
 from vcsf_cli.errors import InputError, RecipeError, did_you_mean
-from vcsf_cli.recipe import LARGEST_SEED, TABLES, recipe_dirs
-from vcsf_cli.schema import Node
 
 PUBLISHED = "published"
 """The file among tables that holds no table but the published numbers."""
@@ -92,53 +89,6 @@ class TableFile(Node):
     """Whether the published numbers of the same task and dataset stand beside ours."""
 
 
-@dataclass(frozen=True)
-class Line:
-    """A row that is resolved to assignments.
-
-    Args:
-        name: What the table calls it.
-        base: A recipe's name or file.
-        assignments: As `--set` takes them.
-        pathways: What of it is shown.
-        note: Something to know about it.
-    """
-
-    name: str
-    base: str
-    assignments: tuple[str, ...]
-    pathways: tuple[str, ...]
-    note: str = ""
-
-    @property
-    def trains(self) -> tuple[str, ...]:
-        """The pathways that a measurement by classification has to train."""
-        return PATHWAYS if "both" in self.pathways else tuple(name for name in PATHWAYS if name in self.pathways)
-
-
-@dataclass(frozen=True)
-class Table:
-    """A checked table.
-
-    Args:
-        name: Names its folder.
-        title: Says what it is.
-        lines: Its rows; the first is what the others are compared with.
-        seeds: Of training; None for the recipe's.
-        splits: Trained and tested on; None for the recipe's.
-        measures: What is measured of every row.
-        published: Whether published numbers stand beside ours.
-    """
-
-    name: str
-    title: str
-    lines: tuple[Line, ...]
-    seeds: tuple[int, ...] | None
-    splits: tuple[int, ...] | None
-    measures: tuple[Measure, ...]
-    published: bool = False
-
-
 @dataclass
 class Draft:
     """A table as its file or flags say, before its rows are resolved.
@@ -189,15 +139,11 @@ def assignment(key: str, value: Any) -> str:
     return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
-def checked(draft: Draft, assignments: Sequence[str] = ()) -> Table:
-    """A table with all its rows, each of which resolves to a recipe of its own.
-
-    Args:
-        draft: What file or flags say.
-        assignments: What `--set` was given: for all rows, before their own.
+def contents(draft: Draft) -> tuple[TableFile, dict[str, Row], list[Measure], Checker]:
+    """The keys, rows and measurements of a table, and the checker that gathers what is wrong with its rows.
 
     Raises:
-        RecipeError: With everything that is wrong in it and in its rows.
+        RecipeError: With everything that is wrong in them.
     """
     checker = Checker(draft.marks, (), TableFile, "table")
     content = node_of(checker, TableFile, draft.tree, ())
@@ -220,27 +166,7 @@ def checked(draft: Draft, assignments: Sequence[str] = ()) -> Table:
             checker.add(RecipeError(f"{place} is measured twice: {measure.words}", "leave one out"))
         told.append(measure.words)
     checker.finish()
-    lines = lines_of(content, rows, assignments, checker)
-    checker.finish()
-    return Table(
-        draft.name,
-        content.title,
-        tuple(lines),
-        None if content.seeds is None else tuple(dict.fromkeys(content.seeds)),
-        None if content.splits is None else tuple(dict.fromkeys(content.splits)),
-        tuple(measures),
-        content.published,
-    )
-
-
-def named_apart(table: Table) -> Table:
-    """A table whose name ends in a hash of what it is of, as one that options changed needs a folder of its own."""
-    rows = [
-        [line.name, recipes.load(line.base, line.assignments).hash, line.pathways, line.note] for line in table.lines
-    ]
-    measures = [measure.model_dump(mode="json") for measure in table.measures]
-    content = json.dumps([table.title, rows, table.seeds, table.splits, measures, table.published])
-    return replace(table, name=f"{table.name}-{hashlib.sha256(content.encode()).hexdigest()[:6]}")
+    return content, rows, measures, checker
 
 
 def node_of(
@@ -266,8 +192,6 @@ def node_of(
 
 def check_measure(measure: Measure, checker: Checker, index: int) -> None:
     """See that no key was given that the task has no use for, and that the protocol is of its kind."""
-    from vcsf_cli import protocol as protocols
-
     if measure.task == "retrieve":
         for key in ("protocol", "set"):
             if getattr(measure, key):
@@ -288,94 +212,3 @@ def check_measure(measure: Measure, checker: Checker, index: int) -> None:
                 "name another protocol, or another task",
             )
         )
-
-
-def lines_of(content: TableFile, rows: Mapping[str, Row], shared: Sequence[str], checker: Checker) -> list[Line]:
-    """All rows, those of the grid last; a point of the grid that is a row already is told by that row's name."""
-    bases: dict[str, str] = {}
-    lines: dict[str, Line] = {}
-    told: set[str] = set()
-    given: list[tuple[str, Row, tuple[str, ...]]] = [(name, row, ("rows", name)) for name, row in rows.items()]
-    given += [(named(point), Row(set=point), (key,)) for key, point in points_of(content)]
-    for name, row, path in given:
-        if name in told:
-            checker.add(RecipeError(f"{checker.place(*path)}: there are two rows `{name}`", "leave one out"))
-            continue
-        told.add(name)
-        try:
-            base = row.base or content.base
-            bases[base] = bases.get(base) or str(recipes.find_recipe(base))
-            own = expanded(bases[base], shared, row.set)
-            resolved = recipes.load(bases[base], (*shared, *own))
-        except InputError as error:
-            text = error.message.replace("\n", "\n  ")
-            checker.add(RecipeError(f"row `{name}` at {checker.place(*path)}: {text}", error.hint))
-            continue
-        pathways: tuple[str, ...] = tuple(row.pathways or content.pathways)
-        if resolved.hash not in lines:
-            lines[resolved.hash] = Line(name, bases[base], (*shared, *own), pathways, row.note)
-        elif path[0] != "rows":
-            same = lines[resolved.hash]
-            lines[resolved.hash] = replace(same, name=f"{same.name} ({name})")
-        else:
-            twin = lines[resolved.hash].name
-            checker.add(
-                RecipeError(
-                    f"row `{name}` at {checker.place(*path)} is the same recipe as row `{twin}`",
-                    "leave it out: one recipe is one run",
-                )
-            )
-    return list(lines.values())
-
-
-def points_of(content: TableFile) -> list[tuple[str, dict[str, Any]]]:
-    """The rows of `vary` and `grid`, each with the key that it comes from."""
-    found = [("vary", {key: value}) for key, values in content.vary.items() for value in values]
-    for point in itertools.product(*content.grid.values()) if content.grid else ():
-        found.append(("grid", dict(zip(content.grid, point, strict=True))))
-    return found
-
-
-def named(point: Mapping[str, Any]) -> str:
-    """What a row of `vary` or `grid` is called: `alpha 8, neighbours 5`."""
-    return ", ".join(f"{label_of(key)} {plain(value)}" for key, value in point.items())
-
-
-def label_of(key: str) -> str:
-    """What a key is called in a row's name: its last word, or the component whose name it is."""
-    parts = key.split(".")
-    return parts[-2] if parts[-1] == "name" and len(parts) > 1 else parts[-1]
-
-
-def plain(value: Any) -> str:
-    """A value as a row's name has it."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def expanded(base: str, before: Sequence[str], values: Mapping[str, Any]) -> list[str]:
-    """Assignments; `stages.*.loss.k` becomes one for each stage that has a `loss` of its own with a `k`.
-
-    Raises:
-        RecipeError: If no stage has.
-    """
-    found: list[str] = []
-    for key, value in values.items():
-        if not key.startswith("stages.*."):
-            found.append(assignment(key, value))
-            continue
-        rest = key.removeprefix("stages.*.")
-        stages = recipes.load(base, (*before, *found)).tree["stages"]
-        own = [index for index, stage in enumerate(stages) if has(stage, rest)]
-        if not own:
-            raise RecipeError(f"`{key}`: no stage has a `{rest}` of its own", f"`{rest}` sets it for all stages")
-        found += [assignment(f"stages.{index}.{rest}", value) for index in own]
-    return found
-
-
-def has(node: Any, key: str) -> bool:
-    """Whether a key leads to something in a stage's own nodes."""
-    for name in key.split("."):
-        if not isinstance(node, dict) or name not in node:
-            return False
-        node = node[name]
-    return True

@@ -12,10 +12,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from vcsf_cli import registry
+from vcsf_cli.config.schema import COMPONENTS, Optim, Stage, Train
+from vcsf_cli.config.strict_yaml import Marks
 from vcsf_cli.contracts import Component
 from vcsf_cli.errors import RecipeError, UnknownName, VcsfError
-from vcsf_cli.schema import COMPONENTS, Optim, Stage, Train
-from vcsf_cli.strict_yaml import Marks
 
 VCSF_KEYS: Mapping[str, Mapping[str, Any]] = {"motion": {"after": list[int]}}
 """Keys of component nodes that are vcsf's own, not the factory's."""

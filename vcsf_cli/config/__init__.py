@@ -1,0 +1,1 @@
+"""What YAML says, checked: recipes, protocols, tables and published numbers."""
