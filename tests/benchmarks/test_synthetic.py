@@ -18,7 +18,8 @@ from torch.nn import functional
 from vcsf_cli.config.recipe import load
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.augment import to_input
-from vcsf_cli.data.clips import Numbers, Order, TrainingClips, WholeVideos, training_loader
+from vcsf_cli.data.clips import Numbers, TrainingClips, WholeVideos
+from vcsf_cli.data.loader import Order, training_loader
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.measure.features import extract
 from vcsf_cli.model.pathways import build

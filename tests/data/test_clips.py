@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from vcsf_cli.config.recipe import load
 from vcsf_cli.config.schema import Augment
 from vcsf_cli.data import augment
-from vcsf_cli.data.clips import LabelledClips, WholeVideos, items_of, leave_signals
+from vcsf_cli.data.clips import LabelledClips, WholeVideos
+from vcsf_cli.data.loader import items_of, leave_signals
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.store import FrameStore
 from vcsf_cli.errors import RunError

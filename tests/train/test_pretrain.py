@@ -25,7 +25,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vcsf_cli.config.recipe import load
 from vcsf_cli.data import manifest as manifests
-from vcsf_cli.data.clips import Order, TrainingClips, inputs_of, training_loader
+from vcsf_cli.data.clips import TrainingClips, inputs_of
+from vcsf_cli.data.loader import Order, training_loader
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.model.pathways import build
 from vcsf_cli.storage import checkpoint

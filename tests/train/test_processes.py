@@ -14,7 +14,7 @@ import torch
 from conftest import called
 
 from vcsf_cli.config.recipe import load
-from vcsf_cli.data.clips import Order
+from vcsf_cli.data.loader import Order
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.train.pretrain import Machine, seconds_a_clip

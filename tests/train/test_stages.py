@@ -16,7 +16,8 @@ import torch
 from conftest import called
 
 from vcsf_cli.config.recipe import load
-from vcsf_cli.data.clips import Order, TrainingClips, training_loader
+from vcsf_cli.data.clips import TrainingClips
+from vcsf_cli.data.loader import Order, training_loader
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.runs import folder_of
 from vcsf_cli.storage import checkpoint

@@ -9,8 +9,8 @@ from vcsf_cli.ablate.cost import Costs
 from vcsf_cli.ablate.plan import Cell, Plan
 from vcsf_cli.config.table import Measure
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.data.splits import parts_of
 from vcsf_cli.errors import DataError, InputError, VcsfError
-from vcsf_cli.measure.benchmark import parts_of
 from vcsf_cli.train.pretrain import check_parts, training_rows
 
 

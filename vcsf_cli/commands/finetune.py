@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vcsf_cli.cli import EXIT_INTERRUPTED
-from vcsf_cli.data.groups import Few
+from vcsf_cli.data.splits import Few
 from vcsf_cli.errors import InputError
 from vcsf_cli.narrate import duration, say
 from vcsf_cli.options import (

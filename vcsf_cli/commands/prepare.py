@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shlex
@@ -19,6 +18,7 @@ from vcsf_cli import registry
 from vcsf_cli.cli import EXIT_INTERRUPTED
 from vcsf_cli.config import strict_yaml
 from vcsf_cli.contracts import Component, Dataset, Parameter
+from vcsf_cli.data.decode import default_decoder
 from vcsf_cli.errors import DataError, InputError, PluginError, RecipeError
 from vcsf_cli.narrate import duration, say
 from vcsf_cli.options import data_option, where
@@ -27,11 +27,6 @@ OWN_SOURCE = frozenset({"folder", "csv"})
 """Kinds that have no videos unless `--source` names them."""
 RECIPES = {"synthetic": "recipes/demo.yaml", "ucf101": "recipes/vcsf.yaml", "hmdb51": "recipes/vcsf_hmdb51.yaml"}
 """What to train on a kind whose own name the recipe has."""
-
-
-def default_decoder() -> str:
-    """decord where it is installed, else PyAV."""
-    return "decord" if importlib.util.find_spec("decord") else "pyav"
 
 
 def shared_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import signal
 import time
 from collections.abc import Iterator
@@ -23,6 +24,11 @@ USUAL_FPS = 25.0
 """Taken where a container says nothing about its rate."""
 HASHED_AT_ONCE = 2**22
 SECONDS_BETWEEN_BEATS = 0.05
+
+
+def default_decoder() -> str:
+    """decord where it is installed, else PyAV."""
+    return "decord" if importlib.util.find_spec("decord") else "pyav"
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 
 from vcsf_cli import results
 from vcsf_cli.config.schedule import shortness
-from vcsf_cli.contracts import Indices
-from vcsf_cli.data.clips import WholeVideos, items_of, video_loader
+from vcsf_cli.data.clips import WholeVideos
+from vcsf_cli.data.loader import items_of, video_loader
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.data.splits import parts_of
 from vcsf_cli.measure.features import Features, extract
 from vcsf_cli.measure.retrieval import (
     BoolArray,
@@ -52,41 +53,6 @@ PROTOCOL = (
     "crop; less the mean of their own set (test or train), unit length, cosine similarity; `both` is the mean of the "
     "two pathways' similarities. R@k: a test clip counts when one of its k nearest training clips is of its class."
 )
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Who asks and who is searched.
-
-    Args:
-        query: Rows of the manifest.
-        gallery: Rows of the manifest.
-        leave_one_out: Whether both are all clips and a clip is never its own neighbour.
-        left_out: Clips of the dataset that take no part, and why, in words.
-    """
-
-    query: Indices
-    gallery: Indices
-    leave_one_out: bool
-    left_out: str
-
-    @property
-    def rows(self) -> Indices:
-        """All rows that need features, in order."""
-        return np.unique(np.concatenate([self.query, self.gallery]))
-
-
-def parts_of(manifest: Manifest, split: int) -> Parts:
-    """Test clips query training clips; without labels or without a test part all clips query the others."""
-    table = manifest.table
-    labelled = table["label"].notna().to_numpy()
-    test, train = manifest.part(split, "test"), manifest.part(split, "train")
-    test, train = test[labelled[test]], train[labelled[train]]
-    if len(test) and len(train):
-        outside = len(table) - len(test) - len(train)
-        words = f"{outside:,} clips are in neither part of split {split} or have no label" if outside else "none"
-        return Parts(test, train, False, words)
-    return Parts(np.arange(len(table)), np.arange(len(table)), True, "none")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from vcsf_cli.contracts import PATHWAYS, View
 from vcsf_cli.data.augment import to_input
-from vcsf_cli.data.clips import WholeVideos, items_of, video_loader
+from vcsf_cli.data.clips import WholeVideos
+from vcsf_cli.data.loader import items_of, video_loader
 from vcsf_cli.model.pathways import Windows
 
 Features = dict[str, npt.NDArray[np.float32]]

@@ -23,8 +23,8 @@ from vcsf_cli.config import strict_yaml
 from vcsf_cli.config.protocol import Finetune, Protocol, is_known
 from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.contracts import PATHWAYS, Indices
-from vcsf_cli.data.groups import Few, Labels, draw_labelled, hold_out, missing_classes
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.data.splits import Few, Labels, draw_labelled, hold_out, missing_classes
 from vcsf_cli.errors import DataError, InputError, RunError
 from vcsf_cli.measure import accuracy
 from vcsf_cli.measure.features import Features

@@ -12,12 +12,13 @@ import pandas as pd
 from vcsf_cli import registry
 from vcsf_cli.contracts import PATHWAYS, Indices
 from vcsf_cli.data.clips import WholeVideos
+from vcsf_cli.data.decode import default_decoder
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import DataError, InputError, RunError
 from vcsf_cli.measure.approximate import WORTH_IT, Approximate, load_faiss
 from vcsf_cli.measure.features import Features, of_windows
 from vcsf_cli.measure.gallery import Gallery, Windows, by_clip
-from vcsf_cli.measure.own_video import Look, OwnVideo, WindowFeatures, default_decoder, encode_windows
+from vcsf_cli.measure.own_video import Look, OwnVideo, WindowFeatures, encode_windows
 from vcsf_cli.measure.search import Pair, exact
 from vcsf_cli.narrate import Progress, say
 from vcsf_cli.runs import Run

@@ -16,7 +16,7 @@ from vcsf_cli import registry
 from vcsf_cli.config.schema import Stage
 from vcsf_cli.contracts import PATHWAYS, Frame, Frames, Reader, Sampler, View
 from vcsf_cli.data.augment import apply_crop, centre_square, to_input
-from vcsf_cli.data.decode import USUAL_FPS, Decoded, judge, resampled
+from vcsf_cli.data.decode import USUAL_FPS, Decoded, default_decoder, judge, resampled
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.measure.features import WINDOWS_AT_ONCE, Features, seen_by
 from vcsf_cli.measure.retrieval import mean_of
@@ -200,13 +200,6 @@ class OwnVideo:
         image = short_side(frame.image, self.look.stored)
         crop = centre_square(image.shape[0], image.shape[1], self.look.border)
         return Frame(np.ascontiguousarray(apply_crop(image, crop, self.look.size)), frame.time)
-
-
-def default_decoder() -> str:
-    """decord where it is installed, else PyAV."""
-    from vcsf_cli.commands import prepare
-
-    return prepare.default_decoder()
 
 
 def encode_windows(

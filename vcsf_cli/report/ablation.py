@@ -19,7 +19,7 @@ from vcsf_cli.ablate.plan import Cell
 from vcsf_cli.ablate.rows import Line as Row
 from vcsf_cli.ablate.running import typed
 from vcsf_cli.ablate.writing import TRAINED, Shown
-from vcsf_cli.measure.benchmark import parts_of
+from vcsf_cli.data.splits import parts_of
 from vcsf_cli.report import retrieval
 from vcsf_cli.report.charts import PATHWAYS_AND_BOTH, Chart, Line, compared_charts, kind_of
 from vcsf_cli.report.clips import by_class, clips_of

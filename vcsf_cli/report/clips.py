@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from vcsf_cli.contracts import Indices
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.measure.benchmark import Parts
+from vcsf_cli.data.splits import Parts
 from vcsf_cli.measure.features import Features
 from vcsf_cli.measure.retrieval import centred_unit
 from vcsf_cli.report import embedding

@@ -18,15 +18,8 @@ from torch.nn import functional
 
 from vcsf_cli.config.protocol import Finetune
 from vcsf_cli.contracts import Indices
-from vcsf_cli.data.clips import (
-    Batch,
-    LabelledClips,
-    Order,
-    WholeVideos,
-    inputs_of,
-    items_of,
-    training_loader,
-)
+from vcsf_cli.data.clips import Batch, LabelledClips, WholeVideos, inputs_of
+from vcsf_cli.data.loader import Order, items_of, training_loader
 from vcsf_cli.errors import RunError
 from vcsf_cli.measure.accuracy import right, with_both
 from vcsf_cli.measure.features import Features, extract

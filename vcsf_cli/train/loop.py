@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from vcsf_cli import registry
-from vcsf_cli.data.clips import Batch, reader_deaths
+from vcsf_cli.data.clips import Batch
+from vcsf_cli.data.loader import reader_deaths
 from vcsf_cli.errors import RunError
 from vcsf_cli.narrate import Progress, is_first
 from vcsf_cli.runs import Run

@@ -21,7 +21,8 @@ from vcsf_cli import registry
 from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.config.schema import Stage
 from vcsf_cli.contracts import Indices, View
-from vcsf_cli.data.clips import Order, TrainingClips, items_of, training_loader
+from vcsf_cli.data.clips import TrainingClips
+from vcsf_cli.data.loader import Order, items_of, training_loader
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import DataError, InputError, RunError
 from vcsf_cli.model.cost import costs_of

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vcsf_cli.data.groups import Few, draw_labelled, hold_out, missing_classes
+from vcsf_cli.data.splits import Few, draw_labelled, hold_out, missing_classes
 
 Drawn = tuple[np.ndarray, np.ndarray, np.ndarray]
 

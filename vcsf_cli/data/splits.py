@@ -1,4 +1,5 @@
-"""Which clips of a training part have labels and which choose: drawn by class, from a seed, by whole recordings.
+"""Which clips do what: query and gallery, and of a training part those with labels and those held out, drawn by class, from
+a seed, by whole recordings.
 
 Clips cut from one recording show the same scene: a clip whose sibling was learned from says nothing about new videos.
 """
@@ -8,11 +9,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from vcsf_cli.contracts import Indices
+
+if TYPE_CHECKING:
+    from vcsf_cli.data.manifest import Manifest
 
 Labels = npt.NDArray[np.object_]
 
@@ -108,3 +113,38 @@ def missing_classes(train: Indices, test: Indices, label: Labels) -> dict[str, i
     """Classes of test rows that no training row has, with their number of test rows."""
     known = set(label[train])
     return dict(sorted(Counter(str(name) for name in label[test] if name not in known).items()))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Who asks and who is searched.
+
+    Args:
+        query: Rows of the manifest.
+        gallery: Rows of the manifest.
+        leave_one_out: Whether both are all clips and a clip is never its own neighbour.
+        left_out: Clips of the dataset that take no part, and why, in words.
+    """
+
+    query: Indices
+    gallery: Indices
+    leave_one_out: bool
+    left_out: str
+
+    @property
+    def rows(self) -> Indices:
+        """All rows that need features, in order."""
+        return np.unique(np.concatenate([self.query, self.gallery]))
+
+
+def parts_of(manifest: Manifest, split: int) -> Parts:
+    """Test clips query training clips; without labels or without a test part all clips query the others."""
+    table = manifest.table
+    labelled = table["label"].notna().to_numpy()
+    test, train = manifest.part(split, "test"), manifest.part(split, "train")
+    test, train = test[labelled[test]], train[labelled[train]]
+    if len(test) and len(train):
+        outside = len(table) - len(test) - len(train)
+        words = f"{outside:,} clips are in neither part of split {split} or have no label" if outside else "none"
+        return Parts(test, train, False, words)
+    return Parts(np.arange(len(table)), np.arange(len(table)), True, "none")

@@ -1,0 +1,152 @@
+"""Clips in batches: their order, the processes that read them, and what happens when one dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import parent_process
+from threading import Thread
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from vcsf_cli.contracts import Indices
+from vcsf_cli.data.clips import Batch, TrainingClips, WholeVideos
+from vcsf_cli.errors import RunError, VcsfError
+
+
+class Order(Sampler[list[tuple[int, int]]]):
+    """The batches of a stage: a permutation of the rows from (seed, epoch), the last incomplete batch left out.
+
+    Args:
+        rows: Rows of the manifest to train on.
+        batch: Clips in a batch.
+        seed: Of the permutations.
+        first_epoch: The epoch to begin with, counted from 0 over the whole run.
+        last_epoch: The epoch after the last.
+        offset: Batches of the first epoch that are already done.
+        process: Number of this process, which gets its part of every batch.
+        processes: How many there are; a divisor of `batch`.
+    """
+
+    def __init__(
+        self,
+        rows: Indices,
+        batch: int,
+        seed: int,
+        first_epoch: int,
+        last_epoch: int,
+        offset: int = 0,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
+        self.rows, self.batch, self.seed = rows, batch, seed
+        self.mine = slice(process * batch // processes, (process + 1) * batch // processes)
+        self.first_epoch, self.last_epoch, self.offset = first_epoch, last_epoch, offset
+
+    def __len__(self) -> int:
+        return (self.last_epoch - self.first_epoch) * (len(self.rows) // self.batch) - self.offset
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for epoch in range(self.first_epoch, self.last_epoch):
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.rows)
+            start = self.offset if epoch == self.first_epoch else 0
+            for batch in range(start, len(order) // self.batch):
+                chosen = order[batch * self.batch : (batch + 1) * self.batch][self.mine]
+                yield [(epoch, int(row)) for row in chosen]
+
+
+def training_loader(clips: TrainingClips, order: Order, workers: int, pin: bool) -> DataLoader[Batch]:
+    """Batches in order; what they hold does not depend on the number of workers."""
+    return DataLoader(
+        clips,
+        batch_sampler=order,
+        num_workers=workers,
+        pin_memory=pin,
+        worker_init_fn=leave_signals if workers else None,
+    )
+
+
+Item = TypeVar("Item")
+
+
+def items_of(loader: DataLoader[Item]) -> Iterator[Item]:
+    """What a loader gives, with errors of its processes as they were raised there.
+
+    Raises:
+        DataError: If a clip can't be read.
+        RunError: If a process that reads has died.
+    """
+    try:
+        with reader_deaths():
+            with sigterm_held_back():
+                items = iter(loader)
+            yield from items
+    except VcsfError as error:
+        if "Original Traceback" not in error.message:
+            raise
+        # torch puts the worker's whole traceback into the message; its last line is ours.
+        reason = error.message.strip().splitlines()[-1].partition(": ")[2]
+        raise type(error)(reason, "a shard is damaged: prepare the dataset anew") from error
+
+
+@contextmanager
+def reader_deaths() -> Iterator[None]:
+    """Tells the death of a process that reads; torch raises it wherever the main process is, in the midst of a step too.
+
+    Raises:
+        RunError: If a process that reads has died.
+    """
+    try:
+        try:
+            yield
+        except (ConnectionError, EOFError):  # it was about to hand over a batch
+            time.sleep(1)  # torch's handler of its death comes right behind and raises here, not while we tell of it
+            raise
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        ours = ("DataLoader worker", "unable to resize file")
+        if isinstance(error, RuntimeError) and not any(text in str(error) for text in ours):
+            raise
+        raise RunError(
+            f"a process that reads clips died: {str(error).splitlines()[0]}",
+            "memory or /dev/shm may be too small: --workers 0 does without, and the same command goes on",
+        ) from error
+
+
+@contextmanager
+def sigterm_held_back() -> Iterator[None]:
+    """Processes that are begun here are begun with SIGTERM held back: none comes before `leave_signals` knows what to do."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def leave_signals(worker: int) -> None:
+    """Leave Ctrl-C and SIGTERM, which a cluster's scheduler sends to all processes at once, to the main process: it finishes
+    its step and saves. A worker ends when the main process itself says so, and computes on one thread."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is not None and hasattr(signal, "sigwaitinfo"):
+        Thread(target=end_when_told, args=(parent.pid,), daemon=True).start()
+    else:  # on macOS
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    torch.set_num_threads(1)
+
+
+def end_when_told(parent: int) -> None:
+    """End this process at a SIGTERM from another one, and pass over those that come from elsewhere."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
+
+
+def video_loader(videos: WholeVideos, workers: int) -> DataLoader[dict[str, Any]]:
+    """One video at a time, in order."""
+    return DataLoader(videos, batch_size=None, num_workers=workers, worker_init_fn=leave_signals if workers else None)
