@@ -21,9 +21,9 @@ from vcsf_cli.data.augment import to_input
 from vcsf_cli.data.clips import Numbers, TrainingClips, WholeVideos
 from vcsf_cli.data.loader import Order, training_loader
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.measure.features import extract
+from vcsf_cli.features.extract import extract
+from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import build
-from vcsf_cli.train.tasks import build_sampler
 
 EPOCHS = 30
 

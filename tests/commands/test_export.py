@@ -32,11 +32,11 @@ from vcsf_cli.export.card import measurements
 from vcsf_cli.export.encoder import Encoder
 from vcsf_cli.export.folder import recipe_of
 from vcsf_cli.export.measured import centre_of, results_of
+from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.runs import read_run
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.storage.files import sha256
-from vcsf_cli.train.tasks import build_sampler
 
 # Short-term motion is resized by a pool that ONNX does not have, and the fast pathway reads differences.
 TINY = (

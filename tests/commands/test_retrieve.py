@@ -20,9 +20,9 @@ from vcsf_cli.config.recipe import load
 from vcsf_cli.data import augment, manifest
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.store import FrameStore
+from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.storage import checkpoint
-from vcsf_cli.train.tasks import build_sampler
 
 TINY = ("--set", "name=tiny", "--set", "train.batch=4", "--set", "train.epochs=2", "--set", "loss.queue=4")
 COLUMNS = ["run", "variant", "seed", "dataset", "split", "task", "pathway", "metric", "value", "clips", "left_out"]

@@ -18,7 +18,7 @@ from vcsf_cli.data.loader import items_of, leave_signals
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.store import FrameStore
 from vcsf_cli.errors import RunError
-from vcsf_cli.train.tasks import build_sampler
+from vcsf_cli.model.parts import build_sampler
 
 
 def test_ten_crops_are_corners_and_centre_then_mirrored() -> None:

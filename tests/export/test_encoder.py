@@ -11,8 +11,8 @@ from vcsf_cli.contracts import PATHWAYS, View
 from vcsf_cli.data.augment import to_input
 from vcsf_cli.errors import RunError
 from vcsf_cli.export.encoder import Encoder, Reading
+from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import build
-from vcsf_cli.train.tasks import build_sampler
 
 
 class Own:

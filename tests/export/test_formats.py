@@ -19,8 +19,8 @@ from vcsf_cli.data.augment import to_input
 from vcsf_cli.errors import RunError
 from vcsf_cli.export import formats
 from vcsf_cli.export.encoder import Encoder, Reading
+from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import TwoPathways, build
-from vcsf_cli.train.tasks import build_sampler
 
 
 def networks(*assignments: str) -> tuple[TwoPathways, Encoder]:

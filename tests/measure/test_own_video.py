@@ -16,8 +16,8 @@ from vcsf_cli.data.augment import apply_crop, centre_square, to_input
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.measure import own_video
 from vcsf_cli.measure.own_video import GivenFrames, Look, OwnVideo, encode_windows
+from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import build
-from vcsf_cli.train.tasks import build_sampler
 from vcsf_cli.video import short_side
 
 STAGE = recipes.load("smoke").model

@@ -28,9 +28,9 @@ from vcsf_cli.data import manifest as manifests
 from vcsf_cli.data.clips import TrainingClips, inputs_of
 from vcsf_cli.data.loader import Order, training_loader
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import build
 from vcsf_cli.storage import checkpoint
-from vcsf_cli.train.tasks import build_sampler
 
 SETTINGS = {
     "name": "tiny",

@@ -16,10 +16,10 @@ from vcsf_cli.config.table import Measure
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import RunError
 from vcsf_cli.model.cost import costs_of
+from vcsf_cli.model.parts import build_loss, build_sampler
 from vcsf_cli.model.pathways import build, channels_of
 from vcsf_cli.train import stages
 from vcsf_cli.train.pretrain import Machine, estimate, own_checkpoint
-from vcsf_cli.train.tasks import build_loss, build_sampler
 
 PEAKS = {"h200": 989e12, "h100": 989e12}
 """Dense bfloat16 operations a second of a card, as its maker states them (SXM)."""

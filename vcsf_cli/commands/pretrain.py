@@ -28,7 +28,7 @@ from vcsf_cli.options import (
 if TYPE_CHECKING:
     from vcsf_cli.config.recipe import Recipe
     from vcsf_cli.model.pathways import TwoPathways
-    from vcsf_cli.model.weights import Start
+    from vcsf_cli.model.pretrained import Start
     from vcsf_cli.train.pretrain import Machine
 
 
@@ -80,10 +80,10 @@ def command(
     resolved = resolve(recipe, assignments, init)
 
     from vcsf_cli.data.manifest import Manifest
+    from vcsf_cli.model.parts import uses_labels
     from vcsf_cli.model.pathways import build
     from vcsf_cli.runs import WITH_LABELS, folder_of, open_run
     from vcsf_cli.train.pretrain import Machine, Trainer, check_parts, check_shapes, training_rows, warnings_for
-    from vcsf_cli.train.tasks import uses_labels
 
     precision = resolved.model.speed.precision if precision == "auto" else precision
     machine = Machine(devices, precision, workers, save_every, share_stages, nodes)
@@ -128,14 +128,14 @@ def resolve(recipe: str, assignments: tuple[str, ...], init: dict[str, Path]) ->
     if not init:
         return resolved
 
-    from vcsf_cli.model.weights import assignments as digests
+    from vcsf_cli.model.pretrained import assignments as digests
 
     return recipes.load(recipe, (*assignments, *digests(resolved.model.init, init)))
 
 
 def start_of(resolved: Recipe, init: dict[str, Path], folder: Path, model: TwoPathways) -> Start:
     """The weights that a run starts from, told to the user; a run with a checkpoint goes on from that."""
-    from vcsf_cli.model.weights import Start, read
+    from vcsf_cli.model.pretrained import Start, read
     from vcsf_cli.runs import Run
 
     if Run(folder, resolved).checkpoint.exists():
@@ -160,7 +160,7 @@ def next_command(run: str, data: Path, runs: Path) -> str:
 def sizes(resolved: Recipe, model: TwoPathways) -> list[str]:
     """A line for each pathway with its parameters and its operations, motion's own share apart."""
     from vcsf_cli.model.cost import costs_of
-    from vcsf_cli.train.tasks import build_sampler
+    from vcsf_cli.model.parts import build_sampler
 
     lines = []
     for name, parts in costs_of(model, resolved.model, build_sampler(resolved.model)).items():

@@ -24,11 +24,11 @@ from vcsf_cli.export.encoder import Encoder, Reading
 from vcsf_cli.export.folder import CARD, CONFIG, FILES, describe, is_export, read_config, replacing
 from vcsf_cli.export.measured import centre_of, results_of
 from vcsf_cli.measure.own_video import Look, OwnVideo, features_of
+from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.narrate import say
 from vcsf_cli.runs import Run
 from vcsf_cli.storage import files
 from vcsf_cli.train.pretrain import restore
-from vcsf_cli.train.tasks import build_sampler
 
 COMPARED = 6
 """Windows that files are compared on."""

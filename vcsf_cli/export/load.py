@@ -16,7 +16,7 @@ from vcsf_cli.data.decode import USUAL_FPS
 from vcsf_cli.errors import InputError, RunError
 from vcsf_cli.export.encoder import Encoder, Reading
 from vcsf_cli.export.folder import CONFIG, FILES, read_config, recipe_of
-from vcsf_cli.measure.features import Features
+from vcsf_cli.features.extract import Features
 from vcsf_cli.measure.own_video import GivenFrames, Look, OwnVideo, WindowFeatures, encode_with
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.runs import read_run

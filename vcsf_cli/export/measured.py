@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vcsf_cli import results
-from vcsf_cli.measure.features import Features
-from vcsf_cli.measure.retrieval import mean_of
+from vcsf_cli.features.extract import Features
+from vcsf_cli.features.neighbours import mean_of
 from vcsf_cli.runs import Run
 
 CACHE = "features.parquet"

@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
-from vcsf_cli.measure.features import Features
-from vcsf_cli.measure.retrieval import paired_interval
+from vcsf_cli.features.bootstrap import paired_interval
+from vcsf_cli.features.extract import Features
 from vcsf_cli.storage.files import whole
 
 FloatArray = npt.NDArray[np.float32]

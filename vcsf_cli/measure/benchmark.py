@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vcsf_cli import results
 from vcsf_cli.config.schedule import shortness
@@ -21,23 +18,16 @@ from vcsf_cli.data.clips import WholeVideos
 from vcsf_cli.data.loader import items_of, video_loader
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.splits import parts_of
-from vcsf_cli.measure.features import Features, extract
-from vcsf_cli.measure.retrieval import (
-    BoolArray,
-    Neighbours,
-    centred_unit,
-    hits,
-    nearest,
-    paired_interval,
-    pathways_of,
-    recall,
-)
+from vcsf_cli.features.bootstrap import paired_interval
+from vcsf_cli.features.cache import read_features, write_features
+from vcsf_cli.features.extract import Features, extract
+from vcsf_cli.features.neighbours import BoolArray, Neighbours, centred_unit, hits, nearest, pathways_of, recall
+from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import build
 from vcsf_cli.narrate import Progress
 from vcsf_cli.runs import WITH_LABELS, Run
 from vcsf_cli.storage import files
 from vcsf_cli.train.pretrain import Machine, restore
-from vcsf_cli.train.tasks import build_sampler
 
 BINS = 8
 """Of the colour histogram, per channel."""
@@ -318,31 +308,3 @@ def histogram(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     counts = np.bincount(joint.ravel(), minlength=BINS**3)
     shares: npt.NDArray[np.float32] = (counts / counts.sum()).astype(np.float32)
     return shares
-
-
-def write_features(path: Path, key: dict[str, Any], features: Features, video: Any, label: Any, part: Any) -> None:
-    """Write `features.parquet`, with what the features depend on in its metadata."""
-    columns: dict[str, Any] = {
-        "video": pa.array(video, pa.string()),
-        "label": pa.array([None if pd.isna(item) else item for item in label], pa.string()),
-        "part": pa.array(list(part), pa.string()),
-    }
-    for pathway, values in features.items():
-        columns[pathway] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel(), pa.float32()), values.shape[1])
-    table = pa.table(columns).replace_schema_metadata({"vcsf": json.dumps(key, sort_keys=True)})
-    with files.whole(path) as file:
-        pq.write_table(table, file)
-
-
-def read_features(path: Path, key: dict[str, Any]) -> Features | None:
-    """Features from `features.parquet`, if it depends on just what `key` says."""
-    if not path.is_file():
-        return None
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException):
-        return None  # damaged: compute them again
-    if (table.schema.metadata or {}).get(b"vcsf") != json.dumps(key, sort_keys=True).encode():
-        return None
-    names = [name for name in table.column_names if name not in ("video", "label", "part")]
-    return {name: np.stack(table[name].combine_chunks().to_numpy(zero_copy_only=False)) for name in names}

@@ -25,7 +25,7 @@ import pandas as pd
 
 from vcsf_cli.contracts import PATHWAYS, Indices, Sampler
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.measure.features import Features
+from vcsf_cli.features.extract import Features
 from vcsf_cli.storage import files
 
 FloatArray = npt.NDArray[np.float32]

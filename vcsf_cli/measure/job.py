@@ -26,8 +26,8 @@ from vcsf_cli.contracts import PATHWAYS, Indices
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.splits import Few, Labels, draw_labelled, hold_out, missing_classes
 from vcsf_cli.errors import DataError, InputError, RunError
+from vcsf_cli.features.extract import Features
 from vcsf_cli.measure import accuracy
-from vcsf_cli.measure.features import Features
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.narrate import say
 from vcsf_cli.runs import WITH_LABELS, Run, environment, folder_of, now

@@ -18,8 +18,8 @@ from vcsf_cli.contracts import PATHWAYS, Frame, Frames, Reader, Sampler, View
 from vcsf_cli.data.augment import apply_crop, centre_square, to_input
 from vcsf_cli.data.decode import USUAL_FPS, Decoded, default_decoder, judge, resampled
 from vcsf_cli.errors import DataError, InputError
-from vcsf_cli.measure.features import WINDOWS_AT_ONCE, Features, seen_by
-from vcsf_cli.measure.retrieval import mean_of
+from vcsf_cli.features.extract import WINDOWS_AT_ONCE, Features, seen_by
+from vcsf_cli.features.neighbours import mean_of
 from vcsf_cli.model.pathways import TwoPathways
 from vcsf_cli.video import SequentialReader, short_side
 
@@ -205,7 +205,7 @@ class OwnVideo:
 def encode_windows(
     model: TwoPathways, video: OwnVideo, device: torch.device, bf16: bool = False, done: Done | None = None
 ) -> WindowFeatures:
-    """Features of every window of a video, as `measure.features.extract` computes those of prepared clips.
+    """Features of every window of a video, as `features.extract.extract` computes those of prepared clips.
 
     Args:
         model: In eval mode, on `device`.

@@ -17,16 +17,16 @@ from vcsf_cli.config.protocol import Knn, Linear, LinearTrain
 from vcsf_cli.config.schema import Optim
 from vcsf_cli.contracts import Indices
 from vcsf_cli.data.clips import WholeVideos
+from vcsf_cli.features.cache import read_features, write_features
+from vcsf_cli.features.extract import Features, extract
+from vcsf_cli.features.neighbours import centred_unit, mean_of, nearest
 from vcsf_cli.measure.accuracy import FloatArray, IntArray, right
-from vcsf_cli.measure.benchmark import read_features, write_features
-from vcsf_cli.measure.features import Features, extract
 from vcsf_cli.measure.job import FOLDER, Job, carry_out
-from vcsf_cli.measure.retrieval import centred_unit, mean_of, nearest
+from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.narrate import Progress, say
 from vcsf_cli.storage import checkpoint, files
 from vcsf_cli.train.optim import learning_rate, optimizer_of
 from vcsf_cli.train.pretrain import Machine
-from vcsf_cli.train.tasks import build_sampler
 
 KIND = "vcsf-linear"
 

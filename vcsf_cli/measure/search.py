@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vcsf_cli.contracts import Indices
-from vcsf_cli.measure.features import Features
+from vcsf_cli.features.extract import Features
 from vcsf_cli.measure.gallery import ROWS_AT_ONCE, SHORTEST, FloatArray, Windows, pathways_in, unit_vectors
 
 QUERIES_AT_ONCE = 512

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from vcsf_cli.contracts import Indices
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.splits import Parts
-from vcsf_cli.measure.features import Features
-from vcsf_cli.measure.retrieval import centred_unit
+from vcsf_cli.features.extract import Features
+from vcsf_cli.features.neighbours import centred_unit
 from vcsf_cli.report import embedding
 from vcsf_cli.report.page import Clips
 from vcsf_cli.report.pictures import layout_for, strips

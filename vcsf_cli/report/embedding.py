@@ -9,8 +9,8 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from vcsf_cli.contracts import Indices
-from vcsf_cli.measure.features import Features
-from vcsf_cli.measure.retrieval import FloatArray
+from vcsf_cli.features.extract import Features
+from vcsf_cli.features.neighbours import FloatArray
 
 MOST = 2_000
 """Points of a map: t-SNE of so many takes some 5 seconds a pathway, and more would hide each other."""

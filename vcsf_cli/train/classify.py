@@ -21,10 +21,11 @@ from vcsf_cli.contracts import Indices
 from vcsf_cli.data.clips import Batch, LabelledClips, WholeVideos, inputs_of
 from vcsf_cli.data.loader import Order, items_of, training_loader
 from vcsf_cli.errors import RunError
+from vcsf_cli.features.extract import Features, extract
 from vcsf_cli.measure.accuracy import right, with_both
-from vcsf_cli.measure.features import Features, extract
 from vcsf_cli.measure.job import Job, carry_out
 from vcsf_cli.measure.probe import knn, linear
+from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import Pathway, TwoPathways, Windows, channels_of, window_of
 from vcsf_cli.narrate import Progress, say
 from vcsf_cli.runs import Run
@@ -32,7 +33,7 @@ from vcsf_cli.storage import checkpoint
 from vcsf_cli.train.loop import Log, Plan, Position, fit, rehearsed
 from vcsf_cli.train.optim import learning_rate, optimizer_of
 from vcsf_cli.train.pretrain import Machine
-from vcsf_cli.train.tasks import Terms, build_sampler
+from vcsf_cli.train.tasks import Terms
 
 KIND = "vcsf-finetune"
 """A fine-tuning under way."""

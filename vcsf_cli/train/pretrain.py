@@ -26,8 +26,9 @@ from vcsf_cli.data.loader import Order, items_of, training_loader
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import DataError, InputError, RunError
 from vcsf_cli.model.cost import costs_of
+from vcsf_cli.model.parts import build_loss, build_sampler
 from vcsf_cli.model.pathways import TwoPathways, build
-from vcsf_cli.model.weights import Start
+from vcsf_cli.model.pretrained import Start
 from vcsf_cli.narrate import is_first, say
 from vcsf_cli.runs import Run, now
 from vcsf_cli.storage import checkpoint
@@ -35,7 +36,7 @@ from vcsf_cli.storage.files import only_one
 from vcsf_cli.train.loop import Log, Plan, Position, fit, rehearsed
 from vcsf_cli.train.optim import learning_rate, optimizer_of
 from vcsf_cli.train.stages import Stages
-from vcsf_cli.train.tasks import PretrainTask, build_loss, build_sampler
+from vcsf_cli.train.tasks import PretrainTask
 
 T = TypeVar("T")
 

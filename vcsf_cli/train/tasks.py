@@ -16,50 +16,19 @@ from vcsf_cli import registry
 from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.config.schema import Stage
 from vcsf_cli.contracts import PATHWAYS, Contrast, Indices
-from vcsf_cli.contracts import Sampler as WindowSampler
 from vcsf_cli.data.clips import Batch, Numbers, WholeVideos, inputs_of
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.measure import retrieval
-from vcsf_cli.measure.features import extract
+from vcsf_cli.features.extract import extract
+from vcsf_cli.features.neighbours import centred_unit, hits, nearest, pathways_of, recall
 from vcsf_cli.model.momentum import Queue, follow, key_encoder
 from vcsf_cli.model.norm import batch_norms, split
+from vcsf_cli.model.parts import Loss, build_loss, build_sampler
 from vcsf_cli.model.pathways import TwoPathways
 from vcsf_cli.narrate import say
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.train import monitor
 
 Terms = dict[str, Tensor]
-
-
-class Loss(nn.Module):
-    """What the hook `vcsf_losses` describes."""
-
-    queue: int
-    uses_labels: bool = False
-    crosses: bool = False
-    waits_for_queue: bool = False
-
-
-OPTIONAL = ("uses_labels", "crosses", "waits_for_queue")
-
-
-def build_loss(stage: Stage) -> Loss:
-    """The loss of a stage."""
-    loss = cast(Loss, registry.load().build("loss", stage.loss.name, **stage.loss.settings))
-    for name in OPTIONAL:
-        if not hasattr(loss, name):
-            setattr(loss, name, False)
-    return loss
-
-
-def uses_labels(recipe: Recipe) -> bool:
-    """Whether any stage of a recipe reads labels, so that its runs are not self-supervised."""
-    return any(build_loss(stage).uses_labels for stage in recipe.stages)
-
-
-def build_sampler(stage: Stage) -> WindowSampler:
-    """The sampler of a stage."""
-    return cast(WindowSampler, registry.load().build("sampler", stage.sampler.name, **stage.sampler.settings))
 
 
 class PretrainTask:
@@ -274,13 +243,13 @@ class PretrainTask:
         with torch.compiler.set_stance("force_eager"):  # windows come in batches of any size: each would be compiled
             features = extract(self.model, videos, self.fabric.device, self.workers, lambda count: None)
         self._set_mode()
-        unit = {pathway: retrieval.centred_unit(feature) for pathway, feature in features.items()}
+        unit = {pathway: centred_unit(feature) for pathway, feature in features.items()}
         source = self.numbers.source[self.checked]
         label = self.manifest.table["label"].to_numpy(object)[self.checked]
         checks = {}
-        for measured in retrieval.pathways_of(unit):
-            found = retrieval.nearest(unit, unit, measured, 1, source[:, None] == source)
-            checks[f"{measured}_check_R@1"] = retrieval.recall(retrieval.hits(found, label, label), [1])[1]
+        for measured in pathways_of(unit):
+            found = nearest(unit, unit, measured, 1, source[:, None] == source)
+            checks[f"{measured}_check_R@1"] = recall(hits(found, label, label), [1])[1]
         return checks
 
     def name(self, batch: Batch) -> list[str]:

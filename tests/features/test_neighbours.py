@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vcsf_cli.measure.benchmark import histogram
-from vcsf_cli.measure.retrieval import centred_unit, hits, nearest, paired_interval, pathways_of, recall
+from vcsf_cli.features.neighbours import centred_unit, hits, nearest, pathways_of, recall
 
 FloatArray = np.ndarray
 
@@ -75,32 +74,3 @@ def test_recall_never_falls_with_k(seed: int) -> None:
     hit = np.random.default_rng(seed).random((20, 10)) < 0.2
     values = list(recall(hit, range(1, 11)).values())
     assert values == sorted(values)
-
-
-def test_the_interval_counts_recordings_and_not_clips() -> None:
-    """Ten recordings of fifty equal clips say no more than ten clips: the interval must be about as wide."""
-    rng = np.random.default_rng(0)
-    ours, theirs = (rng.random(10) < 0.6).astype(float), (rng.random(10) < 0.3).astype(float)
-    names = np.array([f"r{index}" for index in range(10)], object)
-    few = paired_interval(ours, theirs, names)
-    many = paired_interval(ours.repeat(50), theirs.repeat(50), names.repeat(50))
-    assert many == pytest.approx(few, abs=1e-9)
-    alone = paired_interval(ours.repeat(50), theirs.repeat(50), np.arange(500).astype(object))
-    assert alone[2] - alone[1] < 0.4 * (many[2] - many[1])
-
-
-def test_the_interval_of_a_known_difference() -> None:
-    rng = np.random.default_rng(1)
-    ours = (rng.random(2000) < 0.5).astype(float)
-    difference, low, high = paired_interval(ours, np.zeros(2000), np.arange(2000).astype(object))
-    assert difference == ours.mean()
-    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 2000), rel=0.1)
-
-
-def test_a_colour_histogram_by_hand() -> None:
-    frames = np.zeros((1, 1, 4, 3), np.uint8)
-    frames[0, 0, 0] = (255, 0, 40)
-    shares = histogram(frames)
-    assert shares.sum() == pytest.approx(1)
-    assert shares[0] == 0.75
-    assert shares[(7 * 8 + 0) * 8 + 1] == 0.25

@@ -12,7 +12,7 @@ from vcsf_cli.config.recipe import load
 from vcsf_cli.contracts import View
 from vcsf_cli.data.clips import WholeVideos
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.measure.features import extract
+from vcsf_cli.features.extract import extract
 from vcsf_cli.measure.own_video import features_of
 from vcsf_cli.model.pathways import build
 
