@@ -14,7 +14,7 @@ from vcsf_cli.config import recipe as recipes
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import RunError
 from vcsf_cli.measure.job import Job
-from vcsf_cli.runs import Run
+from vcsf_cli.runs.run import Run
 from vcsf_cli.storage import files
 
 ROW = {"run": "r", "variant": "trained", "seed": 0, "dataset": "0101", "split": 1, "pathway": "both", "left_out": 0}

@@ -14,7 +14,7 @@ from vcsf_cli.ablate.rows import checked
 from vcsf_cli.ablate.running import How, Running, commands_of, devices_of, last_error
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.config.table import read
-from vcsf_cli.runs import Run
+from vcsf_cli.runs.run import Run
 from vcsf_cli.storage import checkpoint
 
 TABLE = """

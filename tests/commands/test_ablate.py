@@ -19,7 +19,7 @@ from vcsf_cli.ablate import running
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.data.manifest import Manifest, write
 from vcsf_cli.errors import RunError
-from vcsf_cli.runs import folder_of
+from vcsf_cli.runs.run import folder_of
 from vcsf_cli.storage.files import only_one
 
 TINY = """

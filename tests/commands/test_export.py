@@ -34,7 +34,7 @@ from vcsf_cli.export.folder import recipe_of
 from vcsf_cli.export.measured import centre_of, results_of
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import TwoPathways, build
-from vcsf_cli.runs import read_run
+from vcsf_cli.runs.run import read_run
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.storage.files import sha256
 

@@ -21,8 +21,8 @@ from vcsf_cli.config.recipe import load
 from vcsf_cli.export.formats import write_safetensors
 from vcsf_cli.export.load import load_encoder
 from vcsf_cli.model.pathways import build
+from vcsf_cli.runs.stages import digests, prefix
 from vcsf_cli.storage import checkpoint, files
-from vcsf_cli.train.stages import digests, prefix
 
 SMALL = ("backbone.channels=[4, 4, 8, 8]", "head.hidden=8", "head.dim=4", "loss.queue=4", "train.batch=2")
 SETTINGS = [*SMALL, "train.epochs=3", "train.log_every=1", "train.check_every=0"]

@@ -17,7 +17,8 @@ from vcsf_cli.config.recipe import load
 from vcsf_cli.data.loader import Order
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.storage import checkpoint
-from vcsf_cli.train.pretrain import Machine, seconds_a_clip
+from vcsf_cli.train.compute import Machine
+from vcsf_cli.train.timing import seconds_a_clip
 
 RECIPE = """
 extends: smoke

@@ -18,8 +18,10 @@ from vcsf_cli.errors import RunError
 from vcsf_cli.model.cost import costs_of
 from vcsf_cli.model.parts import build_loss, build_sampler
 from vcsf_cli.model.pathways import build, channels_of
-from vcsf_cli.train import stages
-from vcsf_cli.train.pretrain import Machine, estimate, own_checkpoint
+from vcsf_cli.runs import stages
+from vcsf_cli.runs.restore import own_checkpoint
+from vcsf_cli.train.compute import Machine
+from vcsf_cli.train.timing import estimate
 
 PEAKS = {"h200": 989e12, "h100": 989e12}
 """Dense bfloat16 operations a second of a card, as its maker states them (SXM)."""

@@ -12,13 +12,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vcsf_cli import results
 from vcsf_cli.config import protocol as protocols
 from vcsf_cli.config.table import DEFAULT_KS, DEFAULT_PROTOCOLS, Measure
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import RunError
 from vcsf_cli.measure.job import Job
-from vcsf_cli.runs import Run
+from vcsf_cli.runs import results
+from vcsf_cli.runs.run import Run
 from vcsf_cli.storage import files
 
 TRAINED = ("trained", "trained_with_labels")

@@ -13,8 +13,8 @@ from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.config.table import Measure
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import InputError
-from vcsf_cli.runs import Run, folder_of
-from vcsf_cli.train import stages
+from vcsf_cli.runs import stages
+from vcsf_cli.runs.run import Run, folder_of
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from vcsf_cli.ablate.plan import Cell, Plan
 from vcsf_cli.config.table import DEFAULT_PROTOCOLS, Measure
 from vcsf_cli.errors import RunError
 from vcsf_cli.narrate import duration, say
-from vcsf_cli.train.pretrain import Machine
+from vcsf_cli.train.compute import Machine
 
 LOGS = "logs"
 """Of a table's folder: what the processes said, a file a run."""

@@ -17,7 +17,7 @@ from vcsf_cli.ablate.rows import Line
 from vcsf_cli.ablate.running import typed
 from vcsf_cli.config import published
 from vcsf_cli.report.page import RECONSTRUCTION
-from vcsf_cli.runs import WITH_LABELS
+from vcsf_cli.runs.run import WITH_LABELS
 from vcsf_cli.storage import files
 
 LABELS_MARK = "\N{DAGGER}"

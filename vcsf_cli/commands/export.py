@@ -14,7 +14,7 @@ from vcsf_cli.options import complete_run, data_option, runs_option
 
 if TYPE_CHECKING:
     from vcsf_cli.data.manifest import Manifest
-    from vcsf_cli.runs import Run
+    from vcsf_cli.runs.run import Run
 
 FORMATS = ("safetensors", "torch-export", "onnx")
 
@@ -73,7 +73,7 @@ def command(
     """
     from vcsf_cli.export.folder import check_place
     from vcsf_cli.export.formats import check_packages
-    from vcsf_cli.runs import WITH_LABELS, find_run
+    from vcsf_cli.runs.run import WITH_LABELS, find_run
 
     run = find_run(runs, source)
     if source is None:

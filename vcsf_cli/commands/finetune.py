@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from vcsf_cli.config.protocol import Protocol
     from vcsf_cli.measure.job import Job
-    from vcsf_cli.runs import Run
-    from vcsf_cli.train.pretrain import Machine
+    from vcsf_cli.runs.run import Run
+    from vcsf_cli.train.compute import Machine
 
 SCRATCH = "scratch:"
 DEFAULT_PROTOCOL = "coclr"
@@ -163,7 +163,7 @@ def machine_of(
     run: Run, protocol: Protocol, devices: str, precision: str, workers: int | None, save_every: float
 ) -> Machine:
     """Where and how to compute: training as the recipe says, features in float32 as retrieval does."""
-    from vcsf_cli.train.pretrain import Machine
+    from vcsf_cli.train.compute import Machine
 
     if precision == "auto":
         precision = run.recipe.model.speed.precision if protocol.mode == "finetune" else "float32"
@@ -221,7 +221,7 @@ def start_of(runs: Path, source: str | None) -> tuple[Run, bool]:
     from vcsf_cli.config import recipe as recipes
     from vcsf_cli.config.schema import Init
     from vcsf_cli.measure.job import untrained
-    from vcsf_cli.runs import find_run
+    from vcsf_cli.runs.run import find_run
 
     if source is not None and source.startswith(SCRATCH):
         recipe = recipes.load(source.removeprefix(SCRATCH))
@@ -293,7 +293,7 @@ def spread_of(rows: pd.DataFrame, count: int) -> Table:
     """Mean over splits and seeds, and in brackets the lowest and the highest."""
     from rich.table import Table
 
-    from vcsf_cli import results
+    from vcsf_cli.runs import results
 
     found = results.spread(rows[~rows["metric"].str.startswith("top1_")])
     table = Table("pathway", title=f"mean of {count} measurements (lowest–highest): per cent")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vcsf_cli.config.recipe import Recipe
     from vcsf_cli.model.pathways import TwoPathways
     from vcsf_cli.model.pretrained import Start
-    from vcsf_cli.train.pretrain import Machine
+    from vcsf_cli.train.compute import Machine
 
 
 @click.command("pretrain")
@@ -82,8 +82,9 @@ def command(
     from vcsf_cli.data.manifest import Manifest
     from vcsf_cli.model.parts import uses_labels
     from vcsf_cli.model.pathways import build
-    from vcsf_cli.runs import WITH_LABELS, folder_of, open_run
-    from vcsf_cli.train.pretrain import Machine, Trainer, check_parts, check_shapes, training_rows, warnings_for
+    from vcsf_cli.runs.run import WITH_LABELS, folder_of, open_run
+    from vcsf_cli.train.compute import Machine
+    from vcsf_cli.train.pretrain import Trainer, check_parts, check_shapes, training_rows, warnings_for
 
     precision = resolved.model.speed.precision if precision == "auto" else precision
     machine = Machine(devices, precision, workers, save_every, share_stages, nodes)
@@ -136,7 +137,7 @@ def resolve(recipe: str, assignments: tuple[str, ...], init: dict[str, Path]) ->
 def start_of(resolved: Recipe, init: dict[str, Path], folder: Path, model: TwoPathways) -> Start:
     """The weights that a run starts from, told to the user; a run with a checkpoint goes on from that."""
     from vcsf_cli.model.pretrained import Start, read
-    from vcsf_cli.runs import Run
+    from vcsf_cli.runs.run import Run
 
     if Run(folder, resolved).checkpoint.exists():
         return Start()
@@ -176,7 +177,8 @@ def rehearse(resolved: Recipe, model: TwoPathways, data: Path, folder: Path, mac
     """`--dry-run`: the resolved recipe on stdout, everything else on stderr."""
     from vcsf_cli.data.manifest import Manifest
     from vcsf_cli.errors import InputError
-    from vcsf_cli.train.pretrain import check_batches, estimate, training_rows, warnings_for
+    from vcsf_cli.train.pretrain import check_batches, training_rows, warnings_for
+    from vcsf_cli.train.timing import estimate
 
     click.echo(resolved.yaml(), nl=False)
     for line in sizes(resolved, model):

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from vcsf_cli.data.manifest import Manifest
     from vcsf_cli.measure.benchmark import Benchmark, Difference, Measured
-    from vcsf_cli.runs import Run
-    from vcsf_cli.train.pretrain import Machine
+    from vcsf_cli.runs.run import Run
+    from vcsf_cli.train.compute import Machine
 
 BENCHMARK_KS = [1, 5, 10, 20, 50]
 SEARCH_K = 5
@@ -138,7 +138,7 @@ def command(
     videos, and when. The gallery's features are kept in the run's folder `index`.
     """
     from vcsf_cli.data.manifest import Manifest
-    from vcsf_cli.runs import WITH_LABELS, find_run
+    from vcsf_cli.runs.run import WITH_LABELS, find_run
 
     search = bool(searching["queries"] or searching["query_dir"])
     if search:
@@ -158,7 +158,7 @@ def command(
         say(sentence)
     manifest = Manifest.open(data / (dataset or searching["gallery"] or run.status["dataset"]))
 
-    from vcsf_cli.train.pretrain import Machine
+    from vcsf_cli.train.compute import Machine
 
     machine = Machine(devices, "float32", workers)
     if search:
@@ -204,7 +204,7 @@ def conclude(benchmark: Benchmark, trained: Measured, others: list[Measured], ht
     """Write and show what was measured."""
     import pandas as pd
 
-    from vcsf_cli import results
+    from vcsf_cli.runs import results
 
     folder = benchmark.folder
     if benchmark.parts.leave_one_out:
@@ -247,7 +247,7 @@ def show(rows: pd.DataFrame) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from vcsf_cli import results
+    from vcsf_cli.runs import results
 
     pivoted = results.pivot(rows)
     table = Table("variant", "pathway", title="R@k in per cent")

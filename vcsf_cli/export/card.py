@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from vcsf_cli import results
 from vcsf_cli.export.folder import FILES
-from vcsf_cli.runs import WITH_LABELS, Run
+from vcsf_cli.runs import results
+from vcsf_cli.runs.run import WITH_LABELS, Run
 
 FRONT = """\
 ---

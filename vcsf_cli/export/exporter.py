@@ -26,9 +26,9 @@ from vcsf_cli.export.measured import centre_of, results_of
 from vcsf_cli.measure.own_video import Look, OwnVideo, features_of
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.narrate import say
-from vcsf_cli.runs import Run
+from vcsf_cli.runs.restore import restore
+from vcsf_cli.runs.run import Run
 from vcsf_cli.storage import files
-from vcsf_cli.train.pretrain import restore
 
 COMPARED = 6
 """Windows that files are compared on."""

@@ -20,7 +20,7 @@ from vcsf_cli.data.augment import MEAN, STD
 from vcsf_cli.errors import InputError, RunError
 from vcsf_cli.export.encoder import Encoder
 from vcsf_cli.measure.own_video import Look
-from vcsf_cli.runs import Run
+from vcsf_cli.runs.run import Run
 
 CONFIG = "config.json"
 CARD = "README.md"

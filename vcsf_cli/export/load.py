@@ -19,7 +19,7 @@ from vcsf_cli.export.folder import CONFIG, FILES, read_config, recipe_of
 from vcsf_cli.features.extract import Features
 from vcsf_cli.measure.own_video import GivenFrames, Look, OwnVideo, WindowFeatures, encode_with
 from vcsf_cli.model.pathways import TwoPathways, build
-from vcsf_cli.runs import read_run
+from vcsf_cli.runs.run import read_run
 from vcsf_cli.storage import checkpoint
 
 Source = str | Path | Frames | Tensor
@@ -117,7 +117,7 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> VideoE
 
 def trained(folder: Path) -> VideoEncoder:
     """The encoder of a run folder."""
-    from vcsf_cli.train.pretrain import restore  # what trains takes seconds to import
+    from vcsf_cli.runs.restore import restore  # what trains takes seconds to import
 
     run = read_run(folder)
     model, _ = restore(run)

@@ -11,10 +11,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vcsf_cli import results
 from vcsf_cli.features.extract import Features
 from vcsf_cli.features.neighbours import mean_of
-from vcsf_cli.runs import Run
+from vcsf_cli.runs import results
+from vcsf_cli.runs.run import Run
 
 CACHE = "features.parquet"
 """Beside the results of retrieval: features, and in its metadata the checkpoint that they are of."""

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from vcsf_cli import results
 from vcsf_cli.config.schedule import shortness
 from vcsf_cli.data.clips import WholeVideos
 from vcsf_cli.data.loader import items_of, video_loader
@@ -25,9 +24,11 @@ from vcsf_cli.features.neighbours import BoolArray, Neighbours, centred_unit, hi
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import build
 from vcsf_cli.narrate import Progress
-from vcsf_cli.runs import WITH_LABELS, Run
+from vcsf_cli.runs import results
+from vcsf_cli.runs.restore import restore
+from vcsf_cli.runs.run import WITH_LABELS, Run
 from vcsf_cli.storage import files
-from vcsf_cli.train.pretrain import Machine, restore
+from vcsf_cli.train.compute import Machine
 
 BINS = 8
 """Of the colour histogram, per channel."""

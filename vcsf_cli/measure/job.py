@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vcsf_cli import results
 from vcsf_cli.config import strict_yaml
 from vcsf_cli.config.protocol import Finetune, Protocol, is_known
 from vcsf_cli.config.recipe import Recipe
@@ -30,9 +29,11 @@ from vcsf_cli.features.extract import Features
 from vcsf_cli.measure import accuracy
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.narrate import say
-from vcsf_cli.runs import WITH_LABELS, Run, environment, folder_of, now
+from vcsf_cli.runs import results
+from vcsf_cli.runs.restore import restore
+from vcsf_cli.runs.run import WITH_LABELS, Run, environment, folder_of, now
 from vcsf_cli.storage import files
-from vcsf_cli.train.pretrain import Machine, restore
+from vcsf_cli.train.compute import Machine
 
 FOLDER = "finetune"
 """Of a run: the measurements by classification, each in a folder of its own."""

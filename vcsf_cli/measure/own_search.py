@@ -22,9 +22,10 @@ from vcsf_cli.measure.own_video import Look, OwnVideo, WindowFeatures, encode_wi
 from vcsf_cli.measure.search import Pair, exact
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.narrate import Progress, say
-from vcsf_cli.runs import Run
+from vcsf_cli.runs.restore import restore
+from vcsf_cli.runs.run import Run
 from vcsf_cli.storage import files
-from vcsf_cli.train.pretrain import Machine, restore
+from vcsf_cli.train.compute import Machine
 
 COLUMNS = (
     "query",

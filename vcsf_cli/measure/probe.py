@@ -25,8 +25,8 @@ from vcsf_cli.measure.job import FOLDER, Job, carry_out
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.narrate import Progress, say
 from vcsf_cli.storage import checkpoint, files
+from vcsf_cli.train.compute import Machine
 from vcsf_cli.train.optim import learning_rate, optimizer_of
-from vcsf_cli.train.pretrain import Machine
 
 KIND = "vcsf-linear"
 

@@ -9,14 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from vcsf_cli import results
 from vcsf_cli.measure.benchmark import NO_PATHWAY, PROTOCOL, Benchmark, Difference
 from vcsf_cli.report.charts import Chart, Line, training_charts
 from vcsf_cli.report.clips import clips_of
 from vcsf_cli.report.page import Figure, Interval, Section, Table, page
-from vcsf_cli.runs import WITH_LABELS, Run
+from vcsf_cli.runs import results, stages
+from vcsf_cli.runs.run import WITH_LABELS, Run
 from vcsf_cli.storage import files
-from vcsf_cli.train import stages
 
 FILE = "report.html"
 

@@ -28,12 +28,13 @@ from vcsf_cli.measure.probe import knn, linear
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import Pathway, TwoPathways, Windows, channels_of, window_of
 from vcsf_cli.narrate import Progress, say
-from vcsf_cli.runs import Run
+from vcsf_cli.runs.run import Run
 from vcsf_cli.storage import checkpoint
-from vcsf_cli.train.loop import Log, Plan, Position, fit, rehearsed
+from vcsf_cli.train.compute import Machine
+from vcsf_cli.train.loop import Log, Plan, Position, fit
 from vcsf_cli.train.optim import learning_rate, optimizer_of
-from vcsf_cli.train.pretrain import Machine
-from vcsf_cli.train.tasks import Terms
+from vcsf_cli.train.task import Terms
+from vcsf_cli.train.timing import rehearsed
 
 KIND = "vcsf-finetune"
 """A fine-tuning under way."""

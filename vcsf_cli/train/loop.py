@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import signal
-import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,9 +22,9 @@ from vcsf_cli.data.clips import Batch
 from vcsf_cli.data.loader import reader_deaths
 from vcsf_cli.errors import RunError
 from vcsf_cli.narrate import Progress, is_first
-from vcsf_cli.runs import Run
+from vcsf_cli.runs.metrics import MetricsFile, merged
+from vcsf_cli.runs.run import Run
 from vcsf_cli.storage.files import write_text
-from vcsf_cli.train.log import MetricsFile, merged
 
 
 class Task(Protocol):
@@ -259,34 +258,6 @@ def learn(
     optimizer.zero_grad(set_to_none=True)
     task.after_step()
     return values
-
-
-def rehearsed(
-    fabric: Fabric,
-    task: Task,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterator[Batch],
-    count: int,
-    deadline: float = math.inf,
-) -> tuple[float, float]:
-    """Mean seconds that a batch takes to read and to learn from, of at most so many batches until a deadline on
-    `time.monotonic`'s clock; the first one pays for warming up and counts only if it is the only one."""
-    reading: list[float] = []
-    computing: list[float] = []
-    while not computing or (len(computing) < count and time.monotonic() < deadline):
-        begun = time.monotonic()
-        batch = next(batches)
-        read = time.monotonic()
-        for share, terms in task.step(batch):
-            fabric.backward(share * terms["loss"])
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        task.after_step()
-        if fabric.device.type == "cuda":
-            torch.cuda.synchronize()
-        reading.append(read - begun)
-        computing.append(time.monotonic() - read)
-    return statistics.fmean(reading[1:] or reading), statistics.fmean(computing[1:] or computing)
 
 
 def means_of(fabric: Fabric, terms: Mapping[str, Tensor]) -> dict[str, float]:

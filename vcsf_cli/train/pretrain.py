@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
-import logging
 import math
-import os
-import time
-import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 
 from vcsf_cli import registry
 from vcsf_cli.config.recipe import Recipe
@@ -30,124 +23,20 @@ from vcsf_cli.model.parts import build_loss, build_sampler
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.model.pretrained import Start
 from vcsf_cli.narrate import is_first, say
-from vcsf_cli.runs import Run, now
+from vcsf_cli.runs.restore import own_checkpoint
+from vcsf_cli.runs.run import Run, now
+from vcsf_cli.runs.stages import Stages
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.storage.files import only_one
-from vcsf_cli.train.loop import Log, Plan, Position, fit, rehearsed
+from vcsf_cli.train.compute import Machine
+from vcsf_cli.train.loop import Log, Plan, Position, fit
 from vcsf_cli.train.optim import learning_rate, optimizer_of
-from vcsf_cli.train.stages import Stages
-from vcsf_cli.train.tasks import PretrainTask
+from vcsf_cli.train.task import PretrainTask
 
 T = TypeVar("T")
 
-MOST_WORKERS = 16
-
 NEEDED = {"batch": 2, "split": 2}
 """Clips that a part of a batch must have at least, by `train.norm`."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where and how to compute.
-
-    Args:
-        devices: `auto`, `cpu`, `cuda`, `cuda:N`, or a number of GPUs, which are processes where there is no GPU.
-        precision: `auto`, `float32` or `bf16`.
-        workers: Processes that read clips; None for a good number.
-        save_every: Seconds between two checkpoints.
-        share_stages: Whether to take the weights of stages that another run has trained already.
-    """
-
-    devices: str = "auto"
-    precision: str = "auto"
-    workers: int | None = None
-    save_every: float = 120.0
-    share_stages: bool = True
-    nodes: int = 1
-
-    @property
-    def processes(self) -> int:
-        """Processes of this machine that train together."""
-        return int(self.devices) if self.devices.isdecimal() else 1
-
-    @property
-    def readers(self) -> int:
-        """Number of processes that read clips for each process that trains."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        good = min(MOST_WORKERS, max(1, (cores - 1) // self.processes))
-        return good if self.workers is None else self.workers
-
-    def device(self) -> torch.device:
-        """The device.
-
-        Raises:
-            InputError: If it isn't there.
-        """
-        found = "cuda" if torch.cuda.is_available() else "cpu"
-        wanted = found if self.devices == "auto" or self.devices.isdecimal() else self.devices
-        kind, _, index = wanted.partition(":")
-        if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdecimal())):
-            raise InputError(
-                f"--devices {self.devices} is no device",
-                "give auto, cpu, cuda, cuda:N for one of several GPUs, or how many of them",
-            )
-        if self.processes < 1:
-            raise InputError("--devices 0: somebody has to train", "give auto, or a number from 1")
-        if kind == "cuda" and max(int(index or 0), self.processes - 1) >= torch.cuda.device_count():
-            raise InputError(
-                f"--devices {self.devices}: this machine has {torch.cuda.device_count()} GPUs that torch can use",
-                "GPUs are counted from 0; auto takes what there is",
-            )
-        return torch.device(wanted)
-
-    def bf16(self) -> bool:
-        """Whether networks compute in bfloat16.
-
-        Raises:
-            InputError: If it was asked for without a GPU.
-        """
-        if self.device().type == "cpu":
-            if self.precision == "bf16":
-                # Of a convolution over two frames torch 2.14 gives what lay in memory as the weights' gradient.
-                raise InputError(
-                    "bf16 needs a GPU: on CPUs torch's gradients of some 3D convolutions in bf16 are garbage",
-                    "leave --precision and speed.precision out on a CPU",
-                )
-            return False
-        return self.precision == "bf16" or (
-            self.precision == "auto" and torch.cuda.is_bf16_supported(including_emulation=False)
-        )
-
-    def fabric(self) -> Fabric:
-        """Lightning Fabric on this device."""
-        device = self.device()
-        if device.type == "cpu":
-            keep_freed_memory()
-        warnings.filterwarnings("ignore", ".*GPU available but not used.*")
-        warnings.filterwarnings("ignore", ".*all_gather is deprecated.*")  # Fabric's call, not ours
-        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-        together = self.processes * self.nodes > 1
-        return Fabric(
-            accelerator=device.type,
-            strategy="ddp" if together else "auto",
-            devices=[device.index or 0] if device.type == "cuda" and not together else self.processes,
-            num_nodes=self.nodes,
-            precision="bf16-mixed" if self.bf16() else "32-true",
-        )
-
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-
-
-def keep_freed_memory() -> None:
-    """Keep the memory of freed tensors for the next ones instead of giving it back to the kernel, which has to clear
-    every page again at each step: a quarter of a step's time on a CPU. Works with glibc, elsewhere nothing happens."""
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    except (OSError, AttributeError):
-        return
 
 
 def training_rows(recipe: Recipe, manifest: Manifest) -> Indices:
@@ -414,87 +303,3 @@ def plan_of(stage: Stage, clips: int, seed: int, save_every: float) -> Plan:
         save_every=save_every,
         learning_rate=lambda epoch: learning_rate(stage.optim, epoch, stage.train.epochs),
     )
-
-
-SECONDS_OF_TIMING = 15.0
-"""Of all stages together; one batch more may be under way when they are over."""
-
-TIMED_CLIPS = 2
-TIMED_BATCHES = 4
-
-
-def estimate(recipe: Recipe, manifest: Manifest, machine: Machine) -> list[tuple[int, float]]:
-    """Clips an epoch and estimated seconds of every stage, from batches of real clips timed for some seconds.
-
-    Stages that compute the same are timed once; what there is no time left for is taken to last as long as the slowest.
-    """
-    rows = training_rows(recipe, manifest)
-    deadline = time.monotonic() + SECONDS_OF_TIMING
-    timed: dict[str, float] = {}
-    estimates = []
-    for stage in recipe.stages:
-        kind = stage.model_dump_json(exclude={"optim": True, "train": {"epochs", "batch", "log_every", "check_every"}})
-        if kind not in timed:
-            late = time.monotonic() > deadline and timed
-            timed[kind] = max(timed.values()) if late else seconds_a_clip(recipe, stage, manifest, machine, deadline)
-        per_epoch = len(rows) // stage.train.batch * stage.train.batch
-        estimates.append((per_epoch, timed[kind] * per_epoch * stage.train.epochs))
-    return estimates
-
-
-def seconds_a_clip(recipe: Recipe, stage: Stage, manifest: Manifest, machine: Machine, deadline: float) -> float:
-    """Seconds that training on a clip takes, measured with a few clips and, where there is time before the deadline, with
-    whole batches, which small networks compute much faster.
-
-    Reading and computing overlap when training, so a clip is taken to last as long as the slower of the two. Of several
-    processes one is timed, with its share of a batch; what they tell each other is left out.
-    """
-    processes = machine.processes * machine.nodes
-    rows, fabric = training_rows(recipe, manifest), replace(machine, devices=str(machine.device()), nodes=1).fabric()
-    task = PretrainTask(recipe, stage, cast(TwoPathways, fabric.to_device(build(recipe))), manifest, rows, fabric, 0)
-    optimizer = optimizer_of(stage.optim, task.parameters(), stage.speed.fused)
-    clips = TrainingClips(manifest, build_sampler(stage), stage.augment, stage.data.size, recipe.seed)
-
-    def timed(size: int) -> tuple[float, float]:
-        """Seconds that a clip takes to read and to compute, in batches of so many."""
-        order = Order(rows, size, recipe.seed, 0, 1000)
-        batches = items_of(training_loader(clips, order, 0, pin=False))
-        read, compute = rehearsed(fabric, task, optimizer, batches, TIMED_BATCHES, deadline)
-        return read / size, compute / size
-
-    parts = stage.train.accumulate * (stage.train.parts if stage.train.norm == "split" else 1)
-    whole = stage.train.batch // processes
-    few = min(max(TIMED_CLIPS, 2 * parts), whole)
-    read, compute = timed(few)
-    if few < whole and (read + compute) * whole * TIMED_BATCHES < deadline - time.monotonic():
-        read, compute = timed(whole)
-    return max(read / max(1, machine.readers), compute) / processes
-
-
-def restore(run: Run) -> tuple[TwoPathways, dict[str, Any]]:
-    """The trained networks of a run, in eval mode on the CPU, and its checkpoint.
-
-    Raises:
-        RunError: If there is no whole checkpoint, or it belongs to another recipe.
-    """
-    saved = own_checkpoint(run)
-    model = build(run.recipe, weights_follow=True)
-    checkpoint.load_weights(model, saved["task"]["model"], run.checkpoint)
-    return model.eval(), saved
-
-
-def own_checkpoint(run: Run) -> dict[str, Any]:
-    """The checkpoint of a run.
-
-    Raises:
-        RunError: If there is no whole one, or it is another run's.
-    """
-    saved = checkpoint.load(run.checkpoint)
-    recipe = (run.folder / "recipe.yaml").read_text(encoding="utf-8")
-    if saved["recipe"] != recipe or saved["data_hash"] != run.status.get("data_hash"):
-        what = "recipe" if saved["recipe"] != recipe else "data"
-        raise RunError(
-            f"{run.checkpoint} is another run's: it was trained with another {what}",
-            "bring back the run's own checkpoint, or delete the folder and train again",
-        )
-    return saved

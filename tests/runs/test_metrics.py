@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vcsf_cli.train.log import MetricsFile
+from vcsf_cli.runs.metrics import MetricsFile
 from vcsf_cli.train.loop import Plan, Position, note_of
 
 HEADER = "step,stage,epoch,loss\n"

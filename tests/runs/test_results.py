@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vcsf_cli import results
+from vcsf_cli.runs import results
 
 
 def rows(run: str, dataset: str, value: float, split: int = 1) -> pd.DataFrame:

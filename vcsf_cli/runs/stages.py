@@ -17,7 +17,7 @@ from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import RunError
 from vcsf_cli.model.pathways import TwoPathways
 from vcsf_cli.narrate import is_first, say
-from vcsf_cli.runs import Run, now
+from vcsf_cli.runs.run import Run, now
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.storage.files import write_text
 

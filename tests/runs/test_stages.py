@@ -20,10 +20,11 @@ from vcsf_cli.data.clips import TrainingClips
 from vcsf_cli.data.loader import Order, training_loader
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.model.parts import build_sampler
-from vcsf_cli.runs import folder_of
+from vcsf_cli.runs.run import folder_of
 from vcsf_cli.storage import checkpoint
-from vcsf_cli.train.pretrain import Machine, training_rows
-from vcsf_cli.train.tasks import PretrainTask
+from vcsf_cli.train.compute import Machine
+from vcsf_cli.train.pretrain import training_rows
+from vcsf_cli.train.task import PretrainTask
 
 RECIPE = """
 extends: smoke

@@ -1,0 +1,120 @@
+"""Where and how to compute: device, precision, processes."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+
+import torch
+from lightning_fabric import Fabric
+
+from vcsf_cli.errors import InputError
+
+MOST_WORKERS = 16
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how to compute.
+
+    Args:
+        devices: `auto`, `cpu`, `cuda`, `cuda:N`, or a number of GPUs, which are processes where there is no GPU.
+        precision: `auto`, `float32` or `bf16`.
+        workers: Processes that read clips; None for a good number.
+        save_every: Seconds between two checkpoints.
+        share_stages: Whether to take the weights of stages that another run has trained already.
+    """
+
+    devices: str = "auto"
+    precision: str = "auto"
+    workers: int | None = None
+    save_every: float = 120.0
+    share_stages: bool = True
+    nodes: int = 1
+
+    @property
+    def processes(self) -> int:
+        """Processes of this machine that train together."""
+        return int(self.devices) if self.devices.isdecimal() else 1
+
+    @property
+    def readers(self) -> int:
+        """Number of processes that read clips for each process that trains."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        good = min(MOST_WORKERS, max(1, (cores - 1) // self.processes))
+        return good if self.workers is None else self.workers
+
+    def device(self) -> torch.device:
+        """The device.
+
+        Raises:
+            InputError: If it isn't there.
+        """
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+        wanted = found if self.devices == "auto" or self.devices.isdecimal() else self.devices
+        kind, _, index = wanted.partition(":")
+        if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdecimal())):
+            raise InputError(
+                f"--devices {self.devices} is no device",
+                "give auto, cpu, cuda, cuda:N for one of several GPUs, or how many of them",
+            )
+        if self.processes < 1:
+            raise InputError("--devices 0: somebody has to train", "give auto, or a number from 1")
+        if kind == "cuda" and max(int(index or 0), self.processes - 1) >= torch.cuda.device_count():
+            raise InputError(
+                f"--devices {self.devices}: this machine has {torch.cuda.device_count()} GPUs that torch can use",
+                "GPUs are counted from 0; auto takes what there is",
+            )
+        return torch.device(wanted)
+
+    def bf16(self) -> bool:
+        """Whether networks compute in bfloat16.
+
+        Raises:
+            InputError: If it was asked for without a GPU.
+        """
+        if self.device().type == "cpu":
+            if self.precision == "bf16":
+                # Of a convolution over two frames torch 2.14 gives what lay in memory as the weights' gradient.
+                raise InputError(
+                    "bf16 needs a GPU: on CPUs torch's gradients of some 3D convolutions in bf16 are garbage",
+                    "leave --precision and speed.precision out on a CPU",
+                )
+            return False
+        return self.precision == "bf16" or (
+            self.precision == "auto" and torch.cuda.is_bf16_supported(including_emulation=False)
+        )
+
+    def fabric(self) -> Fabric:
+        """Lightning Fabric on this device."""
+        device = self.device()
+        if device.type == "cpu":
+            keep_freed_memory()
+        warnings.filterwarnings("ignore", ".*GPU available but not used.*")
+        warnings.filterwarnings("ignore", ".*all_gather is deprecated.*")  # Fabric's call, not ours
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+        together = self.processes * self.nodes > 1
+        return Fabric(
+            accelerator=device.type,
+            strategy="ddp" if together else "auto",
+            devices=[device.index or 0] if device.type == "cuda" and not together else self.processes,
+            num_nodes=self.nodes,
+            precision="bf16-mixed" if self.bf16() else "32-true",
+        )
+
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+
+
+def keep_freed_memory() -> None:
+    """Keep the memory of freed tensors for the next ones instead of giving it back to the kernel, which has to clear
+    every page again at each step: a quarter of a step's time on a CPU. Works with glibc, elsewhere nothing happens."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    except (OSError, AttributeError):
+        return

@@ -1,0 +1,108 @@
+"""How long a training will take, from batches that are timed."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import cast
+
+import torch
+from lightning_fabric import Fabric
+
+from vcsf_cli.config.recipe import Recipe
+from vcsf_cli.config.schema import Stage
+from vcsf_cli.data.clips import Batch, TrainingClips
+from vcsf_cli.data.loader import Order, items_of, training_loader
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.model.parts import build_sampler
+from vcsf_cli.model.pathways import TwoPathways, build
+from vcsf_cli.train.compute import Machine
+from vcsf_cli.train.loop import Task
+from vcsf_cli.train.optim import optimizer_of
+from vcsf_cli.train.pretrain import training_rows
+from vcsf_cli.train.task import PretrainTask
+
+SECONDS_OF_TIMING = 15.0
+"""Of all stages together; one batch more may be under way when they are over."""
+
+TIMED_CLIPS = 2
+TIMED_BATCHES = 4
+
+
+def estimate(recipe: Recipe, manifest: Manifest, machine: Machine) -> list[tuple[int, float]]:
+    """Clips an epoch and estimated seconds of every stage, from batches of real clips timed for some seconds.
+
+    Stages that compute the same are timed once; what there is no time left for is taken to last as long as the slowest.
+    """
+    rows = training_rows(recipe, manifest)
+    deadline = time.monotonic() + SECONDS_OF_TIMING
+    timed: dict[str, float] = {}
+    estimates = []
+    for stage in recipe.stages:
+        kind = stage.model_dump_json(exclude={"optim": True, "train": {"epochs", "batch", "log_every", "check_every"}})
+        if kind not in timed:
+            late = time.monotonic() > deadline and timed
+            timed[kind] = max(timed.values()) if late else seconds_a_clip(recipe, stage, manifest, machine, deadline)
+        per_epoch = len(rows) // stage.train.batch * stage.train.batch
+        estimates.append((per_epoch, timed[kind] * per_epoch * stage.train.epochs))
+    return estimates
+
+
+def seconds_a_clip(recipe: Recipe, stage: Stage, manifest: Manifest, machine: Machine, deadline: float) -> float:
+    """Seconds that training on a clip takes, measured with a few clips and, where there is time before the deadline, with
+    whole batches, which small networks compute much faster.
+
+    Reading and computing overlap when training, so a clip is taken to last as long as the slower of the two. Of several
+    processes one is timed, with its share of a batch; what they tell each other is left out.
+    """
+    processes = machine.processes * machine.nodes
+    rows, fabric = training_rows(recipe, manifest), replace(machine, devices=str(machine.device()), nodes=1).fabric()
+    task = PretrainTask(recipe, stage, cast(TwoPathways, fabric.to_device(build(recipe))), manifest, rows, fabric, 0)
+    optimizer = optimizer_of(stage.optim, task.parameters(), stage.speed.fused)
+    clips = TrainingClips(manifest, build_sampler(stage), stage.augment, stage.data.size, recipe.seed)
+
+    def timed(size: int) -> tuple[float, float]:
+        """Seconds that a clip takes to read and to compute, in batches of so many."""
+        order = Order(rows, size, recipe.seed, 0, 1000)
+        batches = items_of(training_loader(clips, order, 0, pin=False))
+        read, compute = rehearsed(fabric, task, optimizer, batches, TIMED_BATCHES, deadline)
+        return read / size, compute / size
+
+    parts = stage.train.accumulate * (stage.train.parts if stage.train.norm == "split" else 1)
+    whole = stage.train.batch // processes
+    few = min(max(TIMED_CLIPS, 2 * parts), whole)
+    read, compute = timed(few)
+    if few < whole and (read + compute) * whole * TIMED_BATCHES < deadline - time.monotonic():
+        read, compute = timed(whole)
+    return max(read / max(1, machine.readers), compute) / processes
+
+
+def rehearsed(
+    fabric: Fabric,
+    task: Task,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[Batch],
+    count: int,
+    deadline: float = math.inf,
+) -> tuple[float, float]:
+    """Mean seconds that a batch takes to read and to learn from, of at most so many batches until a deadline on
+    `time.monotonic`'s clock; the first one pays for warming up and counts only if it is the only one."""
+    reading: list[float] = []
+    computing: list[float] = []
+    while not computing or (len(computing) < count and time.monotonic() < deadline):
+        begun = time.monotonic()
+        batch = next(batches)
+        read = time.monotonic()
+        for share, terms in task.step(batch):
+            fabric.backward(share * terms["loss"])
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        task.after_step()
+        if fabric.device.type == "cuda":
+            torch.cuda.synchronize()
+        reading.append(read - begun)
+        computing.append(time.monotonic() - read)
+    return statistics.fmean(reading[1:] or reading), statistics.fmean(computing[1:] or computing)
