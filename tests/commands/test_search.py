@@ -12,7 +12,7 @@ import torch
 from conftest import called
 from videos import cut_off, write_video
 
-from vcsf_cli.measure.gallery import Gallery
+from vcsf_cli.search.gallery import Gallery
 from vcsf_cli.storage import checkpoint
 
 TINY = ("--set", "name=tiny", "--set", "train.batch=4", "--set", "train.epochs=1", "--set", "loss.queue=4")

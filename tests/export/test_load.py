@@ -18,8 +18,8 @@ from vcsf_cli.config import recipe as recipes
 from vcsf_cli.errors import InputError, RunError
 from vcsf_cli.export.folder import replacing
 from vcsf_cli.export.load import VideoEncoder
-from vcsf_cli.measure.own_video import Look
 from vcsf_cli.model.pathways import build
+from vcsf_cli.search.video import Look
 
 
 @pytest.fixture(scope="module")

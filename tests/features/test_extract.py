@@ -13,8 +13,8 @@ from vcsf_cli.contracts import View
 from vcsf_cli.data.clips import WholeVideos
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.features.extract import extract
-from vcsf_cli.measure.own_video import features_of
 from vcsf_cli.model.pathways import build
+from vcsf_cli.search.video import features_of
 
 
 class Apart:

@@ -292,8 +292,8 @@ def find(
         InputError: If a choice can't be had here.
         DataError: If a query can't be read; the others are answered first.
     """
-    from vcsf_cli.measure.approximate import load_faiss
-    from vcsf_cli.measure.own_search import Search
+    from vcsf_cli.search.approximate import load_faiss
+    from vcsf_cli.search.search import Search
     from vcsf_cli.storage.files import whole
 
     if index == "faiss":

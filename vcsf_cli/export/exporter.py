@@ -23,11 +23,11 @@ from vcsf_cli.export.check import compare
 from vcsf_cli.export.encoder import Encoder, Reading
 from vcsf_cli.export.folder import CARD, CONFIG, FILES, describe, is_export, read_config, replacing
 from vcsf_cli.export.measured import centre_of, results_of
-from vcsf_cli.measure.own_video import Look, OwnVideo, features_of
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.narrate import say
 from vcsf_cli.runs.restore import restore
 from vcsf_cli.runs.run import Run
+from vcsf_cli.search.video import Look, OwnVideo, features_of
 from vcsf_cli.storage import files
 
 COMPARED = 6

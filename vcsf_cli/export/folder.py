@@ -19,8 +19,8 @@ from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.augment import MEAN, STD
 from vcsf_cli.errors import InputError, RunError
 from vcsf_cli.export.encoder import Encoder
-from vcsf_cli.measure.own_video import Look
 from vcsf_cli.runs.run import Run
+from vcsf_cli.search.video import Look
 
 CONFIG = "config.json"
 CARD = "README.md"

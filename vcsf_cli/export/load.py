@@ -17,9 +17,9 @@ from vcsf_cli.errors import InputError, RunError
 from vcsf_cli.export.encoder import Encoder, Reading
 from vcsf_cli.export.folder import CONFIG, FILES, read_config, recipe_of
 from vcsf_cli.features.extract import Features
-from vcsf_cli.measure.own_video import GivenFrames, Look, OwnVideo, WindowFeatures, encode_with
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.runs.run import read_run
+from vcsf_cli.search.video import GivenFrames, Look, OwnVideo, WindowFeatures, encode_with
 from vcsf_cli.storage import checkpoint
 
 Source = str | Path | Frames | Tensor

@@ -21,10 +21,11 @@ from vcsf_plugins.samplers import SlowFast
 
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import InputError
-from vcsf_cli.measure import approximate, gallery, search
-from vcsf_cli.measure.approximate import Approximate, load_faiss
-from vcsf_cli.measure.gallery import Gallery, Windows, by_clip, recordings, unit_vectors
-from vcsf_cli.measure.search import Pair, exact
+from vcsf_cli.search import approximate, gallery
+from vcsf_cli.search import exact as exact_search
+from vcsf_cli.search.approximate import Approximate, load_faiss
+from vcsf_cli.search.exact import Pair, exact
+from vcsf_cli.search.gallery import Gallery, Windows, by_clip, recordings, unit_vectors
 
 WIDTH = {"slow": 3, "fast": 4}
 SAMPLER = SlowFast(frames=8, alpha=4)
@@ -97,7 +98,7 @@ def test_exact_equals_its_definition_whatever_the_blocks(
     group = np.repeat(np.arange(len(groups)), groups)
     with pytest.MonkeyPatch.context() as patch:
         for name, size in zip(("ROWS_AT_ONCE", "QUERIES_AT_ONCE", "CELLS_AT_ONCE"), blocks, strict=True):
-            patch.setattr(search, name, size)
+            patch.setattr(exact_search, name, size)
         pairs = exact(query, group, windows, pathway, k)
     expected = search_by_hand(query, group, windows, pathway, k)
     for number, similarities in enumerate(expected):
@@ -117,7 +118,7 @@ def test_the_table_of_best_similarities_by_hand(counts: list[int], pathway: str)
     """Of one window alone the mean is itself: it is similar to nothing."""
     windows, query = windows_of(counts), query_of(4, 0)
     group = np.array([0, 0, 1, 2])
-    table = search.best_similarities(query, group, windows, pathway)
+    table = exact_search.best_similarities(query, group, windows, pathway)
     by_hand = search_by_hand(query, group, windows, pathway, len(counts))
     np.testing.assert_allclose(-np.sort(-table, axis=1), by_hand, atol=1e-5)
 
@@ -126,7 +127,7 @@ def test_the_table_of_best_similarities_by_hand(counts: list[int], pathway: str)
 def test_equal_similarities_go_by_gallery_order_and_to_the_earliest_windows(
     rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "ROWS_AT_ONCE", rows)
+    monkeypatch.setattr(exact_search, "ROWS_AT_ONCE", rows)
     axes = np.eye(3, dtype=np.float32)
     count = 300
     windows = measured(

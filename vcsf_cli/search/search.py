@@ -16,14 +16,14 @@ from vcsf_cli.data.decode import default_decoder
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import DataError, InputError, RunError
 from vcsf_cli.features.extract import Features, of_windows
-from vcsf_cli.measure.approximate import WORTH_IT, Approximate, load_faiss
-from vcsf_cli.measure.gallery import Gallery, Windows, by_clip
-from vcsf_cli.measure.own_video import Look, OwnVideo, WindowFeatures, encode_windows
-from vcsf_cli.measure.search import Pair, exact
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.narrate import Progress, say
 from vcsf_cli.runs.restore import restore
 from vcsf_cli.runs.run import Run
+from vcsf_cli.search.approximate import WORTH_IT, Approximate, load_faiss
+from vcsf_cli.search.exact import Pair, exact
+from vcsf_cli.search.gallery import Gallery, Windows, by_clip
+from vcsf_cli.search.video import Look, OwnVideo, WindowFeatures, encode_windows
 from vcsf_cli.storage import files
 from vcsf_cli.train.compute import Machine
 

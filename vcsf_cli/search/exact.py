@@ -9,7 +9,7 @@ import numpy as np
 
 from vcsf_cli.contracts import Indices
 from vcsf_cli.features.extract import Features
-from vcsf_cli.measure.gallery import ROWS_AT_ONCE, SHORTEST, FloatArray, Windows, pathways_in, unit_vectors
+from vcsf_cli.search.gallery import ROWS_AT_ONCE, SHORTEST, FloatArray, Windows, pathways_in, unit_vectors
 
 QUERIES_AT_ONCE = 512
 CELLS_AT_ONCE = 2**24

@@ -14,10 +14,10 @@ from vcsf_cli import registry
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.data.augment import apply_crop, centre_square, to_input
 from vcsf_cli.errors import DataError, InputError
-from vcsf_cli.measure import own_video
-from vcsf_cli.measure.own_video import GivenFrames, Look, OwnVideo, encode_windows
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import build
+from vcsf_cli.search import video as video_files
+from vcsf_cli.search.video import GivenFrames, Look, OwnVideo, encode_windows
 from vcsf_cli.video import short_side
 
 STAGE = recipes.load("smoke").model
@@ -34,12 +34,12 @@ def frames_of(path: Path) -> list[np.ndarray]:
     return small
 
 
-@pytest.mark.parametrize("kept", [own_video.KEPT_BYTES, 0], ids=["kept", "decoded twice"])
+@pytest.mark.parametrize("kept", [video_files.KEPT_BYTES, 0], ids=["kept", "decoded twice"])
 @pytest.mark.parametrize("count", [3, 8, 41])
 def test_windows_are_those_of_the_sampler(
     tmp_path: Path, count: int, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(own_video, "KEPT_BYTES", kept)
+    monkeypatch.setattr(video_files, "KEPT_BYTES", kept)
     path = write_video(tmp_path / "own.mp4", count, fps=20)
     frames = frames_of(path)
     video = OwnVideo(path, SAMPLER, LOOK)
@@ -66,7 +66,7 @@ def test_a_video_is_resampled_as_its_store_was(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own_video, "KEPT_BYTES", 2**20)
+    monkeypatch.setattr(video_files, "KEPT_BYTES", 2**20)
     path = write_video(tmp_path / "long.mp4", 900)
     video = OwnVideo(path, SAMPLER, Look(128, 1.0, decoder="pyav"))
     tracemalloc.start()
@@ -80,7 +80,7 @@ def test_memory_does_not_grow_with_the_video(tmp_path: Path, monkeypatch: pytest
 
 
 def test_features_are_those_of_each_window_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own_video, "WINDOWS_AT_ONCE", 3)
+    monkeypatch.setattr(video_files, "WINDOWS_AT_ONCE", 3)
     model = build(recipes.load("smoke")).eval()
     frames = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)
     done: list[int] = []

@@ -16,9 +16,9 @@ import numpy as np
 from vcsf_cli.contracts import PATHWAYS, Indices
 from vcsf_cli.errors import InputError
 from vcsf_cli.features.extract import Features
-from vcsf_cli.measure.gallery import ROWS_AT_ONCE, Windows, pathways_in, unit_vectors
-from vcsf_cli.measure.search import Pair, beginnings, nearest_recordings, rank
 from vcsf_cli.narrate import say
+from vcsf_cli.search.exact import Pair, beginnings, nearest_recordings, rank
+from vcsf_cli.search.gallery import ROWS_AT_ONCE, Windows, pathways_in, unit_vectors
 from vcsf_cli.storage import files
 
 WORTH_IT = 1_000_000

@@ -1,0 +1,1 @@
+"""Searching a prepared dataset with videos that were never prepared."""
