@@ -6,7 +6,7 @@ import pytest
 
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.config.schedule import shortness
-from vcsf_cli.measure.benchmark import COMPLETE, Benchmark
+from vcsf_cli.evaluate.retrieval import COMPLETE, Benchmark
 
 ONE_STAGE = ("stages=[]", "optim.schedule=constant", "optim.drops=[]")
 

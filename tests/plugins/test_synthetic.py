@@ -26,8 +26,8 @@ from vcsf_plugins.synthetic.figure import Body, joints_of
 
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import DataError, InputError
+from vcsf_cli.evaluate.retrieval import NO_PATHWAY, histogram
 from vcsf_cli.features.neighbours import centred_unit, hits, nearest, recall
-from vcsf_cli.measure.benchmark import NO_PATHWAY, histogram
 
 FEW = {"classes": 3, "groups": 6, "clips": 2, "frames": 20, "height": 48}
 ALL_TAKES = list(all_takes(Settings(10, 21, 3, 72, 96, 0)))

@@ -16,7 +16,7 @@ from vcsf_cli.config import protocol as protocols
 from vcsf_cli.config.table import DEFAULT_KS, DEFAULT_PROTOCOLS, Measure
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import RunError
-from vcsf_cli.measure.job import Job
+from vcsf_cli.evaluate.job import Job
 from vcsf_cli.runs import results
 from vcsf_cli.runs.run import Run
 from vcsf_cli.storage import files

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from vcsf_cli.config.protocol import Protocol
-    from vcsf_cli.measure.job import Job
+    from vcsf_cli.evaluate.job import Job
     from vcsf_cli.runs.run import Run
     from vcsf_cli.train.compute import Machine
 
@@ -140,7 +140,7 @@ def command(
     run, scratch = start_of(runs, source)
     manifest = Manifest.open(data / dataset)
 
-    from vcsf_cli.measure.job import Job, check
+    from vcsf_cli.evaluate.job import Job, check
 
     machine = machine_of(run, protocol, **how)
     splits = [1, 2, 3] if split == "all" else [int(split or run.recipe.model.data.split)]
@@ -172,7 +172,7 @@ def machine_of(
 
 def measure_all(jobs: list[Job], machine: Machine) -> None:
     """Measure one after the other, and show the table."""
-    from vcsf_cli.train.classify import measure
+    from vcsf_cli.evaluate.finetune import measure
 
     tables = []
     for job in jobs:
@@ -220,7 +220,7 @@ def start_of(runs: Path, source: str | None) -> tuple[Run, bool]:
     """
     from vcsf_cli.config import recipe as recipes
     from vcsf_cli.config.schema import Init
-    from vcsf_cli.measure.job import untrained
+    from vcsf_cli.evaluate.job import untrained
     from vcsf_cli.runs.run import find_run
 
     if source is not None and source.startswith(SCRATCH):
@@ -246,7 +246,7 @@ def start_of(runs: Path, source: str | None) -> tuple[Run, bool]:
 def rehearse(jobs: list[Job], machine: Machine) -> None:
     """`--dry-run`: the resolved protocol on stdout, everything else on stderr."""
     from vcsf_cli.config import strict_yaml
-    from vcsf_cli.train.classify import estimate
+    from vcsf_cli.evaluate.finetune import estimate
 
     click.echo(strict_yaml.dump(jobs[0].protocol.model_dump(mode="json")), nl=False)
     for job in jobs:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from vcsf_cli.data.manifest import Manifest
-    from vcsf_cli.measure.benchmark import Benchmark, Difference, Measured
+    from vcsf_cli.evaluate.retrieval import Benchmark, Difference, Measured
     from vcsf_cli.runs.run import Run
     from vcsf_cli.train.compute import Machine
 
@@ -179,7 +179,7 @@ def measure(
     html: bool,
 ) -> None:
     """The benchmark."""
-    from vcsf_cli.measure.benchmark import Benchmark
+    from vcsf_cli.evaluate.retrieval import Benchmark
 
     stage = run.recipe.model
     split = split or stage.data.split
@@ -234,12 +234,12 @@ def conclude(benchmark: Benchmark, trained: Measured, others: list[Measured], ht
 
 def write_page(benchmark: Benchmark, rows: pd.DataFrame, differences: list[Difference], wanted: bool) -> None:
     """Write `report.html`, or see that none of an earlier measurement stays."""
-    from vcsf_cli.report import retrieval
+    from vcsf_cli.evaluate import report
 
-    path = benchmark.folder / retrieval.FILE
+    path = benchmark.folder / report.FILE
     path.unlink(missing_ok=True)
     if wanted:
-        say(f"to look at: {retrieval.write(benchmark, rows, differences)}")
+        say(f"to look at: {report.write(benchmark, rows, differences)}")
 
 
 def show(rows: pd.DataFrame) -> None:

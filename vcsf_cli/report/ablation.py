@@ -20,7 +20,7 @@ from vcsf_cli.ablate.rows import Line as Row
 from vcsf_cli.ablate.running import typed
 from vcsf_cli.ablate.writing import TRAINED, Shown
 from vcsf_cli.data.splits import parts_of
-from vcsf_cli.report import retrieval
+from vcsf_cli.evaluate.report import FILE as RETRIEVAL_REPORT
 from vcsf_cli.report.charts import PATHWAYS_AND_BOTH, Chart, Line, compared_charts, kind_of
 from vcsf_cli.report.clips import by_class, clips_of
 from vcsf_cli.report.page import Clips, Interval, Section, Table, page
@@ -164,7 +164,7 @@ def runs_section(numbers: Numbers, seen: Mapping[str, tuple[Group, Cell]]) -> Se
 
 def report_of(numbers: Numbers, group: Group, cell: Cell) -> str:
     """Where a run's own report of retrieval is, seen from the table's folder; empty if there is none."""
-    path = retrieved_in(numbers, group, cell) / retrieval.FILE
+    path = retrieved_in(numbers, group, cell) / RETRIEVAL_REPORT
     if group.measure.task != "retrieve" or not path.is_file():
         return ""
     return quote(Path(os.path.relpath(path, numbers.plan.folder)).as_posix())

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from vcsf_cli.measure.benchmark import NO_PATHWAY, PROTOCOL, Benchmark, Difference
+from vcsf_cli.evaluate.retrieval import NO_PATHWAY, PROTOCOL, Benchmark, Difference
 from vcsf_cli.report.charts import Chart, Line, training_charts
 from vcsf_cli.report.clips import clips_of
 from vcsf_cli.report.page import Figure, Interval, Section, Table, page

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vcsf_cli.measure.accuracy import accuracies, by_class, confusion, with_both, write_confusion
+from vcsf_cli.evaluate.metrics import accuracies, by_class, confusion, with_both, write_confusion
 
 CLASSES = ["a", "b", "c"]
 PROBABILITY = np.array(

@@ -11,7 +11,9 @@ import torch
 
 from vcsf_cli.config.protocol import LinearTrain
 from vcsf_cli.config.schema import Optim
-from vcsf_cli.measure.probe import Voters, choose, fit_layer
+from vcsf_cli.evaluate.knn import Voters
+from vcsf_cli.evaluate.linear import fit_layer
+from vcsf_cli.evaluate.probe import choose
 
 SGD = Optim(name="sgd", lr=0.3, weight_decay=1e-4, schedule="step", drops=[60, 80])
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vcsf_cli.measure.benchmark import histogram
+from vcsf_cli.evaluate.retrieval import histogram
 
 
 def test_a_colour_histogram_by_hand() -> None:

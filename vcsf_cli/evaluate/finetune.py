@@ -21,10 +21,11 @@ from vcsf_cli.contracts import Indices
 from vcsf_cli.data.clips import Batch, LabelledClips, WholeVideos, inputs_of
 from vcsf_cli.data.loader import Order, items_of, training_loader
 from vcsf_cli.errors import RunError
+from vcsf_cli.evaluate.job import Job, carry_out
+from vcsf_cli.evaluate.knn import knn
+from vcsf_cli.evaluate.linear import linear
+from vcsf_cli.evaluate.metrics import right, with_both
 from vcsf_cli.features.extract import Features, extract
-from vcsf_cli.measure.accuracy import right, with_both
-from vcsf_cli.measure.job import Job, carry_out
-from vcsf_cli.measure.probe import knn, linear
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import Pathway, TwoPathways, Windows, channels_of, window_of
 from vcsf_cli.narrate import Progress, say

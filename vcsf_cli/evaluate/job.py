@@ -25,8 +25,8 @@ from vcsf_cli.contracts import PATHWAYS, Indices
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.splits import Few, Labels, draw_labelled, hold_out, missing_classes
 from vcsf_cli.errors import DataError, InputError, RunError
+from vcsf_cli.evaluate import metrics
 from vcsf_cli.features.extract import Features
-from vcsf_cli.measure import accuracy
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.narrate import say
 from vcsf_cli.runs import results
@@ -202,12 +202,12 @@ class Job:
         """The classes of the training part, sorted; probabilities are in this order."""
         return sorted(set(self.label[self.division.train]))
 
-    def target(self, rows: Indices) -> accuracy.IntArray:
+    def target(self, rows: Indices) -> metrics.IntArray:
         """The number of the class of each of some rows."""
         return np.searchsorted(np.array(self.classes), self.label[rows].astype(str)).astype(np.int64)
 
     @cached_property
-    def known(self) -> accuracy.IntArray:
+    def known(self) -> metrics.IntArray:
         """The number of the class of each row of the training part, -1 elsewhere: all that is known before the test."""
         found = np.full(len(self.label), -1)
         found[self.division.train] = self.target(self.division.train)
@@ -309,7 +309,7 @@ def carry_out(job: Job, machine: Machine, predict: Callable[[Job, Machine], Feat
     with files.only_one(folder / "lock", busy):
         run = begin(job)
         begun = time.monotonic()
-        probability = accuracy.with_both(predict(job, machine))
+        probability = metrics.with_both(predict(job, machine))
         rows = conclude(job, probability)
         run.note(finished=True, ended=now(), seconds=round(time.monotonic() - begun, 1))
     results.merge(table, rows)
@@ -347,12 +347,12 @@ def conclude(job: Job, probability: Features) -> pd.DataFrame:
     video = job.manifest.table["video"].to_numpy(object)[test]
     rows, lines, answers = [], [], []
     for pathway, scores in probability.items():
-        confused = accuracy.confusion(scores, target, job.classes)
-        accuracy.write_confusion(folder, pathway, confused)
-        lines.append(accuracy.by_class(confused).assign(pathway=pathway))
+        confused = metrics.confusion(scores, target, job.classes)
+        metrics.write_confusion(folder, pathway, confused)
+        lines.append(metrics.by_class(confused).assign(pathway=pathway))
         answer = {"video": video, "pathway": pathway, "label": classes[target], "answer": classes[scores.argmax(1)]}
         answers.append(pd.DataFrame(answer | {"probability": scores.max(1).round(6)}))
-        found = accuracy.accuracies(scores, target, job.source[test], ranks=job.protocol.mode != "knn")
+        found = metrics.accuracies(scores, target, job.source[test], ranks=job.protocol.mode != "knn")
         rows += [
             {
                 "run": job.run.name,

@@ -1,0 +1,1 @@
+"""Measurements of a run on a prepared dataset: retrieval and classification."""

@@ -1,0 +1,68 @@
+"""The vote of the nearest training clips, by frozen features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vcsf_cli.evaluate.job import Job, carry_out
+from vcsf_cli.evaluate.metrics import FloatArray, IntArray
+from vcsf_cli.evaluate.probe import classifier_of, features_of, tested
+from vcsf_cli.features.extract import Features
+from vcsf_cli.features.neighbours import centred_unit, mean_of, nearest
+from vcsf_cli.train.compute import Machine
+
+
+def knn(job: Job, machine: Machine) -> pd.DataFrame:
+    """Measure the vote of the nearest training clips: tidy rows.
+
+    Raises:
+        RunError: If another process is at it, or the run's checkpoint can't be used.
+    """
+
+    def fit(features: FloatArray, target: IntArray, setting: dict[str, Any]) -> Voters:
+        return Voters(features, target, len(job.classes), **setting)
+
+    def predict(job: Job, machine: Machine) -> Features:
+        features = features_of(job, machine)
+        voters = {pathway: classifier_of(job, pathway, features[pathway], fit) for pathway in features}
+        return tested(job, features, voters)
+
+    return carry_out(job, machine, predict)
+
+
+@dataclass(frozen=True)
+class Voters:
+    """Training clips that vote for their class with the weight exp(cosine / temperature) (Wu et al., CVPR 2018, sec. 3.4).
+
+    Args:
+        gallery: Their features (N, C).
+        target: Their classes, (N,).
+        classes: How many there are.
+        k: How many of the nearest vote.
+        temperature: How much nearer clips weigh more.
+    """
+
+    gallery: FloatArray
+    target: IntArray
+    classes: int
+    k: int
+    temperature: float
+
+    def probabilities(self, features: FloatArray) -> FloatArray:
+        """Shares of the votes (M, classes) of features (M, C).
+
+        All are centred by the training clips' mean, so that what is said of a clip does not depend on which others are asked
+        about: less the mean of test clips of one class nothing of that class is left.
+        """
+        mean = mean_of(self.gallery)
+        near = nearest({"": centred_unit(features, mean)}, {"": centred_unit(self.gallery, mean)}, "", self.k)
+        # Less the largest, so that no weight is too large for a float; shares stay the same.
+        weight = np.exp((near.similarity - near.similarity[:, :1]) / self.temperature)
+        votes = np.zeros((len(features), self.classes), np.float32)
+        np.add.at(votes, (np.arange(len(features))[:, None], self.target[near.index]), weight)
+        shares: FloatArray = votes / votes.sum(1, keepdims=True)
+        return shares

@@ -1,0 +1,96 @@
+"""A linear layer on frozen features."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vcsf_cli.config.protocol import Linear, LinearTrain
+from vcsf_cli.config.schema import Optim
+from vcsf_cli.evaluate.job import Job, carry_out
+from vcsf_cli.evaluate.metrics import FloatArray, IntArray
+from vcsf_cli.evaluate.probe import classifier_of, features_of, tested
+from vcsf_cli.features.extract import Features
+from vcsf_cli.storage import checkpoint
+from vcsf_cli.train.compute import Machine
+from vcsf_cli.train.optim import learning_rate, optimizer_of
+
+KIND = "vcsf-linear"
+
+
+def linear(job: Job, machine: Machine) -> pd.DataFrame:
+    """Measure a linear layer on frozen features: tidy rows.
+
+    Raises:
+        RunError: If another process is at it, or the run's checkpoint can't be used.
+    """
+    protocol = cast(Linear, job.protocol)
+
+    def fit(features: FloatArray, target: IntArray, setting: dict[str, Any]) -> Layer:
+        optim = Optim.model_validate(protocol.optim.model_dump() | setting)
+        return fit_layer(features, target, len(job.classes), optim, protocol.train, job.seed)
+
+    def predict(job: Job, machine: Machine) -> Features:
+        features = features_of(job, machine)
+        layers = {pathway: classifier_of(job, pathway, features[pathway], fit) for pathway in features}
+        content = {"classes": job.classes, "layers": {pathway: layer.state_dict() for pathway, layer in layers.items()}}
+        checkpoint.save(job.folder / "classifier.pt", content, KIND)
+        return tested(job, features, layers)
+
+    return carry_out(job, machine, predict)
+
+
+class Layer(nn.Module):
+    """A linear layer on features of unit length, after batch norm without weights of its own (CoCLR's linear probe).
+
+    Args:
+        channels: C.
+        classes: How many.
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(channels, affine=False)
+        self.linear = nn.Linear(channels, classes)
+        nn.init.normal_(self.linear.weight, std=0.01)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (N, classes) of features (N, C)."""
+        return cast(Tensor, self.linear(self.norm(functional.normalize(features, dim=1))))
+
+    @torch.no_grad()
+    def probabilities(self, features: FloatArray) -> FloatArray:
+        """Probabilities (N, classes) of features (N, C)."""
+        self.eval()
+        found: FloatArray = self(torch.from_numpy(features)).softmax(1).numpy()
+        return found
+
+
+def fit_layer(
+    features: FloatArray, target: IntArray, classes: int, optim: Optim, train: LinearTrain, seed: int
+) -> Layer:
+    """Learn a layer from features (N, C) and their classes (N,), in batches of a seeded order, on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layer = Layer(features.shape[1], classes)
+    optimizer = optimizer_of(optim, layer.parameters())
+    inputs, wanted = torch.from_numpy(features), torch.from_numpy(target)
+    size = min(train.batch, len(inputs))
+    batches = len(inputs) // size
+    generator = torch.Generator().manual_seed(seed)
+    layer.train()
+    for epoch in range(train.epochs):
+        order = torch.randperm(len(inputs), generator=generator)
+        for number in range(batches):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(optim, epoch + number / batches, train.epochs)
+            rows = order[number * size : (number + 1) * size]
+            torch.autograd.backward(functional.cross_entropy(layer(inputs[rows]), wanted[rows]))
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    return layer

@@ -1,1 +1,0 @@
-"""Features of whole videos, and what is measured on them."""
