@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from vcsf_cli.cli import COMMANDS, main
+from vcsf_cli.cli import main
 from vcsf_cli.cli import vcsf as group
+from vcsf_cli.commands import COMMANDS
 
 Vcsf = Callable[..., subprocess.CompletedProcess[str]]
 

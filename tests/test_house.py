@@ -19,7 +19,8 @@ import vcsf_plugins
 import vcsf_cli
 from vcsf_cli import hookspecs
 from vcsf_cli.ablate.rows import checked
-from vcsf_cli.cli import COMMANDS, main
+from vcsf_cli.cli import main
+from vcsf_cli.commands import COMMANDS
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.config.table import PUBLISHED
 from vcsf_cli.config.table import read as read_table

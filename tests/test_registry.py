@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from vcsf_cli.commands import COMMANDS
 from vcsf_cli.errors import DataError, PluginError, UnknownName
 from vcsf_cli.registry import HOOKS, Registry
 
@@ -186,7 +187,7 @@ def test_a_factory_that_returns_something_else_is_named(
 def test_wrong_folders_and_commands_name_the_plugin(tmp_path: Path, hook: str, returned: str, problem: str) -> None:
     registry = registry_with(tmp_path, f"import click\n@hookimpl\ndef {hook}():\n    return {returned}\n")
     with pytest.raises(PluginError) as error:
-        registry.recipe_dirs() if hook == "vcsf_recipe_dirs" else registry.commands()
+        registry.recipe_dirs() if hook == "vcsf_recipe_dirs" else registry.commands(COMMANDS)
     assert problem in error.value.message
     assert "vcsf_local.py" in error.value.message
 

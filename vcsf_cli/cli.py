@@ -12,21 +12,8 @@ from typing import Any
 import click
 
 from vcsf_cli import __version__
-from vcsf_cli.errors import BROKEN_DISK, WRONG_PATH, InputError, VcsfError
-
-COMMANDS = {
-    "prepare": "Turn videos into a store of frames that clips are read from fast.",
-    "pretrain": "Train the slow and the fast pathway as a recipe says.",
-    "retrieve": "Measure nearest-neighbour retrieval of a trained run, or search with videos of your own.",
-    "finetune": "Measure classification: linear probe, k-NN, fine-tuning, or training from scratch.",
-    "ablate": "Train and measure the rows of a table, and make the table.",
-    "export": "Write a trained run as a folder that others can use.",
-    "recipes": "List, show and check recipes.",
-    "plugins": "List and describe the components there are.",
-}
-"""Every built-in command with its line of help, said here so that `vcsf --help` imports none of them."""
-
-EXIT_INTERRUPTED = 130
+from vcsf_cli.commands import COMMANDS
+from vcsf_cli.errors import BROKEN_DISK, EXIT_INTERRUPTED, WRONG_PATH, InputError, UnknownName, VcsfError
 
 
 class LazyGroup(click.Group):
@@ -47,8 +34,6 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(context, args)
         except click.UsageError as error:
-            from vcsf_cli.errors import UnknownName
-
             raise UnknownName("command", args[0], [*COMMANDS, *self._plugin_commands()]) from error
 
     def invoke(self, context: click.Context) -> Any:
@@ -68,7 +53,7 @@ class LazyGroup(click.Group):
     def _plugin_commands() -> dict[str, click.Command]:
         from vcsf_cli import registry
 
-        return {name: command for name, (_, command) in registry.load().commands().items()}
+        return {name: command for name, (_, command) in registry.load().commands(COMMANDS).items()}
 
 
 def heed_local_plugin(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:

@@ -228,6 +228,20 @@ class Layout:
     remark: str = ""
 
 
+class Run(Protocol):
+    """What an observer may ask a run folder."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The folder's name, which names the run."""
+        ...
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One keyword of a factory, as its signature and docstring say it."""

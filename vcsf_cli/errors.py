@@ -13,6 +13,9 @@ BROKEN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROF
 WRONG_PATH = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 """Errors of the system that a path on the command line or in a recipe makes: a file taken for a folder, too long a name."""
 
+EXIT_INTERRUPTED = 130
+"""Exit status after Ctrl-C or a polite kill, with everything saved."""
+
 
 class VcsfError(Exception):
     """A failure that is explained to the user without a traceback.

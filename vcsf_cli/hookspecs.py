@@ -16,7 +16,7 @@ import pluggy
 if TYPE_CHECKING:
     import click
 
-    from vcsf_cli.runs.run import Run
+    from vcsf_cli.contracts import Run
 
 hookspec = pluggy.HookspecMarker("vcsf")
 

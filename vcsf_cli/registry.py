@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import entry_points
@@ -200,15 +200,16 @@ class Registry:
         """Folders of recipes that plugins add, each with the plugin's name."""
         return [(plugin, Path(folder)) for plugin, folder in self._listed("vcsf_recipe_dirs", str | Path)]
 
-    def commands(self) -> dict[str, tuple[str, click.Command]]:
+    def commands(self, taken: Iterable[str]) -> dict[str, tuple[str, click.Command]]:
         """Commands that plugins add by name, each with the plugin's name.
+
+        Args:
+            taken: Names of the built-in commands.
 
         Raises:
             PluginError: If a name is taken.
         """
-        from vcsf_cli.cli import COMMANDS
-
-        owners = dict.fromkeys(COMMANDS, "vcsf")
+        owners = dict.fromkeys(taken, "vcsf")
         found: dict[str, tuple[str, click.Command]] = {}
         for plugin, command in self._listed("vcsf_commands", click.Command):
             name = command.name or ""

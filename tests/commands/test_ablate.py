@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from conftest import called
 
-from vcsf_cli.ablate import running
+from vcsf_cli.ablate import run as table_runs
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.data.manifest import Manifest, write
 from vcsf_cli.errors import RunError
@@ -223,7 +223,7 @@ def test_a_measurement_that_fails_of_all_rows_withholds_no_other(copied: Path) -
 
 
 def test_a_run_that_another_process_has_waits_for_it(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "AGAIN_AFTER", 0.5)
+    monkeypatch.setattr(table_runs, "AGAIN_AFTER", 0.5)
     run = run_of(copied, *ONE_NEIGHBOUR)
     status = json.loads((run / "status.json").read_text())
     (run / "status.json").write_text(json.dumps(status | {"finished": False}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vcsf_cli.ablate import measured
-from vcsf_cli.ablate.cost import Costs
+from vcsf_cli.ablate.estimate import Costs
 from vcsf_cli.ablate.plan import Cell, Plan
 from vcsf_cli.config.table import Measure
 from vcsf_cli.data.manifest import Manifest

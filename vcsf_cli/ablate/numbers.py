@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from vcsf_cli.ablate import measured
-from vcsf_cli.ablate.cost import OFFICIAL
 from vcsf_cli.ablate.difference import difference_of, words_of
+from vcsf_cli.ablate.estimate import OFFICIAL
 from vcsf_cli.ablate.plan import Cell, Plan
 from vcsf_cli.ablate.rows import Line
 from vcsf_cli.config.schedule import epochs_of, in_words, shortness

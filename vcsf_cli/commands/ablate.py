@@ -10,10 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from vcsf_cli.cli import EXIT_INTERRUPTED
-from vcsf_cli.errors import InputError, RunError, did_you_mean
-from vcsf_cli.narrate import duration, say
-from vcsf_cli.options import (
+from vcsf_cli.commands.options import (
     complete_recipe,
     data_option,
     precision_option,
@@ -21,12 +18,14 @@ from vcsf_cli.options import (
     save_every_option,
     set_option,
 )
+from vcsf_cli.errors import EXIT_INTERRUPTED, InputError, RunError, did_you_mean
+from vcsf_cli.narrate import duration, say
 
 if TYPE_CHECKING:
-    from vcsf_cli.ablate.cost import Costs
+    from vcsf_cli.ablate.estimate import Costs
     from vcsf_cli.ablate.numbers import Numbers as TableNumbers
     from vcsf_cli.ablate.plan import Plan
-    from vcsf_cli.ablate.running import Failure, How
+    from vcsf_cli.ablate.run import Failure, How
     from vcsf_cli.config.table import Draft
 
 DEFAULT_BASE = "recipes/vcsf.yaml"
@@ -193,9 +192,9 @@ def command(
         )
 
     from vcsf_cli.ablate.check import check
-    from vcsf_cli.ablate.cost import Costs
+    from vcsf_cli.ablate.estimate import Costs
     from vcsf_cli.ablate.plan import plan_of
-    from vcsf_cli.ablate.running import How, devices_of
+    from vcsf_cli.ablate.run import How, devices_of
 
     if base or seeds or splits or measure or assignments or any(isinstance(value, list) for value in options.values()):
         content = named_apart(content)
@@ -279,7 +278,7 @@ def carry_out(plan: Plan, how: How, with_published: bool) -> None:
         RunError: If another process is at it, or a row failed.
     """
     from vcsf_cli.ablate.numbers import numbers_of
-    from vcsf_cli.ablate.running import LOGS, Running
+    from vcsf_cli.ablate.run import LOGS, Running
     from vcsf_cli.storage.files import only_one
 
     failures: list[Failure] = []
@@ -304,8 +303,7 @@ def carry_out(plan: Plan, how: How, with_published: bool) -> None:
 
 def tell(plan: Plan, costs: Costs, assume: str | None, how: How, dry_run: bool) -> None:
     """The plan: rows, what is done, time and disk; on stdout if that is all that was asked for."""
-    from vcsf_cli.ablate.cost import speed_of
-    from vcsf_cli.ablate.lanes import seconds_of
+    from vcsf_cli.ablate.estimate import seconds_of, speed_of
 
     write = click.echo if dry_run else say
     works = costs.work()
@@ -352,16 +350,15 @@ def show(numbers: TableNumbers, with_published: bool) -> None:
     """Show and write a table."""
     from rich.console import Console
 
-    from vcsf_cli.ablate import writing
-    from vcsf_cli.report import ablation
+    from vcsf_cli.ablate import render, report
 
-    table, folder = writing.shown(numbers, with_published), numbers.plan.folder
-    writing.write(folder, numbers, table)
+    table, folder = render.shown(numbers, with_published), numbers.plan.folder
+    render.write(folder, numbers, table)
     console = Console(markup=False, emoji=False)  # brackets and colons in names stay
     if not console.is_terminal:
         console.width = WIDE  # a name is never cut
-    console.print(writing.drawn(table))
+    console.print(render.drawn(table))
     for note in table.notes:
         say(note)
     say(f"table: {folder / 'table.md'} (.csv, .tex)")
-    say(f"to look at: {ablation.write(numbers, table)}")
+    say(f"to look at: {report.write(numbers, table)}")

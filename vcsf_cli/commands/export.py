@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vcsf_cli.commands.options import complete_run, data_option, runs_option
 from vcsf_cli.errors import InputError
 from vcsf_cli.narrate import say
-from vcsf_cli.options import complete_run, data_option, runs_option
 
 if TYPE_CHECKING:
     from vcsf_cli.data.manifest import Manifest

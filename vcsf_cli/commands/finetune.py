@@ -9,11 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vcsf_cli.cli import EXIT_INTERRUPTED
-from vcsf_cli.data.splits import Few
-from vcsf_cli.errors import InputError
-from vcsf_cli.narrate import duration, say
-from vcsf_cli.options import (
+from vcsf_cli.commands.options import (
     complete_run,
     data_option,
     devices_option,
@@ -22,6 +18,9 @@ from vcsf_cli.options import (
     save_every_option,
     workers_option,
 )
+from vcsf_cli.data.splits import Few
+from vcsf_cli.errors import EXIT_INTERRUPTED, InputError
+from vcsf_cli.narrate import duration, say
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from vcsf_cli import registry
+from vcsf_cli.commands import COMMANDS
 from vcsf_cli.contracts import Component, Parameter
 from vcsf_cli.errors import UnknownName
 from vcsf_cli.narrate import say
@@ -28,7 +29,7 @@ def command(kind: str | None, name: str | None) -> None:
         for component in plugins.components(each).values():
             click.echo(f"  {component.name:<18} {component.plugin:<14} {component.summary}")
     if kind is None:
-        for added, (plugin, _) in plugins.commands().items():
+        for added, (plugin, _) in plugins.commands(COMMANDS).items():
             click.echo(f"command: {added} ({plugin})")
         click.echo(f"plugins: {', '.join(plugins.plugins())}")
     say(f"next: vcsf plugins {kind or 'KIND'} NAME")

@@ -15,13 +15,12 @@ from typing import Any, Literal, get_args, get_origin
 import click
 
 from vcsf_cli import registry
-from vcsf_cli.cli import EXIT_INTERRUPTED
+from vcsf_cli.commands.options import data_option, where
 from vcsf_cli.config import strict_yaml
 from vcsf_cli.contracts import Component, Dataset, Parameter
 from vcsf_cli.data.decode import default_decoder
-from vcsf_cli.errors import DataError, InputError, PluginError, RecipeError
+from vcsf_cli.errors import EXIT_INTERRUPTED, DataError, InputError, PluginError, RecipeError
 from vcsf_cli.narrate import duration, say
-from vcsf_cli.options import data_option, where
 
 OWN_SOURCE = frozenset({"folder", "csv"})
 """Kinds that have no videos unless `--source` names them."""

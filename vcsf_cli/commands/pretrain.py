@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vcsf_cli.cli import EXIT_INTERRUPTED
-from vcsf_cli.narrate import duration, say, work_together
-from vcsf_cli.options import (
+from vcsf_cli.commands.options import (
     complete_recipe,
     data_option,
     devices_option,
@@ -24,6 +22,8 @@ from vcsf_cli.options import (
     where,
     workers_option,
 )
+from vcsf_cli.errors import EXIT_INTERRUPTED
+from vcsf_cli.narrate import duration, say, work_together
 
 if TYPE_CHECKING:
     from vcsf_cli.config.recipe import Recipe

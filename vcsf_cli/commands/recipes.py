@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from vcsf_cli.commands.options import complete_recipe, data_option, set_option
 from vcsf_cli.narrate import say
-from vcsf_cli.options import complete_recipe, data_option, set_option, where
 
 
 @click.group("recipes", invoke_without_command=True)

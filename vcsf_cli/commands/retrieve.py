@@ -10,10 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vcsf_cli.cli import EXIT_INTERRUPTED
-from vcsf_cli.errors import DataError, InputError
-from vcsf_cli.narrate import say
-from vcsf_cli.options import (
+from vcsf_cli.commands.options import (
     complete_run,
     data_option,
     devices_option,
@@ -21,6 +18,8 @@ from vcsf_cli.options import (
     where,
     workers_option,
 )
+from vcsf_cli.errors import EXIT_INTERRUPTED, DataError, InputError
+from vcsf_cli.narrate import say
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -128,7 +128,7 @@ def safetensors(folder: Path) -> Encode:
     """The function that an exported folder is, by `vcsf_cli.load_encoder`."""
     import torch
 
-    from vcsf_cli import load_encoder
+    from vcsf_cli.export.load import load_encoder
 
     module = load_encoder(folder)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vcsf_cli.ablate.writing import Cell, Shown, difference_of, escaped, grid, latex, markdown, mean_of, notes_of
+from vcsf_cli.ablate.render import Cell, Shown, difference_of, escaped, grid, latex, markdown, mean_of, notes_of
 
 harmful = st.one_of(
     st.text(max_size=12),

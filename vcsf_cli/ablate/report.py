@@ -16,9 +16,9 @@ from markupsafe import Markup
 from vcsf_cli.ablate import measured
 from vcsf_cli.ablate.numbers import Group, Numbers
 from vcsf_cli.ablate.plan import Cell
+from vcsf_cli.ablate.render import TRAINED, Shown
 from vcsf_cli.ablate.rows import Line as Row
-from vcsf_cli.ablate.running import typed
-from vcsf_cli.ablate.writing import TRAINED, Shown
+from vcsf_cli.ablate.run import typed
 from vcsf_cli.data.splits import parts_of
 from vcsf_cli.evaluate.report import FILE as RETRIEVAL_REPORT
 from vcsf_cli.report.charts import PATHWAYS_AND_BOTH, Chart, Line, compared_charts, kind_of

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from vcsf_cli.ablate.cost import Costs, Speed, StageWork, Work
-from vcsf_cli.ablate.lanes import seconds_of
+from vcsf_cli.ablate.estimate import Costs, Speed, StageWork, Work, seconds_of
 from vcsf_cli.ablate.plan import Cell, Plan, plan_of
 from vcsf_cli.ablate.rows import checked
-from vcsf_cli.ablate.running import How, Running, commands_of, devices_of, last_error
+from vcsf_cli.ablate.run import How, Running, commands_of, devices_of, last_error
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.config.table import read
 from vcsf_cli.runs.run import Run

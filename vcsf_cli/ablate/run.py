@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from vcsf_cli.ablate.cost import is_begun, own_stages
-from vcsf_cli.ablate.lanes import must_wait
+from vcsf_cli.ablate.estimate import is_begun, must_wait, own_stages
 from vcsf_cli.ablate.measured import asked_before, ks_of
 from vcsf_cli.ablate.plan import Cell, Plan
 from vcsf_cli.config.table import DEFAULT_PROTOCOLS, Measure
@@ -208,7 +207,7 @@ class Running:
         said_before = path.stat().st_size if path.is_file() else 0
         log = path.open("ab")
         process = subprocess.Popen(
-            [sys.executable, "-m", "vcsf_cli.ablate.work", json.dumps(commands)],
+            [sys.executable, "-m", "vcsf_cli.ablate.worker", json.dumps(commands)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -14,7 +14,7 @@ from rich.text import Text
 from vcsf_cli.ablate.difference import is_finding
 from vcsf_cli.ablate.numbers import Group, Numbers, incomparable, training_of
 from vcsf_cli.ablate.rows import Line
-from vcsf_cli.ablate.running import typed
+from vcsf_cli.ablate.run import typed
 from vcsf_cli.config import published
 from vcsf_cli.report.page import RECONSTRUCTION
 from vcsf_cli.runs.run import WITH_LABELS

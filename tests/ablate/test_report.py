@@ -17,8 +17,8 @@ from browser import Browser, browser, chromium
 from conftest import called
 
 from vcsf_cli.ablate.numbers import Group, Numbers
+from vcsf_cli.ablate.report import difference_sections
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.report.ablation import difference_sections
 
 FIRST, SECOND = "[the] whole", "<b id='harm'>no *motion*"
 TINY = """
