@@ -7,6 +7,7 @@ import pkgutil
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,63 @@ def test_built_in_parts_import_only_what_outsiders_may() -> None:
     assert used <= FOR_OUTSIDERS | {"vcsf_cli.hookimpl", "vcsf_cli.__version__"}
     for name in FOR_OUTSIDERS:
         assert f"`{name}`" in read("plugins/README.md")
+
+
+LAYERS = (
+    {"contracts", "hookspecs", "errors", "narrate", "video"},
+    {"registry"},
+    {"storage"},
+    {"config"},
+    {"data"},
+    {"model"},
+    {"features"},
+    {"runs"},
+    {"train"},
+    {"report"},
+    {"evaluate"},
+    {"search"},
+    {"export"},
+    {"ablate"},
+    {"commands"},
+    {"cli"},
+    {"__main__"},
+)
+"""The folders and modules of vcsf_cli, top to bottom: each may import from its own layer and from those above it."""
+FACE = {"__version__", "hookimpl"}
+"""What everybody may import from the package itself."""
+
+
+def layer_of(name: str) -> int:
+    """The layer of a module, such as `vcsf_cli.data.clips`."""
+    return next(number for number, names in enumerate(LAYERS) if name.split(".")[1] in names)
+
+
+def imports_downward(path: Path) -> list[str]:
+    """The modules from layers below its own that a file imports, in functions and for type checkers too."""
+    own = ".".join(path.relative_to(CHECKOUT).with_suffix("").parts)
+    used = {name for name in imports(path) if name.startswith("vcsf_cli.") and name.split(".")[1] not in FACE}
+    return sorted(f"{own} imports {name}" for name in used if layer_of(name) > layer_of(own))
+
+
+def test_every_folder_imports_only_from_those_above_it() -> None:
+    ours = [path for path in MODULES if "vcsf_plugins" not in path.parts]
+    face = CHECKOUT / "vcsf_cli" / "__init__.py"
+    assert [found for path in ours if path != face for found in imports_downward(path)] == []
+    assert {name for name in imports(face) if name.startswith("vcsf_cli")} == {"vcsf_cli.export.load"}
+
+
+def test_an_import_from_below_is_found_wherever_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "CHECKOUT", tmp_path)
+    path = tmp_path / "vcsf_cli" / "data" / "clips.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "from typing import TYPE_CHECKING\n"
+        "from vcsf_cli import __version__, cli, registry\n"
+        "if TYPE_CHECKING:\n    from vcsf_cli.train.loop import Task\n"
+        "def load():\n    import vcsf_cli.model.pathways\n"
+    )
+    below = ("vcsf_cli.cli", "vcsf_cli.model.pathways", "vcsf_cli.train.loop")
+    assert imports_downward(path) == [f"vcsf_cli.data.clips imports {name}" for name in below]
 
 
 def test_no_function_is_longer_than_a_screen() -> None:

@@ -1,4 +1,5 @@
-"""What a plan costs before it is begun: floating-point operations, hours at a measured or assumed speed, and disk."""
+"""What a plan costs before it is begun: floating-point operations, hours at a measured or assumed speed, on one
+device or on several side by side, and disk."""
 
 from __future__ import annotations
 

@@ -78,7 +78,6 @@ def command(
     finished. A changed recipe is another run, in a folder of its own.
     """
     resolved = resolve(recipe, assignments, init)
-
     from vcsf_cli.data.manifest import Manifest
     from vcsf_cli.model.parts import uses_labels
     from vcsf_cli.model.pathways import build
