@@ -51,7 +51,7 @@ class LazyGroup(click.Group):
 
     @staticmethod
     def _plugin_commands() -> dict[str, click.Command]:
-        from vcsf_cli import registry
+        from vcsf_cli import registry  # not for `vcsf --help`, which loads no plugin
 
         return {name: command for name, (_, command) in registry.load().commands(COMMANDS).items()}
 
@@ -59,7 +59,7 @@ class LazyGroup(click.Group):
 def heed_local_plugin(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
     """Leave out ./vcsf_local.py before any plugin's command is looked for."""
     if not wanted:
-        from vcsf_cli import registry
+        from vcsf_cli import registry  # not for `vcsf --help`, which loads no plugin
 
         registry.leave_out_local_plugin()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from types import TracebackType
@@ -104,8 +105,6 @@ class Progress:
         return "  ".join(parts)
 
     def _draw(self) -> None:
-        import shutil
-
         columns = shutil.get_terminal_size().columns
         filled = round(20 * self.done / self.total) if self.total else 20
         bar = "█" * filled + "░" * (20 - filled)

@@ -20,6 +20,7 @@ from typing import Any
 
 import click
 import pluggy
+import vcsf_plugins
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from vcsf_cli import hookspecs
@@ -70,8 +71,6 @@ class Registry:
         self.manager.add_hookspecs(hookspecs)
         self._kinds: dict[str, dict[str, Component]] = {}
         self._deaf: set[tuple[str, str]] = set()
-        import vcsf_plugins
-
         self._register(vcsf_plugins, "vcsf_plugins")
         for entry in sorted(entry_points(group="vcsf"), key=lambda entry: entry.name):
             with blame(entry.name):

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+from vcsf_cli.ablate import flags
+from vcsf_cli.ablate.rows import checked, named_apart
 from vcsf_cli.commands.options import (
     complete_recipe,
     data_option,
@@ -18,15 +20,19 @@ from vcsf_cli.commands.options import (
     save_every_option,
     set_option,
 )
+from vcsf_cli.config import table as tables
+from vcsf_cli.config.recipe import find_recipe
+from vcsf_cli.config.table import Draft
 from vcsf_cli.errors import EXIT_INTERRUPTED, InputError, RunError, did_you_mean
 from vcsf_cli.narrate import duration, say
+from vcsf_cli.storage.files import only_one
 
+# What loads torch or pandas is imported by the functions that need it: --help must be fast.
 if TYPE_CHECKING:
     from vcsf_cli.ablate.estimate import Costs
     from vcsf_cli.ablate.numbers import Numbers as TableNumbers
     from vcsf_cli.ablate.plan import Plan
     from vcsf_cli.ablate.run import Failure, How
-    from vcsf_cli.config.table import Draft
 
 DEFAULT_BASE = "recipes/vcsf.yaml"
 WIDE = 10_000
@@ -94,9 +100,8 @@ class Assumed(click.ParamType[str]):
 
 def complete_table(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of tables, then files as the shell completes them."""
-    from vcsf_cli.config.table import table_names
 
-    names = [CompletionItem(name) for name in table_names() if name.startswith(incomplete)]
+    names = [CompletionItem(name) for name in tables.table_names() if name.startswith(incomplete)]
     return names or [CompletionItem(incomplete, type="file")]
 
 
@@ -180,7 +185,6 @@ def command(
     command goes on where an earlier one stopped, and a row that fails doesn't stop the others. The table is in tables/
     of --runs, as CSV, Markdown and LaTeX, with a report.html of curves, classes, confusion, a map and a gallery.
     """
-    from vcsf_cli.ablate.rows import checked, named_apart
 
     how = [options.pop(name) for name in ("devices", "precision", "workers", "save_every")]
     draft = draft_of(table, base, options, assignments)
@@ -218,9 +222,6 @@ def draft_of(table: str | None, base: str | None, options: dict[str, Any], assig
     Raises:
         InputError: If both are given, or neither.
     """
-    from vcsf_cli.ablate import flags
-    from vcsf_cli.config import table as tables
-    from vcsf_cli.config.recipe import find_recipe
 
     given = [name for name, value in options.items() if value]
     if table and given:
@@ -279,7 +280,6 @@ def carry_out(plan: Plan, how: How, with_published: bool) -> None:
     """
     from vcsf_cli.ablate.numbers import numbers_of
     from vcsf_cli.ablate.run import LOGS, Running
-    from vcsf_cli.storage.files import only_one
 
     failures: list[Failure] = []
     plan.folder.mkdir(parents=True, exist_ok=True)

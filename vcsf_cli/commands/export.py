@@ -12,6 +12,7 @@ from vcsf_cli.commands.options import complete_run, data_option, runs_option
 from vcsf_cli.errors import InputError
 from vcsf_cli.narrate import say
 
+# What loads torch or pandas is imported by the functions that need it: --help must be fast.
 if TYPE_CHECKING:
     from vcsf_cli.data.manifest import Manifest
     from vcsf_cli.runs.run import Run

@@ -18,15 +18,21 @@ from vcsf_cli.commands.options import (
     save_every_option,
     workers_option,
 )
+from vcsf_cli.config import protocol as protocols
+from vcsf_cli.config import recipe as recipes
+from vcsf_cli.config import strict_yaml
+from vcsf_cli.config.protocol import Protocol
+from vcsf_cli.config.schema import Init
+from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.splits import Few
 from vcsf_cli.errors import EXIT_INTERRUPTED, InputError
 from vcsf_cli.narrate import duration, say
 
+# What loads torch or pandas is imported by the functions that need it: --help must be fast.
 if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-    from vcsf_cli.config.protocol import Protocol
     from vcsf_cli.evaluate.job import Job
     from vcsf_cli.runs.run import Run
     from vcsf_cli.train.compute import Machine
@@ -130,8 +136,6 @@ def command(
     the training part are held out. The same command goes on where an earlier one stopped, and shows the table again when
     all is done. Rows are in results.csv of the run, everything else in its folder `finetune`.
     """
-    from vcsf_cli.config import protocol as protocols
-    from vcsf_cli.contracts import PATHWAYS
     from vcsf_cli.data.manifest import Manifest
 
     protocol = protocols.load(protocol_named(named, linear, knn), assignments)
@@ -217,8 +221,6 @@ def start_of(runs: Path, source: str | None) -> tuple[Run, bool]:
     Raises:
         InputError: If there is none.
     """
-    from vcsf_cli.config import recipe as recipes
-    from vcsf_cli.config.schema import Init
     from vcsf_cli.evaluate.job import untrained
     from vcsf_cli.runs.run import find_run
 
@@ -244,7 +246,6 @@ def start_of(runs: Path, source: str | None) -> tuple[Run, bool]:
 
 def rehearse(jobs: list[Job], machine: Machine) -> None:
     """`--dry-run`: the resolved protocol on stdout, everything else on stderr."""
-    from vcsf_cli.config import strict_yaml
     from vcsf_cli.evaluate.finetune import estimate
 
     click.echo(strict_yaml.dump(jobs[0].protocol.model_dump(mode="json")), nl=False)

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+import time
 import types
 import typing
 from collections.abc import Callable
@@ -163,7 +164,6 @@ def prepare(
     workers: int | None,
 ) -> None:
     """Prepare one dataset and say what came of it."""
-    import time
 
     from vcsf_cli.data.prepare import PROBLEMS, Preparation, Settings
 

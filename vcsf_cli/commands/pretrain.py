@@ -22,11 +22,13 @@ from vcsf_cli.commands.options import (
     where,
     workers_option,
 )
-from vcsf_cli.errors import EXIT_INTERRUPTED
+from vcsf_cli.config import recipe as recipes
+from vcsf_cli.config.recipe import Recipe
+from vcsf_cli.errors import EXIT_INTERRUPTED, InputError
 from vcsf_cli.narrate import duration, say, work_together
 
+# What loads torch or pandas is imported by the functions that need it: --help must be fast.
 if TYPE_CHECKING:
-    from vcsf_cli.config.recipe import Recipe
     from vcsf_cli.model.pathways import TwoPathways
     from vcsf_cli.model.pretrained import Start
     from vcsf_cli.train.compute import Machine
@@ -122,7 +124,6 @@ def command(
 
 def resolve(recipe: str, assignments: tuple[str, ...], init: dict[str, Path]) -> Recipe:
     """The recipe, with the digests of the files that `--init` gives."""
-    from vcsf_cli.config import recipe as recipes
 
     resolved = recipes.load(recipe, assignments)
     if not init:
@@ -175,7 +176,6 @@ def sizes(resolved: Recipe, model: TwoPathways) -> list[str]:
 def rehearse(resolved: Recipe, model: TwoPathways, data: Path, folder: Path, machine: Machine) -> None:
     """`--dry-run`: the resolved recipe on stdout, everything else on stderr."""
     from vcsf_cli.data.manifest import Manifest
-    from vcsf_cli.errors import InputError
     from vcsf_cli.train.pretrain import check_batches, training_rows, warnings_for
     from vcsf_cli.train.timing import estimate
 

@@ -7,6 +7,9 @@ from pathlib import Path
 import click
 
 from vcsf_cli.commands.options import complete_recipe, data_option, set_option
+from vcsf_cli.config import recipe as recipes
+from vcsf_cli.config.recipe import recipe_names
+from vcsf_cli.errors import InputError, RecipeError, VcsfError
 from vcsf_cli.narrate import say
 
 
@@ -21,7 +24,6 @@ def command(context: click.Context) -> None:
 @command.command("list")
 def list_recipes() -> None:
     """List the recipes that are found by name, with the first line of each."""
-    from vcsf_cli.config.recipe import recipe_names
 
     names = recipe_names()
     width = max(map(len, names), default=0)
@@ -36,7 +38,6 @@ def list_recipes() -> None:
 @set_option
 def show(recipe: str, assignments: tuple[str, ...]) -> None:
     """Print a recipe with everything it extends and all defaults filled in."""
-    from vcsf_cli.config import recipe as recipes
 
     click.echo(recipes.load(recipe, assignments).yaml(), nl=False)
 
@@ -50,8 +51,6 @@ def check(recipe_names: tuple[str, ...], assignments: tuple[str, ...], data: Pat
 
     Where a recipe's dataset is prepared, its sizes are checked against it too.
     """
-    from vcsf_cli.config import recipe as recipes
-    from vcsf_cli.errors import RecipeError, VcsfError
 
     names = list(recipe_names or recipes.recipe_names())
     wrong: dict[str, VcsfError] = {}
@@ -77,9 +76,7 @@ def check_one(name: str, assignments: tuple[str, ...], data: Path) -> None:
     Raises:
         VcsfError: If it isn't.
     """
-    from vcsf_cli.config import recipe as recipes
     from vcsf_cli.data.manifest import Manifest
-    from vcsf_cli.errors import InputError
     from vcsf_cli.model.pathways import build
     from vcsf_cli.train.pretrain import check_parts, training_rows, warnings_for
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vcsf_cli import registry
 from vcsf_cli.commands.options import (
     complete_run,
     data_option,
@@ -20,7 +21,9 @@ from vcsf_cli.commands.options import (
 )
 from vcsf_cli.errors import EXIT_INTERRUPTED, DataError, InputError
 from vcsf_cli.narrate import say
+from vcsf_cli.storage.files import whole
 
+# What loads torch or pandas is imported by the functions that need it: --help must be fast.
 if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
@@ -293,7 +296,6 @@ def find(
     """
     from vcsf_cli.search.approximate import load_faiss
     from vcsf_cli.search.search import Search
-    from vcsf_cli.storage.files import whole
 
     if index == "faiss":
         load_faiss()
@@ -325,7 +327,6 @@ def videos_in(folder: Path) -> list[Path]:
     Raises:
         DataError: If there are none.
     """
-    from vcsf_cli import registry
 
     try:
         videos = registry.load().build("dataset", "folder", folder, labels="none").videos()

@@ -248,7 +248,8 @@ def model_fields(path: Iterable[str | int], schema: type[BaseModel]) -> list[str
 
 def optimisers() -> list[str]:
     """The names of timm's optimisers."""
-    from timm.optim import list_optimizers  # type: ignore[attr-defined]  # timm has no __all__
+    # timm loads torch, which takes seconds.
+    from timm.optim import list_optimizers  # type: ignore[attr-defined]  # it has no __all__
 
     return [str(name) for name in list_optimizers()]
 

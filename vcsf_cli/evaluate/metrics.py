@@ -94,6 +94,7 @@ def write_confusion(folder: Path, pathway: str, confused: pd.DataFrame) -> None:
 
 def draw(path: Path, confused: pd.DataFrame, title: str) -> None:
     """A picture of a confusion matrix, each row as shares of its class."""
+    # matplotlib takes a second to load.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

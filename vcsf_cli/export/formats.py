@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from vcsf_cli.errors import InputError, RunError
@@ -45,8 +46,6 @@ def check_packages(formats: Sequence[str]) -> None:
 
 def write_safetensors(encoder: Encoder, centre: Mapping[str, npt.NDArray[np.float32]], path: Path) -> None:
     """Write weights, `slow.backbone...` and so on, and the centres of features (C,), `centre.slow` and so on."""
-    from safetensors.torch import save
-
     tensors = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
     tensors |= {f"centre.{pathway}": torch.from_numpy(values) for pathway, values in centre.items()}
     path.write_bytes(save(tensors, {"format": "pt"}))
@@ -54,8 +53,6 @@ def write_safetensors(encoder: Encoder, centre: Mapping[str, npt.NDArray[np.floa
 
 def write_images(encoder: Encoder, folder: Path) -> list[str]:
     """Write the image network of each pathway of timm's, with timm's own names; returns what was written."""
-    from safetensors.torch import save
-
     written = []
     for pathway in encoder.pathways:
         image = cast(nn.Module, encoder.get_submodule(f"{pathway}.backbone").image)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from vcsf_cli import registry
@@ -18,6 +20,7 @@ from vcsf_cli.export.encoder import Encoder, Reading
 from vcsf_cli.export.folder import CONFIG, FILES, read_config, recipe_of
 from vcsf_cli.features.extract import Features
 from vcsf_cli.model.pathways import TwoPathways, build
+from vcsf_cli.runs.restore import restore
 from vcsf_cli.runs.run import read_run
 from vcsf_cli.search.video import GivenFrames, Look, OwnVideo, WindowFeatures, encode_with
 from vcsf_cli.storage import checkpoint
@@ -117,8 +120,6 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> VideoE
 
 def trained(folder: Path) -> VideoEncoder:
     """The encoder of a run folder."""
-    from vcsf_cli.runs.restore import restore  # what trains takes seconds to import
-
     run = read_run(folder)
     model, _ = restore(run)
     stage = run.recipe.last
@@ -127,9 +128,6 @@ def trained(folder: Path) -> VideoEncoder:
 
 def exported(folder: Path) -> VideoEncoder:
     """The encoder of an exported folder."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     config = read_config(folder)
     path = folder / FILES["safetensors"]
     if not path.is_file():

@@ -140,7 +140,7 @@ def open_run(
 
 def environment() -> dict[str, Any]:
     """Versions, machine and command line: what a result can depend on besides recipe and data."""
-    import torch
+    import torch  # it takes seconds, and who only reads runs needs none of it
 
     versions = {}
     for package in PACKAGES:
