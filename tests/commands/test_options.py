@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from vcsf_cli.commands.options import where, workers_option
 from vcsf_cli.commands.retrieve import command
-from vcsf_cli.options import where, workers_option
 from vcsf_cli.train.pretrain import Machine
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from vcsf_cli.ablate import published
 from vcsf_cli.config import published
 from vcsf_cli.config.published import Entry, entries
 from vcsf_cli.errors import RecipeError

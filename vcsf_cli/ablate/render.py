@@ -16,6 +16,7 @@ from vcsf_cli.ablate.numbers import Group, Numbers, incomparable, training_of
 from vcsf_cli.ablate.rows import Line
 from vcsf_cli.ablate.run import typed
 from vcsf_cli.config import published
+from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.report.page import RECONSTRUCTION
 from vcsf_cli.runs.run import WITH_LABELS
 from vcsf_cli.storage import files
@@ -24,6 +25,9 @@ LABELS_MARK = "\N{DAGGER}"
 NOTE_OF_SPREAD = "Mean \N{PLUS-MINUS SIGN} standard deviation over seeds and splits."
 NOTE_OF_DIFFERENCES = 'Differences in points to "{first}"{pathway}, {intervals}.'
 NOTE_OF_BOLD = "Bold: the best mean of ours, which need not be better than chance allows{see}."
+BENCHMARKS = ("ucf101", "hmdb51")
+"""Datasets that there are published numbers of."""
+
 LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\N{PLUS-MINUS SIGN}": r"$\pm$", "\N{EN DASH}": "--",
@@ -149,7 +153,7 @@ def published_rows(numbers: Numbers) -> list[tuple[Cell, ...]]:
     found: dict[tuple[str, ...], dict[str, str]] = {}
     columns = []
     for group in numbers.groups:
-        data = published.benchmark(numbers.plan.manifest(group.dataset))
+        data = benchmark(numbers.plan.manifest(group.dataset))
         names = [f"{group.dataset} {group.task} {metric}" for metric in displayed(group)]
         columns += [*names, ""]
         for entry, values in published.of(group.measure.task, data):
@@ -280,3 +284,9 @@ def drawn(table: Shown) -> RichTable:
         kept = (cell for index, cell in enumerate(row) if index != TRAINED)
         found.add_row(*(Text(cell.text, style="bold" if cell.bold else "") for cell in kept))
     return found
+
+
+def benchmark(manifest: Manifest) -> str:
+    """The benchmark that a prepared dataset is or is a subset of: the one it is named after, else the kind that it was
+    prepared as. A name that only begins like a benchmark's says nothing: UCF50 is another dataset than UCF101."""
+    return manifest.name if manifest.name in BENCHMARKS else str(manifest.settings["kind"])

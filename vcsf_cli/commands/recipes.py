@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from vcsf_cli.commands.options import complete_recipe, data_option, set_option
+from vcsf_cli.commands.options import complete_recipe, data_option, set_option, where
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.config.recipe import recipe_names
 from vcsf_cli.errors import InputError, RecipeError, VcsfError

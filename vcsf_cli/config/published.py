@@ -14,11 +14,7 @@ from vcsf_cli.config.check import Checker, part
 from vcsf_cli.config.recipe import TABLES, recipe_dirs
 from vcsf_cli.config.schema import Node
 from vcsf_cli.config.table import PUBLISHED
-from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import RecipeError
-
-BENCHMARKS = ("ucf101", "hmdb51")
-"""Datasets that there are published numbers of."""
 
 Text = Annotated[str, MinLen(1)]
 Percent = Annotated[float, Gt(0), Interval(le=100)]
@@ -85,12 +81,6 @@ def entries() -> tuple[Entry, ...]:
     if problems:
         raise RecipeError.of(problems)
     return tuple(found)
-
-
-def benchmark(manifest: Manifest) -> str:
-    """The benchmark that a prepared dataset is or is a subset of: the one it is named after, else the kind that it was
-    prepared as. A name that only begins like a benchmark's says nothing: UCF50 is another dataset than UCF101."""
-    return manifest.name if manifest.name in BENCHMARKS else str(manifest.settings["kind"])
 
 
 def of(task: str, data: str) -> list[tuple[Entry, dict[str, Any]]]:
