@@ -8,7 +8,6 @@ import click
 
 from vcsf_cli.commands.options import complete_recipe, data_option, set_option, where
 from vcsf_cli.config import recipe as recipes
-from vcsf_cli.config.recipe import recipe_names
 from vcsf_cli.errors import InputError, RecipeError, VcsfError
 from vcsf_cli.narrate import say
 
@@ -25,7 +24,7 @@ def command(context: click.Context) -> None:
 def list_recipes() -> None:
     """List the recipes that are found by name, with the first line of each."""
 
-    names = recipe_names()
+    names = recipes.recipe_names()
     width = max(map(len, names), default=0)
     for name, path in names.items():
         first = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0].strip("# ")
