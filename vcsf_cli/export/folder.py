@@ -21,6 +21,7 @@ from vcsf_cli.errors import InputError, RunError
 from vcsf_cli.export.encoder import Encoder
 from vcsf_cli.runs.run import Run
 from vcsf_cli.search.video import Look
+from vcsf_cli.storage import files
 
 CONFIG = "config.json"
 CARD = "README.md"

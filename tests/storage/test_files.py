@@ -11,12 +11,12 @@ import pytest
 
 from vcsf_cli.errors import InputError
 from vcsf_cli.export.folder import replacing
-from vcsf_cli.files import write_text
+from vcsf_cli.storage.files import write_text
 
 WRITING = """
 import sys, time
 from pathlib import Path
-from vcsf_cli.files import whole
+from vcsf_cli.storage.files import whole
 with whole(Path(sys.argv[1]), "w") as file:
     file.write("half")
     file.flush()
