@@ -126,6 +126,28 @@ def test_numbers_are_those_of_the_runs_own_results(made: Path) -> None:
     assert found[found["row"] == "full (neighbours 2)"].set_index("metric")["mean"].to_dict() == wanted.to_dict()
 
 
+def test_test_clips_that_are_seen_in_training_are_refused_before_any_work(copied: Path) -> None:
+    """Measured on a copy of the data whose parts have changed places."""
+    shutil.copytree(copied / "data" / "ucf10", copied / "data" / "swapped")
+    other = {"train": "test", "test": "train"}
+    clips = Manifest.open(copied / "data" / "swapped").table.to_dict("records")
+    moved = [clip | {"split1": other[clip["split1"]], "frame_offsets": list(clip["frame_offsets"])} for clip in clips]
+    write(copied / "data" / "swapped", moved)
+    words = ("ablate", *BASE, *ROWS, *FEW, "--measure", "knn:swapped")
+    for runs in ("runs", "nothing_trained"):
+        error = called(*words, "--runs", runs, cwd=copied, status=2).stderr
+        assert "8 of 8 test clips of swapped split 1 were seen in training" in error
+    done = called(*words, "--allow-seen", cwd=copied)
+    (folder,) = (path.parent for path in copied.glob("runs/tables/*/table.md") if "swapped" in path.read_text())
+    note = "neighbours 1, knn on swapped, seed 0, split 1: 8 of 8 test clips seen in training"
+    assert note in done.stderr
+    for name in ("table.md", "table.tex", "report.html"):
+        assert note in (folder / name).read_text()
+    assert "neighbours 1 \N{DOUBLE DAGGER}" in (folder / "table.csv").read_text()
+    assert set(pd.read_csv(folder / "rows.csv")["seen"]) == {8}
+    assert "\N{DOUBLE DAGGER}" in called(*words, "--table-only", cwd=copied).stdout
+
+
 def test_a_stage_that_rows_share_is_trained_once(made: Path) -> None:
     full, other = run_of(made), run_of(made, *ONE_NEIGHBOUR)
     trained_by = [entry["trained_by"] for entry in json.loads((other / "stages.json").read_text())]

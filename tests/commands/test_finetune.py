@@ -26,6 +26,7 @@ FAST = ("train.epochs=5", "optim.schedule=constant", "optim.drops=[]", "grid.lr=
 LINEAR = ("--linear", *(word for setting in FAST for word in ("--set", setting)))
 FULL = ("--protocol", "cpu", "--set", "train.epochs=1", "--set", "train.batch=4")
 COLUMNS = ["run", "variant", "seed", "dataset", "split", "task", "pathway", "metric", "value", "clips", "left_out"]
+COLUMNS += ["training_data", "seen"]
 METRICS = {"top1", "top1_low", "top1_high", "class_mean"}
 PROTOCOLS = sorted((CHECKOUT / "recipes" / "protocols").glob("*.yaml"))
 
@@ -113,11 +114,10 @@ def test_done_before_it_shows_the_same_table_and_computes_nothing(work: Path) ->
 
 
 def test_features_are_extracted_once_for_all_splits_and_probes_and_anew_for_other_weights(work: Path) -> None:
-    done = finetune(*LINEAR, "--split", "all", cwd=work)
+    done = finetune(*LINEAR, "--split", "all", "--allow-seen", cwd=work)
     assert sum("features 12/12 videos" in line for line in done.stderr.splitlines()) == 1
-    assert "test clips of split 2 were among its training clips" in done.stderr
-    assert "test clips of split 1 were" not in done.stderr
     rows = rows_of(work)
+    assert rows.groupby("split")["seen"].unique().to_dict() == {1: [0], 2: [4], 3: [4]}
     assert sorted(rows["split"].unique()) == [1, 2, 3]
     top1 = rows[(rows["metric"] == "top1") & (rows["pathway"] == "both")]["value"] * 100
     expected = f"{top1.mean():.1f} ({top1.min():.1f}–{top1.max():.1f})"
@@ -206,12 +206,57 @@ def test_another_dataset_is_a_transfer_and_a_run_with_labels_says_so(work: Path,
     shutil.copytree(work / "data" / "synthetic", work / "data" / "other")
     status = work / "runs" / trained.name / "status.json"
     status.write_text(json.dumps(json.loads(status.read_text()) | {"uses_labels": True}))
-    done = called("finetune", "other", "--knn", "--split", 2, "--data", "data", "--workers", 0, cwd=work)
+    done = called("finetune", "other", "--knn", "--data", "data", "--workers", 0, cwd=work)
     assert "labels were used in training" in done.stderr
-    assert "were among its training clips" not in done.stderr
+    assert "seen in training" not in done.stderr
     rows = rows_of(work)
     assert set(rows["dataset"]) == {"other"}
     assert set(rows["variant"]) == {"trained_with_labels"}
+
+
+@pytest.mark.parametrize("mode", ["linear", "knn", "finetune"])
+def test_test_clips_that_were_seen_in_training_are_refused(mode: str, work: Path) -> None:
+    """Parts have changed places since the training, as a draw of new parts can do it."""
+    other = {"train": "test", "test": "train"}
+    change(work / "data" / "synthetic", lambda row: {"split1": other[row["split1"]]})
+    words = {"linear": LINEAR, "knn": ("--knn",), "finetune": FULL}[mode]
+    for more in ((), ("--dry-run",)):
+        error = finetune(*words, *more, cwd=work, status=2).stderr
+        assert "error: 8 of 8 test clips of synthetic split 1 were seen in training" in error
+        assert "--allow-seen measures all the same" in error
+    assert not folders(work)
+    done = finetune(*words, "--allow-seen", cwd=work)
+    assert "warning: the data of synthetic has changed since the run was trained on it" in done.stderr
+    assert "warning: 8 of 8 test clips seen in training" in done.stderr
+    assert "8 test clips, 8 seen in training" in done.stdout
+    rows = rows_of(work)
+    assert set(rows["training_data"]) == {"changed"}
+    assert set(rows["seen"]) == {8}
+    (folder,) = folders(work)
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["training_data"], status["seen"]) == ("changed", 8)
+    assert "were seen in training" in finetune(*words, cwd=work, status=2).stderr  # finished before, and not asked for
+
+
+def test_from_scratch_nothing_was_seen(work: Path, trained: Path) -> None:
+    source = f"scratch:{trained / 'recipe.yaml'}"
+    done = finetune("--knn", "--split", "all", "--from", source, "--runs", "fresh", cwd=work)
+    assert "seen in training" not in done.stdout + done.stderr
+    (path,) = work.glob("fresh/*/results.csv")
+    rows = pd.read_csv(path, keep_default_na=False)
+    assert set(rows["training_data"]) == set(rows["seen"]) == {""}
+
+
+def test_rows_of_an_older_vcsf_stay_and_are_completed_when_they_are_shown_again(work: Path) -> None:
+    for seed in (0, 1):
+        finetune("--knn", "--seeds", seed, cwd=work)
+    for path in work.glob("runs/**/results.csv"):
+        pd.read_csv(path).drop(columns=["training_data", "seen"]).to_csv(path, index=False)
+    finetune("--knn", "--seeds", 1, cwd=work)
+    rows = rows_of(work)
+    assert rows.columns.tolist() == COLUMNS
+    assert rows.groupby("seed")["seen"].count().to_dict() == {0: 0, 1: 12}
+    assert set(rows[rows["seed"] == 1]["training_data"]) == {"same"}
 
 
 def test_clips_outside_the_split_are_counted_as_left_out(work: Path) -> None:
@@ -230,7 +275,7 @@ def test_ten_crops_and_one_crop_are_two_measurements(work: Path) -> None:
 
 def test_a_dry_run_checks_prints_the_protocol_and_writes_nothing(work: Path) -> None:
     before = {path for path in work.rglob("*") if path.is_file()}
-    done = finetune(*FULL, "--split", "all", "--dry-run", cwd=work)
+    done = finetune(*FULL, "--split", "all", "--allow-seen", "--dry-run", cwd=work)
     assert {path for path in work.rglob("*") if path.is_file()} == before
     assert "estimated time: " in done.stderr
     assert done.stderr.count("folder: runs/") == 3

@@ -26,6 +26,7 @@ from vcsf_cli.storage import checkpoint
 
 TINY = ("--set", "name=tiny", "--set", "train.batch=4", "--set", "train.epochs=2", "--set", "loss.queue=4")
 COLUMNS = ["run", "variant", "seed", "dataset", "split", "task", "pathway", "metric", "value", "clips", "left_out"]
+COLUMNS += ["training_data", "seen"]
 RESULTS = ("results.csv", "neighbours.csv", "features.parquet")
 
 
@@ -255,10 +256,101 @@ def test_another_dataset_and_the_newest_run(trained: Path, copy: Path, tiny_data
     assert "several runs" in error
 
 
-def test_another_split_is_measured_with_a_warning(copy: Path, tiny_data: Path) -> None:
-    done = called("retrieve", "--split", 2, "--data", tiny_data, "--workers", 0, cwd=copy)
-    assert "test clips of split 2 were among its training clips" in done.stderr
-    assert (next(copy.glob("runs/*/retrieve/synthetic-split2")) / "results.csv").is_file()
+def swap(folder: Path) -> None:
+    """Let training and test part of split 1 change places, as a draw of new parts can do it."""
+    other = {"train": "test", "test": "train"}
+    change(folder, lambda row: row | {"split1": other[row["split1"]]})
+
+
+def forget(work: Path) -> None:
+    """Let the run be one of a vcsf that did not remember training clips."""
+    (path,) = work.glob("runs/*/trained_on.parquet")
+    path.unlink()
+
+
+def exposed(path: Path) -> set[tuple[str, str, str]]:
+    """Whether it was trained, the training data, and how many test clips were seen, of all rows."""
+    rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return set(rows[["variant", "training_data", "seen"]].itertuples(index=False, name=None))
+
+
+@pytest.mark.parametrize("case", ["another split", "an older run", "parts have moved", "under another name"])
+def test_test_clips_that_were_seen_in_training_are_refused(case: str, copy: Path, tiny_data: Path) -> None:
+    shutil.copytree(tiny_data, copy / "data")
+    named, data, seen = ["--split", 2], "same", "4"
+    if case == "parts have moved":
+        swap(copy / "data" / "synthetic")
+        named, data, seen = [], "changed", "8"
+    elif case == "under another name":
+        (copy / "data" / "synthetic").rename(copy / "data" / "mine")
+        swap(copy / "data" / "mine")
+        named, data, seen = ["mine"], "other", "8"
+    elif case == "an older run":
+        forget(copy)
+    words = ("retrieve", *named, "--data", "data", "--workers", 0)
+    error = called(*words, cwd=copy, status=2).stderr
+    assert f"error: {seen} of {seen} test clips" in error
+    assert "--allow-seen measures all the same" in error
+    assert not list(copy.glob("runs/*/retrieve"))
+    done = called(*words, "--allow-seen", "--untrained", cwd=copy)
+    mark = f"{seen} of {seen} test clips seen in training"
+    assert f"warning: {mark}: the run was trained on them" in done.stderr
+    assert f"R@k in per cent ({mark})" in done.stdout
+    (folder,) = copy.glob("runs/*/retrieve/*-split*")
+    assert exposed(folder / "results.csv") == {("trained", data, seen), ("untrained", "", "")}
+    for name in ("report.md", "report.html"):
+        assert mark in (folder / name).read_text()
+
+
+def test_data_that_changed_without_a_leak_are_measured_and_told(copy: Path, tiny_data: Path) -> None:
+    """Clips have come to the test part, and none of it was trained on."""
+    shutil.copytree(tiny_data, copy / "data")
+    other = {"Run": "Ran"}
+    change(copy / "data" / "synthetic", lambda row: row | {"label": other.get(row["label"], row["label"])})
+    done = called("retrieve", "--data", "data", "--workers", 0, cwd=copy)
+    said = "the data of synthetic has changed since the run was trained on it; no test clip was seen in training"
+    assert f"warning: {said}" in done.stderr
+    assert "seen in training" not in done.stdout
+    (folder,) = copy.glob("runs/*/retrieve/*")
+    assert exposed(folder / "results.csv") == {("trained", "changed", "0")}
+    for name in ("report.md", "report.html"):
+        assert said in (folder / name).read_text()
+
+
+def test_what_an_older_run_has_seen_of_changed_data_can_t_be_checked(copy: Path, tiny_data: Path) -> None:
+    shutil.copytree(tiny_data, copy / "data")
+    forget(copy)
+    called("retrieve", "--data", "data", "--workers", 0, cwd=copy)
+    (folder,) = copy.glob("runs/*/retrieve/*")
+    assert exposed(folder / "results.csv") == {("trained", "same", "0")}
+    swap(copy / "data" / "synthetic")
+    done = called("retrieve", "--data", "data", "--workers", 0, cwd=copy)
+    assert "it can't be checked whether test clips were among them" in done.stderr
+    assert "it can&#39;t be checked" in (folder / "report.html").read_text()
+    assert exposed(folder / "results.csv") == {("trained", "changed", "")}
+
+
+def test_the_same_data_in_another_folder_and_another_dataset_need_no_word(copy: Path, tiny_data: Path) -> None:
+    shutil.copytree(tiny_data, copy / "elsewhere")
+    done = called("retrieve", "--data", "elsewhere", "--workers", 0, cwd=copy)
+    assert "warning" not in done.stderr
+    (path,) = copy.glob("runs/*/retrieve/synthetic-split1/results.csv")
+    assert exposed(path) == {("trained", "same", "0")}
+    (copy / "elsewhere" / "synthetic").rename(copy / "elsewhere" / "others")
+    number = iter(range(99))
+    changed = {"sha256": "0", "split1": "test"}
+    change(copy / "elsewhere" / "others", lambda row: row | (changed if next(number) % 3 == 0 else {"sha256": "1"}))
+    done = called("retrieve", "others", "--data", "elsewhere", "--workers", 0, cwd=copy)
+    assert "warning" not in done.stderr
+    (path,) = copy.glob("runs/*/retrieve/others-split1/results.csv")
+    assert exposed(path) == {("trained", "other", "0")}
+
+
+def test_a_damaged_list_of_training_clips_is_an_error(copy: Path, tiny_data: Path) -> None:
+    (path,) = copy.glob("runs/*/trained_on.parquet")
+    path.write_bytes(path.read_bytes()[:-9])
+    error = called("retrieve", "--data", tiny_data, "--workers", 0, cwd=copy, status=1).stderr
+    assert "trained_on.parquet is damaged" in error
 
 
 @pytest.mark.parametrize("missing", ["labels", "test part"])

@@ -10,17 +10,18 @@ from vcsf_cli.ablate.plan import Cell, Plan
 from vcsf_cli.config.table import Measure
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.splits import parts_of
-from vcsf_cli.errors import DataError, InputError, VcsfError
+from vcsf_cli.errors import DataError, InputError, RunError, VcsfError
 from vcsf_cli.train.pretrain import check_parts, training_rows
 
 
-def check(plan: Plan, costs: Costs, prepared: bool) -> None:
+def check(plan: Plan, costs: Costs, prepared: bool, allow_seen: bool = False) -> None:
     """See that all rows can be trained and measured, before any work.
 
     Args:
         plan: The plan.
         costs: Its counts, for which the networks of every row are run once without numbers.
         prepared: Whether the data must be there.
+        allow_seen: Whether test clips may be seen in training.
 
     Raises:
         VcsfError: With all that can't.
@@ -39,14 +40,14 @@ def check(plan: Plan, costs: Costs, prepared: bool) -> None:
             except InputError as error:
                 problems.append(error)
     for cell in plan.cells:
-        for problem in problems_with_data(plan, cell):
+        for problem in problems_with_data(plan, cell, allow_seen):
             if all(problem.message != known.message for known in problems):
                 problems.append(problem)
     if problems:
         raise gathered(problems)
 
 
-def problems_with_data(plan: Plan, cell: Cell) -> list[VcsfError]:
+def problems_with_data(plan: Plan, cell: Cell, allow_seen: bool) -> list[VcsfError]:
     """What a run's data lack for its training or its measurements."""
     found: list[VcsfError] = []
     own = plan.manifests[cell.recipe.model.data.name]
@@ -61,6 +62,7 @@ def problems_with_data(plan: Plan, cell: Cell) -> list[VcsfError]:
             continue
         try:
             check_measure(cell, measure, manifest)
+            check_seen(plan, cell, measure, allow_seen)
         except VcsfError as error:
             found.append(error)
     return found
@@ -79,6 +81,20 @@ def check_measure(cell: Cell, measure: Measure, manifest: Manifest) -> None:
             f"{manifest.name} has no labelled training and test parts in split {cell.split}",
             "choose other splits, or prepare the dataset with its lists",
         )
+
+
+def check_seen(plan: Plan, cell: Cell, measure: Measure, allow_seen: bool) -> None:
+    """See that no test clip is seen in training, unless that is allowed; a damaged run is passed over here and told later.
+
+    Raises:
+        InputError: If one is.
+    """
+    try:
+        exposure = plan.exposure(cell, measure)
+    except RunError:
+        return
+    if exposure:
+        exposure.refuse(allow_seen)
 
 
 def told(prefix: str, error: VcsfError) -> VcsfError:

@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 
 from vcsf_cli.config import protocol as protocols
 from vcsf_cli.config.table import DEFAULT_KS, DEFAULT_PROTOCOLS, Measure
+from vcsf_cli.contracts import Indices
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.data.splits import parts_of
 from vcsf_cli.errors import RunError
 from vcsf_cli.evaluate.job import Job
 from vcsf_cli.runs import results
@@ -66,6 +68,17 @@ def found(run: Run, manifest: Manifest, split: int, measure: Measure, pathways: 
 def job_of(run: Run, manifest: Manifest, split: int, measure: Measure, pathways: Sequence[str]) -> Job:
     """The measurement by classification."""
     return Job(run, manifest, split, protocol_of(measure), run.recipe.seed, pathways=tuple(pathways))
+
+
+def tested_clips(run: Run, manifest: Manifest, split: int, measure: Measure, pathways: Sequence[str]) -> Indices:
+    """Rows of the manifest that a measurement tests.
+
+    Raises:
+        VcsfError: If the dataset does not have what the measurement needs.
+    """
+    if measure.task == "retrieve":
+        return parts_of(manifest, split).query
+    return job_of(run, manifest, split, measure, pathways).division.test
 
 
 def protocol_of(measure: Measure) -> protocols.Protocol:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -83,6 +83,8 @@ class Numbers:
         rows: The result rows that they are made of, with the table's row in front.
         cells: The runs that were measured.
         missing: What was not.
+        seen: Names of the rows that have numbers of test clips which were seen in training.
+        exposures: What a reader has to know of test clips and training clips, by row, a sentence each.
     """
 
     plan: Plan
@@ -91,6 +93,8 @@ class Numbers:
     rows: pd.DataFrame
     cells: tuple[Cell, ...]
     missing: tuple[Missing, ...] = ()
+    seen: frozenset[str] = frozenset()
+    exposures: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def remarks(self) -> list[str]:
@@ -146,12 +150,15 @@ Measurements = dict[tuple[int, int], measured.Found]
 def numbers_of(plan: Plan) -> Numbers:
     """Gather what was measured; what is missing or damaged is left out, and remembered."""
     groups, lines, rows, cells, missing = [], [], [], {}, []
+    seen: set[str] = set()
+    exposures: dict[str, list[str]] = {}
     for measure in plan.table.measures:
         found: dict[str, Measurements] = {line.name: {} for line in plan.table.lines}
         for cell in plan.cells:
-            own, why = None, ""
+            own, exposure, why = None, None, ""
             try:
                 own = plan.found(cell, measure)
+                exposure = plan.exposure(cell, measure) if own else None
             except VcsfError as error:
                 why = error.message
             if own is None:
@@ -160,6 +167,10 @@ def numbers_of(plan: Plan) -> Numbers:
                 found[cell.line.name][cell.seed, cell.split] = own
                 cells[cell.name] = cell
                 rows.append(own.rows.assign(row=cell.line.name))
+            if own and exposure:
+                seen |= {cell.line.name} if exposure.count else set()
+                about = f"{measure.task} on {plan.measured_on(cell, measure)}, seed {cell.seed}, split {cell.split}"
+                exposures.setdefault(cell.line.name, []).extend(f"{about}: {remark}" for remark in exposure.remarks)
         every = [each for of_line in found.values() for each in of_line.values()]
         if not every:
             continue
@@ -180,7 +191,9 @@ def numbers_of(plan: Plan) -> Numbers:
     gathered = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["row"])
     gathered = gathered[["row", *(name for name in gathered.columns if name != "row")]]
     values = pd.DataFrame(lines, columns=list(COLUMNS))
-    return Numbers(plan, tuple(groups), values, gathered, tuple(cells.values()), tuple(missing))
+    return Numbers(
+        plan, tuple(groups), values, gathered, tuple(cells.values()), tuple(missing), frozenset(seen), exposures
+    )
 
 
 def like(first: Line, pathway: str) -> str:

@@ -13,7 +13,7 @@ from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.config.table import Measure
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import InputError
-from vcsf_cli.runs import stages
+from vcsf_cli.runs import stages, trained_on
 from vcsf_cli.runs.run import Run, folder_of
 
 
@@ -126,6 +126,26 @@ class Plan:
         if manifest is None or not self.is_trained(cell):
             return None
         return measured.found(cell.run, manifest, cell.split, measure, cell.line.trains)
+
+    def exposure(self, cell: Cell, measure: Measure) -> trained_on.Exposure | None:
+        """What a run has seen, or will have seen when it is trained, of a measurement's test clips; None where data for saying
+        so are not prepared.
+
+        Raises:
+            VcsfError: If the run is damaged, or the dataset does not have what the measurement needs.
+        """
+        manifest = self.manifests[self.measured_on(cell, measure)]
+        own = self.manifests[cell.recipe.model.data.name]
+        if manifest is None:
+            return None
+        test = measured.tested_clips(cell.run, manifest, cell.split, measure, cell.line.trains)
+        if (cell.run.folder / "status.json").is_file():
+            return trained_on.compare(cell.run, manifest, cell.split, test)
+        if own is None:
+            return None
+        clips = trained_on.training_clips(own, cell.split)
+        same = own.hash == manifest.hash
+        return trained_on.exposure(cell.run.name, clips, own.name, same, manifest, cell.split, test)
 
     def missing(self, cell: Cell) -> list[Measure]:
         """The measurements that a run still needs."""

@@ -22,6 +22,7 @@ from vcsf_cli.runs.run import WITH_LABELS
 from vcsf_cli.storage import files
 
 LABELS_MARK = "\N{DAGGER}"
+SEEN_MARK = "\N{DOUBLE DAGGER}"
 NOTE_OF_SPREAD = "Mean \N{PLUS-MINUS SIGN} standard deviation over seeds and splits."
 NOTE_OF_DIFFERENCES = 'Differences in points to "{first}"{pathway}, {intervals}.'
 NOTE_OF_BOLD = "Bold: the best mean of ours, which need not be better than chance allows{see}."
@@ -31,7 +32,8 @@ BENCHMARKS = ("ucf101", "hmdb51")
 LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\N{PLUS-MINUS SIGN}": r"$\pm$", "\N{EN DASH}": "--",
-    "\N{DAGGER}": r"\dag{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "`": "'",
+    "\N{DAGGER}": r"\dag{}", "\N{DOUBLE DAGGER}": r"\ddag{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "`": "'",
 }  # fmt: skip
 """Characters that mean something to LaTeX, or that it has no letter for."""
 MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in "\\`*_[<|~&"})
@@ -112,6 +114,7 @@ def our_row(numbers: Numbers, line: Line, pathway: str) -> tuple[Cell, ...]:
     """A row of ours: its name, pathway, how it was trained, and its numbers."""
     cells = [cell for cell in numbers.cells if cell.line is line]
     mark = f" {LABELS_MARK}" if any(cell.run.uses_labels for cell in cells) else ""
+    mark += f" {SEEN_MARK}" if line.name in numbers.seen else ""
     found = [Cell(f"{line.name}{mark}"), Cell(pathway), Cell(training_of(numbers.plan, cells))]
     for group in numbers.groups:
         for metric in displayed(group):
@@ -189,6 +192,9 @@ def notes_of(numbers: Numbers, limits: Sequence[str], bold: bool, beside: bool) 
     notes += numbers.remarks
     if any(cell.run.uses_labels for cell in numbers.cells):
         notes.append(f"{LABELS_MARK} {WITH_LABELS}.")
+    for name, sentences in numbers.exposures.items():
+        mark = f"{SEEN_MARK} " if name in numbers.seen else ""
+        notes += [f"{mark}{name}, {sentence}." for sentence in sentences]
     if limits:
         notes.append(f"Not comparable with published tables: {'; '.join(limits)}.")
     if beside:

@@ -45,12 +45,14 @@ class How:
         precision: Of training and fine-tuning.
         workers: Processes that read clips; None for each command's default.
         save_every: Seconds between checkpoints.
+        allow_seen: Whether test clips may have been seen in training.
     """
 
     devices: tuple[str, ...]
     precision: str
     workers: int | None
     save_every: float
+    allow_seen: bool = False
 
     @property
     def several(self) -> bool:
@@ -118,6 +120,7 @@ def commands_of(plan: Plan, cell: Cell, how: How, device: str) -> list[list[str]
         commands.append(["pretrain", cell.line.base, *changed, *places, *arithmetic])
     for measure in plan.missing(cell):
         start = [plan.measured_on(cell, measure), "--from", str(cell.run.folder), "--split", str(cell.split)]
+        start += ["--allow-seen"] if how.allow_seen else []
         if measure.task == "retrieve":
             before = asked_before(cell.run, plan.manifest(plan.measured_on(cell, measure)), cell.split)
             ks = sorted({*ks_of(measure), *before})

@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 from vcsf_cli.ablate import flags
 from vcsf_cli.ablate.rows import checked, named_apart
 from vcsf_cli.commands.options import (
+    allow_seen_option,
     complete_recipe,
     data_option,
     precision_option,
@@ -137,6 +138,7 @@ def row_options(function: Any) -> Any:
 @click.option("--splits", type=Numbers(), help="Train and test on each of these splits.  [default: the table's]")
 @click.option("--measure", type=Measures(), help="What to measure.  [default: the table's; of flags: retrieve]")
 @set_option
+@allow_seen_option
 @data_option
 @runs_option
 @click.option(
@@ -165,6 +167,7 @@ def command(
     splits: list[str] | None,
     measure: list[str] | None,
     assignments: tuple[str, ...],
+    allow_seen: bool,
     data: Path,
     runs: Path,
     assume: str | None,
@@ -186,7 +189,9 @@ def command(
     of --runs, as CSV, Markdown and LaTeX, with a report.html of curves, classes, confusion, a map and a gallery.
     """
 
-    how = [options.pop(name) for name in ("devices", "precision", "workers", "save_every")]
+    devices, precision, workers, save_every = (
+        options.pop(name) for name in ("devices", "precision", "workers", "save_every")
+    )
     draft = draft_of(table, base, options, assignments)
     override(draft, base if table else None, seeds, splits, measure)
     content = checked(draft, assignments)
@@ -202,7 +207,7 @@ def command(
 
     if base or seeds or splits or measure or assignments or any(isinstance(value, list) for value in options.values()):
         content = named_apart(content)
-    machine = How(devices_of(how[0]), *how[1:])
+    machine = How(devices_of(devices), precision, workers, save_every, allow_seen)
     plan = plan_of(content, data, runs)
     if table_only:
         make_table(plan, with_published)
@@ -210,7 +215,7 @@ def command(
     if not (dry_run and assume):  # what is only calculated needs no device
         machine.machines()
     costs = Costs(plan)
-    check(plan, costs, prepared=not dry_run)
+    check(plan, costs, prepared=not dry_run, allow_seen=allow_seen)
     tell(plan, costs, assume, machine, dry_run)
     if not dry_run:
         carry_out(plan, machine, with_published)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vcsf_cli.commands.options import (
+    allow_seen_option,
     complete_run,
     data_option,
     devices_option,
@@ -106,6 +107,7 @@ class Seeds(click.ParamType[list[int]]):
     help="Set a key of the protocol, such as `train.epochs=100`; may be given often.",
 )
 @click.option("--seeds", type=Seeds(), help="Measure once with each of these seeds.  [default: the recipe's]")
+@allow_seen_option
 @data_option
 @runs_option
 @devices_option
@@ -124,6 +126,7 @@ def command(
     named: str | None,
     assignments: tuple[str, ...],
     seeds: list[int] | None,
+    allow_seen: bool,
     data: Path,
     runs: Path,
     dry_run: bool,
@@ -153,7 +156,7 @@ def command(
         for seed in seeds or [run.recipe.seed]
         for each in splits
     ]
-    check(jobs, machine)
+    check(jobs, machine, allow_seen)
     for remark in dict.fromkeys(remark for job in jobs for remark in job.remarks()):
         say(remark)
     if dry_run:
@@ -277,6 +280,8 @@ def table_of(rows: pd.DataFrame) -> Table:
     shown = [key for key in keys if key == "pathway" or rows[key].nunique() > 1]
     same = [f"{key} {rows[key][0]}" for key in keys if key not in shown]
     title = [rows["dataset"][0], rows["task"][0], rows["variant"][0], *same, f"{rows['clips'][0]:,} test clips"]
+    seen = rows.groupby("split")["seen"].first().dropna()
+    title += [f"{sum(seen):,} seen in training"] if sum(seen) else []
     metrics = [name for name in ("top5", "class_mean") if name in set(rows["metric"])]
     table = Table(*shown, title=f"{', '.join(title)}: per cent")
     for name in ("top1", "95 % interval", *metrics):

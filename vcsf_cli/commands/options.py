@@ -112,6 +112,12 @@ init_option = click.option(
     help="Start from the weights in this file instead of random ones: of torchvision, of CoCLR, or of vcsf itself.",
 )
 
+allow_seen_option = click.option(
+    "--allow-seen",
+    is_flag=True,
+    help="Measure test clips that the run saw in training too, which is refused otherwise; the results are marked.",
+)
+
 precision_option = click.option(
     "--precision",
     type=click.Choice(["auto", "float32", "bf16"]),

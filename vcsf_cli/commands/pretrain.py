@@ -102,7 +102,7 @@ def command(
     manifest = Manifest.open(data / resolved.model.data.name)
     rows = training_rows(resolved, manifest)
     with_labels = uses_labels(resolved) or start.labels or any(starts_from_labels(model))
-    run = open_run(runs, resolved, manifest, with_labels, start.facts)
+    run = open_run(runs, resolved, manifest, with_labels, start.facts, start.own_files)
     start.write(run.folder)
     if run.finished:
         say(f"run {run.name} is finished: {run.folder}")

@@ -12,6 +12,7 @@ import click
 
 from vcsf_cli import registry
 from vcsf_cli.commands.options import (
+    allow_seen_option,
     complete_run,
     data_option,
     devices_option,
@@ -111,6 +112,7 @@ def search_options(function: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--baselines", is_flag=True, help="Measure the untrained network and colour histograms too.")
 @click.option("--untrained", is_flag=True, help="Measure the recipe's untrained network too.")
+@allow_seen_option
 @click.option("--html/--no-html", default=True, show_default=True, help="Whether to write report.html.")
 @search_options
 @data_option
@@ -124,6 +126,7 @@ def command(
     ks: list[int] | None,
     baselines: bool,
     untrained: bool,
+    allow_seen: bool,
     html: bool,
     data: Path,
     runs: Path,
@@ -145,7 +148,7 @@ def command(
     search = bool(searching["queries"] or searching["query_dir"])
     if search:
         refuse({"DATASET": dataset, "--split": split, "--baselines": baselines, "--untrained": untrained}, search)
-        refuse({"--no-html": not html}, search)
+        refuse({"--allow-seen": allow_seen, "--no-html": not html}, search)
     else:
         renamed = {"each_window": "windows", "table": "csv"}
         refuse({f"--{renamed.get(name, name)}": value for name, value in searching.items()}, search)
@@ -167,7 +170,7 @@ def command(
         find(run, manifest, machine, max(ks or [SEARCH_K]), **searching)
         say(next_search(manifest, run, data, runs, **searching))
         return
-    measure(run, manifest, machine, ks or BENCHMARK_KS, split, baselines, untrained, html)
+    measure(run, manifest, machine, ks or BENCHMARK_KS, split, baselines, untrained, allow_seen, html)
 
 
 def measure(
@@ -178,23 +181,25 @@ def measure(
     split: int | None,
     baselines: bool,
     untrained: bool,
+    allow_seen: bool,
     html: bool,
 ) -> None:
-    """The benchmark."""
+    """The benchmark.
+
+    Raises:
+        InputError: If the dataset has no such split, or test clips of it were seen in training and that is not allowed.
+    """
     from vcsf_cli.evaluate.retrieval import Benchmark
 
-    stage = run.recipe.model
-    split = split or stage.data.split
+    split = split or run.recipe.model.data.split
     if not (manifest.table[f"split{split}"] != "").any() and (manifest.table["split1"] != "").any():
         raise InputError(
             f"{manifest.name} has no split {split}", "leave out --split, or prepare the dataset with its lists"
         )
-    if manifest.name == run.status["dataset"] and split != stage.data.split and (manifest.table["split1"] != "").any():
-        say(
-            f"warning: the run was trained on split {stage.data.split}: test clips of split {split} were among its "
-            "training clips"
-        )
     benchmark = Benchmark(run, manifest, split, ks, machine)
+    benchmark.exposure.refuse(allow_seen)
+    for remark in benchmark.exposure.remarks:
+        say(f"warning: {remark}")
     trained = benchmark.measure(benchmark.trained())
     others = [benchmark.measure(benchmark.untrained())] if untrained or baselines else []
     if baselines:
@@ -227,7 +232,7 @@ def conclude(benchmark: Benchmark, trained: Measured, others: list[Measured], ht
     for remark in benchmark.remarks():
         say(remark)
     say(f"{len(parts.query):,} test clips query {len(parts.gallery):,} training clips; left out: {parts.left_out}")
-    show(measured)
+    show(measured, benchmark.exposure.mark)
     for line in comparisons:
         click.echo(str(line))
     write_page(benchmark, measured, comparisons, html)
@@ -244,15 +249,20 @@ def write_page(benchmark: Benchmark, rows: pd.DataFrame, differences: list[Diffe
         say(f"to look at: {report.write(benchmark, rows, differences)}")
 
 
-def show(rows: pd.DataFrame) -> None:
-    """Print the table on stdout, in per cent."""
+def show(rows: pd.DataFrame, mark: str) -> None:
+    """Print the table on stdout, in per cent.
+
+    Args:
+        rows: Result rows.
+        mark: What has to stand beside the numbers.
+    """
     from rich.console import Console
     from rich.table import Table
 
     from vcsf_cli.runs import results
 
     pivoted = results.pivot(rows)
-    table = Table("variant", "pathway", title="R@k in per cent")
+    table = Table("variant", "pathway", title=f"R@k in per cent{f' ({mark})' if mark else ''}")
     for metric in pivoted.columns:
         table.add_column(str(metric), justify="right")
     for line in results.cells(pivoted):

@@ -29,7 +29,7 @@ from vcsf_cli.evaluate import metrics
 from vcsf_cli.features.extract import Features
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.narrate import say
-from vcsf_cli.runs import results
+from vcsf_cli.runs import results, trained_on
 from vcsf_cli.runs.restore import restore
 from vcsf_cli.runs.run import WITH_LABELS, Run, environment, folder_of, now
 from vcsf_cli.storage import files
@@ -228,22 +228,34 @@ class Job:
         """Whether it was measured before."""
         return (self.folder / "status.json").is_file() and Run(self.folder, self.run.recipe).finished
 
+    @cached_property
+    def exposure(self) -> trained_on.Exposure | None:
+        """What the run has seen of the test clips; None if nothing was trained.
+
+        Raises:
+            RunError: If a file of the run is damaged.
+        """
+        if self.scratch:
+            return None
+        return trained_on.compare(self.run, self.manifest, self.split, self.division.test)
+
+    @property
+    def exposed(self) -> dict[str, Any]:
+        """The same as columns of a result row."""
+        return self.exposure.columns if self.exposure else trained_on.UNTRAINED
+
     def remarks(self) -> list[str]:
         """What a reader of the numbers should know, in words."""
-        found, status = [], {} if self.scratch else self.run.status
-        own = self.run.recipe.model.data.split
-        if status and self.run.uses_labels:
+        found = []
+        if not self.scratch and self.run.uses_labels:
             found.append(f"warning: {WITH_LABELS}")
         found += [] if self.scratch else self.run.imported
+        found += [f"warning: {remark}" for remark in self.exposure.remarks] if self.exposure else []
         chosen_by = set(self.label[self.division.chooses])
         if chosen_by and len(chosen_by) < len(self.classes):
             found.append(
                 f"{len(self.classes) - len(chosen_by)} of {len(self.classes)} classes have one recording with labels only: "
                 "they learn, and nothing is chosen by them"
-            )
-        if status.get("dataset") == self.manifest.name and self.split != own:
-            found.append(
-                f"warning: the run was trained on split {own}: test clips of split {self.split} were among its training clips"
             )
         if self.chooses and not len(self.division.chooses):
             taken = (
@@ -267,8 +279,13 @@ def untrained(runs: Path, recipe: Recipe) -> Run:
     return Run(folder_of(runs, recipe), recipe)
 
 
-def check(jobs: Sequence[Job], machine: Machine) -> None:
+def check(jobs: Sequence[Job], machine: Machine, allow_seen: bool = False) -> None:
     """Everything that can be told before long work, of jobs that start from the same networks.
+
+    Args:
+        jobs: The jobs.
+        machine: Where to compute.
+        allow_seen: Whether test clips may have been seen in training.
 
     Raises:
         VcsfError: If something is wrong.
@@ -280,6 +297,8 @@ def check(jobs: Sequence[Job], machine: Machine) -> None:
     machine.bf16()
     for job in jobs:
         _ = job.division, job.folder
+        if job.exposure:
+            job.exposure.refuse(allow_seen)
     jobs[0].network()
 
 
@@ -298,7 +317,7 @@ def carry_out(job: Job, machine: Machine, predict: Callable[[Job, Machine], Feat
     table = job.run.folder / "results.csv"
     if job.finished:
         say(f"finished before: {folder}")
-        rows = results.read(folder / "results.csv")
+        rows = results.read(folder / "results.csv").assign(**job.exposed).astype({"seen": "Int64"})
         results.merge(table, rows)
         return rows
     if job.scratch and not (job.run.folder / "recipe.yaml").is_file():
@@ -327,6 +346,7 @@ def begin(job: Job) -> Run:
             "begun": now(),
             **job.identity,
             "variant": job.variant,
+            **job.exposed,
             "clips": {"learn": len(division.learns), "choose": len(division.chooses), "test": len(division.test)},
             "left_out": division.left_out,
             "classes": job.classes,
@@ -366,6 +386,7 @@ def conclude(job: Job, probability: Features) -> pd.DataFrame:
                 "value": value,
                 "clips": len(test),
                 "left_out": len(job.manifest.table) - len(test) - len(job.division.train),
+                **job.exposed,
             }
             for metric, value in found.items()
         ]

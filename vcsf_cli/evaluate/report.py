@@ -42,6 +42,7 @@ def write(benchmark: Benchmark, rows: pd.DataFrame, differences: Sequence[Differ
         warnings=[
             *([WITH_LABELS] if run.uses_labels else []),
             *run.imported,
+            *benchmark.exposure.remarks,
             *([benchmark.caveat] if benchmark.caveat else []),
         ],
         facts=facts_of(benchmark),

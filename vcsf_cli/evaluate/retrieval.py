@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,14 @@ from vcsf_cli.features.neighbours import BoolArray, Neighbours, centred_unit, hi
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import build
 from vcsf_cli.narrate import Progress
-from vcsf_cli.runs import results
+from vcsf_cli.runs import results, trained_on
 from vcsf_cli.runs.restore import restore
 from vcsf_cli.runs.run import WITH_LABELS, Run
 from vcsf_cli.storage import files
 from vcsf_cli.train.compute import Machine
+
+TRAINED, TRAINED_WITH_LABELS = "trained", "trained_with_labels"
+"""What the trained networks are called among the variants."""
 
 BINS = 8
 """Of the colour histogram, per channel."""
@@ -95,6 +99,16 @@ class Benchmark:
         self.labels = manifest.table["label"].to_numpy(object)
         self.videos = manifest.table["video"].to_numpy(object)
 
+    @cached_property
+    def exposure(self) -> trained_on.Exposure:
+        """What the run has seen of the test clips.
+
+        Raises:
+            RunError: If a file of the run is damaged.
+        """
+        test = self.parts.query[:0] if self.parts.leave_one_out else self.parts.query
+        return trained_on.compare(self.run, self.manifest, self.split, test)
+
     def trained(self) -> Variant:
         """The run's trained networks.
 
@@ -103,7 +117,7 @@ class Benchmark:
         """
         identity = {"checkpoint": files.sha256(self.run.checkpoint) if self.run.checkpoint.is_file() else ""}
         model, _ = restore(self.run)
-        name = "trained_with_labels" if self.run.uses_labels else "trained"
+        name = TRAINED_WITH_LABELS if self.run.uses_labels else TRAINED
         return self._network(name, self.folder, identity, model)
 
     def untrained(self) -> Variant:
@@ -229,6 +243,11 @@ class Benchmark:
                 "value": value,
                 "clips": len(self.parts.query),
                 "left_out": len(self.manifest.table) - len(self.parts.rows),
+                **(
+                    self.exposure.columns
+                    if measured.variant in (TRAINED, TRAINED_WITH_LABELS)
+                    else trained_on.UNTRAINED
+                ),
             }
             for pathway, hit in measured.hit.items()
             for k, value in recall(hit, self.ks).items()
@@ -271,6 +290,7 @@ class Benchmark:
             f"{len(parts.gallery):,} training clips; left out: {parts.left_out}",
             *([WITH_LABELS] if self.run.uses_labels else []),
             *self.run.imported,
+            *self.exposure.remarks,
             *self.remarks(),
             f"again: `vcsf retrieve {self.manifest.name} --from {self.run.name} --split {self.split} --k {ks}`",
         ]

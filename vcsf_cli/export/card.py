@@ -165,7 +165,11 @@ def measurements(measured: pd.DataFrame) -> str:
         table = table.reindex(pd.MultiIndex.from_frame(order)) * 100
         clips, seeds = f"{rows['clips'].iloc[0]:,} test clips", rows["seed"].nunique()
         mean = f", mean of {seeds} seeds" if seeds > 1 else ""
-        parts.append(f"{task} on `{dataset}` split {split}, {clips}{mean}, in per cent:\n\n{results.markdown(table)}")
+        seen = rows["seen"].max() if "seen" in rows and rows["seen"].notna().any() else 0
+        mark = f", **{seen:,} of them seen in training**" if seen else ""
+        parts.append(
+            f"{task} on `{dataset}` split {split}, {clips}{mark}{mean}, in per cent:\n\n{results.markdown(table)}"
+        )
     parts.append("Numbers of one training on data and schedule as above; not comparable with published tables.")
     return "\n".join(parts)
 

@@ -127,6 +127,11 @@ class Start:
         """What a run remembers, by pathway."""
         return {each.pathway: each.facts for each in self.imported}
 
+    @property
+    def own_files(self) -> list[Path]:
+        """Those of vcsf's own that it starts from."""
+        return list(dict.fromkeys(each.file for each in self.imported if each.layout == OWN))
+
     @torch.no_grad()
     def put_into(self, model: TwoPathways) -> None:
         """Give the networks these weights."""

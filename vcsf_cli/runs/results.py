@@ -9,12 +9,18 @@ import pandas as pd
 
 from vcsf_cli.storage.files import in_turn, whole, write_text
 
-COLUMNS = ("run", "variant", "seed", "dataset", "split", "task", "pathway", "metric", "value", "clips", "left_out")
+COLUMNS = (
+    "run", "variant", "seed", "dataset", "split", "task", "pathway", "metric", "value", "clips", "left_out",
+    "training_data", "seen",
+)  # fmt: skip
 """One measured number a row. `variant`: `trained`, `trained_with_labels`, `untrained` or a baseline's name; `value`: a
-fraction from 0 to 1; `clips`: how many clips it was measured on; `left_out`: how many clips of the dataset took no part."""
+fraction from 0 to 1; `clips`: how many clips it was measured on; `left_out`: how many clips of the dataset took no part;
+`training_data`: whether the dataset is the `same` as in the training, has `changed` since or is an `other` one, empty for what
+was not trained; `seen`: how many of `clips` are of recordings that were trained on, empty where that is unknown or nothing was
+trained. Rows that an older vcsf has written lack these two."""
 
 
-NUMBERS = ("seed", "split", "value", "clips", "left_out", "rank", "hit")
+NUMBERS = ("seed", "split", "value", "clips", "left_out", "seen", "rank", "hit")
 """Columns of result files that hold numbers."""
 
 
@@ -24,7 +30,7 @@ def read(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
     return pd.read_csv(
         path,
         usecols=columns,
-        dtype={name: str for name in names if name not in NUMBERS},
+        dtype={name: "Int64" if name == "seen" else str for name in names if name == "seen" or name not in NUMBERS},
         keep_default_na=False,
         na_values={name: [""] for name in names if name in NUMBERS},
     )
@@ -32,7 +38,7 @@ def read(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
 
 def write(path: Path, rows: Iterable[dict[str, object]]) -> pd.DataFrame:
     """Write `results.csv`; rows of variants that are not measured now stay as they are, if they are of as many clips."""
-    new = pd.DataFrame(list(rows), columns=list(COLUMNS))
+    new = pd.DataFrame(list(rows), columns=list(COLUMNS)).astype({"seen": "Int64"})
     if path.is_file():
         old = read(path)
         old = old[~old["variant"].isin(new["variant"].unique()) & old["clips"].isin(new["clips"].unique())]

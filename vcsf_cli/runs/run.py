@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +19,7 @@ from vcsf_cli.config.recipe import load as load_recipe
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import InputError, RunError, VcsfError, did_you_mean
 from vcsf_cli.narrate import say
+from vcsf_cli.runs import trained_on
 from vcsf_cli.storage.files import write_text
 
 PACKAGES = (
@@ -104,10 +105,22 @@ def now() -> str:
 
 
 def open_run(
-    runs: Path, recipe: Recipe, manifest: Manifest, uses_labels: bool, init: Mapping[str, Any] | None = None
+    runs: Path,
+    recipe: Recipe,
+    manifest: Manifest,
+    uses_labels: bool,
+    init: Mapping[str, Any] | None = None,
+    started_from: Sequence[Path] = (),
 ) -> Run:
-    """The run of a recipe: a new folder, or the one where an earlier call stopped; it remembers whether labels are used, and
-    what it is told of the weights that it starts from.
+    """The run of a recipe: a new folder, or the one where an earlier call stopped. It remembers its training clips.
+
+    Args:
+        runs: Folder of run folders.
+        recipe: The recipe.
+        manifest: Its dataset.
+        uses_labels: Whether labels are used in training.
+        init: What to remember of the weights that it starts from.
+        started_from: Files of vcsf's own among these weights; what they were trained on, this run has seen too.
 
     Raises:
         RunError: If the run was begun on other data.
@@ -121,8 +134,11 @@ def open_run(
                 f"run {run.name} was begun on other data than what is now in {manifest.folder}",
                 "bring the data back, or train into another --runs folder",
             )
+        if trained_on.read(folder) is None:  # begun before runs remembered it
+            trained_on.remember(folder, manifest, recipe.model.data.split)
         return run
     folder.mkdir(parents=True, exist_ok=True)
+    trained_on.remember(folder, manifest, recipe.model.data.split, started_from)
     write_text(folder / "recipe.yaml", recipe.yaml())
     write_text(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
     status = {
@@ -133,6 +149,7 @@ def open_run(
         "clips": len(manifest.table),
         "uses_labels": uses_labels,
         **({"init": init} if init else {}),
+        **({trained_on.UNKNOWN: trained_on.unremembered(started_from)} if started_from else {}),
     }
     write_text(folder / "status.json", json.dumps(status, indent=2) + "\n")
     return run

@@ -1,0 +1,245 @@
+"""What a run was trained on: remembered in its folder, and compared with the clips that it is measured on.
+
+A run sees its training clips, with labels or without. What it finds for a clip that it has seen, or for another clip of the same
+recording, says nothing about new videos.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vcsf_cli.contracts import Indices
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.errors import InputError, RunError
+from vcsf_cli.storage import files
+
+if TYPE_CHECKING:
+    from vcsf_cli.runs.run import Run
+
+FILE = "trained_on.parquet"
+"""Of a run: the clips that it was trained on."""
+
+OWN = "vcsf"
+"""The layout of vcsf's own files in `status.json`."""
+
+UNKNOWN = "training_clips_unknown"
+"""In `status.json`: names of the files that a run started from and whose training clips are not known."""
+DIGITS = 16
+"""Hexadecimal digits of a clip's SHA-256 that are kept: enough to tell clips apart."""
+
+UNTRAINED: dict[str, Any] = {"training_data": "", "seen": None}
+"""Columns of a result row of what was not trained."""
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """What a run has seen of the clips that it is measured on.
+
+    Args:
+        run: Name of the run.
+        manifest: The dataset that it is measured on.
+        split: The split.
+        test: Rows of the test clips.
+        training_data: Whether that is the data of the training: `same` to the last clip, `changed` since, or `other`, another
+            dataset.
+        seen: Rows of the test clips that are of recordings which it was trained on; None if it can't be told.
+        unknown: Files of weights that it started from, whose training clips are not known.
+    """
+
+    run: str
+    manifest: Manifest
+    split: int
+    test: Indices
+    training_data: Literal["same", "changed", "other"]
+    seen: Indices | None
+    unknown: Sequence[str] = ()
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Its columns of a result row."""
+        return {"training_data": self.training_data, "seen": None if self.seen is None else len(self.seen)}
+
+    @property
+    def mark(self) -> str:
+        """What stands beside numbers that seen test clips are in; empty if there are none."""
+        return f"{self.count:,} of {len(self.test):,} test clips seen in training" if self.count else ""
+
+    @property
+    def count(self) -> int:
+        """How many test clips it is known to have seen."""
+        return 0 if self.seen is None else len(self.seen)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader of the numbers has to know, a sentence each."""
+        found, name = [], self.manifest.name
+        if self.training_data == "changed":
+            checked = ""
+            if self.seen is None:
+                checked = (
+                    "; the run, which an older vcsf began, does not remember its training clips, so it can't be checked whether "
+                    "test clips were among them"
+                )
+            elif len(self.test) and not self.count:
+                checked = "; no test clip was seen in training"
+            found.append(f"the data of {name} has changed since the run was trained on it{checked}")
+        if self.count:
+            found.append(f"{self.mark}: the run was trained on them, or on other clips of their recordings")
+        if self.unknown and len(self.test):
+            found.append(
+                f"the run started from {', '.join(self.unknown)}, whose training clips are not known: test clips among them are "
+                "not counted"
+            )
+        return found
+
+    def refuse(self, allow_seen: bool) -> None:
+        """See that no test clip was seen in training, unless that is allowed.
+
+        Raises:
+            InputError: If one was.
+        """
+        if self.seen is None or not self.count or allow_seen:
+            return
+        raise InputError(
+            f"{self.count:,} of {len(self.test):,} test clips of {self.manifest.name} split {self.split} were seen in "
+            f"training, such as {self.manifest.table['video'][self.seen[0]]}: run {self.run} was trained on them, or on other "
+            "clips of their recordings",
+            "measure on the split and the data of the training, or train another run on these; --allow-seen measures all the "
+            "same, and marks the results",
+        )
+
+
+def training_clips(manifest: Manifest, split: int) -> pd.DataFrame:
+    """The clips that a training on a split of a dataset sees, columns as in the file of a run."""
+    table = manifest.table.iloc[manifest.training_part(split)]
+    found = table[["video", "source"]].assign(dataset=manifest.name, sha256=table["sha256"].str[:DIGITS])
+    return found[["dataset", "video", "source", "sha256"]].astype(str)
+
+
+def remember(folder: Path, manifest: Manifest, split: int, started_from: Sequence[Path] = ()) -> None:
+    """Write which clips a run is trained on into its folder.
+
+    Args:
+        folder: The run's folder.
+        manifest: Its dataset.
+        split: What it is trained on of that.
+        started_from: Files of vcsf's own weights that it starts from; what they were trained on, it has seen.
+    """
+    tables = [training_clips(manifest, split)]
+    tables += [table for path in started_from if (table := read(path.parent)) is not None]
+    table = pd.concat(tables, ignore_index=True).drop_duplicates(ignore_index=True)
+    with files.whole(folder / FILE) as file:
+        pq.write_table(pa.Table.from_pandas(table, preserve_index=False), file, compression="zstd")
+
+
+def unremembered(started_from: Sequence[Path]) -> list[str]:
+    """Names of those files of vcsf's own weights whose training clips the folder that they lie in does not say."""
+    found = []
+    for path in started_from:
+        status = path.parent / "status.json"
+        known = (path.parent / FILE).is_file() and status.is_file()
+        if not known or _unknown(json.loads(status.read_text(encoding="utf-8"))):
+            found.append(path.name)
+    return list(dict.fromkeys(found))
+
+
+def _unknown(status: Mapping[str, Any]) -> list[str]:
+    """The files that a run started from and whose training clips are not known, as its `status.json` says."""
+    own = [str(init["file"]) for init in status.get("init", {}).values() if init["layout"] == OWN]
+    return list(status.get(UNKNOWN, dict.fromkeys(own)))
+
+
+def read(folder: Path) -> pd.DataFrame | None:
+    """The clips that the run in a folder was trained on, None if it does not remember them.
+
+    Raises:
+        RunError: If the file is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        table: pd.DataFrame = pq.read_table(path, columns=["dataset", "video", "source", "sha256"]).to_pandas()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise RunError(
+            f"{path} is damaged: {error}",
+            "bring it back: it says which clips the run was trained on; or train into another --runs",
+        ) from error
+    return table
+
+
+def compare(run: Run, manifest: Manifest, split: int, test: Indices) -> Exposure:
+    """What a run has seen of test clips.
+
+    Args:
+        run: The run.
+        manifest: The dataset that it is measured on.
+        split: The split.
+        test: Rows of the test clips.
+
+    Raises:
+        RunError: If a file of the run is damaged.
+    """
+    status = run.status
+    dataset, same = str(status.get("dataset", "")), status.get("data_hash") == manifest.hash
+    clips = read(run.folder)
+    if clips is None and same:  # begun before runs remembered it
+        clips = training_clips(manifest, run.recipe.model.data.split)
+    return exposure(run.name, clips, dataset, same, manifest, split, test, _unknown(status))
+
+
+def exposure(
+    run: str,
+    clips: pd.DataFrame | None,
+    dataset: str,
+    same: bool,
+    manifest: Manifest,
+    split: int,
+    test: Indices,
+    unknown: Sequence[str] = (),
+) -> Exposure:
+    """What a training on some clips has seen of test clips.
+
+    Args:
+        run: Name of the run.
+        clips: Its training clips; None if they are not known.
+        dataset: Name of the dataset that it was trained on.
+        same: Whether the data that it is measured on are those of the training.
+        manifest: The dataset that it is measured on.
+        split: The split.
+        test: Rows of the test clips.
+        unknown: Files of weights that it started from, whose training clips are not known.
+    """
+    training_data: Literal["same", "changed", "other"] = (
+        "same" if same else "changed" if manifest.name == dataset else "other"
+    )
+    seen = None
+    if clips is not None:
+        names = {manifest.name, dataset} if same else {manifest.name}
+        seen = test[_seen_rows(manifest, split, clips, names)[test]]
+    return Exposure(run, manifest, split, test, training_data, seen, tuple(unknown))
+
+
+def _seen_rows(manifest: Manifest, split: int, clips: pd.DataFrame, names: Collection[str]) -> np.ndarray:
+    """Whether each clip of a dataset is of a recording that was trained on.
+
+    A clip is known again by its bytes, and in datasets of the same name by its name and its recording's. Equal bytes or
+    recordings that the measured split has on both sides itself say nothing of the training.
+    """
+    table = manifest.table
+    named = clips[clips["dataset"].isin(names)]
+    digest, source = table["sha256"].str[:DIGITS], table["source"]
+    train = manifest.part(split, "train")
+    clip = table["video"].isin(named["video"])
+    clip |= digest.isin(clips["sha256"]) & ~digest.isin(digest.iloc[train])
+    recordings = {*named["source"], *source[clip]}
+    return (clip | (source.isin(recordings) & ~source.isin(source.iloc[train]))).to_numpy()
