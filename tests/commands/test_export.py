@@ -345,6 +345,13 @@ def test_results_of_several_seeds_are_told_as_their_mean(run: Path) -> None:
     text = measurements(pd.concat([rows.assign(value=0.2), rows.assign(value=0.4, seed=7)]))
     assert "mean of 2 seeds" in text
     assert "| trained | slow | 30.0 | 30.0 |" in text
+    assert "seen in training" not in text
+
+
+def test_the_card_says_that_test_clips_were_seen_in_training(run: Path) -> None:
+    rows = pd.read_csv(next(run.glob("retrieve/*/results.csv")))
+    assert "4 test clips, **4 of them seen in training**" in measurements(rows.assign(seen=4))
+    assert "seen in training" not in measurements(rows.drop(columns=["training_data", "seen"]))
 
 
 def test_nothing_is_fetched_to_load_what_started_from_weights_of_others(run: Path) -> None:

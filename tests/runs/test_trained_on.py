@@ -12,7 +12,7 @@ import pytest
 from conftest import called
 
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.runs import read_run
+from vcsf_cli.runs.run import read_run
 from vcsf_cli.runs.trained_on import compare, exposure, read, training_clips
 
 TINY = ("--set", "name=tiny", "--set", "train.batch=4", "--set", "loss.queue=4", "--set", "backbone.channels=[4,4,8,8]")
