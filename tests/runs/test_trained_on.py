@@ -76,6 +76,18 @@ def pretrain(data: Path, folder: Path, *more: object) -> Path:
     return max((folder / "runs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
 
 
+def test_what_a_call_that_was_killed_before_its_run_began_has_left_is_written_anew(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    run = pretrain(tiny_data, tmp_path)
+    kept = (run / "trained_on.parquet").read_bytes()
+    begun = tmp_path / "runs-of-a-killed-call" / run.name
+    begun.mkdir(parents=True)
+    (begun / "trained_on.parquet").write_bytes(b"of data that were there then")
+    called("pretrain", "smoke", *TINY, "--data", tiny_data, "--workers", 0, "--runs", begun.parent, cwd=tmp_path)
+    assert (begun / "trained_on.parquet").read_bytes() == kept
+
+
 def test_a_run_remembers_its_training_clips_and_those_of_the_run_that_it_started_from(
     tiny_data: Path, tmp_path: Path
 ) -> None:
