@@ -66,3 +66,11 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory, vcsf: Vcsf) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     vcsf("prepare", "synthetic", *TINY, "--data", "data", cwd=folder)
     return folder / "data"
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run on `tiny_data`. Nothing is written into it: `trained.copy_run` gives a copy."""
+    from trained import pretrain
+
+    return pretrain(tiny_data, tmp_path_factory.mktemp("run"))

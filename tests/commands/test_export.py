@@ -18,6 +18,7 @@ import torch
 import yaml
 from conftest import called
 from safetensors.torch import load_file
+from trained import pretrain, sets
 from videos import write_video
 
 from vcsf_cli import load_encoder
@@ -39,10 +40,7 @@ from vcsf_cli.storage import checkpoint
 from vcsf_cli.storage.files import sha256
 
 # Short-term motion is resized by a pool that ONNX does not have, and the fast pathway reads differences.
-TINY = (
-    *("--set", "name=tiny", "--set", "train.batch=4", "--set", "train.epochs=2", "--set", "loss.queue=4"),
-    *("--set", "motion={name: short_term, after: [2, 3]}"),
-)
+MOTION = sets("motion={name: short_term, after: [2, 3]}")
 FORMATS = ("safetensors", "torch-export", "onnx")
 ALL = tuple(word for name in FORMATS for word in ("--format", name))
 
@@ -51,7 +49,7 @@ ALL = tuple(word for name in FORMATS for word in ("--format", name))
 def place(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder where a tiny run was trained, measured and exported in every format."""
     folder = tmp_path_factory.mktemp("exported")
-    called("pretrain", "smoke", *TINY, "--data", tiny_data, "--workers", 0, cwd=folder)
+    pretrain(tiny_data, folder, *MOTION)
     called("retrieve", "--k", "1,5", "--data", tiny_data, "--workers", 0, cwd=folder)
     done = called("export", *ALL, "--data", tiny_data, cwd=folder)
     (folder / "printed.txt").write_text(done.stdout)

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import CHECKOUT, called
+from trained import TINY, copy_run
 
 from vcsf_cli.config import protocol
 from vcsf_cli.config.recipe import recipe_names
@@ -21,7 +22,6 @@ from vcsf_cli.data import manifest
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.storage import checkpoint
 
-TINY = ("--set", "name=tiny", "--set", "train.batch=4", "--set", "loss.queue=4", "--set", "backbone.channels=[4,4,8,8]")
 FAST = ("train.epochs=5", "optim.schedule=constant", "optim.drops=[]", "grid.lr=[0.1, 1.0]")
 LINEAR = ("--linear", *(word for setting in FAST for word in ("--set", setting)))
 FULL = ("--protocol", "cpu", "--set", "train.epochs=1", "--set", "train.batch=4")
@@ -31,19 +31,10 @@ METRICS = {"top1", "top1_low", "top1_high", "class_mean"}
 PROTOCOLS = sorted((CHECKOUT / "recipes" / "protocols").glob("*.yaml"))
 
 
-@pytest.fixture(scope="module")
-def trained(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished pre-training, nothing of it fine-tuned."""
-    folder = tmp_path_factory.mktemp("trained")
-    called("pretrain", "smoke", *TINY, "--data", tiny_data, "--workers", 0, cwd=folder)
-    (run,) = (folder / "runs").iterdir()
-    return run
-
-
 @pytest.fixture
-def work(trained: Path, tmp_path: Path, tiny_data: Path) -> Path:
+def work(tiny_run: Path, tmp_path: Path, tiny_data: Path) -> Path:
     """A folder of one's own to work in, with the run and the data."""
-    shutil.copytree(trained, tmp_path / "runs" / trained.name)
+    copy_run(tiny_run, tmp_path)
     shutil.copytree(tiny_data, tmp_path / "data")
     return tmp_path
 
@@ -68,11 +59,11 @@ def change(folder: Path, changed: Callable[[dict[str, Any]], dict[str, Any]]) ->
 
 
 @pytest.mark.parametrize("mode", ["linear", "knn", "finetune"])
-def test_a_measurement_is_tidy_in_the_table_and_in_files(mode: str, work: Path, trained: Path) -> None:
+def test_a_measurement_is_tidy_in_the_table_and_in_files(mode: str, work: Path, tiny_run: Path) -> None:
     done = finetune(*{"linear": LINEAR, "knn": ("--knn",), "finetune": FULL}[mode], cwd=work)
     rows = rows_of(work)
     assert rows.columns.tolist() == COLUMNS
-    same = {"run": trained.name, "variant": "trained", "seed": 0, "dataset": "synthetic", "split": 1, "clips": 4}
+    same = {"run": tiny_run.name, "variant": "trained", "seed": 0, "dataset": "synthetic", "split": 1, "clips": 4}
     assert all(set(rows[column]) == {value} for column, value in same.items())
     # Settings that differ from the protocol's own are told by a hash, so that no row passes for the protocol's.
     named = {"linear": r"linear-[0-9a-f]{6}", "knn": "knn", "finetune": r"finetune-cpu-[0-9a-f]{6}"}[mode]
@@ -101,7 +92,7 @@ def test_a_measurement_is_tidy_in_the_table_and_in_files(mode: str, work: Path, 
     assert (folder / "environment.json").is_file()
     assert protocol.load(str(folder / "protocol.yaml")).mode == mode
     assert "4 test clips; left out: none" in done.stderr
-    assert done.stderr.splitlines()[-1] == f"results: {Path('runs') / trained.name / 'results.csv'}"
+    assert done.stderr.splitlines()[-1] == f"results: {Path('runs') / tiny_run.name / 'results.csv'}"
 
 
 def test_done_before_it_shows_the_same_table_and_computes_nothing(work: Path) -> None:
@@ -160,11 +151,11 @@ def test_few_labels_are_named_in_the_task_and_too_few_choose_nothing(work: Path)
     assert any(re.fullmatch("finetune-cpu-[0-9a-f]{6}-1%", task) for task in rows_of(work)["task"])
 
 
-def test_from_scratch_nothing_is_taken_for_a_trained_run(work: Path, trained: Path) -> None:
-    source = f"scratch:{trained / 'recipe.yaml'}"
+def test_from_scratch_nothing_is_taken_for_a_trained_run(work: Path, tiny_run: Path) -> None:
+    source = f"scratch:{tiny_run / 'recipe.yaml'}"
     finetune(*FULL, "--from", source, "--runs", "fresh", cwd=work)
     (folder,) = (work / "fresh").iterdir()
-    assert folder.name == trained.name
+    assert folder.name == tiny_run.name
     rows = pd.read_csv(folder / "results.csv")
     assert set(rows["variant"]) == {"scratch"}
     assert "there is no finished run" in called("retrieve", "--runs", "fresh", cwd=work, status=2).stderr
@@ -174,7 +165,7 @@ def test_from_scratch_nothing_is_taken_for_a_trained_run(work: Path, trained: Pa
     assert "there is no finished run" in finetune("--knn", "--runs", "fresh", cwd=work, status=2).stderr
     done = called("pretrain", "smoke", *TINY, "--data", "data", "--runs", "fresh", "--workers", 0, cwd=work)
     assert "going on" not in done.stderr
-    assert checkpoint.load(folder / "checkpoint.pt")["position"]["step"] == 2
+    assert checkpoint.load(folder / "checkpoint.pt")["position"]["step"] == 4
     assert set(pd.read_csv(folder / "results.csv")["variant"]) == {"scratch"}
     finetune("--knn", "--runs", "fresh", cwd=work)
     assert set(pd.read_csv(folder / "results.csv")["variant"]) == {"scratch", "trained"}
@@ -194,17 +185,17 @@ def test_brackets_in_a_dataset_s_name_are_printed_as_they_are(work: Path) -> Non
     assert "[red] own, knn" in done.stdout
 
 
-def test_a_fine_tuning_is_no_run_and_the_newest_run_stays_the_newest(work: Path, trained: Path) -> None:
+def test_a_fine_tuning_is_no_run_and_the_newest_run_stays_the_newest(work: Path, tiny_run: Path) -> None:
     finetune("--knn", cwd=work)
     (folder,) = folders(work)
     assert "is no run folder" in finetune("--knn", "--from", folder, cwd=work, status=2).stderr
     done = called("retrieve", "--k", "1", "--data", "data", "--workers", 0, cwd=work)
-    assert f"using the newest finished run: {trained.name}" in done.stderr
+    assert f"using the newest finished run: {tiny_run.name}" in done.stderr
 
 
-def test_another_dataset_is_a_transfer_and_a_run_with_labels_says_so(work: Path, trained: Path) -> None:
+def test_another_dataset_is_a_transfer_and_a_run_with_labels_says_so(work: Path, tiny_run: Path) -> None:
     shutil.copytree(work / "data" / "synthetic", work / "data" / "other")
-    status = work / "runs" / trained.name / "status.json"
+    status = work / "runs" / tiny_run.name / "status.json"
     status.write_text(json.dumps(json.loads(status.read_text()) | {"uses_labels": True}))
     done = called("finetune", "other", "--knn", "--data", "data", "--workers", 0, cwd=work)
     assert "labels were used in training" in done.stderr

@@ -10,7 +10,7 @@ import pytest
 
 from vcsf_cli.commands.options import where, workers_option
 from vcsf_cli.commands.retrieve import command
-from vcsf_cli.train.pretrain import Machine
+from vcsf_cli.train.compute import Machine
 
 
 @pytest.mark.parametrize("folder", ["data", "runs", "elsewhere", "my videos", "/somewhere/else"])

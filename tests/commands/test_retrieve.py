@@ -15,6 +15,7 @@ import pytest
 import simplejpeg
 import torch
 from conftest import called
+from trained import copy_run, pretrain, sets
 
 from vcsf_cli.config.recipe import load
 from vcsf_cli.data import augment, manifest
@@ -24,23 +25,16 @@ from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.storage import checkpoint
 
-TINY = ("--set", "name=tiny", "--set", "train.batch=4", "--set", "train.epochs=2", "--set", "loss.queue=4")
 COLUMNS = ["run", "variant", "seed", "dataset", "split", "task", "pathway", "metric", "value", "clips", "left_out"]
 COLUMNS += ["training_data", "seen"]
 RESULTS = ("results.csv", "neighbours.csv", "features.parquet")
 
 
-def train(data: Path, folder: Path, *more: str, status: int = 0) -> Path:
-    """The folder of a tiny run."""
-    called("pretrain", "smoke", *TINY, "--data", data, "--workers", 0, *more, cwd=folder, status=status)
-    return max((folder / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
-
-
 @pytest.fixture(scope="module")
-def trained(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tiny_run: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run, measured with its baselines."""
     folder = tmp_path_factory.mktemp("trained")
-    run = train(tiny_data, folder)
+    run = copy_run(tiny_run, folder)
     done = called("retrieve", "--k", "1,5,3", "--baselines", "--data", tiny_data, "--workers", 0, cwd=folder)
     (folder / "printed.txt").write_text(done.stdout)
     (folder / "said.txt").write_text(done.stderr)
@@ -244,7 +238,7 @@ def test_the_report_says_what_was_measured_and_how(trained: Path, measured: Path
 def test_another_dataset_and_the_newest_run(trained: Path, copy: Path, tiny_data: Path) -> None:
     """A run is measured on clips that it was not trained on; a second run begun later is the one that is taken."""
     shutil.copytree(tiny_data / "synthetic", copy / "data" / "other")
-    second = train(tiny_data, copy, "--set", "seed=1")
+    second = pretrain(tiny_data, copy, *sets("seed=1"))
     done = called("retrieve", "other", "--data", "data", "--workers", 0, cwd=copy)
     assert f"using the newest finished run: {second.name}" in done.stderr
     rows = pd.read_csv(second / "retrieve" / "other-split1" / "results.csv")

@@ -10,22 +10,22 @@ import pandas as pd
 import pytest
 import torch
 from conftest import called
+from trained import copy_run
 from videos import cut_off, write_video
 
 from vcsf_cli.search.gallery import Gallery
 from vcsf_cli.storage import checkpoint
 
-TINY = ("--set", "name=tiny", "--set", "train.batch=4", "--set", "train.epochs=1", "--set", "loss.queue=4")
 COLUMNS = ["query", "query_begin", "query_end", "pathway", "rank", "video", "label", "similarity", "begin", "end"]
 NUMBERS = {"Run/a.mp4": range(100), "Run/b.mp4": range(300, 360), "Sit/c.mp4": range(700, 760)}
 """The numbers that the frames of the gallery's videos show; 25 frames are a second."""
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run on the dataset `synthetic`, and own videos prepared as `mine`, the long one cut into clips."""
     folder = tmp_path_factory.mktemp("search")
-    called("pretrain", "smoke", *TINY, "--data", tiny_data, "--workers", 0, cwd=folder)
+    copy_run(tiny_run, folder)
     for name, numbers in NUMBERS.items():
         write_video(folder / "videos" / name, numbers)
     prepare(folder)

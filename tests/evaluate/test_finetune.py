@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import called
+from trained import copy_run
 
 from vcsf_cli.config import protocol
 from vcsf_cli.config.recipe import load
@@ -31,34 +32,15 @@ from vcsf_cli.runs.run import read_run
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.train.compute import Machine
 
-PRETRAIN = (
-    "--set",
-    "name=tiny",
-    "--set",
-    "train.batch=4",
-    "--set",
-    "loss.queue=4",
-    "--set",
-    "backbone.channels=[4,4,8,8]",
-)
 FAST = ("train.epochs=5", "optim.schedule=constant", "optim.drops=[]")
 TIMINGS = {"clips_per_second", "data_wait"}
 SHORT = {"train.epochs": 3, "train.batch": 4, "train.log_every": 1, "optim.warmup": 0}
 
 
-@pytest.fixture(scope="module")
-def pretrained(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished pre-training."""
-    folder = tmp_path_factory.mktemp("pretrained")
-    called("pretrain", "smoke", *PRETRAIN, "--data", tiny_data, "--workers", 0, cwd=folder)
-    (run,) = (folder / "runs").iterdir()
-    return run
-
-
 @pytest.fixture
-def copy(pretrained: Path, tmp_path: Path) -> Path:
+def copy(tiny_run: Path, tmp_path: Path) -> Path:
     """A folder of one's own to work in, with the run."""
-    shutil.copytree(pretrained, tmp_path / "runs" / pretrained.name, ignore=shutil.ignore_patterns("finetune"))
+    copy_run(tiny_run, tmp_path)
     return tmp_path
 
 
@@ -128,7 +110,7 @@ def test_a_pathway_is_trained_as_if_it_were_alone(copy: Path, tiny_data: Path) -
     assert rows["pathway"].unique().tolist() == ["slow", "both", "fast"]
 
 
-def test_killed_it_goes_on_to_the_same_bits(copy: Path, tiny_data: Path, pretrained: Path) -> None:
+def test_killed_it_goes_on_to_the_same_bits(copy: Path, tiny_data: Path, tiny_run: Path, tmp_path: Path) -> None:
     long = {"train__epochs": 8, "train__choose": "best", "train__check_every": 2}
     command = [sys.executable, "-m", "vcsf_cli", *arguments(tiny_data, "--save-every", 0, **long)]
     process = subprocess.Popen(command, cwd=copy, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
@@ -143,7 +125,8 @@ def test_killed_it_goes_on_to_the_same_bits(copy: Path, tiny_data: Path, pretrai
     assert not json.loads((folder / "status.json").read_text())["finished"]
     done = called(*arguments(tiny_data, **long), cwd=copy)
     assert "going on after step " in done.stderr
-    whole = finetuned(pretrained.parent.parent, tiny_data, **long)
+    copy_run(tiny_run, tmp_path / "whole")
+    whole = finetuned(tmp_path / "whole", tiny_data, **long)
     ours, theirs = weights(folder), weights(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert records(folder) == records(whole)
@@ -233,15 +216,15 @@ def test_labels_of_test_clips_change_nothing_but_the_score(mode: str, copy: Path
         assert all(torch.equal(weights(right)[name], weights(swapped)[name]) for name in weights(right))
 
 
-def test_from_scratch_each_seed_is_another_network(copy: Path, tiny_data: Path, pretrained: Path) -> None:
-    recipe = load(str(pretrained / "recipe.yaml"))
+def test_from_scratch_each_seed_is_another_network(copy: Path, tiny_data: Path, tiny_run: Path) -> None:
+    recipe = load(str(tiny_run / "recipe.yaml"))
     for seed in (0, 1):
         job = Job(
-            read_run(pretrained), Manifest.open(tiny_data / "synthetic"), 1, protocol.load("cpu"), seed, scratch=True
+            read_run(tiny_run), Manifest.open(tiny_data / "synthetic"), 1, protocol.load("cpu"), seed, scratch=True
         )
-        expected = build(load(str(pretrained / "recipe.yaml"), [f"seed={seed}"])).state_dict()
+        expected = build(load(str(tiny_run / "recipe.yaml"), [f"seed={seed}"])).state_dict()
         assert all(torch.equal(value, expected[name]) for name, value in job.network().state_dict().items())
-    source = f"scratch:{pretrained / 'recipe.yaml'}"
+    source = f"scratch:{tiny_run / 'recipe.yaml'}"
     more = ("--from", source, "--runs", "fresh", "--seeds", "0,1")
     called(*arguments(tiny_data, *more, train__epochs=1), cwd=copy)
     rows = pd.read_csv(copy / "fresh" / f"tiny-{recipe.hash}" / "results.csv")

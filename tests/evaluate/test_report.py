@@ -19,13 +19,13 @@ import pytest
 import simplejpeg
 from browser import Browser, browser, chromium
 from conftest import called
+from trained import copy_run
 
 from vcsf_cli.data import manifest
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.report.page import Clips, Table, page
 from vcsf_cli.report.pictures import layout_for, strip
 
-TINY = ("--set", "name=tiny", "--set", "train.batch=4", "--set", "train.epochs=2", "--set", "loss.queue=4")
 BOLD = "</script><b id='harm'>Run"
 IMAGE = "<img src=x onerror=document.title='harm'>"
 PATHWAYS = ("slow", "fast", "both")
@@ -40,10 +40,10 @@ def harmful(row: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tiny_run: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny run and the datasets `harmful` and `bare`, which has no labels."""
     folder = tmp_path_factory.mktemp("report")
-    called("pretrain", "smoke", *TINY, "--data", tiny_data, "--workers", 0, cwd=folder)
+    copy_run(tiny_run, folder)
     for name in ("harmful", "bare"):
         shutil.copytree(tiny_data / "synthetic", folder / "data" / name)
     rows = Manifest.open(folder / "data" / "harmful").table.to_dict("records")

@@ -1,4 +1,4 @@
-"""One module a command; each has a click `command` and does its imports when it runs."""
+"""One module a command; each has a click `command`, and imports what is slow to load when it runs."""
 
 COMMANDS = {
     "prepare": "Turn videos into a store of frames that clips are read from fast.",

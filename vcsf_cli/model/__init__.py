@@ -1,1 +1,1 @@
-"""The two pathways, their heads, the momentum encoder and its queue."""
+"""The two pathways, their heads, the momentum encoder and its queue; sampler and loss; weights from files."""

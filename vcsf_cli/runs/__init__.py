@@ -1,1 +1,1 @@
-"""Run folders: what is in them, how a run is found, restored and measured anew."""
+"""Run folders: what is in them, how a run is found, begun, restored, and how its results are kept."""

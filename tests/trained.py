@@ -1,0 +1,30 @@
+"""The tiny training that many tests need: its settings, and copies of the run that `conftest.tiny_run` makes once."""
+
+import shutil
+from pathlib import Path
+
+from conftest import called
+
+SETTINGS = ("name=tiny", "train.batch=4", "train.epochs=2", "loss.queue=4")
+
+
+def sets(*assignments: str) -> tuple[str, ...]:
+    """Assignments as words of a command line."""
+    return tuple(word for assignment in assignments for word in ("--set", assignment))
+
+
+TINY = sets(*SETTINGS)
+
+
+def pretrain(data: Path, folder: Path, *more: str) -> Path:
+    """The folder of a tiny run, trained on `data` into the folder `runs` of a folder."""
+    before = set((folder / "runs").glob("*/status.json"))
+    called("pretrain", "smoke", *TINY, "--data", data, "--workers", 0, *more, cwd=folder)
+    (new,) = set((folder / "runs").glob("*/status.json")) - before
+    return new.parent
+
+
+def copy_run(run: Path, folder: Path) -> Path:
+    """A copy of a run in the folder `runs` of a folder, without what was measured of it."""
+    ignored = shutil.ignore_patterns("retrieve", "finetune", "index", "results.csv")
+    return shutil.copytree(run, folder / "runs" / run.name, ignore=ignored)
