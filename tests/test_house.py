@@ -19,7 +19,7 @@ import vcsf_plugins
 
 import vcsf_cli
 from vcsf_cli import hookspecs
-from vcsf_cli.ablate.rows import checked
+from vcsf_cli.ablate.rows import resolve_table
 from vcsf_cli.cli import main
 from vcsf_cli.commands import COMMANDS
 from vcsf_cli.config import recipe as recipes
@@ -131,7 +131,7 @@ def test_every_table_says_what_it_is_and_each_of_its_rows_is_a_recipe(table: str
     first, *others = header(table)
     assert len(first) > 20
     assert f"vcsf ablate {Path(table).stem}" in others
-    content = checked(read_table(str(CHECKOUT / table)))
+    content = resolve_table(read_table(str(CHECKOUT / table)))
     assert len(content.lines) > 1
     assert content.measures
 

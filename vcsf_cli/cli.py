@@ -112,7 +112,7 @@ def in_our_words(error: click.ClickException) -> VcsfError:
     return VcsfError(f"{message[:1].lower()}{message[1:]}", hint)
 
 
-def of_the_system(error: OSError) -> VcsfError | None:
+def system_error(error: OSError) -> VcsfError | None:
     """An error of the system's as one of ours; None if the user needs to see where it comes from."""
     message = f"{error.strerror}: {error.filename or 'while writing'}"
     if error.errno in WRONG_PATH:
@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return 0  # nobody is left to tell
     except OSError as error:
-        told = of_the_system(error)
+        told = system_error(error)
         if chosen.get("debug") or told is None:
             raise
         explain(told)

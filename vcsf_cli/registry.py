@@ -170,7 +170,7 @@ class Registry:
         filled = {name: value for name, value in settings.items() if name in FILLED_BY_VCSF}
         chosen = {name: value for name, value in settings.items() if name not in FILLED_BY_VCSF}
         with blame(component.plugin, f"{kind} `{name}`"):
-            built = component.factory(*positional, **filled, **typed(component, chosen))
+            built = component.factory(*positional, **filled, **typed_settings(component, chosen))
         missing = [attribute for attribute in GIVES[kind] if not hasattr(built, attribute)]
         if missing:
             raise PluginError(
@@ -353,7 +353,7 @@ def check_settings(
             except ValidationError as error:
                 problems.append(
                     RecipeError(
-                        f"{place(name)} is {settings[name]!r}: {what_is_wrong(error, parameter.annotation)}",
+                        f"{place(name)} is {settings[name]!r}: {describe_problem(error, parameter.annotation)}",
                         f"{what}: {parameter.help}" if parameter.help else "",
                     )
                 )
@@ -366,7 +366,7 @@ def check_settings(
     return checked, problems
 
 
-def what_is_wrong(error: ValidationError, annotation: Any) -> str:
+def describe_problem(error: ValidationError, annotation: Any) -> str:
     """What pydantic says of a value, each thing once; of a list of a wrong length, how long it should be."""
     for detail in error.errors():
         wanted = fixed_length(annotation)
@@ -389,7 +389,7 @@ def needs(wanted: int, given: int) -> str:
     return f"needs {wanted} values, has {given}"
 
 
-def typed(component: Component, settings: dict[str, Any]) -> dict[str, Any]:
+def typed_settings(component: Component, settings: dict[str, Any]) -> dict[str, Any]:
     """Settings that `check_settings` has passed, as plain values from a recipe, in the types of the signature."""
     return {name: validate(component.parameters[name].annotation, value) for name, value in settings.items()}
 

@@ -31,7 +31,7 @@ class FileReader(SequentialReader):
     """
 
     def __init__(self, path: Path) -> None:
-        with opened(path) as container:
+        with open_container(path) as container:
             if not container.streams.video:
                 raise DataError(f"{path} has no video stream")
             fps, declared = read_header(container)
@@ -71,7 +71,7 @@ def read_header(container: av.container.InputContainer) -> tuple[float, int]:
     return fps, count + max(0, round((max(promised) + start - end) * fps))
 
 
-def opened(path: Path) -> av.container.InputContainer:
+def open_container(path: Path) -> av.container.InputContainer:
     """The container of a file; text in it that is no UTF-8 does not matter."""
     try:
         return av.open(str(path), metadata_errors="ignore")
@@ -84,7 +84,7 @@ class PyAVReader(FileReader):
 
     def stream(self) -> Iterator[Frame]:
         """All frames in presentation order, in bounded memory."""
-        with opened(self.path) as container:
+        with open_container(self.path) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1  # many videos are read at once, each by one core
             first: float | None = None

@@ -19,7 +19,7 @@ Slots = Annotated[int, Ge(0)]
 Probability = Annotated[float, Interval(ge=0, le=1)]
 
 
-def query_of(contrast: Contrast, pathway: str) -> Tensor:
+def query_float(contrast: Contrast, pathway: str) -> Tensor:
     """The query of a pathway that is trained, in float32."""
     query = contrast.query[pathway]
     if query is None:
@@ -27,9 +27,9 @@ def query_of(contrast: Contrast, pathway: str) -> Tensor:
     return query.float()
 
 
-def logits_of(contrast: Contrast, pathway: str, keys: str, temperature: float) -> Tensor:
+def key_logits(contrast: Contrast, pathway: str, keys: str, temperature: float) -> Tensor:
     """Similarities over temperature of a pathway's queries to keys of a pathway: the own key, then the queue, (B, 1 + K)."""
-    query = query_of(contrast, pathway)
+    query = query_float(contrast, pathway)
     own = (query * contrast.key[keys].float()).sum(1, keepdim=True)
     return torch.cat([own, query @ contrast.queue[keys].float().T], 1) / temperature
 
@@ -90,7 +90,7 @@ class InfoNCE(nn.Module):
 
     def forward(self, contrast: Contrast, pathway: str) -> dict[str, Tensor]:
         """The loss of one pathway, and how often a clip's own key is nearer than every negative."""
-        logits, negative = logits_of(contrast, pathway, pathway, self.temperature), other_videos(contrast)
+        logits, negative = key_logits(contrast, pathway, pathway, self.temperature), other_videos(contrast)
         own = torch.zeros_like(logits, dtype=torch.bool)
         own[:, 0] = True
         loss = nce(logits, own, with_own(True, negative))
@@ -111,11 +111,13 @@ class CrossInstance(InfoNCE):
 
     def forward(self, contrast: Contrast, pathway: str) -> dict[str, Tensor]:
         """The loss of one pathway, and how often the instance's other key is nearer than every negative."""
-        swapped = Contrast(**{**vars(contrast), "key": turned(contrast.key), "queue": turned(contrast.queue)})
+        swapped = Contrast(
+            **{**vars(contrast), "key": swap_pathways(contrast.key), "queue": swap_pathways(contrast.queue)}
+        )
         return super().forward(swapped, pathway)
 
 
-def turned(by_pathway: dict[str, Tensor]) -> dict[str, Tensor]:
+def swap_pathways(by_pathway: dict[str, Tensor]) -> dict[str, Tensor]:
     """What is each pathway's given to the other."""
     return {pathway: by_pathway[other_pathway(pathway)] for pathway in by_pathway}
 
@@ -163,7 +165,7 @@ class CrossPathway(nn.Module):
         """The loss of one pathway; the share of the positives' sum that mined ones make up, and the similarity of the
         own key and of the mined ones."""
         keys = pathway if self.contrast == "within" else other_pathway(pathway)
-        logits = logits_of(contrast, pathway, keys, self.temperature)
+        logits = key_logits(contrast, pathway, keys, self.temperature)
         mined, recording = self.mined(contrast, pathway), same_source(contrast)
         if not self.queue:
             recording &= other_videos(contrast)  # the clip's own slot in the batch is its own key once more
@@ -220,7 +222,7 @@ class Supervised(nn.Module):
 
     def forward(self, contrast: Contrast, pathway: str) -> dict[str, Tensor]:
         """The loss of one pathway, and how often a clip's own key is nearer than every key of another class."""
-        logits, others = logits_of(contrast, pathway, pathway, self.temperature), other_videos(contrast)
+        logits, others = key_logits(contrast, pathway, pathway, self.temperature), other_videos(contrast)
         positive = others & (contrast.queue_label >= 0) & (contrast.queue_label == contrast.label[:, None])
         loss = nce(logits, with_own(True, positive), with_own(True, others))
         return {"loss": loss, "own_key_accuracy": own_key_accuracy(logits, others & ~positive)}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vcsf_cli.ablate.difference import DRAWS, difference_of, draws_of, is_finding, redrawn, words_of
+from vcsf_cli.ablate.difference import DRAWS, describe_intervals, draw_recordings, is_finding, mean_difference, redrawn
 
 RECORDINGS, CLIPS = 100, 10
 NAMES = [f"clip{index:04}" for index in range(RECORDINGS * CLIPS)]
@@ -32,7 +32,7 @@ def pairs(generator: np.random.Generator, places: int, scatter: float, better: f
 @pytest.mark.parametrize(("places", "scatter"), [(3, 0.05), (5, 0.05), (3, 0.0)])
 def test_rows_that_do_not_differ_seldom_get_a_star(places: int, scatter: float) -> None:
     generator = np.random.default_rng(0)
-    found = [difference_of(pairs(generator, places, scatter), SOURCE) for _ in range(200)]
+    found = [mean_difference(pairs(generator, places, scatter), SOURCE) for _ in range(200)]
     share = np.mean([is_finding(each.places, each.low, each.high) for each in found])
     assert (
         share < 0.1
@@ -41,35 +41,35 @@ def test_rows_that_do_not_differ_seldom_get_a_star(places: int, scatter: float) 
 
 def test_rows_that_differ_get_one() -> None:
     generator = np.random.default_rng(0)
-    found = [difference_of(pairs(generator, 5, 0.01, better=0.1), SOURCE) for _ in range(20)]
+    found = [mean_difference(pairs(generator, 5, 0.01, better=0.1), SOURCE) for _ in range(20)]
     assert all(is_finding(each.places, each.low, each.high) for each in found)
     assert np.mean([each.value for each in found]) == pytest.approx(0.1, abs=0.02)
 
 
 def test_fewer_than_three_trainings_find_nothing_about_others() -> None:
     for places in (1, 2):
-        found = difference_of(pairs(np.random.default_rng(0), places, 0.0, better=0.3), SOURCE)
+        found = mean_difference(pairs(np.random.default_rng(0), places, 0.0, better=0.3), SOURCE)
         assert found.low > 0
         assert not is_finding(found.places, found.low, found.high)
 
 
 def test_fewer_than_ten_recordings_have_no_interval() -> None:
     ours, theirs = (pd.Series([1.0, value] * 9, index=NAMES[:18]) for value in (1.0, 0.0))
-    few = difference_of([(1, ours, theirs)] * 3, {name: str(index // 2) for index, name in enumerate(NAMES[:18])})
+    few = mean_difference([(1, ours, theirs)] * 3, {name: str(index // 2) for index, name in enumerate(NAMES[:18])})
     assert (few.value, few.clips, few.places) == (0.5, 18, 3)
     assert np.isnan([few.low, few.high]).all()
     assert not is_finding(few.places, few.low, few.high)
-    ten = difference_of(
+    ten = mean_difference(
         [(1, ours, theirs)] * 3, {name: str(index // 2 + (index == 0)) for index, name in enumerate(NAMES)}
     )
     assert np.isnan(ten.low)
-    many = difference_of([(1, ours, theirs)] * 3, {name: name for name in NAMES})
+    many = mean_difference([(1, ours, theirs)] * 3, {name: name for name in NAMES})
     assert many.low < 0.5 < many.high
 
 
 def test_places_count_alike_however_many_clips_they_have() -> None:
     one, other = pd.Series(1.0, index=NAMES[:100]), pd.Series(0.0, index=NAMES[100:120])
-    found = difference_of([(1, one, one * 0), (2, other, other)], SOURCE)
+    found = mean_difference([(1, one, one * 0), (2, other, other)], SOURCE)
     assert (found.value, found.clips, found.places) == (0.5, 120, 2)
 
 
@@ -79,7 +79,7 @@ def test_a_draw_is_that_of_recordings_taken_one_by_one(clips: list[tuple[int, in
     codes, names = pd.factorize(np.array([recording for _, recording in clips]))
     values = np.array([float(value) for value, _ in clips])
     both = redrawn([values, -2 * values], np.tile(codes, 2), len(names))
-    counts = draws_of(len(names))[draw]
+    counts = draw_recordings(len(names))[draw]
     taken = [values[index] for index, code in enumerate(codes) for _ in range(int(counts[code]))]
     assert counts.sum() == len(names)
     assert both[draw].tolist() == pytest.approx([np.mean(taken), -2 * np.mean(taken)])
@@ -87,16 +87,16 @@ def test_a_draw_is_that_of_recordings_taken_one_by_one(clips: list[tuple[int, in
 
 def test_a_table_takes_less_than_a_second() -> None:
     given_pairs = pairs(np.random.default_rng(0), 3, 0.05)
-    difference_of(given_pairs, SOURCE)
+    mean_difference(given_pairs, SOURCE)
     begun = time.process_time()
     for _ in range(40):
-        difference_of(given_pairs, SOURCE)
+        mean_difference(given_pairs, SOURCE)
     assert time.process_time() - begun < 1
 
 
 def test_words_say_what_intervals_are_of() -> None:
-    assert "over trainings" in words_of([3, 5], True)
-    assert "of these trainings only" in words_of([1, 2], True)
-    assert "of fewer than 3 seeds and splits with a 95 % interval" in words_of([1, 3], True)
-    assert "of fewer than 10 recordings without an interval" in words_of([3], False)
-    assert all("whole recordings are drawn because" in words_of([count], True) for count in (1, 3))
+    assert "over trainings" in describe_intervals([3, 5], True)
+    assert "of these trainings only" in describe_intervals([1, 2], True)
+    assert "of fewer than 3 seeds and splits with a 95 % interval" in describe_intervals([1, 3], True)
+    assert "of fewer than 10 recordings without an interval" in describe_intervals([3], False)
+    assert all("whole recordings are drawn because" in describe_intervals([count], True) for count in (1, 3))

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vcsf_cli.ablate.measured import asked_before, classified, retrieved
+from vcsf_cli.ablate.measured import asked_before, read_classification, read_retrieval
 from vcsf_cli.config import protocol as protocols
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.data.manifest import Manifest
@@ -56,14 +56,14 @@ def found_neighbours(run: Run, manifest: Manifest, ks: dict[int, float]) -> Path
 
 def test_any_k_up_to_the_ranks_that_were_found(run: Run, manifest: Manifest) -> None:
     found_neighbours(run, manifest, {1: 0.0, 3: 1.0})
-    found = retrieved(run, manifest, 1, [1, 2])
+    found = read_retrieval(run, manifest, 1, [1, 2])
     assert found is not None
     assert found.rows[["dataset", "metric", "value"]].to_numpy().tolist() == [
         ["0101", "R@1", 0.0],
         ["0101", "R@2", 0.5],
     ]
     assert found.clips["both", "R@2"].to_dict() == {"0001": 1.0, "0003": 0.0}
-    assert retrieved(run, manifest, 1, [1, 5]) is None
+    assert read_retrieval(run, manifest, 1, [1, 5]) is None
     assert asked_before(run, manifest, 1) == {1, 3}
 
 
@@ -76,7 +76,7 @@ def test_neighbours_of_something_else_are_none(run: Run, manifest: Manifest, cha
         run.checkpoint.unlink()
     elif change == "neighbours":
         (folder / "neighbours.csv").write_text("query,pathway\n")
-    assert retrieved(run, manifest, 1, [2]) is None
+    assert read_retrieval(run, manifest, 1, [2]) is None
 
 
 def answered(run: Run, manifest: Manifest, top1: float) -> Job:
@@ -92,7 +92,7 @@ def answered(run: Run, manifest: Manifest, top1: float) -> Job:
 
 
 def test_classes_and_clips_keep_their_names(run: Run, manifest: Manifest) -> None:
-    found = classified(answered(run, manifest, 2 / 3))
+    found = read_classification(answered(run, manifest, 2 / 3))
     assert found is not None
     assert found.clips["both", "top1"].to_dict() == {"0001": 1.0, "0002": 0.0, "0003": 1.0}
 
@@ -100,7 +100,7 @@ def test_classes_and_clips_keep_their_names(run: Run, manifest: Manifest) -> Non
 def test_answers_that_are_not_those_of_the_results_are_an_error(run: Run, manifest: Manifest) -> None:
     job = answered(run, manifest, 0.5)
     with pytest.raises(RunError, match="don't agree"):
-        classified(job)
+        read_classification(job)
     (job.folder / "answers.csv").unlink()
     with pytest.raises(RunError, match="don't agree"):
-        classified(job)
+        read_classification(job)

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vcsf_cli.ablate.measured import Found
-from vcsf_cli.ablate.numbers import Group, Missing, Numbers, difference_to, incomparable, value_of
-from vcsf_cli.ablate.plan import Cell, Plan, plan_of
-from vcsf_cli.ablate.rows import Line, Table, checked
+from vcsf_cli.ablate.measured import Measurement
+from vcsf_cli.ablate.numbers import Group, Missing, TableResults, difference_to, incomparable, summarise
+from vcsf_cli.ablate.plan import Plan, RunSpec, build_plan
+from vcsf_cli.ablate.rows import RowSpec, Table, resolve_table
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.config.table import Measure, read
 from vcsf_cli.data.manifest import Manifest, write
@@ -20,10 +20,10 @@ from vcsf_cli.data.manifest import Manifest, write
 KEY = ("both", "R@1")
 
 
-def found(hits: dict[str, float], pathway: str = "both", metric: str = "R@1") -> Found:
+def found(hits: dict[str, float], pathway: str = "both", metric: str = "R@1") -> Measurement:
     clips = pd.Series(hits, dtype=float)
     rows = pd.DataFrame([{"pathway": pathway, "metric": metric, "value": clips.mean(), "clips": len(clips)}])
-    return Found(rows, {(pathway, metric): clips})
+    return Measurement(rows, {(pathway, metric): clips})
 
 
 SOURCE = {"a1": "a", "a2": "a", "b1": "b", "c1": "c", "d1": "d"}
@@ -38,7 +38,7 @@ def test_mean_spread_and_difference_by_hand() -> None:
         (0, 1): found({"a1": 0, "a2": 1, "b1": 0, "c1": 1, "d1": 0}),  # 0.4
         (1, 1): found({"a1": 0, "a2": 0, "b1": 0, "c1": 0, "d1": 0}),  # 0.0
     }
-    value = value_of(ours, *KEY, (base, "both"), SOURCE)
+    value = summarise(ours, *KEY, (base, "both"), SOURCE)
     assert value["mean"] == pytest.approx(0.6)
     assert value["deviation"] == pytest.approx(math.sqrt(0.08))  # of a sample of two: 0.2 away each, over 1
     assert (value["lowest"], value["highest"], value["runs"], value["clips"]) == (pytest.approx(0.4), 0.8, 2, 5)
@@ -50,9 +50,9 @@ def test_mean_spread_and_difference_by_hand() -> None:
 def test_only_seeds_and_splits_that_both_rows_have_are_compared() -> None:
     ours = {(0, 1): found({"a1": 1, "b1": 1}), (5, 1): found({"a1": 0, "b1": 0})}
     base = {(0, 1): found({"a1": 1, "b1": 0}), (7, 1): found({"a1": 1, "b1": 1})}
-    value = value_of(ours, *KEY, (base, "both"), SOURCE)
+    value = summarise(ours, *KEY, (base, "both"), SOURCE)
     assert (value["mean"], value["difference"]) == (0.5, 0.5)
-    assert "difference" not in value_of({(5, 1): ours[5, 1]}, *KEY, (base, "both"), SOURCE)
+    assert "difference" not in summarise({(5, 1): ours[5, 1]}, *KEY, (base, "both"), SOURCE)
 
 
 def test_only_clips_that_both_rows_have_are_compared() -> None:
@@ -63,9 +63,9 @@ def test_only_clips_that_both_rows_have_are_compared() -> None:
 
 
 def test_a_metric_that_is_no_mean_over_clips_has_no_difference() -> None:
-    ours = {(0, 1): Found(found({"a1": 1}, metric="top5").rows, {})}
-    assert "difference" not in value_of(ours, "both", "top5", (ours, "both"), SOURCE)
-    assert value_of(ours, "slow", "top5", None, SOURCE) == {}
+    ours = {(0, 1): Measurement(found({"a1": 1}, metric="top5").rows, {})}
+    assert "difference" not in summarise(ours, "both", "top5", (ours, "both"), SOURCE)
+    assert summarise(ours, "slow", "top5", None, SOURCE) == {}
 
 
 def test_equal_rows_differ_by_nothing_and_their_interval_is_a_point() -> None:
@@ -76,16 +76,16 @@ def test_equal_rows_differ_by_nothing_and_their_interval_is_a_point() -> None:
 
 
 def test_a_remark_names_what_is_missing_and_how_many_runs_a_difference_is_over() -> None:
-    lines = [Line(name, "smoke", (), ("both",)) for name in ("a", "b", "c")]
+    lines = [RowSpec(name, "smoke", (), ("both",)) for name in ("a", "b", "c")]
     measure = Measure(task="retrieve", data="x")
     table = Table("t", "T", tuple(lines), None, None, (measure,))
-    cells = [Cell(line, replace(recipes.load("smoke"), seed=seed), (), None) for line in lines for seed in (0, 1)]
+    cells = [RunSpec(line, replace(recipes.load("smoke"), seed=seed), (), None) for line in lines for seed in (0, 1)]
     columns = {"pathway": "both", "dataset": "x", "task": "retrieval", "metric": "R@1", "mean": 0.5, "difference": 0.1}
     counted = [("a", 2, np.nan), ("b", 1, 1.0), ("c", 2, np.nan)]
     values = pd.DataFrame([columns | {"row": row, "runs": runs, "places": places} for row, runs, places in counted])
     missing = (Missing(cells[3], measure, "it is broken"),)
     group = Group(measure, "x", "retrieval", ("R@1",))
-    numbers = Numbers(Plan(table, tuple(cells), None, None), (group,), values, pd.DataFrame(), (), missing)
+    numbers = TableResults(Plan(table, tuple(cells), None, None), (group,), values, pd.DataFrame(), (), missing)
     assert numbers.remarks == [
         "Not finished: 5 of 6 measurements are there, not retrieve x of b, seed 1, split 1 (it is broken).",
         "retrieval on x, difference of b to a: over 1 of 2 runs, those of the seeds and splits that both rows have.",
@@ -105,11 +105,11 @@ def test_every_row_is_looked_at_before_published_rows_stand_beside_it(tiny_data:
     small = "{set: {data.name: synthetic, train.batch: 4, stages: [], train.epochs: 500, loss.queue: 4}}"
     text = f"title: T\nbase: vcsf\nrows:\n  whole: {{}}\n  short: {short}\n  small: {small}\n"
     (tmp_path / "t.yaml").write_text(f"{text}measure: [{{task: retrieve, data: ucf101}}]\n")
-    plan = plan_of(checked(read(str(tmp_path / "t.yaml"))), tmp_path, tmp_path / "runs")
+    plan = build_plan(resolve_table(read(str(tmp_path / "t.yaml"))), tmp_path, tmp_path / "runs")
     rows = pd.DataFrame([{"dataset": "ucf101", "split": 1, "clips": 3_783}])
 
     def limits(count: int) -> list[str]:
-        return incomparable(Numbers(plan, (), pd.DataFrame(), rows, plan.cells[:count]))
+        return incomparable(TableResults(plan, (), pd.DataFrame(), rows, plan.cells[:count]))
 
     assert limits(1) == []
     assert limits(2) == ["short schedule: 5 epochs a pathway, not 500 (short)"]

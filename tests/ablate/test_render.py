@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vcsf_cli.ablate.render import Cell, Shown, difference_of, escaped, grid, latex, markdown, mean_of, notes_of
+from vcsf_cli.ablate.render import (
+    Cell,
+    Shown,
+    escape_latex,
+    format_difference,
+    format_mean,
+    grid,
+    latex,
+    markdown,
+    table_notes,
+)
 
 harmful = st.one_of(
     st.text(max_size=12),
@@ -75,7 +85,7 @@ def test_latex_is_escaped_and_bold_is_bold() -> None:
 @given(st.text(max_size=40))
 def test_nothing_in_a_text_can_become_latex(text: str) -> None:
     words = "textbackslash|textasciitilde|textasciicircum|textbar|d?dag|textless|textgreater"
-    plain = re.sub(rf"\\({words})\{{\}}", "", escaped(text))
+    plain = re.sub(rf"\\({words})\{{\}}", "", escape_latex(text))
     plain = re.sub(r"\\[{}$&#%_]|\$\\pm\$", "", plain)
     assert not set(plain) & set("\\{}$&#%_~^|\n")
 
@@ -83,15 +93,15 @@ def test_nothing_in_a_text_can_become_latex(text: str) -> None:
 def test_numbers_as_text() -> None:
     value = pd.Series({"mean": 0.5, "deviation": 0.0123, "runs": 2, "difference": 0.021, "difference_low": 0.004})
     value["difference_high"], value["places"] = 0.05, 3
-    assert mean_of(value) == "50.0 ± 1.2"
-    assert mean_of(value.replace({2: 1})) == "50.0"
-    assert difference_of(value) == "+2.1 (+0.4 to +5.0) *"
-    assert difference_of(value.replace({3: 2})) == "+2.1 (+0.4 to +5.0)"  # of too few trainings to be a finding
+    assert format_mean(value) == "50.0 ± 1.2"
+    assert format_mean(value.replace({2: 1})) == "50.0"
+    assert format_difference(value) == "+2.1 (+0.4 to +5.0) *"
+    assert format_difference(value.replace({3: 2})) == "+2.1 (+0.4 to +5.0)"  # of too few trainings to be a finding
     value["difference_low"] = -0.001
-    assert difference_of(value) == "+2.1 (-0.1 to +5.0)"
+    assert format_difference(value) == "+2.1 (-0.1 to +5.0)"
     value["difference_low"] = value["difference_high"] = float("nan")
-    assert difference_of(value) == "+2.1"
-    assert (mean_of(None), difference_of(None)) == ("–", "")
+    assert format_difference(value) == "+2.1"
+    assert (format_mean(None), format_difference(None)) == ("–", "")
 
 
 @pytest.mark.parametrize("rows", [1, 2])
@@ -110,7 +120,7 @@ def test_what_bold_and_spread_mean_is_told_where_there_are_any(rows: int) -> Non
             seen={"row 0"},
             exposures={"row 0": ["retrieve: 1 of 2 test clips seen"]},
         )
-        notes = " ".join(notes_of(numbers, [], bold, False))
+        notes = " ".join(table_notes(numbers, [], bold, False))
         assert ("Bold: " in notes) == bold
         assert ("standard deviation" in notes) == (runs > 1)
         assert ('Differences in points to "row 0", the same pathway, with intervals.' in notes) == (rows > 1)

@@ -16,7 +16,7 @@ import pytest
 from browser import Browser, browser, chromium
 from conftest import called
 
-from vcsf_cli.ablate.numbers import Group, Numbers
+from vcsf_cli.ablate.numbers import Group, TableResults
 from vcsf_cli.ablate.report import difference_sections
 from vcsf_cli.data.manifest import Manifest
 
@@ -226,7 +226,7 @@ def test_differences_without_an_interval_are_not_drawn() -> None:
     values = [["a", "one", 0.02, -0.01, 0.05], ["b", "one", -0.1, np.nan, np.nan], ["b", "three", 0.1, 0.05, 0.15]]
     frame = pd.DataFrame(values, columns=["row", "task", *ends]).assign(pathway="both", dataset="ucf101", metric="R@1")
     plan = SimpleNamespace(table=SimpleNamespace(lines=rows))
-    first, second = difference_sections(Numbers(plan, groups, frame, frame, ()))
+    first, second = difference_sections(TableResults(plan, groups, frame, frame, ()))
     assert [(each.name, each.value, each.low, each.high) for each in first.intervals] == [("a, both", 2.0, -1.0, 5.0)]
     assert first.title == "Differences of R@1 to full: one on ucf101"
     assert (first.listed, second.listed) == (True, False)

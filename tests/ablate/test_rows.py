@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from vcsf_cli.ablate.flags import Flags, draft_of
-from vcsf_cli.ablate.rows import Table, checked
+from vcsf_cli.ablate.flags import Flags, draft_from_flags
+from vcsf_cli.ablate.rows import Table, resolve_table
 from vcsf_cli.config import recipe as recipes
-from vcsf_cli.config.schedule import epochs_of
+from vcsf_cli.config.schedule import epochs_by_pathway
 from vcsf_cli.config.table import read, table_names
 from vcsf_cli.errors import InputError, RecipeError
 
@@ -16,11 +16,11 @@ from vcsf_cli.errors import InputError, RecipeError
 def table(folder: Path, text: str, *assignments: str) -> Table:
     path = folder / "mine.yaml"
     path.write_text(text, encoding="utf-8")
-    return checked(read(str(path)), assignments)
+    return resolve_table(read(str(path)), assignments)
 
 
 def of_flags(base: str = "vcsf", **flags: Any) -> Table:
-    return checked(draft_of(Flags(**flags), base, ()))
+    return resolve_table(draft_from_flags(Flags(**flags), base, ()))
 
 
 def names(content: Table) -> list[str]:
@@ -117,15 +117,15 @@ def test_without_cross_pathway_training_each_pathway_learns_for_as_many_epochs()
     content = of_flags(no_cross_pathway=True, only=("slow", "fast"))
     assert names(content) == ["full", "no cross-pathway training", "slow only", "fast only"]
     full, none, slow, fast = (recipes.load(line.base, line.assignments) for line in content.lines)
-    assert epochs_of(full) == epochs_of(none) == {"slow": 500, "fast": 500}
-    assert epochs_of(slow) == {"slow": 500, "fast": 0}
-    assert epochs_of(fast) == {"slow": 0, "fast": 500}
+    assert epochs_by_pathway(full) == epochs_by_pathway(none) == {"slow": 500, "fast": 500}
+    assert epochs_by_pathway(slow) == {"slow": 500, "fast": 0}
+    assert epochs_by_pathway(fast) == {"slow": 0, "fast": 500}
     for recipe in (none, slow, fast):
         assert {(stage.loss.name, stage.loss.settings["temperature"]) for stage in recipe.stages} == {("infonce", 0.07)}
     assert [line.pathways for line in content.lines[2:]] == [("slow",), ("fast",)]
     assert set(content.lines[0].pathways) == {"slow", "fast", "both"}
     joint = of_flags("vcsf_joint", only=("slow",)).lines[1]
-    assert epochs_of(recipes.load(joint.base, joint.assignments)) == {"slow": 500, "fast": 0}
+    assert epochs_by_pathway(recipes.load(joint.base, joint.assignments)) == {"slow": 500, "fast": 0}
     # Stage A is the same, so that it is trained once.
     assert full.stages[0] == none.stages[0]
 
@@ -147,7 +147,7 @@ def test_flags_that_the_recipe_has_nothing_for_are_refused() -> None:
         with pytest.raises(InputError, match="no stage of demo trains across pathways"):
             of_flags("demo", **flags)
     with pytest.raises(InputError, match="has none"):
-        checked(draft_of(Flags(no_motion_module=True), "demo", ["motion=none"]))
+        resolve_table(draft_from_flags(Flags(no_motion_module=True), "demo", ["motion=none"]))
 
 
 def test_tables_are_found_by_name() -> None:

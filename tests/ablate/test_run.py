@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from vcsf_cli.ablate.estimate import Costs, Speed, StageWork, Work, seconds_of
-from vcsf_cli.ablate.plan import Cell, Plan, plan_of
-from vcsf_cli.ablate.rows import checked
-from vcsf_cli.ablate.run import How, Running, commands_of, devices_of, last_error
+from vcsf_cli.ablate.estimate import Costs, Speed, StageWork, Work, total_seconds
+from vcsf_cli.ablate.plan import Plan, RunSpec, build_plan
+from vcsf_cli.ablate.rows import resolve_table
+from vcsf_cli.ablate.run import RunOptions, TableRun, last_error, parse_devices, remaining_commands
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.config.table import read
 from vcsf_cli.runs.run import Run
@@ -39,19 +39,19 @@ def plan(tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Pl
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(RECIPE)
     (tmp_path / "table.yaml").write_text(TABLE)
-    return plan_of(checked(read("table.yaml")), tiny_data, tmp_path / "runs")
+    return build_plan(resolve_table(read("table.yaml")), tiny_data, tmp_path / "runs")
 
 
-def cell_of(plan: Plan, name: str) -> Cell:
+def cell_of(plan: Plan, name: str) -> RunSpec:
     (cell,) = (cell for cell in plan.cells if cell.line.name == name)
     return cell
 
 
-HOW = How(("cpu", "cpu"), "auto", 0, 60.0)
+HOW = RunOptions(("cpu", "cpu"), "auto", 0, 60.0)
 
 
 def test_a_run_waits_only_for_a_stage_that_it_will_take(plan: Plan) -> None:
-    running = Running(plan, HOW)
+    running = TableRun(plan, HOW)
     whole, other, motionless = (cell_of(plan, name) for name in ("whole", "one neighbour", "no motion module"))
     assert running.waits_for(other, whole)
     assert not running.waits_for(motionless, whole)
@@ -71,7 +71,7 @@ def test_commands_are_those_that_are_typed_by_hand(plan: Plan) -> None:
     places = ["--data", str(plan.data), "--runs", str(plan.runs), "--devices", "cuda:1", "--workers", "0"]
     arithmetic = ["--precision", "auto", "--save-every", "60.0"]
     start = ["synthetic", "--from", str(cell.run.folder), "--split", "1"]
-    assert commands_of(plan, cell, HOW, "cuda:1") == [
+    assert remaining_commands(plan, cell, HOW, "cuda:1") == [
         ["pretrain", "tiny.yaml", "--set", "motion=none", *places, *arithmetic],
         ["retrieve", *start, "--k", "1,5", *places],
         ["finetune", *start, "--pathway", "slow", "--protocol", "knn", "--set", "grid.k=[3]", *places, *arithmetic],
@@ -79,8 +79,8 @@ def test_commands_are_those_that_are_typed_by_hand(plan: Plan) -> None:
 
 
 def test_numbers_are_gpus_and_two_cpus_are_two() -> None:
-    assert devices_of(["0", "1"]) == ("cuda:0", "cuda:1")
-    assert devices_of(["cpu", "cpu"]) == ("cpu", "cpu")
+    assert parse_devices(["0", "1"]) == ("cuda:0", "cuda:1")
+    assert parse_devices(["cpu", "cpu"]) == ("cpu", "cpu")
 
 
 def test_the_last_error_of_this_time_is_told(tmp_path: Path) -> None:
@@ -100,10 +100,10 @@ def test_the_time_of_several_devices_is_that_of_the_rule_by_which_runs_wait(plan
     ]
     stages = {cell.recipe.hash: plan.stages_of(cell) for cell in plan.cells}
     # By two: whole and no motion module until 15, then the others. By three: one neighbour waits for stage A until 10.
-    taken = [seconds_of(works, stages, Speed(1.0, 0.0, ""), lanes) for lanes in (1, 2, 3)]
+    taken = [total_seconds(works, stages, Speed(1.0, 0.0, ""), lanes) for lanes in (1, 2, 3)]
     assert taken == pytest.approx([35, 20, 15])
     measured = [replace(work, measure=2.0) for work in works]
-    assert seconds_of(measured, stages, Speed(1.0, 0.0, ""), 2) == 24  # ... until 17, 24
+    assert total_seconds(measured, stages, Speed(1.0, 0.0, ""), 2) == 24  # ... until 17, 24
 
 
 def test_threads_of_the_cpu_are_shared_out_unless_the_user_did(monkeypatch: pytest.MonkeyPatch) -> None:

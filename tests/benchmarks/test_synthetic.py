@@ -18,8 +18,8 @@ from torch.nn import functional
 from vcsf_cli.config.recipe import load
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.augment import to_input
-from vcsf_cli.data.clips import Numbers, TrainingClips, WholeVideos
-from vcsf_cli.data.loader import Order, training_loader
+from vcsf_cli.data.clips import ClipIds, EvalClips, TwoViewClips
+from vcsf_cli.data.loader import ResumableBatchSampler, training_loader
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.features.extract import extract
 from vcsf_cli.model.parts import build_sampler
@@ -34,13 +34,13 @@ def accuracies(data: Path) -> dict[str, float]:
     recipe = load("demo", ["sampler.same_window=0.0"])
     stage, manifest = recipe.model, Manifest.open(data / "synthetic")
     train, test = manifest.part(1, "train"), manifest.part(1, "test")
-    labels = Numbers(manifest).label
+    labels = ClipIds(manifest).label
     model = build(recipe)
     layers = nn.ModuleDict({name: nn.Linear(128, int(labels.max()) + 1) for name in PATHWAYS})
     optimizer = torch.optim.AdamW([*model.parameters(), *layers.parameters()], weight_decay=0.01)
-    order = Order(train, 16, 0, 0, EPOCHS)
+    order = ResumableBatchSampler(train, 16, 0, 0, EPOCHS)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, len(order))
-    clips = TrainingClips(manifest, build_sampler(stage), stage.augment, stage.data.size, 0)
+    clips = TwoViewClips(manifest, build_sampler(stage), stage.augment, stage.data.size, 0)
     for batch in training_loader(clips, order, 1, pin=False):
         loss = torch.zeros(())
         for view in (0, 1):
@@ -52,7 +52,7 @@ def accuracies(data: Path) -> dict[str, float]:
         loss.backward()
         optimizer.step()
         schedule.step()
-    videos = WholeVideos(manifest, test.tolist(), build_sampler(stage), stage.augment.border, stage.data.size)
+    videos = EvalClips(manifest, test.tolist(), build_sampler(stage), stage.augment.border, stage.data.size)
     found = extract(model, videos, torch.device("cpu"), 1, lambda count: None)
     with torch.no_grad():
         chances = {name: layers[name](torch.from_numpy(values)).softmax(1).numpy() for name, values in found.items()}

@@ -19,7 +19,7 @@ from vcsf_cli.ablate import run as table_runs
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.data.manifest import Manifest, write
 from vcsf_cli.errors import RunError
-from vcsf_cli.runs.run import folder_of
+from vcsf_cli.runs.run import run_folder
 from vcsf_cli.storage.files import only_one
 
 TINY = """
@@ -65,7 +65,7 @@ def set_kind(folder: Path, kind: str) -> None:
 
 
 def run_of(folder: Path, *assignments: str) -> Path:
-    return folder_of(folder / "runs", recipes.load(str(folder / "tiny.yaml"), assignments))
+    return run_folder(folder / "runs", recipes.load(str(folder / "tiny.yaml"), assignments))
 
 
 ONE_NEIGHBOUR = ("stages.1.loss.neighbours=1", "stages.2.loss.neighbours=1")

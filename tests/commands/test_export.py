@@ -31,8 +31,8 @@ from vcsf_cli.data.store import FrameStore
 from vcsf_cli.export import exporter, formats
 from vcsf_cli.export.card import measurements
 from vcsf_cli.export.encoder import Encoder
-from vcsf_cli.export.folder import recipe_of
-from vcsf_cli.export.measured import centre_of, results_of
+from vcsf_cli.export.folder import exported_recipe
+from vcsf_cli.export.measured import read_results, training_mean
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.runs.run import read_run
@@ -311,7 +311,7 @@ def test_only_what_was_measured_of_this_checkpoint_counts(copy: Path) -> None:
     (folder,) = (copy / "runs").iterdir()
     run = read_run(folder)
     checkpoint_hash = sha256(run.checkpoint)
-    measured = results_of(run, checkpoint_hash)
+    measured = read_results(run, checkpoint_hash)
     assert set(measured["task"]) == {"retrieval"}
     (path,) = folder.glob("retrieve/*/results.csv")
     for name, start in [
@@ -324,18 +324,18 @@ def test_only_what_was_measured_of_this_checkpoint_counts(copy: Path) -> None:
         pd.read_csv(path).assign(task=name).to_csv(folder / "finetune" / name / "results.csv", index=False)
     (folder / "lost" / "x").mkdir(parents=True)
     shutil.copy(path, folder / "lost" / "x")
-    assert set(results_of(run, checkpoint_hash)["task"]) == {"retrieval", "own"}
-    assert results_of(run, "another").empty
+    assert set(read_results(run, checkpoint_hash)["task"]) == {"retrieval", "own"}
+    assert read_results(run, "another").empty
     for name, value, ended in [("later", 0.25, "2026-01-02"), ("sooner", 0.75, "2026-01-01")]:
         (folder / "finetune" / name).mkdir()
         status = {"from": {"checkpoint": checkpoint_hash}, "ended": ended}
         (folder / "finetune" / name / "status.json").write_text(json.dumps(status))
         again = pd.read_csv(path).assign(task="own", value=value)
         again.to_csv(folder / "finetune" / name / "results.csv", index=False)
-    rows = results_of(run, checkpoint_hash)
+    rows = read_results(run, checkpoint_hash)
     assert set(rows[rows["task"] == "own"]["value"]) == {0.25}  # never the mean of several settings
     assert len(rows) == 2 * len(measured)
-    assert centre_of(run, "another") is None
+    assert training_mean(run, "another") is None
 
 
 def test_results_of_several_seeds_are_told_as_their_mean(run: Path) -> None:
@@ -354,7 +354,7 @@ def test_the_card_says_that_test_clips_were_seen_in_training(run: Path) -> None:
 
 def test_nothing_is_fetched_to_load_what_started_from_weights_of_others(run: Path) -> None:
     tree = load("smoke", ["backbone={name: timm, model: test_vit, pretrained: true}", "slow.pretrained=true"]).tree
-    loaded = recipe_of({"recipe": tree})
+    loaded = exported_recipe({"recipe": tree})
     assert loaded.model.backbone.settings["pretrained"] is False
     assert loaded.model.slow["pretrained"] is False
     assert tree["backbone"]["pretrained"] is True

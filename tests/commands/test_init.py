@@ -21,7 +21,7 @@ from vcsf_cli.config.recipe import load
 from vcsf_cli.export.formats import write_safetensors
 from vcsf_cli.export.load import load_encoder
 from vcsf_cli.model.pathways import build
-from vcsf_cli.runs.stages import digests, prefix
+from vcsf_cli.runs.stages import digests, stage_fingerprint
 from vcsf_cli.storage import checkpoint, files
 
 SMALL = ("backbone.channels=[4, 4, 8, 8]", "head.hidden=8", "head.dim=4", "loss.queue=4", "train.batch=2")
@@ -184,7 +184,9 @@ def test_another_file_is_another_run_and_another_first_stage(source: Path, place
     assert len(set(folders)) == 5
     assert rehearsed("--init", renamed) == folders[1]
     stages = ("stages=[{}, {optim: {lr: 0.5}}]", "init.fast=" + "a" * 64, "init.fast=" + "b" * 64)
-    assert len({prefix(load("smoke", [stages[0], *stages[1:][:count]]), 1, "data") for count in range(3)}) == 3
+    assert (
+        len({stage_fingerprint(load("smoke", [stages[0], *stages[1:][:count]]), 1, "data") for count in range(3)}) == 3
+    )
 
 
 def test_without_init_nothing_is_said_of_it(source: Path) -> None:

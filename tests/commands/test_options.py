@@ -10,7 +10,7 @@ import pytest
 
 from vcsf_cli.commands.options import where, workers_option
 from vcsf_cli.commands.retrieve import command
-from vcsf_cli.train.compute import Machine
+from vcsf_cli.train.compute import Compute
 
 
 @pytest.mark.parametrize("folder", ["data", "runs", "elsewhere", "my videos", "/somewhere/else"])
@@ -32,8 +32,8 @@ def test_a_suggested_command_uses_the_same_folder_in_the_same_shell(
 
 def test_the_help_says_how_many_workers_there_are_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(1000)), raising=False)
-    most = Machine().readers
+    most = Compute().num_workers
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(most)), raising=False)
-    assert Machine().readers == most - 1
+    assert Compute().num_workers == most - 1
     (option,) = workers_option(lambda: None).__click_params__  # type: ignore[attr-defined]
     assert option.help.endswith(f"[default: one less than the cores, at most {most}]")

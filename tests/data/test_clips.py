@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from vcsf_cli.config.recipe import load
 from vcsf_cli.config.schema import Augment
 from vcsf_cli.data import augment
-from vcsf_cli.data.clips import LabelledClips, WholeVideos
-from vcsf_cli.data.loader import items_of, leave_signals
+from vcsf_cli.data.clips import EvalClips, LabelledClips
+from vcsf_cli.data.loader import iterate, leave_signals
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.store import FrameStore
 from vcsf_cli.errors import RunError
@@ -30,7 +30,7 @@ def test_ten_crops_are_corners_and_centre_then_mirrored() -> None:
 
 def test_a_video_in_ten_crops_has_the_windows_of_each(tiny_data: Path) -> None:
     manifest, sampler = Manifest.open(tiny_data / "synthetic"), build_sampler(load("smoke").model)
-    centre, ten = (WholeVideos(manifest, [3], sampler, 0.75, 24, crops=crops)[0] for crops in ("centre", "ten"))
+    centre, ten = (EvalClips(manifest, [3], sampler, 0.75, 24, crops=crops)[0] for crops in ("centre", "ten"))
     count, frames = len(centre["windows"]), len(centre["frames"])
     assert ten["windows"].shape == (10 * count, sampler.length)
     views = sampler.cover(int(manifest.table["frames"][3]))
@@ -68,7 +68,7 @@ def test_one_view_to_learn_a_label_from(tiny_data: Path) -> None:
 def test_a_reader_ends_when_its_parent_says_so_and_not_when_a_scheduler_does() -> None:
     before = multiprocessing.active_children()
     loader = DataLoader(cast(Dataset[int], range(1000)), num_workers=1, worker_init_fn=leave_signals)
-    items = items_of(loader)
+    items = iterate(loader)
     assert int(next(items)) == 0
     (reader,) = (child for child in multiprocessing.active_children() if child not in before)
     subprocess.run(["kill", "-TERM", str(reader.pid)], check=True)

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from videos import cut_off, number_of, picture, write_video
 
 from vcsf_cli.contracts import Frame
-from vcsf_cli.data.decode import Decoded, Recording, decode, judge, resampled
+from vcsf_cli.data.decode import Decoded, DecodeJob, decode, judge, resample
 from vcsf_cli.video import short_side
 
 
-def recording(path: Path, **changes: object) -> Recording:
+def recording(path: Path, **changes: object) -> DecodeJob:
     work = path.parent / "work"
     work.mkdir(exist_ok=True)
-    settings = Recording(path, str(work / "clip"), "pyav", size=64, quality=90, fps=None, max_seconds=None)
+    settings = DecodeJob(path, str(work / "clip"), "pyav", size=64, quality=90, fps=None, max_seconds=None)
     return replace(settings, **changes)
 
 
@@ -86,7 +86,7 @@ def rated(times: list[float | None]) -> list[Frame]:
 
 
 def shown(times: list[float | None], own: float, fps: float) -> list[int]:
-    return [int(image[0, 0, 0]) for image in resampled(iter(rated(times)), own, fps)]
+    return [int(image[0, 0, 0]) for image in resample(iter(rated(times)), own, fps)]
 
 
 def test_resampling_shows_what_is_on_screen() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vcsf_cli.data.splits import Few, draw_labelled, hold_out, missing_classes
+from vcsf_cli.data.splits import LabelBudget, draw_labelled, hold_out, missing_classes
 
 Drawn = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -67,7 +67,7 @@ def test_the_share_is_of_each_class_recordings() -> None:
 @given(clips(), st.sampled_from(["1%", "10%", "50%", "100%", "1-per-class", "3-per-class"]), st.integers(0, 5))
 def test_labels_are_drawn_by_class_and_by_whole_recordings_but_for_the_last(drawn: Drawn, text: str, seed: int) -> None:
     rows, label, source = drawn
-    few = Few.parse(text)
+    few = LabelBudget.parse(text)
     labelled = draw_labelled(rows, label, source, few, seed)
     assert set(labelled) <= set(rows)
     assert len(set(labelled)) == len(labelled)
@@ -83,7 +83,7 @@ def test_labels_are_drawn_by_class_and_by_whole_recordings_but_for_the_last(draw
 @pytest.mark.parametrize("text", ["0%", "101%", "5", "0-per-class", "-1%", "five-per-class", "1 %"])
 def test_what_is_no_number_of_labels_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="write 1%, 10% or 5-per-class"):
-        Few.parse(text)
+        LabelBudget.parse(text)
 
 
 def test_classes_of_test_clips_alone_are_counted() -> None:

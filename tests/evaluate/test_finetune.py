@@ -30,7 +30,7 @@ from vcsf_cli.evaluate.job import Job
 from vcsf_cli.model.pathways import build
 from vcsf_cli.runs.run import read_run
 from vcsf_cli.storage import checkpoint
-from vcsf_cli.train.compute import Machine
+from vcsf_cli.train.compute import Compute
 
 FAST = ("train.epochs=5", "optim.schedule=constant", "optim.drops=[]")
 TIMINGS = {"clips_per_second", "data_wait"}
@@ -170,7 +170,7 @@ def test_the_best_epoch_on_held_out_recordings_is_taken(copy: Path, tiny_data: P
     job = job_of(next(copy.glob("runs/*")), tiny_data, "train.choose=best", pathways=("slow",))
     model = Classifier(job.network(), job.pathways, 2, 0.0, 0)
     model.load_state_dict(weights(folder))
-    found = predict(job, model, job.division.chooses, Machine("cpu", workers=0), "centre")
+    found = predict(job, model, job.division.chooses, Compute("cpu", workers=0), "centre")
     right = (found["slow"].argmax(1) == job.known[job.division.chooses]).mean()
     assert right == pytest.approx(max(shares), abs=1e-6)
 

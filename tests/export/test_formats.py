@@ -62,7 +62,7 @@ def expected(model: TwoPathways, windows: torch.Tensor) -> dict[str, torch.Tenso
 )
 def test_networks_become_one_graph_for_batches_of_any_size(assignments: list[str]) -> None:
     model, encoder = networks(*assignments)
-    program = formats.program_of(encoder, 32).module()
+    program = formats.trace_encoder(encoder, 32).module()
     for count in (1, 3):
         theirs = expected(model, clips(count))
         with torch.no_grad():
@@ -83,7 +83,7 @@ def test_what_looks_at_values_can_not_be_made_a_graph_and_that_is_told_in_one_li
     _, encoder = networks()
     encoder.slow.motion["2"] = Stubborn()  # type: ignore[union-attr,operator]
     with pytest.raises(RunError, match="these networks can't be made a graph of PyTorch's: ") as caught:
-        formats.program_of(encoder, 32)
+        formats.trace_encoder(encoder, 32)
     assert "\n" not in caught.value.message
     assert "--format safetensors" in caught.value.hint
     assert capfd.readouterr() == ("", "")  # torch would print the whole graph

@@ -10,11 +10,11 @@ import torch
 
 from vcsf_cli.config.recipe import load
 from vcsf_cli.contracts import View
-from vcsf_cli.data.clips import WholeVideos
+from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.features.extract import extract
 from vcsf_cli.model.pathways import build
-from vcsf_cli.search.video import features_of
+from vcsf_cli.search.video import encode_batch
 
 
 class Apart:
@@ -30,13 +30,13 @@ class Apart:
 def test_a_pathway_sees_its_part_of_a_window(tiny_data: Path) -> None:
     recipe = load("demo", ["data.name=synthetic", "data.size=32", "backbone.channels=[4, 8, 8, 16]"])
     model = build(recipe).eval()
-    videos = WholeVideos(Manifest.open(tiny_data / "synthetic"), [0, 3], Apart(), 0.875, 32)  # type: ignore[arg-type]  # measuring only covers
+    videos = EvalClips(Manifest.open(tiny_data / "synthetic"), [0, 3], Apart(), 0.875, 32)  # type: ignore[arg-type]  # measuring only covers
     found = extract(model, videos, torch.device("cpu"), 0, lambda count: None)
     for index in range(2):
         item = videos[index]
         frames = item["frames"][item["windows"][0]][None]
         with torch.no_grad():
-            expected = features_of(model, frames, videos.windows(videos.rows[index]))
+            expected = encode_batch(model, frames, videos.windows(videos.rows[index]))
             (view,) = videos.windows(videos.rows[index])
             slow = model.slow.features(to_window(frames[:, :8]), torch.from_numpy(view.slow)[None])
         for pathway, values in expected.items():

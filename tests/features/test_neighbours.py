@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vcsf_cli.features.neighbours import centred_unit, hits, nearest, pathways_of, recall
+from vcsf_cli.features.neighbours import centred_unit, hits, measured_pathways, nearest, recall
 
 FloatArray = np.ndarray
 
@@ -41,7 +41,7 @@ def test_recall_equals_its_definition(seed: int) -> None:
 
 def test_both_is_the_mean_of_the_similarities() -> None:
     query, gallery = ({n: centred_unit(v) for n, v in features(seed, 9).items()} for seed in (0, 1))
-    assert pathways_of(query) == ["slow", "fast", "both"]
+    assert measured_pathways(query) == ["slow", "fast", "both"]
     near = nearest(query, gallery, "both", 9)
     mean = (query["slow"] @ gallery["slow"].T + query["fast"] @ gallery["fast"].T) / 2
     np.testing.assert_allclose(near.similarity, np.take_along_axis(mean, near.index, 1), rtol=1e-5)

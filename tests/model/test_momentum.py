@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vcsf_cli.config import recipe as recipes
-from vcsf_cli.model.momentum import Queue, follow, key_encoder
+from vcsf_cli.model.momentum import Queue, ema_update, key_encoder
 from vcsf_cli.model.pathways import build
 
 
@@ -17,7 +17,7 @@ def test_keys_follow_by_one_minus_m_and_get_no_gradient() -> None:
         for weight in model.parameters():
             weight += 1
     before = {name: weight.clone() for name, weight in keys.named_parameters()}
-    follow(keys, model, ["slow"], 0.9)
+    ema_update(keys, model, ["slow"], 0.9)
     for name, weight in keys.named_parameters():
         moved = 0.1 if name.startswith("slow") else 0.0
         torch.testing.assert_close(weight, before[name] + moved)

@@ -71,8 +71,8 @@ def checkpoint(theirs: coclr.S3D, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
-def imported(path: Path, model: TwoPathways, pathway: str = "fast", backbone: str = "s3d") -> pretrained.Imported:
-    return pretrained.imported_from(path, DIGEST, pathway, model, backbone)
+def imported(path: Path, model: TwoPathways, pathway: str = "fast", backbone: str = "s3d") -> pretrained.PathwayWeights:
+    return pretrained.read_pathway_weights(path, DIGEST, pathway, model, backbone)
 
 
 def difference(ours: nn.Module, theirs: nn.Module, clip: Tensor) -> float:
@@ -108,7 +108,7 @@ def test_torchvisions_networks_give_the_same_features_here(backbone: str, clip: 
     model = build(load("vcsf", [f"backbone.name={backbone}"])).eval()
     torch.save(network.state_dict(), tmp_path / "weights.pth")
     found = imported(tmp_path / "weights.pth", model, backbone=backbone)
-    pretrained.Start((found,)).put_into(model)
+    pretrained.InitialWeights((found,)).put_into(model)
     stages = [network.stem, network.layer1, network.layer2, network.layer3, network.layer4] if backbone != "s3d" else []
     assert difference(model.fast.backbone, nn.Sequential(*stages) if stages else network.features, clip) < 1e-4
     classifier = "classifier.1" if backbone == "s3d" else "fc"
@@ -126,7 +126,7 @@ def test_coclrs_checkpoints_give_the_same_features_here(
 ) -> None:
     model = build(load("vcsf")).eval()
     found = [imported(checkpoint, model, pathway) for pathway in ("slow", "fast")]
-    pretrained.Start(tuple(found)).put_into(model)
+    pretrained.InitialWeights(tuple(found)).put_into(model)
     slow = copy.deepcopy(theirs)
     slow.Conv_1a.conv2.stride = (1, 1, 1)  # what `slow=True` does there
     assert difference(model.fast.backbone, theirs, clip) < 1e-12
@@ -155,7 +155,7 @@ def test_every_key_of_a_coclr_checkpoint_is_in_the_report(
         f"fast starts from {checkpoint.name}, by CoCLR's names: 462 tensors taken; left out: projection head (4), momentum "
         "encoder (928), encoder of the other view (928), queue of keys (5), training state (4)"
     )
-    pretrained.Start((found,)).write(tmp_path)
+    pretrained.InitialWeights((found,)).write(tmp_path)
     rows = (tmp_path / "init.csv").read_text().splitlines()
     assert rows[0] == "pathway,file,key,own_key,shape,what"
     assert len(rows) == 1 + len(found.lines)

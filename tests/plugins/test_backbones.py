@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.video import R2Plus1D_18_Weights, R3D_18_Weights, S3D_Weights
 from vcsf_plugins import backbones
 from vcsf_plugins.backbones.images import ImageFrames
-from vcsf_plugins.backbones.temporal import TemporalAttention, TemporalConvolution, shifted
+from vcsf_plugins.backbones.temporal import TemporalAttention, TemporalConvolution, temporal_shift
 
 from vcsf_cli import registry
 from vcsf_cli.errors import RecipeError, UnknownName, VcsfError
@@ -308,7 +308,7 @@ def test_images_that_are_not_square() -> None:
 
 def test_the_shift_moves_an_eighth_each_way() -> None:
     features = torch.arange(1.0, 4.0).view(1, 1, 3, 1, 1).expand(1, 16, 3, 1, 1)
-    moved = shifted(features)[0, :, :, 0, 0].tolist()
+    moved = temporal_shift(features)[0, :, :, 0, 0].tolist()
     assert moved == [[0, 1, 2]] * 2 + [[2, 3, 0]] * 2 + [[1, 2, 3]] * 12
 
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from vcsf_plugins.synthetic import synthetic
 from vcsf_plugins.synthetic.actions import ACTIONS
 from vcsf_plugins.synthetic.dataset import Settings, Take, all_takes, draw
-from vcsf_plugins.synthetic.figure import Body, joints_of
+from vcsf_plugins.synthetic.figure import Body, place_joints
 
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import DataError, InputError
@@ -187,7 +187,7 @@ def test_clips_of_a_group_show_one_scene_and_different_performances() -> None:
 @pytest.mark.parametrize("label", ACTIONS)
 def test_every_action_moves_and_comes_back_to_its_start(label: str) -> None:
     action = ACTIONS[label]
-    poses = [joints_of(action.pose(phase), Body()) for phase in np.linspace(0, 1, 97)]
+    poses = [place_joints(action.pose(phase), Body()) for phase in np.linspace(0, 1, 97)]
     points = np.array([[tuple(point) for point in joints.values()] for joints in poses])
     assert np.isfinite(points).all()
     np.testing.assert_allclose(points[0], points[-1], atol=1e-6)
@@ -198,7 +198,7 @@ def test_every_action_moves_and_comes_back_to_its_start(label: str) -> None:
 @given(st.sampled_from(sorted(ACTIONS)), st.floats(0, 1))
 def test_bones_keep_their_lengths_and_feet_the_ground(label: str, phase: float) -> None:
     pose, body = ACTIONS[label].pose(phase), Body()
-    joints = joints_of(pose, body)
+    joints = place_joints(pose, body)
     assert min(point.y for point in joints.values()) == pytest.approx(pose.height, abs=1e-9)
     for start, end, length in (("right_knee", "right_foot", body.shin), ("left_elbow", "left_hand", body.forearm)):
         across = (joints[start].x - joints[end].x) / (pose.turn or 1)

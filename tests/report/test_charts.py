@@ -21,7 +21,7 @@ from vcsf_cli.report.charts import (
     Chart,
     Line,
     compared_charts,
-    kind_of,
+    line_style,
     number,
     round_values,
     spread_out,
@@ -83,7 +83,7 @@ def test_labels_never_lie_on_each_other_and_keep_their_order(places: list[float]
 
 
 def test_a_band_goes_around_its_line_and_long_names_stand_below() -> None:
-    line = Line("a name that is long", [(1, 20), (5, 40)], kind_of(0), [(1, 10, 30), (5, 30, 60)])
+    line = Line("a name that is long", [(1, 20), (5, 40)], line_style(0), [(1, 10, 30), (5, 30, 60)])
     drawing = Chart("R@k", [line], "k", " %", from_zero=True, key=True).drawn()
     (drawn,) = drawing.lines
     assert drawing.labels == []
@@ -96,7 +96,7 @@ def test_a_band_goes_around_its_line_and_long_names_stand_below() -> None:
 
 
 def test_no_two_of_a_dozen_rows_look_alike() -> None:
-    assert len({kind_of(index) for index in range(21)}) == 21
+    assert len({line_style(index) for index in range(21)}) == 21
 
 
 METRICS = """step,stage,slow_loss,fast_loss,lr,slow_check_R@1,fast_check_R@1,both_check_R@1,fast_monitoring_mined_precision

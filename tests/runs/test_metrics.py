@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vcsf_cli.runs.metrics import MetricsFile
-from vcsf_cli.train.loop import Plan, Position, note_of
+from vcsf_cli.train.loop import LoopConfig, TrainState, progress_note
 
 HEADER = "step,stage,epoch,loss\n"
 
@@ -53,7 +53,7 @@ def test_the_last_values_are_those_of_the_last_stage(tmp_path: Path) -> None:
 
 
 def test_while_a_queue_is_filled_the_loss_of_the_stage_before_is_not_told() -> None:
-    plan = Plan(5, 10, 8, 0, 1, 0, 60.0, lambda epoch: 1.0)
+    plan = LoopConfig(5, 10, 8, 0, 1, 0, 60.0, lambda epoch: 1.0)
     last = {"stage": 1, "loss": 2.5, "both_check_R@1": 0.5}
-    assert note_of(last, Position(stage=0, epoch=3), plan) == "epoch 4/5  loss 2.500  check R@1 50.0%"
-    assert note_of(last, Position(stage=1), plan) == "epoch 1/5"
+    assert progress_note(last, TrainState(stage=0, epoch=3), plan) == "epoch 4/5  loss 2.500  check R@1 50.0%"
+    assert progress_note(last, TrainState(stage=1), plan) == "epoch 1/5"

@@ -16,13 +16,13 @@ import torch
 from conftest import called
 
 from vcsf_cli.config.recipe import load
-from vcsf_cli.data.clips import TrainingClips
-from vcsf_cli.data.loader import Order, training_loader
+from vcsf_cli.data.clips import TwoViewClips
+from vcsf_cli.data.loader import ResumableBatchSampler, training_loader
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.model.parts import build_sampler
-from vcsf_cli.runs.run import folder_of
+from vcsf_cli.runs.run import run_folder
 from vcsf_cli.storage import checkpoint
-from vcsf_cli.train.compute import Machine
+from vcsf_cli.train.compute import Compute
 from vcsf_cli.train.pretrain import training_rows
 from vcsf_cli.train.task import PretrainTask
 
@@ -54,7 +54,7 @@ def pretrain(recipe: Path, data: Path, *more: str, status: int = 0) -> tuple[Pat
     """The run folder, and what was said."""
     command = ("pretrain", recipe, "--data", data, "--workers", 0, *more)
     said = called(*command, cwd=recipe.parent, status=status).stderr
-    return recipe.parent / folder_of(Path("runs"), load(str(recipe))), said
+    return recipe.parent / run_folder(Path("runs"), load(str(recipe))), said
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +128,9 @@ def task_of(recipe: Path, data: Path, stage: int) -> tuple[PretrainTask, list[di
 
     torch.manual_seed(0)
     model = build(resolved)
-    task = PretrainTask(resolved, resolved.stages[stage], model, manifest, rows, Machine("cpu").fabric(), 0)
-    clips = TrainingClips(manifest, build_sampler(resolved.model), resolved.model.augment, 32, 0)
-    return task, list(training_loader(clips, Order(rows, 2, 0, 0, 2), 0, pin=False))
+    task = PretrainTask(resolved, resolved.stages[stage], model, manifest, rows, Compute("cpu").fabric(), 0)
+    clips = TwoViewClips(manifest, build_sampler(resolved.model), resolved.model.augment, 32, 0)
+    return task, list(training_loader(clips, ResumableBatchSampler(rows, 2, 0, 0, 2), 0, pin=False))
 
 
 def test_a_phase_begins_with_equal_encoders_and_an_empty_queue(tiny_data: Path, tmp_path: Path) -> None:
@@ -162,9 +162,9 @@ def test_what_is_watched_is_what_the_loss_has_seen(tiny_data: Path, tmp_path: Pa
         task.fill(batch)
     ((_, terms),) = task.step(batches[3])
     terms["loss"].backward()
-    seen = task.watch()
+    seen = task.extra_metrics()
     task.after_step()
-    assert task.watch() == seen
+    assert task.extra_metrics() == seen
     assert {"slow_mined", "agreement"} <= seen.keys()
 
 

@@ -17,12 +17,12 @@ from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import build
 from vcsf_cli.search import video as video_files
-from vcsf_cli.search.video import GivenFrames, Look, OwnVideo, encode_windows
+from vcsf_cli.search.video import FrameTransform, GivenFrames, VideoFile, encode_windows
 from vcsf_cli.video import short_side
 
 STAGE = recipes.load("smoke").model
 SAMPLER = build_sampler(STAGE)
-LOOK = Look(32, 0.875, stored=64)
+LOOK = FrameTransform(32, 0.875, stored=64)
 
 
 def frames_of(path: Path) -> list[np.ndarray]:
@@ -42,7 +42,7 @@ def test_windows_are_those_of_the_sampler(
     monkeypatch.setattr(video_files, "KEPT_BYTES", kept)
     path = write_video(tmp_path / "own.mp4", count, fps=20)
     frames = frames_of(path)
-    video = OwnVideo(path, SAMPLER, LOOK)
+    video = VideoFile(path, SAMPLER, LOOK)
     assert video.frames == count
     views = SAMPLER.cover(count)
     windows = list(video.windows())
@@ -58,7 +58,7 @@ def test_windows_are_those_of_the_sampler(
 def test_a_video_is_resampled_as_its_store_was(tmp_path: Path) -> None:
     path = write_video(tmp_path / "own.mp4", 40, fps=20)
     frames = frames_of(path)
-    video = OwnVideo(path, SAMPLER, Look(32, 0.875, stored=64, fps=10))
+    video = VideoFile(path, SAMPLER, FrameTransform(32, 0.875, stored=64, fps=10))
     assert video.frames == 20
     window = next(video.windows())
     assert np.array_equal(window.frames, np.stack(frames[0:16:2]))
@@ -68,7 +68,7 @@ def test_a_video_is_resampled_as_its_store_was(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video_files, "KEPT_BYTES", 2**20)
     path = write_video(tmp_path / "long.mp4", 900)
-    video = OwnVideo(path, SAMPLER, Look(128, 1.0, decoder="pyav"))
+    video = VideoFile(path, SAMPLER, FrameTransform(128, 1.0, decoder="pyav"))
     tracemalloc.start()
     try:
         count = sum(1 for _ in video.windows())
@@ -84,7 +84,7 @@ def test_features_are_those_of_each_window_by_itself(tmp_path: Path, monkeypatch
     model = build(recipes.load("smoke")).eval()
     frames = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)
     done: list[int] = []
-    video = OwnVideo(GivenFrames(frames, 10), SAMPLER, Look(32, 1.0))
+    video = VideoFile(GivenFrames(frames, 10), SAMPLER, FrameTransform(32, 1.0))
     found = encode_windows(model, video, torch.device("cpu"), done=done.append)
     views = SAMPLER.cover(40)
     assert done == [*range(3, len(views), 3), len(views)]
@@ -100,13 +100,13 @@ def test_features_are_those_of_each_window_by_itself(tmp_path: Path, monkeypatch
 
 def test_what_is_no_whole_video_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no video file"):
-        OwnVideo(tmp_path / "absent.mp4", SAMPLER, LOOK)
+        VideoFile(tmp_path / "absent.mp4", SAMPLER, LOOK)
     text = tmp_path / "text.mp4"
     text.write_text("no video")
     with pytest.raises(DataError, match=r"text\.mp4"):
-        OwnVideo(text, SAMPLER, LOOK)
+        VideoFile(text, SAMPLER, LOOK)
     path = write_video(tmp_path / "whole.avi", 60)
     cut = tmp_path / "cut.avi"
     cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(DataError, match=r"cut\.avi"):
-        OwnVideo(cut, SAMPLER, LOOK)
+        VideoFile(cut, SAMPLER, LOOK)

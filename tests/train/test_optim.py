@@ -5,7 +5,7 @@ import torch
 
 from vcsf_cli.config.schema import Optim
 from vcsf_cli.errors import InputError, UnknownName
-from vcsf_cli.train.optim import learning_rate, optimizer_of
+from vcsf_cli.train.optim import build_optimizer, learning_rate
 
 
 def test_step_drops_to_a_tenth_at_each_epoch() -> None:
@@ -22,22 +22,22 @@ def test_cosine_goes_from_the_rate_to_zero_after_the_warmup() -> None:
 
 def test_optimisers_go_by_timms_names() -> None:
     weight = torch.nn.Parameter(torch.ones(1))
-    optimizer = optimizer_of(Optim(name="adam", lr=0.5, weight_decay=0.1), [weight])
+    optimizer = build_optimizer(Optim(name="adam", lr=0.5, weight_decay=0.1), [weight])
     assert type(optimizer) is torch.optim.Adam
     assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (0.5, 0.1)
     with pytest.raises(UnknownName) as error:
-        optimizer_of(Optim(name="adamm"), [weight])
+        build_optimizer(Optim(name="adamm"), [weight])
     assert "adam" in error.value.hint
 
 
 def test_a_fused_optimiser_steps_like_the_other_and_is_refused_where_there_is_none() -> None:
     weights = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
-    fused = optimizer_of(Optim(name="adam"), weights[:1], fused=True)
-    plain = optimizer_of(Optim(name="adam"), weights[1:], fused="auto")  # not on a GPU, so not fused
+    fused = build_optimizer(Optim(name="adam"), weights[:1], fused=True)
+    plain = build_optimizer(Optim(name="adam"), weights[1:], fused="auto")  # not on a GPU, so not fused
     assert (fused.defaults["fused"], plain.defaults["fused"]) == (True, None)
     for weight, optimizer in zip(weights, (fused, plain), strict=True):
         weight.grad = torch.tensor([1.0, -2.0, 3.0])
         optimizer.step()
     torch.testing.assert_close(weights[0], weights[1])
     with pytest.raises(InputError, match="no fused `lamb`"):
-        optimizer_of(Optim(name="lamb"), weights, fused=True)
+        build_optimizer(Optim(name="lamb"), weights, fused=True)

@@ -25,8 +25,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vcsf_cli.config.recipe import load
 from vcsf_cli.data import manifest as manifests
-from vcsf_cli.data.clips import TrainingClips, inputs_of
-from vcsf_cli.data.loader import Order, training_loader
+from vcsf_cli.data.clips import TwoViewClips, pathway_inputs
+from vcsf_cli.data.loader import ResumableBatchSampler, training_loader
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import build
@@ -389,9 +389,9 @@ def test_pathways_share_or_separate_colours_and_windows_as_the_recipe_says(tiny_
     def windows(*assignments: str) -> dict[str, torch.Tensor]:
         recipe = load("smoke", ["augment.base=1.0", "augment.colour=1.0", "sampler.same_window=0.0", *assignments])
         stage, rows = recipe.model, manifest.part(1, "train")
-        clips = TrainingClips(manifest, build_sampler(stage), stage.augment, 32, 0)
-        (batch,) = training_loader(clips, Order(rows, 8, 0, 0, 1), 0, pin=False)
-        return inputs_of(batch, 0, ["slow", "fast"], torch.device("cpu"), channels_last=True)
+        clips = TwoViewClips(manifest, build_sampler(stage), stage.augment, 32, 0)
+        (batch,) = training_loader(clips, ResumableBatchSampler(rows, 8, 0, 0, 1), 0, pin=False)
+        return pathway_inputs(batch, 0, ["slow", "fast"], torch.device("cpu"), channels_last=True)
 
     shared = windows()
     assert shared["slow"] is shared["fast"]
@@ -437,15 +437,15 @@ def test_fewer_clips_than_a_batch(tiny_data: Path, tmp_path: Path) -> None:
 
 def test_every_epoch_is_a_permutation_and_goes_on_from_any_batch() -> None:
     rows = np.array([3, 5, 8, 9, 11])
-    order = list(Order(rows, 2, seed=4, first_epoch=0, last_epoch=3))
-    assert len(order) == len(Order(rows, 2, 4, 0, 3)) == 6
+    order = list(ResumableBatchSampler(rows, 2, seed=4, first_epoch=0, last_epoch=3))
+    assert len(order) == len(ResumableBatchSampler(rows, 2, 4, 0, 3)) == 6
     for epoch in range(3):
         keys = [key for batch in order[2 * epoch : 2 * epoch + 2] for key in batch]
         assert {key[0] for key in keys} == {epoch}
         assert len({key[1] for key in keys}) == 4
         assert {key[1] for key in keys} <= set(rows.tolist())
     assert order[0] != [(0, row) for _, row in order[2]]
-    assert list(Order(rows, 2, 4, 1, 3, offset=1)) == order[3:]
+    assert list(ResumableBatchSampler(rows, 2, 4, 1, 3, offset=1)) == order[3:]
 
 
 def test_a_clip_depends_on_seed_epoch_and_video_alone(tiny_data: Path) -> None:
@@ -453,7 +453,7 @@ def test_a_clip_depends_on_seed_epoch_and_video_alone(tiny_data: Path) -> None:
     stage = load("smoke").model
 
     def clip(seed: int, key: tuple[int, int]) -> bytes:
-        item = TrainingClips(manifest, build_sampler(stage), stage.augment, 32, seed)[key]
+        item = TwoViewClips(manifest, build_sampler(stage), stage.augment, 32, seed)[key]
         return item["frames"].tobytes() + item["colour"].tobytes()
 
     first = clip(0, (2, 1))

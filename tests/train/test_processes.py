@@ -14,10 +14,10 @@ import torch
 from conftest import called
 
 from vcsf_cli.config.recipe import load
-from vcsf_cli.data.loader import Order
+from vcsf_cli.data.loader import ResumableBatchSampler
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.storage import checkpoint
-from vcsf_cli.train.compute import Machine
+from vcsf_cli.train.compute import Compute
 from vcsf_cli.train.timing import seconds_a_clip
 
 RECIPE = """
@@ -121,11 +121,11 @@ def test_every_process_gets_its_own_clips_of_the_same_batches() -> None:
     import numpy as np
 
     rows = np.arange(17)
-    whole = list(Order(rows, 6, 3, 0, 2))
-    parts = [list(Order(rows, 6, 3, 0, 2, process=process, processes=3)) for process in range(3)]
+    whole = list(ResumableBatchSampler(rows, 6, 3, 0, 2))
+    parts = [list(ResumableBatchSampler(rows, 6, 3, 0, 2, process=process, processes=3)) for process in range(3)]
     assert [[key for piece in pieces for key in piece] for pieces in zip(*parts, strict=True)] == whole
     assert all(len(piece) == 2 for pieces in parts for piece in pieces)
-    assert len(Order(rows, 6, 3, 0, 2, process=1, processes=3)) == len(whole)
+    assert len(ResumableBatchSampler(rows, 6, 3, 0, 2, process=1, processes=3)) == len(whole)
 
 
 def test_parts_of_less_than_two_clips_are_told(recipe: Path, tiny_data: Path) -> None:
@@ -155,7 +155,7 @@ def test_parts_that_are_not_equal_are_told(recipe: Path, tiny_data: Path) -> Non
 
 def test_a_dry_run_estimates_the_time_of_several_processes(recipe: Path, tiny_data: Path) -> None:
     def seconds(processes: int) -> float:
-        machine = Machine(str(processes), workers=1)
+        machine = Compute(str(processes), workers=1)
         return min(
             seconds_a_clip(resolved, resolved.stages[0], manifest, machine, time.monotonic() + 5) for _ in range(3)
         )

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from vcsf_cli.ablate import measured
 from vcsf_cli.ablate.estimate import Costs
-from vcsf_cli.ablate.plan import Cell, Plan
+from vcsf_cli.ablate.plan import Plan, RunSpec
 from vcsf_cli.config.table import Measure
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.data.splits import parts_of
+from vcsf_cli.data.splits import query_gallery
 from vcsf_cli.errors import DataError, InputError, RunError, VcsfError
 from vcsf_cli.train.pretrain import check_parts, training_rows
 
@@ -32,7 +32,7 @@ def check(plan: Plan, costs: Costs, prepared: bool, allow_seen: bool = False) ->
             check_parts(cell.recipe)
             costs.network(cell)
         except VcsfError as error:
-            problems.append(told(f"row `{cell.line.name}`: ", error))
+            problems.append(prefix_error(f"row `{cell.line.name}`: ", error))
     for name, manifest in plan.manifests.items():
         if manifest is None and prepared:
             try:
@@ -44,10 +44,10 @@ def check(plan: Plan, costs: Costs, prepared: bool, allow_seen: bool = False) ->
             if all(problem.message != known.message for known in problems):
                 problems.append(problem)
     if problems:
-        raise gathered(problems)
+        raise combine_errors(problems)
 
 
-def problems_with_data(plan: Plan, cell: Cell, allow_seen: bool) -> list[VcsfError]:
+def problems_with_data(plan: Plan, cell: RunSpec, allow_seen: bool) -> list[VcsfError]:
     """What a run's data lack for its training or its measurements."""
     found: list[VcsfError] = []
     own = plan.manifests[cell.recipe.model.data.name]
@@ -68,22 +68,22 @@ def problems_with_data(plan: Plan, cell: Cell, allow_seen: bool) -> list[VcsfErr
     return found
 
 
-def check_measure(cell: Cell, measure: Measure, manifest: Manifest) -> None:
+def check_measure(cell: RunSpec, measure: Measure, manifest: Manifest) -> None:
     """See that a dataset has what a measurement needs.
 
     Raises:
         VcsfError: If it hasn't.
     """
     if measure.task != "retrieve":
-        _ = measured.job_of(cell.run, manifest, cell.split, measure, cell.line.trains).division
-    elif parts_of(manifest, cell.split).leave_one_out:
+        _ = measured.classification_job(cell.run, manifest, cell.split, measure, cell.line.trains).division
+    elif query_gallery(manifest, cell.split).leave_one_out:
         raise InputError(
             f"{manifest.name} has no labelled training and test parts in split {cell.split}",
             "choose other splits, or prepare the dataset with its lists",
         )
 
 
-def check_seen(plan: Plan, cell: Cell, measure: Measure, allow_seen: bool) -> None:
+def check_seen(plan: Plan, cell: RunSpec, measure: Measure, allow_seen: bool) -> None:
     """See that no test clip is seen in training, unless that is allowed; a damaged run is passed over here and told later.
 
     Raises:
@@ -97,13 +97,13 @@ def check_seen(plan: Plan, cell: Cell, measure: Measure, allow_seen: bool) -> No
         exposure.refuse(allow_seen)
 
 
-def told(prefix: str, error: VcsfError) -> VcsfError:
+def prefix_error(prefix: str, error: VcsfError) -> VcsfError:
     """An error with the row that it is about."""
     kind = InputError if isinstance(error, InputError) else DataError
     return kind(f"{prefix}{error.message}", error.hint)
 
 
-def gathered(problems: Sequence[VcsfError]) -> VcsfError:
+def combine_errors(problems: Sequence[VcsfError]) -> VcsfError:
     """One error that says all of several, a wrong command line or recipe first."""
     if len(problems) == 1:
         return problems[0]

@@ -54,7 +54,7 @@ class Difference:
     places: int
 
 
-def difference_of(pairs: Sequence[tuple[int, pd.Series, pd.Series]], source: Mapping[str, str]) -> Difference | None:
+def mean_difference(pairs: Sequence[tuple[int, pd.Series, pd.Series]], source: Mapping[str, str]) -> Difference | None:
     """The mean over places of the difference of two rows' means, with its interval.
 
     Args:
@@ -96,7 +96,7 @@ def redrawn(differences: Sequence[FloatArray], codes: npt.NDArray[np.int64], rec
     cell, shape = place * recordings + codes, (len(differences), recordings)
     sums = np.bincount(cell, np.concatenate(differences), shape[0] * recordings).reshape(shape)
     sizes = np.bincount(cell, minlength=shape[0] * recordings).reshape(shape).astype(np.float64)
-    weights = draws_of(recordings)
+    weights = draw_recordings(recordings)
     counts = weights @ sizes.T
     own = sums.sum(1) / sizes.sum(1)
     found: FloatArray = np.where(counts > 0, weights @ sums.T / np.maximum(counts, 1), own)
@@ -104,7 +104,7 @@ def redrawn(differences: Sequence[FloatArray], codes: npt.NDArray[np.int64], rec
 
 
 @lru_cache(maxsize=8)
-def draws_of(recordings: int) -> FloatArray:
+def draw_recordings(recordings: int) -> FloatArray:
     """How often each recording is drawn, (draws, recordings); the same for all numbers of a table."""
     drawn = np.random.default_rng(0).integers(recordings, size=(DRAWS, recordings))
     cell = drawn + recordings * np.arange(DRAWS)[:, None]
@@ -136,7 +136,7 @@ def is_finding(places: int, low: float, high: float) -> bool:
     return places >= FEWEST_PLACES and (low > 0 or high < 0)
 
 
-def words_of(places: Sequence[int], recordings: bool) -> str:
+def describe_intervals(places: Sequence[int], recordings: bool) -> str:
     """What the intervals of a table are, in words.
 
     Args:

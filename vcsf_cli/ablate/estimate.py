@@ -11,18 +11,18 @@ from pathlib import Path
 import torch
 
 from vcsf_cli.ablate import measured
-from vcsf_cli.ablate.plan import Cell, Plan
+from vcsf_cli.ablate.plan import Plan, RunSpec
 from vcsf_cli.config.protocol import Finetune
 from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.config.table import Measure
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import RunError
-from vcsf_cli.model.cost import costs_of
+from vcsf_cli.model.cost import pathway_costs
 from vcsf_cli.model.parts import build_loss, build_sampler
-from vcsf_cli.model.pathways import build, channels_of
+from vcsf_cli.model.pathways import build, stage_channels
 from vcsf_cli.runs import stages
 from vcsf_cli.runs.restore import own_checkpoint
-from vcsf_cli.train.compute import Machine
+from vcsf_cli.train.compute import Compute
 from vcsf_cli.train.timing import estimate
 
 PEAKS = {"h200": 989e12, "h100": 989e12}
@@ -71,17 +71,17 @@ class Network:
     channels: int
 
 
-def network_of(recipe: Recipe) -> Network:
+def count_network(recipe: Recipe) -> Network:
     """The networks of a recipe, counted.
 
     Raises:
         InputError: If they can't read clips of its size.
     """
     model = build(recipe)
-    costs = costs_of(model, recipe.model, build_sampler(recipe.model))
+    costs = pathway_costs(model, recipe.model, build_sampler(recipe.model))
     flops = {name: sum(cost.flops for cost in parts.values()) for name, parts in costs.items()}
     parameters = {name: sum(cost.parameters for cost in parts.values()) for name, parts in costs.items()}
-    return Network(flops, parameters, channels_of(model.slow.backbone)[-1])
+    return Network(flops, parameters, stage_channels(model.slow.backbone)[-1])
 
 
 def step_flops(recipe: Recipe, network: Network) -> list[int]:
@@ -126,7 +126,7 @@ class Work:
         damage: Why nothing can be done, in words.
     """
 
-    cell: Cell
+    cell: RunSpec
     stages: tuple[StageWork, ...] = ()
     measures: tuple[Measure, ...] = ()
     measure: float = 0.0
@@ -180,7 +180,7 @@ class Costs:
         self.plan = plan
         self._networks: dict[str, Network] = {}
 
-    def network(self, cell: Cell) -> Network:
+    def network(self, cell: RunSpec) -> Network:
         """The networks of a cell's recipe.
 
         Raises:
@@ -189,7 +189,7 @@ class Costs:
         model = cell.recipe.model
         key = model.model_dump_json(include={"data": {"size"}, **dict.fromkeys(SHAPE, True)})
         if key not in self._networks:
-            self._networks[key] = network_of(cell.recipe)
+            self._networks[key] = count_network(cell.recipe)
         return self._networks[key]
 
     def clips(self, name: str, split: int) -> tuple[int, int, float]:
@@ -213,7 +213,7 @@ class Costs:
                 found.append(Work(cell, damage=error.message))
         return found
 
-    def work_of(self, cell: Cell, available: set[str]) -> Work:
+    def work_of(self, cell: RunSpec, available: set[str]) -> Work:
         """The work of one cell.
 
         Args:
@@ -238,7 +238,7 @@ class Costs:
                 left.append(StageWork(epochs, float(per_clip * clips * epochs), float(clips * epochs)))
         return Work(cell, tuple(left), missing, measure)
 
-    def measuring(self, cell: Cell, measure: Measure) -> float:
+    def measuring(self, cell: RunSpec, measure: Measure) -> float:
         """Operations of a measurement: features of whole videos, or fine-tuning and its test."""
         train, test, frames = self.clips(self.plan.measured_on(cell, measure), cell.split)
         length = build_sampler(cell.recipe.last).length
@@ -246,7 +246,7 @@ class Costs:
         every = sum(self.network(cell).flops.values())
         if measure.task == "retrieve":
             return every * windows * (train + test)
-        protocol = measured.protocol_of(measure)
+        protocol = measured.load_protocol(measure)
         crops = 10 if protocol.crops == "ten" else 1
         if isinstance(protocol, Finetune):
             own = sum(self.network(cell).flops[name] for name in cell.line.trains)
@@ -271,22 +271,22 @@ SHAPE = ("sampler", "backbone", "slow", "fast", "motion", "head")
 """Keys that a network's cost depends on, besides the size of its clips."""
 
 
-def where(cell: Cell) -> tuple[str, int]:
+def where(cell: RunSpec) -> tuple[str, int]:
     """Dataset and split that a cell is trained on."""
     return cell.recipe.model.data.name, cell.split
 
 
-def own_stages(cell: Cell) -> int:
+def own_stages(cell: RunSpec) -> int:
     """How many stages of a run are finished, those included that it has taken over."""
     return sum("ended" in entry for entry in stages.read(cell.run.folder))
 
 
-def is_begun(cell: Cell) -> bool:
+def is_begun(cell: RunSpec) -> bool:
     """Whether a run goes on from a checkpoint of its own, so that it takes over no stage of another."""
     return cell.run.checkpoint.is_file()
 
 
-def epochs_done(cell: Cell) -> dict[int, int]:
+def epochs_done(cell: RunSpec) -> dict[int, int]:
     """Epochs that a begun run has behind it, by the number of the stage that it is in, from 0."""
     if not is_begun(cell):
         return {}
@@ -311,8 +311,8 @@ def trained_stages(runs: Path) -> set[str]:
     return found
 
 
-def speed_of(
-    plan: Plan, costs_: Costs, works: list[Work], assumed: str | None, machine: Machine, threads: int | None = None
+def choose_speed(
+    plan: Plan, costs_: Costs, works: list[Work], assumed: str | None, machine: Compute, threads: int | None = None
 ) -> Speed | None:
     """How fast the work is taken to go.
 
@@ -375,7 +375,7 @@ def must_wait(ours: Sequence[str], theirs: Sequence[str], finished: int) -> bool
     return sum(stage in theirs for stage in ours) > finished
 
 
-def seconds_of(works: Sequence[Work], stages: Mapping[str, Sequence[str]], speed: Speed, lanes: int) -> float:
+def total_seconds(works: Sequence[Work], stages: Mapping[str, Sequence[str]], speed: Speed, lanes: int) -> float:
     """How long some work takes on several devices, by the rule that it is begun by.
 
     Args:

@@ -57,7 +57,7 @@ class Flags:
         return [*found, *(f"{pathway}-only" for pathway in self.only), *self.values]
 
 
-def draft_of(flags: Flags, base: str, assignments: Sequence[str], **keys: Any) -> Draft:
+def draft_from_flags(flags: Flags, base: str, assignments: Sequence[str], **keys: Any) -> Draft:
     """The table that flags ask for.
 
     Args:

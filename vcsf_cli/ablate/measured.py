@@ -16,7 +16,7 @@ from vcsf_cli.config import protocol as protocols
 from vcsf_cli.config.table import DEFAULT_KS, DEFAULT_PROTOCOLS, Measure
 from vcsf_cli.contracts import Indices
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.data.splits import parts_of
+from vcsf_cli.data.splits import query_gallery
 from vcsf_cli.errors import RunError
 from vcsf_cli.evaluate.job import Job
 from vcsf_cli.runs import results
@@ -32,7 +32,7 @@ CLOSE = 1e-6
 
 
 @dataclass(frozen=True)
-class Found:
+class Measurement:
     """One measurement of one run.
 
     Args:
@@ -44,30 +44,32 @@ class Found:
     clips: dict[tuple[str, str], pd.Series]
 
 
-def ks_of(measure: Measure) -> list[int]:
+def recall_ks(measure: Measure) -> list[int]:
     """The k of R@k, in order."""
     return sorted(set(measure.k or DEFAULT_KS))
 
 
-def metrics_of(measure: Measure) -> list[str]:
+def table_metrics(measure: Measure) -> list[str]:
     """The metrics that a table may show, the first being the one that stands for all."""
-    return [f"R@{k}" for k in ks_of(measure)] if measure.task == "retrieve" else list(METRICS)
+    return [f"R@{k}" for k in recall_ks(measure)] if measure.task == "retrieve" else list(METRICS)
 
 
-def found(run: Run, manifest: Manifest, split: int, measure: Measure, pathways: Sequence[str]) -> Found | None:
+def find_measurement(
+    run: Run, manifest: Manifest, split: int, measure: Measure, pathways: Sequence[str]
+) -> Measurement | None:
     """What was measured of a finished run as it is now; None if it wasn't, or not of these data and this checkpoint.
 
     Raises:
         RunError: If the run or its measurement is damaged.
     """
     if measure.task == "retrieve":
-        return retrieved(run, manifest, split, ks_of(measure))
-    return classified(job_of(run, manifest, split, measure, pathways))
+        return read_retrieval(run, manifest, split, recall_ks(measure))
+    return read_classification(classification_job(run, manifest, split, measure, pathways))
 
 
-def job_of(run: Run, manifest: Manifest, split: int, measure: Measure, pathways: Sequence[str]) -> Job:
+def classification_job(run: Run, manifest: Manifest, split: int, measure: Measure, pathways: Sequence[str]) -> Job:
     """The measurement by classification."""
-    return Job(run, manifest, split, protocol_of(measure), run.recipe.seed, pathways=tuple(pathways))
+    return Job(run, manifest, split, load_protocol(measure), run.recipe.seed, pathways=tuple(pathways))
 
 
 def tested_clips(run: Run, manifest: Manifest, split: int, measure: Measure, pathways: Sequence[str]) -> Indices:
@@ -77,21 +79,21 @@ def tested_clips(run: Run, manifest: Manifest, split: int, measure: Measure, pat
         VcsfError: If the dataset does not have what the measurement needs.
     """
     if measure.task == "retrieve":
-        return parts_of(manifest, split).query
-    return job_of(run, manifest, split, measure, pathways).division.test
+        return query_gallery(manifest, split).query
+    return classification_job(run, manifest, split, measure, pathways).division.test
 
 
-def protocol_of(measure: Measure) -> protocols.Protocol:
+def load_protocol(measure: Measure) -> protocols.Protocol:
     """The protocol of a measurement by classification."""
     return protocols.load(measure.protocol or DEFAULT_PROTOCOLS[measure.task], measure.assignments)
 
 
-def how(measure: Measure) -> str:
+def measurement_key(measure: Measure) -> str:
     """What a measurement's task leaves open, as text: two that agree in it are the same."""
-    return "" if measure.task == "retrieve" else protocol_of(measure).model_dump_json()
+    return "" if measure.task == "retrieve" else load_protocol(measure).model_dump_json()
 
 
-def retrieved(run: Run, manifest: Manifest, split: int, ks: Sequence[int]) -> Found | None:
+def read_retrieval(run: Run, manifest: Manifest, split: int, ks: Sequence[int]) -> Measurement | None:
     """R@k of the trained networks, if the files agree with each other, with the data and with the checkpoint.
 
     Any k can be had of neighbours up to a rank that is no lower, whichever k was asked for when they were found.
@@ -122,7 +124,7 @@ def retrieved(run: Run, manifest: Manifest, split: int, ks: Sequence[int]) -> Fo
             if k in ks:
                 kept.append(own.iloc[:1].assign(metric=f"R@{k}", value=float(known.get(k, hit.mean()))))
                 clips[str(pathway), f"R@{k}"] = hit
-    return Found(pd.concat(kept, ignore_index=True), clips) if kept else None
+    return Measurement(pd.concat(kept, ignore_index=True), clips) if kept else None
 
 
 def folder_of_retrieval(run: Run, manifest: Manifest, split: int) -> Path:
@@ -139,7 +141,7 @@ def asked_before(run: Run, manifest: Manifest, split: int) -> set[int]:
         return set()
 
 
-def classified(job: Job) -> Found | None:
+def read_classification(job: Job) -> Measurement | None:
     """Accuracies of a finished measurement.
 
     Raises:
@@ -166,7 +168,7 @@ def classified(job: Job) -> Found | None:
         clips[str(pathway), "top1"] = hit
     if set(top1) != {pathway for pathway, _ in clips}:
         raise damaged
-    return Found(rows[rows["metric"].isin(METRICS)].reset_index(drop=True), clips)
+    return Measurement(rows[rows["metric"].isin(METRICS)].reset_index(drop=True), clips)
 
 
 def sources(manifest: Manifest) -> dict[str, str]:

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from vcsf_cli.ablate import measured
-from vcsf_cli.ablate.difference import difference_of, words_of
+from vcsf_cli.ablate.difference import describe_intervals, mean_difference
 from vcsf_cli.ablate.estimate import OFFICIAL
-from vcsf_cli.ablate.plan import Cell, Plan
-from vcsf_cli.ablate.rows import Line
-from vcsf_cli.config.schedule import epochs_of, in_words, shortness
+from vcsf_cli.ablate.plan import Plan, RunSpec
+from vcsf_cli.ablate.rows import RowSpec
+from vcsf_cli.config.schedule import describe_schedule, epochs_by_pathway, shortness
 from vcsf_cli.config.table import Measure
 from vcsf_cli.errors import VcsfError
 from vcsf_cli.train.pretrain import training_rows
@@ -62,7 +62,7 @@ class Missing:
         why: What is damaged; empty if it just was not done.
     """
 
-    cell: Cell
+    cell: RunSpec
     measure: Measure
     why: str = ""
 
@@ -73,7 +73,7 @@ class Missing:
 
 
 @dataclass(frozen=True)
-class Numbers:
+class TableResults:
     """All that a table shows of our runs.
 
     Args:
@@ -91,7 +91,7 @@ class Numbers:
     groups: tuple[Group, ...]
     values: pd.DataFrame
     rows: pd.DataFrame
-    cells: tuple[Cell, ...]
+    cells: tuple[RunSpec, ...]
     missing: tuple[Missing, ...] = ()
     seen: frozenset[str] = frozenset()
     exposures: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -128,9 +128,9 @@ class Numbers:
     def words_of_differences(self) -> str:
         """What the intervals of the differences are, in words; empty if there are no differences."""
         known = self.values[self.values["difference"].notna()]["difference_low"].notna()
-        return words_of(self.values["places"][known[known].index].tolist(), bool(known.all()))
+        return describe_intervals(self.values["places"][known[known].index].tolist(), bool(known.all()))
 
-    def value(self, line: Line, pathway: str, group: Group, metric: str) -> pd.Series | None:
+    def value(self, line: RowSpec, pathway: str, group: Group, metric: str) -> pd.Series | None:
         """A line of `values`, None where nothing was measured."""
         values = self.values
         same = values[
@@ -143,11 +143,11 @@ class Numbers:
         return same.iloc[0] if len(same) else None
 
 
-Measurements = dict[tuple[int, int], measured.Found]
+Measurements = dict[tuple[int, int], measured.Measurement]
 """By seed and split."""
 
 
-def numbers_of(plan: Plan) -> Numbers:
+def gather_results(plan: Plan) -> TableResults:
     """Gather what was measured; what is missing or damaged is left out, and remembered."""
     groups, lines, rows, cells, missing = [], [], [], {}, []
     seen: set[str] = set()
@@ -176,32 +176,32 @@ def numbers_of(plan: Plan) -> Numbers:
             continue
         dataset, task = (str(every[0].rows[key].iloc[0]) for key in ("dataset", "task"))
         known = {metric for each in every for metric in each.rows["metric"]}
-        metrics = tuple(metric for metric in measured.metrics_of(measure) if metric in known)
+        metrics = tuple(metric for metric in measured.table_metrics(measure) if metric in known)
         groups.append(Group(measure, dataset, task, metrics))
         source = measured.sources(plan.manifest(dataset))
         for line in plan.table.lines:
             for pathway in line.pathways:
                 for metric in metrics:
                     first = plan.table.lines[0]
-                    against = None if line is first else (found[first.name], like(first, pathway))
-                    value = value_of(found[line.name], pathway, metric, against, source)
+                    against = None if line is first else (found[first.name], matching_pathway(first, pathway))
+                    value = summarise(found[line.name], pathway, metric, against, source)
                     if value:
                         named = {"row": line.name, "pathway": pathway, "dataset": dataset, "task": task}
                         lines.append({**named, "metric": metric, **value})
     gathered = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["row"])
     gathered = gathered[["row", *(name for name in gathered.columns if name != "row")]]
     values = pd.DataFrame(lines, columns=list(COLUMNS))
-    return Numbers(
+    return TableResults(
         plan, tuple(groups), values, gathered, tuple(cells.values()), tuple(missing), frozenset(seen), exposures
     )
 
 
-def like(first: Line, pathway: str) -> str:
+def matching_pathway(first: RowSpec, pathway: str) -> str:
     """The pathway of the first row that another row's pathway is compared with: the same if it is shown, else the last."""
     return pathway if pathway in first.pathways else first.pathways[-1]
 
 
-def value_of(
+def summarise(
     found: Measurements,
     pathway: str,
     metric: str,
@@ -249,7 +249,7 @@ def difference_to(
         for place in ours
         if place in theirs and key in ours[place].clips and other_key in theirs[place].clips
     ]
-    found = difference_of(pairs, source)
+    found = mean_difference(pairs, source)
     if found is None:
         return {}
     return {
@@ -261,7 +261,7 @@ def difference_to(
     }
 
 
-def training_of(plan: Plan, cells: Sequence[Cell]) -> str:
+def describe_training(plan: Plan, cells: Sequence[RunSpec]) -> str:
     """Network, data, epochs and seeds of a row's runs, in words."""
     first = cells[0]
     model = first.recipe.model
@@ -271,28 +271,28 @@ def training_of(plan: Plan, cells: Sequence[Cell]) -> str:
     )
     frames = f"{model.sampler.settings['frames']}x" if "frames" in model.sampler.settings else ""
     return (
-        f"{model.backbone.name}, {frames}{model.data.size}^2; {model.data.name} split {listed(splits)}, {clips} clips; "
-        f"{in_words(epochs_of(first.recipe))}; seed{'s' if len(seeds) > 1 else ''} {listed(seeds)}"
+        f"{model.backbone.name}, {frames}{model.data.size}^2; {model.data.name} split {join_numbers(splits)}, {clips} clips; "
+        f"{describe_schedule(epochs_by_pathway(first.recipe))}; seed{'s' if len(seeds) > 1 else ''} {join_numbers(seeds)}"
     )
 
 
-def one_a_split(cells: Sequence[Cell]) -> list[Cell]:
+def one_a_split(cells: Sequence[RunSpec]) -> list[RunSpec]:
     """One run of each split."""
     return list({cell.split: cell for cell in cells}.values())
 
 
-def listed(numbers: Sequence[int]) -> str:
+def join_numbers(numbers: Sequence[int]) -> str:
     """Numbers with commas."""
     return ",".join(map(str, numbers))
 
 
-def incomparable(numbers: Numbers) -> list[str]:
+def incomparable(numbers: TableResults) -> list[str]:
     """Why the numbers can't stand beside published ones, in words, with the rows if it isn't all; empty if they can."""
     limited: dict[str, list[str]] = {}
     rows = {line.name: [cell for cell in numbers.cells if cell.line is line] for line in numbers.plan.table.lines}
     rows = {name: cells for name, cells in rows.items() if cells}
     for name, cells in rows.items():
-        limits = [limit for cell in one_a_split(cells) for limit in limits_of(numbers.plan, cell)]
+        limits = [limit for cell in one_a_split(cells) for limit in comparability_limits(numbers.plan, cell)]
         for limit in dict.fromkeys(limits):
             limited.setdefault(limit, []).append(name)
     found = [limit if len(names) == len(rows) else f"{limit} ({', '.join(names)})" for limit, names in limited.items()]
@@ -308,7 +308,7 @@ def incomparable(numbers: Numbers) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def limits_of(plan: Plan, cell: Cell) -> list[str]:
+def comparability_limits(plan: Plan, cell: RunSpec) -> list[str]:
     """Why a run's numbers can't stand beside published ones: fewer clips to train on, a shorter schedule."""
     name = cell.recipe.model.data.name
     clips, wanted = len(training_rows(cell.recipe, plan.manifest(name))), OFFICIAL["ucf101"][cell.split][0]

@@ -7,18 +7,18 @@ from functools import cached_property
 from pathlib import Path
 
 from vcsf_cli.ablate import measured
-from vcsf_cli.ablate.rows import Line, Table
+from vcsf_cli.ablate.rows import RowSpec, Table
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.config.table import Measure
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import InputError
 from vcsf_cli.runs import stages, trained_on
-from vcsf_cli.runs.run import Run, folder_of
+from vcsf_cli.runs.run import Run, run_folder
 
 
 @dataclass(frozen=True)
-class Cell:
+class RunSpec:
     """A row with a seed and a split: one run.
 
     Args:
@@ -28,7 +28,7 @@ class Cell:
         run: Its run, which need not be there yet.
     """
 
-    line: Line
+    line: RowSpec
     recipe: Recipe
     assignments: tuple[str, ...]
     run: Run
@@ -61,7 +61,7 @@ class Plan:
     """
 
     table: Table
-    cells: tuple[Cell, ...]
+    cells: tuple[RunSpec, ...]
     data: Path
     runs: Path
 
@@ -109,25 +109,25 @@ class Plan:
         """
         return self.manifests[name] or Manifest.open(self.data / name)
 
-    def measured_on(self, cell: Cell, measure: Measure) -> str:
+    def measured_on(self, cell: RunSpec, measure: Measure) -> str:
         """The dataset that a measurement is of."""
         return measure.data or cell.recipe.model.data.name
 
-    def is_trained(self, cell: Cell) -> bool:
+    def is_trained(self, cell: RunSpec) -> bool:
         """Whether the run is finished, on the data that are there now."""
         if not (cell.run.folder / "status.json").is_file() or not cell.run.finished:
             return False
         manifest = self.manifests[cell.recipe.model.data.name]
         return manifest is None or cell.run.status.get("data_hash") == manifest.hash
 
-    def found(self, cell: Cell, measure: Measure) -> measured.Found | None:
+    def found(self, cell: RunSpec, measure: Measure) -> measured.Measurement | None:
         """What was measured of a run, None if it wasn't."""
         manifest = self.manifests[self.measured_on(cell, measure)]
         if manifest is None or not self.is_trained(cell):
             return None
-        return measured.found(cell.run, manifest, cell.split, measure, cell.line.trains)
+        return measured.find_measurement(cell.run, manifest, cell.split, measure, cell.line.trains)
 
-    def exposure(self, cell: Cell, measure: Measure) -> trained_on.Exposure | None:
+    def exposure(self, cell: RunSpec, measure: Measure) -> trained_on.Exposure | None:
         """What a run has seen, or will have seen when it is trained, of a measurement's test clips; None where data for saying
         so are not prepared.
 
@@ -147,18 +147,18 @@ class Plan:
         same = own.hash == manifest.hash
         return trained_on.exposure(cell.run.name, clips, own.name, same, manifest, cell.split, test)
 
-    def missing(self, cell: Cell) -> list[Measure]:
+    def missing(self, cell: RunSpec) -> list[Measure]:
         """The measurements that a run still needs."""
         return [measure for measure in self.table.measures if self.found(cell, measure) is None]
 
-    def stages_of(self, cell: Cell) -> list[str]:
+    def stages_of(self, cell: RunSpec) -> list[str]:
         """What each stage's weights depend on, with all before it."""
         manifest = self.manifests[cell.recipe.model.data.name]
         data = manifest.hash if manifest else cell.recipe.model.data.name
-        return [stages.prefix(cell.recipe, count, data) for count in range(1, len(cell.recipe.stages) + 1)]
+        return [stages.stage_fingerprint(cell.recipe, count, data) for count in range(1, len(cell.recipe.stages) + 1)]
 
 
-def plan_of(table: Table, data: Path, runs: Path) -> Plan:
+def build_plan(table: Table, data: Path, runs: Path) -> Plan:
     """All runs of a table: every row with every seed and split.
 
     Raises:
@@ -173,7 +173,7 @@ def plan_of(table: Table, data: Path, runs: Path) -> Plan:
                 changed += (f"data.split={split}",) if split != own.model.data.split else ()
                 assignments = (*line.assignments, *changed)
                 recipe = recipes.load(line.base, assignments)
-                cells.append(Cell(line, recipe, assignments, Run(folder_of(runs, recipe), recipe)))
+                cells.append(RunSpec(line, recipe, assignments, Run(run_folder(runs, recipe), recipe)))
     plan = Plan(table, tuple(cells), data, runs)
     check_columns(plan)
     return plan
@@ -196,7 +196,9 @@ def check_columns(plan: Plan) -> None:
                 f"`{measure.words}` would be of several datasets, each row's own: {which}",
                 f"say which one all rows are measured on: {{task: {measure.task}, data: {next(iter(rows))}}}",
             )
-        twin = columns.setdefault((measure.task, measure.data or next(iter(rows)), measured.how(measure)), measure)
+        twin = columns.setdefault(
+            (measure.task, measure.data or next(iter(rows)), measured.measurement_key(measure)), measure
+        )
         if twin is not measure:
             raise InputError(
                 f"`{twin.words}` and `{measure.words}` are one measurement that is asked for twice", "leave one out"

@@ -12,9 +12,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from vcsf_cli.ablate.difference import is_finding
-from vcsf_cli.ablate.numbers import Group, Numbers, incomparable, training_of
-from vcsf_cli.ablate.rows import Line
-from vcsf_cli.ablate.run import typed
+from vcsf_cli.ablate.numbers import Group, TableResults, describe_training, incomparable
+from vcsf_cli.ablate.rows import RowSpec
+from vcsf_cli.ablate.run import pretrain_command
 from vcsf_cli.config import published
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.report.page import RECONSTRUCTION
@@ -71,7 +71,7 @@ class Shown:
     notes: tuple[str, ...]
 
 
-def shown(numbers: Numbers, with_published: bool) -> Shown:
+def shown(numbers: TableResults, with_published: bool) -> Shown:
     """The table of some numbers.
 
     Args:
@@ -90,8 +90,8 @@ def shown(numbers: Numbers, with_published: bool) -> Shown:
     one = len(numbers.groups) == 1
     for group in numbers.groups:
         before = "" if one else f"{group.dataset} {group.task} "
-        header += [f"{before}{metric}" for metric in displayed(group)]
-        header.append(f"difference of {before}{displayed(group)[0]}")
+        header += [f"{before}{metric}" for metric in shown_metrics(group)]
+        header.append(f"difference of {before}{shown_metrics(group)[0]}")
     if one:
         title = f"{title}: {numbers.groups[0].task} on {numbers.groups[0].dataset}"
     ours = [
@@ -101,30 +101,30 @@ def shown(numbers: Numbers, with_published: bool) -> Shown:
         if any(cell.line is line for cell in numbers.cells)
     ]
     bold = any(cell.bold for row in ours for cell in row)
-    notes = notes_of(numbers, limits, bold, bool(theirs))
+    notes = table_notes(numbers, limits, bold, bool(theirs))
     return Shown(title, tuple(header), 3, tuple(ours), tuple(theirs), tuple(notes))
 
 
-def displayed(group: Group) -> tuple[str, ...]:
+def shown_metrics(group: Group) -> tuple[str, ...]:
     """The metrics of a group that are shown; the others are in numbers.csv."""
     return group.metrics if group.measure.task == "retrieve" else group.metrics[:1]
 
 
-def our_row(numbers: Numbers, line: Line, pathway: str) -> tuple[Cell, ...]:
+def our_row(numbers: TableResults, line: RowSpec, pathway: str) -> tuple[Cell, ...]:
     """A row of ours: its name, pathway, how it was trained, and its numbers."""
     cells = [cell for cell in numbers.cells if cell.line is line]
     mark = f" {LABELS_MARK}" if any(cell.run.uses_labels for cell in cells) else ""
     mark += f" {SEEN_MARK}" if line.name in numbers.seen else ""
-    found = [Cell(f"{line.name}{mark}"), Cell(pathway), Cell(training_of(numbers.plan, cells))]
+    found = [Cell(f"{line.name}{mark}"), Cell(pathway), Cell(describe_training(numbers.plan, cells))]
     for group in numbers.groups:
-        for metric in displayed(group):
+        for metric in shown_metrics(group):
             value = numbers.value(line, pathway, group, metric)
-            found.append(Cell(mean_of(value), is_best(numbers, group, metric, value)))
-        found.append(Cell(difference_of(numbers.value(line, pathway, group, displayed(group)[0]))))
+            found.append(Cell(format_mean(value), is_best(numbers, group, metric, value)))
+        found.append(Cell(format_difference(numbers.value(line, pathway, group, shown_metrics(group)[0]))))
     return tuple(found)
 
 
-def is_best(numbers: Numbers, group: Group, metric: str, value: pd.Series | None) -> bool:
+def is_best(numbers: TableResults, group: Group, metric: str, value: pd.Series | None) -> bool:
     """Whether no row of ours has a higher mean, of several that have one."""
     values = numbers.values
     column = values[
@@ -133,7 +133,7 @@ def is_best(numbers: Numbers, group: Group, metric: str, value: pd.Series | None
     return value is not None and len(column) > 1 and bool(value["mean"] >= column["mean"].max())
 
 
-def mean_of(value: pd.Series | None) -> str:
+def format_mean(value: pd.Series | None) -> str:
     """Mean and standard deviation in per cent."""
     if value is None:
         return "\N{EN DASH}"
@@ -141,7 +141,7 @@ def mean_of(value: pd.Series | None) -> str:
     return f"{100 * value['mean']:.1f}{spread}"
 
 
-def difference_of(value: pd.Series | None) -> str:
+def format_difference(value: pd.Series | None) -> str:
     """The difference to the first row in points, with its interval if it has one, and a mark if it is a finding."""
     if value is None or np.isnan(value["difference"]):
         return ""
@@ -151,17 +151,19 @@ def difference_of(value: pd.Series | None) -> str:
     return f"{difference:+.1f} ({low:+.1f} to {high:+.1f}){' *' if is_finding(value['places'], low, high) else ''}"
 
 
-def published_rows(numbers: Numbers) -> list[tuple[Cell, ...]]:
+def published_rows(numbers: TableResults) -> list[tuple[Cell, ...]]:
     """A row for each publication that has a number of one of the groups."""
     found: dict[tuple[str, ...], dict[str, str]] = {}
     columns = []
     for group in numbers.groups:
         data = benchmark(numbers.plan.manifest(group.dataset))
-        names = [f"{group.dataset} {group.task} {metric}" for metric in displayed(group)]
+        names = [f"{group.dataset} {group.task} {metric}" for metric in shown_metrics(group)]
         columns += [*names, ""]
         for entry, values in published.of(group.measure.task, data):
             key = (entry.name, "published", entry.what)
-            texts = {name: f"{values[m]:.1f}" for name, m in zip(names, displayed(group), strict=True) if m in values}
+            texts = {
+                name: f"{values[m]:.1f}" for name, m in zip(names, shown_metrics(group), strict=True) if m in values
+            }
             if texts:
                 found.setdefault(key, {}).update(texts)
     return [
@@ -170,7 +172,7 @@ def published_rows(numbers: Numbers) -> list[tuple[Cell, ...]]:
     ]
 
 
-def notes_of(numbers: Numbers, limits: Sequence[str], bold: bool, beside: bool) -> list[str]:
+def table_notes(numbers: TableResults, limits: Sequence[str], bold: bool, beside: bool) -> list[str]:
     """What a reader has to know.
 
     Args:
@@ -202,7 +204,7 @@ def notes_of(numbers: Numbers, limits: Sequence[str], bold: bool, beside: bool) 
     return [*notes, RECONSTRUCTION]
 
 
-def write(folder: Path, numbers: Numbers, table: Shown) -> None:
+def write(folder: Path, numbers: TableResults, table: Shown) -> None:
     """Write the table and the rows that it is made of.
 
     Args:
@@ -233,9 +235,9 @@ def in_markdown(text: str) -> str:
     return one_line(text).translate(MARKDOWN)
 
 
-def markdown(table: Shown, numbers: Numbers) -> str:
+def markdown(table: Shown, numbers: TableResults) -> str:
     """The table in Markdown, with its notes and the commands that train its rows by hand."""
-    commands = "\n".join(typed(cell) for cell in numbers.plan.cells)
+    commands = "\n".join(pretrain_command(cell) for cell in numbers.plan.cells)
     notes = "\n".join(f"- {in_markdown(note)}" for note in table.notes)
     return f"# {in_markdown(table.title)}\n\n{grid(table)}\n\n{notes}\n\nIts runs:\n\n```sh\n{commands}\n```\n"
 
@@ -251,7 +253,7 @@ def grid(table: Shown) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def escaped(text: str) -> str:
+def escape_latex(text: str) -> str:
     """Text for LaTeX."""
     return "".join(LATEX.get(letter, letter) for letter in one_line(text))
 
@@ -260,7 +262,7 @@ def latex(table: Shown) -> str:
     """The table in LaTeX, for a document that uses booktabs."""
 
     def line(row: Sequence[Cell]) -> str:
-        texts = [rf"\textbf{{{escaped(cell.text)}}}" if cell.bold else escaped(cell.text) for cell in row]
+        texts = [rf"\textbf{{{escape_latex(cell.text)}}}" if cell.bold else escape_latex(cell.text) for cell in row]
         # What begins with a bracket or a star would be read as an option of the line break or rule before it.
         return ("{}" if texts[0].startswith(("[", "*")) else "") + " & ".join(texts) + r" \\"
 

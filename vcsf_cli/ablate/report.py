@@ -14,15 +14,15 @@ import pandas as pd
 from markupsafe import Markup
 
 from vcsf_cli.ablate import measured
-from vcsf_cli.ablate.numbers import Group, Numbers
-from vcsf_cli.ablate.plan import Cell
+from vcsf_cli.ablate.numbers import Group, TableResults
+from vcsf_cli.ablate.plan import RunSpec
 from vcsf_cli.ablate.render import TRAINED, Shown
-from vcsf_cli.ablate.rows import Line as Row
-from vcsf_cli.ablate.run import typed
-from vcsf_cli.data.splits import parts_of
+from vcsf_cli.ablate.rows import RowSpec as Row
+from vcsf_cli.ablate.run import pretrain_command
+from vcsf_cli.data.splits import query_gallery
 from vcsf_cli.evaluate.report import FILE as RETRIEVAL_REPORT
-from vcsf_cli.report.charts import PATHWAYS_AND_BOTH, Chart, Line, compared_charts, kind_of
-from vcsf_cli.report.clips import by_class, clips_of
+from vcsf_cli.report.charts import PATHWAYS_AND_BOTH, Chart, Line, compared_charts, line_style
+from vcsf_cli.report.clips import build_clips, by_class
 from vcsf_cli.report.page import Clips, Interval, Section, Table, page
 from vcsf_cli.storage import files
 
@@ -33,7 +33,7 @@ MOST_ROWS = 4
 takes some 15 seconds."""
 
 
-def write(numbers: Numbers, table: Shown) -> Path:
+def write(numbers: TableResults, table: Shown) -> Path:
     """Write `report.html` into the table's folder, and return its path.
 
     Args:
@@ -47,7 +47,7 @@ def write(numbers: Numbers, table: Shown) -> Path:
     seen = seen_rows(numbers)
     text = page(
         table.title,
-        [table_of(table)],
+        [build_table(table)],
         [
             *difference_sections(numbers),
             Section("Notes", facts=[(str(number), note) for number, note in enumerate(table.notes[:-1], start=1)]),
@@ -61,7 +61,7 @@ def write(numbers: Numbers, table: Shown) -> Path:
     return path
 
 
-def table_of(table: Shown) -> Table:
+def build_table(table: Shown) -> Table:
     """The table, with how rows were trained behind the numbers."""
     strong = Markup("<strong>{}</strong>")
 
@@ -72,7 +72,7 @@ def table_of(table: Shown) -> Table:
     return Table("Per cent", moved(list(table.header)), [moved(row) for row in rows], table.names - 1, 1)
 
 
-def difference_sections(numbers: Numbers) -> list[Section]:
+def difference_sections(numbers: TableResults) -> list[Section]:
     """Differences to the first row, a section a measurement."""
     found: list[Section] = []
     first = numbers.plan.table.lines[0]
@@ -85,17 +85,17 @@ def difference_sections(numbers: Numbers) -> list[Section]:
                     ends = [100 * value[key] for key in ("difference", "difference_low", "difference_high")]
                     intervals.append(Interval(f"{row.name}, {pathway}", *ends))
         if intervals:
-            title = f"Differences of {group.metrics[0]} to {first.name}{of_what(numbers, group)}"
+            title = f"Differences of {group.metrics[0]} to {first.name}{measurement_suffix(numbers, group)}"
             found.append(Section(title, short="Differences", listed=not found, intervals=intervals))
     return found
 
 
-def of_what(numbers: Numbers, group: Group) -> str:
+def measurement_suffix(numbers: TableResults, group: Group) -> str:
     """Which of several measurements something is of."""
     return f": {group.task} on {group.dataset}" if len(numbers.groups) > 1 else ""
 
 
-def curve_sections(numbers: Numbers) -> list[Section]:
+def curve_sections(numbers: TableResults) -> list[Section]:
     """R@k of all rows, and how they were trained."""
     sections = []
     charts = [chart for group in numbers.groups for chart in recall_charts(numbers, group)]
@@ -104,7 +104,7 @@ def curve_sections(numbers: Numbers) -> list[Section]:
         sections.append(Section("R@k curves", text, charts=charts))
     firsts = {cell.line.name: cell for cell in reversed(numbers.cells)}
     trainings = {
-        row.name: (firsts[row.name].run.metrics, kind_of(index))
+        row.name: (firsts[row.name].run.metrics, line_style(index))
         for index, row in enumerate(numbers.plan.table.lines)
         if row.name in firsts
     }
@@ -118,7 +118,7 @@ def curve_sections(numbers: Numbers) -> list[Section]:
     return sections
 
 
-def recall_charts(numbers: Numbers, group: Group) -> list[Chart]:
+def recall_charts(numbers: TableResults, group: Group) -> list[Chart]:
     """R@k by k with a line a row, a chart a pathway; none for a single k."""
     if group.measure.task != "retrieve" or len(group.metrics) < 2:
         return []
@@ -133,22 +133,22 @@ def recall_charts(numbers: Numbers, group: Group) -> list[Chart]:
             several = any(value is not None and value["runs"] > 1 for value in values.values())
             band = [(k, float(value["lowest"]), float(value["highest"])) for k, value in known.items()]
             if points:
-                lines.append(Line(row.name, points, kind_of(index), band if several else ()))
+                lines.append(Line(row.name, points, line_style(index), band if several else ()))
         if lines:
-            title = f"{pathway}{of_what(numbers, group)}"
+            title = f"{pathway}{measurement_suffix(numbers, group)}"
             ticks = list(ks.values())
             charts.append(Chart(title, lines, "k", " %", (), ticks, logarithmic=True, from_zero=True, key=True))
     return charts
 
 
-def runs_section(numbers: Numbers, seen: Mapping[str, tuple[Group, Cell]]) -> Section:
+def runs_section(numbers: TableResults, seen: Mapping[str, tuple[Group, RunSpec]]) -> Section:
     """All runs with their own reports, and what to type to train them."""
     link = Markup('<a href="{}">{}</a>')
     groups = [group for group in numbers.groups if group.measure.task == "retrieve"]
     rows = []
     for cell in numbers.cells:
         for group in groups or [numbers.groups[0]]:
-            report = report_of(numbers, group, cell)
+            report = report_link(numbers, group, cell)
             rows.append([link.format(report, cell.name) if report else cell.name, cell.run.name, group.dataset])
     text = ""
     if len(seen) > 1:
@@ -157,12 +157,12 @@ def runs_section(numbers: Numbers, seen: Mapping[str, tuple[Group, Cell]]) -> Se
             f"Confusion, map and gallery below are of {len(seen)} of the rows, of runs on split {cell.split}: the first, and "
             f"those with the highest {group.metrics[0]}."
         )
-    commands = "\n".join(typed(cell) for cell in numbers.plan.cells)
+    commands = "\n".join(pretrain_command(cell) for cell in numbers.plan.cells)
     table = Table("Reports of retrieval, a run each", ["row", "run", "measured on"], rows, names=3)
     return Section("Runs", text, tables=[table], documents=[("Commands that train them", commands)])
 
 
-def report_of(numbers: Numbers, group: Group, cell: Cell) -> str:
+def report_link(numbers: TableResults, group: Group, cell: RunSpec) -> str:
     """Where a run's own report of retrieval is, seen from the table's folder; empty if there is none."""
     path = retrieved_in(numbers, group, cell) / RETRIEVAL_REPORT
     if group.measure.task != "retrieve" or not path.is_file():
@@ -170,12 +170,12 @@ def report_of(numbers: Numbers, group: Group, cell: Cell) -> str:
     return quote(Path(os.path.relpath(path, numbers.plan.folder)).as_posix())
 
 
-def retrieved_in(numbers: Numbers, group: Group, cell: Cell) -> Path:
+def retrieved_in(numbers: TableResults, group: Group, cell: RunSpec) -> Path:
     """Where retrieval of a run left its files."""
     return measured.folder_of_retrieval(cell.run, numbers.plan.manifest(group.dataset), cell.split)
 
 
-def seen_rows(numbers: Numbers) -> dict[str, tuple[Group, Cell]]:
+def seen_rows(numbers: TableResults) -> dict[str, tuple[Group, RunSpec]]:
     """The rows whose clips are shown, each by a run on the same split: the first, then the best of the others."""
     group = next((group for group in numbers.groups if group.measure.task == "retrieve"), None)
     if group is None:
@@ -186,7 +186,7 @@ def seen_rows(numbers: Numbers) -> dict[str, tuple[Group, Cell]]:
         return 0.0 if value is None else float(value["mean"])
 
     first, *others = numbers.plan.table.lines
-    found: dict[str, tuple[Group, Cell]] = {}
+    found: dict[str, tuple[Group, RunSpec]] = {}
     for row in (first, *sorted(others, key=mean, reverse=True)):
         split = next((cell.split for _, cell in found.values()), None)
         for cell in numbers.cells:
@@ -196,12 +196,12 @@ def seen_rows(numbers: Numbers) -> dict[str, tuple[Group, Cell]]:
     return found
 
 
-def is_there(numbers: Numbers, group: Group, cell: Cell) -> bool:
+def is_there(numbers: TableResults, group: Group, cell: RunSpec) -> bool:
     """Whether a measurement of a run is in the table; what is damaged is not."""
     return not any(each.cell is cell and each.measure is group.measure for each in numbers.missing)
 
 
-def rows_clips(numbers: Numbers, seen: Mapping[str, tuple[Group, Cell]]) -> Clips | None:
+def rows_clips(numbers: TableResults, seen: Mapping[str, tuple[Group, RunSpec]]) -> Clips | None:
     """Classes of every measurement, and clips as some rows find them."""
     recall = [table for group in numbers.groups if (table := class_table(numbers, group))["columns"]]
     clips = None
@@ -209,14 +209,14 @@ def rows_clips(numbers: Numbers, seen: Mapping[str, tuple[Group, Cell]]) -> Clip
         group, cell = next(iter(seen.values()))
         manifest = numbers.plan.manifest(group.dataset)
         folders = {name: retrieved_in(numbers, group, cell) for name, (_, cell) in seen.items()}
-        clips = clips_of(manifest, parts_of(manifest, cell.split), folders)
+        clips = build_clips(manifest, query_gallery(manifest, cell.split), folders)
     if clips is None:
         return Clips({"classes": [], "videos": [], "recall": recall}, [], []) if recall else None
-    views = [view | {"report": report_of(numbers, *seen[view["name"]])} for view in clips.views]
+    views = [view | {"report": report_link(numbers, *seen[view["name"]])} for view in clips.views]
     return replace(clips, data=clips.data | {"recall": recall}, views=views)
 
 
-def class_table(numbers: Numbers, group: Group) -> dict[str, Any]:
+def class_table(numbers: TableResults, group: Group) -> dict[str, Any]:
     """Each class's share of right answers, means over seeds and splits, a column a row of the table."""
     metric, hits = group.metrics[0], {}
     for index, row in enumerate(numbers.plan.table.lines):
@@ -225,6 +225,6 @@ def class_table(numbers: Numbers, group: Group) -> dict[str, Any]:
         found = [numbers.plan.found(cell, group.measure) for cell in cells]
         clips = [each.clips[key] for each in found if each is not None and key in each.clips]
         if clips:
-            hits[f"{row.name}, {key[0]}", kind_of(index)] = pd.concat(clips).groupby(level=0).mean()
+            hits[f"{row.name}, {key[0]}", line_style(index)] = pd.concat(clips).groupby(level=0).mean()
     title = f"{metric} by class: {group.task} on {group.dataset}"
     return by_class(title, numbers.plan.manifest(group.dataset), hits)

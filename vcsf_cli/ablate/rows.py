@@ -17,7 +17,7 @@ from vcsf_cli.errors import InputError, RecipeError
 
 
 @dataclass(frozen=True)
-class Line:
+class RowSpec:
     """A row that is resolved to assignments.
 
     Args:
@@ -56,14 +56,14 @@ class Table:
 
     name: str
     title: str
-    lines: tuple[Line, ...]
+    lines: tuple[RowSpec, ...]
     seeds: tuple[int, ...] | None
     splits: tuple[int, ...] | None
     measures: tuple[Measure, ...]
     published: bool = False
 
 
-def checked(draft: Draft, assignments: Sequence[str] = ()) -> Table:
+def resolve_table(draft: Draft, assignments: Sequence[str] = ()) -> Table:
     """A table with all its rows, each of which resolves to a recipe of its own.
 
     Args:
@@ -74,7 +74,7 @@ def checked(draft: Draft, assignments: Sequence[str] = ()) -> Table:
         RecipeError: With everything that is wrong in it and in its rows.
     """
     content, rows, measures, checker = contents(draft)
-    lines = lines_of(content, rows, assignments, checker)
+    lines = all_rows(content, rows, assignments, checker)
     checker.finish()
     return Table(
         draft.name,
@@ -97,13 +97,13 @@ def named_apart(table: Table) -> Table:
     return replace(table, name=f"{table.name}-{hashlib.sha256(content.encode()).hexdigest()[:6]}")
 
 
-def lines_of(content: TableFile, rows: Mapping[str, Row], shared: Sequence[str], checker: Checker) -> list[Line]:
+def all_rows(content: TableFile, rows: Mapping[str, Row], shared: Sequence[str], checker: Checker) -> list[RowSpec]:
     """All rows, those of the grid last; a point of the grid that is a row already is told by that row's name."""
     bases: dict[str, str] = {}
-    lines: dict[str, Line] = {}
+    lines: dict[str, RowSpec] = {}
     told: set[str] = set()
     given: list[tuple[str, Row, tuple[str, ...]]] = [(name, row, ("rows", name)) for name, row in rows.items()]
-    given += [(named(point), Row(set=point), (key,)) for key, point in points_of(content)]
+    given += [(row_name(point), Row(set=point), (key,)) for key, point in varied_points(content)]
     for name, row, path in given:
         if name in told:
             checker.add(RecipeError(f"{checker.place(*path)}: there are two rows `{name}`", "leave one out"))
@@ -112,7 +112,7 @@ def lines_of(content: TableFile, rows: Mapping[str, Row], shared: Sequence[str],
         try:
             base = row.base or content.base
             bases[base] = bases.get(base) or str(recipes.find_recipe(base))
-            own = expanded(bases[base], shared, row.set)
+            own = expand_assignments(bases[base], shared, row.set)
             resolved = recipes.load(bases[base], (*shared, *own))
         except InputError as error:
             text = error.message.replace("\n", "\n  ")
@@ -120,7 +120,7 @@ def lines_of(content: TableFile, rows: Mapping[str, Row], shared: Sequence[str],
             continue
         pathways: tuple[str, ...] = tuple(row.pathways or content.pathways)
         if resolved.hash not in lines:
-            lines[resolved.hash] = Line(name, bases[base], (*shared, *own), pathways, row.note)
+            lines[resolved.hash] = RowSpec(name, bases[base], (*shared, *own), pathways, row.note)
         elif path[0] != "rows":
             same = lines[resolved.hash]
             lines[resolved.hash] = replace(same, name=f"{same.name} ({name})")
@@ -135,7 +135,7 @@ def lines_of(content: TableFile, rows: Mapping[str, Row], shared: Sequence[str],
     return list(lines.values())
 
 
-def points_of(content: TableFile) -> list[tuple[str, dict[str, Any]]]:
+def varied_points(content: TableFile) -> list[tuple[str, dict[str, Any]]]:
     """The rows of `vary` and `grid`, each with the key that it comes from."""
     found = [("vary", {key: value}) for key, values in content.vary.items() for value in values]
     for point in itertools.product(*content.grid.values()) if content.grid else ():
@@ -143,12 +143,12 @@ def points_of(content: TableFile) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def named(point: Mapping[str, Any]) -> str:
+def row_name(point: Mapping[str, Any]) -> str:
     """What a row of `vary` or `grid` is called: `alpha 8, neighbours 5`."""
-    return ", ".join(f"{label_of(key)} {plain(value)}" for key, value in point.items())
+    return ", ".join(f"{key_label(key)} {plain(value)}" for key, value in point.items())
 
 
-def label_of(key: str) -> str:
+def key_label(key: str) -> str:
     """What a key is called in a row's name: its last word, or the component whose name it is."""
     parts = key.split(".")
     return parts[-2] if parts[-1] == "name" and len(parts) > 1 else parts[-1]
@@ -159,7 +159,7 @@ def plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def expanded(base: str, before: Sequence[str], values: Mapping[str, Any]) -> list[str]:
+def expand_assignments(base: str, before: Sequence[str], values: Mapping[str, Any]) -> list[str]:
     """Assignments; `stages.*.loss.k` becomes one for each stage that has a `loss` of its own with a `k`.
 
     Raises:

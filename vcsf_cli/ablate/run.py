@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import IO
 
 from vcsf_cli.ablate.estimate import is_begun, must_wait, own_stages
-from vcsf_cli.ablate.measured import asked_before, ks_of
-from vcsf_cli.ablate.plan import Cell, Plan
+from vcsf_cli.ablate.measured import asked_before, recall_ks
+from vcsf_cli.ablate.plan import Plan, RunSpec
 from vcsf_cli.config.table import DEFAULT_PROTOCOLS, Measure
 from vcsf_cli.errors import RunError
 from vcsf_cli.narrate import duration, say
-from vcsf_cli.train.compute import Machine
+from vcsf_cli.train.compute import Compute
 
 LOGS = "logs"
 """Of a table's folder: what the processes said, a file a run."""
@@ -37,7 +37,7 @@ THREADS = "OMP_NUM_THREADS"
 
 
 @dataclass(frozen=True)
-class How:
+class RunOptions:
     """Options that are handed on to the commands.
 
     Args:
@@ -62,13 +62,13 @@ class How:
     @property
     def threads(self) -> int | None:
         """Threads of each run where several share the CPU, unless the user has said how many; None for all."""
-        lanes = sum(Machine(device).device().type == "cpu" for device in self.devices)
+        lanes = sum(Compute(device).device().type == "cpu" for device in self.devices)
         if lanes < 2 or THREADS in os.environ:
             return None
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return max(1, cores // lanes)
 
-    def machines(self) -> list[Machine]:
+    def machines(self) -> list[Compute]:
         """Each device with the rest.
 
         Raises:
@@ -79,16 +79,16 @@ class How:
             machine.bf16()
         return found
 
-    def machine(self, device: str) -> Machine:
+    def machine(self, device: str) -> Compute:
         """One device with the rest; whether it is there is not looked at."""
-        return Machine(device, self.precision, self.workers, self.save_every)
+        return Compute(device, self.precision, self.workers, self.save_every)
 
 
 @dataclass
-class Worker:
+class RowProcess:
     """A process at work on one run."""
 
-    cell: Cell
+    cell: RunSpec
     device: str
     process: subprocess.Popen[bytes]
     log: IO[bytes]
@@ -105,11 +105,11 @@ class Failure:
         why: The last error it told.
     """
 
-    cell: Cell
+    cell: RunSpec
     why: str
 
 
-def commands_of(plan: Plan, cell: Cell, how: How, device: str) -> list[list[str]]:
+def remaining_commands(plan: Plan, cell: RunSpec, how: RunOptions, device: str) -> list[list[str]]:
     """What is left to type for a run: its training, and what was not measured yet."""
     places = ["--data", str(plan.data), "--runs", str(plan.runs), "--devices", device]
     places += [] if how.workers is None else ["--workers", str(how.workers)]
@@ -123,21 +123,21 @@ def commands_of(plan: Plan, cell: Cell, how: How, device: str) -> list[list[str]
         start += ["--allow-seen"] if how.allow_seen else []
         if measure.task == "retrieve":
             before = asked_before(cell.run, plan.manifest(plan.measured_on(cell, measure)), cell.split)
-            ks = sorted({*ks_of(measure), *before})
+            ks = sorted({*recall_ks(measure), *before})
             commands.append(["retrieve", *start, "--k", ",".join(map(str, ks)), *places])
         else:
             commands.append(["finetune", *start, *by_classification(cell, measure), *places, *arithmetic])
     return commands
 
 
-def by_classification(cell: Cell, measure: Measure) -> list[str]:
+def by_classification(cell: RunSpec, measure: Measure) -> list[str]:
     """Options of `vcsf finetune`."""
     pathway = "both" if len(cell.line.trains) > 1 else cell.line.trains[0]
     changed = [word for each in measure.assignments for word in ("--set", each)]
     return ["--pathway", pathway, "--protocol", measure.protocol or DEFAULT_PROTOCOLS[measure.task], *changed]
 
 
-class Running:
+class TableRun:
     """The work of a plan.
 
     Args:
@@ -145,17 +145,17 @@ class Running:
         how: Options for the commands.
     """
 
-    def __init__(self, plan: Plan, how: How) -> None:
+    def __init__(self, plan: Plan, how: RunOptions) -> None:
         self.plan, self.how = plan, how
         self.stages = {cell.recipe.hash: plan.stages_of(cell) for cell in plan.cells}
-        self.workers: list[Worker] = []
+        self.workers: list[RowProcess] = []
         self.failures: list[Failure] = []
         self.waiting = [cell for cell in plan.cells if self._is_left(cell)]
         self.total = len(self.waiting)
         self.begun = 0
         self.not_before: dict[str, float] = {}
 
-    def _is_left(self, cell: Cell) -> bool:
+    def _is_left(self, cell: RunSpec) -> bool:
         """Whether there is something to do for a run that is whole; that one is damaged is noted."""
         try:
             return bool(self.plan.missing(cell)) and own_stages(cell) >= 0
@@ -192,17 +192,17 @@ class Running:
                 self.waiting.remove(cell)
                 self.workers.append(self._begin(cell, free.pop(0)))
 
-    def waits_for(self, cell: Cell, other: Cell) -> bool:
+    def waits_for(self, cell: RunSpec, other: RunSpec) -> bool:
         """Whether a run could take over a stage that another one, which is being worked on, has yet to finish."""
         if is_begun(cell) or self.plan.is_trained(cell):
             return False
         ours, theirs = (self.stages[each.recipe.hash] for each in (cell, other))
         return must_wait(ours, theirs, own_stages(other))
 
-    def _begin(self, cell: Cell, device: str) -> Worker:
+    def _begin(self, cell: RunSpec, device: str) -> RowProcess:
         path = self.plan.folder / LOGS / f"{cell.run.name}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
-        commands = commands_of(self.plan, cell, self.how, device)
+        commands = remaining_commands(self.plan, cell, self.how, device)
         self.begun += cell.name not in self.not_before
         doing = " and ".join(dict.fromkeys(words[0] for words in commands))
         on = f" on {device}" if self.how.several else ""
@@ -217,9 +217,9 @@ class Running:
             start_new_session=True,  # Ctrl-C reaches us, and we end them one by one
             env=os.environ | ({} if self.how.threads is None else {THREADS: str(self.how.threads)}),
         )
-        return Worker(cell, device, process, log, said_before, time.monotonic())
+        return RowProcess(cell, device, process, log, said_before, time.monotonic())
 
-    def _end(self, worker: Worker) -> None:
+    def _end(self, worker: RowProcess) -> None:
         """Note how a run ended."""
         self.workers.remove(worker)
         self._close(worker)
@@ -237,7 +237,7 @@ class Running:
         self.not_before[cell.name] = time.monotonic() + AGAIN_AFTER
         self.waiting.append(cell)
 
-    def _fail(self, cell: Cell, why: str) -> None:
+    def _fail(self, cell: RunSpec, why: str) -> None:
         self.failures.append(Failure(cell, why))
         say(f"failed: {cell.name}: {why}; going on with the others")
 
@@ -250,7 +250,7 @@ class Running:
             self._close(worker)
 
     @staticmethod
-    def _close(worker: Worker) -> None:
+    def _close(worker: RowProcess) -> None:
         if worker.process.stdin:
             worker.process.stdin.close()
         worker.log.close()
@@ -262,11 +262,11 @@ def last_error(log: Path, said_before: int) -> str:
     return rest.partition("\n\n")[0].strip() if found else ""
 
 
-def typed(cell: Cell) -> str:
+def pretrain_command(cell: RunSpec) -> str:
     """What to type to train a run by hand."""
     return f"vcsf pretrain {shlex.join([cell.line.base, *(word for each in cell.assignments for word in ('--set', each))])}"
 
 
-def devices_of(named: Sequence[str]) -> tuple[str, ...]:
+def parse_devices(named: Sequence[str]) -> tuple[str, ...]:
     """What `--devices` names: one for each run that is worked on side by side; `0,1` are the first two GPUs."""
     return tuple(f"cuda:{name}" if name.isdecimal() else name for name in named)

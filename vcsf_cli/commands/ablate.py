@@ -11,7 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from vcsf_cli.ablate import flags
-from vcsf_cli.ablate.rows import checked, named_apart
+from vcsf_cli.ablate.rows import named_apart, resolve_table
 from vcsf_cli.commands.options import (
     allow_seen_option,
     complete_recipe,
@@ -31,16 +31,16 @@ from vcsf_cli.storage.files import only_one
 # What loads torch or pandas is imported by the functions that need it: --help must be fast.
 if TYPE_CHECKING:
     from vcsf_cli.ablate.estimate import Costs
-    from vcsf_cli.ablate.numbers import Numbers as TableNumbers
+    from vcsf_cli.ablate.numbers import TableResults
     from vcsf_cli.ablate.plan import Plan
-    from vcsf_cli.ablate.run import Failure, How
+    from vcsf_cli.ablate.run import Failure, RunOptions
 
 DEFAULT_BASE = "recipes/vcsf.yaml"
 WIDE = 10_000
 TASKS = ("retrieve", "linear", "knn", "finetune")
 
 
-class Words(click.ParamType[list[str]]):
+class NameList(click.ParamType[list[str]]):
     """A comma-separated list."""
 
     name = "A,B,..."
@@ -54,7 +54,7 @@ class Words(click.ParamType[list[str]]):
         return found
 
 
-class Numbers(Words):
+class IntList(NameList):
     """A comma-separated list of whole numbers."""
 
     name = "N,N,..."
@@ -68,7 +68,7 @@ class Numbers(Words):
         return found
 
 
-class Measures(Words):
+class Measures(NameList):
     """What to measure: tasks, each on a dataset and by a protocol of its own if they are named."""
 
     name = "TASK[:DATASET[:PROTOCOL]],..."
@@ -114,12 +114,12 @@ def row_options(function: Any) -> Any:
         click.option("--no-stage-a", is_flag=True, help="A row without the stages before cross-pathway training."),
         click.option("--slow-only", is_flag=True, help="A row where the slow pathway learns by itself."),
         click.option("--fast-only", is_flag=True, help="A row where the fast pathway learns by itself."),
-        click.option("--alpha", type=Numbers(), help="A row for each: the slow pathway reads every N-th frame."),
-        click.option("--neighbours", type=Numbers(), help="A row for each: positives that a pathway may name."),
-        click.option("--positives", type=Words(), help="A row for each: other, intersection, union."),
-        click.option("--contrast", type=Words(), help="A row for each: within, across."),
-        click.option("--backbone", type=Words(), help="A row for each; `vcsf plugins` lists them."),
-        click.option("--motion", type=Words(), help="A row for each motion module; `vcsf plugins` lists them."),
+        click.option("--alpha", type=IntList(), help="A row for each: the slow pathway reads every N-th frame."),
+        click.option("--neighbours", type=IntList(), help="A row for each: positives that a pathway may name."),
+        click.option("--positives", type=NameList(), help="A row for each: other, intersection, union."),
+        click.option("--contrast", type=NameList(), help="A row for each: within, across."),
+        click.option("--backbone", type=NameList(), help="A row for each; `vcsf plugins` lists them."),
+        click.option("--motion", type=NameList(), help="A row for each motion module; `vcsf plugins` lists them."),
     ]
     for option in reversed(options):
         function = option(function)
@@ -134,8 +134,8 @@ def row_options(function: Any) -> Any:
     help=f"The recipe that flags change, or that takes the place of TABLE's.  [default: {DEFAULT_BASE}]",
 )
 @row_options
-@click.option("--seeds", type=Numbers(), help="Train with each of these seeds.  [default: the table's]")
-@click.option("--splits", type=Numbers(), help="Train and test on each of these splits.  [default: the table's]")
+@click.option("--seeds", type=IntList(), help="Train with each of these seeds.  [default: the table's]")
+@click.option("--splits", type=IntList(), help="Train and test on each of these splits.  [default: the table's]")
 @click.option("--measure", type=Measures(), help="What to measure.  [default: the table's; of flags: retrieve]")
 @set_option
 @allow_seen_option
@@ -143,7 +143,7 @@ def row_options(function: Any) -> Any:
 @runs_option
 @click.option(
     "--devices",
-    type=Words(),
+    type=NameList(),
     default="auto",
     show_default=True,
     metavar="auto|cpu|cuda:N|N,...",
@@ -192,9 +192,9 @@ def command(
     devices, precision, workers, save_every = (
         options.pop(name) for name in ("devices", "precision", "workers", "save_every")
     )
-    draft = draft_of(table, base, options, assignments)
+    draft = read_draft(table, base, options, assignments)
     override(draft, base if table else None, seeds, splits, measure)
-    content = checked(draft, assignments)
+    content = resolve_table(draft, assignments)
     if table is None and len(content.lines) == 1:
         raise InputError(
             f"a table of one row: {content.lines[0].name}", "give values that the recipe doesn't have already"
@@ -202,13 +202,13 @@ def command(
 
     from vcsf_cli.ablate.check import check
     from vcsf_cli.ablate.estimate import Costs
-    from vcsf_cli.ablate.plan import plan_of
-    from vcsf_cli.ablate.run import How, devices_of
+    from vcsf_cli.ablate.plan import build_plan
+    from vcsf_cli.ablate.run import RunOptions, parse_devices
 
     if base or seeds or splits or measure or assignments or any(isinstance(value, list) for value in options.values()):
         content = named_apart(content)
-    machine = How(devices_of(devices), precision, workers, save_every, allow_seen)
-    plan = plan_of(content, data, runs)
+    machine = RunOptions(parse_devices(devices), precision, workers, save_every, allow_seen)
+    plan = build_plan(content, data, runs)
     if table_only:
         make_table(plan, with_published)
         return
@@ -221,7 +221,7 @@ def command(
         carry_out(plan, machine, with_published)
 
 
-def draft_of(table: str | None, base: str | None, options: dict[str, Any], assignments: tuple[str, ...]) -> Draft:
+def read_draft(table: str | None, base: str | None, options: dict[str, Any], assignments: tuple[str, ...]) -> Draft:
     """The table of a file, or of flags.
 
     Raises:
@@ -248,7 +248,7 @@ def draft_of(table: str | None, base: str | None, options: dict[str, Any], assig
         tuple(pathway for pathway in ("slow", "fast") if options[f"{pathway}_only"]),
         {name: options[name] for name in flags.LISTS if options[name]},
     )
-    return flags.draft_of(wanted, str(find_recipe(base or DEFAULT_BASE)), assignments)
+    return flags.draft_from_flags(wanted, str(find_recipe(base or DEFAULT_BASE)), assignments)
 
 
 def override(
@@ -277,25 +277,25 @@ def override(
         ]
 
 
-def carry_out(plan: Plan, how: How, with_published: bool) -> None:
+def carry_out(plan: Plan, how: RunOptions, with_published: bool) -> None:
     """Do what is left, and make the table.
 
     Raises:
         RunError: If another process is at it, or a row failed.
     """
-    from vcsf_cli.ablate.numbers import numbers_of
-    from vcsf_cli.ablate.run import LOGS, Running
+    from vcsf_cli.ablate.numbers import gather_results
+    from vcsf_cli.ablate.run import LOGS, TableRun
 
     failures: list[Failure] = []
     plan.folder.mkdir(parents=True, exist_ok=True)
     busy = RunError(f"table {plan.table.name} is being made by another process", "wait for it")
     with only_one(plan.folder / "lock", busy):
         try:
-            failures = Running(plan, how).run()
+            failures = TableRun(plan, how).run()
         except KeyboardInterrupt:
             say(f"interrupted; the same command goes on: vcsf {shlex.join(sys.argv[1:])}")
             raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
-        numbers = numbers_of(plan)
+        numbers = gather_results(plan)
         if numbers.cells:
             show(numbers, with_published)
     if failures:
@@ -306,14 +306,14 @@ def carry_out(plan: Plan, how: How, with_published: bool) -> None:
         )
 
 
-def tell(plan: Plan, costs: Costs, assume: str | None, how: How, dry_run: bool) -> None:
+def tell(plan: Plan, costs: Costs, assume: str | None, how: RunOptions, dry_run: bool) -> None:
     """The plan: rows, what is done, time and disk; on stdout if that is all that was asked for."""
-    from vcsf_cli.ablate.estimate import seconds_of, speed_of
+    from vcsf_cli.ablate.estimate import choose_speed, total_seconds
 
     write = click.echo if dry_run else say
     works = costs.work()
     threads = None if assume else how.threads
-    speed = speed_of(plan, costs, works, assume, how.machine(how.devices[0]), threads)
+    speed = choose_speed(plan, costs, works, assume, how.machine(how.devices[0]), threads)
     for line in plan.lines():
         write(line)
     for work in works:
@@ -325,7 +325,7 @@ def tell(plan: Plan, costs: Costs, assume: str | None, how: How, dry_run: bool) 
         return
     if speed:
         stages = {work.cell.recipe.hash: plan.stages_of(work.cell) for work in left}
-        together = seconds_of(left, stages, speed, len(how.devices))
+        together = total_seconds(left, stages, speed, len(how.devices))
         several = f", by {len(how.devices)} side by side {duration(together)}" if how.several else ""
         write(f"estimated time: {duration(sum(work.seconds(speed) for work in left))}{several} ({speed.words})")
     else:
@@ -339,9 +339,9 @@ def make_table(plan: Plan, with_published: bool) -> None:
     Raises:
         RunError: If nothing was.
     """
-    from vcsf_cli.ablate.numbers import numbers_of
+    from vcsf_cli.ablate.numbers import gather_results
 
-    numbers = numbers_of(plan)
+    numbers = gather_results(plan)
     if not numbers.cells:
         damaged = "\n".join(f"  - {missing.words}" for missing in numbers.missing if missing.why)
         raise RunError(
@@ -351,7 +351,7 @@ def make_table(plan: Plan, with_published: bool) -> None:
     show(numbers, with_published)
 
 
-def show(numbers: TableNumbers, with_published: bool) -> None:
+def show(numbers: TableResults, with_published: bool) -> None:
     """Show and write a table."""
     from rich.console import Console
 

@@ -25,7 +25,7 @@ from vcsf_cli.config import strict_yaml
 from vcsf_cli.config.protocol import Protocol
 from vcsf_cli.config.schema import Init
 from vcsf_cli.contracts import PATHWAYS
-from vcsf_cli.data.splits import Few
+from vcsf_cli.data.splits import LabelBudget
 from vcsf_cli.errors import EXIT_INTERRUPTED, InputError
 from vcsf_cli.narrate import duration, say
 
@@ -36,20 +36,22 @@ if TYPE_CHECKING:
 
     from vcsf_cli.evaluate.job import Job
     from vcsf_cli.runs.run import Run
-    from vcsf_cli.train.compute import Machine
+    from vcsf_cli.train.compute import Compute
 
 SCRATCH = "scratch:"
 DEFAULT_PROTOCOL = "coclr"
 
 
-class LabelsType(click.ParamType[Few]):
+class LabelsType(click.ParamType[LabelBudget]):
     """How many training clips have a label."""
 
     name = "1%|10%|N-per-class"
 
-    def convert(self, value: str | Few, parameter: click.Parameter | None, context: click.Context | None) -> Few:
+    def convert(
+        self, value: str | LabelBudget, parameter: click.Parameter | None, context: click.Context | None
+    ) -> LabelBudget:
         try:
-            return value if isinstance(value, Few) else Few.parse(value)
+            return value if isinstance(value, LabelBudget) else LabelBudget.parse(value)
         except ValueError as error:
             self.fail(str(error), parameter, context)
 
@@ -120,7 +122,7 @@ def command(
     source: str | None,
     linear: bool,
     knn: bool,
-    few: Few | None,
+    few: LabelBudget | None,
     split: str | None,
     pathway: str,
     named: str | None,
@@ -141,14 +143,14 @@ def command(
     """
     from vcsf_cli.data.manifest import Manifest
 
-    protocol = protocols.load(protocol_named(named, linear, knn), assignments)
+    protocol = protocols.load(protocol_name(named, linear, knn), assignments)
     check_mode(protocol, named, linear, knn)
-    run, scratch = start_of(runs, source)
+    run, scratch = open_source(runs, source)
     manifest = Manifest.open(data / dataset)
 
     from vcsf_cli.evaluate.job import Job, check
 
-    machine = machine_of(run, protocol, **how)
+    machine = build_compute(run, protocol, **how)
     splits = [1, 2, 3] if split == "all" else [int(split or run.recipe.model.data.split)]
     pathways = PATHWAYS if pathway == "both" else (pathway,)
     jobs = [
@@ -165,18 +167,18 @@ def command(
         measure_all(jobs, machine)
 
 
-def machine_of(
+def build_compute(
     run: Run, protocol: Protocol, devices: str, precision: str, workers: int | None, save_every: float
-) -> Machine:
+) -> Compute:
     """Where and how to compute: training as the recipe says, features in float32 as retrieval does."""
-    from vcsf_cli.train.compute import Machine
+    from vcsf_cli.train.compute import Compute
 
     if precision == "auto":
         precision = run.recipe.model.speed.precision if protocol.mode == "finetune" else "float32"
-    return Machine(devices, precision, workers, save_every)
+    return Compute(devices, precision, workers, save_every)
 
 
-def measure_all(jobs: list[Job], machine: Machine) -> None:
+def measure_all(jobs: list[Job], machine: Compute) -> None:
     """Measure one after the other, and show the table."""
     from vcsf_cli.evaluate.finetune import measure
 
@@ -193,7 +195,7 @@ def measure_all(jobs: list[Job], machine: Machine) -> None:
     say(f"results: {jobs[0].run.folder / 'results.csv'}")
 
 
-def protocol_named(named: str | None, linear: bool, knn: bool) -> str:
+def protocol_name(named: str | None, linear: bool, knn: bool) -> str:
     """The protocol that options ask for.
 
     Raises:
@@ -218,13 +220,13 @@ def check_mode(protocol: Protocol, named: str | None, linear: bool, knn: bool) -
         )
 
 
-def start_of(runs: Path, source: str | None) -> tuple[Run, bool]:
+def open_source(runs: Path, source: str | None) -> tuple[Run, bool]:
     """The run that `--from` names, and whether its networks are taken untrained.
 
     Raises:
         InputError: If there is none.
     """
-    from vcsf_cli.evaluate.job import untrained
+    from vcsf_cli.evaluate.job import untrained_run
     from vcsf_cli.runs.run import find_run
 
     if source is not None and source.startswith(SCRATCH):
@@ -238,7 +240,7 @@ def start_of(runs: Path, source: str | None) -> tuple[Run, bool]:
             raise InputError(
                 f"{source} starts from a pretrained backbone, not from scratch", "leave out its key `pretrained`"
             )
-        return untrained(runs, recipe), True
+        return untrained_run(runs, recipe), True
     run = find_run(runs, source)
     if source is None:
         say(f"using the newest finished run: {run.name}")
@@ -247,7 +249,7 @@ def start_of(runs: Path, source: str | None) -> tuple[Run, bool]:
     return run, False
 
 
-def rehearse(jobs: list[Job], machine: Machine) -> None:
+def rehearse(jobs: list[Job], machine: Compute) -> None:
     """`--dry-run`: the resolved protocol on stdout, everything else on stderr."""
     from vcsf_cli.evaluate.finetune import estimate
 
@@ -267,12 +269,12 @@ def show(tables: list[pd.DataFrame]) -> None:
 
     rows = pd.concat(tables, ignore_index=True)
     console = Console(soft_wrap=True, markup=False, emoji=False)  # brackets and colons in names stay
-    console.print(table_of(rows))
+    console.print(results_table(rows))
     if len(tables) > 1:
-        console.print(spread_of(rows, len(tables)))
+        console.print(spread_table(rows, len(tables)))
 
 
-def table_of(rows: pd.DataFrame) -> Table:
+def results_table(rows: pd.DataFrame) -> Table:
     """A line for each measurement and pathway; what is the same in all lines stands above them."""
     from rich.table import Table
 
@@ -294,7 +296,7 @@ def table_of(rows: pd.DataFrame) -> Table:
     return table
 
 
-def spread_of(rows: pd.DataFrame, count: int) -> Table:
+def spread_table(rows: pd.DataFrame, count: int) -> Table:
     """Mean over splits and seeds, and in brackets the lowest and the highest."""
     from rich.table import Table
 

@@ -111,11 +111,11 @@ class Kinds(click.Group):
                 "`vcsf prepare` itself",
                 "rename it",
             )
-        command.params += [option_of(parameter) for parameter in component.parameters.values()]
+        command.params += [build_option(parameter) for parameter in component.parameters.values()]
         return command
 
 
-def option_of(parameter: Parameter) -> click.Option:
+def build_option(parameter: Parameter) -> click.Option:
     """A factory's keyword as an option."""
     kind = parameter.annotation
     if get_origin(kind) is typing.Annotated:

@@ -30,8 +30,8 @@ from vcsf_cli.narrate import duration, say, work_together
 # What loads torch or pandas is imported by the functions that need it: --help must be fast.
 if TYPE_CHECKING:
     from vcsf_cli.model.pathways import TwoPathways
-    from vcsf_cli.model.pretrained import Start
-    from vcsf_cli.train.compute import Machine
+    from vcsf_cli.model.pretrained import InitialWeights
+    from vcsf_cli.train.compute import Compute
 
 
 @click.command("pretrain")
@@ -83,21 +83,21 @@ def command(
     from vcsf_cli.data.manifest import Manifest
     from vcsf_cli.model.parts import uses_labels
     from vcsf_cli.model.pathways import build
-    from vcsf_cli.runs.run import WITH_LABELS, folder_of, open_run
-    from vcsf_cli.train.compute import Machine
+    from vcsf_cli.runs.run import WITH_LABELS, open_run, run_folder
+    from vcsf_cli.train.compute import Compute
     from vcsf_cli.train.pretrain import Trainer, check_parts, check_shapes, training_rows, warnings_for
 
     precision = resolved.model.speed.precision if precision == "auto" else precision
-    machine = Machine(devices, precision, workers, save_every, share_stages, nodes)
+    machine = Compute(devices, precision, workers, save_every, share_stages, nodes)
     work_together(machine.processes * machine.nodes > 1)
     check_parts(resolved)
     machine.bf16()
-    folder = folder_of(runs, resolved)
+    folder = run_folder(runs, resolved)
     model = build(resolved, weights_follow=(folder / "checkpoint.pt").exists())
     check_shapes(resolved, model)
-    start = start_of(resolved, init, folder, model)
+    start = read_initial_weights(resolved, init, folder, model)
     if dry_run:
-        rehearse(resolved, model, data, folder, machine)
+        dry_run_report(resolved, model, data, folder, machine)
         return
     manifest = Manifest.open(data / resolved.model.data.name)
     rows = training_rows(resolved, manifest)
@@ -134,13 +134,13 @@ def resolve(recipe: str, assignments: tuple[str, ...], init: dict[str, Path]) ->
     return recipes.load(recipe, (*assignments, *digests(resolved.model.init, init)))
 
 
-def start_of(resolved: Recipe, init: dict[str, Path], folder: Path, model: TwoPathways) -> Start:
+def read_initial_weights(resolved: Recipe, init: dict[str, Path], folder: Path, model: TwoPathways) -> InitialWeights:
     """The weights that a run starts from, told to the user; a run with a checkpoint goes on from that."""
-    from vcsf_cli.model.pretrained import Start, read
+    from vcsf_cli.model.pretrained import InitialWeights, read
     from vcsf_cli.runs.run import Run
 
     if Run(folder, resolved).checkpoint.exists():
-        return Start()
+        return InitialWeights()
     start = read(resolved, init, model)
     for imported in start.imported:
         imported.narrate()
@@ -160,11 +160,11 @@ def next_command(run: str, data: Path, runs: Path) -> str:
 
 def sizes(resolved: Recipe, model: TwoPathways) -> list[str]:
     """A line for each pathway with its parameters and its operations, motion's own share apart."""
-    from vcsf_cli.model.cost import costs_of
+    from vcsf_cli.model.cost import pathway_costs
     from vcsf_cli.model.parts import build_sampler
 
     lines = []
-    for name, parts in costs_of(model, resolved.model, build_sampler(resolved.model)).items():
+    for name, parts in pathway_costs(model, resolved.model, build_sampler(resolved.model)).items():
         parameters = ", ".join(f"{part} {cost.parameters:,}" for part, cost in parts.items())
         flops = ", ".join(f"{part} {round(cost.flops / 1e9, 3):,}" for part, cost in parts.items())
         total = sum(cost.parameters for cost in parts.values())
@@ -173,7 +173,7 @@ def sizes(resolved: Recipe, model: TwoPathways) -> list[str]:
     return lines
 
 
-def rehearse(resolved: Recipe, model: TwoPathways, data: Path, folder: Path, machine: Machine) -> None:
+def dry_run_report(resolved: Recipe, model: TwoPathways, data: Path, folder: Path, machine: Compute) -> None:
     """`--dry-run`: the resolved recipe on stdout, everything else on stderr."""
     from vcsf_cli.data.manifest import Manifest
     from vcsf_cli.train.pretrain import check_batches, training_rows, warnings_for

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from vcsf_cli.data.manifest import Manifest
-    from vcsf_cli.evaluate.retrieval import Benchmark, Difference, Measured
+    from vcsf_cli.evaluate.retrieval import Benchmark, Difference, VariantHits
     from vcsf_cli.runs.run import Run
-    from vcsf_cli.train.compute import Machine
+    from vcsf_cli.train.compute import Compute
 
 BENCHMARK_KS = [1, 5, 10, 20, 50]
 SEARCH_K = 5
@@ -163,9 +163,9 @@ def command(
         say(sentence)
     manifest = Manifest.open(data / (dataset or searching["gallery"] or run.status["dataset"]))
 
-    from vcsf_cli.train.compute import Machine
+    from vcsf_cli.train.compute import Compute
 
-    machine = Machine(devices, "float32", workers)
+    machine = Compute(devices, "float32", workers)
     if search:
         find(run, manifest, machine, max(ks or [SEARCH_K]), **searching)
         say(next_search(manifest, run, data, runs, **searching))
@@ -176,7 +176,7 @@ def command(
 def measure(
     run: Run,
     manifest: Manifest,
-    machine: Machine,
+    machine: Compute,
     ks: list[int],
     split: int | None,
     baselines: bool,
@@ -207,7 +207,7 @@ def measure(
     conclude(benchmark, trained, others, html)
 
 
-def conclude(benchmark: Benchmark, trained: Measured, others: list[Measured], html: bool) -> None:
+def conclude(benchmark: Benchmark, trained: VariantHits, others: list[VariantHits], html: bool) -> None:
     """Write and show what was measured."""
     import pandas as pd
 
@@ -224,7 +224,7 @@ def conclude(benchmark: Benchmark, trained: Measured, others: list[Measured], ht
         write_page(benchmark, pd.DataFrame(), [], html)
         click.echo(folder)
         return
-    rows = results.write(folder / "results.csv", [row for m in (trained, *others) for row in benchmark.rows_of(m)])
+    rows = results.write(folder / "results.csv", [row for m in (trained, *others) for row in benchmark.result_rows(m)])
     measured = rows[rows["variant"].isin([m.variant for m in (trained, *others)])]
     comparisons = benchmark.comparisons(trained, others)
     report = benchmark.report(measured, comparisons)
@@ -288,7 +288,7 @@ def refuse(options: dict[str, Any], search: bool) -> None:
 def find(
     run: Run,
     manifest: Manifest,
-    machine: Machine,
+    machine: Compute,
     k: int,
     queries: tuple[Path, ...],
     query_dir: Path | None,

@@ -74,7 +74,7 @@ class Checker:
         """A stage with all defaults as plain values; None if it has problems."""
         before = len(self.problems)
         try:
-            stage = validated(tree)
+            stage = validate_stage(tree)
         except ValidationError as error:
             for detail in error.errors():
                 self.misfit(detail, prefix)
@@ -259,6 +259,6 @@ def part(model: type[Model], tree: Any) -> Model:
     return model.model_validate_json(json.dumps(tree), strict=True)
 
 
-def validated(tree: Any) -> Stage:
+def validate_stage(tree: Any) -> Stage:
     """A stage's model."""
     return part(Stage, tree)

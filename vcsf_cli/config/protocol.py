@@ -153,7 +153,7 @@ def load(named: str, assignments: Sequence[str] = ()) -> Protocol:
         RecipeError: With everything that is wrong in it.
     """
     tree, marks = strict_yaml.read(find(named), "protocol", f"see {protocol_names()['linear']}")
-    return checked(tree, marks, assign_all(tree, marks, assignments))
+    return validate_protocol(tree, marks, assign_all(tree, marks, assignments))
 
 
 def is_known(protocol: Protocol) -> bool:
@@ -177,7 +177,7 @@ def find(named: str) -> Path:
     return names[short]
 
 
-def checked(tree: dict[str, Any], marks: strict_yaml.Marks, problems: Sequence[RecipeError]) -> Protocol:
+def validate_protocol(tree: dict[str, Any], marks: strict_yaml.Marks, problems: Sequence[RecipeError]) -> Protocol:
     """The protocol of what a file and assignments say.
 
     Raises:

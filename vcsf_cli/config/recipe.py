@@ -16,7 +16,7 @@ from typing import Any
 
 from vcsf_cli import registry
 from vcsf_cli.config import strict_yaml
-from vcsf_cli.config.check import PATHWAY_KEYS, Checker, validated
+from vcsf_cli.config.check import PATHWAY_KEYS, Checker, validate_stage
 from vcsf_cli.config.schema import COMPONENTS, DEFAULTS, MODEL_KEYS, Stage
 from vcsf_cli.config.strict_yaml import Marks
 from vcsf_cli.contracts import PATHWAYS
@@ -177,7 +177,7 @@ def merge(base: Any, over: Any, key: str = "") -> Any:
     """`over` laid on `base`: mappings key by key, anything else whole, as is a node that names another component."""
     if not (isinstance(base, dict) and isinstance(over, dict)):
         return copy.deepcopy(over)
-    if key in COMPONENTS and "name" in over and over["name"] != component_of(key, base):
+    if key in COMPONENTS and "name" in over and over["name"] != named_component(key, base):
         return copy.deepcopy(over)
     merged = copy.deepcopy(base)
     for name, value in over.items():
@@ -185,7 +185,7 @@ def merge(base: Any, over: Any, key: str = "") -> Any:
     return merged
 
 
-def component_of(key: str, node: Mapping[str, Any]) -> Any:
+def named_component(key: str, node: Mapping[str, Any]) -> Any:
     """The component that a node names, or means by naming none."""
     return node.get("name", DEFAULTS.get(key, {}).get("name"))
 
@@ -240,7 +240,7 @@ def assign(tree: dict[str, Any], marks: Marks, assignment: str) -> None:
         if not last.isdecimal() or int(last) >= len(node):
             raise RecipeError(f"--set {key}: there is no such entry", positions(node))
         node[int(last)] = value
-    elif last == "name" and parents and parents[-1] in COMPONENTS and component_of(".".join(parents), node) != value:
+    elif last == "name" and parents and parents[-1] in COMPONENTS and named_component(".".join(parents), node) != value:
         if parents == ["backbone"]:
             forget_overrides(tree)
         node.clear()
@@ -311,5 +311,5 @@ def resolve(tree: dict[str, Any], marks: Marks, problems: Sequence[RecipeError] 
             all_stages.append(full)
     checker.finish()
     return Recipe(
-        str(name), int(seed or 0), resolved, tuple(validated(stage) for stage in all_stages or [resolved_top])
+        str(name), int(seed or 0), resolved, tuple(validate_stage(stage) for stage in all_stages or [resolved_top])
     )

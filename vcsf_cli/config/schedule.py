@@ -12,7 +12,7 @@ REFERENCE = "vcsf"
 """The recipe whose schedule is the whole one."""
 
 
-def epochs_of(recipe: Recipe) -> dict[str, int]:
+def epochs_by_pathway(recipe: Recipe) -> dict[str, int]:
     """Epochs that each pathway learns for."""
     return {
         pathway: sum(stage.train.epochs for stage in recipe.stages if pathway in stage.train.pathways)
@@ -20,7 +20,7 @@ def epochs_of(recipe: Recipe) -> dict[str, int]:
     }
 
 
-def in_words(epochs: Mapping[str, int]) -> str:
+def describe_schedule(epochs: Mapping[str, int]) -> str:
     """Epochs by pathway in words."""
     if len(set(epochs.values())) == 1:
         return f"{max(epochs.values()):,} epochs a pathway"
@@ -29,5 +29,5 @@ def in_words(epochs: Mapping[str, int]) -> str:
 
 def shortness(recipe: Recipe) -> str:
     """In words, by how much a recipe's schedule falls short of the whole one; empty if it doesn't."""
-    epochs, whole = epochs_of(recipe), max(epochs_of(recipes.load(REFERENCE)).values())
-    return f"short schedule: {in_words(epochs)}, not {whole:,}" if max(epochs.values()) < whole else ""
+    epochs, whole = epochs_by_pathway(recipe), max(epochs_by_pathway(recipes.load(REFERENCE)).values())
+    return f"short schedule: {describe_schedule(epochs)}, not {whole:,}" if max(epochs.values()) < whole else ""

@@ -33,7 +33,7 @@ def decode(jpeg: bytes) -> Frames:
     return frame
 
 
-class Numbers:
+class ClipIds:
     """What a dataset's videos are called inside a run: numbers of videos, sources and labels.
 
     Args:
@@ -47,7 +47,7 @@ class Numbers:
         self.label = table["label"].astype("category").cat.codes.to_numpy(np.int64)
 
 
-class TrainingClips(Dataset[Batch]):
+class TwoViewClips(Dataset[Batch]):
     """Two augmented views of a video. An item's key is (epoch, row), and it depends on (seed, epoch, row) alone.
 
     Args:
@@ -60,7 +60,7 @@ class TrainingClips(Dataset[Batch]):
 
     def __init__(self, manifest: Manifest, sampler: WindowSampler, augment: Augment, size: int, seed: int) -> None:
         self.store = FrameStore(manifest)
-        self.numbers = Numbers(manifest)
+        self.numbers = ClipIds(manifest)
         self.sampler, self.augment, self.size, self.seed = sampler, augment, size, seed
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class TrainingClips(Dataset[Batch]):
         }
 
 
-class LabelledClips(TrainingClips):
+class LabelledClips(TwoViewClips):
     """One augmented view of a video, to learn its label from."""
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class LabelledClips(TrainingClips):
         return self._read(row, [view], [bool(rng.random() < self.augment.base)], rng)
 
 
-def inputs_of(
+def pathway_inputs(
     batch: Batch, view: int, pathways: Sequence[str], device: torch.device, channels_last: bool
 ) -> dict[str, Tensor]:
     """The window (B, 3, L, H, W) that each pathway sees in a view, normalised, made once where they see the same."""
@@ -125,7 +125,7 @@ def inputs_of(
     return windows
 
 
-class WholeVideos(Dataset[dict[str, Any]]):
+class EvalClips(Dataset[dict[str, Any]]):
     """All frames of a video that its windows read, cropped, each once, and the windows as positions in them.
 
     Of ten crops, each has frames and windows of its own.

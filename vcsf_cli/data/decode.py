@@ -32,7 +32,7 @@ def default_decoder() -> str:
 
 
 @dataclass(frozen=True)
-class Recording:
+class DecodeJob:
     """What to do with one video.
 
     Args:
@@ -124,7 +124,7 @@ class Heartbeat:
                 raise StorageError(f"{self.path} can't be written: {error.strerror}") from error
 
 
-def heartbeat_of(work: str) -> Path:
+def heartbeat_path(work: str) -> Path:
     """The file that is touched while a video is decoded into the clips `work`."""
     return Path(f"{work}.beat")
 
@@ -135,7 +135,7 @@ def ignore_interrupts() -> None:
     cv2.setNumThreads(1)
 
 
-def decode(recording: Recording) -> Decoded:
+def decode(recording: DecodeJob) -> Decoded:
     """Decode a video into clips, in memory for a few frames however long it is.
 
     Raises:
@@ -145,13 +145,13 @@ def decode(recording: Recording) -> Decoded:
     writer = ClipWriter(recording, decoded)
     try:
         decoder = registry.load().build("decoder", recording.decoder)
-        heart = Heartbeat(heartbeat_of(recording.work))  # from here on the time without a frame counts
+        heart = Heartbeat(heartbeat_path(recording.work))  # from here on the time without a frame counts
         decoded.sha256 = sha256(recording.path, heart)
         reader: Reader = decoder.open(recording.path)
         decoded.declared = reader.declared
         decoded.fps = recording.fps or reader.fps or USUAL_FPS
         writer.longest = round(recording.max_seconds * decoded.fps) if recording.max_seconds else 0
-        for image in frames_of(reader, recording.fps, decoded, heart):
+        for image in read_frames(reader, recording.fps, decoded, heart):
             writer.add(image)
         decoded.problem = judge(decoded)
     except StorageError:
@@ -189,7 +189,7 @@ def judge(decoded: Decoded) -> str:
     return ""
 
 
-def frames_of(reader: Reader, fps: float | None, decoded: Decoded, heart: Heartbeat) -> Iterator[Frames]:
+def read_frames(reader: Reader, fps: float | None, decoded: Decoded, heart: Heartbeat) -> Iterator[Frames]:
     """Images of a video, at its own rate or at `fps`; `decoded.read` counts what was decoded, and each is a beat."""
 
     def counted() -> Iterator[Frame]:
@@ -201,10 +201,10 @@ def frames_of(reader: Reader, fps: float | None, decoded: Decoded, heart: Heartb
     if fps is None:
         yield from (frame.image for frame in counted())
     else:
-        yield from resampled(counted(), reader.fps or USUAL_FPS, fps)
+        yield from resample(counted(), reader.fps or USUAL_FPS, fps)
 
 
-def resampled(frames: Iterator[Frame], own: float, fps: float) -> Iterator[Frames]:
+def resample(frames: Iterator[Frame], own: float, fps: float) -> Iterator[Frames]:
     """At every multiple of 1/fps the frame that is on screen then.
 
     Args:
@@ -233,7 +233,7 @@ class ClipWriter:
         decoded: Gets the clips.
     """
 
-    def __init__(self, recording: Recording, decoded: Decoded) -> None:
+    def __init__(self, recording: DecodeJob, decoded: Decoded) -> None:
         self.recording, self.decoded = recording, decoded
         self.longest = 0
         """Frames of the longest clip, 0 for no limit."""

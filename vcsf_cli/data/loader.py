@@ -16,11 +16,11 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from vcsf_cli.contracts import Indices
-from vcsf_cli.data.clips import Batch, TrainingClips, WholeVideos
+from vcsf_cli.data.clips import Batch, EvalClips, TwoViewClips
 from vcsf_cli.errors import RunError, VcsfError
 
 
-class Order(Sampler[list[tuple[int, int]]]):
+class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
     """The batches of a stage: a permutation of the rows from (seed, epoch), the last incomplete batch left out.
 
     Args:
@@ -61,7 +61,7 @@ class Order(Sampler[list[tuple[int, int]]]):
                 yield [(epoch, int(row)) for row in chosen]
 
 
-def training_loader(clips: TrainingClips, order: Order, workers: int, pin: bool) -> DataLoader[Batch]:
+def training_loader(clips: TwoViewClips, order: ResumableBatchSampler, workers: int, pin: bool) -> DataLoader[Batch]:
     """Batches in order; what they hold does not depend on the number of workers."""
     return DataLoader(
         clips,
@@ -75,7 +75,7 @@ def training_loader(clips: TrainingClips, order: Order, workers: int, pin: bool)
 Item = TypeVar("Item")
 
 
-def items_of(loader: DataLoader[Item]) -> Iterator[Item]:
+def iterate(loader: DataLoader[Item]) -> Iterator[Item]:
     """What a loader gives, with errors of its processes as they were raised there.
 
     Raises:
@@ -134,19 +134,19 @@ def leave_signals(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     if parent is not None and hasattr(signal, "sigwaitinfo"):
-        Thread(target=end_when_told, args=(parent.pid,), daemon=True).start()
+        Thread(target=exit_on_sigterm, args=(parent.pid,), daemon=True).start()
     else:  # on macOS
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     torch.set_num_threads(1)
 
 
-def end_when_told(parent: int) -> None:
+def exit_on_sigterm(parent: int) -> None:
     """End this process at a SIGTERM from another one, and pass over those that come from elsewhere."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
 
 
-def video_loader(videos: WholeVideos, workers: int) -> DataLoader[dict[str, Any]]:
+def video_loader(videos: EvalClips, workers: int) -> DataLoader[dict[str, Any]]:
     """One video at a time, in order."""
     return DataLoader(videos, batch_size=None, num_workers=workers, worker_init_fn=leave_signals if workers else None)

@@ -25,7 +25,7 @@ from pebble import ProcessExpired, ProcessPool
 from vcsf_cli import registry
 from vcsf_cli.contracts import Dataset, Video
 from vcsf_cli.data import manifest
-from vcsf_cli.data.decode import Decoded, Recording, StorageError, decode, heartbeat_of, ignore_interrupts
+from vcsf_cli.data.decode import Decoded, DecodeJob, StorageError, decode, heartbeat_path, ignore_interrupts
 from vcsf_cli.data.store import SHARD_BYTES, ShardWriter, member_name, read_description, shard_name
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.narrate import Progress, say
@@ -261,7 +261,7 @@ class Preparation:
     def _check_listing(self, videos: list[Video]) -> None:
         """See that what is stored is among the videos, and described as it was then: the shards can't be rewritten."""
         stored = [entry for entry in self.journal.entries.values() if entry["clips"]]
-        listed = {video.name: described(video) for video in videos}
+        listed = {video.name: listing_entry(video) for video in videos}
         beside = "give another --name for a dataset beside it"
         vanished = [entry["name"] for entry in stored if entry["name"] not in listed]
         if vanished:
@@ -301,7 +301,7 @@ class Preparation:
             if entry is None:
                 todo.append(video)
                 continue
-            size = size_of(video.path)
+            size = file_size(video.path)
             changed = size != entry["size"]
             if changed and not entry["problem"]:
                 if not self._is_the_original(video, entry):
@@ -353,9 +353,9 @@ class Preparation:
                     while len(waiting) < 3 * self.workers and (following := next(left, None)) is not None:
                         number, video = following
                         recording = self._recording(video, str(work / f"{number:07d}"))
-                        size = size_of(video.path)  # not later: a disk may be unplugged while it is decoded
+                        size = file_size(video.path)  # not later: a disk may be unplugged while it is decoded
                         future = pool.schedule(decode, args=[recording])
-                        waiting.append((video, Task(future, heartbeat_of(recording.work), size)))
+                        waiting.append((video, Task(future, heartbeat_path(recording.work), size)))
                     if not waiting:
                         return
                     self._await(waiting[0][1], [task for _, task in waiting])
@@ -375,10 +375,10 @@ class Preparation:
                 pool.stop()  # type: ignore[no-untyped-call]  # pebble's
                 raise
 
-    def _recording(self, video: Video, work: str) -> Recording:
+    def _recording(self, video: Video, work: str) -> DecodeJob:
         settings = self.settings
         longest = None if self.dataset.benchmark else settings.max_seconds
-        return Recording(video.path, work, settings.decoder, settings.size, settings.quality, settings.fps, longest)
+        return DecodeJob(video.path, work, settings.decoder, settings.size, settings.quality, settings.fps, longest)
 
     def _await(self, first: Task, tasks: list[Task]) -> None:
         """Wait until one task is done, killing every one that stands still for too long."""
@@ -403,7 +403,7 @@ class Preparation:
                 shape = {"frames": len(clip.sizes), "fps": decoded.fps, "width": clip.width, "height": clip.height}
                 description = {
                     "video": video.name + suffix,
-                    **described(video),
+                    **listing_entry(video),
                     **shape,
                     "repeated_frames": clip.repeated,
                     "original_sha256": decoded.sha256,
@@ -425,9 +425,9 @@ class Preparation:
         return {
             "name": video.name,
             "member": member,
-            **described(video),
+            **listing_entry(video),
             # A bad video whose file changed or vanished meanwhile gets no file's size: the next call tries it again.
-            "size": size if not decoded.problem or size == size_of(video.path) else GONE,
+            "size": size if not decoded.problem or size == file_size(video.path) else GONE,
             "problem": decoded.problem,
             "read": decoded.read,
             "declared": decoded.declared,
@@ -456,7 +456,7 @@ class Preparation:
         return Summary(len(videos), len(rows), frames, size, len(problems), new)
 
 
-def size_of(path: Path) -> int:
+def file_size(path: Path) -> int:
     """Bytes of a file, `GONE` if it is not there: a link may lead nowhere."""
     try:
         return path.stat().st_size
@@ -464,7 +464,7 @@ def size_of(path: Path) -> int:
         return GONE
 
 
-def described(video: Video) -> dict[str, str | None]:
+def listing_entry(video: Video) -> dict[str, str | None]:
     """What a listing says of a video and its shard repeats."""
     return {"label": video.label, "group": video.group, "source": video.source or video.name}
 
@@ -477,7 +477,7 @@ def manifest_rows(video: Video, entry: dict[str, Any]) -> Iterator[dict[str, Any
             offsets.append(offsets[-1] + size)
         yield {
             "video": clip["video"],
-            **described(video),
+            **listing_entry(video),
             **{key: clip[key] for key in ("frames", "fps", "width", "height", "offset", "sha256")},
             **{f"split{number}": part for number, part in enumerate(video.split, start=1)},
             "shard": entry["shard"],

@@ -23,7 +23,7 @@ Labels = npt.NDArray[np.object_]
 
 
 @dataclass(frozen=True)
-class Few:
+class LabelBudget:
     """How many clips of each class have a label.
 
     Args:
@@ -37,7 +37,7 @@ class Few:
     count: int | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Few:
+    def parse(cls, text: str) -> LabelBudget:
         """What a user wrote.
 
         Raises:
@@ -58,7 +58,7 @@ class Few:
         return min(clips, self.count or 1)
 
 
-def draw_labelled(rows: Indices, label: Labels, source: Labels, few: Few, seed: int) -> Indices:
+def draw_labelled(rows: Indices, label: Labels, source: Labels, few: LabelBudget, seed: int) -> Indices:
     """Rows that have a label: of each class one recording after the other in seeded order, the last one perhaps in part.
 
     Args:
@@ -116,7 +116,7 @@ def missing_classes(train: Indices, test: Indices, label: Labels) -> dict[str, i
 
 
 @dataclass(frozen=True)
-class Parts:
+class QueryGallery:
     """Who asks and who is searched.
 
     Args:
@@ -137,7 +137,7 @@ class Parts:
         return np.unique(np.concatenate([self.query, self.gallery]))
 
 
-def parts_of(manifest: Manifest, split: int) -> Parts:
+def query_gallery(manifest: Manifest, split: int) -> QueryGallery:
     """Test clips query training clips; without labels or without a test part all clips query the others."""
     table = manifest.table
     labelled = table["label"].notna().to_numpy()
@@ -146,5 +146,5 @@ def parts_of(manifest: Manifest, split: int) -> Parts:
     if len(test) and len(train):
         outside = len(table) - len(test) - len(train)
         words = f"{outside:,} clips are in neither part of split {split} or have no label" if outside else "none"
-        return Parts(test, train, False, words)
-    return Parts(np.arange(len(table)), np.arange(len(table)), True, "none")
+        return QueryGallery(test, train, False, words)
+    return QueryGallery(np.arange(len(table)), np.arange(len(table)), True, "none")

@@ -18,24 +18,24 @@ from torch.nn import functional
 
 from vcsf_cli.config.protocol import Finetune
 from vcsf_cli.contracts import Indices
-from vcsf_cli.data.clips import Batch, LabelledClips, WholeVideos, inputs_of
-from vcsf_cli.data.loader import Order, items_of, training_loader
+from vcsf_cli.data.clips import Batch, EvalClips, LabelledClips, pathway_inputs
+from vcsf_cli.data.loader import ResumableBatchSampler, iterate, training_loader
 from vcsf_cli.errors import RunError
-from vcsf_cli.evaluate.job import Job, carry_out
+from vcsf_cli.evaluate.job import Job, run_job
 from vcsf_cli.evaluate.knn import knn
 from vcsf_cli.evaluate.linear import linear
 from vcsf_cli.evaluate.metrics import right, with_both
 from vcsf_cli.features.extract import Features, extract
 from vcsf_cli.model.parts import build_sampler
-from vcsf_cli.model.pathways import Pathway, TwoPathways, Windows, channels_of, window_of
+from vcsf_cli.model.pathways import Pathway, TwoPathways, Windows, pathway_window, stage_channels
 from vcsf_cli.narrate import Progress, say
 from vcsf_cli.runs.run import Run
 from vcsf_cli.storage import checkpoint
-from vcsf_cli.train.compute import Machine
-from vcsf_cli.train.loop import Log, Plan, Position, fit
-from vcsf_cli.train.optim import learning_rate, optimizer_of
+from vcsf_cli.train.compute import Compute
+from vcsf_cli.train.loop import Log, LoopConfig, TrainState, fit
+from vcsf_cli.train.optim import build_optimizer, learning_rate
 from vcsf_cli.train.task import Terms
-from vcsf_cli.train.timing import rehearsed
+from vcsf_cli.train.timing import time_steps
 
 KIND = "vcsf-finetune"
 """A fine-tuning under way."""
@@ -66,7 +66,7 @@ class Classifier(nn.Module):
         with torch.random.fork_rng(devices=[]):
             for name in pathways:
                 torch.manual_seed(seed)
-                layer = nn.Linear(channels_of(model.pathway(name).backbone)[-1], classes)
+                layer = nn.Linear(stage_channels(model.pathway(name).backbone)[-1], classes)
                 nn.init.normal_(layer.weight, std=0.01)
                 nn.init.zeros_(layer.bias)
                 self.layers[name] = layer
@@ -88,7 +88,7 @@ class Classifier(nn.Module):
 
     def features(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Probabilities (B, classes) by pathway; of a video they are the mean over its windows, as features are."""
-        logits = self({name: window_of(windows, name) for name in self.layers}, positions)
+        logits = self({name: pathway_window(windows, name) for name in self.layers}, positions)
         return {name: values.softmax(1) for name, values in logits.items()}
 
     def groups(self, backbone_scale: float) -> list[dict[str, Any]]:
@@ -115,7 +115,7 @@ class ClassifyTask:
         machine: The same, for the check.
     """
 
-    def __init__(self, job: Job, model: Classifier, position: Position, fabric: Fabric, machine: Machine) -> None:
+    def __init__(self, job: Job, model: Classifier, position: TrainState, fabric: Fabric, machine: Compute) -> None:
         self.job, self.model, self.position, self.fabric, self.machine = job, model, position, fabric, machine
         self.protocol = cast(Finetune, job.protocol)
         self.channels_last = job.run.recipe.model.speed.channels_last
@@ -128,7 +128,7 @@ class ClassifyTask:
         """Whether there is anything to learn from yet: from the first batch on."""
         return True
 
-    def fill(self, batch: Batch) -> None:
+    def enqueue(self, batch: Batch) -> None:
         """Nothing has to be filled."""
 
     def step(self, batch: Batch) -> Iterator[tuple[float, Terms]]:
@@ -136,7 +136,7 @@ class ClassifyTask:
         size = len(batch["video"])
         for rows in torch.arange(size).chunk(self.protocol.train.accumulate):
             part = {name: values[rows] for name, values in batch.items()}
-            windows = inputs_of(part, 0, self.job.pathways, self.fabric.device, self.channels_last)
+            windows = pathway_inputs(part, 0, self.job.pathways, self.fabric.device, self.channels_last)
             with self.fabric.autocast():
                 logits = self.model(windows, {name: part[name][:, 0] for name in self.job.pathways})
             target = torch.from_numpy(self.job.known[part["video"].numpy()]).to(self.fabric.device)
@@ -153,7 +153,7 @@ class ClassifyTask:
     def after_step(self) -> None:
         """Nothing follows the optimiser."""
 
-    def watch(self) -> dict[str, float]:
+    def extra_metrics(self) -> dict[str, float]:
         """Nothing else is logged."""
         return {}
 
@@ -194,7 +194,7 @@ class ClassifyTask:
             checkpoint.load_weights(self.model.of(pathway), best["weights"], path)
 
 
-def measure(job: Job, machine: Machine) -> pd.DataFrame:
+def measure(job: Job, machine: Compute) -> pd.DataFrame:
     """Measure by classification, as the job's protocol says: tidy rows with the columns of `results.csv`.
 
     Raises:
@@ -203,24 +203,24 @@ def measure(job: Job, machine: Machine) -> pd.DataFrame:
     return {"finetune": finetune, "linear": linear, "knn": knn}[job.protocol.mode](job, machine)
 
 
-def finetune(job: Job, machine: Machine) -> pd.DataFrame:
+def finetune(job: Job, machine: Compute) -> pd.DataFrame:
     """Measure the whole network, fine-tuned: tidy rows. It goes on where an earlier call stopped.
 
     Raises:
         Interrupted: After Ctrl-C, with a checkpoint saved.
         RunError: If another process is at it, or the training fails.
     """
-    rows = carry_out(job, machine, learn_and_predict)
+    rows = run_job(job, machine, learn_and_predict)
     Run(job.folder, job.run.recipe).checkpoint.unlink(missing_ok=True)  # classifier.pt is what stays
     return rows
 
 
-def learn_and_predict(job: Job, machine: Machine) -> Features:
+def learn_and_predict(job: Job, machine: Compute) -> Features:
     """Probabilities (test clips, classes) by pathway of the epoch that counts."""
     run = Run(job.folder, job.run.recipe)
     fabric = machine.fabric()
     fabric.launch()
-    model = classifier_of(job, fabric)
+    model = build_classifier(job, fabric)
     try:
         task = learn(job, run, model, fabric, machine)
         task.take_best(run.checkpoint)
@@ -238,7 +238,7 @@ def learn_and_predict(job: Job, machine: Machine) -> Features:
     return found
 
 
-def classifier_of(job: Job, fabric: Fabric) -> Classifier:
+def build_classifier(job: Job, fabric: Fabric) -> Classifier:
     """The classifier at its start, on its device."""
     dropout = cast(Finetune, job.protocol).dropout
     return cast(
@@ -246,24 +246,26 @@ def classifier_of(job: Job, fabric: Fabric) -> Classifier:
     )
 
 
-def learn(job: Job, run: Run, model: Classifier, fabric: Fabric, machine: Machine) -> ClassifyTask:
+def learn(job: Job, run: Run, model: Classifier, fabric: Fabric, machine: Compute) -> ClassifyTask:
     """Train a classifier to its end."""
     protocol = cast(Finetune, job.protocol)
     saved = own_checkpoint(job, run) if run.checkpoint.exists() else None
-    position = Position(**saved["position"]) if saved else Position()
+    position = TrainState(**saved["position"]) if saved else TrainState()
     task = ClassifyTask(job, model, position, fabric, machine)
     optim = protocol.optim
-    optimizer = optimizer_of(optim, model.groups(optim.backbone_lr / optim.lr), job.run.recipe.model.speed.fused)
+    optimizer = build_optimizer(optim, model.groups(optim.backbone_lr / optim.lr), job.run.recipe.model.speed.fused)
     if saved:
         say(f"going on after step {position.step:,} (epoch {position.epoch + 1})")
         task.load_state(saved["task"], run.checkpoint)
         optimizer.load_state_dict(saved["optimizer"])
-    plan = plan_of(job, machine.save_every)
-    batches = items_of(
+    plan = loop_config(job, machine.save_every)
+    batches = iterate(
         training_loader(
-            clips_of(job),
-            Order(job.division.learns, plan.clips, job.seed, position.epoch, plan.epochs, position.batch),
-            machine.readers,
+            labelled_clips(job),
+            ResumableBatchSampler(
+                job.division.learns, plan.clips, job.seed, position.epoch, plan.epochs, position.batch
+            ),
+            machine.num_workers,
             pin=fabric.device.type == "cuda",
         )
     )
@@ -285,12 +287,12 @@ def learn(job: Job, run: Run, model: Classifier, fabric: Fabric, machine: Machin
     return task
 
 
-def plan_of(job: Job, save_every: float) -> Plan:
+def loop_config(job: Job, save_every: float) -> LoopConfig:
     """What the loop is told; a batch is never larger than the training part."""
     protocol = cast(Finetune, job.protocol)
     train, optim = protocol.train, protocol.optim
     size = min(train.batch, len(job.division.learns))
-    return Plan(
+    return LoopConfig(
         epochs=train.epochs,
         batches=len(job.division.learns) // size,
         clips=size,
@@ -302,7 +304,7 @@ def plan_of(job: Job, save_every: float) -> Plan:
     )
 
 
-def clips_of(job: Job) -> LabelledClips:
+def labelled_clips(job: Job) -> LabelledClips:
     """What is learned from."""
     stage = job.run.recipe.last
     augment = cast(Finetune, job.protocol).augment
@@ -332,34 +334,38 @@ def predict(
     job: Job,
     model: Classifier,
     rows: Indices,
-    machine: Machine,
+    machine: Compute,
     crops: Literal["centre", "ten"],
     progress: Progress | None = None,
 ) -> Features:
     """Probabilities (rows, classes) by pathway: the mean over windows with hop L/2 - 1 over the whole video, and crops."""
     stage, border = job.run.recipe.last, cast(Finetune, job.protocol).augment.border
-    videos = WholeVideos(job.manifest, rows.tolist(), build_sampler(stage), border, stage.data.size, crops=crops)
+    videos = EvalClips(job.manifest, rows.tolist(), build_sampler(stage), border, stage.data.size, crops=crops)
 
     def done(count: int) -> None:
         if progress:
             progress.advance(count - progress.done)
 
-    return extract(model, videos, machine.device(), machine.readers, done, machine.bf16())
+    return extract(model, videos, machine.device(), machine.num_workers, done, machine.bf16())
 
 
-def estimate(job: Job, machine: Machine) -> float:
+def estimate(job: Job, machine: Compute) -> float:
     """Seconds that training and testing take, extrapolated from a few small batches and one test clip.
 
     Reading and computing overlap when training, so a clip is taken to last as long as the slower of the two.
     """
     protocol, division, fabric = cast(Finetune, job.protocol), job.division, machine.fabric()
-    model, plan = classifier_of(job, fabric), plan_of(job, 0)
-    task = ClassifyTask(job, model, Position(), fabric, machine)
-    optimizer = optimizer_of(protocol.optim, model.groups(1.0))
+    model, plan = build_classifier(job, fabric), loop_config(job, 0)
+    task = ClassifyTask(job, model, TrainState(), fabric, machine)
+    optimizer = build_optimizer(protocol.optim, model.groups(1.0))
     size = min(TIMED_CLIPS, plan.clips)
-    batches = items_of(training_loader(clips_of(job), Order(division.learns, size, job.seed, 0, 1000), 0, pin=False))
-    read, compute = rehearsed(fabric, task, optimizer, batches, TIMED_BATCHES)
-    clip = max(read / max(1, machine.readers), compute) / size
+    batches = iterate(
+        training_loader(
+            labelled_clips(job), ResumableBatchSampler(division.learns, size, job.seed, 0, 1000), 0, pin=False
+        )
+    )
+    read, compute = time_steps(fabric, task, optimizer, batches, TIMED_BATCHES)
+    clip = max(read / max(1, machine.num_workers), compute) / size
     begun = time.monotonic()
     predict(job, model, division.test[:1], dataclasses.replace(machine, workers=0), protocol.crops)
     test = (time.monotonic() - begun) * len(division.test)

@@ -23,7 +23,7 @@ from vcsf_cli.config.protocol import Finetune, Protocol, is_known
 from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.contracts import PATHWAYS, Indices
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.data.splits import Few, Labels, draw_labelled, hold_out, missing_classes
+from vcsf_cli.data.splits import LabelBudget, Labels, draw_labelled, hold_out, missing_classes
 from vcsf_cli.errors import DataError, InputError, RunError
 from vcsf_cli.evaluate import metrics
 from vcsf_cli.features.extract import Features
@@ -31,16 +31,16 @@ from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.narrate import say
 from vcsf_cli.runs import results, trained_on
 from vcsf_cli.runs.restore import restore
-from vcsf_cli.runs.run import WITH_LABELS, Run, environment, folder_of, now
+from vcsf_cli.runs.run import WITH_LABELS, Run, environment, now, run_folder
 from vcsf_cli.storage import files
-from vcsf_cli.train.compute import Machine
+from vcsf_cli.train.compute import Compute
 
 FOLDER = "finetune"
 """Of a run: the measurements by classification, each in a folder of its own."""
 
 
 @dataclass(frozen=True)
-class Division:
+class Split:
     """Which clips do what, as rows of the manifest.
 
     Args:
@@ -81,7 +81,7 @@ class Job:
     split: int
     protocol: Protocol
     seed: int
-    few: Few | None = None
+    few: LabelBudget | None = None
     pathways: tuple[str, ...] = PATHWAYS
     scratch: bool = False
 
@@ -149,7 +149,7 @@ class Job:
         return self.manifest.table["source"].to_numpy(object)
 
     @cached_property
-    def division(self) -> Division:
+    def division(self) -> Split:
         """Which clips learn, choose and are tested.
 
         Raises:
@@ -190,7 +190,7 @@ class Job:
         learns, chooses = train, train[:0]
         if self.chooses:
             learns, chooses = hold_out(train, label, self.source, self.protocol.held_out, self.seed)
-        return Division(learns, chooses, test, "; ".join(words) or "none")
+        return Split(learns, chooses, test, "; ".join(words) or "none")
 
     @property
     def chooses(self) -> bool:
@@ -274,12 +274,12 @@ class Job:
         )
 
 
-def untrained(runs: Path, recipe: Recipe) -> Run:
+def untrained_run(runs: Path, recipe: Recipe) -> Run:
     """The run folder of a recipe for jobs from scratch, whether or not anything was trained there."""
-    return Run(folder_of(runs, recipe), recipe)
+    return Run(run_folder(runs, recipe), recipe)
 
 
-def check(jobs: Sequence[Job], machine: Machine, allow_seen: bool = False) -> None:
+def check(jobs: Sequence[Job], machine: Compute, allow_seen: bool = False) -> None:
     """Everything that can be told before long work, of jobs that start from the same networks.
 
     Args:
@@ -302,7 +302,7 @@ def check(jobs: Sequence[Job], machine: Machine, allow_seen: bool = False) -> No
     jobs[0].network()
 
 
-def carry_out(job: Job, machine: Machine, predict: Callable[[Job, Machine], Features]) -> pd.DataFrame:
+def run_job(job: Job, machine: Compute, predict: Callable[[Job, Compute], Features]) -> pd.DataFrame:
     """Measure, unless it was done before: tidy rows, which the run's `results.csv` then has too.
 
     Args:

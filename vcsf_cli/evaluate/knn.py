@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vcsf_cli.evaluate.job import Job, carry_out
+from vcsf_cli.evaluate.job import Job, run_job
 from vcsf_cli.evaluate.metrics import FloatArray, IntArray
-from vcsf_cli.evaluate.probe import classifier_of, features_of, tested
+from vcsf_cli.evaluate.probe import fit_classifier, labelled_features, predict_test
 from vcsf_cli.features.extract import Features
-from vcsf_cli.features.neighbours import centred_unit, mean_of, nearest
-from vcsf_cli.train.compute import Machine
+from vcsf_cli.features.neighbours import centred_unit, feature_mean, nearest
+from vcsf_cli.train.compute import Compute
 
 
-def knn(job: Job, machine: Machine) -> pd.DataFrame:
+def knn(job: Job, machine: Compute) -> pd.DataFrame:
     """Measure the vote of the nearest training clips: tidy rows.
 
     Raises:
@@ -26,12 +26,12 @@ def knn(job: Job, machine: Machine) -> pd.DataFrame:
     def fit(features: FloatArray, target: IntArray, setting: dict[str, Any]) -> Voters:
         return Voters(features, target, len(job.classes), **setting)
 
-    def predict(job: Job, machine: Machine) -> Features:
-        features = features_of(job, machine)
-        voters = {pathway: classifier_of(job, pathway, features[pathway], fit) for pathway in features}
-        return tested(job, features, voters)
+    def predict(job: Job, machine: Compute) -> Features:
+        features = labelled_features(job, machine)
+        voters = {pathway: fit_classifier(job, pathway, features[pathway], fit) for pathway in features}
+        return predict_test(job, features, voters)
 
-    return carry_out(job, machine, predict)
+    return run_job(job, machine, predict)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Voters:
         All are centred by the training clips' mean, so that what is said of a clip does not depend on which others are asked
         about: less the mean of test clips of one class nothing of that class is left.
         """
-        mean = mean_of(self.gallery)
+        mean = feature_mean(self.gallery)
         near = nearest({"": centred_unit(features, mean)}, {"": centred_unit(self.gallery, mean)}, "", self.k)
         # Less the largest, so that no weight is too large for a float; shares stay the same.
         weight = np.exp((near.similarity - near.similarity[:, :1]) / self.temperature)

@@ -11,18 +11,18 @@ from torch.nn import functional
 
 from vcsf_cli.config.protocol import Linear, LinearTrain
 from vcsf_cli.config.schema import Optim
-from vcsf_cli.evaluate.job import Job, carry_out
+from vcsf_cli.evaluate.job import Job, run_job
 from vcsf_cli.evaluate.metrics import FloatArray, IntArray
-from vcsf_cli.evaluate.probe import classifier_of, features_of, tested
+from vcsf_cli.evaluate.probe import fit_classifier, labelled_features, predict_test
 from vcsf_cli.features.extract import Features
 from vcsf_cli.storage import checkpoint
-from vcsf_cli.train.compute import Machine
-from vcsf_cli.train.optim import learning_rate, optimizer_of
+from vcsf_cli.train.compute import Compute
+from vcsf_cli.train.optim import build_optimizer, learning_rate
 
 KIND = "vcsf-linear"
 
 
-def linear(job: Job, machine: Machine) -> pd.DataFrame:
+def linear(job: Job, machine: Compute) -> pd.DataFrame:
     """Measure a linear layer on frozen features: tidy rows.
 
     Raises:
@@ -34,14 +34,14 @@ def linear(job: Job, machine: Machine) -> pd.DataFrame:
         optim = Optim.model_validate(protocol.optim.model_dump() | setting)
         return fit_layer(features, target, len(job.classes), optim, protocol.train, job.seed)
 
-    def predict(job: Job, machine: Machine) -> Features:
-        features = features_of(job, machine)
-        layers = {pathway: classifier_of(job, pathway, features[pathway], fit) for pathway in features}
+    def predict(job: Job, machine: Compute) -> Features:
+        features = labelled_features(job, machine)
+        layers = {pathway: fit_classifier(job, pathway, features[pathway], fit) for pathway in features}
         content = {"classes": job.classes, "layers": {pathway: layer.state_dict() for pathway, layer in layers.items()}}
         checkpoint.save(job.folder / "classifier.pt", content, KIND)
-        return tested(job, features, layers)
+        return predict_test(job, features, layers)
 
-    return carry_out(job, machine, predict)
+    return run_job(job, machine, predict)
 
 
 class Layer(nn.Module):
@@ -78,7 +78,7 @@ def fit_layer(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layer = Layer(features.shape[1], classes)
-    optimizer = optimizer_of(optim, layer.parameters())
+    optimizer = build_optimizer(optim, layer.parameters())
     inputs, wanted = torch.from_numpy(features), torch.from_numpy(target)
     size = min(train.batch, len(inputs))
     batches = len(inputs) // size

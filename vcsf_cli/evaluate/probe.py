@@ -11,7 +11,7 @@ import pandas as pd
 
 from vcsf_cli.config.protocol import Knn, Linear
 from vcsf_cli.contracts import Indices
-from vcsf_cli.data.clips import WholeVideos
+from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.evaluate.job import FOLDER, Job
 from vcsf_cli.evaluate.metrics import FloatArray, IntArray, right
 from vcsf_cli.features.cache import read_features, write_features
@@ -19,7 +19,7 @@ from vcsf_cli.features.extract import Features, extract
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.narrate import Progress, say
 from vcsf_cli.storage import files
-from vcsf_cli.train.compute import Machine
+from vcsf_cli.train.compute import Compute
 
 
 class Classifier(Protocol):
@@ -36,13 +36,13 @@ Fit = Callable[[FloatArray, IntArray, dict[str, Any]], Classifier]
 """From features (N, C), their classes (N,) and settings to what tells the classes apart."""
 
 
-def tested(job: Job, features: Features, classifiers: Mapping[str, Classifier]) -> Features:
+def predict_test(job: Job, features: Features, classifiers: Mapping[str, Classifier]) -> Features:
     """Probabilities (test clips, classes) by pathway."""
     test = job.division.test
     return {pathway: each.probabilities(features[pathway][test]) for pathway, each in classifiers.items()}
 
 
-def features_of(job: Job, machine: Machine) -> Features:
+def labelled_features(job: Job, machine: Compute) -> Features:
     """Mean features (rows, C) of all labelled clips of the dataset, by pathway; computed once for all splits and probes.
 
     Rows that have no label are zero.
@@ -65,11 +65,11 @@ def features_of(job: Job, machine: Machine) -> Features:
     found = read_features(path, key)
     if found is None:
         sampler, border, size = build_sampler(stage), stage.augment.border, stage.data.size
-        videos = WholeVideos(job.manifest, rows.tolist(), sampler, border, size, crops=job.protocol.crops)
+        videos = EvalClips(job.manifest, rows.tolist(), sampler, border, size, crops=job.protocol.crops)
         model = job.network().to(device)
         with Progress(len(rows), "videos", "features") as progress:
             found = extract(
-                model, videos, device, machine.readers, lambda count: progress.advance(count - progress.done), bf16
+                model, videos, device, machine.num_workers, lambda count: progress.advance(count - progress.done), bf16
             )
         write_features(path, key, found, table["video"].to_numpy()[rows], job.label[rows], [""] * len(rows))
     whole = {}
@@ -79,7 +79,7 @@ def features_of(job: Job, machine: Machine) -> Features:
     return whole
 
 
-def classifier_of(job: Job, pathway: str, features: FloatArray, fit: Callable[..., Fitted]) -> Fitted:
+def fit_classifier(job: Job, pathway: str, features: FloatArray, fit: Callable[..., Fitted]) -> Fitted:
     """The classifier of a pathway: settings chosen on held-out recordings, then learned from all training clips.
 
     What each setting gave there is kept in `sweep-<pathway>.csv`.

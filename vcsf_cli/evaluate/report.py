@@ -11,7 +11,7 @@ import pandas as pd
 
 from vcsf_cli.evaluate.retrieval import NO_PATHWAY, PROTOCOL, Benchmark, Difference
 from vcsf_cli.report.charts import Chart, Line, training_charts
-from vcsf_cli.report.clips import clips_of
+from vcsf_cli.report.clips import build_clips
 from vcsf_cli.report.page import Figure, Interval, Section, Table, page
 from vcsf_cli.runs import results, stages
 from vcsf_cli.runs.run import WITH_LABELS, Run
@@ -36,8 +36,8 @@ def write(benchmark: Benchmark, rows: pd.DataFrame, differences: Sequence[Differ
     run, path = benchmark.run, benchmark.folder / FILE
     text = page(
         run.name,
-        tables_of(rows),
-        sections_of(benchmark, rows, differences),
+        recall_tables(rows),
+        report_sections(benchmark, rows, differences),
         kind="Retrieval report",
         warnings=[
             *([WITH_LABELS] if run.uses_labels else []),
@@ -45,15 +45,15 @@ def write(benchmark: Benchmark, rows: pd.DataFrame, differences: Sequence[Differ
             *benchmark.exposure.remarks,
             *([benchmark.caveat] if benchmark.caveat else []),
         ],
-        facts=facts_of(benchmark),
-        figures=figures_of(rows),
-        clips=clips_of(benchmark.manifest, benchmark.parts, {run.name: benchmark.folder}),
+        facts=run_facts(benchmark),
+        figures=headline_figures(rows),
+        clips=build_clips(benchmark.manifest, benchmark.parts, {run.name: benchmark.folder}),
     )
     files.write_text(path, text)
     return path
 
 
-def facts_of(benchmark: Benchmark) -> list[tuple[str, str]]:
+def run_facts(benchmark: Benchmark) -> list[tuple[str, str]]:
     """What was trained, and on what it was measured."""
     run, parts, stage = benchmark.run, benchmark.parts, benchmark.stage
     status, recipe = run.status, run.recipe
@@ -71,25 +71,25 @@ def facts_of(benchmark: Benchmark) -> list[tuple[str, str]]:
         ("measured on", f"{benchmark.manifest.name} split {benchmark.split}"),
         ("clips", asked),
         ("left out", parts.left_out),
-        ("versions", versions_of(run)),
+        ("versions", program_versions(run)),
         *[("note", remark) for remark in benchmark.remarks()],
     ]
 
 
-def versions_of(run: Run) -> str:
+def program_versions(run: Run) -> str:
     """Of the programs that trained a run."""
-    environment = environment_of(run)
+    environment = read_environment(run)
     packages = environment.get("packages", {})
     return f"vcsf {environment.get('vcsf', '?')}, torch {packages.get('torch', '?')}, Python {environment.get('python', '?')}"
 
 
-def environment_of(run: Run) -> dict[str, Any]:
+def read_environment(run: Run) -> dict[str, Any]:
     """What `environment.json` says."""
     environment: dict[str, Any] = json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))
     return environment
 
 
-def figures_of(rows: pd.DataFrame) -> list[Figure]:
+def headline_figures(rows: pd.DataFrame) -> list[Figure]:
     """R@1, or the R@k of the smallest k, of the trained pathways."""
     if not len(rows):
         return []
@@ -102,7 +102,7 @@ def figures_of(rows: pd.DataFrame) -> list[Figure]:
     ]
 
 
-def tables_of(rows: pd.DataFrame) -> list[Table]:
+def recall_tables(rows: pd.DataFrame) -> list[Table]:
     """R@k of everything measured; none where nothing was."""
     if not len(rows):
         return []
@@ -111,7 +111,7 @@ def tables_of(rows: pd.DataFrame) -> list[Table]:
     return [Table("R@k in per cent of test clips", header, results.cells(table), names=2)]
 
 
-def sections_of(benchmark: Benchmark, rows: pd.DataFrame, differences: Sequence[Difference]) -> list[Section]:
+def report_sections(benchmark: Benchmark, rows: pd.DataFrame, differences: Sequence[Difference]) -> list[Section]:
     """Everything between the table and the clips."""
     run, sections = benchmark.run, []
     charts = recall_charts(rows)
@@ -124,17 +124,17 @@ def sections_of(benchmark: Benchmark, rows: pd.DataFrame, differences: Sequence[
         sections.append(Section("Differences", text, intervals=intervals))
     charts = training_charts(run.metrics)
     if charts:
-        sections.append(Section("Training", training_words(run), charts=charts))
+        sections.append(Section("Training", describe_training(run), charts=charts))
     command = f"vcsf retrieve {benchmark.manifest.name} --from {run.name} --split {benchmark.split}"
     documents = [
         ("Recipe", run.recipe.yaml()),
-        ("Environment of the training", json.dumps(environment_of(run), indent=2, ensure_ascii=False)),
+        ("Environment of the training", json.dumps(read_environment(run), indent=2, ensure_ascii=False)),
         ("Again", f"{command} --k {','.join(map(str, benchmark.ks))}"),
     ]
     return [*sections, Section("Protocol", PROTOCOL.replace("`", ""), documents=documents)]
 
 
-def training_words(run: Run) -> str:
+def describe_training(run: Run) -> str:
     """When a run was trained, and what its curves are."""
     status = run.status
     begun, ended = (str(status.get(key, ""))[:10] for key in ("begun", "ended"))

@@ -14,14 +14,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from vcsf_cli.config.schedule import shortness
-from vcsf_cli.data.clips import WholeVideos
-from vcsf_cli.data.loader import items_of, video_loader
+from vcsf_cli.data.clips import EvalClips
+from vcsf_cli.data.loader import iterate, video_loader
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.data.splits import parts_of
+from vcsf_cli.data.splits import query_gallery
 from vcsf_cli.features.bootstrap import paired_interval
 from vcsf_cli.features.cache import read_features, write_features
 from vcsf_cli.features.extract import Features, extract
-from vcsf_cli.features.neighbours import BoolArray, Neighbours, centred_unit, hits, nearest, pathways_of, recall
+from vcsf_cli.features.neighbours import BoolArray, Neighbours, centred_unit, hits, measured_pathways, nearest, recall
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import build
 from vcsf_cli.narrate import Progress
@@ -29,7 +29,7 @@ from vcsf_cli.runs import results, trained_on
 from vcsf_cli.runs.restore import restore
 from vcsf_cli.runs.run import WITH_LABELS, Run
 from vcsf_cli.storage import files
-from vcsf_cli.train.compute import Machine
+from vcsf_cli.train.compute import Compute
 
 TRAINED, TRAINED_WITH_LABELS = "trained", "trained_with_labels"
 """What the trained networks are called among the variants."""
@@ -77,7 +77,7 @@ class Variant:
     name: str
     folder: Path
     identity: dict[str, Any]
-    compute: Callable[[WholeVideos, Callable[[int], None]], Features]
+    compute: Callable[[EvalClips, Callable[[int], None]], Features]
 
 
 class Benchmark:
@@ -91,10 +91,10 @@ class Benchmark:
         machine: Where to compute.
     """
 
-    def __init__(self, run: Run, manifest: Manifest, split: int, ks: list[int], machine: Machine) -> None:
+    def __init__(self, run: Run, manifest: Manifest, split: int, ks: list[int], machine: Compute) -> None:
         self.run, self.manifest, self.split, self.ks, self.machine = run, manifest, split, ks, machine
         self.stage = run.recipe.last
-        self.parts = parts_of(manifest, split)
+        self.parts = query_gallery(manifest, split)
         self.folder = run.folder / "retrieve" / f"{manifest.name}-split{split}"
         self.labels = manifest.table["label"].to_numpy(object)
         self.videos = manifest.table["video"].to_numpy(object)
@@ -129,9 +129,9 @@ class Benchmark:
     def colour_histogram(self) -> Variant:
         """The joint RGB histogram of 8 x 8 x 8 bins, mean over a video's frames."""
 
-        def compute(videos: WholeVideos, done: Callable[[int], None]) -> Features:
+        def compute(videos: EvalClips, done: Callable[[int], None]) -> Features:
             found = []
-            for count, video in enumerate(items_of(video_loader(videos, self.machine.readers)), start=1):
+            for count, video in enumerate(iterate(video_loader(videos, self.machine.num_workers)), start=1):
                 found.append(histogram(video["frames"].numpy()))
                 done(count)
             return {NO_PATHWAY: np.stack(found)}
@@ -142,8 +142,8 @@ class Benchmark:
         device, bf16 = self.machine.device(), self.machine.bf16()
         identity |= {"device": device.type, "bf16": bf16}
 
-        def compute(videos: WholeVideos, done: Callable[[int], None]) -> Features:
-            return extract(model.to(device), videos, device, self.machine.readers, done, bf16)
+        def compute(videos: EvalClips, done: Callable[[int], None]) -> Features:
+            return extract(model.to(device), videos, device, self.machine.num_workers, done, bf16)
 
         return Variant(name, folder, identity, compute)
 
@@ -163,7 +163,7 @@ class Benchmark:
         kept = read_features(path, key)
         if kept is not None:
             return kept
-        videos = WholeVideos(self.manifest, rows.tolist(), build_sampler(stage), stage.augment.border, stage.data.size)
+        videos = EvalClips(self.manifest, rows.tolist(), build_sampler(stage), stage.augment.border, stage.data.size)
         with Progress(
             len(rows),
             "videos",
@@ -179,7 +179,7 @@ class Benchmark:
         write_features(path, key, found, self.videos[rows], self.labels[rows], part)
         return found
 
-    def measure(self, variant: Variant) -> Measured:
+    def measure(self, variant: Variant) -> VariantHits:
         """Neighbours and R@k of a variant; its files are written."""
         features = self.features(variant)
         place = np.full(len(self.manifest.table), -1)
@@ -187,13 +187,15 @@ class Benchmark:
         query = {name: centred_unit(values[place[self.parts.query]]) for name, values in features.items()}
         gallery = {name: centred_unit(values[place[self.parts.gallery]]) for name, values in features.items()}
         excluded = np.eye(len(self.parts.query), dtype=bool) if self.parts.leave_one_out else None
-        found = {pathway: nearest(query, gallery, pathway, max(self.ks), excluded) for pathway in pathways_of(features)}
+        found = {
+            pathway: nearest(query, gallery, pathway, max(self.ks), excluded) for pathway in measured_pathways(features)
+        }
         hit = {
             pathway: hits(near, self.labels[self.parts.query], self.labels[self.parts.gallery])
             for pathway, near in found.items()
         }
         self._write_neighbours(variant.folder / "neighbours.csv", found, hit)
-        return Measured(variant.name, {} if self.parts.leave_one_out else hit)
+        return VariantHits(variant.name, {} if self.parts.leave_one_out else hit)
 
     def _write_neighbours(self, path: Path, found: dict[str, Neighbours], hit: dict[str, BoolArray]) -> None:
         tables = []
@@ -228,7 +230,7 @@ class Benchmark:
             found.append(f"{alone:,} test clips are of a class that no training clip has, and count as misses")
         return found
 
-    def rows_of(self, measured: Measured) -> list[dict[str, object]]:
+    def result_rows(self, measured: VariantHits) -> list[dict[str, object]]:
         """Rows for `results.csv`."""
         return [
             {
@@ -261,14 +263,14 @@ class Benchmark:
             return ""
         return "These numbers are of this dataset and schedule alone; they are not comparable with published tables."
 
-    def comparisons(self, trained: Measured, others: list[Measured]) -> list[Difference]:
+    def comparisons(self, trained: VariantHits, others: list[VariantHits]) -> list[Difference]:
         """The trained `both` against each other variant, with a paired interval over recordings."""
         cluster = self.manifest.table["source"].to_numpy(object)[self.parts.query]
         k = self.ks[0]
         found = []
-        ours = best_of(trained)
+        ours = headline_pathway(trained)
         for other in others:
-            theirs = best_of(other)
+            theirs = headline_pathway(other)
             difference, low, high = paired_interval(
                 trained.hit[ours][:, :k].any(1).astype(float), other.hit[theirs][:, :k].any(1).astype(float), cluster
             )
@@ -310,14 +312,14 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
-class Measured:
+class VariantHits:
     """Hits of a variant, (Q, k) by pathway; none where there are no labels or no test part."""
 
     variant: str
     hit: dict[str, BoolArray]
 
 
-def best_of(measured: Measured) -> str:
+def headline_pathway(measured: VariantHits) -> str:
     """The pathway that stands for a variant: `both` where there are two."""
     return "both" if "both" in measured.hit else next(iter(measured.hit))
 

@@ -15,19 +15,19 @@ import numpy as np
 import torch
 
 from vcsf_cli.contracts import PATHWAYS, Frames, View
-from vcsf_cli.data.clips import WholeVideos
+from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.export import formats
 from vcsf_cli.export.card import card, licence_in
 from vcsf_cli.export.check import compare
 from vcsf_cli.export.encoder import Encoder, Reading
 from vcsf_cli.export.folder import CARD, CONFIG, FILES, describe, is_export, read_config, replacing
-from vcsf_cli.export.measured import centre_of, results_of
+from vcsf_cli.export.measured import read_results, training_mean
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.narrate import say
 from vcsf_cli.runs.restore import restore
 from vcsf_cli.runs.run import Run
-from vcsf_cli.search.video import Look, OwnVideo, features_of
+from vcsf_cli.search.video import FrameTransform, VideoFile, encode_batch
 from vcsf_cli.storage import files
 
 COMPARED = 6
@@ -57,21 +57,21 @@ class Exporter:
         self.checkpoint = files.sha256(run.checkpoint)
         self.sampler = build_sampler(self.stage)
         # Whoever uses the export may not have the decoder that the store was made with; frames are the same by all.
-        self.look = replace(Look.of(self.stage, manifest.settings if manifest else {}), decoder="")
+        self.look = replace(FrameTransform.of(self.stage, manifest.settings if manifest else {}), decoder="")
         pathways = PATHWAYS if pathway == "both" else (pathway,)
         self.encoder = Encoder(self.model, Reading.of(self.sampler), pathways).eval()
         paths = list(videos)
         windows = self._of_videos(paths) if paths or manifest is None else self._of_dataset(manifest)
         self.clips = np.stack([frames for frames, _ in windows])
         with torch.no_grad():
-            features = features_of(self.model, torch.from_numpy(self.clips), [view for _, view in windows])
+            features = encode_batch(self.model, torch.from_numpy(self.clips), [view for _, view in windows])
         self.expected = {name: features[name].numpy() for name in pathways}
         self.licence = ""
 
     def _of_dataset(self, manifest: Manifest) -> list[tuple[Frames, View]]:
         """The middle windows of clips from all over a dataset."""
         rows = np.unique(np.linspace(0, len(manifest.table) - 1, COMPARED).astype(int)).tolist()
-        videos = WholeVideos(manifest, rows, self.sampler, self.look.border, self.look.size, centre_only=True)
+        videos = EvalClips(manifest, rows, self.sampler, self.look.border, self.look.size, centre_only=True)
         found = []
         for index, row in enumerate(rows):
             video = videos[index]
@@ -83,7 +83,7 @@ class Exporter:
         found: list[tuple[Frames, View]] = []
         for number, path in enumerate(paths):
             share = -(-(COMPARED - len(found)) // (len(paths) - number))
-            windows = OwnVideo(path, self.sampler, self.look).windows()
+            windows = VideoFile(path, self.sampler, self.look).windows()
             found += [(window.frames, window.view) for window, _ in zip(windows, range(share), strict=False)]
         return found
 
@@ -95,14 +95,14 @@ class Exporter:
         """
         widths = {name: values.shape[1] for name, values in self.expected.items()}
         config = describe(self.run, self.checkpoint, self.encoder, widths, self.look) | {"compared": {}}
-        measured = centre_of(self.run, self.checkpoint)
+        measured = training_mean(self.run, self.checkpoint)
         centre = {name: measured[0][name] for name in widths} if measured else {}
         config["centre"] = measured[1] if measured else None
         with replacing(out) as folder:
             self._keep_others(out, folder, config, set(wanted))
             if {"torch-export", "onnx"} & set(wanted):
                 say("tracing the networks")
-                program = formats.program_of(self.encoder, self.stage.data.size)
+                program = formats.trace_encoder(self.encoder, self.stage.data.size)
             for kind in (kind for kind in FILES if kind in wanted):
                 say(f"writing {FILES[kind]}")
                 path = folder / FILES[kind]
@@ -142,7 +142,7 @@ class Exporter:
     def _describe(self, folder: Path, config: dict[str, Any]) -> None:
         """Write `config.json` and the card."""
         files.write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
-        files.write_text(folder / CARD, card(self.run, config, results_of(self.run, self.checkpoint), self.licence))
+        files.write_text(folder / CARD, card(self.run, config, read_results(self.run, self.checkpoint), self.licence))
 
     def _compared(self, kind: str, path: Path) -> dict[str, Any]:
         """Compare a file with the checkpoint, and print how far it is from it."""

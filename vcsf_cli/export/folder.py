@@ -20,7 +20,7 @@ from vcsf_cli.data.augment import MEAN, STD
 from vcsf_cli.errors import InputError, RunError
 from vcsf_cli.export.encoder import Encoder
 from vcsf_cli.runs.run import Run
-from vcsf_cli.search.video import Look
+from vcsf_cli.search.video import FrameTransform
 from vcsf_cli.storage import files
 
 CONFIG = "config.json"
@@ -32,7 +32,9 @@ KIND = "vcsf-encoder"
 VERSION = 1
 
 
-def describe(run: Run, checkpoint: str, encoder: Encoder, widths: dict[str, int], look: Look) -> dict[str, Any]:
+def describe(
+    run: Run, checkpoint: str, encoder: Encoder, widths: dict[str, int], look: FrameTransform
+) -> dict[str, Any]:
     """The contents of `config.json`, but for what is added when files are written.
 
     Args:
@@ -111,7 +113,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def recipe_of(config: dict[str, Any]) -> Recipe:
+def exported_recipe(config: dict[str, Any]) -> Recipe:
     """The recipe in a `config.json`, whose weights all come from the file: none are fetched to start from.
 
     Raises:

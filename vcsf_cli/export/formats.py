@@ -62,7 +62,7 @@ def write_images(encoder: Encoder, folder: Path) -> list[str]:
     return written
 
 
-def program_of(encoder: Encoder, size: int) -> Program:
+def trace_encoder(encoder: Encoder, size: int) -> Program:
     """An encoder as one graph for batches of any size.
 
     Args:
@@ -74,7 +74,7 @@ def program_of(encoder: Encoder, size: int) -> Program:
     """
     example = torch.zeros(2, encoder.reading.length, size, size, 3, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1)
-    with quiet(), torch.no_grad(), told("a graph of PyTorch's"):
+    with quiet(), torch.no_grad(), one_line_errors("a graph of PyTorch's"):
         return torch.export.export(encoder.eval(), (example,), dynamic_shapes={"frames": {0: batch}})
 
 
@@ -92,7 +92,7 @@ def write_onnx(program: Program, pathways: Sequence[str], path: Path) -> None:
     """
     (example,), _ = program.example_inputs
     size = sum(tensor.nbytes for tensor in program.state_dict.values())
-    with quiet(), torch.no_grad(), told("ONNX"):
+    with quiet(), torch.no_grad(), one_line_errors("ONNX"):
         program = program.run_decompositions({torch.ops.aten.adaptive_avg_pool3d.default: adaptive_average})
         translated = torch.onnx.export(
             program,
@@ -122,7 +122,7 @@ def adaptive_average(features: Tensor, size: Sequence[int]) -> Tensor:
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
+def one_line_errors(what: str) -> Iterator[None]:
     """Turn whatever a translation raises into one line."""
     try:
         yield

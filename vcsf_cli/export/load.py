@@ -17,12 +17,12 @@ from vcsf_cli.contracts import PATHWAYS, Frames, Sampler
 from vcsf_cli.data.decode import USUAL_FPS
 from vcsf_cli.errors import InputError, RunError
 from vcsf_cli.export.encoder import Encoder, Reading
-from vcsf_cli.export.folder import CONFIG, FILES, read_config, recipe_of
+from vcsf_cli.export.folder import CONFIG, FILES, exported_recipe, read_config
 from vcsf_cli.features.extract import Features
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.runs.restore import restore
 from vcsf_cli.runs.run import read_run
-from vcsf_cli.search.video import GivenFrames, Look, OwnVideo, WindowFeatures, encode_with
+from vcsf_cli.search.video import FrameTransform, GivenFrames, VideoFile, WindowFeatures, encode_with
 from vcsf_cli.storage import checkpoint
 
 Source = str | Path | Frames | Tensor
@@ -45,7 +45,12 @@ class VideoEncoder(Encoder):
     """
 
     def __init__(
-        self, model: TwoPathways, stage: Stage, look: Look, pathways: Sequence[str], centre: Mapping[str, Tensor]
+        self,
+        model: TwoPathways,
+        stage: Stage,
+        look: FrameTransform,
+        pathways: Sequence[str],
+        centre: Mapping[str, Tensor],
     ) -> None:
         sampler: Sampler = registry.load().build("sampler", stage.sampler.name, **stage.sampler.settings)
         super().__init__(model, Reading.of(sampler), pathways)
@@ -76,12 +81,14 @@ class VideoEncoder(Encoder):
             video: As `encode` takes it.
             fps: Frames per second of frames, None for the rate that windows are taken at; a file says its own.
         """
-        source = Path(video) if isinstance(video, str | Path) else given(video, fps or self.look.fps or USUAL_FPS)
-        opened = OwnVideo(source, self.sampler, self.look)
+        source = (
+            Path(video) if isinstance(video, str | Path) else frames_as_video(video, fps or self.look.fps or USUAL_FPS)
+        )
+        opened = VideoFile(source, self.sampler, self.look)
         return encode_with(lambda frames, views: self(frames), opened, next(self.parameters()).device)
 
 
-def given(frames: Frames | Tensor, fps: float) -> GivenFrames:
+def frames_as_video(frames: Frames | Tensor, fps: float) -> GivenFrames:
     """Frames as a video.
 
     Raises:
@@ -114,19 +121,19 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> VideoE
     folder = Path(path)
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}", "name one that `vcsf export` made, or a run folder")
-    loaded = exported(folder) if (folder / CONFIG).is_file() else trained(folder)
+    loaded = load_export(folder) if (folder / CONFIG).is_file() else load_run(folder)
     return loaded.to(device)
 
 
-def trained(folder: Path) -> VideoEncoder:
+def load_run(folder: Path) -> VideoEncoder:
     """The encoder of a run folder."""
     run = read_run(folder)
     model, _ = restore(run)
     stage = run.recipe.last
-    return VideoEncoder(model, stage, Look.of(stage, {}), PATHWAYS, {})
+    return VideoEncoder(model, stage, FrameTransform.of(stage, {}), PATHWAYS, {})
 
 
-def exported(folder: Path) -> VideoEncoder:
+def load_export(folder: Path) -> VideoEncoder:
     """The encoder of an exported folder."""
     config = read_config(folder)
     path = folder / FILES["safetensors"]
@@ -137,8 +144,8 @@ def exported(folder: Path) -> VideoEncoder:
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path} is damaged: {error}", "export the run again") from error
     centre = {name: tensors.pop(f"centre.{name}") for name in config["features"] if f"centre.{name}" in tensors}
-    recipe = recipe_of(config)
-    look = Look(**config["video"])
+    recipe = exported_recipe(config)
+    look = FrameTransform(**config["video"])
     encoder = VideoEncoder(build(recipe), recipe.last, look, tuple(config["features"]), centre)
     checkpoint.load_weights(encoder, tensors, path)
     return encoder

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vcsf_cli.features.extract import Features
-from vcsf_cli.features.neighbours import mean_of
+from vcsf_cli.features.neighbours import feature_mean
 from vcsf_cli.runs import results
 from vcsf_cli.runs.run import Run
 
@@ -20,7 +20,7 @@ CACHE = "features.parquet"
 """Beside the results of retrieval: features, and in its metadata the checkpoint that they are of."""
 
 
-def results_of(run: Run, checkpoint: str) -> pd.DataFrame:
+def read_results(run: Run, checkpoint: str) -> pd.DataFrame:
     """The rows of every `results.csv` that `vcsf retrieve` and `vcsf finetune` wrote of a checkpoint, of what was measured
     again with other settings the last; columns as in `results.COLUMNS`.
 
@@ -28,22 +28,24 @@ def results_of(run: Run, checkpoint: str) -> pd.DataFrame:
         run: The run.
         checkpoint: SHA-256 of its checkpoint.
     """
-    folders = [path.parent for path in run.folder.glob("*/*/results.csv") if measured_of(path.parent) == checkpoint]
+    folders = [
+        path.parent for path in run.folder.glob("*/*/results.csv") if measured_checkpoint(path.parent) == checkpoint
+    ]
     if not folders:
         return pd.DataFrame(columns=list(results.COLUMNS))
-    folders.sort(key=lambda folder: (str(status_of(folder).get("ended", "")), folder.name))
+    folders.sort(key=lambda folder: (str(read_status(folder).get("ended", "")), folder.name))
     rows = pd.concat([results.read(folder / "results.csv") for folder in folders], ignore_index=True)
     return rows.drop_duplicates([*results.SAME, "metric"], keep="last", ignore_index=True)
 
 
-def measured_of(folder: Path) -> str | None:
+def measured_checkpoint(folder: Path) -> str | None:
     """The checkpoint that what lies in a folder was measured of, if that is known."""
-    kept = metadata(folder / CACHE) or status_of(folder).get("from", {})
+    kept = metadata(folder / CACHE) or read_status(folder).get("from", {})
     found: str | None = kept.get("checkpoint")
     return found
 
 
-def status_of(folder: Path) -> dict[str, Any]:
+def read_status(folder: Path) -> dict[str, Any]:
     """What `vcsf finetune` noted of a measurement; empty if it is none."""
     try:
         found: dict[str, Any] = json.loads((folder / "status.json").read_text(encoding="utf-8"))
@@ -52,7 +54,7 @@ def status_of(folder: Path) -> dict[str, Any]:
     return found
 
 
-def centre_of(run: Run, checkpoint: str) -> tuple[Features, dict[str, Any]] | None:
+def training_mean(run: Run, checkpoint: str) -> tuple[Features, dict[str, Any]] | None:
     """The mean feature (C,) of a run's training clips by pathway and what it is of, if `vcsf retrieve` computed them.
 
     It is what retrieval subtracts from the clips that are searched.
@@ -69,7 +71,7 @@ def centre_of(run: Run, checkpoint: str) -> tuple[Features, dict[str, Any]] | No
     for name in table.column_names:
         if name not in ("video", "label", "part"):
             features = np.stack(table[name].combine_chunks().to_numpy(zero_copy_only=False))[searched]
-            centre[name] = mean_of(features)
+            centre[name] = feature_mean(features)
     return centre, {"dataset": run.status["dataset"], "split": split, "clips": int(searched.sum())}
 
 

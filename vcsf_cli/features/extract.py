@@ -12,8 +12,8 @@ from torch import Tensor
 
 from vcsf_cli.contracts import PATHWAYS, View
 from vcsf_cli.data.augment import to_input
-from vcsf_cli.data.clips import WholeVideos
-from vcsf_cli.data.loader import items_of, video_loader
+from vcsf_cli.data.clips import EvalClips
+from vcsf_cli.data.loader import iterate, video_loader
 from vcsf_cli.model.pathways import Windows
 
 Features = dict[str, npt.NDArray[np.float32]]
@@ -41,7 +41,7 @@ class Network(Protocol):
 
 
 def extract(
-    model: Network, videos: WholeVideos, device: torch.device, workers: int, done: Done, bf16: bool = False
+    model: Network, videos: EvalClips, device: torch.device, workers: int, done: Done, bf16: bool = False
 ) -> Features:
     """Mean feature of each video's windows, float32 (N, C) by pathway, before any centring or scaling.
 
@@ -58,7 +58,7 @@ def extract(
     training = model.training
     model.eval()
     try:
-        for owners, features in of_windows(model, videos, device, workers, bf16):
+        for owners, features in extract_windows(model, videos, device, workers, bf16):
             for pathway, values in features.items():
                 sums.setdefault(pathway, np.zeros((len(videos), values.shape[1])))
                 np.add.at(sums[pathway], owners, values)
@@ -70,8 +70,8 @@ def extract(
 
 
 @torch.no_grad()
-def of_windows(
-    model: Network, videos: WholeVideos, device: torch.device, workers: int, bf16: bool = False
+def extract_windows(
+    model: Network, videos: EvalClips, device: torch.device, workers: int, bf16: bool = False
 ) -> Iterator[tuple[npt.NDArray[np.int64], Features]]:
     """Features of every window of each video in order, batch by batch: the number of the video of each, (B,), and
     float32 (B, C) by pathway. The model must be in eval mode."""
@@ -87,7 +87,7 @@ def seen_by(view: View, windows: Tensor) -> dict[str, Tensor]:
     return {pathway: windows[:, :, slice(*view.part(pathway))] for pathway in PATHWAYS}
 
 
-def batches(videos: WholeVideos, workers: int) -> Iterator[tuple[npt.NDArray[np.int64], Tensor, dict[str, Tensor]]]:
+def batches(videos: EvalClips, workers: int) -> Iterator[tuple[npt.NDArray[np.int64], Tensor, dict[str, Tensor]]]:
     """Windows of consecutive videos in batches: the number of the video of each, uint8 (B, L, H, W, 3), and positions.
 
     A batch of a fixed size may end within a video, so that a long video needs no more memory than a short one.
@@ -104,7 +104,7 @@ def batches(videos: WholeVideos, workers: int) -> Iterator[tuple[npt.NDArray[np.
             items.clear()
         return batch
 
-    for number, video in enumerate(items_of(video_loader(videos, workers))):
+    for number, video in enumerate(iterate(video_loader(videos, workers))):
         for index, window in enumerate(video["windows"]):
             owners.append(number)
             frames.append(video["frames"][window])

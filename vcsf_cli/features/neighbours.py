@@ -20,19 +20,19 @@ QUERIES_AT_ONCE = 512
 def centred_unit(features: FloatArray, mean: FloatArray | None = None) -> FloatArray:
     """Features (N, C) less a mean (C,), each of unit length; less their own mean they are what the benchmark compares
     (CoCLR)."""
-    centred = features - (mean_of(features) if mean is None else mean)
+    centred = features - (feature_mean(features) if mean is None else mean)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
     unit: FloatArray = centred / np.maximum(length, 1e-12)
     return unit
 
 
-def mean_of(features: FloatArray) -> FloatArray:
+def feature_mean(features: FloatArray) -> FloatArray:
     """The mean (C,) of features (N, C)."""
     mean: FloatArray = features.mean(0, dtype=np.float64).astype(np.float32)
     return mean
 
 
-def pathways_of(features: Features) -> list[str]:
+def measured_pathways(features: Features) -> list[str]:
     """What can be measured of features: each pathway, and both together if there are two."""
     return [*features, "both"] if len(features) > 1 else list(features)
 

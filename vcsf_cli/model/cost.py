@@ -35,7 +35,7 @@ WRONG_SHAPES = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError
 """What torch and parts raise when clips are too small for them."""
 
 
-def costs_of(model: TwoPathways, stage: Stage, sampler: Sampler) -> dict[str, dict[str, Cost]]:
+def pathway_costs(model: TwoPathways, stage: Stage, sampler: Sampler) -> dict[str, dict[str, Cost]]:
     """The costs of both pathways' parts, by pathway.
 
     Args:

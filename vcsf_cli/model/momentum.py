@@ -19,7 +19,7 @@ def key_encoder(model: TwoPathways) -> TwoPathways:
 
 
 @torch.no_grad()
-def follow(keys: TwoPathways, queries: TwoPathways, pathways: Iterable[str], momentum: float) -> None:
+def ema_update(keys: TwoPathways, queries: TwoPathways, pathways: Iterable[str], momentum: float) -> None:
     """Move the key encoder's weights towards the query encoder's: k <- m k + (1 - m) q.
 
     Batch-norm statistics are not moved: the key encoder gathers its own from the keys that it computes.

@@ -82,7 +82,7 @@ class Pathway(nn.Module):
             return moved
 
         features: Tensor = self.backbone(clip, between)
-        channels = channels_of(self.backbone)[-1]
+        channels = stage_channels(self.backbone)[-1]
         if features.dim() != 5 or features.shape[1] != channels:
             raise PluginError(
                 f"a backbone ({type(self.backbone).__name__}) returns features of shape {tuple(features.shape)}",
@@ -148,10 +148,10 @@ class TwoPathways(nn.Module):
 
     def features(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Pooled features (B, C) by pathway."""
-        return {name: self.pathway(name).features(window_of(windows, name), at) for name, at in positions.items()}
+        return {name: self.pathway(name).features(pathway_window(windows, name), at) for name, at in positions.items()}
 
 
-def window_of(windows: Windows, pathway: str) -> Tensor:
+def pathway_window(windows: Windows, pathway: str) -> Tensor:
     """The window that a pathway sees."""
     return windows if isinstance(windows, Tensor) else windows[pathway]
 
@@ -221,11 +221,11 @@ def build_network(recipe: Recipe, pathway: str, weights_follow: bool) -> tuple[n
     if weights_follow and settings.get("pretrained"):
         settings["pretrained"] = False
     backbone: nn.Module = plugins.build("backbone", component.name, **settings)
-    channels = channels_of(backbone)[-1]
+    channels = stage_channels(backbone)[-1]
     return backbone, Head(channels, stage.head.hidden or channels, stage.head.dim)
 
 
-def channels_of(backbone: nn.Module) -> tuple[int, ...]:
+def stage_channels(backbone: nn.Module) -> tuple[int, ...]:
     """Channels of a backbone's stages."""
     return cast(tuple[int, ...], backbone.channels)
 
@@ -236,7 +236,7 @@ def build_motion(recipe: Recipe, backbone: nn.Module) -> dict[int, nn.Module]:
     Raises:
         RecipeError: If the backbone hasn't such a stage.
     """
-    settings, channels = recipe.model.motion.settings, channels_of(backbone)
+    settings, channels = recipe.model.motion.settings, stage_channels(backbone)
     after = settings.pop("after", [])
     for number in after:
         if not 1 <= number <= len(channels):

@@ -46,7 +46,7 @@ SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Content:
+class WeightFile:
     """What a file holds.
 
     Args:
@@ -63,7 +63,7 @@ class Content:
 
 
 @dataclass(frozen=True)
-class Imported:
+class PathwayWeights:
     """The weights of one pathway from a file.
 
     Args:
@@ -108,14 +108,14 @@ class Imported:
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialWeights:
     """What a run starts from, besides random weights.
 
     Args:
         imported: The pathways whose weights come from files.
     """
 
-    imported: tuple[Imported, ...] = ()
+    imported: tuple[PathwayWeights, ...] = ()
 
     @property
     def labels(self) -> bool:
@@ -174,7 +174,7 @@ def assignments(wanted: Init, given: Mapping[str, Path]) -> list[str]:
     return found
 
 
-def read(recipe: Recipe, given: Mapping[str, Path], model: TwoPathways) -> Start:
+def read(recipe: Recipe, given: Mapping[str, Path], model: TwoPathways) -> InitialWeights:
     """The weights that a recipe starts from, checked against its networks.
 
     Args:
@@ -195,19 +195,19 @@ def read(recipe: Recipe, given: Mapping[str, Path], model: TwoPathways) -> Start
                 f"the {pathway} pathway of this recipe starts from weights with SHA-256 {digest}",
                 f"give the file: --init {pathway}=FILE, or --init FILE for both pathways",
             )
-        imported.append(imported_from(given[pathway], digest, pathway, model, recipe.model.backbone.name))
-    return Start(tuple(imported))
+        imported.append(read_pathway_weights(given[pathway], digest, pathway, model, recipe.model.backbone.name))
+    return InitialWeights(tuple(imported))
 
 
-def imported_from(path: Path, digest: str, pathway: str, model: TwoPathways, backbone: str) -> Imported:
+def read_pathway_weights(path: Path, digest: str, pathway: str, model: TwoPathways, backbone: str) -> PathwayWeights:
     """The weights of one pathway from one file.
 
     Raises:
         InputError: If it can't be read, or does not fit.
     """
-    content = content_of(path)
+    content = read_weight_file(path)
     network = model.pathway(pathway)
-    layouts = {OWN: own_layout(network, pathway)} if content.own else layouts_of(network)
+    layouts = {OWN: own_layout(network, pathway)} if content.own else backbone_layouts(network)
     if not layouts:
         raise InputError(
             f"backbone `{backbone}` takes no weights of other code, and {path} is not what vcsf pretrain or export wrote",
@@ -215,7 +215,7 @@ def imported_from(path: Path, digest: str, pathway: str, model: TwoPathways, bac
         )
     name, prefix = closest(content.tensors, layouts)
     layout = layouts[name]
-    taken, lines, problems = matched(content.tensors, layout, prefix, network.state_dict())
+    taken, lines, problems = match_tensors(content.tensors, layout, prefix, network.state_dict())
     if problems:
         fitting = "the same backbone, motion module and settings" if content.own else f"`{backbone}`"
         raise InputError(
@@ -224,24 +224,24 @@ def imported_from(path: Path, digest: str, pathway: str, model: TwoPathways, bac
         )
     lines += [(key, "", "", "training state") for key in content.others]
     if layout.eps is not None:
-        take_up(network.backbone, layout.eps, taken)
+        fold_eps(network.backbone, layout.eps, taken)
     labels = content.labels or layout.labels(content.tensors)
-    return Imported(pathway, path, digest, name, labels, layout.remark, taken, lines)
+    return PathwayWeights(pathway, path, digest, name, labels, layout.remark, taken, lines)
 
 
-def content_of(path: Path) -> Content:
+def read_weight_file(path: Path) -> WeightFile:
     """What a file of weights holds; no code in it is run.
 
     Raises:
         InputError: If it is none.
     """
-    loaded = loaded_from(path)
+    loaded = load_tensors(path)
     kind = loaded.get("kind") if isinstance(loaded, dict) else None
     if kind in (checkpoint.KIND, checkpoint.STAGE):
         tensors = loaded["task"]["model"] if kind == checkpoint.KIND else loaded["model"]
-        return Content(tensors, [], True, used_labels(path, "status.json", "uses_labels"))
+        return WeightFile(tensors, [], True, used_labels(path, "status.json", "uses_labels"))
     if path.suffix == ".safetensors" and any(key.startswith(EXPORTED) for key in loaded):
-        return Content(loaded, [], True, used_labels(path, "config.json", "trained_with_labels"))
+        return WeightFile(loaded, [], True, used_labels(path, "config.json", "trained_with_labels"))
     inner = next((key for key in WHOLE if isinstance(loaded, dict) and isinstance(loaded.get(key), dict)), None)
     tensors = loaded if inner is None else loaded[inner]
     if not is_state(tensors):
@@ -253,7 +253,7 @@ def content_of(path: Path) -> Content:
     others = [] if inner is None else [str(key) for key in loaded if key != inner]
     if all(key.startswith("module.") for key in tensors):  # what torch's wrapper for several GPUs adds
         tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
-    return Content(tensors, others)
+    return WeightFile(tensors, others)
 
 
 def is_state(content: Any) -> bool:
@@ -265,7 +265,7 @@ def is_state(content: Any) -> bool:
     )
 
 
-def loaded_from(path: Path) -> Any:
+def load_tensors(path: Path) -> Any:
     """What torch or safetensors reads from a file.
 
     Raises:
@@ -312,7 +312,7 @@ def own_layout(network: Pathway, pathway: str) -> Layout:
     return Layout(keys, (f"{pathway}.",), left_out)
 
 
-def layouts_of(network: Pathway) -> dict[str, Layout]:
+def backbone_layouts(network: Pathway) -> dict[str, Layout]:
     """How other code names the weights of a pathway's backbone, with our own keys as the pathway has them."""
     found: Mapping[str, Layout] = getattr(network.backbone, "layouts", {})
     return {
@@ -331,7 +331,7 @@ def closest(tensors: Mapping[str, Tensor], layouts: Mapping[str, Layout]) -> tup
     return max(known, key=lambda pair: known[pair])
 
 
-def matched(
+def match_tensors(
     tensors: Mapping[str, Tensor], layout: Layout, prefix: str, own: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[tuple[str, str, str, str]], list[str]]:
     """A file's tensors by our names, what became of each, and what does not fit, in words."""
@@ -377,7 +377,7 @@ def in_words(wrong: Mapping[str, Sequence[str]]) -> list[str]:
     ]
 
 
-def take_up(backbone: nn.Module, eps: float, taken: dict[str, Tensor]) -> None:
+def fold_eps(backbone: nn.Module, eps: float, taken: dict[str, Tensor]) -> None:
     """Let running variances take up the difference between the file's eps and that of our batch norms.
 
     A batch norm divides by the root of variance + eps, so that it is the same in eval mode. In training it divides by the

@@ -42,7 +42,7 @@ class Line:
     Args:
         name: What stands beside it.
         points: (x, y), by rising x.
-        kind: How it looks: `slow`, `fast`, `both`, `plain`, `dashed` and `dotted` for others, or what `kind_of` gives.
+        kind: How it looks: `slow`, `fast`, `both`, `plain`, `dashed` and `dotted` for others, or what `line_style` gives.
         band: (x, lowest, highest), by rising x; empty for none.
     """
 
@@ -154,12 +154,12 @@ class Drawn:
     @property
     def path(self) -> str:
         """As SVG writes it."""
-        return path_of(self.places)
+        return svg_path(self.places)
 
     @property
     def band(self) -> str:
         """As SVG writes it; empty without one."""
-        return f"{path_of(self.edge)}Z" if self.edge else ""
+        return f"{svg_path(self.edge)}Z" if self.edge else ""
 
 
 @dataclass
@@ -177,12 +177,12 @@ class Drawing:
     labels: list[float] = field(default_factory=list)
 
 
-def path_of(places: Sequence[tuple[float, float]]) -> str:
+def svg_path(places: Sequence[tuple[float, float]]) -> str:
     """A line through places, as SVG writes it."""
     return "M" + "L".join(f"{x:g} {y:g}" for x, y in places)
 
 
-def kind_of(index: int) -> str:
+def line_style(index: int) -> str:
     """How the line of a row looks: colours, and from the eighth on other strokes."""
     return f"k{index % COLOURS}{STROKES[index // COLOURS % len(STROKES)]}"
 
@@ -237,10 +237,10 @@ def training_charts(metrics: Path) -> list[Chart]:
     borders = [(float(table["step"][index]), f"stage {stage[index]:g}") for index in begins]
     charts = []
     for title, column, unit, factor, from_zero in CURVES:
-        lines = lines_of([(name, table, column.format(name), name) for name in PATHWAYS_AND_BOTH], factor)
+        lines = logged_lines([(name, table, column.format(name), name) for name in PATHWAYS_AND_BOTH], factor)
         if lines:
             charts.append(Chart(title, lines, "step", unit, borders, from_zero=from_zero))
-    rate = lines_of([("rate", table, "lr", "plain")], 1.0)
+    rate = logged_lines([("rate", table, "lr", "plain")], 1.0)
     if rate:
         charts.append(Chart("Learning rate", rate, "step", "", borders, from_zero=True))
     return charts
@@ -256,13 +256,13 @@ def compared_charts(trainings: Mapping[str, tuple[Path, str]]) -> list[Chart]:
     charts = []
     for title, column, unit, factor, from_zero in COMPARED:
         for pathway in PATHWAYS_AND_BOTH:
-            lines = lines_of([(name, table, column.format(pathway), kind) for name, table, kind in tables], factor)
+            lines = logged_lines([(name, table, column.format(pathway), kind) for name, table, kind in tables], factor)
             if lines:
                 charts.append(Chart(f"{title}, {pathway}", lines, "step", unit, from_zero=from_zero, key=True))
     return charts
 
 
-def lines_of(wanted: Iterable[tuple[str, pd.DataFrame, str, str]], factor: float) -> list[Line]:
+def logged_lines(wanted: Iterable[tuple[str, pd.DataFrame, str, str]], factor: float) -> list[Line]:
     """Lines of what was logged; those without a value are left out.
 
     Args:
@@ -270,12 +270,14 @@ def lines_of(wanted: Iterable[tuple[str, pd.DataFrame, str, str]], factor: float
         factor: That values are multiplied by.
     """
     found = [
-        Line(name, points_of(table, column, factor), kind) for name, table, column, kind in wanted if column in table
+        Line(name, thinned_points(table, column, factor), kind)
+        for name, table, column, kind in wanted
+        if column in table
     ]
     return [line for line in found if line.points]
 
 
-def points_of(table: pd.DataFrame, column: str, factor: float) -> list[tuple[float, float]]:
+def thinned_points(table: pd.DataFrame, column: str, factor: float) -> list[tuple[float, float]]:
     """A column's values by step, thinned if they are many; steps that have none are left out."""
     kept = table[["step", column]].dropna().astype(float).to_numpy()
     kept = kept[np.isfinite(kept).all(1)]

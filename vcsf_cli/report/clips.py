@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from vcsf_cli.contracts import Indices
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.data.splits import Parts
+from vcsf_cli.data.splits import QueryGallery
 from vcsf_cli.features.extract import Features
 from vcsf_cli.features.neighbours import centred_unit
 from vcsf_cli.report import embedding
@@ -31,7 +31,7 @@ MOST_VIDEOS = 16_000
 
 
 @dataclass(frozen=True)
-class Found:
+class NeighbourLists:
     """The neighbours of every query by one pathway, as rows of the manifest.
 
     Args:
@@ -56,7 +56,7 @@ class Classes:
     numbers: Indices
 
 
-def clips_of(manifest: Manifest, parts: Parts, folders: Mapping[str, Path]) -> Clips | None:
+def build_clips(manifest: Manifest, parts: QueryGallery, folders: Mapping[str, Path]) -> Clips | None:
     """The clips with their pictures, neighbours and places on the map; None where no clip has a neighbour.
 
     Args:
@@ -67,7 +67,7 @@ def clips_of(manifest: Manifest, parts: Parts, folders: Mapping[str, Path]) -> C
     Raises:
         DataError: If the dataset's shards can't be read.
     """
-    found = {name: neighbours_of(folder, manifest, parts) for name, folder in folders.items()}
+    found = {name: read_neighbours(folder, manifest, parts) for name, folder in folders.items()}
     if not all(found.values()):
         return None
     near = [each.near for by_pathway in found.values() for each in by_pathway.values()]
@@ -79,7 +79,7 @@ def clips_of(manifest: Manifest, parts: Parts, folders: Mapping[str, Path]) -> C
     place = np.full(len(manifest.table), -1)
     place[rows] = np.arange(len(rows))
     layout = layout_for(len(rows))
-    classes = classes_of(manifest, parts)
+    classes = clip_classes(manifest, parts)
     first = next(iter(found.values()))
     data = {
         "classes": classes.names,
@@ -88,21 +88,21 @@ def clips_of(manifest: Manifest, parts: Parts, folders: Mapping[str, Path]) -> C
         "frames": layout.frames,
         "marked": bool(classes.names),
         "scored": not parts.leave_one_out,
-        "words": gallery_words(parts.leave_one_out, bool(classes.names), len(shown), len(parts.query)),
+        "words": describe_gallery(parts.leave_one_out, bool(classes.names), len(shown), len(parts.query)),
         "mapped": place[mapped].tolist(),
-        "map_words": map_words(len(points), len(parts.rows), parts.leave_one_out, bool(classes.names)),
-        "recall": [] if parts.leave_one_out else [recall_of(manifest, classes, parts.query, first)],
+        "map_words": describe_map(len(points), len(parts.rows), parts.leave_one_out, bool(classes.names)),
+        "recall": [] if parts.leave_one_out else [class_recall(manifest, classes, parts.query, first)],
     }
     views = [
         view(name, found[name], shown, place, folders[name], points)
-        | ({} if parts.leave_one_out else {"confusion": confusion_of(classes.numbers, parts.query, found[name])})
+        | ({} if parts.leave_one_out else {"confusion": count_confusion(classes.numbers, parts.query, found[name])})
         for name in folders
     ]
     return Clips(data, views, strips(manifest, rows, layout, os.cpu_count() or 1))
 
 
 def view(
-    name: str, found: Mapping[str, Found], shown: Indices, place: Indices, folder: Path, points: Indices
+    name: str, found: Mapping[str, NeighbourLists], shown: Indices, place: Indices, folder: Path, points: Indices
 ) -> dict[str, Any]:
     """What one run finds for the queries that are shown, and its map.
 
@@ -114,7 +114,7 @@ def view(
         folder: Where its features are.
         points: Which of the clips that take part are on the map.
     """
-    places = embedding.places(features_of(folder, points))
+    places = embedding.places(read_unit_features(folder, points))
     return {
         "name": name,
         "pathways": list(found),
@@ -129,7 +129,7 @@ def view(
     }
 
 
-def neighbours_of(folder: Path, manifest: Manifest, parts: Parts) -> dict[str, Found]:
+def read_neighbours(folder: Path, manifest: Manifest, parts: QueryGallery) -> dict[str, NeighbourLists]:
     """The nearest clips by pathway, from `neighbours.csv`."""
     columns = {"query": str, "pathway": str, "rank": int, "neighbour": str, "similarity": float}
     table = pd.read_csv(
@@ -147,7 +147,7 @@ def neighbours_of(folder: Path, manifest: Manifest, parts: Parts) -> dict[str, F
         near, similarity = np.full(shape, -1), np.zeros(shape)
         near[query[of], rank[of]] = neighbour[of]
         similarity[query[of], rank[of]] = table["similarity"].to_numpy()[of]
-        found[str(pathway)] = Found(near, similarity)
+        found[str(pathway)] = NeighbourLists(near, similarity)
     return found
 
 
@@ -165,7 +165,7 @@ def shown_queries(near: Sequence[Indices]) -> Indices:
     return shown
 
 
-def features_of(folder: Path, points: Indices) -> Features:
+def read_unit_features(folder: Path, points: Indices) -> Features:
     """Unit-length features of some of the clips that take part, from `features.parquet`, centred as the benchmark does."""
     table = pq.read_table(folder / "features.parquet")
     part = np.array(table["part"].to_pylist())
@@ -178,7 +178,7 @@ def features_of(folder: Path, points: Indices) -> Features:
     return features
 
 
-def classes_of(manifest: Manifest, parts: Parts) -> Classes:
+def clip_classes(manifest: Manifest, parts: QueryGallery) -> Classes:
     """The classes of the clips that take part."""
     labels = manifest.table["label"].to_numpy(object)
     names = sorted({str(label) for label in labels[parts.rows] if pd.notna(label)})
@@ -186,7 +186,7 @@ def classes_of(manifest: Manifest, parts: Parts) -> Classes:
     return Classes(names, np.array([-1 if pd.isna(label) else number.get(str(label), -1) for label in labels]))
 
 
-def confusion_of(classes: Indices, query: Indices, found: Mapping[str, Found]) -> dict[str, Any]:
+def count_confusion(classes: Indices, query: Indices, found: Mapping[str, NeighbourLists]) -> dict[str, Any]:
     """How often the nearest clip of a class's queries is of which class, by pathway: (class, class, count).
 
     Args:
@@ -202,7 +202,9 @@ def confusion_of(classes: Indices, query: Indices, found: Mapping[str, Found]) -
     return confusion
 
 
-def recall_of(manifest: Manifest, classes: Classes, query: Indices, found: Mapping[str, Found]) -> dict[str, Any]:
+def class_recall(
+    manifest: Manifest, classes: Classes, query: Indices, found: Mapping[str, NeighbourLists]
+) -> dict[str, Any]:
     """R@1 of each class by pathway."""
     videos = manifest.table["video"].to_numpy(object)[query]
     hits = {
@@ -235,7 +237,7 @@ def by_class(title: str, manifest: Manifest, hits: Mapping[tuple[str, str], pd.S
     }
 
 
-def gallery_words(leave_one_out: bool, marked: bool, shown: int, count: int) -> str:
+def describe_gallery(leave_one_out: bool, marked: bool, shown: int, count: int) -> str:
     """What the gallery shows."""
     where = "other clips" if leave_one_out else "training clips"
     words = [f"Each query with its nearest {where} by each pathway, and how similar they are (cosine)."]
@@ -248,7 +250,7 @@ def gallery_words(leave_one_out: bool, marked: bool, shown: int, count: int) -> 
     return " ".join(words)
 
 
-def map_words(points: int, count: int, leave_one_out: bool, marked: bool) -> str:
+def describe_map(points: int, count: int, leave_one_out: bool, marked: bool) -> str:
     """What the map shows."""
     words = [
         "t-SNE of the features: near clips are similar; distances between groups and sizes of groups mean nothing."

@@ -26,7 +26,9 @@ class MetricsFile:
         records = self.read()
         if records:
             self.columns = list(records[0])
-            self._rewrite([each for each in records if int(each["step"]) <= step and place_of(each) <= (stage, epoch)])
+            self._rewrite(
+                [each for each in records if int(each["step"]) <= step and record_place(each) <= (stage, epoch)]
+            )
 
     def read(self) -> list[dict[str, str]]:
         """All records; a line that a kill cut short is left out."""
@@ -48,7 +50,7 @@ class MetricsFile:
         """The last values that the last stage of it has logged."""
         found: dict[str, float] = {}
         for record in self.read():
-            found = merged(found, {name: float(value) for name, value in record.items() if value})
+            found = merge_record(found, {name: float(value) for name, value in record.items() if value})
         return found
 
     def _rewrite(self, records: list[dict[str, str]]) -> None:
@@ -58,11 +60,11 @@ class MetricsFile:
             writer.writerows(records)
 
 
-def place_of(record: Mapping[str, str]) -> tuple[int, int]:
+def record_place(record: Mapping[str, str]) -> tuple[int, int]:
     """Stage and finished epochs of a record."""
     return int(record["stage"]), int(float(record["epoch"] or 0))
 
 
-def merged(before: Mapping[str, float], record: Mapping[str, float]) -> dict[str, float]:
+def merge_record(before: Mapping[str, float], record: Mapping[str, float]) -> dict[str, float]:
     """The last values of a stage with a new record; a new stage begins with nothing."""
     return {**(before if before.get("stage") == record["stage"] else {}), **record}

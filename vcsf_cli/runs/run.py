@@ -94,7 +94,7 @@ class Run:
         write_text(self.folder / "status.json", json.dumps(self.status | changes, indent=2) + "\n")
 
 
-def folder_of(runs: Path, recipe: Recipe) -> Path:
+def run_folder(runs: Path, recipe: Recipe) -> Path:
     """The run folder of a recipe."""
     return runs / f"{recipe.name}-{recipe.hash}"
 
@@ -125,7 +125,7 @@ def open_run(
     Raises:
         RunError: If the run was begun on other data.
     """
-    folder = folder_of(runs, recipe)
+    folder = run_folder(runs, recipe)
     run = Run(folder, recipe)
     if (folder / "status.json").is_file():
         begun_with = run.status.get("data_hash")

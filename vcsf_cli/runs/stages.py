@@ -29,7 +29,7 @@ def weights_file(folder: Path, stage: int) -> Path:
     return folder / f"stage-{stage + 1}.pt"
 
 
-def prefix(recipe: Recipe, stages: int, data_hash: str) -> str:
+def stage_fingerprint(recipe: Recipe, stages: int, data_hash: str) -> str:
     """Hash of everything that the weights after so many stages depend on, but for the machine."""
     content = [recipe.seed, data_hash, [stage.model_dump(mode="json") for stage in recipe.stages[:stages]]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -99,7 +99,7 @@ class Stages:
         """Keep the weights that a stage has come to, for the next one and for other runs; nothing happens if it had ended."""
         if "ended" in self.entries[index]:  # by another run, or by an earlier call that was stopped right behind it
             return
-        agreed = prefix(self.run.recipe, index + 1, self.data_hash)
+        agreed = stage_fingerprint(self.run.recipe, index + 1, self.data_hash)
         content = {"prefix": agreed, "step": step, "model": model.state_dict()}
         if is_first():
             checkpoint.save(weights_file(self.run.folder, index), content, checkpoint.STAGE)
@@ -114,7 +114,7 @@ class Stages:
             model: The networks that the weights must fit.
         """
         for count in range(len(self.run.recipe.stages), 0, -1):
-            wanted = prefix(self.run.recipe, count, self.data_hash)
+            wanted = stage_fingerprint(self.run.recipe, count, self.data_hash)
             for folder in sorted(path.parent for path in self.run.folder.parent.glob(f"*/{FILE}")):
                 source = weights_file(folder, count - 1)
                 if folder == self.run.folder or not source.is_file():

@@ -89,7 +89,7 @@ def pathways_in(pathway: str) -> tuple[str, ...]:
     return PATHWAYS if pathway == "both" else (pathway,)
 
 
-def lengths_of(vectors: FloatArray) -> FloatArray:
+def vector_lengths(vectors: FloatArray) -> FloatArray:
     """The lengths (N,) of vectors (N, C)."""
     lengths: FloatArray = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
     return lengths
@@ -110,7 +110,7 @@ def unit_vectors(features: Features, mean: Features, pathway: str) -> FloatArray
     parts = []
     for name in used:
         centred = features[name] - mean[name]
-        length = lengths_of(centred) * np.float32(np.sqrt(len(used)))
+        length = vector_lengths(centred) * np.float32(np.sqrt(len(used)))
         centred /= np.maximum(length, SHORTEST)[:, None]
         parts.append(centred)
     vectors: FloatArray = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
@@ -207,7 +207,7 @@ class Gallery:
         stored = min((len(self._stored(pathway)) for pathway in PATHWAYS), default=0) if lines else 0
         good = 0
         for line in lines:
-            entry = entry_of(line)
+            entry = parse_entry(line)
             if entry is None or entry["first"] + entry["windows"] > stored:
                 break
             good += len(line)
@@ -302,7 +302,7 @@ class Gallery:
             np.savez(file, windows=np.array(these), **arrays)  # type: ignore[arg-type]  # numpy's stub takes no names
 
 
-def entry_of(line: bytes) -> dict[str, Any] | None:
+def parse_entry(line: bytes) -> dict[str, Any] | None:
     """A line of the journal, None if it was not written to its end."""
     try:
         entry: dict[str, Any] = json.loads(line)
@@ -317,7 +317,7 @@ def mean_and_lengths(windows: Windows, pathway: str) -> tuple[FloatArray, FloatA
     blocks = range(0, len(windows), ROWS_AT_ONCE)
     total = sum(windows.raw(pathway, begin, begin + ROWS_AT_ONCE).sum(0, dtype=np.float64) for begin in blocks)
     mean = np.asarray(total / len(windows), np.float32)
-    lengths = [lengths_of(windows.raw(pathway, begin, begin + ROWS_AT_ONCE) - mean) for begin in blocks]
+    lengths = [vector_lengths(windows.raw(pathway, begin, begin + ROWS_AT_ONCE) - mean) for begin in blocks]
     return mean, np.concatenate(lengths)
 
 
@@ -333,13 +333,13 @@ def by_clip(clips: Indices, batches: Iterable[tuple[Indices, Features]]) -> Iter
     for owners, features in batches:
         for number in np.unique(owners):
             if number != current:
-                yield int(clips[current]), joined(parts)
+                yield int(clips[current]), concatenate(parts)
                 parts, current = [], int(number)
             parts.append({pathway: values[owners == number] for pathway, values in features.items()})
     if parts:
-        yield int(clips[current]), joined(parts)
+        yield int(clips[current]), concatenate(parts)
 
 
-def joined(parts: list[Features]) -> Features:
+def concatenate(parts: list[Features]) -> Features:
     """Features of windows one after the other."""
     return {pathway: np.concatenate([part[pathway] for part in parts]) for pathway in parts[0]}

@@ -11,11 +11,11 @@ import pandas as pd
 
 from vcsf_cli import registry
 from vcsf_cli.contracts import PATHWAYS, Indices
-from vcsf_cli.data.clips import WholeVideos
+from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.decode import default_decoder
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import DataError, InputError, RunError
-from vcsf_cli.features.extract import Features, of_windows
+from vcsf_cli.features.extract import Features, extract_windows
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.narrate import Progress, say
 from vcsf_cli.runs.restore import restore
@@ -23,9 +23,9 @@ from vcsf_cli.runs.run import Run
 from vcsf_cli.search.approximate import WORTH_IT, Approximate, load_faiss
 from vcsf_cli.search.exact import Pair, exact
 from vcsf_cli.search.gallery import Gallery, Windows, by_clip
-from vcsf_cli.search.video import Look, OwnVideo, WindowFeatures, encode_windows
+from vcsf_cli.search.video import FrameTransform, VideoFile, WindowFeatures, encode_windows
 from vcsf_cli.storage import files
-from vcsf_cli.train.compute import Machine
+from vcsf_cli.train.compute import Compute
 
 COLUMNS = (
     "query",
@@ -68,11 +68,11 @@ class Search:
         InputError: If the decoder that the gallery was prepared with is not here.
     """
 
-    def __init__(self, run: Run, manifest: Manifest, machine: Machine) -> None:
+    def __init__(self, run: Run, manifest: Manifest, machine: Compute) -> None:
         self.run, self.manifest, self.machine = run, manifest, machine
         self.stage = run.recipe.last
         self.sampler = build_sampler(self.stage)
-        self.look = Look.of(self.stage, manifest.settings)
+        self.look = FrameTransform.of(self.stage, manifest.settings)
         registry.load().build("decoder", self.look.decoder or default_decoder())
         model, _ = restore(run)
         self.device = machine.device()
@@ -102,7 +102,7 @@ class Search:
         return found
 
     def _encoded(self, path: Path, progress: Progress) -> WindowFeatures:
-        video = OwnVideo(path, self.sampler, self.look)
+        video = VideoFile(path, self.sampler, self.look)
 
         def done(count: int) -> None:
             progress.advance(0, f"{path.name}: {count:,} of {len(video):,} windows")
@@ -141,7 +141,7 @@ class Search:
                 f"{approximate.recall:.0%} of the exact neighbours of a sample"
             )
             pairs = approximate.search(of_all, group, k)
-        return table_of(pairs, queries, owner, windows, pathway)
+        return answer_table(pairs, queries, owner, windows, pathway)
 
     def _gallery(self) -> Windows:
         """The windows of all clips of the gallery; those that have no features yet are computed."""
@@ -156,8 +156,8 @@ class Search:
         clips, total = gallery.missing(), len(self.manifest.table)
         if not len(clips):
             return gallery.windows()
-        videos = WholeVideos(self.manifest, clips.tolist(), self.sampler, stage.augment.border, stage.data.size)
-        batches = of_windows(self.model, videos, self.device, self.machine.readers, self.machine.bf16())
+        videos = EvalClips(self.manifest, clips.tolist(), self.sampler, stage.augment.border, stage.data.size)
+        batches = extract_windows(self.model, videos, self.device, self.machine.num_workers, self.machine.bf16())
         try:
             with Progress(total, "clips", f"index of {self.manifest.name}", total - len(clips)) as progress:
                 for clip, features in by_clip(clips, batches):
@@ -180,7 +180,9 @@ def wants_faiss(index: str, windows: int) -> bool:
     return True
 
 
-def table_of(pairs: list[Pair], queries: list[Query], owner: Indices, windows: Windows, pathway: str) -> pd.DataFrame:
+def answer_table(
+    pairs: list[Pair], queries: list[Query], owner: Indices, windows: Windows, pathway: str
+) -> pd.DataFrame:
     """Answers as rows, in the order of queries and ranks."""
     begin = np.concatenate([query.windows.begin for query in queries])
     end = np.concatenate([query.windows.end for query in queries])

@@ -16,10 +16,10 @@ from vcsf_cli import registry
 from vcsf_cli.config.schema import Stage
 from vcsf_cli.contracts import PATHWAYS, Frame, Frames, Reader, Sampler, View
 from vcsf_cli.data.augment import apply_crop, centre_square, to_input
-from vcsf_cli.data.decode import USUAL_FPS, Decoded, default_decoder, judge, resampled
+from vcsf_cli.data.decode import USUAL_FPS, Decoded, default_decoder, judge, resample
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.features.extract import WINDOWS_AT_ONCE, Features, seen_by
-from vcsf_cli.features.neighbours import mean_of
+from vcsf_cli.features.neighbours import feature_mean
 from vcsf_cli.model.pathways import TwoPathways
 from vcsf_cli.video import SequentialReader, short_side
 
@@ -32,7 +32,7 @@ Encode = Callable[[Tensor, list[View]], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class Look:
+class FrameTransform:
     """How a video file is looked at: as a prepared store shows it, but for what JPEG changes in its pixels.
 
     Args:
@@ -50,7 +50,7 @@ class Look:
     decoder: str = ""
 
     @classmethod
-    def of(cls, stage: Stage, settings: Mapping[str, Any]) -> Look:
+    def of(cls, stage: Stage, settings: Mapping[str, Any]) -> FrameTransform:
         """As a recipe's stage measures clips of a store with these settings (`Manifest.settings`; may be empty)."""
         return cls(
             stage.data.size,
@@ -94,7 +94,7 @@ class WindowFeatures:
 
     def mean(self) -> Features:
         """The video's feature, the mean over its windows: float32 (C,) by pathway."""
-        return {name: mean_of(values) for name, values in self.features.items()}
+        return {name: feature_mean(values) for name, values in self.features.items()}
 
 
 class GivenFrames(SequentialReader):
@@ -115,7 +115,7 @@ class GivenFrames(SequentialReader):
             yield Frame(image, number / self.fps)
 
 
-class OwnVideo:
+class VideoFile:
     """A video and its windows. Opening it decodes it once, in bounded memory, however long it is.
 
     Args:
@@ -128,7 +128,7 @@ class OwnVideo:
         DataError: If it can't be decoded, or much of it is missing.
     """
 
-    def __init__(self, source: Path | GivenFrames, sampler: Sampler, look: Look) -> None:
+    def __init__(self, source: Path | GivenFrames, sampler: Sampler, look: FrameTransform) -> None:
         self.look = look
         self.decoder = look.decoder or default_decoder()
         self.reader: Reader = source if isinstance(source, GivenFrames) else self._opened(source)
@@ -186,7 +186,7 @@ class OwnVideo:
             for number, frame in enumerate(self._stream()):
                 yield frame if frame.time is not None else Frame(frame.image, number / own)
         else:
-            for number, image in enumerate(resampled(self._stream(), own, self.look.fps)):
+            for number, image in enumerate(resample(self._stream(), own, self.look.fps)):
                 yield Frame(image, number / self.look.fps)
 
     def _stream(self) -> Iterator[Frame]:
@@ -203,7 +203,7 @@ class OwnVideo:
 
 
 def encode_windows(
-    model: TwoPathways, video: OwnVideo, device: torch.device, bf16: bool = False, done: Done | None = None
+    model: TwoPathways, video: VideoFile, device: torch.device, bf16: bool = False, done: Done | None = None
 ) -> WindowFeatures:
     """Features of every window of a video, as `features.extract.extract` computes those of prepared clips.
 
@@ -214,12 +214,12 @@ def encode_windows(
         bf16: Whether the networks compute in bfloat16.
         done: Called with the number of windows finished so far.
     """
-    return encode_with(lambda frames, views: features_of(model, frames, views), video, device, bf16, done)
+    return encode_with(lambda frames, views: encode_batch(model, frames, views), video, device, bf16, done)
 
 
 @torch.no_grad()
 def encode_with(
-    encode: Encode, video: OwnVideo, device: torch.device, bf16: bool = False, done: Done | None = None
+    encode: Encode, video: VideoFile, device: torch.device, bf16: bool = False, done: Done | None = None
 ) -> WindowFeatures:
     """What a function makes of the windows of a video.
 
@@ -232,7 +232,7 @@ def encode_with(
     """
     found: dict[str, list[npt.NDArray[np.float32]]] = {}
     times: list[tuple[float, float]] = []
-    for windows in batched(video.windows(), WINDOWS_AT_ONCE):
+    for windows in in_batches(video.windows(), WINDOWS_AT_ONCE):
         frames = torch.from_numpy(np.stack([window.frames for window in windows]))
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             features = encode(frames.to(device), [window.view for window in windows])
@@ -245,7 +245,7 @@ def encode_with(
     return WindowFeatures({pathway: np.concatenate(parts) for pathway, parts in found.items()}, begin, end)
 
 
-def features_of(model: TwoPathways, frames: Tensor, views: list[View]) -> dict[str, Tensor]:
+def encode_batch(model: TwoPathways, frames: Tensor, views: list[View]) -> dict[str, Tensor]:
     """Pooled features (B, C) by pathway of uint8 windows (B, L, H, W, 3) that these views describe."""
     positions: dict[str, Tensor] = {
         p: torch.from_numpy(np.stack([view.positions(p) for view in views])) for p in PATHWAYS
@@ -253,7 +253,7 @@ def features_of(model: TwoPathways, frames: Tensor, views: list[View]) -> dict[s
     return model.features(seen_by(views[0], to_input(frames)), positions)
 
 
-def batched(windows: Iterator[Window], size: int) -> Iterator[list[Window]]:
+def in_batches(windows: Iterator[Window], size: int) -> Iterator[list[Window]]:
     """Windows in lists of `size`, the last one shorter."""
     batch: list[Window] = []
     for window in windows:

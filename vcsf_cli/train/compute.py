@@ -17,7 +17,7 @@ MOST_WORKERS = 16
 
 
 @dataclass(frozen=True)
-class Machine:
+class Compute:
     """Where and how to compute.
 
     Args:
@@ -41,7 +41,7 @@ class Machine:
         return int(self.devices) if self.devices.isdecimal() else 1
 
     @property
-    def readers(self) -> int:
+    def num_workers(self) -> int:
         """Number of processes that read clips for each process that trains."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         good = min(MOST_WORKERS, max(1, (cores - 1) // self.processes))

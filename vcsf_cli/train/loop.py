@@ -22,7 +22,7 @@ from vcsf_cli.data.clips import Batch
 from vcsf_cli.data.loader import reader_deaths
 from vcsf_cli.errors import RunError
 from vcsf_cli.narrate import Progress, is_first
-from vcsf_cli.runs.metrics import MetricsFile, merged
+from vcsf_cli.runs.metrics import MetricsFile, merge_record
 from vcsf_cli.runs.run import Run
 from vcsf_cli.storage.files import write_text
 
@@ -32,10 +32,10 @@ class Task(Protocol):
 
     @property
     def ready(self) -> bool:
-        """Whether there is anything to learn from yet; if not, batches go to `fill`."""
+        """Whether there is anything to learn from yet; if not, batches go to `enqueue`."""
         ...
 
-    def fill(self, batch: Batch) -> None:
+    def enqueue(self, batch: Batch) -> None:
         """Take a batch in without learning from it."""
         ...
 
@@ -51,7 +51,7 @@ class Task(Protocol):
         """Called after the optimiser's step."""
         ...
 
-    def watch(self) -> dict[str, float]:
+    def extra_metrics(self) -> dict[str, float]:
         """What else to log of the last batch."""
         ...
 
@@ -65,7 +65,7 @@ class Task(Protocol):
 
 
 @dataclass
-class Position:
+class TrainState:
     """How far a run has come; saved with every checkpoint.
 
     Args:
@@ -86,7 +86,7 @@ class Position:
 
 
 @dataclass
-class Plan:
+class LoopConfig:
     """What the loop is told about a stage.
 
     Args:
@@ -148,7 +148,7 @@ class Log:
         position: Where the run goes on.
     """
 
-    def __init__(self, run: Run, position: Position) -> None:
+    def __init__(self, run: Run, position: TrainState) -> None:
         self.run = run
         self.last: dict[str, float] = {}
         self.first = is_first()
@@ -165,7 +165,7 @@ class Log:
 
     def write(self, record: dict[str, float]) -> None:
         """Write one record, which has a `step`; only the first process does."""
-        self.last = merged(self.last, record)
+        self.last = merge_record(self.last, record)
         if not self.first:
             return
         self.file.append({name: round(value, 6) for name, value in record.items()})
@@ -180,8 +180,8 @@ def fit(
     task: Task,
     optimizer: torch.optim.Optimizer,
     batches: Iterable[Batch],
-    plan: Plan,
-    position: Position,
+    plan: LoopConfig,
+    position: TrainState,
     log: Log,
     save: Callable[[], None],
 ) -> None:
@@ -214,22 +214,22 @@ def fit(
             # Draws are each process's own, and in one process what they always were.
             torch.manual_seed((plan.seed * 1_000_003 + position.step) * fabric.world_size + fabric.global_rank)
             if task.ready:
-                values = learn(fabric, task, optimizer, batch, position, log.run)
+                values = train_step(fabric, task, optimizer, batch, position, log.run)
             else:
                 values = {}
-                task.fill(batch)
+                task.enqueue(batch)
             advance(position, values, plan)
             epoch_ends = position.batch == 0
             ends = epoch_ends and position.epoch == plan.epochs
             if position.count and (position.step % plan.log_every == 0 or ends):
-                log.write(record_of(position, task, plan, optimizer, clock))
+                log.write(build_record(position, task, plan, optimizer, clock))
             if epoch_ends and plan.check_every and (position.epoch % plan.check_every == 0 or ends):
                 if fabric.is_global_zero:
                     log.write({**stamp(position, plan), **task.evaluate()})
                 fabric.barrier()
                 clock.restart()
-            progress.advance(1, note_of(log.last, position, plan))
-            if wanted_by_any(fabric, stopper.requested):
+            progress.advance(1, progress_note(log.last, position, plan))
+            if any_process(fabric, stopper.requested):
                 save()
                 raise Interrupted
             if time.monotonic() - saved > plan.save_every and not ends:
@@ -237,8 +237,8 @@ def fit(
                 saved = time.monotonic()
 
 
-def learn(
-    fabric: Fabric, task: Task, optimizer: torch.optim.Optimizer, batch: Batch, position: Position, run: Run
+def train_step(
+    fabric: Fabric, task: Task, optimizer: torch.optim.Optimizer, batch: Batch, position: TrainState, run: Run
 ) -> dict[str, float]:
     """One step of the optimiser; the terms of the batch.
 
@@ -250,7 +250,7 @@ def learn(
         for name, value in terms.items():
             sums[name] = sums.get(name, torch.zeros_like(value.detach())) + share * value.detach()
         fabric.backward(share * terms["loss"])
-    values = means_of(fabric, sums)
+    values = average_terms(fabric, sums)
     path = run.folder / ("bad_batch.json" if fabric.world_size == 1 else f"bad_batch-{fabric.global_rank}.json")
     check_finite(values, task.name(batch), position, path)
     task.average_gradients()
@@ -260,7 +260,7 @@ def learn(
     return values
 
 
-def means_of(fabric: Fabric, terms: Mapping[str, Tensor]) -> dict[str, float]:
+def average_terms(fabric: Fabric, terms: Mapping[str, Tensor]) -> dict[str, float]:
     """Terms as numbers, the mean over all processes."""
     stacked = torch.stack([value.float().reshape(()) for value in terms.values()])
     if fabric.world_size > 1:
@@ -268,7 +268,7 @@ def means_of(fabric: Fabric, terms: Mapping[str, Tensor]) -> dict[str, float]:
     return dict(zip(terms, stacked.tolist(), strict=True))
 
 
-def wanted_by_any(fabric: Fabric, wanted: bool) -> bool:
+def any_process(fabric: Fabric, wanted: bool) -> bool:
     """Whether any process wants something, so that all do it at the same step."""
     if fabric.world_size == 1:
         return wanted
@@ -276,7 +276,7 @@ def wanted_by_any(fabric: Fabric, wanted: bool) -> bool:
     return bool(cast(Tensor, fabric.all_reduce(flag, reduce_op="sum")) > 0)
 
 
-def advance(position: Position, values: Mapping[str, float], plan: Plan) -> None:
+def advance(position: TrainState, values: Mapping[str, float], plan: LoopConfig) -> None:
     """Count a batch, and a step if something was learned from it."""
     for name, value in values.items():
         position.sums[name] = position.sums.get(name, 0.0) + value
@@ -288,8 +288,8 @@ def advance(position: Position, values: Mapping[str, float], plan: Plan) -> None
         position.epoch += 1
 
 
-def record_of(
-    position: Position, task: Task, plan: Plan, optimizer: torch.optim.Optimizer, clock: Clock
+def build_record(
+    position: TrainState, task: Task, plan: LoopConfig, optimizer: torch.optim.Optimizer, clock: Clock
 ) -> dict[str, float]:
     """The means since the last record, and the state of things."""
     means = {name: total / position.count for name, total in position.sums.items()}
@@ -298,20 +298,20 @@ def record_of(
     return {
         **stamp(position, plan),
         **means,
-        **task.watch(),
+        **task.extra_metrics(),
         "lr": optimizer.param_groups[0]["lr"],
         "clips_per_second": rate,
         "data_wait": waiting,
     }
 
 
-def stamp(position: Position, plan: Plan) -> dict[str, float]:
+def stamp(position: TrainState, plan: LoopConfig) -> dict[str, float]:
     """What says in every record where in the training it is."""
     epoch = position.epoch + position.batch / plan.batches
     return {"step": position.step, "stage": position.stage + 1, "epoch": epoch}
 
 
-def note_of(last: Mapping[str, float], position: Position, plan: Plan) -> str:
+def progress_note(last: Mapping[str, float], position: TrainState, plan: LoopConfig) -> str:
     """What stands beside the progress bar."""
     parts = [f"epoch {min(position.epoch + 1, plan.epochs)}/{plan.epochs}"]
     if last.get("stage") != position.stage + 1:  # nothing is logged while a queue is filled
@@ -325,7 +325,7 @@ def note_of(last: Mapping[str, float], position: Position, plan: Plan) -> str:
     return "  ".join(parts)
 
 
-def check_finite(values: Mapping[str, float], videos: list[str], position: Position, path: Path) -> None:
+def check_finite(values: Mapping[str, float], videos: list[str], position: TrainState, path: Path) -> None:
     """Stop before a loss that is no number spoils the weights; the last checkpoint is still good.
 
     Raises:

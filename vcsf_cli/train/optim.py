@@ -14,7 +14,7 @@ from vcsf_cli.config.schema import Optim
 from vcsf_cli.errors import InputError, UnknownName
 
 
-def optimizer_of(
+def build_optimizer(
     optim: Optim,
     parameters: Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]],
     fused: Literal["auto"] | bool = False,

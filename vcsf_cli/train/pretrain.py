@@ -14,23 +14,23 @@ from vcsf_cli import registry
 from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.config.schema import Stage
 from vcsf_cli.contracts import Indices, View
-from vcsf_cli.data.clips import TrainingClips
-from vcsf_cli.data.loader import Order, items_of, training_loader
+from vcsf_cli.data.clips import TwoViewClips
+from vcsf_cli.data.loader import ResumableBatchSampler, iterate, training_loader
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import DataError, InputError, RunError
-from vcsf_cli.model.cost import costs_of
+from vcsf_cli.model.cost import pathway_costs
 from vcsf_cli.model.parts import build_loss, build_sampler
 from vcsf_cli.model.pathways import TwoPathways, build
-from vcsf_cli.model.pretrained import Start
+from vcsf_cli.model.pretrained import InitialWeights
 from vcsf_cli.narrate import is_first, say
 from vcsf_cli.runs.restore import own_checkpoint
 from vcsf_cli.runs.run import Run, now
 from vcsf_cli.runs.stages import Stages
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.storage.files import only_one
-from vcsf_cli.train.compute import Machine
-from vcsf_cli.train.loop import Log, Plan, Position, fit
-from vcsf_cli.train.optim import learning_rate, optimizer_of
+from vcsf_cli.train.compute import Compute
+from vcsf_cli.train.loop import Log, LoopConfig, TrainState, fit
+from vcsf_cli.train.optim import build_optimizer, learning_rate
 from vcsf_cli.train.task import PretrainTask
 
 T = TypeVar("T")
@@ -132,7 +132,7 @@ def check_shapes(recipe: Recipe, model: TwoPathways) -> None:
         InputError: If they can't.
     """
     for stage in {stage.sampler.model_dump_json(): stage for stage in recipe.stages}.values():
-        costs_of(model, stage, build_sampler(stage))
+        pathway_costs(model, stage, build_sampler(stage))
 
 
 def warnings_for(recipe: Recipe, clips: int) -> list[str]:
@@ -170,7 +170,7 @@ class Trainer:
         start: Weights that a run without checkpoint starts from, where they are not random.
     """
 
-    def __init__(self, run: Run, manifest: Manifest, machine: Machine, start: Start) -> None:
+    def __init__(self, run: Run, manifest: Manifest, machine: Compute, start: InitialWeights) -> None:
         self.run, self.manifest, self.machine = run, manifest, machine
         self.recipe = run.recipe
         self.rows = training_rows(self.recipe, manifest)
@@ -200,12 +200,12 @@ class Trainer:
                 at = self.saved["position"]
                 say(f"going on after step {at['step']:,} (stage {at['stage'] + 1}, epoch {at['epoch'] + 1})")
             self.stages = Stages(self.run, self.manifest.hash)
-            position = Position(**self.saved["position"]) if self.saved else self._first_position()
+            position = TrainState(**self.saved["position"]) if self.saved else self._first_position()
             log = Log(self.run, position)
             first = position.stage
             for index in range(first, len(self.recipe.stages)):
                 if index != first:
-                    position = Position(stage=index, step=position.step)
+                    position = TrainState(stage=index, step=position.step)
                 self.stage(index, position, log)
             log.close()
             self.fabric.barrier()
@@ -214,26 +214,26 @@ class Trainer:
                 registry.load().notify("vcsf_on_finish", run=self.run, results=log.last)
             return log.last
 
-    def _first_position(self) -> Position:
+    def _first_position(self) -> TrainState:
         """The start, or behind the stages that another run has trained."""
         found = self.stages.found(self.model) if self.machine.share_stages and is_first() else None
         found = self._agreed(found)
         if found is None:
-            return Position()
+            return TrainState()
         run, count = found
         step, trained_by = self.stages.take_over(self.model, run, count)
         which = "stage 1 is" if count == 1 else f"stages 1 to {count} are"
         stages = self.recipe.stages
         say(f"{which} the same as those of run {trained_by}: its weights are taken (--no-share-stages trains anew)")
         if count == len(stages):
-            return Position(stage=count - 1, epoch=stages[-1].train.epochs, step=step)
-        return Position(stage=count, step=step)
+            return TrainState(stage=count - 1, epoch=stages[-1].train.epochs, step=step)
+        return TrainState(stage=count, step=step)
 
     def _agreed(self, first: T) -> T:
         """What the first process has found, for all: a file may appear between two looks."""
         return self.fabric.broadcast(first)
 
-    def stage(self, index: int, position: Position, log: Log) -> None:
+    def stage(self, index: int, position: TrainState, log: Log) -> None:
         """Train one stage from a position in it."""
         stage = self.recipe.stages[index]
         is_left = position.epoch < stage.train.epochs
@@ -242,8 +242,10 @@ class Trainer:
             say(f"stage {index + 1} of {len(self.recipe.stages)}: {what}")
         before = sum(earlier.train.epochs for earlier in self.recipe.stages[:index])
         resumes = self.saved is not None and index == self.saved["position"]["stage"]
-        task = PretrainTask(self.recipe, stage, self.model, self.manifest, self.rows, self.fabric, self.machine.readers)
-        optimizer = optimizer_of(stage.optim, task.parameters(), stage.speed.fused)
+        task = PretrainTask(
+            self.recipe, stage, self.model, self.manifest, self.rows, self.fabric, self.machine.num_workers
+        )
+        optimizer = build_optimizer(stage.optim, task.parameters(), stage.speed.fused)
         if self.saved is not None and resumes:
             task.load_state(self.saved["task"], self.run.checkpoint)
             try:
@@ -254,9 +256,9 @@ class Trainer:
                     "the code of a network or an optimiser has changed since; use the version that trained it",
                 ) from error
         self.stages.begin(index, self.model)
-        plan = plan_of(stage, len(self.rows), self.recipe.seed, self.machine.save_every)
-        clips = TrainingClips(self.manifest, build_sampler(stage), stage.augment, stage.data.size, self.recipe.seed)
-        order = Order(
+        plan = loop_config(stage, len(self.rows), self.recipe.seed, self.machine.save_every)
+        clips = TwoViewClips(self.manifest, build_sampler(stage), stage.augment, stage.data.size, self.recipe.seed)
+        order = ResumableBatchSampler(
             self.rows,
             stage.train.batch,
             self.recipe.seed,
@@ -266,7 +268,7 @@ class Trainer:
             self.fabric.global_rank,
             self.fabric.world_size,
         )
-        loader = training_loader(clips, order, self.machine.readers, pin=self.fabric.device.type == "cuda")
+        loader = training_loader(clips, order, self.machine.num_workers, pin=self.fabric.device.type == "cuda")
 
         def save() -> None:
             content = {
@@ -281,7 +283,7 @@ class Trainer:
 
         try:
             if is_left:
-                fit(self.fabric, task, optimizer, items_of(loader), plan, position, log, save)
+                fit(self.fabric, task, optimizer, iterate(loader), plan, position, log, save)
         except torch.OutOfMemoryError as error:
             raise RunError(
                 f"{self.fabric.device} has too little memory: {str(error).splitlines()[0]}",
@@ -291,9 +293,9 @@ class Trainer:
         self.stages.end(index, self.model, position.step)
 
 
-def plan_of(stage: Stage, clips: int, seed: int, save_every: float) -> Plan:
+def loop_config(stage: Stage, clips: int, seed: int, save_every: float) -> LoopConfig:
     """What the loop is told about a stage with so many training clips."""
-    return Plan(
+    return LoopConfig(
         epochs=stage.train.epochs,
         batches=clips // stage.train.batch,
         clips=stage.train.batch,

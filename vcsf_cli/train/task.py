@@ -16,11 +16,11 @@ from vcsf_cli import registry
 from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.config.schema import Stage
 from vcsf_cli.contracts import PATHWAYS, Contrast, Indices
-from vcsf_cli.data.clips import Batch, Numbers, WholeVideos, inputs_of
+from vcsf_cli.data.clips import Batch, ClipIds, EvalClips, pathway_inputs
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.features.extract import extract
-from vcsf_cli.features.neighbours import centred_unit, hits, nearest, pathways_of, recall
-from vcsf_cli.model.momentum import Queue, follow, key_encoder
+from vcsf_cli.features.neighbours import centred_unit, hits, measured_pathways, nearest, recall
+from vcsf_cli.model.momentum import Queue, ema_update, key_encoder
 from vcsf_cli.model.norm import batch_norms, split
 from vcsf_cli.model.parts import Loss, build_loss, build_sampler
 from vcsf_cli.model.pathways import TwoPathways
@@ -71,7 +71,7 @@ class PretrainTask:
         self.queue = cast(Queue, fabric.to_device(Queue(self.loss.queue, stage.head.dim, recipe.seed)))
         self.keyed = list(PATHWAYS) if self.loss.crosses else self.trained
         self.checked = self._checked_rows(rows, recipe.seed)
-        self.numbers = Numbers(manifest)
+        self.numbers = ClipIds(manifest)
         self._last: Contrast | None = None
         self._fresh: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
         self._warned: set[str] = set()
@@ -162,7 +162,7 @@ class PretrainTask:
 
     def _encode(self, model: TwoPathways, batch: Batch, view: int, pathways: Sequence[str]) -> dict[str, Tensor]:
         """Embeddings (B, D) of one view by pathway."""
-        windows = inputs_of(batch, view, pathways, self.fabric.device, self.stage.speed.channels_last)
+        windows = pathway_inputs(batch, view, pathways, self.fabric.device, self.stage.speed.channels_last)
         with self.fabric.autocast():
             embeddings: dict[str, Tensor] = model(windows, {name: batch[name][:, view] for name in pathways})
         return embeddings
@@ -182,11 +182,11 @@ class PretrainTask:
 
     def after_step(self) -> None:
         """Move the key encoder, and put the keys of all processes' batches into the queue."""
-        follow(self.keys, self.model, self.trained, self.stage.train.key_momentum)
-        self._last = remembered(cast(Contrast, self._last))
+        ema_update(self.keys, self.model, self.trained, self.stage.train.key_momentum)
+        self._last = copy_queue(cast(Contrast, self._last))
         self._push()
 
-    def fill(self, batch: Batch) -> None:
+    def enqueue(self, batch: Batch) -> None:
         """Put a batch's keys into the queue, and learn nothing."""
         self._fresh = self._gathered(self._keys(batch)), self._gathered(self._numbers(batch))
         self._push()
@@ -208,7 +208,7 @@ class PretrainTask:
         )
 
     @torch.no_grad()
-    def watch(self) -> dict[str, float]:
+    def extra_metrics(self) -> dict[str, float]:
         """What `monitor` says of the last batch; a warning, once, where embeddings collapse."""
         contrast = cast(Contrast, self._last)
         watched: dict[str, float] = {}
@@ -232,7 +232,7 @@ class PretrainTask:
         if len(self.checked) < 2:
             return {}
         stage = self.stage
-        videos = WholeVideos(
+        videos = EvalClips(
             self.manifest,
             self.checked.tolist(),
             build_sampler(stage),
@@ -247,7 +247,7 @@ class PretrainTask:
         source = self.numbers.source[self.checked]
         label = self.manifest.table["label"].to_numpy(object)[self.checked]
         checks = {}
-        for measured in pathways_of(unit):
+        for measured in measured_pathways(unit):
             found = nearest(unit, unit, measured, 1, source[:, None] == source)
             checks[f"{measured}_check_R@1"] = recall(hits(found, label, label), [1])[1]
         return checks
@@ -283,7 +283,7 @@ def average(fabric: Fabric, tensors: Sequence[Tensor]) -> None:
         tensor.copy_(mean.view_as(tensor))
 
 
-def remembered(contrast: Contrast) -> Contrast:
+def copy_queue(contrast: Contrast) -> Contrast:
     """A contrast with a copy of its queue, which is about to be overwritten: what is watched is what the loss has seen."""
     fields = ("queue_video", "queue_source", "queue_label")
     return replace(

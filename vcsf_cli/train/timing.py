@@ -14,14 +14,14 @@ from lightning_fabric import Fabric
 
 from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.config.schema import Stage
-from vcsf_cli.data.clips import Batch, TrainingClips
-from vcsf_cli.data.loader import Order, items_of, training_loader
+from vcsf_cli.data.clips import Batch, TwoViewClips
+from vcsf_cli.data.loader import ResumableBatchSampler, iterate, training_loader
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import TwoPathways, build
-from vcsf_cli.train.compute import Machine
+from vcsf_cli.train.compute import Compute
 from vcsf_cli.train.loop import Task
-from vcsf_cli.train.optim import optimizer_of
+from vcsf_cli.train.optim import build_optimizer
 from vcsf_cli.train.pretrain import training_rows
 from vcsf_cli.train.task import PretrainTask
 
@@ -32,7 +32,7 @@ TIMED_CLIPS = 2
 TIMED_BATCHES = 4
 
 
-def estimate(recipe: Recipe, manifest: Manifest, machine: Machine) -> list[tuple[int, float]]:
+def estimate(recipe: Recipe, manifest: Manifest, machine: Compute) -> list[tuple[int, float]]:
     """Clips an epoch and estimated seconds of every stage, from batches of real clips timed for some seconds.
 
     Stages that compute the same are timed once; what there is no time left for is taken to last as long as the slowest.
@@ -51,7 +51,7 @@ def estimate(recipe: Recipe, manifest: Manifest, machine: Machine) -> list[tuple
     return estimates
 
 
-def seconds_a_clip(recipe: Recipe, stage: Stage, manifest: Manifest, machine: Machine, deadline: float) -> float:
+def seconds_a_clip(recipe: Recipe, stage: Stage, manifest: Manifest, machine: Compute, deadline: float) -> float:
     """Seconds that training on a clip takes, measured with a few clips and, where there is time before the deadline, with
     whole batches, which small networks compute much faster.
 
@@ -61,14 +61,14 @@ def seconds_a_clip(recipe: Recipe, stage: Stage, manifest: Manifest, machine: Ma
     processes = machine.processes * machine.nodes
     rows, fabric = training_rows(recipe, manifest), replace(machine, devices=str(machine.device()), nodes=1).fabric()
     task = PretrainTask(recipe, stage, cast(TwoPathways, fabric.to_device(build(recipe))), manifest, rows, fabric, 0)
-    optimizer = optimizer_of(stage.optim, task.parameters(), stage.speed.fused)
-    clips = TrainingClips(manifest, build_sampler(stage), stage.augment, stage.data.size, recipe.seed)
+    optimizer = build_optimizer(stage.optim, task.parameters(), stage.speed.fused)
+    clips = TwoViewClips(manifest, build_sampler(stage), stage.augment, stage.data.size, recipe.seed)
 
     def timed(size: int) -> tuple[float, float]:
         """Seconds that a clip takes to read and to compute, in batches of so many."""
-        order = Order(rows, size, recipe.seed, 0, 1000)
-        batches = items_of(training_loader(clips, order, 0, pin=False))
-        read, compute = rehearsed(fabric, task, optimizer, batches, TIMED_BATCHES, deadline)
+        order = ResumableBatchSampler(rows, size, recipe.seed, 0, 1000)
+        batches = iterate(training_loader(clips, order, 0, pin=False))
+        read, compute = time_steps(fabric, task, optimizer, batches, TIMED_BATCHES, deadline)
         return read / size, compute / size
 
     parts = stage.train.accumulate * (stage.train.parts if stage.train.norm == "split" else 1)
@@ -77,10 +77,10 @@ def seconds_a_clip(recipe: Recipe, stage: Stage, manifest: Manifest, machine: Ma
     read, compute = timed(few)
     if few < whole and (read + compute) * whole * TIMED_BATCHES < deadline - time.monotonic():
         read, compute = timed(whole)
-    return max(read / max(1, machine.readers), compute) / processes
+    return max(read / max(1, machine.num_workers), compute) / processes
 
 
-def rehearsed(
+def time_steps(
     fabric: Fabric,
     task: Task,
     optimizer: torch.optim.Optimizer,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vcsf_cli.contracts import identity
 from vcsf_cli.errors import RecipeError, UnknownName, VcsfError
 from vcsf_plugins.backbones.staged import Between
-from vcsf_plugins.backbones.temporal import TemporalAttention, TemporalConvolution, shifted
+from vcsf_plugins.backbones.temporal import TemporalAttention, TemporalConvolution, temporal_shift
 
 Temporal = Literal["shift", "convolution", "attention", "none"]
 
@@ -129,23 +129,23 @@ class ImageFrames(nn.Module):
             """The features of `time` frames each, in timm's layout, as the next stage shall see them."""
             layout = self.layout[stage - 1]
             image_map = layout.to_map(features, height, width)
-            video = self.after(stage, joined(image_map, time), between)
+            video = self.after(stage, as_clips(image_map, time), between)
             return layout.from_map(video.transpose(1, 2).flatten(0, 1), features)
 
         with cutting(self.image, self.cuts, end):
             features = self.image.forward_features(clip.transpose(1, 2).flatten(0, 1))
         image_map = self.layout[-1].to_map(features, height, width)
-        return self.after(len(self.channels), joined(image_map, time), between)
+        return self.after(len(self.channels), as_clips(image_map, time), between)
 
     def after(self, stage: int, features: Tensor, between: Between) -> Tensor:
         """What the next stage sees of a stage's features (B, C, T, h, w)."""
         if str(stage) in self.temporal:
             features = self.temporal[str(stage)](features)
         features = between(stage, features)
-        return shifted(features) if self.shift and stage < len(self.channels) else features
+        return temporal_shift(features) if self.shift and stage < len(self.channels) else features
 
 
-def joined(frames: Tensor, time: int) -> Tensor:
+def as_clips(frames: Tensor, time: int) -> Tensor:
     """Clips (B, C, T, h, w) of maps (B * T, C, h, w)."""
     return frames.reshape(-1, time, *frames.shape[1:]).transpose(1, 2)
 
@@ -199,7 +199,7 @@ def timm_images(*, model: str, pretrained: bool = False, temporal: Temporal = "s
         temporal: What looks along time: `shift`, `convolution`, `attention`, or `none`.
     """
     blank = image_network(model)
-    cuts, layouts, channels = stages_of(model, blank)
+    cuts, layouts, channels = describe_stages(model, blank)
     settings = blank.pretrained_cfg
     fixed = settings.get("fixed_input_size") and not any_size(type(blank))
     size = tuple(settings["input_size"][-2:]) if fixed else None
@@ -239,7 +239,7 @@ def image_network(model: str, pretrained: bool = False, device: str = "meta", **
         ) from error
 
 
-def cuts_of(image: Network) -> list[Cut]:
+def stage_cuts(image: Network) -> list[Cut]:
     """Where the stages of a network end, but for its last, as timm describes them."""
     stages = [dict(image.feature_info[index]) for index in range(len(image.feature_info))]
     if len(stages) > GROUPS and len({stage["reduction"] for stage in stages}) == 1:
@@ -250,7 +250,7 @@ def cuts_of(image: Network) -> list[Cut]:
     return [*stem, *(Cut(stage["module"]) for stage in stages[:-1])]
 
 
-def stages_of(model: str, image: Network) -> tuple[list[Cut], list[Layout], list[int]]:
+def describe_stages(model: str, image: Network) -> tuple[list[Cut], list[Layout], list[int]]:
     """Cuts, layouts and channels of the stages of a network on the device `meta`.
 
     It is run once. At each cut the gradient must come from the cut before and from nowhere else: whatever passes by a
@@ -259,7 +259,7 @@ def stages_of(model: str, image: Network) -> tuple[list[Cut], list[Layout], list
     Raises:
         RecipeError: If its stages are no such chain.
     """
-    cuts = cuts_of(image)
+    cuts = stage_cuts(image)
     layouts: list[Layout] = []
     channels: list[int] = []
     starts = [torch.zeros(2, *image.pretrained_cfg["input_size"], device="meta", requires_grad=True)]
@@ -273,7 +273,7 @@ def stages_of(model: str, image: Network) -> tuple[list[Cut], list[Layout], list
     def end(stage: int, features: Any) -> Tensor:
         if stage != len(starts):
             raise refuse("its stages are not run once and in order")
-        layout = layout_of(features, getattr(image, "num_prefix_tokens", 0), getattr(image, "output_fmt", None))
+        layout = feature_layout(features, getattr(image, "num_prefix_tokens", 0), getattr(image, "output_fmt", None))
         if layout is None:
             raise refuse(f"stage {stage} does not end with one map of features")
         gradients = torch.autograd.grad(features.sum(), starts, allow_unused=True, retain_graph=True)
@@ -293,7 +293,7 @@ def stages_of(model: str, image: Network) -> tuple[list[Cut], list[Layout], list
     return cuts, layouts, channels
 
 
-def layout_of(features: Any, prefix: int, declared: str | None) -> Layout | None:
+def feature_layout(features: Any, prefix: int, declared: str | None) -> Layout | None:
     """The layout of features of square images; None if it is none of those known."""
     if not isinstance(features, Tensor) or features.dim() not in (3, 4):
         return None

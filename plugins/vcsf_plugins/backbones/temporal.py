@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def shifted(features: Tensor) -> Tensor:
+def temporal_shift(features: Tensor) -> Tensor:
     """Features (B, C, T, h, w) with an eighth of the channels from the step before and an eighth from the next.
 
     TSM's shift; what would come from outside the clip is zero.

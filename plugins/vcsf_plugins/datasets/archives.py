@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.narrate import say
 from vcsf_plugins.datasets.download import download
-from vcsf_plugins.datasets.listing import VIDEO_ENDINGS, files_below, text_of, videos_below
+from vcsf_plugins.datasets.listing import VIDEO_ENDINGS, decode_text, files_below, videos_below
 
 try:
     import fcntl
@@ -425,7 +425,7 @@ def unzip(archive: Path, folder: Path, again: str, allowance: _Allowance) -> int
             made = 0
             for entry in entries:
                 if not entry.flag_bits & 0x800:  # its name is not marked as UTF-8, and was read as code page 437
-                    entry.filename = text_of(entry.filename.encode("cp437"))
+                    entry.filename = decode_text(entry.filename.encode("cp437"))
                 path = PurePosixPath(entry.filename)
                 if path.is_absolute() or ".." in path.parts:
                     raise DataError(

@@ -34,7 +34,7 @@ def download(url: str, path: Path, sha256: str = "") -> None:
     """
     partial = path.with_name(f"{path.name}.partial")
     furthest, reason = -1, "the server sent less than it promised"
-    while (size := size_of(partial)) > furthest:
+    while (size := file_size(partial)) > furthest:
         furthest = size
         try:
             if continue_file(url, partial):
@@ -50,14 +50,14 @@ def download(url: str, path: Path, sha256: str = "") -> None:
     raise DataError(f"{url} can't be downloaded: {reason}" + (f"; {size:,} bytes are here" if size else ""))
 
 
-def size_of(path: Path) -> int:
+def file_size(path: Path) -> int:
     """Bytes of a file, 0 if there is none."""
     return path.stat().st_size if path.exists() else 0
 
 
 def continue_file(url: str, partial: Path) -> bool:
     """Download from where a partial file ends; whether the whole file is there then."""
-    have = size_of(partial)
+    have = file_size(partial)
     try:
         response = connect(url, have)
     except urllib.error.HTTPError as error:
@@ -79,7 +79,7 @@ def continue_file(url: str, partial: Path) -> bool:
             for chunk in chunks(response):
                 file.write(chunk)
                 progress.advance(file.tell() // CHUNK - progress.done)
-    return total is None or size_of(partial) == total
+    return total is None or file_size(partial) == total
 
 
 def connect(url: str, begin: int) -> http.client.HTTPResponse:

@@ -51,8 +51,8 @@ class HMDB51(Listing):
         provided = provide(self.root, ARCHIVES, self.mirror, is_list, self.lists)
         parts = read_parts(find_lists(provided.root, self.lists, is_list, provided.unpacked))
         videos = once(
-            (video_of(path, parts) for path in videos_below(provided.root, provided.unpacked)),
-            key=lambda v: "/".join(clip_of(v)),
+            (build_video(path, parts) for path in videos_below(provided.root, provided.unpacked)),
+            key=lambda v: "/".join(parse_clip(v)),
         )
         count = completeness(len({video.label for video in videos}), CLASSES, len(videos), CLIPS)
         lost = [str(split) for split in (1, 2, 3) if not any(split in part for part in parts.values())]
@@ -62,7 +62,7 @@ class HMDB51(Listing):
         self._remarks = [*provided.remarks, count]
         if lost:
             self._remarks.append(f"no lists of split {', '.join(lost)} were found; --lists DIR says where they are")
-        unlisted = sum(clip_of(video) not in parts for video in videos)
+        unlisted = sum(parse_clip(video) not in parts for video in videos)
         if parts and unlisted:
             self._remarks.append(f"{unlisted:,} clips are in no list: they belong to no split")
         return videos
@@ -98,7 +98,7 @@ def class_list(path: Path, label: str) -> Iterator[tuple[int, Clip, str]]:
         name, _, flag = line.rpartition(" ")
         if flag not in FLAGS or not name:
             raise DataError(f"{path}:{number}: `{line}` is no `name.avi 0|1|2`", "is it the official list?")
-        yield number, (label.lower(), stem_of(name)), FLAGS[flag]
+        yield number, (label.lower(), video_stem(name)), FLAGS[flag]
 
 
 def flat_list(path: Path, part: str) -> Iterator[tuple[int, Clip, str]]:
@@ -107,28 +107,28 @@ def flat_list(path: Path, part: str) -> Iterator[tuple[int, Clip, str]]:
         label, slash, name = re.sub(r"\s+\d+$", "", line).partition("/")
         if not slash:
             raise DataError(f"{path}:{number}: `{line}` is no `class/name 0`", "is it a list of HMDB51?")
-        yield number, (label.lower(), stem_of(name)), part
+        yield number, (label.lower(), video_stem(name)), part
 
 
-def stem_of(name: str) -> str:
+def video_stem(name: str) -> str:
     """A file name without a video's ending, in lower case; other dots belong to the name."""
     stem, dot, ending = name.strip().rpartition(".")
     known = f"{dot}{ending.lower()}" in VIDEO_ENDINGS
     return unicodedata.normalize("NFC", stem if known else name.strip()).lower()
 
 
-def clip_of(video: Video) -> Clip:
+def parse_clip(video: Video) -> Clip:
     """Which clip of HMDB51 a file holds."""
     label, _, name = video.name.partition("/")
-    return label.lower(), stem_of(name)
+    return label.lower(), video_stem(name)
 
 
-def video_of(path: Path, parts: Parts) -> Video:
+def build_video(path: Path, parts: Parts) -> Video:
     """A clip; its recording is what its file name says before the class."""
     label, name = readable(path.parent).rpartition("/")[2], readable(path).rpartition("/")[2]
-    part = parts.get((label.lower(), stem_of(name)), {})
+    part = parts.get((label.lower(), video_stem(name)), {})
     named = re.match(rf"(.+)_{re.escape(label)}_", name, re.IGNORECASE)
-    recording = named[1] if named else stem_of(name)
+    recording = named[1] if named else video_stem(name)
     split = (part.get(1, ""), part.get(2, ""), part.get(3, ""))
     return Video(path, f"{label}/{name}", label, recording, recording, split)
 

@@ -91,7 +91,7 @@ def once(videos: Iterable[Video], key: Callable[[Video], str] = by_name) -> list
     return sorted(found.values(), key=by_name)
 
 
-def text_of(data: bytes) -> str:
+def decode_text(data: bytes) -> str:
     """Bytes as text; what is no UTF-8 is read as Latin-1, in which every byte is a letter."""
     try:
         return data.decode("utf-8-sig")
@@ -101,14 +101,14 @@ def text_of(data: bytes) -> str:
 
 def readable(path: Path) -> str:
     """A path with `/`, as text that can be written to any file, whatever bytes its names are made of."""
-    return text_of(os.fsencode(path.as_posix()))
+    return decode_text(os.fsencode(path.as_posix()))
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines of a list file that hold something, numbered from 1."""
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if line.strip():
-            yield number, text_of(line.strip())
+            yield number, decode_text(line.strip())
 
 
 def find_lists(

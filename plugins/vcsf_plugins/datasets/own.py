@@ -103,8 +103,8 @@ class Folder(Drawn):
         return len(firsts) > 1 and all(name.count("/") == 1 for name in names)
 
     def _about_labels(self, videos: list[Video]) -> str:
-        if classes_of(videos):
-            return f"{len(classes_of(videos))} classes"
+        if label_set(videos):
+            return f"{len(label_set(videos))} classes"
         why = " (they don't lie in folders of classes: see --labels)" if self.labels == "auto" else ""
         return f"unlabelled{why}"
 
@@ -162,13 +162,13 @@ class Listed(Drawn):
             videos.append(Video(path, name, line.get("label") or None, group, group, (part, "", "")))
         raise_problems(self.root, problems + straddling(videos))
         videos = once(videos)
-        self._remarks = [f"{len(videos):,} videos, {len(classes_of(videos))} classes"]
+        self._remarks = [f"{len(videos):,} videos, {len(label_set(videos))} classes"]
         if any(video.split[0] for video in videos):
             return videos
-        return self.draw(videos) if classes_of(videos) else videos
+        return self.draw(videos) if label_set(videos) else videos
 
 
-def classes_of(videos: Iterable[Video]) -> set[str]:
+def label_set(videos: Iterable[Video]) -> set[str]:
     """The labels there are."""
     return {video.label for video in videos if video.label is not None}
 

@@ -45,7 +45,9 @@ class UCF101(Listing):
         lists = find_lists(provided.root, self.lists, LISTS.__contains__, provided.unpacked)
         parts, labels = read_parts(lists)
         matches = {path: NAME.fullmatch(path.stem) for path in videos_below(provided.root, provided.unpacked)}
-        videos = once((video_of(path, match, parts, labels) for path, match in matches.items() if match), key=clip_of)
+        videos = once(
+            (build_video(path, match, parts, labels) for path, match in matches.items() if match), key=parse_clip
+        )
         self._remarks = provided.remarks + self._completeness(videos, lists, set(parts))
         others = sorted(path.name for path, match in matches.items() if not match)
         if others:
@@ -54,7 +56,7 @@ class UCF101(Listing):
 
     def _completeness(self, videos: list[Video], lists: dict[str, Path], listed: set[str]) -> list[str]:
         count = completeness(len({video.label for video in videos}), CLASSES, len(videos), CLIPS)
-        there = {clip_of(video) for video in videos}
+        there = {parse_clip(video) for video in videos}
         missing, lost = sorted(listed - there), [name for name in LISTS if name not in lists]
         if self.strict and (missing or lost or len(videos) < CLIPS):
             what = f"; missing are {', '.join((missing or lost)[:3])} ..." if missing or lost else ""
@@ -67,12 +69,12 @@ class UCF101(Listing):
         return remarks
 
 
-def clip_of(video: Video) -> str:
+def parse_clip(video: Video) -> str:
     """Which clip of UCF101 a file holds, however its name is spelled and whatever its ending."""
     return video.path.stem.lower()
 
 
-def video_of(path: Path, match: re.Match[str], parts: Parts, labels: dict[str, str]) -> Video:
+def build_video(path: Path, match: re.Match[str], parts: Parts, labels: dict[str, str]) -> Video:
     """A clip, its label from the lists or else from its name."""
     key = path.stem.lower()
     label = labels.get(key) or SPELLING.get(match["action"].lower(), match["action"])

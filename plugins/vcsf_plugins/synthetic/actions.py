@@ -24,7 +24,7 @@ class Action:
     travel: float = 0.0
 
 
-def wave_of(phase: float) -> float:
+def sine_wave(phase: float) -> float:
     """A sine: 0 at the phases 0 and 1/2, 1 at 1/4."""
     return math.sin(2 * math.pi * phase)
 
@@ -35,8 +35,8 @@ def dip(phase: float) -> float:
 
 
 def walk(phase: float) -> Pose:
-    swing = wave_of(phase)
-    lift = wave_of(phase + 0.25)
+    swing = sine_wave(phase)
+    lift = sine_wave(phase + 0.25)
     return Pose(
         arms=(Limb(-22 * swing, 12), Limb(22 * swing, 12)),
         legs=(Limb(26 * swing, 8 + 34 * max(0.0, lift)), Limb(-26 * swing, 8 + 34 * max(0.0, -lift))),
@@ -45,26 +45,26 @@ def walk(phase: float) -> Pose:
 
 
 def run(phase: float) -> Pose:
-    swing = wave_of(phase)
-    lift = wave_of(phase + 0.2)
+    swing = sine_wave(phase)
+    lift = sine_wave(phase + 0.2)
     return Pose(
         arms=(Limb(-45 * swing, 85), Limb(45 * swing, 85)),
         legs=(Limb(12 + 42 * swing, 25 + 70 * max(0.0, lift)), Limb(12 - 42 * swing, 25 + 70 * max(0.0, -lift))),
         lean=13,
-        height=0.05 * abs(wave_of(phase)),
+        height=0.05 * abs(sine_wave(phase)),
     )
 
 
 def jump(phase: float) -> Pose:
-    flight = max(0.0, wave_of(phase))
-    crouch = max(0.0, -wave_of(phase))
+    flight = max(0.0, sine_wave(phase))
+    crouch = max(0.0, -sine_wave(phase))
     leg = Limb(55 * crouch, 95 * crouch)
     arm = Limb(150 * flight - 35 * crouch, 10)
     return Pose(arms=(arm, arm), legs=(leg, leg), lean=22 * crouch, height=0.3 * flight)
 
 
 def wave(phase: float) -> Pose:
-    return Pose(arms=(Limb(-8, 5), Limb(150, 38 * wave_of(phase))), legs=(Limb(-5), Limb(5)))
+    return Pose(arms=(Limb(-8, 5), Limb(150, 38 * sine_wave(phase))), legs=(Limb(-5), Limb(5)))
 
 
 def squat(phase: float) -> Pose:
@@ -79,12 +79,12 @@ def jumping_jack(phase: float) -> Pose:
     return Pose(
         arms=(Limb(-12 - 150 * spread, -8), Limb(12 + 150 * spread, 8)),
         legs=(Limb(-3 - 24 * spread), Limb(3 + 24 * spread)),
-        height=0.07 * abs(wave_of(phase)),
+        height=0.07 * abs(sine_wave(phase)),
     )
 
 
 def punch(phase: float) -> Pose:
-    left, right = max(0.0, wave_of(phase)), max(0.0, -wave_of(phase))
+    left, right = max(0.0, sine_wave(phase)), max(0.0, -sine_wave(phase))
     return Pose(
         arms=(Limb(45 + 48 * left, 115 * (1 - left)), Limb(45 + 48 * right, 115 * (1 - right))),
         legs=(Limb(18, 14), Limb(-16, 8)),
@@ -110,8 +110,8 @@ def bow(phase: float) -> Pose:
 
 
 def kick(phase: float) -> Pose:
-    swing = max(0.0, wave_of(phase))
-    back = max(0.0, -wave_of(phase))
+    swing = max(0.0, sine_wave(phase))
+    back = max(0.0, -sine_wave(phase))
     return Pose(
         arms=(Limb(30 * swing, 35), Limb(-35 * swing + 20 * back, 35)),
         legs=(Limb(-4, 6), Limb(88 * swing - 30 * back, 30 * (1 - swing) + 40 * back)),

@@ -57,7 +57,7 @@ class Body:
 Joints = dict[str, Point]
 
 
-def joints_of(pose: Pose, body: Body) -> Joints:
+def place_joints(pose: Pose, body: Body) -> Joints:
     """Where the joints of a body are, the lowest of them `pose.height` above y = 0, the hip at x = 0."""
     hip = Point(0.0, 0.0)
     neck = along(hip, body.trunk, 180 - pose.lean)

@@ -11,7 +11,7 @@ import numpy as np
 
 from vcsf_cli.contracts import Frames
 from vcsf_plugins.synthetic.actions import Action
-from vcsf_plugins.synthetic.figure import Body, Joints, joints_of
+from vcsf_plugins.synthetic.figure import Body, Joints, place_joints
 
 Colour = tuple[int, int, int]
 
@@ -113,13 +113,13 @@ def render(action: Action, look: Look, frames: int, width: int, height: int, rng
         scale = 1 + zoom * share
         offset = np.array([pan[0] * width, pan[1] * height]) * share + tremble[index]
         followed_by = np.array([followed * travel * index, 0])
-        camera = camera_of(scale, offset + followed_by, width, height)
+        camera = camera_matrix(scale, offset + followed_by, width, height)
         image = cv2.warpAffine(look.background, camera, (width, height), borderMode=cv2.BORDER_REFLECT)
         pose = action.pose((phase + speed * index / FPS / action.seconds) % 1)
         x = start + (1 - followed) * travel * index
         centre = np.array([width / 2, height / 2])
         place = (np.array([x, 0.9 * height]) - centre) * scale + centre - offset * scale
-        draw_figure(np.asarray(image), joints_of(pose, look.body), look, place, stature * scale, mirror)
+        draw_figure(np.asarray(image), place_joints(pose, look.body), look, place, stature * scale, mirror)
         clip[index] = image
     return clip
 
@@ -131,7 +131,7 @@ def smooth_noise(frames: int, rng: np.random.Generator) -> np.ndarray[tuple[int,
     return walk[:frames]
 
 
-def camera_of(
+def camera_matrix(
     scale: float, offset: np.ndarray[tuple[int], np.dtype[np.float64]], width: int, height: int
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     """The affine map from the background to the picture: the picture's centre shows the background's, moved."""
