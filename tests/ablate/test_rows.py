@@ -107,7 +107,9 @@ def test_what_can_be_no_table_is_refused(tmp_path: Path, text: str, said: str) -
 
 def test_set_goes_before_the_rows_own(tmp_path: Path) -> None:
     content = table(tmp_path, "title: T\nbase: vcsf\nrows: {a: {}, b: {set: {sampler.alpha: 8}}}\n", "sampler.alpha=2")
-    assert [recipes.load(line.base, line.assignments).model.sampler.settings["alpha"] for line in content.lines] == [
+    assert [
+        recipes.load(line.base, line.assignments).first_stage.sampler.settings["alpha"] for line in content.lines
+    ] == [
         2,
         8,
     ]

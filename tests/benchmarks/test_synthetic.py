@@ -32,7 +32,7 @@ def accuracies(data: Path) -> dict[str, float]:
     """Test accuracy of the demo's networks with a linear layer each, trained with labels; `both` adds probabilities."""
     torch.manual_seed(0)
     recipe = load("demo", ["sampler.same_window=0.0"])
-    stage, manifest = recipe.model, Manifest.open(data / "synthetic")
+    stage, manifest = recipe.first_stage, Manifest.open(data / "synthetic")
     train, test = manifest.part(1, "train"), manifest.part(1, "test")
     labels = ClipIds(manifest).label
     model = build(recipe)

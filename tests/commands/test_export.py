@@ -79,7 +79,7 @@ def model(run: Path) -> TwoPathways:
 
 def features(model: TwoPathways, run: Path, clips: np.ndarray) -> dict[str, np.ndarray]:
     """What the networks make of windows, by the path that training takes."""
-    view = build_sampler(load(str(run / "recipe.yaml")).model).cover(clips.shape[1])[0]
+    view = build_sampler(load(str(run / "recipe.yaml")).first_stage).cover(clips.shape[1])[0]
     positions = {name: torch.from_numpy(view.positions(name)).expand(len(clips), -1) for name in PATHWAYS}
     with torch.no_grad():
         found = model.features(to_input(torch.from_numpy(clips)), positions)
@@ -172,7 +172,7 @@ def test_windows_come_with_their_seconds_and_average_to_the_video(folder: Path, 
     video = write_video(tmp_path / "own.mp4", 40, fps=20)
     encoder = load_encoder(folder)
     found = encoder.encode_windows(video)
-    starts = [view.window[0] for view in build_sampler(load("smoke").model).cover(40)]
+    starts = [view.window[0] for view in build_sampler(load("smoke").first_stage).cover(40)]
     np.testing.assert_allclose(found.begin, np.array(starts) / 20, atol=1e-3)
     np.testing.assert_allclose(found.end - found.begin, 8 / 20, atol=1e-3)
     for pathway, feature in encoder.encode(video).items():

@@ -108,7 +108,7 @@ def test_numbers_and_neighbours_follow_from_the_features(measured: Path) -> None
 def feature_by_hand(model: TwoPathways, folder: Path, row: int, pathway: str) -> np.ndarray:
     """The mean feature of a video's windows, one window at a time from the stored frames."""
     data = Manifest.open(folder)
-    stage = load("smoke").model
+    stage = load("smoke").first_stage
     frames = int(data.table["frames"][row])
     store = FrameStore(data)
     images = [simplejpeg.decode_jpeg(jpeg) for jpeg in store.jpegs(row, range(frames))]

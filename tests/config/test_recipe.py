@@ -31,7 +31,7 @@ def test_extends_merges_key_by_key_and_replaces_components_whole(tmp_path: Path)
     write(tmp_path, "extends: demo\nname: base\nbackbone: {channels: [4, 8, 8, 16]}\ntrain: {epochs: 3}", "base.yaml")
     same = recipes.load(write(tmp_path, "extends: base.yaml\nname: a\ntrain: {batch: 8}"))
     assert same.tree["backbone"] == {"name": "small", "channels": [4, 8, 8, 16], "temporal_strides": None}
-    assert (same.model.train.epochs, same.model.train.batch) == (3, 8)
+    assert (same.first_stage.train.epochs, same.first_stage.train.batch) == (3, 8)
     other = recipes.load(write(tmp_path, "extends: base.yaml\nname: b\nbackbone: {name: r3d18}"))
     assert other.tree["backbone"] == {"name": "r3d18", "temporal_strides": None}
 
@@ -46,15 +46,15 @@ def test_set_names_another_component_without_stale_settings() -> None:
 def test_set_splits_at_the_first_equals_sign_and_reads_yaml() -> None:
     recipe = recipes.load("demo", ["name=a.b", "optim.lr=1e-2", "augment.area=[0.5, 1]", "fast.input=rgb"])
     assert recipe.name == "a.b"
-    assert recipe.model.optim.lr == 0.01
-    assert recipe.model.augment.area == (0.5, 1.0)
+    assert recipe.first_stage.optim.lr == 0.01
+    assert recipe.first_stage.augment.area == (0.5, 1.0)
     assert recipe.tree["fast"]["input"] == "rgb"
 
 
 @pytest.mark.parametrize("name", ["2024", "1e5", "true", "null", "1.0"])
 def test_a_name_given_by_set_is_text_whatever_it_looks_like(name: str) -> None:
     recipe = recipes.load("demo", [f"data.name={name}", f"name={name}"])
-    assert (recipe.name, recipe.model.data.name) == (name, name)
+    assert (recipe.name, recipe.first_stage.data.name) == (name, name)
     with pytest.raises(RecipeError, match=f"unknown loss `{name}` at `loss.name`"):
         recipes.load("demo", [f"loss.name={name}"])
 
@@ -63,8 +63,8 @@ def test_stages_inherit_what_they_do_not_name(tmp_path: Path) -> None:
     path = write(tmp_path, "extends: demo\nstages:\n  - {}\n  - {loss: {temperature: 0.2}, train: {epochs: 2}}\n")
     recipe = recipes.load(path, ["stages.1.optim.lr=0.5"])
     first, second = recipe.stages
-    assert first.train.epochs == recipes.load("demo").model.train.epochs
-    assert second.loss.settings == {**recipes.load("demo").model.loss.settings, "temperature": 0.2}
+    assert first.train.epochs == recipes.load("demo").first_stage.train.epochs
+    assert second.loss.settings == {**recipes.load("demo").first_stage.loss.settings, "temperature": 0.2}
     assert (second.train.epochs, second.train.batch, second.optim.lr) == (2, 32, 0.5)
 
 

@@ -29,7 +29,7 @@ def test_ten_crops_are_corners_and_centre_then_mirrored() -> None:
 
 
 def test_a_video_in_ten_crops_has_the_windows_of_each(tiny_data: Path) -> None:
-    manifest, sampler = Manifest.open(tiny_data / "synthetic"), build_sampler(load("smoke").model)
+    manifest, sampler = Manifest.open(tiny_data / "synthetic"), build_sampler(load("smoke").first_stage)
     centre, ten = (EvalClips(manifest, [3], sampler, 0.75, 24, crops=crops)[0] for crops in ("centre", "ten"))
     count, frames = len(centre["windows"]), len(centre["frames"])
     assert ten["windows"].shape == (10 * count, sampler.length)
@@ -50,7 +50,7 @@ def test_a_video_in_ten_crops_has_the_windows_of_each(tiny_data: Path) -> None:
 
 def test_one_view_to_learn_a_label_from(tiny_data: Path) -> None:
     """It depends on seed, epoch and video alone; colours change with the probability of the protocol."""
-    manifest, sampler = Manifest.open(tiny_data / "synthetic"), build_sampler(load("smoke").model)
+    manifest, sampler = Manifest.open(tiny_data / "synthetic"), build_sampler(load("smoke").first_stage)
 
     def clip(key: tuple[int, int], **settings: float) -> dict[str, np.ndarray]:
         return LabelledClips(manifest, sampler, Augment(**settings), 24, 5)[key]

@@ -31,7 +31,7 @@ class Own:
 
 
 def test_reading_is_what_the_recipe_s_windows_are() -> None:
-    reading = Reading.of(build_sampler(recipes.load("demo").model))
+    reading = Reading.of(build_sampler(recipes.load("demo").first_stage))
     assert reading.length == 32
     assert reading.positions == {"slow": list(range(0, 32, 4)), "fast": list(range(32))}
     assert reading.parts == {"slow": (0, 32), "fast": (0, 32)}

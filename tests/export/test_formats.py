@@ -31,7 +31,7 @@ def networks(*assignments: str) -> tuple[TwoPathways, Encoder]:
     for weight in model.parameters():
         if not weight.any():  # what starts as the identity would be tested as such
             nn.init.normal_(weight, std=0.1, generator=generator)
-    return model, Encoder(model, Reading.of(build_sampler(recipe.model)), PATHWAYS).eval()
+    return model, Encoder(model, Reading.of(build_sampler(recipe.first_stage)), PATHWAYS).eval()
 
 
 def clips(count: int) -> torch.Tensor:
@@ -43,7 +43,7 @@ def clips(count: int) -> torch.Tensor:
 @torch.no_grad()
 def expected(model: TwoPathways, windows: torch.Tensor) -> dict[str, torch.Tensor]:
     """Features by the path that training takes."""
-    view = build_sampler(recipes.load("smoke").model).cover(8)[0]
+    view = build_sampler(recipes.load("smoke").first_stage).cover(8)[0]
     positions = {name: torch.from_numpy(view.positions(name)).expand(len(windows), -1) for name in PATHWAYS}
     return model.features(to_input(windows), positions)
 

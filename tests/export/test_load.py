@@ -25,7 +25,9 @@ from vcsf_cli.search.video import FrameTransform
 @pytest.fixture(scope="module")
 def encoder() -> VideoEncoder:
     recipe = recipes.load("smoke")
-    return VideoEncoder(build(recipe), recipe.model, FrameTransform.of(recipe.model, {}), ("slow", "fast"), {})
+    return VideoEncoder(
+        build(recipe), recipe.first_stage, FrameTransform.of(recipe.first_stage, {}), ("slow", "fast"), {}
+    )
 
 
 def test_torch_is_imported_only_for_who_asks_for_the_encoder() -> None:
@@ -57,8 +59,8 @@ def test_frames_have_the_seconds_of_the_rate_that_is_given(encoder: VideoEncoder
 
 def test_frames_are_resampled_to_the_rate_that_windows_are_taken_at() -> None:
     recipe = recipes.load("smoke")
-    look = FrameTransform.of(recipe.model, {"fps": 10.0})
-    encoder = VideoEncoder(build(recipe), recipe.model, look, ("slow", "fast"), {})
+    look = FrameTransform.of(recipe.first_stage, {"fps": 10.0})
+    encoder = VideoEncoder(build(recipe), recipe.first_stage, look, ("slow", "fast"), {})
     frames = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)
     twice = encoder.encode_windows(frames, fps=20)
     once = encoder.encode_windows(frames[::2])

@@ -52,7 +52,7 @@ def to_window(frames: torch.Tensor) -> torch.Tensor:
 
 def test_measuring_reads_clips_as_the_last_stage_did() -> None:
     recipe = load("demo", ["stages=[{}, {sampler: {frames: 16}}]"])
-    assert [stage.sampler.settings["frames"] for stage in (recipe.model, recipe.last)] == [32, 16]
+    assert [stage.sampler.settings["frames"] for stage in (recipe.first_stage, recipe.last_stage)] == [32, 16]
 
 
 @pytest.mark.parametrize("jitter", ["[-0.4, 0.4, 0.4, 0.1]", "[0.4, 0.4, 0.4, -0.1]"])

@@ -129,7 +129,7 @@ def task_of(recipe: Path, data: Path, stage: int) -> tuple[PretrainTask, list[di
     torch.manual_seed(0)
     model = build(resolved)
     task = PretrainTask(resolved, resolved.stages[stage], model, manifest, rows, Compute("cpu").fabric(), 0)
-    clips = TwoViewClips(manifest, build_sampler(resolved.model), resolved.model.augment, 32, 0)
+    clips = TwoViewClips(manifest, build_sampler(resolved.first_stage), resolved.first_stage.augment, 32, 0)
     return task, list(training_loader(clips, ResumableBatchSampler(rows, 2, 0, 0, 2), 0, pin=False))
 
 

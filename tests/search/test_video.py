@@ -20,7 +20,7 @@ from vcsf_cli.search import video as video_files
 from vcsf_cli.search.video import FrameTransform, GivenFrames, VideoFile, encode_windows
 from vcsf_cli.video import short_side
 
-STAGE = recipes.load("smoke").model
+STAGE = recipes.load("smoke").first_stage
 SAMPLER = build_sampler(STAGE)
 LOOK = FrameTransform(32, 0.875, stored=64)
 

@@ -388,7 +388,7 @@ def test_pathways_share_or_separate_colours_and_windows_as_the_recipe_says(tiny_
 
     def windows(*assignments: str) -> dict[str, torch.Tensor]:
         recipe = load("smoke", ["augment.base=1.0", "augment.colour=1.0", "sampler.same_window=0.0", *assignments])
-        stage, rows = recipe.model, manifest.part(1, "train")
+        stage, rows = recipe.first_stage, manifest.part(1, "train")
         clips = TwoViewClips(manifest, build_sampler(stage), stage.augment, 32, 0)
         (batch,) = training_loader(clips, ResumableBatchSampler(rows, 8, 0, 0, 1), 0, pin=False)
         return pathway_inputs(batch, 0, ["slow", "fast"], torch.device("cpu"), channels_last=True)
@@ -450,7 +450,7 @@ def test_every_epoch_is_a_permutation_and_goes_on_from_any_batch() -> None:
 
 def test_a_clip_depends_on_seed_epoch_and_video_alone(tiny_data: Path) -> None:
     manifest = Manifest.open(tiny_data / "synthetic")
-    stage = load("smoke").model
+    stage = load("smoke").first_stage
 
     def clip(seed: int, key: tuple[int, int]) -> bytes:
         item = TwoViewClips(manifest, build_sampler(stage), stage.augment, 32, seed)[key]

@@ -50,7 +50,7 @@ def check(plan: Plan, costs: Costs, prepared: bool, allow_seen: bool = False) ->
 def problems_with_data(plan: Plan, cell: RunSpec, allow_seen: bool) -> list[VcsfError]:
     """What a run's data lack for its training or its measurements."""
     found: list[VcsfError] = []
-    own = plan.manifests[cell.recipe.model.data.name]
+    own = plan.manifests[cell.recipe.first_stage.data.name]
     try:
         if own is not None:
             training_rows(cell.recipe, own)

@@ -78,7 +78,7 @@ def count_network(recipe: Recipe) -> Network:
         InputError: If they can't read clips of its size.
     """
     model = build(recipe)
-    costs = pathway_costs(model, recipe.model, build_sampler(recipe.model))
+    costs = pathway_costs(model, recipe.first_stage, build_sampler(recipe.first_stage))
     flops = {name: sum(cost.flops for cost in parts.values()) for name, parts in costs.items()}
     parameters = {name: sum(cost.parameters for cost in parts.values()) for name, parts in costs.items()}
     return Network(flops, parameters, stage_channels(model.slow.backbone)[-1])
@@ -186,7 +186,7 @@ class Costs:
         Raises:
             InputError: If they can't read clips of its size.
         """
-        model = cell.recipe.model
+        model = cell.recipe.first_stage
         key = model.model_dump_json(include={"data": {"size"}, **dict.fromkeys(SHAPE, True)})
         if key not in self._networks:
             self._networks[key] = count_network(cell.recipe)
@@ -241,7 +241,7 @@ class Costs:
     def measuring(self, cell: RunSpec, measure: Measure) -> float:
         """Operations of a measurement: features of whole videos, or fine-tuning and its test."""
         train, test, frames = self.clips(self.plan.measured_on(cell, measure), cell.split)
-        length = build_sampler(cell.recipe.last).length
+        length = build_sampler(cell.recipe.last_stage).length
         windows = max(1.0, 1 + (frames - length) / max(1, length // 2 - 1))
         every = sum(self.network(cell).flops.values())
         if measure.task == "retrieve":
@@ -273,7 +273,7 @@ SHAPE = ("sampler", "backbone", "slow", "fast", "motion", "head")
 
 def where(cell: RunSpec) -> tuple[str, int]:
     """Dataset and split that a cell is trained on."""
-    return cell.recipe.model.data.name, cell.split
+    return cell.recipe.first_stage.data.name, cell.split
 
 
 def own_stages(cell: RunSpec) -> int:
@@ -342,7 +342,7 @@ def choose_speed(
         )
     left = [work for work in works if work.is_left]
     todo = next((work.cell for work in left if work.stages), left[0].cell if left else None)
-    manifest = plan.manifests[todo.recipe.model.data.name] if todo else None
+    manifest = plan.manifests[todo.recipe.first_stage.data.name] if todo else None
     if todo is None or manifest is None:
         return None
     before = torch.get_num_threads()

@@ -73,7 +73,7 @@ def draft_from_flags(flags: Flags, base: str, assignments: Sequence[str], **keys
     recipe = recipes.load(base, assignments)
     rows: dict[str, dict[str, Any]] = {"full": {}}
     if flags.no_motion_module:
-        if recipe.model.motion.name == "none":
+        if recipe.first_stage.motion.name == "none":
             raise InputError(f"--no-motion-module: {recipe.name} has none", "leave the flag out")
         rows["no motion module"] = {"set": {"motion": "none"}}
     if flags.no_cross_pathway:
@@ -146,7 +146,7 @@ def alone(recipe: Recipe, pathway: str) -> dict[str, Any]:
     changed: dict[str, Any] = {"train.pathways": [pathway]}
     if recipe.tree["stages"]:
         changed["stages"] = kept
-    elif recipe.model.loss.name == CROSSED:
+    elif recipe.first_stage.loss.name == CROSSED:
         changed["loss"] = "infonce"
     return {
         "set": changed,

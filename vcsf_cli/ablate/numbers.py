@@ -264,7 +264,7 @@ def difference_to(
 def describe_training(plan: Plan, cells: Sequence[RunSpec]) -> str:
     """Network, data, epochs and seeds of a row's runs, in words."""
     first = cells[0]
-    model = first.recipe.model
+    model = first.recipe.first_stage
     splits, seeds = (sorted({getattr(cell, key) for cell in cells}) for key in ("split", "seed"))
     clips = "/".join(
         f"{len(training_rows(cell.recipe, plan.manifest(model.data.name))):,}" for cell in one_a_split(cells)
@@ -296,7 +296,7 @@ def incomparable(numbers: TableResults) -> list[str]:
         for limit in dict.fromkeys(limits):
             limited.setdefault(limit, []).append(name)
     found = [limit if len(names) == len(rows) else f"{limit} ({', '.join(names)})" for limit, names in limited.items()]
-    trained_on = {cell.recipe.model.data.name for cell in numbers.plan.cells}
+    trained_on = {cell.recipe.first_stage.data.name for cell in numbers.plan.cells}
     for dataset, split, clips in numbers.rows[["dataset", "split", "clips"]].drop_duplicates().to_numpy():
         tested = OFFICIAL.get(dataset, {}).get(split)
         if tested is None and dataset not in trained_on:
@@ -310,7 +310,7 @@ def incomparable(numbers: TableResults) -> list[str]:
 
 def comparability_limits(plan: Plan, cell: RunSpec) -> list[str]:
     """Why a run's numbers can't stand beside published ones: fewer clips to train on, a shorter schedule."""
-    name = cell.recipe.model.data.name
+    name = cell.recipe.first_stage.data.name
     clips, wanted = len(training_rows(cell.recipe, plan.manifest(name))), OFFICIAL["ucf101"][cell.split][0]
     found = []
     if name not in OFFICIAL or clips < NEARLY_ALL * wanted:

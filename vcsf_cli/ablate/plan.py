@@ -41,7 +41,7 @@ class RunSpec:
     @property
     def split(self) -> int:
         """Trained and tested on."""
-        return self.recipe.model.data.split
+        return self.recipe.first_stage.data.split
 
     @property
     def name(self) -> str:
@@ -91,7 +91,7 @@ class Plan:
     @cached_property
     def manifests(self) -> dict[str, Manifest | None]:
         """Every dataset that is trained or measured on, None where it isn't prepared."""
-        names = {cell.recipe.model.data.name for cell in self.cells}
+        names = {cell.recipe.first_stage.data.name for cell in self.cells}
         names |= {measure.data for measure in self.table.measures if measure.data}
         found: dict[str, Manifest | None] = {}
         for name in sorted(names):
@@ -111,13 +111,13 @@ class Plan:
 
     def measured_on(self, cell: RunSpec, measure: Measure) -> str:
         """The dataset that a measurement is of."""
-        return measure.data or cell.recipe.model.data.name
+        return measure.data or cell.recipe.first_stage.data.name
 
     def is_trained(self, cell: RunSpec) -> bool:
         """Whether the run is finished, on the data that are there now."""
         if not (cell.run.folder / "status.json").is_file() or not cell.run.finished:
             return False
-        manifest = self.manifests[cell.recipe.model.data.name]
+        manifest = self.manifests[cell.recipe.first_stage.data.name]
         return manifest is None or cell.run.status.get("data_hash") == manifest.hash
 
     def found(self, cell: RunSpec, measure: Measure) -> measured.Measurement | None:
@@ -135,7 +135,7 @@ class Plan:
             VcsfError: If the run is damaged, or the dataset does not have what the measurement needs.
         """
         manifest = self.manifests[self.measured_on(cell, measure)]
-        own = self.manifests[cell.recipe.model.data.name]
+        own = self.manifests[cell.recipe.first_stage.data.name]
         if manifest is None:
             return None
         test = measured.tested_clips(cell.run, manifest, cell.split, measure, cell.line.trains)
@@ -153,8 +153,8 @@ class Plan:
 
     def stages_of(self, cell: RunSpec) -> list[str]:
         """What each stage's weights depend on, with all before it."""
-        manifest = self.manifests[cell.recipe.model.data.name]
-        data = manifest.hash if manifest else cell.recipe.model.data.name
+        manifest = self.manifests[cell.recipe.first_stage.data.name]
+        data = manifest.hash if manifest else cell.recipe.first_stage.data.name
         return [stages.stage_fingerprint(cell.recipe, count, data) for count in range(1, len(cell.recipe.stages) + 1)]
 
 
@@ -168,9 +168,9 @@ def build_plan(table: Table, data: Path, runs: Path) -> Plan:
     for line in table.lines:
         own = recipes.load(line.base, line.assignments)
         for seed in table.seeds or (own.seed,):
-            for split in table.splits or (own.model.data.split,):
+            for split in table.splits or (own.first_stage.data.split,):
                 changed: tuple[str, ...] = (f"seed={seed}",) if seed != own.seed else ()
-                changed += (f"data.split={split}",) if split != own.model.data.split else ()
+                changed += (f"data.split={split}",) if split != own.first_stage.data.split else ()
                 assignments = (*line.assignments, *changed)
                 recipe = recipes.load(line.base, assignments)
                 cells.append(RunSpec(line, recipe, assignments, Run(run_folder(runs, recipe), recipe)))
@@ -188,7 +188,7 @@ def check_columns(plan: Plan) -> None:
     columns: dict[tuple[str, str, str], Measure] = {}
     rows: dict[str, str] = {}
     for cell in plan.cells:
-        rows.setdefault(cell.recipe.model.data.name, cell.line.name)
+        rows.setdefault(cell.recipe.first_stage.data.name, cell.line.name)
     for measure in plan.table.measures:
         if measure.data is None and len(rows) > 1:
             which = ", ".join(f"`{row}` on {name}" for name, row in rows.items())

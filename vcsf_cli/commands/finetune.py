@@ -151,7 +151,7 @@ def command(
     from vcsf_cli.evaluate.job import Job, check
 
     machine = build_compute(run, protocol, **how)
-    splits = [1, 2, 3] if split == "all" else [int(split or run.recipe.model.data.split)]
+    splits = [1, 2, 3] if split == "all" else [int(split or run.recipe.first_stage.data.split)]
     pathways = PATHWAYS if pathway == "both" else (pathway,)
     jobs = [
         Job(run, manifest, each, protocol, seed, few, pathways, scratch)
@@ -174,7 +174,7 @@ def build_compute(
     from vcsf_cli.train.compute import Compute
 
     if precision == "auto":
-        precision = run.recipe.model.speed.precision if protocol.mode == "finetune" else "float32"
+        precision = run.recipe.first_stage.speed.precision if protocol.mode == "finetune" else "float32"
     return Compute(devices, precision, workers, save_every)
 
 
@@ -231,11 +231,11 @@ def open_source(runs: Path, source: str | None) -> tuple[Run, bool]:
 
     if source is not None and source.startswith(SCRATCH):
         recipe = recipes.load(source.removeprefix(SCRATCH))
-        if recipe.model.init != Init():
+        if recipe.first_stage.init != Init():
             raise InputError(
                 f"{source} starts from the weights of a file, not from scratch", "leave out its key `init`"
             )
-        model = recipe.model
+        model = recipe.first_stage
         if any(settings.get("pretrained") for settings in (model.backbone.settings, model.slow, model.fast)):
             raise InputError(
                 f"{source} starts from a pretrained backbone, not from scratch", "leave out its key `pretrained`"

@@ -87,7 +87,7 @@ def command(
     from vcsf_cli.train.compute import Compute
     from vcsf_cli.train.pretrain import Trainer, check_parts, check_shapes, training_rows, warnings_for
 
-    precision = resolved.model.speed.precision if precision == "auto" else precision
+    precision = resolved.first_stage.speed.precision if precision == "auto" else precision
     machine = Compute(devices, precision, workers, save_every, share_stages, nodes)
     work_together(machine.processes * machine.nodes > 1)
     check_parts(resolved)
@@ -99,7 +99,7 @@ def command(
     if dry_run:
         dry_run_report(resolved, model, data, folder, machine)
         return
-    manifest = Manifest.open(data / resolved.model.data.name)
+    manifest = Manifest.open(data / resolved.first_stage.data.name)
     rows = training_rows(resolved, manifest)
     with_labels = uses_labels(resolved) or start.labels or any(starts_from_labels(model))
     run = open_run(runs, resolved, manifest, with_labels, start.facts, start.own_files)
@@ -131,7 +131,7 @@ def resolve(recipe: str, assignments: tuple[str, ...], init: dict[str, Path]) ->
 
     from vcsf_cli.model.pretrained import assignments as digests
 
-    return recipes.load(recipe, (*assignments, *digests(resolved.model.init, init)))
+    return recipes.load(recipe, (*assignments, *digests(resolved.first_stage.init, init)))
 
 
 def read_initial_weights(resolved: Recipe, init: dict[str, Path], folder: Path, model: TwoPathways) -> InitialWeights:
@@ -164,7 +164,7 @@ def sizes(resolved: Recipe, model: TwoPathways) -> list[str]:
     from vcsf_cli.model.parts import build_sampler
 
     lines = []
-    for name, parts in pathway_costs(model, resolved.model, build_sampler(resolved.model)).items():
+    for name, parts in pathway_costs(model, resolved.first_stage, build_sampler(resolved.first_stage)).items():
         parameters = ", ".join(f"{part} {cost.parameters:,}" for part, cost in parts.items())
         flops = ", ".join(f"{part} {round(cost.flops / 1e9, 3):,}" for part, cost in parts.items())
         total = sum(cost.parameters for cost in parts.values())
@@ -184,7 +184,7 @@ def dry_run_report(resolved: Recipe, model: TwoPathways, data: Path, folder: Pat
         say(line)
     say(f"run folder: {folder}")
     try:
-        manifest = Manifest.open(data / resolved.model.data.name)
+        manifest = Manifest.open(data / resolved.first_stage.data.name)
     except InputError as error:
         say(f"clips and time are unknown: {error.message}")
         say(error.hint)

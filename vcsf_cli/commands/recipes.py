@@ -83,9 +83,9 @@ def check_one(name: str, assignments: tuple[str, ...], data: Path) -> None:
     check_parts(recipe)
     build(recipe)
     try:
-        manifest = Manifest.open(data / recipe.model.data.name)
+        manifest = Manifest.open(data / recipe.first_stage.data.name)
     except InputError:
-        say(f"{name} is right ({recipe.model.data.name} is not prepared in {data}: sizes are unchecked)")
+        say(f"{name} is right ({recipe.first_stage.data.name} is not prepared in {data}: sizes are unchecked)")
         return
     warnings = warnings_for(recipe, len(training_rows(recipe, manifest)))
     say(f"{name} is right")

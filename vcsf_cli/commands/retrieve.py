@@ -191,7 +191,7 @@ def measure(
     """
     from vcsf_cli.evaluate.retrieval import Benchmark
 
-    split = split or run.recipe.model.data.split
+    split = split or run.recipe.first_stage.data.split
     if not (manifest.table[f"split{split}"] != "").any() and (manifest.table["split1"] != "").any():
         raise InputError(
             f"{manifest.name} has no split {split}", "leave out --split, or prepare the dataset with its lists"

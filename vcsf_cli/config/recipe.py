@@ -60,12 +60,12 @@ class Recipe:
         return hashlib.sha256(json.dumps(self.tree, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
-    def model(self) -> Stage:
+    def first_stage(self) -> Stage:
         """The stage that says what the networks look like; all stages agree on that."""
         return self.stages[0]
 
     @property
-    def last(self) -> Stage:
+    def last_stage(self) -> Stage:
         """The last stage: measuring and searching read clips with its sampler and its border."""
         return self.stages[-1]
 

@@ -118,7 +118,7 @@ class ClassifyTask:
     def __init__(self, job: Job, model: Classifier, position: TrainState, fabric: Fabric, machine: Compute) -> None:
         self.job, self.model, self.position, self.fabric, self.machine = job, model, position, fabric, machine
         self.protocol = cast(Finetune, job.protocol)
-        self.channels_last = job.run.recipe.model.speed.channels_last
+        self.channels_last = job.run.recipe.first_stage.speed.channels_last
         self.videos = job.manifest.table["video"].to_numpy(object)
         self.best: dict[str, dict[str, Any]] = {}
         model.train()
@@ -253,7 +253,9 @@ def learn(job: Job, run: Run, model: Classifier, fabric: Fabric, machine: Comput
     position = TrainState(**saved["position"]) if saved else TrainState()
     task = ClassifyTask(job, model, position, fabric, machine)
     optim = protocol.optim
-    optimizer = build_optimizer(optim, model.groups(optim.backbone_lr / optim.lr), job.run.recipe.model.speed.fused)
+    optimizer = build_optimizer(
+        optim, model.groups(optim.backbone_lr / optim.lr), job.run.recipe.first_stage.speed.fused
+    )
     if saved:
         say(f"going on after step {position.step:,} (epoch {position.epoch + 1})")
         task.load_state(saved["task"], run.checkpoint)
@@ -306,7 +308,7 @@ def loop_config(job: Job, save_every: float) -> LoopConfig:
 
 def labelled_clips(job: Job) -> LabelledClips:
     """What is learned from."""
-    stage = job.run.recipe.last
+    stage = job.run.recipe.last_stage
     augment = cast(Finetune, job.protocol).augment
     return LabelledClips(job.manifest, build_sampler(stage), augment, stage.data.size, job.seed)
 
@@ -339,7 +341,7 @@ def predict(
     progress: Progress | None = None,
 ) -> Features:
     """Probabilities (rows, classes) by pathway: the mean over windows with hop L/2 - 1 over the whole video, and crops."""
-    stage, border = job.run.recipe.last, cast(Finetune, job.protocol).augment.border
+    stage, border = job.run.recipe.last_stage, cast(Finetune, job.protocol).augment.border
     videos = EvalClips(job.manifest, rows.tolist(), build_sampler(stage), border, stage.data.size, crops=crops)
 
     def done(count: int) -> None:

@@ -47,7 +47,7 @@ def labelled_features(job: Job, machine: Compute) -> Features:
 
     Rows that have no label are zero.
     """
-    stage, table = job.run.recipe.last, job.manifest.table
+    stage, table = job.run.recipe.last_stage, job.manifest.table
     rows = np.flatnonzero(table["label"].notna().to_numpy())
     device, bf16 = machine.device(), machine.bf16()
     key = {

@@ -93,7 +93,7 @@ class Benchmark:
 
     def __init__(self, run: Run, manifest: Manifest, split: int, ks: list[int], machine: Compute) -> None:
         self.run, self.manifest, self.split, self.ks, self.machine = run, manifest, split, ks, machine
-        self.stage = run.recipe.last
+        self.stage = run.recipe.last_stage
         self.parts = query_gallery(manifest, split)
         self.folder = run.folder / "retrieve" / f"{manifest.name}-split{split}"
         self.labels = manifest.table["label"].to_numpy(object)

@@ -90,7 +90,7 @@ def card(run: Run, config: dict[str, Any], measured: pd.DataFrame, licence: str 
 def introduction(run: Run, config: dict[str, Any]) -> str:
     """What it is."""
     widths = ", ".join(f"{pathway} ({width} numbers)" for pathway, width in config["features"].items())
-    backbone = run.recipe.model.backbone.name
+    backbone = run.recipe.first_stage.backbone.name
     lines = [
         f"An encoder of video: features of windows of {config['input']['frames']} RGB frames, by pathway: {widths}; backbone "
         f"`{backbone}`. Trained with vcsf {config['vcsf']}.",
@@ -140,7 +140,7 @@ def use(config: dict[str, Any]) -> str:
 
 def data(run: Run, config: dict[str, Any]) -> str:
     """What it was trained on."""
-    status, split = run.status, run.recipe.model.data.split
+    status, split = run.status, run.recipe.first_stage.data.split
     lines = [
         f"- dataset `{status['dataset']}`, {status['clips']:,} clips prepared; training part of split {split}, or all if it "
         "has none",
@@ -149,7 +149,7 @@ def data(run: Run, config: dict[str, Any]) -> str:
         f"- labels: {'used' if config['trained_with_labels'] else 'not used'}",
         *(f"- {sentence}" for sentence in run.imported),
     ]
-    if run.recipe.model.backbone.settings.get("pretrained"):
+    if run.recipe.first_stage.backbone.settings.get("pretrained"):
         lines.append("- the backbone started from weights of others, most of which have seen labels")
     return "\n".join(lines)
 

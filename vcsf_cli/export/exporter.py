@@ -52,7 +52,7 @@ class Exporter:
     """
 
     def __init__(self, run: Run, manifest: Manifest | None, videos: Iterable[Path], pathway: str) -> None:
-        self.run, self.stage = run, run.recipe.last
+        self.run, self.stage = run, run.recipe.last_stage
         self.model, _ = restore(run)
         self.checkpoint = files.sha256(run.checkpoint)
         self.sampler = build_sampler(self.stage)

@@ -44,7 +44,7 @@ def describe(
         widths: Channels of the features by pathway.
         look: How videos are looked at.
     """
-    stage, status, reading = run.recipe.last, run.status, encoder.reading
+    stage, status, reading = run.recipe.last_stage, run.status, encoder.reading
     return {
         "model_type": KIND,
         "version": VERSION,

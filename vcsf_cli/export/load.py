@@ -129,7 +129,7 @@ def load_run(folder: Path) -> VideoEncoder:
     """The encoder of a run folder."""
     run = read_run(folder)
     model, _ = restore(run)
-    stage = run.recipe.last
+    stage = run.recipe.last_stage
     return VideoEncoder(model, stage, FrameTransform.of(stage, {}), PATHWAYS, {})
 
 
@@ -146,6 +146,6 @@ def load_export(folder: Path) -> VideoEncoder:
     centre = {name: tensors.pop(f"centre.{name}") for name in config["features"] if f"centre.{name}" in tensors}
     recipe = exported_recipe(config)
     look = FrameTransform(**config["video"])
-    encoder = VideoEncoder(build(recipe), recipe.last, look, tuple(config["features"]), centre)
+    encoder = VideoEncoder(build(recipe), recipe.last_stage, look, tuple(config["features"]), centre)
     checkpoint.load_weights(encoder, tensors, path)
     return encoder

@@ -59,7 +59,7 @@ def training_mean(run: Run, checkpoint: str) -> tuple[Features, dict[str, Any]] 
 
     It is what retrieval subtracts from the clips that are searched.
     """
-    split = run.recipe.model.data.split
+    split = run.recipe.first_stage.data.split
     path = run.folder / "retrieve" / f"{run.status['dataset']}-split{split}" / CACHE
     key = metadata(path)
     if key.get("checkpoint") != checkpoint or key.get("data") != run.status["data_hash"]:

@@ -175,10 +175,10 @@ def build(recipe: Recipe, *, weights_follow: bool = False) -> TwoPathways:
         fast, fast_head = build_network(recipe, "fast", weights_follow)
         motion = build_motion(recipe, slow)
     model = TwoPathways(
-        Pathway(slow, motion, slow_head, sees_difference(recipe.model, "slow")),
-        Pathway(fast, {}, fast_head, sees_difference(recipe.model, "fast")),
+        Pathway(slow, motion, slow_head, sees_difference(recipe.first_stage, "slow")),
+        Pathway(fast, {}, fast_head, sees_difference(recipe.first_stage, "fast")),
     )
-    if recipe.model.speed.channels_last:
+    if recipe.first_stage.speed.channels_last:
         for weight in model.parameters():
             if weight.dim() == 5:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
@@ -212,7 +212,7 @@ def check_frames(recipe: Recipe) -> None:
 
 def build_network(recipe: Recipe, pathway: str, weights_follow: bool) -> tuple[nn.Module, Head]:
     """Backbone and head of a pathway, with random weights or those that its backbone starts from."""
-    stage, plugins = recipe.model, registry.load()
+    stage, plugins = recipe.first_stage, registry.load()
     component = plugins.find("backbone", stage.backbone.name)
     settings = stage.backbone.settings | own_settings(stage, pathway)
     settings.pop("input", None)
@@ -236,13 +236,13 @@ def build_motion(recipe: Recipe, backbone: nn.Module) -> dict[int, nn.Module]:
     Raises:
         RecipeError: If the backbone hasn't such a stage.
     """
-    settings, channels = recipe.model.motion.settings, stage_channels(backbone)
+    settings, channels = recipe.first_stage.motion.settings, stage_channels(backbone)
     after = settings.pop("after", [])
     for number in after:
         if not 1 <= number <= len(channels):
             raise RecipeError(
-                f"`motion.after` names stage {number}, `{recipe.model.backbone.name}` has only {len(channels)}",
+                f"`motion.after` names stage {number}, `{recipe.first_stage.backbone.name}` has only {len(channels)}",
                 "stage 1 is the stem",
             )
-    build_one = partial(registry.load().build, "motion", recipe.model.motion.name, **settings)
+    build_one = partial(registry.load().build, "motion", recipe.first_stage.motion.name, **settings)
     return {number: build_one(channels[number - 1]) for number in after}

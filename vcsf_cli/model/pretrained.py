@@ -187,7 +187,7 @@ def read(recipe: Recipe, given: Mapping[str, Path], model: TwoPathways) -> Initi
     """
     imported = []
     for pathway in PATHWAYS:
-        digest = getattr(recipe.model.init, pathway)
+        digest = getattr(recipe.first_stage.init, pathway)
         if digest is None:
             continue
         if pathway not in given:
@@ -195,7 +195,7 @@ def read(recipe: Recipe, given: Mapping[str, Path], model: TwoPathways) -> Initi
                 f"the {pathway} pathway of this recipe starts from weights with SHA-256 {digest}",
                 f"give the file: --init {pathway}=FILE, or --init FILE for both pathways",
             )
-        imported.append(read_pathway_weights(given[pathway], digest, pathway, model, recipe.model.backbone.name))
+        imported.append(read_pathway_weights(given[pathway], digest, pathway, model, recipe.first_stage.backbone.name))
     return InitialWeights(tuple(imported))
 
 

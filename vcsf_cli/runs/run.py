@@ -135,10 +135,10 @@ def open_run(
                 "bring the data back, or train into another --runs folder",
             )
         if trained_on.read(folder) is None:  # begun before runs remembered it
-            trained_on.remember(folder, manifest, recipe.model.data.split)
+            trained_on.remember(folder, manifest, recipe.first_stage.data.split)
         return run
     folder.mkdir(parents=True, exist_ok=True)
-    trained_on.remember(folder, manifest, recipe.model.data.split, started_from)
+    trained_on.remember(folder, manifest, recipe.first_stage.data.split, started_from)
     write_text(folder / "recipe.yaml", recipe.yaml())
     write_text(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
     status = {

@@ -193,7 +193,7 @@ def compare(run: Run, manifest: Manifest, split: int, test: Indices) -> Exposure
     dataset, same = str(status.get("dataset", "")), status.get("data_hash") == manifest.hash
     clips = read(run.folder)
     if clips is None and same:  # begun before runs remembered it
-        clips = training_clips(manifest, run.recipe.model.data.split)
+        clips = training_clips(manifest, run.recipe.first_stage.data.split)
     return exposure(run.name, clips, dataset, same, manifest, split, test, _unknown(status))
 
 

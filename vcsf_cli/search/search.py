@@ -70,7 +70,7 @@ class Search:
 
     def __init__(self, run: Run, manifest: Manifest, machine: Compute) -> None:
         self.run, self.manifest, self.machine = run, manifest, machine
-        self.stage = run.recipe.last
+        self.stage = run.recipe.last_stage
         self.sampler = build_sampler(self.stage)
         self.look = FrameTransform.of(self.stage, manifest.settings)
         registry.load().build("decoder", self.look.decoder or default_decoder())

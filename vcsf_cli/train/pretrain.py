@@ -45,7 +45,7 @@ def training_rows(recipe: Recipe, manifest: Manifest) -> Indices:
     Raises:
         DataError: If there are fewer than a batch.
     """
-    data = recipe.model.data
+    data = recipe.first_stage.data
     rows = manifest.training_part(data.split)
     largest = max(stage.train.batch for stage in recipe.stages)
     if not len(rows):
