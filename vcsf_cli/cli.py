@@ -16,7 +16,7 @@ from vcsf_cli.commands import COMMANDS
 from vcsf_cli.errors import BROKEN_DISK, EXIT_INTERRUPTED, WRONG_PATH, InputError, UnknownName, VcsfError
 
 
-class LazyGroup(click.Group):
+class _LazyGroup(click.Group):
     """Loads a command's module when the command is asked for; plugins' commands only when no built-in has the name."""
 
     def list_commands(self, context: click.Context) -> list[str]:
@@ -40,7 +40,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(context)
         except BrokenPipeError as error:
-            if any(map(has_no_reader, (sys.stdout, sys.stderr))):
+            if any(map(_has_no_reader, (sys.stdout, sys.stderr))):
                 raise
             # click would end without a word, as if it were the output's.
             raise RuntimeError("a pipe between processes broke") from error
@@ -56,7 +56,7 @@ class LazyGroup(click.Group):
         return {name: command for name, (_, command) in registry.load().commands(COMMANDS).items()}
 
 
-def heed_local_plugin(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+def _heed_local_plugin(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
     """Leave out ./vcsf_local.py before any plugin's command is looked for."""
     if not wanted:
         from vcsf_cli import registry  # not for `vcsf --help`, which loads no plugin
@@ -64,13 +64,13 @@ def heed_local_plugin(context: click.Context, parameter: click.Parameter, wanted
         registry.leave_out_local_plugin()
 
 
-def heed_debug(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+def _heed_debug(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
     """Remember for `main` whether errors are raised."""
     context.ensure_object(dict)["debug"] = wanted
 
 
 @click.group(
-    cls=LazyGroup,
+    cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Plugins can add commands: `vcsf plugins` lists them.",
 )
@@ -79,14 +79,14 @@ def heed_debug(context: click.Context, parameter: click.Parameter, wanted: bool)
     "--local-plugin/--no-local-plugin",
     default=True,
     expose_value=False,
-    callback=heed_local_plugin,
+    callback=_heed_local_plugin,
     help="Whether to load ./vcsf_local.py if there is one.",
 )
 @click.option(
     "--debug",
     is_flag=True,
     expose_value=False,
-    callback=heed_debug,
+    callback=_heed_debug,
     envvar="VCSF_DEBUG",
     help="Show the traceback of an error.",
 )
@@ -97,14 +97,14 @@ def vcsf() -> None:
     """
 
 
-def explain(error: VcsfError) -> None:
+def _explain(error: VcsfError) -> None:
     """Say an error and its hint on stderr."""
     click.echo(f"error: {error.message}", err=True)
     if error.hint:
         click.echo(f"\nhint: {error.hint}", err=True)
 
 
-def in_our_words(error: click.ClickException) -> VcsfError:
+def _in_our_words(error: click.ClickException) -> VcsfError:
     """An error of click's, such as an unknown option, as one of ours."""
     message = error.format_message().rstrip(".")
     context = getattr(error, "ctx", None)
@@ -112,7 +112,7 @@ def in_our_words(error: click.ClickException) -> VcsfError:
     return VcsfError(f"{message[:1].lower()}{message[1:]}", hint)
 
 
-def system_error(error: OSError) -> VcsfError | None:
+def _system_error(error: OSError) -> VcsfError | None:
     """An error of the system's as one of ours; None if the user needs to see where it comes from."""
     message = f"{error.strerror}: {error.filename or 'while writing'}"
     if error.errno in WRONG_PATH:
@@ -122,7 +122,7 @@ def system_error(error: OSError) -> VcsfError | None:
     return None
 
 
-def has_no_reader(stream: Any) -> bool:
+def _has_no_reader(stream: Any) -> bool:
     """Whether a stream is a pipe whose other end has gone (`| head`)."""
     try:
         poll = select.poll()
@@ -132,9 +132,9 @@ def has_no_reader(stream: Any) -> bool:
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
-def reader_has_gone() -> bool:
+def _reader_has_gone() -> bool:
     """Whether nobody reads our output any more, which then goes nowhere."""
-    alone = [stream for stream in (sys.stdout, sys.stderr) if has_no_reader(stream)]
+    alone = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]
     for stream in alone:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())  # what is still buffered has a place to go to
@@ -157,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except click.ClickException as error:
-        explain(in_our_words(error))
+        _explain(_in_our_words(error))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
@@ -165,16 +165,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except VcsfError as error:
         if chosen.get("debug"):
             raise
-        explain(error)
+        _explain(error)
         return error.exit_code
     except (BrokenPipeError, SystemExit):  # SystemExit is what click makes of a broken pipe
-        if not reader_has_gone():
+        if not _reader_has_gone():
             raise
         return 0  # nobody is left to tell
     except OSError as error:
-        told = system_error(error)
+        told = _system_error(error)
         if chosen.get("debug") or told is None:
             raise
-        explain(told)
+        _explain(told)
         return told.exit_code
     return result if isinstance(result, int) else 0

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
     from vcsf_cli.contracts import Run
 
-hookspec = pluggy.HookspecMarker("vcsf")
+_hookspec = pluggy.HookspecMarker("vcsf")
 
 Factories = Mapping[str, Callable[..., Any]]
 
 
-@hookspec
+@_hookspec
 def vcsf_backbones() -> Factories:  # type: ignore[empty-body]
     """Encoders. `f(*, ...) -> nn.Module` with
 
@@ -40,7 +40,7 @@ def vcsf_backbones() -> Factories:  # type: ignore[empty-body]
     """
 
 
-@hookspec
+@_hookspec
 def vcsf_motion_modules() -> Factories:  # type: ignore[empty-body]
     """Motion perception. `f(channels, /, *, ...) -> nn.Module` with `forward(features (B, C, T, h, w), window
     (B, 3, L, H, W)) -> features`, same shape. The window is the slow pathway's own dense one, normalised like the
@@ -49,12 +49,12 @@ def vcsf_motion_modules() -> Factories:  # type: ignore[empty-body]
     """
 
 
-@hookspec
+@_hookspec
 def vcsf_samplers() -> Factories:  # type: ignore[empty-body]
     """Which frames a view reads. `f(*, ...) -> contracts.Sampler`."""
 
 
-@hookspec
+@_hookspec
 def vcsf_losses() -> Factories:  # type: ignore[empty-body]
     """`f(*, ...) -> nn.Module` with `forward(contrast: contracts.Contrast, pathway: str) -> {"loss": scalar, ...}`;
     the other entries, scalars too, are logged. Attribute `queue: int` says how many older keys it wants to see
@@ -65,7 +65,7 @@ def vcsf_losses() -> Factories:  # type: ignore[empty-body]
     """
 
 
-@hookspec
+@_hookspec
 def vcsf_datasets() -> Factories:  # type: ignore[empty-body]
     """What `vcsf prepare NAME` can read. `f(root: Path, /, *, ...) -> contracts.Dataset`; root is `--source`, or a
     folder of vcsf's where the dataset may download or make its videos. Keywords become options of `vcsf prepare NAME`.
@@ -76,28 +76,28 @@ def vcsf_datasets() -> Factories:  # type: ignore[empty-body]
     """
 
 
-@hookspec
+@_hookspec
 def vcsf_decoders() -> Factories:  # type: ignore[empty-body]
     """Video readers. `f(*, ...) -> contracts.Decoder`; exact or an error."""
 
 
-@hookspec
+@_hookspec
 def vcsf_recipe_dirs() -> list[Path]:  # type: ignore[empty-body]
     """Folders with more recipes, found by file name without `.yaml`."""
 
 
-@hookspec
+@_hookspec
 def vcsf_commands() -> list[click.Command]:  # type: ignore[empty-body]
     """More commands. They are not listed in `vcsf --help`, which loads no plugin, but in `vcsf plugins`."""
 
 
-@hookspec
+@_hookspec
 def vcsf_on_log(run: Run, record: Mapping[str, float]) -> None:
     """Called with what is logged, once per log interval and after each check; never per step. A record has `step` and
     whatever was measured then: that of a check has no `loss`. An observer that raises is not called again.
     """
 
 
-@hookspec
+@_hookspec
 def vcsf_on_finish(run: Run, results: Mapping[str, float]) -> None:
     """Called when a training run has finished, with its last logged values."""

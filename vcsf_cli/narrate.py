@@ -10,9 +10,9 @@ from types import TracebackType
 
 import click
 
-SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_LINES = 10.0
 
-RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 """Environment variables by which torchrun, Slurm and Fabric number processes."""
 
 
@@ -27,7 +27,7 @@ def work_together(several: bool) -> None:
 
 def is_first() -> bool:
     """Whether this is the first, or only, of the processes that work on one thing; the others say and write nothing."""
-    return not (_together["several"] and any(os.environ.get(name, "0") not in ("", "0") for name in RANKS))
+    return not (_together["several"] and any(os.environ.get(name, "0") not in ("", "0") for name in _RANKS))
 
 
 def say(text: str) -> None:
@@ -82,7 +82,7 @@ class Progress:
         self.done += steps
         self.note = note or self.note
         now = time.monotonic()
-        if now - self._spoken < (0.1 if self._terminal else SECONDS_BETWEEN_LINES):
+        if now - self._spoken < (0.1 if self._terminal else _SECONDS_BETWEEN_LINES):
             return
         self._spoken = now
         if self._terminal:

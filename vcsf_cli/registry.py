@@ -40,10 +40,10 @@ HOOKS = {
 
 RENAME = "rename one of them, or uninstall one of the plugins"
 
-FILLED_BY_VCSF = frozenset({"pathway"})
+_FILLED_BY_VCSF = frozenset({"pathway"})
 """Keywords of factories that vcsf fills in, so that a recipe can't."""
 
-GIVES = {
+_GIVES = {
     "backbone": ("channels", "forward"),
     "motion": ("forward",),
     "sampler": ("length", "sample", "cover"),
@@ -53,8 +53,8 @@ GIVES = {
 }
 """What a factory's result must have; shapes and types are in `vcsf_cli.contracts`."""
 
-LOCAL_PLUGIN = "vcsf_local.py"
-NO_LOCAL_PLUGIN = "VCSF_NO_LOCAL_PLUGIN"
+_LOCAL_PLUGIN = "vcsf_local.py"
+_NO_LOCAL_PLUGIN = "VCSF_NO_LOCAL_PLUGIN"
 """Environment variable by which processes that vcsf starts learn that the local plugin is left out."""
 
 
@@ -78,7 +78,7 @@ class Registry:
             self._register(plugin, entry.name)
         if local_plugin is not None:
             with blame(str(local_plugin)):
-                module = import_file(local_plugin)
+                module = _import_file(local_plugin)
             self._register(module, str(local_plugin))
 
     def _register(self, plugin: object, name: str) -> None:
@@ -167,11 +167,11 @@ class Registry:
                 kind must give.
         """
         component = self.find(kind, name)
-        filled = {name: value for name, value in settings.items() if name in FILLED_BY_VCSF}
-        chosen = {name: value for name, value in settings.items() if name not in FILLED_BY_VCSF}
+        filled = {name: value for name, value in settings.items() if name in _FILLED_BY_VCSF}
+        chosen = {name: value for name, value in settings.items() if name not in _FILLED_BY_VCSF}
         with blame(component.plugin, f"{kind} `{name}`"):
-            built = component.factory(*positional, **filled, **typed_settings(component, chosen))
-        missing = [attribute for attribute in GIVES[kind] if not hasattr(built, attribute)]
+            built = component.factory(*positional, **filled, **_typed_settings(component, chosen))
+        missing = [attribute for attribute in _GIVES[kind] if not hasattr(built, attribute)]
         if missing:
             raise PluginError(
                 f"plugin `{component.plugin}` returns {type(built).__name__} as {kind} `{name}`, which has no "
@@ -249,7 +249,7 @@ def blame(plugin: str, what: str = "") -> Iterator[None]:
         ) from error
 
 
-def import_file(path: Path) -> ModuleType:
+def _import_file(path: Path) -> ModuleType:
     """Import a Python file that is on no path."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
@@ -271,16 +271,16 @@ def describe(kind: str, name: str, factory: Callable[..., Any], plugin: str) -> 
     if not callable(factory):
         raise PluginError(f"plugin `{plugin}` registers {kind} `{name}`, which is no function or class")
     documentation = own_documentation(factory)
-    helps = argument_helps(documentation)
+    helps = _argument_helps(documentation)
     if inspect.isclass(factory) and not helps:
-        helps = argument_helps(own_documentation(factory.__init__))
+        helps = _argument_helps(own_documentation(factory.__init__))
     signature = inspect.signature(factory)
     target = factory.__init__ if inspect.isclass(factory) else factory
     with blame(plugin, f"{kind} `{name}`"):
         annotations = typing.get_type_hints(target, include_extras=True)
     parameters = {}
     for parameter in signature.parameters.values():
-        if parameter.kind is parameter.POSITIONAL_ONLY or parameter.name in FILLED_BY_VCSF:
+        if parameter.kind is parameter.POSITIONAL_ONLY or parameter.name in _FILLED_BY_VCSF:
             continue
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise PluginError(
@@ -307,7 +307,7 @@ def own_documentation(thing: object) -> str:
     return inspect.cleandoc(thing.__doc__ or "")
 
 
-def argument_helps(documentation: str) -> dict[str, str]:
+def _argument_helps(documentation: str) -> dict[str, str]:
     """The `Args:` lines of a Google-style docstring by parameter."""
     section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", documentation, re.MULTILINE)
     if not section:
@@ -353,7 +353,7 @@ def check_settings(
             except ValidationError as error:
                 problems.append(
                     RecipeError(
-                        f"{place(name)} is {settings[name]!r}: {describe_problem(error, parameter.annotation)}",
+                        f"{place(name)} is {settings[name]!r}: {_describe_problem(error, parameter.annotation)}",
                         f"{what}: {parameter.help}" if parameter.help else "",
                     )
                 )
@@ -366,7 +366,7 @@ def check_settings(
     return checked, problems
 
 
-def describe_problem(error: ValidationError, annotation: Any) -> str:
+def _describe_problem(error: ValidationError, annotation: Any) -> str:
     """What pydantic says of a value, each thing once; of a list of a wrong length, how long it should be."""
     for detail in error.errors():
         wanted = fixed_length(annotation)
@@ -389,7 +389,7 @@ def needs(wanted: int, given: int) -> str:
     return f"needs {wanted} values, has {given}"
 
 
-def typed_settings(component: Component, settings: dict[str, Any]) -> dict[str, Any]:
+def _typed_settings(component: Component, settings: dict[str, Any]) -> dict[str, Any]:
     """Settings that `check_settings` has passed, as plain values from a recipe, in the types of the signature."""
     return {name: validate(component.parameters[name].annotation, value) for name, value in settings.items()}
 
@@ -415,7 +415,7 @@ def validate(annotation: Any, value: Any) -> Any:
 
 def leave_out_local_plugin() -> None:
     """Make `load` ignore `./vcsf_local.py` in this process and in those that it starts (`--no-local-plugin`)."""
-    os.environ[NO_LOCAL_PLUGIN] = "1"
+    os.environ[_NO_LOCAL_PLUGIN] = "1"
     load.cache_clear()
 
 
@@ -423,9 +423,9 @@ def leave_out_local_plugin() -> None:
 def load() -> Registry:
     """The registry of this process: first-party plugin, entry points of group `vcsf`, then `./vcsf_local.py`, which is
     announced on stderr, once and not to a shell that completes a word."""
-    path = Path(LOCAL_PLUGIN).resolve()
-    if os.environ.get(NO_LOCAL_PLUGIN) or not path.is_file():
+    path = Path(_LOCAL_PLUGIN).resolve()
+    if os.environ.get(_NO_LOCAL_PLUGIN) or not path.is_file():
         return Registry(None)
     if multiprocessing.parent_process() is None and "_VCSF_COMPLETE" not in os.environ:
-        say(f"using the plugin ./{LOCAL_PLUGIN}")
+        say(f"using the plugin ./{_LOCAL_PLUGIN}")
     return Registry(path)

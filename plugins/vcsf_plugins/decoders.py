@@ -14,13 +14,13 @@ from vcsf_cli.contracts import Frame, Frames
 from vcsf_cli.errors import DataError
 from vcsf_cli.video import SequentialReader
 
-QUARTER_TURNS = {90: 1, 180: 2, -180: 2, -90: 3, 270: 3}
+_QUARTER_TURNS = {90: 1, 180: 2, -180: 2, -90: 3, 270: 3}
 
-QUEUE_BYTES = 512 * 2**20
+_QUEUE_BYTES = 512 * 2**20
 """decord decodes ahead of whoever reads, and keeps it all: what is larger than this decoded is left to PyAV."""
 
 
-class FileReader(SequentialReader):
+class _FileReader(SequentialReader):
     """A file whose header PyAV reads, whoever decodes it.
 
     Args:
@@ -31,16 +31,16 @@ class FileReader(SequentialReader):
     """
 
     def __init__(self, path: Path) -> None:
-        with open_container(path) as container:
+        with _open_container(path) as container:
             if not container.streams.video:
                 raise DataError(f"{path} has no video stream")
-            fps, declared = read_header(container)
+            fps, declared = _read_header(container)
             codec = container.streams.video[0].codec_context
             self.frame_bytes = 3 * codec.width * codec.height
         super().__init__(path, fps, declared)
 
 
-def read_header(container: av.container.InputContainer) -> tuple[float, int]:
+def _read_header(container: av.container.InputContainer) -> tuple[float, int]:
     """Frames a second, and the number of frames that there should be: those whose data is there, and those that are
     lost at the end. What an edit list cuts away, as phones and trimming without encoding do, is not among them.
 
@@ -71,7 +71,7 @@ def read_header(container: av.container.InputContainer) -> tuple[float, int]:
     return fps, count + max(0, round((max(promised) + start - end) * fps))
 
 
-def open_container(path: Path) -> av.container.InputContainer:
+def _open_container(path: Path) -> av.container.InputContainer:
     """The container of a file; text in it that is no UTF-8 does not matter."""
     try:
         return av.open(str(path), metadata_errors="ignore")
@@ -79,18 +79,18 @@ def open_container(path: Path) -> av.container.InputContainer:
         raise DataError(f"{path} is no video that can be read: {error}") from error
 
 
-class PyAVReader(FileReader):
+class PyAVReader(_FileReader):
     """An open video, decoded by PyAV."""
 
     def stream(self) -> Iterator[Frame]:
         """All frames in presentation order, in bounded memory."""
-        with open_container(self.path) as container:
+        with _open_container(self.path) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1  # many videos are read at once, each by one core
             first: float | None = None
             try:
                 for frame in container.decode(stream):
-                    image = np.rot90(frame.to_ndarray(format="rgb24"), QUARTER_TURNS.get(frame.rotation, 0))
+                    image = np.rot90(frame.to_ndarray(format="rgb24"), _QUARTER_TURNS.get(frame.rotation, 0))
                     first = frame.time if first is None else first
                     time = None if frame.time is None or first is None else frame.time - first
                     yield Frame(np.ascontiguousarray(image), time)
@@ -98,17 +98,17 @@ class PyAVReader(FileReader):
                 raise DataError(f"{self.path} can't be decoded further: {error}") from error
 
 
-class DecordReader(PyAVReader):
+class _DecordReader(PyAVReader):
     """An open video, decoded by decord one frame after the other.
 
     decord fills up what the container counts too many with repeats of the last frame. So frames at the end that equal
-    the one before are given only if PyAV finds them too. Videos beyond `QUEUE_BYTES`, and files whose name is no UTF-8,
+    the one before are given only if PyAV finds them too. Videos beyond `_QUEUE_BYTES`, and files whose name is no UTF-8,
     are decoded by PyAV altogether. Its frames are the same, and so are their pixels but for interlaced video.
     """
 
     def stream(self) -> Iterator[Frame]:
         """All frames in presentation order, in bounded memory."""
-        if self.declared * self.frame_bytes > QUEUE_BYTES or not is_text(self.path):
+        if self.declared * self.frame_bytes > _QUEUE_BYTES or not _is_text(self.path):
             yield from super().stream()
             return
         last: Frames | None = None
@@ -152,7 +152,7 @@ class DecordReader(PyAVReader):
             yield Frame(image, float(times[number] - times[0]) if usable else None)
 
 
-def is_text(path: Path) -> bool:
+def _is_text(path: Path) -> bool:
     """Whether a file's name is UTF-8: decord takes no other."""
     try:
         str(path).encode()
@@ -174,10 +174,10 @@ class Decoder:
         kind: The reader.
     """
 
-    def __init__(self, kind: type[FileReader]) -> None:
+    def __init__(self, kind: type[_FileReader]) -> None:
         self.kind = kind
 
-    def open(self, path: Path) -> FileReader:
+    def open(self, path: Path) -> _FileReader:
         """Open a video file.
 
         Raises:
@@ -202,4 +202,4 @@ def decord() -> Decoder:
     except (ImportError, OSError) as error:
         raise DataError(f"decord can't be used here: {error}", "give --decoder pyav") from error
     library.logging.set_level(library.logging.QUIET)
-    return Decoder(DecordReader)
+    return Decoder(_DecordReader)

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from vcsf_cli.contracts import Contrast, other_pathway
 
-Temperature = Annotated[float, Gt(0)]
+_Temperature = Annotated[float, Gt(0)]
 Slots = Annotated[int, Ge(0)]
 Probability = Annotated[float, Interval(ge=0, le=1)]
 
 
-def query_float(contrast: Contrast, pathway: str) -> Tensor:
+def _query_float(contrast: Contrast, pathway: str) -> Tensor:
     """The query of a pathway that is trained, in float32."""
     query = contrast.query[pathway]
     if query is None:
@@ -27,30 +27,30 @@ def query_float(contrast: Contrast, pathway: str) -> Tensor:
     return query.float()
 
 
-def key_logits(contrast: Contrast, pathway: str, keys: str, temperature: float) -> Tensor:
+def _key_logits(contrast: Contrast, pathway: str, keys: str, temperature: float) -> Tensor:
     """Similarities over temperature of a pathway's queries to keys of a pathway: the own key, then the queue, (B, 1 + K)."""
-    query = query_float(contrast, pathway)
+    query = _query_float(contrast, pathway)
     own = (query * contrast.key[keys].float()).sum(1, keepdim=True)
     return torch.cat([own, query @ contrast.queue[keys].float().T], 1) / temperature
 
 
-def other_videos(contrast: Contrast) -> Tensor:
+def _other_videos(contrast: Contrast) -> Tensor:
     """Which slots hold a video that is not the clip's own, bool (B, K)."""
     return (contrast.queue_video >= 0) & (contrast.queue_video != contrast.video[:, None])
 
 
-def same_source(contrast: Contrast) -> Tensor:
+def _same_source(contrast: Contrast) -> Tensor:
     """Which slots hold a video cut from the clip's recording, its own among them, bool (B, K)."""
     return (contrast.queue_source >= 0) & (contrast.queue_source == contrast.source[:, None])
 
 
-def with_own(own: Tensor | bool, slots: Tensor) -> Tensor:
+def _with_own(own: Tensor | bool, slots: Tensor) -> Tensor:
     """A mask (B, 1 + K) of the own key and the slots (B, K)."""
     first = torch.as_tensor(own, device=slots.device).expand(len(slots))
     return torch.cat([first[:, None], slots], 1)
 
 
-def nce(logits: Tensor, positive: Tensor, taking_part: Tensor) -> Tensor:
+def _nce(logits: Tensor, positive: Tensor, taking_part: Tensor) -> Tensor:
     """-log of the share of the positives in the sum of exponentials, the mean over clips (MIL-NCE, Miech et al., CVPR 2020).
 
     The log of the *sum* over positives, not the mean of the logs: one good positive is enough.
@@ -83,17 +83,17 @@ class InfoNCE(nn.Module):
 
     uses_labels = False
 
-    def __init__(self, *, temperature: Temperature = 0.07, queue: Slots = 2048) -> None:
+    def __init__(self, *, temperature: _Temperature = 0.07, queue: Slots = 2048) -> None:
         super().__init__()
         self.temperature = temperature
         self.queue = queue
 
     def forward(self, contrast: Contrast, pathway: str) -> dict[str, Tensor]:
         """The loss of one pathway, and how often a clip's own key is nearer than every negative."""
-        logits, negative = key_logits(contrast, pathway, pathway, self.temperature), other_videos(contrast)
+        logits, negative = _key_logits(contrast, pathway, pathway, self.temperature), _other_videos(contrast)
         own = torch.zeros_like(logits, dtype=torch.bool)
         own[:, 0] = True
-        loss = nce(logits, own, with_own(True, negative))
+        loss = _nce(logits, own, _with_own(True, negative))
         return {"loss": loss, "own_key_accuracy": own_key_accuracy(logits, negative)}
 
 
@@ -112,12 +112,12 @@ class CrossInstance(InfoNCE):
     def forward(self, contrast: Contrast, pathway: str) -> dict[str, Tensor]:
         """The loss of one pathway, and how often the instance's other key is nearer than every negative."""
         swapped = Contrast(
-            **{**vars(contrast), "key": swap_pathways(contrast.key), "queue": swap_pathways(contrast.queue)}
+            **{**vars(contrast), "key": _swap_pathways(contrast.key), "queue": _swap_pathways(contrast.queue)}
         )
         return super().forward(swapped, pathway)
 
 
-def swap_pathways(by_pathway: dict[str, Tensor]) -> dict[str, Tensor]:
+def _swap_pathways(by_pathway: dict[str, Tensor]) -> dict[str, Tensor]:
     """What is each pathway's given to the other."""
     return {pathway: by_pathway[other_pathway(pathway)] for pathway in by_pathway}
 
@@ -149,7 +149,7 @@ class CrossPathway(nn.Module):
     def __init__(
         self,
         *,
-        temperature: Temperature = 0.07,
+        temperature: _Temperature = 0.07,
         queue: Slots = 2048,
         neighbours: Annotated[int, Gt(0)] = 5,
         positives: Literal["other", "intersection", "union"] = "other",
@@ -165,19 +165,19 @@ class CrossPathway(nn.Module):
         """The loss of one pathway; the share of the positives' sum that mined ones make up, and the similarity of the
         own key and of the mined ones."""
         keys = pathway if self.contrast == "within" else other_pathway(pathway)
-        logits = key_logits(contrast, pathway, keys, self.temperature)
-        mined, recording = self.mined(contrast, pathway), same_source(contrast)
+        logits = _key_logits(contrast, pathway, keys, self.temperature)
+        mined, recording = self.mined(contrast, pathway), _same_source(contrast)
         if not self.queue:
-            recording &= other_videos(contrast)  # the clip's own slot in the batch is its own key once more
+            recording &= _other_videos(contrast)  # the clip's own slot in the batch is its own key once more
         positive = mined | recording if self.siblings == "positives" else mined
         dropped = (torch.rand(len(logits), device=logits.device) < self.drop_own) & positive.any(1)
-        negative = other_videos(contrast) & ~same_source(contrast) & ~mined
-        taking_part = with_own(True, positive | negative)
-        all_positive = with_own(~dropped, positive)
+        negative = _other_videos(contrast) & ~_same_source(contrast) & ~mined
+        taking_part = _with_own(True, positive | negative)
+        all_positive = _with_own(~dropped, positive)
         share = logits.masked_fill(~all_positive, -torch.inf).softmax(1)[:, 1:]
         similarity = logits.detach() * self.temperature
         return {
-            "loss": nce(logits, all_positive, taking_part),
+            "loss": _nce(logits, all_positive, taking_part),
             "own_key_accuracy": own_key_accuracy(logits, negative),
             "mined_share": (share * mined).sum(1).mean(),
             "own_similarity": similarity[:, 0].mean(),
@@ -186,18 +186,18 @@ class CrossPathway(nn.Module):
 
     def mined(self, contrast: Contrast, pathway: str) -> Tensor:
         """The slots that are mined positives of a pathway's queries, bool (B, K)."""
-        theirs = nearest_slots(contrast, other_pathway(pathway), self.neighbours)
+        theirs = _nearest_slots(contrast, other_pathway(pathway), self.neighbours)
         if self.positives == "other":
             return theirs
-        ours = nearest_slots(contrast, pathway, self.neighbours)
+        ours = _nearest_slots(contrast, pathway, self.neighbours)
         return theirs & ours if self.positives == "intersection" else theirs | ours
 
 
 @torch.no_grad()
-def nearest_slots(contrast: Contrast, pathway: str, count: int) -> Tensor:
+def _nearest_slots(contrast: Contrast, pathway: str, count: int) -> Tensor:
     """The slots nearest to each clip's key as a pathway ranks its queue, those of the same recording and empty ones left
     out, bool (B, K)."""
-    allowed = other_videos(contrast) & ~same_source(contrast)
+    allowed = _other_videos(contrast) & ~_same_source(contrast)
     ranked = (contrast.key[pathway].float() @ contrast.queue[pathway].float().T).masked_fill(~allowed, -torch.inf)
     best = ranked.topk(min(count, ranked.shape[1]), 1).indices
     return torch.zeros_like(allowed).scatter_(1, best, True) & allowed
@@ -215,14 +215,14 @@ class Supervised(nn.Module):
 
     uses_labels = True
 
-    def __init__(self, *, temperature: Temperature = 0.07, queue: Slots = 2048) -> None:
+    def __init__(self, *, temperature: _Temperature = 0.07, queue: Slots = 2048) -> None:
         super().__init__()
         self.temperature = temperature
         self.queue = queue
 
     def forward(self, contrast: Contrast, pathway: str) -> dict[str, Tensor]:
         """The loss of one pathway, and how often a clip's own key is nearer than every key of another class."""
-        logits, others = key_logits(contrast, pathway, pathway, self.temperature), other_videos(contrast)
+        logits, others = _key_logits(contrast, pathway, pathway, self.temperature), _other_videos(contrast)
         positive = others & (contrast.queue_label >= 0) & (contrast.queue_label == contrast.label[:, None])
-        loss = nce(logits, with_own(True, positive), with_own(True, others))
+        loss = _nce(logits, _with_own(True, positive), _with_own(True, others))
         return {"loss": loss, "own_key_accuracy": own_key_accuracy(logits, others & ~positive)}

@@ -16,7 +16,7 @@ from torch.nn import functional
 Positive = Annotated[int, Gt(0)]
 
 
-class NoMotion(nn.Module):
+class _NoMotion(nn.Module):
     """Leaves the features as they are."""
 
     def forward(self, features: Tensor, window: Tensor) -> Tensor:
@@ -24,9 +24,9 @@ class NoMotion(nn.Module):
         return features
 
 
-def none(channels: int, /) -> NoMotion:
+def none(channels: int, /) -> _NoMotion:
     """No motion module."""
-    return NoMotion()
+    return _NoMotion()
 
 
 class DifferenceGate(nn.Module):
@@ -46,7 +46,7 @@ class DifferenceGate(nn.Module):
         self.squeeze = nn.Sequential(nn.Conv3d(channels, reduced, 1, bias=False), nn.BatchNorm3d(reduced))
         self.align = align(reduced)
         self.expand = nn.Conv3d(reduced, channels, 1, bias=False)
-        self.norm = silent_norm(channels)
+        self.norm = _silent_norm(channels)
 
     def forward(self, features: Tensor, window: Tensor) -> Tensor:
         """Gated features, (B, C, T, h, w)."""
@@ -82,14 +82,14 @@ class DifferenceMap(nn.Module):
         self.fine = nn.Sequential(spatial(reduced, reduced), nn.BatchNorm3d(reduced))
         self.coarse = nn.Sequential(spatial(reduced, reduced), nn.BatchNorm3d(reduced))
         self.expand = nn.Conv3d(reduced, channels, 1, bias=False)
-        self.norm = silent_norm(channels)
+        self.norm = _silent_norm(channels)
 
     def forward(self, features: Tensor, window: Tensor) -> Tensor:
         """Gated features, (B, C, T, h, w)."""
         squeezed = self.squeeze(features)
         aligned = self.align(squeezed)
         # Both directions as one clip of 2T, since they share all weights and no layer looks along time.
-        change = torch.cat([change_to_next(squeezed, aligned), change_to_previous(squeezed, aligned)], 2)
+        change = torch.cat([_change_to_next(squeezed, aligned), _change_to_previous(squeezed, aligned)], 2)
         # A map of one row or column has one still.
         height, width = (min(2, side) for side in change.shape[3:])
         coarse = self.coarse(functional.avg_pool3d(change, (1, height, width), ceil_mode=True))
@@ -128,7 +128,7 @@ class ShortTerm(nn.Module):
             nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
         )
         self.expand = nn.Conv3d(width, channels, 1, bias=False)
-        self.norm = silent_norm(channels)
+        self.norm = _silent_norm(channels)
 
     def changes(self, window: Tensor, steps: int) -> Tensor:
         """Each step's differences (B, 6n, T, ceil(H/2), ceil(W/2)), the earliest three channels first."""
@@ -163,12 +163,12 @@ class Additive(nn.Module):
         self.squeeze = nn.Conv3d(channels, reduced, 1, bias=False)
         self.align = align(reduced)
         self.expand = nn.Conv3d(reduced, channels, 1, bias=False)
-        self.norm = silent_norm(channels)
+        self.norm = _silent_norm(channels)
 
     def forward(self, features: Tensor, window: Tensor) -> Tensor:
         """Features with their change added, (B, C, T, h, w)."""
         squeezed = self.squeeze(features)
-        change = change_to_next(squeezed, self.align(squeezed))
+        change = _change_to_next(squeezed, self.align(squeezed))
         return cast(Tensor, features + self.norm(self.expand(change)))
 
 
@@ -200,7 +200,7 @@ class Correlation(nn.Module):
             spatial((2 * radius + 1) ** 2, reduced), nn.BatchNorm3d(reduced), nn.ReLU(inplace=True)
         )
         self.expand = nn.Conv3d(reduced, channels, 1, bias=False)
-        self.norm = silent_norm(channels)
+        self.norm = _silent_norm(channels)
 
     def volume(self, squeezed: Tensor) -> Tensor:
         """Cosines (B, (2 radius + 1)^2, T, h, w) of each position with the next step's around it, row by row."""
@@ -235,7 +235,7 @@ def spatial(channels_in: int, channels: int) -> nn.Conv3d:
     return nn.Conv3d(channels_in, channels, (1, 3, 3), padding=(0, 1, 1), bias=False)
 
 
-def silent_norm(channels: int) -> nn.BatchNorm3d:
+def _silent_norm(channels: int) -> nn.BatchNorm3d:
     """A batch norm that gives zero until it is trained."""
     norm = nn.BatchNorm3d(channels)
     nn.init.zeros_(norm.weight)
@@ -243,11 +243,11 @@ def silent_norm(channels: int) -> nn.BatchNorm3d:
     return norm
 
 
-def change_to_next(squeezed: Tensor, aligned: Tensor) -> Tensor:
+def _change_to_next(squeezed: Tensor, aligned: Tensor) -> Tensor:
     """aligned_{t+1} - squeezed_t, zero at the last step; all (B, C, T, h, w)."""
     return functional.pad(aligned[:, :, 1:] - squeezed[:, :, :-1], (0, 0, 0, 0, 0, 1))
 
 
-def change_to_previous(squeezed: Tensor, aligned: Tensor) -> Tensor:
+def _change_to_previous(squeezed: Tensor, aligned: Tensor) -> Tensor:
     """aligned_{t-1} - squeezed_t, zero at the first step; all (B, C, T, h, w)."""
     return functional.pad(aligned[:, :, :-1] - squeezed[:, :, 1:], (0, 0, 0, 0, 1, 0))

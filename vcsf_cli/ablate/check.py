@@ -32,7 +32,7 @@ def check(plan: Plan, costs: Costs, prepared: bool, allow_seen: bool = False) ->
             check_parts(cell.recipe)
             costs.network(cell)
         except VcsfError as error:
-            problems.append(prefix_error(f"row `{cell.line.name}`: ", error))
+            problems.append(_prefix_error(f"row `{cell.line.name}`: ", error))
     for name, manifest in plan.manifests.items():
         if manifest is None and prepared:
             try:
@@ -40,14 +40,14 @@ def check(plan: Plan, costs: Costs, prepared: bool, allow_seen: bool = False) ->
             except InputError as error:
                 problems.append(error)
     for cell in plan.cells:
-        for problem in problems_with_data(plan, cell, allow_seen):
+        for problem in _problems_with_data(plan, cell, allow_seen):
             if all(problem.message != known.message for known in problems):
                 problems.append(problem)
     if problems:
-        raise combine_errors(problems)
+        raise _combine_errors(problems)
 
 
-def problems_with_data(plan: Plan, cell: RunSpec, allow_seen: bool) -> list[VcsfError]:
+def _problems_with_data(plan: Plan, cell: RunSpec, allow_seen: bool) -> list[VcsfError]:
     """What a run's data lack for its training or its measurements."""
     found: list[VcsfError] = []
     own = plan.manifests[cell.recipe.first_stage.data.name]
@@ -62,7 +62,7 @@ def problems_with_data(plan: Plan, cell: RunSpec, allow_seen: bool) -> list[Vcsf
             continue
         try:
             check_measure(cell, measure, manifest)
-            check_seen(plan, cell, measure, allow_seen)
+            _check_seen(plan, cell, measure, allow_seen)
         except VcsfError as error:
             found.append(error)
     return found
@@ -83,7 +83,7 @@ def check_measure(cell: RunSpec, measure: Measure, manifest: Manifest) -> None:
         )
 
 
-def check_seen(plan: Plan, cell: RunSpec, measure: Measure, allow_seen: bool) -> None:
+def _check_seen(plan: Plan, cell: RunSpec, measure: Measure, allow_seen: bool) -> None:
     """See that no test clip is seen in training, unless that is allowed; a damaged run is passed over here and told later.
 
     Raises:
@@ -97,13 +97,13 @@ def check_seen(plan: Plan, cell: RunSpec, measure: Measure, allow_seen: bool) ->
         exposure.refuse(allow_seen)
 
 
-def prefix_error(prefix: str, error: VcsfError) -> VcsfError:
+def _prefix_error(prefix: str, error: VcsfError) -> VcsfError:
     """An error with the row that it is about."""
     kind = InputError if isinstance(error, InputError) else DataError
     return kind(f"{prefix}{error.message}", error.hint)
 
 
-def combine_errors(problems: Sequence[VcsfError]) -> VcsfError:
+def _combine_errors(problems: Sequence[VcsfError]) -> VcsfError:
     """One error that says all of several, a wrong command line or recipe first."""
     if len(problems) == 1:
         return problems[0]

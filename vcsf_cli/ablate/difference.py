@@ -30,9 +30,9 @@ DRAWS = 2_000
 """Of recordings."""
 FEWEST_PLACES = 3
 """Seeds and splits below which nothing can be said of other trainings."""
-FEWEST_RECORDINGS = 10
+_FEWEST_RECORDINGS = 10
 """Below which drawing them says nothing."""
-ENDS = (0.025, 0.975)
+_ENDS = (0.025, 0.975)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def mean_difference(pairs: Sequence[tuple[int, pd.Series, pd.Series]], source: M
 
     Returns:
         None if the rows have no clip in common. The interval is of these trainings only, over recordings, for fewer places
-        than `FEWEST_PLACES`; there is none for fewer recordings than `FEWEST_RECORDINGS`.
+        than `FEWEST_PLACES`; there is none for fewer recordings than `_FEWEST_RECORDINGS`.
     """
     joined = [(split, *ours.align(theirs, join="inner")) for split, ours, theirs in pairs]
     joined = [each for each in joined if len(each[1])]
@@ -79,7 +79,7 @@ def mean_difference(pairs: Sequence[tuple[int, pd.Series, pd.Series]], source: M
     clips = len(set().union(*(ours.index for _, ours, _ in joined)))
     value = float(np.mean(means))
     low = high = np.nan
-    if recordings >= FEWEST_RECORDINGS:
+    if recordings >= _FEWEST_RECORDINGS:
         low, high = interval(np.array(means), np.hstack(drawn).mean(1), recordings)
     return Difference(value, low, high, clips, len(joined))
 
@@ -120,14 +120,14 @@ def interval(means: FloatArray, drawn: FloatArray, recordings: int) -> tuple[flo
         recordings: How many there are.
     """
     if len(means) < FEWEST_PLACES:
-        low, high = np.quantile(drawn, ENDS)
+        low, high = np.quantile(drawn, _ENDS)
         return float(low), float(high)
     value, of_trainings, of_recordings = float(means.mean()), means.var(ddof=1) / len(means), drawn.var(ddof=1)
     both = of_trainings + of_recordings
     if not both:
         return value, value
     freedom = both**2 / (of_trainings**2 / (len(means) - 1) + of_recordings**2 / (recordings - 1))
-    reach = float(stdtrit(freedom, ENDS[1]) * np.sqrt(both))
+    reach = float(stdtrit(freedom, _ENDS[1]) * np.sqrt(both))
     return max(-1.0, value - reach), min(1.0, value + reach)
 
 
@@ -157,5 +157,5 @@ def describe_intervals(places: Sequence[int], recordings: bool) -> str:
         )
         found[-1] += "" if len(found) > 1 else f"; {whole}"
     if not recordings:
-        found.append(f"of fewer than {FEWEST_RECORDINGS} recordings without an interval")
+        found.append(f"of fewer than {_FEWEST_RECORDINGS} recordings without an interval")
     return "; ".join(found)

@@ -25,25 +25,25 @@ from vcsf_cli.runs.restore import own_checkpoint
 from vcsf_cli.train.compute import Compute
 from vcsf_cli.train.timing import estimate
 
-PEAKS = {"h200": 989e12, "h100": 989e12}
+_PEAKS = {"h200": 989e12, "h100": 989e12}
 """Dense bfloat16 operations a second of a card, as its maker states them (SXM)."""
-SHARE_OF_PEAK = 0.3
+_SHARE_OF_PEAK = 0.3
 """What such networks are taken to reach of it."""
-READING = 0.011
-"""Core seconds that a training clip of two views takes to read at 128 px, measured on one core; GPUs have `CORES` of them."""
-CORES = 16
+_READING = 0.011
+"""Core seconds that a training clip of two views takes to read at 128 px, measured on one core; GPUs have `_CORES` of them."""
+_CORES = 16
 
 OFFICIAL = {
     "ucf101": {1: (9_537, 3_783), 2: (9_586, 3_734), 3: (9_624, 3_696)},
     "hmdb51": {1: (3_570, 1_530), 2: (3_570, 1_530), 3: (3_570, 1_530)},
 }
 """Training and test clips of the official splits."""
-USUAL = (2_000, 1_000)
+_USUAL = (2_000, 1_000)
 """Training and test clips of a dataset that isn't there to be counted."""
 FRAMES = 180
 """Frames of a clip of such a dataset."""
 
-BYTES = 4
+_BYTES = 4
 """Of a number in a file."""
 
 
@@ -71,7 +71,7 @@ class Network:
     channels: int
 
 
-def count_network(recipe: Recipe) -> Network:
+def _count_network(recipe: Recipe) -> Network:
     """The networks of a recipe, counted.
 
     Raises:
@@ -84,7 +84,7 @@ def count_network(recipe: Recipe) -> Network:
     return Network(flops, parameters, stage_channels(model.slow.backbone)[-1])
 
 
-def step_flops(recipe: Recipe, network: Network) -> list[int]:
+def _step_flops(recipe: Recipe, network: Network) -> list[int]:
     """Operations that a training clip takes in each stage: a learning pathway encodes a query, whose gradient costs twice
     as much again, and a key; a frozen one a key, where the loss asks for it."""
     found = []
@@ -187,23 +187,23 @@ class Costs:
             InputError: If they can't read clips of its size.
         """
         model = cell.recipe.first_stage
-        key = model.model_dump_json(include={"data": {"size"}, **dict.fromkeys(SHAPE, True)})
+        key = model.model_dump_json(include={"data": {"size"}, **dict.fromkeys(_SHAPE, True)})
         if key not in self._networks:
-            self._networks[key] = count_network(cell.recipe)
+            self._networks[key] = _count_network(cell.recipe)
         return self._networks[key]
 
     def clips(self, name: str, split: int) -> tuple[int, int, float]:
         """Training and test clips of a split, and a clip's mean number of frames."""
         manifest = self.plan.manifests[name]
         if manifest is None:
-            train, test = OFFICIAL.get(name, {}).get(split, USUAL)
+            train, test = OFFICIAL.get(name, {}).get(split, _USUAL)
             return train, test, FRAMES
         train, test = len(manifest.part(split, "train")), len(manifest.part(split, "test"))
         return train or len(manifest.table), test, float(manifest.table["frames"].mean())
 
     def work(self) -> list[Work]:
         """The work of all cells, in the order in which it is done."""
-        available = trained_stages(self.plan.runs)
+        available = _trained_stages(self.plan.runs)
         found = []
         for cell in self.plan.cells:
             try:
@@ -227,12 +227,12 @@ class Costs:
         measure = sum(self.measuring(cell, each) for each in missing)
         if self.plan.is_trained(cell):
             return Work(cell, (), missing, measure)
-        first, done = own_stages(cell), epochs_done(cell)
+        first, done = own_stages(cell), _epochs_done(cell)
         if not is_begun(cell):  # what was noted before the first checkpoint is forgotten
             own = self.plan.stages_of(cell)
             first = max([0, *(count for count in range(1, len(own) + 1) if own[count - 1] in available)])
         left, (clips, _, _) = [], self.clips(*where(cell))
-        for index, per_clip in enumerate(step_flops(cell.recipe, self.network(cell))):
+        for index, per_clip in enumerate(_step_flops(cell.recipe, self.network(cell))):
             if index >= first:
                 epochs = cell.recipe.stages[index].train.epochs - done.get(index, 0)
                 left.append(StageWork(epochs, float(per_clip * clips * epochs), float(clips * epochs)))
@@ -258,16 +258,16 @@ class Costs:
         total = 0
         for work in works:
             network = self.network(work.cell)
-            weights = sum(network.parameters.values()) * BYTES
+            weights = sum(network.parameters.values()) * _BYTES
             if not work.damage and not self.plan.is_trained(work.cell):
                 total += weights * (4 + len(work.cell.recipe.stages))
             for measure in work.measures:
                 train, test, _ = self.clips(self.plan.measured_on(work.cell, measure), work.cell.split)
-                total += 3 * weights if measure.task == "finetune" else (train + test) * 2 * network.channels * BYTES
+                total += 3 * weights if measure.task == "finetune" else (train + test) * 2 * network.channels * _BYTES
         return total
 
 
-SHAPE = ("sampler", "backbone", "slow", "fast", "motion", "head")
+_SHAPE = ("sampler", "backbone", "slow", "fast", "motion", "head")
 """Keys that a network's cost depends on, besides the size of its clips."""
 
 
@@ -286,7 +286,7 @@ def is_begun(cell: RunSpec) -> bool:
     return cell.run.checkpoint.is_file()
 
 
-def epochs_done(cell: RunSpec) -> dict[int, int]:
+def _epochs_done(cell: RunSpec) -> dict[int, int]:
     """Epochs that a begun run has behind it, by the number of the stage that it is in, from 0."""
     if not is_begun(cell):
         return {}
@@ -297,7 +297,7 @@ def epochs_done(cell: RunSpec) -> dict[int, int]:
     return {int(position["stage"]): int(position["epoch"])}
 
 
-def trained_stages(runs: Path) -> set[str]:
+def _trained_stages(runs: Path) -> set[str]:
     """What the weights depend on that other runs could take over."""
     found = set()
     for path in runs.glob(f"*/{stages.FILE}"):
@@ -328,14 +328,14 @@ def choose_speed(
         None if there is nothing to measure on.
     """
     first = plan.cells[0]
-    per_clip = step_flops(first.recipe, costs_.network(first))[0]
-    if assumed in PEAKS:
-        peak = PEAKS[assumed]
+    per_clip = _step_flops(first.recipe, costs_.network(first))[0]
+    if assumed in _PEAKS:
+        peak = _PEAKS[assumed]
         words = (
-            f"calculated, not measured: {SHARE_OF_PEAK:.0%} of the {peak / 1e12:.0f} TFLOPS that one {assumed.upper()} has in "
-            f"bfloat16, clips read by {CORES} cores in {1000 * READING:.0f} ms each"
+            f"calculated, not measured: {_SHARE_OF_PEAK:.0%} of the {peak / 1e12:.0f} TFLOPS that one {assumed.upper()} has in "
+            f"bfloat16, clips read by {_CORES} cores in {1000 * _READING:.0f} ms each"
         )
-        return Speed(SHARE_OF_PEAK * peak, READING / CORES, words)
+        return Speed(_SHARE_OF_PEAK * peak, _READING / _CORES, words)
     if assumed is not None:
         return Speed(
             float(assumed) * per_clip, 0.0, f"from {assumed} training clips a second in stage 1, as you assume"
@@ -351,7 +351,7 @@ def choose_speed(
         timed = estimate(todo.recipe, manifest, machine)
     finally:
         torch.set_num_threads(before)
-    flops = step_flops(todo.recipe, costs_.network(todo))
+    flops = _step_flops(todo.recipe, costs_.network(todo))
     counted = sum(
         per * clips * stage.train.epochs
         for per, (clips, _), stage in zip(flops, timed, todo.recipe.stages, strict=True)

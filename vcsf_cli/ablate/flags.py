@@ -13,10 +13,10 @@ from vcsf_cli.config.table import Draft
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import InputError
 
-CROSSED = "cross_pathway"
+_CROSSED = "cross_pathway"
 """The loss by which pathways find positives for each other."""
 
-EQUAL = (
+_EQUAL = (
     "all stages with InfoNCE instead of positives of the other pathway: as many epochs for each pathway as in `full`"
 )
 
@@ -78,18 +78,18 @@ def draft_from_flags(flags: Flags, base: str, assignments: Sequence[str], **keys
         rows["no motion module"] = {"set": {"motion": "none"}}
     if flags.no_cross_pathway:
         rows["no cross-pathway training"] = {
-            "set": {f"{where}loss": "infonce" for where in crossed(recipe, "--no-cross-pathway")},
-            "note": f"no cross-pathway training: {EQUAL}",
+            "set": {f"{where}loss": "infonce" for where in _crossed(recipe, "--no-cross-pathway")},
+            "note": f"no cross-pathway training: {_EQUAL}",
         }
     if flags.no_stage_a:
-        rows["no stage A"] = without_stage_a(recipe)
+        rows["no stage A"] = _without_stage_a(recipe)
     for pathway in flags.only:
         rows[f"{pathway} only"] = alone(recipe, pathway)
     vary = {}
     for flag, texts in flags.values.items():
         where = ""
         if LISTS[flag].startswith("loss."):
-            where = "" if crossed(recipe, f"--{flag}") == [""] else "stages.*."
+            where = "" if _crossed(recipe, f"--{flag}") == [""] else "stages.*."
         vary[f"{where}{LISTS[flag]}"] = [strict_yaml.parse(text, f"--{flag}")[0] for text in dict.fromkeys(texts)]
     if flags.only:
         keys = {"pathways": [*PATHWAYS, "both"]} | keys
@@ -98,7 +98,7 @@ def draft_from_flags(flags: Flags, base: str, assignments: Sequence[str], **keys
     return Draft(name, {"title": title, "base": base, "rows": rows, "vary": vary, **keys})
 
 
-def crossed(recipe: Recipe, flag: str) -> list[str]:
+def _crossed(recipe: Recipe, flag: str) -> list[str]:
     """Where in the recipe cross-pathway training is: `stages.1.` and so on, or empty text for the top level.
 
     Raises:
@@ -106,23 +106,23 @@ def crossed(recipe: Recipe, flag: str) -> list[str]:
     """
     staged = bool(recipe.tree["stages"])
     found = [
-        f"stages.{index}." if staged else "" for index, stage in enumerate(recipe.stages) if stage.loss.name == CROSSED
+        f"stages.{index}." if staged else "" for index, stage in enumerate(recipe.stages) if stage.loss.name == _CROSSED
     ]
     if not found:
         raise InputError(
-            f"{flag}: no stage of {recipe.name} trains across pathways (loss `{CROSSED}`)",
+            f"{flag}: no stage of {recipe.name} trains across pathways (loss `{_CROSSED}`)",
             "recipes/vcsf.yaml has such stages; --base names another recipe",
         )
     return found
 
 
-def without_stage_a(recipe: Recipe) -> dict[str, Any]:
+def _without_stage_a(recipe: Recipe) -> dict[str, Any]:
     """A row that begins with cross-pathway training.
 
     Raises:
         InputError: If the recipe has no stage before it.
     """
-    first = crossed(recipe, "--no-stage-a")[0]
+    first = _crossed(recipe, "--no-stage-a")[0]
     if first in ("", "stages.0."):
         raise InputError(f"--no-stage-a: {recipe.name} has no stage before cross-pathway training", "leave it out")
     index = int(first.split(".")[1])
@@ -139,17 +139,17 @@ def alone(recipe: Recipe, pathway: str) -> dict[str, Any]:
     for own, stage in zip(recipe.tree["stages"], recipe.stages, strict=False):
         if pathway not in stage.train.pathways:
             continue
-        loss = {"loss": {"name": "infonce"}} if stage.loss.name == CROSSED else {}
+        loss = {"loss": {"name": "infonce"}} if stage.loss.name == _CROSSED else {}
         train = {"train": own["train"] | {"pathways": [pathway]}} if "train" in own else {}
         kept.append(own | loss | train)
     other = next(name for name in PATHWAYS if name != pathway)
     changed: dict[str, Any] = {"train.pathways": [pathway]}
     if recipe.tree["stages"]:
         changed["stages"] = kept
-    elif recipe.first_stage.loss.name == CROSSED:
+    elif recipe.first_stage.loss.name == _CROSSED:
         changed["loss"] = "infonce"
     return {
         "set": changed,
         "pathways": [pathway],
-        "note": f"{pathway} only: the {other} pathway does not learn; {EQUAL}",
+        "note": f"{pathway} only: the {other} pathway does not learn; {_EQUAL}",
     }

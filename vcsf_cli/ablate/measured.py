@@ -27,7 +27,7 @@ TRAINED = ("trained", "trained_with_labels")
 METRICS = ("top1", "top5", "class_mean")
 """Of classification; the ends of top1's own interval are no numbers of a table."""
 
-CLOSE = 1e-6
+_CLOSE = 1e-6
 """How near a mean over clips must be to the number in results.csv, which may have been computed in float32."""
 
 
@@ -119,7 +119,7 @@ def read_retrieval(run: Run, manifest: Manifest, split: int, ks: Sequence[int]) 
         for k in sorted({*ks, *known}):
             hit = of_pathway[of_pathway["rank"] <= k].groupby("query")["hit"].max().astype(float)
             # A killed call can leave neighbours behind that are not those of the results.
-            if len(hit) != own["clips"].iloc[0] or abs(hit.mean() - known.get(k, hit.mean())) > CLOSE:
+            if len(hit) != own["clips"].iloc[0] or abs(hit.mean() - known.get(k, hit.mean())) > _CLOSE:
                 return None
             if k in ks:
                 kept.append(own.iloc[:1].assign(metric=f"R@{k}", value=float(known.get(k, hit.mean()))))
@@ -163,7 +163,7 @@ def read_classification(job: Job) -> Measurement | None:
     clips = {}
     for pathway, own in answers.groupby("pathway", sort=False):
         hit = pd.Series(right[own.index].to_numpy(), index=own["video"])
-        if abs(hit.mean() - top1.get(pathway, np.nan)) > CLOSE:
+        if abs(hit.mean() - top1.get(pathway, np.nan)) > _CLOSE:
             raise damaged
         clips[str(pathway), "top1"] = hit
     if set(top1) != {pathway for pathway, _ in clips}:

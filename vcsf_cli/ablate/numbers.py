@@ -27,11 +27,11 @@ deviation over these (of a sample; empty of one run); `difference` is to the fir
 splits) that both rows have, with the ends of its 95 % interval (empty of fewer recordings than can be drawn from, and of
 these trainings only for fewer places than `difference.FEWEST_PLACES`); `clips` is the number of clips that it is of."""
 
-NEARLY_ALL = 0.99
+_NEARLY_ALL = 0.99
 """Share of an official part's clips below which a dataset is a subset; some published copies have a few broken videos."""
 
 
-NAMED = 5
+_NAMED = 5
 """Missing measurements that are told one by one."""
 
 
@@ -102,8 +102,8 @@ class TableResults:
         found = []
         if self.missing:
             every = len(self.plan.cells) * len(self.plan.table.measures)
-            named = "; ".join(each.words for each in self.missing[:NAMED])
-            more = f"; and {len(self.missing) - NAMED} more" if len(self.missing) > NAMED else ""
+            named = "; ".join(each.words for each in self.missing[:_NAMED])
+            more = f"; and {len(self.missing) - _NAMED} more" if len(self.missing) > _NAMED else ""
             found.append(
                 f"Not finished: {every - len(self.missing)} of {every} measurements are there, not {named}{more}."
             )
@@ -183,7 +183,7 @@ def gather_results(plan: Plan) -> TableResults:
             for pathway in line.pathways:
                 for metric in metrics:
                     first = plan.table.lines[0]
-                    against = None if line is first else (found[first.name], matching_pathway(first, pathway))
+                    against = None if line is first else (found[first.name], _matching_pathway(first, pathway))
                     value = summarise(found[line.name], pathway, metric, against, source)
                     if value:
                         named = {"row": line.name, "pathway": pathway, "dataset": dataset, "task": task}
@@ -196,7 +196,7 @@ def gather_results(plan: Plan) -> TableResults:
     )
 
 
-def matching_pathway(first: RowSpec, pathway: str) -> str:
+def _matching_pathway(first: RowSpec, pathway: str) -> str:
     """The pathway of the first row that another row's pathway is compared with: the same if it is shown, else the last."""
     return pathway if pathway in first.pathways else first.pathways[-1]
 
@@ -267,21 +267,21 @@ def describe_training(plan: Plan, cells: Sequence[RunSpec]) -> str:
     model = first.recipe.first_stage
     splits, seeds = (sorted({getattr(cell, key) for cell in cells}) for key in ("split", "seed"))
     clips = "/".join(
-        f"{len(training_rows(cell.recipe, plan.manifest(model.data.name))):,}" for cell in one_a_split(cells)
+        f"{len(training_rows(cell.recipe, plan.manifest(model.data.name))):,}" for cell in _one_a_split(cells)
     )
     frames = f"{model.sampler.settings['frames']}x" if "frames" in model.sampler.settings else ""
     return (
-        f"{model.backbone.name}, {frames}{model.data.size}^2; {model.data.name} split {join_numbers(splits)}, {clips} clips; "
-        f"{describe_schedule(epochs_by_pathway(first.recipe))}; seed{'s' if len(seeds) > 1 else ''} {join_numbers(seeds)}"
+        f"{model.backbone.name}, {frames}{model.data.size}^2; {model.data.name} split {_join_numbers(splits)}, {clips} clips; "
+        f"{describe_schedule(epochs_by_pathway(first.recipe))}; seed{'s' if len(seeds) > 1 else ''} {_join_numbers(seeds)}"
     )
 
 
-def one_a_split(cells: Sequence[RunSpec]) -> list[RunSpec]:
+def _one_a_split(cells: Sequence[RunSpec]) -> list[RunSpec]:
     """One run of each split."""
     return list({cell.split: cell for cell in cells}.values())
 
 
-def join_numbers(numbers: Sequence[int]) -> str:
+def _join_numbers(numbers: Sequence[int]) -> str:
     """Numbers with commas."""
     return ",".join(map(str, numbers))
 
@@ -292,7 +292,7 @@ def incomparable(numbers: TableResults) -> list[str]:
     rows = {line.name: [cell for cell in numbers.cells if cell.line is line] for line in numbers.plan.table.lines}
     rows = {name: cells for name, cells in rows.items() if cells}
     for name, cells in rows.items():
-        limits = [limit for cell in one_a_split(cells) for limit in comparability_limits(numbers.plan, cell)]
+        limits = [limit for cell in _one_a_split(cells) for limit in _comparability_limits(numbers.plan, cell)]
         for limit in dict.fromkeys(limits):
             limited.setdefault(limit, []).append(name)
     found = [limit if len(names) == len(rows) else f"{limit} ({', '.join(names)})" for limit, names in limited.items()]
@@ -303,17 +303,17 @@ def incomparable(numbers: TableResults) -> list[str]:
             found.append(f"subset: measured on {dataset}")
         elif tested is None:
             continue
-        elif clips < NEARLY_ALL * tested[1]:
+        elif clips < _NEARLY_ALL * tested[1]:
             found.append(f"subset: measured on {clips:,} test clips of {dataset} split {split}, not {tested[1]:,}")
     return list(dict.fromkeys(found))
 
 
-def comparability_limits(plan: Plan, cell: RunSpec) -> list[str]:
+def _comparability_limits(plan: Plan, cell: RunSpec) -> list[str]:
     """Why a run's numbers can't stand beside published ones: fewer clips to train on, a shorter schedule."""
     name = cell.recipe.first_stage.data.name
     clips, wanted = len(training_rows(cell.recipe, plan.manifest(name))), OFFICIAL["ucf101"][cell.split][0]
     found = []
-    if name not in OFFICIAL or clips < NEARLY_ALL * wanted:
+    if name not in OFFICIAL or clips < _NEARLY_ALL * wanted:
         found.append(f"subset: trained on {clips:,} clips of {name}, not {wanted:,} of ucf101")
     short = shortness(cell.recipe)
     return [*found, short] if short else found

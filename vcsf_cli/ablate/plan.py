@@ -175,11 +175,11 @@ def build_plan(table: Table, data: Path, runs: Path) -> Plan:
                 recipe = recipes.load(line.base, assignments)
                 cells.append(RunSpec(line, recipe, assignments, Run(run_folder(runs, recipe), recipe)))
     plan = Plan(table, tuple(cells), data, runs)
-    check_columns(plan)
+    _check_columns(plan)
     return plan
 
 
-def check_columns(plan: Plan) -> None:
+def _check_columns(plan: Plan) -> None:
     """See that every measurement is of one dataset, so that its rows can be compared, and is asked for once.
 
     Raises:

@@ -21,22 +21,22 @@ from vcsf_cli.report.page import RECONSTRUCTION
 from vcsf_cli.runs.run import WITH_LABELS
 from vcsf_cli.storage import files
 
-LABELS_MARK = "\N{DAGGER}"
-SEEN_MARK = "\N{DOUBLE DAGGER}"
-NOTE_OF_SPREAD = "Mean \N{PLUS-MINUS SIGN} standard deviation over seeds and splits."
-NOTE_OF_DIFFERENCES = 'Differences in points to "{first}"{pathway}, {intervals}.'
-NOTE_OF_BOLD = "Bold: the best mean of ours, which need not be better than chance allows{see}."
-BENCHMARKS = ("ucf101", "hmdb51")
+_LABELS_MARK = "\N{DAGGER}"
+_SEEN_MARK = "\N{DOUBLE DAGGER}"
+_NOTE_OF_SPREAD = "Mean \N{PLUS-MINUS SIGN} standard deviation over seeds and splits."
+_NOTE_OF_DIFFERENCES = 'Differences in points to "{first}"{pathway}, {intervals}.'
+_NOTE_OF_BOLD = "Bold: the best mean of ours, which need not be better than chance allows{see}."
+_BENCHMARKS = ("ucf101", "hmdb51")
 """Datasets that there are published numbers of."""
 
-LATEX = {
+_LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\N{PLUS-MINUS SIGN}": r"$\pm$", "\N{EN DASH}": "--",
     "\N{DAGGER}": r"\dag{}", "\N{DOUBLE DAGGER}": r"\ddag{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "`": "'",
 }  # fmt: skip
 """Characters that mean something to LaTeX, or that it has no letter for."""
-MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in "\\`*_[<|~&"})
+_MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in "\\`*_[<|~&"})
 """Characters that mean something to Markdown within a line."""
 TRAINED = 2
 """The column that says how a row was trained."""
@@ -85,17 +85,17 @@ def shown(numbers: TableResults, with_published: bool) -> Shown:
     )
     theirs: list[tuple[Cell, ...]] = []
     if numbers.plan.table.published and (with_published or not limits):
-        theirs = published_rows(numbers)
+        theirs = _published_rows(numbers)
     header = ["row", "pathway", "trained"]
     one = len(numbers.groups) == 1
     for group in numbers.groups:
         before = "" if one else f"{group.dataset} {group.task} "
-        header += [f"{before}{metric}" for metric in shown_metrics(group)]
-        header.append(f"difference of {before}{shown_metrics(group)[0]}")
+        header += [f"{before}{metric}" for metric in _shown_metrics(group)]
+        header.append(f"difference of {before}{_shown_metrics(group)[0]}")
     if one:
         title = f"{title}: {numbers.groups[0].task} on {numbers.groups[0].dataset}"
     ours = [
-        our_row(numbers, line, pathway)
+        _our_row(numbers, line, pathway)
         for line in numbers.plan.table.lines
         for pathway in line.pathways
         if any(cell.line is line for cell in numbers.cells)
@@ -105,26 +105,26 @@ def shown(numbers: TableResults, with_published: bool) -> Shown:
     return Shown(title, tuple(header), 3, tuple(ours), tuple(theirs), tuple(notes))
 
 
-def shown_metrics(group: Group) -> tuple[str, ...]:
+def _shown_metrics(group: Group) -> tuple[str, ...]:
     """The metrics of a group that are shown; the others are in numbers.csv."""
     return group.metrics if group.measure.task == "retrieve" else group.metrics[:1]
 
 
-def our_row(numbers: TableResults, line: RowSpec, pathway: str) -> tuple[Cell, ...]:
+def _our_row(numbers: TableResults, line: RowSpec, pathway: str) -> tuple[Cell, ...]:
     """A row of ours: its name, pathway, how it was trained, and its numbers."""
     cells = [cell for cell in numbers.cells if cell.line is line]
-    mark = f" {LABELS_MARK}" if any(cell.run.uses_labels for cell in cells) else ""
-    mark += f" {SEEN_MARK}" if line.name in numbers.seen else ""
+    mark = f" {_LABELS_MARK}" if any(cell.run.uses_labels for cell in cells) else ""
+    mark += f" {_SEEN_MARK}" if line.name in numbers.seen else ""
     found = [Cell(f"{line.name}{mark}"), Cell(pathway), Cell(describe_training(numbers.plan, cells))]
     for group in numbers.groups:
-        for metric in shown_metrics(group):
+        for metric in _shown_metrics(group):
             value = numbers.value(line, pathway, group, metric)
-            found.append(Cell(format_mean(value), is_best(numbers, group, metric, value)))
-        found.append(Cell(format_difference(numbers.value(line, pathway, group, shown_metrics(group)[0]))))
+            found.append(Cell(format_mean(value), _is_best(numbers, group, metric, value)))
+        found.append(Cell(format_difference(numbers.value(line, pathway, group, _shown_metrics(group)[0]))))
     return tuple(found)
 
 
-def is_best(numbers: TableResults, group: Group, metric: str, value: pd.Series | None) -> bool:
+def _is_best(numbers: TableResults, group: Group, metric: str, value: pd.Series | None) -> bool:
     """Whether no row of ours has a higher mean, of several that have one."""
     values = numbers.values
     column = values[
@@ -151,18 +151,18 @@ def format_difference(value: pd.Series | None) -> str:
     return f"{difference:+.1f} ({low:+.1f} to {high:+.1f}){' *' if is_finding(value['places'], low, high) else ''}"
 
 
-def published_rows(numbers: TableResults) -> list[tuple[Cell, ...]]:
+def _published_rows(numbers: TableResults) -> list[tuple[Cell, ...]]:
     """A row for each publication that has a number of one of the groups."""
     found: dict[tuple[str, ...], dict[str, str]] = {}
     columns = []
     for group in numbers.groups:
         data = benchmark(numbers.plan.manifest(group.dataset))
-        names = [f"{group.dataset} {group.task} {metric}" for metric in shown_metrics(group)]
+        names = [f"{group.dataset} {group.task} {metric}" for metric in _shown_metrics(group)]
         columns += [*names, ""]
         for entry, values in published.of(group.measure.task, data):
             key = (entry.name, "published", entry.what)
             texts = {
-                name: f"{values[m]:.1f}" for name, m in zip(names, shown_metrics(group), strict=True) if m in values
+                name: f"{values[m]:.1f}" for name, m in zip(names, _shown_metrics(group), strict=True) if m in values
             }
             if texts:
                 found.setdefault(key, {}).update(texts)
@@ -183,19 +183,19 @@ def table_notes(numbers: TableResults, limits: Sequence[str], bold: bool, beside
     """
     lines = numbers.plan.table.lines
     pathway = "" if all(set(line.pathways) <= set(lines[0].pathways) for line in lines) else f" {lines[0].pathways[-1]}"
-    notes = [NOTE_OF_SPREAD] if (numbers.values["runs"] > 1).any() else []
+    notes = [_NOTE_OF_SPREAD] if (numbers.values["runs"] > 1).any() else []
     intervals = numbers.words_of_differences
     if intervals:
         same = f"{pathway} where it lacks the row's pathway" if pathway else ", the same pathway"
-        notes.append(NOTE_OF_DIFFERENCES.format(first=lines[0].name, pathway=same, intervals=intervals))
+        notes.append(_NOTE_OF_DIFFERENCES.format(first=lines[0].name, pathway=same, intervals=intervals))
     if bold:
-        notes.append(NOTE_OF_BOLD.format(see=": see the intervals" if intervals else ""))
+        notes.append(_NOTE_OF_BOLD.format(see=": see the intervals" if intervals else ""))
     notes += [line.note for line in lines if line.note]
     notes += numbers.remarks
     if any(cell.run.uses_labels for cell in numbers.cells):
-        notes.append(f"{LABELS_MARK} {WITH_LABELS}.")
+        notes.append(f"{_LABELS_MARK} {WITH_LABELS}.")
     for name, sentences in numbers.exposures.items():
-        mark = f"{SEEN_MARK} " if name in numbers.seen else ""
+        mark = f"{_SEEN_MARK} " if name in numbers.seen else ""
         notes += [f"{mark}{name}, {sentence}." for sentence in sentences]
     if limits:
         notes.append(f"Not comparable with published tables: {'; '.join(limits)}.")
@@ -225,37 +225,37 @@ def write(folder: Path, numbers: TableResults, table: Shown) -> None:
     files.write_text(folder / "table.tex", latex(table))
 
 
-def one_line(text: str) -> str:
+def _one_line(text: str) -> str:
     """Text without line breaks: a name that has one would tear the table, and a note end its comment."""
     return " ".join(text.split())
 
 
-def in_markdown(text: str) -> str:
+def _in_markdown(text: str) -> str:
     """Text for a line of Markdown."""
-    return one_line(text).translate(MARKDOWN)
+    return _one_line(text).translate(_MARKDOWN)
 
 
 def markdown(table: Shown, numbers: TableResults) -> str:
     """The table in Markdown, with its notes and the commands that train its rows by hand."""
     commands = "\n".join(pretrain_command(cell) for cell in numbers.plan.cells)
-    notes = "\n".join(f"- {in_markdown(note)}" for note in table.notes)
-    return f"# {in_markdown(table.title)}\n\n{grid(table)}\n\n{notes}\n\nIts runs:\n\n```sh\n{commands}\n```\n"
+    notes = "\n".join(f"- {_in_markdown(note)}" for note in table.notes)
+    return f"# {_in_markdown(table.title)}\n\n{grid(table)}\n\n{notes}\n\nIts runs:\n\n```sh\n{commands}\n```\n"
 
 
 def grid(table: Shown) -> str:
     """The cells in Markdown, a line a row."""
 
     def text(cell: Cell) -> str:
-        return f"**{in_markdown(cell.text)}**" if cell.bold else in_markdown(cell.text)
+        return f"**{_in_markdown(cell.text)}**" if cell.bold else _in_markdown(cell.text)
 
     rule = ["---"] * table.names + ["---:"] * (len(table.header) - table.names)
-    rows = [map(in_markdown, table.header), rule, *(map(text, row) for row in (*table.ours, *table.theirs))]
+    rows = [map(_in_markdown, table.header), rule, *(map(text, row) for row in (*table.ours, *table.theirs))]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def escape_latex(text: str) -> str:
     """Text for LaTeX."""
-    return "".join(LATEX.get(letter, letter) for letter in one_line(text))
+    return "".join(_LATEX.get(letter, letter) for letter in _one_line(text))
 
 
 def latex(table: Shown) -> str:
@@ -277,7 +277,7 @@ def latex(table: Shown) -> str:
         *([r"\midrule", *map(line, table.theirs)] if table.theirs else []),
         r"\bottomrule",
         r"\end{tabular}",
-        *(f"% {one_line(text)}" for text in (table.title, *table.notes)),
+        *(f"% {_one_line(text)}" for text in (table.title, *table.notes)),
     ]
     return "\n".join(parts) + "\n"
 
@@ -297,4 +297,4 @@ def drawn(table: Shown) -> RichTable:
 def benchmark(manifest: Manifest) -> str:
     """The benchmark that a prepared dataset is or is a subset of: the one it is named after, else the kind that it was
     prepared as. A name that only begins like a benchmark's says nothing: UCF50 is another dataset than UCF101."""
-    return manifest.name if manifest.name in BENCHMARKS else str(manifest.settings["kind"])
+    return manifest.name if manifest.name in _BENCHMARKS else str(manifest.settings["kind"])

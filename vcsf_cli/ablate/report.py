@@ -28,7 +28,7 @@ from vcsf_cli.storage import files
 
 FILE = "report.html"
 
-MOST_ROWS = 4
+_MOST_ROWS = 4
 """Whose clips are shown. They share their pictures; the neighbours of a row are at most 0.7 MB, and its map of 2,000 clips
 takes some 15 seconds."""
 
@@ -44,24 +44,24 @@ def write(numbers: TableResults, table: Shown) -> Path:
         DataError: If a dataset's shards can't be read.
     """
     path = numbers.plan.folder / FILE
-    seen = seen_rows(numbers)
+    seen = _seen_rows(numbers)
     text = page(
         table.title,
-        [build_table(table)],
+        [_build_table(table)],
         [
             *difference_sections(numbers),
             Section("Notes", facts=[(str(number), note) for number, note in enumerate(table.notes[:-1], start=1)]),
-            *curve_sections(numbers),
-            runs_section(numbers, seen),
+            *_curve_sections(numbers),
+            _runs_section(numbers, seen),
         ],
         kind="Ablation report",
-        clips=rows_clips(numbers, seen),
+        clips=_rows_clips(numbers, seen),
     )
     files.write_text(path, text)
     return path
 
 
-def build_table(table: Shown) -> Table:
+def _build_table(table: Shown) -> Table:
     """The table, with how rows were trained behind the numbers."""
     strong = Markup("<strong>{}</strong>")
 
@@ -85,17 +85,17 @@ def difference_sections(numbers: TableResults) -> list[Section]:
                     ends = [100 * value[key] for key in ("difference", "difference_low", "difference_high")]
                     intervals.append(Interval(f"{row.name}, {pathway}", *ends))
         if intervals:
-            title = f"Differences of {group.metrics[0]} to {first.name}{measurement_suffix(numbers, group)}"
+            title = f"Differences of {group.metrics[0]} to {first.name}{_measurement_suffix(numbers, group)}"
             found.append(Section(title, short="Differences", listed=not found, intervals=intervals))
     return found
 
 
-def measurement_suffix(numbers: TableResults, group: Group) -> str:
+def _measurement_suffix(numbers: TableResults, group: Group) -> str:
     """Which of several measurements something is of."""
     return f": {group.task} on {group.dataset}" if len(numbers.groups) > 1 else ""
 
 
-def curve_sections(numbers: TableResults) -> list[Section]:
+def _curve_sections(numbers: TableResults) -> list[Section]:
     """R@k of all rows, and how they were trained."""
     sections = []
     charts = [chart for group in numbers.groups for chart in recall_charts(numbers, group)]
@@ -135,20 +135,20 @@ def recall_charts(numbers: TableResults, group: Group) -> list[Chart]:
             if points:
                 lines.append(Line(row.name, points, line_style(index), band if several else ()))
         if lines:
-            title = f"{pathway}{measurement_suffix(numbers, group)}"
+            title = f"{pathway}{_measurement_suffix(numbers, group)}"
             ticks = list(ks.values())
             charts.append(Chart(title, lines, "k", " %", (), ticks, logarithmic=True, from_zero=True, key=True))
     return charts
 
 
-def runs_section(numbers: TableResults, seen: Mapping[str, tuple[Group, RunSpec]]) -> Section:
+def _runs_section(numbers: TableResults, seen: Mapping[str, tuple[Group, RunSpec]]) -> Section:
     """All runs with their own reports, and what to type to train them."""
     link = Markup('<a href="{}">{}</a>')
     groups = [group for group in numbers.groups if group.measure.task == "retrieve"]
     rows = []
     for cell in numbers.cells:
         for group in groups or [numbers.groups[0]]:
-            report = report_link(numbers, group, cell)
+            report = _report_link(numbers, group, cell)
             rows.append([link.format(report, cell.name) if report else cell.name, cell.run.name, group.dataset])
     text = ""
     if len(seen) > 1:
@@ -162,20 +162,20 @@ def runs_section(numbers: TableResults, seen: Mapping[str, tuple[Group, RunSpec]
     return Section("Runs", text, tables=[table], documents=[("Commands that train them", commands)])
 
 
-def report_link(numbers: TableResults, group: Group, cell: RunSpec) -> str:
+def _report_link(numbers: TableResults, group: Group, cell: RunSpec) -> str:
     """Where a run's own report of retrieval is, seen from the table's folder; empty if there is none."""
-    path = retrieved_in(numbers, group, cell) / RETRIEVAL_REPORT
+    path = _retrieved_in(numbers, group, cell) / RETRIEVAL_REPORT
     if group.measure.task != "retrieve" or not path.is_file():
         return ""
     return quote(Path(os.path.relpath(path, numbers.plan.folder)).as_posix())
 
 
-def retrieved_in(numbers: TableResults, group: Group, cell: RunSpec) -> Path:
+def _retrieved_in(numbers: TableResults, group: Group, cell: RunSpec) -> Path:
     """Where retrieval of a run left its files."""
     return measured.folder_of_retrieval(cell.run, numbers.plan.manifest(group.dataset), cell.split)
 
 
-def seen_rows(numbers: TableResults) -> dict[str, tuple[Group, RunSpec]]:
+def _seen_rows(numbers: TableResults) -> dict[str, tuple[Group, RunSpec]]:
     """The rows whose clips are shown, each by a run on the same split: the first, then the best of the others."""
     group = next((group for group in numbers.groups if group.measure.task == "retrieve"), None)
     if group is None:
@@ -190,38 +190,40 @@ def seen_rows(numbers: TableResults) -> dict[str, tuple[Group, RunSpec]]:
     for row in (first, *sorted(others, key=mean, reverse=True)):
         split = next((cell.split for _, cell in found.values()), None)
         for cell in numbers.cells:
-            fits = cell.line is row and row.name not in found and split in (None, cell.split) and len(found) < MOST_ROWS
-            if fits and is_there(numbers, group, cell):
+            fits = (
+                cell.line is row and row.name not in found and split in (None, cell.split) and len(found) < _MOST_ROWS
+            )
+            if fits and _is_there(numbers, group, cell):
                 found[row.name] = group, cell
     return found
 
 
-def is_there(numbers: TableResults, group: Group, cell: RunSpec) -> bool:
+def _is_there(numbers: TableResults, group: Group, cell: RunSpec) -> bool:
     """Whether a measurement of a run is in the table; what is damaged is not."""
     return not any(each.cell is cell and each.measure is group.measure for each in numbers.missing)
 
 
-def rows_clips(numbers: TableResults, seen: Mapping[str, tuple[Group, RunSpec]]) -> Clips | None:
+def _rows_clips(numbers: TableResults, seen: Mapping[str, tuple[Group, RunSpec]]) -> Clips | None:
     """Classes of every measurement, and clips as some rows find them."""
-    recall = [table for group in numbers.groups if (table := class_table(numbers, group))["columns"]]
+    recall = [table for group in numbers.groups if (table := _class_table(numbers, group))["columns"]]
     clips = None
     if seen:
         group, cell = next(iter(seen.values()))
         manifest = numbers.plan.manifest(group.dataset)
-        folders = {name: retrieved_in(numbers, group, cell) for name, (_, cell) in seen.items()}
+        folders = {name: _retrieved_in(numbers, group, cell) for name, (_, cell) in seen.items()}
         clips = build_clips(manifest, query_gallery(manifest, cell.split), folders)
     if clips is None:
         return Clips({"classes": [], "videos": [], "recall": recall}, [], []) if recall else None
-    views = [view | {"report": report_link(numbers, *seen[view["name"]])} for view in clips.views]
+    views = [view | {"report": _report_link(numbers, *seen[view["name"]])} for view in clips.views]
     return replace(clips, data=clips.data | {"recall": recall}, views=views)
 
 
-def class_table(numbers: TableResults, group: Group) -> dict[str, Any]:
+def _class_table(numbers: TableResults, group: Group) -> dict[str, Any]:
     """Each class's share of right answers, means over seeds and splits, a column a row of the table."""
     metric, hits = group.metrics[0], {}
     for index, row in enumerate(numbers.plan.table.lines):
         key = (row.pathways[-1], metric)
-        cells = [cell for cell in numbers.cells if cell.line is row and is_there(numbers, group, cell)]
+        cells = [cell for cell in numbers.cells if cell.line is row and _is_there(numbers, group, cell)]
         found = [numbers.plan.found(cell, group.measure) for cell in cells]
         clips = [each.clips[key] for each in found if each is not None and key in each.clips]
         if clips:

@@ -74,7 +74,7 @@ def resolve_table(draft: Draft, assignments: Sequence[str] = ()) -> Table:
         RecipeError: With everything that is wrong in it and in its rows.
     """
     content, rows, measures, checker = contents(draft)
-    lines = all_rows(content, rows, assignments, checker)
+    lines = _all_rows(content, rows, assignments, checker)
     checker.finish()
     return Table(
         draft.name,
@@ -97,13 +97,13 @@ def named_apart(table: Table) -> Table:
     return replace(table, name=f"{table.name}-{hashlib.sha256(content.encode()).hexdigest()[:6]}")
 
 
-def all_rows(content: TableFile, rows: Mapping[str, Row], shared: Sequence[str], checker: Checker) -> list[RowSpec]:
+def _all_rows(content: TableFile, rows: Mapping[str, Row], shared: Sequence[str], checker: Checker) -> list[RowSpec]:
     """All rows, those of the grid last; a point of the grid that is a row already is told by that row's name."""
     bases: dict[str, str] = {}
     lines: dict[str, RowSpec] = {}
     told: set[str] = set()
     given: list[tuple[str, Row, tuple[str, ...]]] = [(name, row, ("rows", name)) for name, row in rows.items()]
-    given += [(row_name(point), Row(set=point), (key,)) for key, point in varied_points(content)]
+    given += [(_row_name(point), Row(set=point), (key,)) for key, point in _varied_points(content)]
     for name, row, path in given:
         if name in told:
             checker.add(RecipeError(f"{checker.place(*path)}: there are two rows `{name}`", "leave one out"))
@@ -112,7 +112,7 @@ def all_rows(content: TableFile, rows: Mapping[str, Row], shared: Sequence[str],
         try:
             base = row.base or content.base
             bases[base] = bases.get(base) or str(recipes.find_recipe(base))
-            own = expand_assignments(bases[base], shared, row.set)
+            own = _expand_assignments(bases[base], shared, row.set)
             resolved = recipes.load(bases[base], (*shared, *own))
         except InputError as error:
             text = error.message.replace("\n", "\n  ")
@@ -135,7 +135,7 @@ def all_rows(content: TableFile, rows: Mapping[str, Row], shared: Sequence[str],
     return list(lines.values())
 
 
-def varied_points(content: TableFile) -> list[tuple[str, dict[str, Any]]]:
+def _varied_points(content: TableFile) -> list[tuple[str, dict[str, Any]]]:
     """The rows of `vary` and `grid`, each with the key that it comes from."""
     found = [("vary", {key: value}) for key, values in content.vary.items() for value in values]
     for point in itertools.product(*content.grid.values()) if content.grid else ():
@@ -143,12 +143,12 @@ def varied_points(content: TableFile) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def row_name(point: Mapping[str, Any]) -> str:
+def _row_name(point: Mapping[str, Any]) -> str:
     """What a row of `vary` or `grid` is called: `alpha 8, neighbours 5`."""
-    return ", ".join(f"{key_label(key)} {plain(value)}" for key, value in point.items())
+    return ", ".join(f"{_key_label(key)} {plain(value)}" for key, value in point.items())
 
 
-def key_label(key: str) -> str:
+def _key_label(key: str) -> str:
     """What a key is called in a row's name: its last word, or the component whose name it is."""
     parts = key.split(".")
     return parts[-2] if parts[-1] == "name" and len(parts) > 1 else parts[-1]
@@ -159,7 +159,7 @@ def plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def expand_assignments(base: str, before: Sequence[str], values: Mapping[str, Any]) -> list[str]:
+def _expand_assignments(base: str, before: Sequence[str], values: Mapping[str, Any]) -> list[str]:
     """Assignments; `stages.*.loss.k` becomes one for each stage that has a `loss` of its own with a `k`.
 
     Raises:

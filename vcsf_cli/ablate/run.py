@@ -24,15 +24,15 @@ from vcsf_cli.train.compute import Compute
 
 LOGS = "logs"
 """Of a table's folder: what the processes said, a file a run."""
-LOOK_EVERY = 0.1
+_LOOK_EVERY = 0.1
 """Seconds between two looks at the processes."""
 AGAIN_AFTER = 10.0
 """Seconds until a run that another process had is tried again."""
-ANOTHERS = "by another process"
+_ANOTHERS = "by another process"
 """What the error says that a command ends with when another process has the run."""
 
 
-THREADS = "OMP_NUM_THREADS"
+_THREADS = "OMP_NUM_THREADS"
 """What torch takes its number of threads from."""
 
 
@@ -63,7 +63,7 @@ class RunOptions:
     def threads(self) -> int | None:
         """Threads of each run where several share the CPU, unless the user has said how many; None for all."""
         lanes = sum(Compute(device).device().type == "cpu" for device in self.devices)
-        if lanes < 2 or THREADS in os.environ:
+        if lanes < 2 or _THREADS in os.environ:
             return None
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return max(1, cores // lanes)
@@ -85,7 +85,7 @@ class RunOptions:
 
 
 @dataclass
-class RowProcess:
+class _RowProcess:
     """A process at work on one run."""
 
     cell: RunSpec
@@ -126,11 +126,11 @@ def remaining_commands(plan: Plan, cell: RunSpec, how: RunOptions, device: str) 
             ks = sorted({*recall_ks(measure), *before})
             commands.append(["retrieve", *start, "--k", ",".join(map(str, ks)), *places])
         else:
-            commands.append(["finetune", *start, *by_classification(cell, measure), *places, *arithmetic])
+            commands.append(["finetune", *start, *_by_classification(cell, measure), *places, *arithmetic])
     return commands
 
 
-def by_classification(cell: RunSpec, measure: Measure) -> list[str]:
+def _by_classification(cell: RunSpec, measure: Measure) -> list[str]:
     """Options of `vcsf finetune`."""
     pathway = "both" if len(cell.line.trains) > 1 else cell.line.trains[0]
     changed = [word for each in measure.assignments for word in ("--set", each)]
@@ -148,7 +148,7 @@ class TableRun:
     def __init__(self, plan: Plan, how: RunOptions) -> None:
         self.plan, self.how = plan, how
         self.stages = {cell.recipe.hash: plan.stages_of(cell) for cell in plan.cells}
-        self.workers: list[RowProcess] = []
+        self.workers: list[_RowProcess] = []
         self.failures: list[Failure] = []
         self.waiting = [cell for cell in plan.cells if self._is_left(cell)]
         self.total = len(self.waiting)
@@ -172,7 +172,7 @@ class TableRun:
         try:
             while self.waiting or self.workers:
                 self._start()
-                time.sleep(LOOK_EVERY)
+                time.sleep(_LOOK_EVERY)
                 for worker in list(self.workers):
                     if worker.process.poll() is not None:
                         self._end(worker)
@@ -199,7 +199,7 @@ class TableRun:
         ours, theirs = (self.stages[each.recipe.hash] for each in (cell, other))
         return must_wait(ours, theirs, own_stages(other))
 
-    def _begin(self, cell: RunSpec, device: str) -> RowProcess:
+    def _begin(self, cell: RunSpec, device: str) -> _RowProcess:
         path = self.plan.folder / LOGS / f"{cell.run.name}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         commands = remaining_commands(self.plan, cell, self.how, device)
@@ -215,11 +215,11 @@ class TableRun:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches us, and we end them one by one
-            env=os.environ | ({} if self.how.threads is None else {THREADS: str(self.how.threads)}),
+            env=os.environ | ({} if self.how.threads is None else {_THREADS: str(self.how.threads)}),
         )
-        return RowProcess(cell, device, process, log, said_before, time.monotonic())
+        return _RowProcess(cell, device, process, log, said_before, time.monotonic())
 
-    def _end(self, worker: RowProcess) -> None:
+    def _end(self, worker: _RowProcess) -> None:
         """Note how a run ended."""
         self.workers.remove(worker)
         self._close(worker)
@@ -229,7 +229,7 @@ class TableRun:
             say(f"done: {cell.name} in {took}")
             return
         why = last_error(path, worker.said_before) or f"it ended with status {worker.process.returncode}"
-        if ANOTHERS not in why:
+        if _ANOTHERS not in why:
             self._fail(cell, why)
             return
         if cell.name not in self.not_before:
@@ -250,7 +250,7 @@ class TableRun:
             self._close(worker)
 
     @staticmethod
-    def _close(worker: RowProcess) -> None:
+    def _close(worker: _RowProcess) -> None:
         if worker.process.stdin:
             worker.process.stdin.close()
         worker.log.close()

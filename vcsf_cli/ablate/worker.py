@@ -19,7 +19,7 @@ from vcsf_cli.errors import EXIT_INTERRUPTED
 from vcsf_cli.narrate import say
 
 
-def die_with_parent() -> None:
+def _die_with_parent() -> None:
     """Wait for the end of stdin, which only the parent's end can bring."""
     os.read(0, 1)
     os.killpg(0, signal.SIGKILL)  # the parent made this process the first of a group
@@ -62,5 +62,5 @@ def work(lines: list[list[str]]) -> int:
 
 
 if __name__ == "__main__":
-    threading.Thread(target=die_with_parent, daemon=True).start()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     sys.exit(work(json.loads(sys.argv[1])))

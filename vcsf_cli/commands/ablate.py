@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from vcsf_cli.ablate.plan import Plan
     from vcsf_cli.ablate.run import Failure, RunOptions
 
-DEFAULT_BASE = "recipes/vcsf.yaml"
-WIDE = 10_000
-TASKS = ("retrieve", "linear", "knn", "finetune")
+_DEFAULT_BASE = "recipes/vcsf.yaml"
+_WIDE = 10_000
+_TASKS = ("retrieve", "linear", "knn", "finetune")
 
 
-class NameList(click.ParamType[list[str]]):
+class _NameList(click.ParamType[list[str]]):
     """A comma-separated list."""
 
     name = "A,B,..."
@@ -54,7 +54,7 @@ class NameList(click.ParamType[list[str]]):
         return found
 
 
-class IntList(NameList):
+class _IntList(_NameList):
     """A comma-separated list of whole numbers."""
 
     name = "N,N,..."
@@ -68,7 +68,7 @@ class IntList(NameList):
         return found
 
 
-class Measures(NameList):
+class _Measures(_NameList):
     """What to measure: tasks, each on a dataset and by a protocol of its own if they are named."""
 
     name = "TASK[:DATASET[:PROTOCOL]],..."
@@ -79,12 +79,12 @@ class Measures(NameList):
         found = super().convert(value, parameter, context)
         for word in found:
             task = word.split(":")[0]
-            if task not in TASKS:
-                self.fail(f"`{task}` can't be measured; {did_you_mean(task, TASKS)}", parameter, context)
+            if task not in _TASKS:
+                self.fail(f"`{task}` can't be measured; {did_you_mean(task, _TASKS)}", parameter, context)
         return found
 
 
-class Assumed(click.ParamType[str]):
+class _Assumed(click.ParamType[str]):
     """A speed to calculate with."""
 
     name = "h200|h100|CLIPS/S"
@@ -99,14 +99,14 @@ class Assumed(click.ParamType[str]):
         self.fail(f"`{value}` is neither a card that is known (h200, h100) nor clips a second", parameter, context)
 
 
-def complete_table(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def _complete_table(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of tables, then files as the shell completes them."""
 
     names = [CompletionItem(name) for name in tables.table_names() if name.startswith(incomplete)]
     return names or [CompletionItem(incomplete, type="file")]
 
 
-def row_options(function: Any) -> Any:
+def _row_options(function: Any) -> Any:
     """The options that make rows."""
     options = [
         click.option("--no-motion-module", is_flag=True, help="A row without the motion module."),
@@ -114,12 +114,12 @@ def row_options(function: Any) -> Any:
         click.option("--no-stage-a", is_flag=True, help="A row without the stages before cross-pathway training."),
         click.option("--slow-only", is_flag=True, help="A row where the slow pathway learns by itself."),
         click.option("--fast-only", is_flag=True, help="A row where the fast pathway learns by itself."),
-        click.option("--alpha", type=IntList(), help="A row for each: the slow pathway reads every N-th frame."),
-        click.option("--neighbours", type=IntList(), help="A row for each: positives that a pathway may name."),
-        click.option("--positives", type=NameList(), help="A row for each: other, intersection, union."),
-        click.option("--contrast", type=NameList(), help="A row for each: within, across."),
-        click.option("--backbone", type=NameList(), help="A row for each; `vcsf plugins` lists them."),
-        click.option("--motion", type=NameList(), help="A row for each motion module; `vcsf plugins` lists them."),
+        click.option("--alpha", type=_IntList(), help="A row for each: the slow pathway reads every N-th frame."),
+        click.option("--neighbours", type=_IntList(), help="A row for each: positives that a pathway may name."),
+        click.option("--positives", type=_NameList(), help="A row for each: other, intersection, union."),
+        click.option("--contrast", type=_NameList(), help="A row for each: within, across."),
+        click.option("--backbone", type=_NameList(), help="A row for each; `vcsf plugins` lists them."),
+        click.option("--motion", type=_NameList(), help="A row for each motion module; `vcsf plugins` lists them."),
     ]
     for option in reversed(options):
         function = option(function)
@@ -127,23 +127,23 @@ def row_options(function: Any) -> Any:
 
 
 @click.command("ablate")
-@click.argument("table", required=False, shell_complete=complete_table)
+@click.argument("table", required=False, shell_complete=_complete_table)
 @click.option(
     "--base",
     shell_complete=complete_recipe,
-    help=f"The recipe that flags change, or that takes the place of TABLE's.  [default: {DEFAULT_BASE}]",
+    help=f"The recipe that flags change, or that takes the place of TABLE's.  [default: {_DEFAULT_BASE}]",
 )
-@row_options
-@click.option("--seeds", type=IntList(), help="Train with each of these seeds.  [default: the table's]")
-@click.option("--splits", type=IntList(), help="Train and test on each of these splits.  [default: the table's]")
-@click.option("--measure", type=Measures(), help="What to measure.  [default: the table's; of flags: retrieve]")
+@_row_options
+@click.option("--seeds", type=_IntList(), help="Train with each of these seeds.  [default: the table's]")
+@click.option("--splits", type=_IntList(), help="Train and test on each of these splits.  [default: the table's]")
+@click.option("--measure", type=_Measures(), help="What to measure.  [default: the table's; of flags: retrieve]")
 @set_option
 @allow_seen_option
 @data_option
 @runs_option
 @click.option(
     "--devices",
-    type=NameList(),
+    type=_NameList(),
     default="auto",
     show_default=True,
     metavar="auto|cpu|cuda:N|N,...",
@@ -154,7 +154,7 @@ def row_options(function: Any) -> Any:
 @save_every_option
 @click.option(
     "--assume",
-    type=Assumed(),
+    type=_Assumed(),
     help="Calculate the time with the speed of a card, or of so many training clips a second, instead of measuring.",
 )
 @click.option("--with-published", is_flag=True, help="Show published rows beside a subset or a short schedule too.")
@@ -192,7 +192,7 @@ def command(
     devices, precision, workers, save_every = (
         options.pop(name) for name in ("devices", "precision", "workers", "save_every")
     )
-    draft = read_draft(table, base, options, assignments)
+    draft = _read_draft(table, base, options, assignments)
     override(draft, base if table else None, seeds, splits, measure)
     content = resolve_table(draft, assignments)
     if table is None and len(content.lines) == 1:
@@ -210,7 +210,7 @@ def command(
     machine = RunOptions(parse_devices(devices), precision, workers, save_every, allow_seen)
     plan = build_plan(content, data, runs)
     if table_only:
-        make_table(plan, with_published)
+        _make_table(plan, with_published)
         return
     if not (dry_run and assume):  # what is only calculated needs no device
         machine.machines()
@@ -218,10 +218,10 @@ def command(
     check(plan, costs, prepared=not dry_run, allow_seen=allow_seen)
     tell(plan, costs, assume, machine, dry_run)
     if not dry_run:
-        carry_out(plan, machine, with_published)
+        _carry_out(plan, machine, with_published)
 
 
-def read_draft(table: str | None, base: str | None, options: dict[str, Any], assignments: tuple[str, ...]) -> Draft:
+def _read_draft(table: str | None, base: str | None, options: dict[str, Any], assignments: tuple[str, ...]) -> Draft:
     """The table of a file, or of flags.
 
     Raises:
@@ -248,7 +248,7 @@ def read_draft(table: str | None, base: str | None, options: dict[str, Any], ass
         tuple(pathway for pathway in ("slow", "fast") if options[f"{pathway}_only"]),
         {name: options[name] for name in flags.LISTS if options[name]},
     )
-    return flags.draft_from_flags(wanted, str(find_recipe(base or DEFAULT_BASE)), assignments)
+    return flags.draft_from_flags(wanted, str(find_recipe(base or _DEFAULT_BASE)), assignments)
 
 
 def override(
@@ -277,7 +277,7 @@ def override(
         ]
 
 
-def carry_out(plan: Plan, how: RunOptions, with_published: bool) -> None:
+def _carry_out(plan: Plan, how: RunOptions, with_published: bool) -> None:
     """Do what is left, and make the table.
 
     Raises:
@@ -333,7 +333,7 @@ def tell(plan: Plan, costs: Costs, assume: str | None, how: RunOptions, dry_run:
     write(f"estimated disk: {max(1, round(costs.disk(works) / 1e6)):,} MB in {plan.runs}")
 
 
-def make_table(plan: Plan, with_published: bool) -> None:
+def _make_table(plan: Plan, with_published: bool) -> None:
     """Make the table of what was measured before.
 
     Raises:
@@ -361,7 +361,7 @@ def show(numbers: TableResults, with_published: bool) -> None:
     render.write(folder, numbers, table)
     console = Console(markup=False, emoji=False)  # brackets and colons in names stay
     if not console.is_terminal:
-        console.width = WIDE  # a name is never cut
+        console.width = _WIDE  # a name is never cut
     console.print(render.drawn(table))
     for note in table.notes:
         say(note)

@@ -86,7 +86,7 @@ def command(
     check_packages(formats)
     out = out or Path("exports") / run.name
     check_place(out)
-    manifest = open_dataset(run, data, clips)
+    manifest = _open_dataset(run, data, clips)
 
     from vcsf_cli.export.exporter import Exporter
 
@@ -100,7 +100,7 @@ def command(
         say(f"next: {out / 'README.md'} shows how to use it")
 
 
-def open_dataset(run: Run, data: Path, clips: tuple[Path, ...]) -> Manifest | None:
+def _open_dataset(run: Run, data: Path, clips: tuple[Path, ...]) -> Manifest | None:
     """The dataset of a run, if it is here.
 
     Raises:

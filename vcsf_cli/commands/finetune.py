@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from vcsf_cli.runs.run import Run
     from vcsf_cli.train.compute import Compute
 
-SCRATCH = "scratch:"
-DEFAULT_PROTOCOL = "coclr"
+_SCRATCH = "scratch:"
+_DEFAULT_PROTOCOL = "coclr"
 
 
-class LabelsType(click.ParamType[LabelBudget]):
+class _LabelsType(click.ParamType[LabelBudget]):
     """How many training clips have a label."""
 
     name = "1%|10%|N-per-class"
@@ -85,7 +85,7 @@ class Seeds(click.ParamType[list[int]]):
     "--linear", is_flag=True, help="Leave the networks as they are and train a linear layer on their features."
 )
 @click.option("--knn", is_flag=True, help="Let the nearest training clips vote; nothing is trained.")
-@click.option("--labels", "few", type=LabelsType(), help="Use so many labels of the training part.  [default: all]")
+@click.option("--labels", "few", type=_LabelsType(), help="Use so many labels of the training part.  [default: all]")
 @click.option(
     "--split",
     type=click.Choice(["1", "2", "3", "all"]),
@@ -143,14 +143,14 @@ def command(
     """
     from vcsf_cli.data.manifest import Manifest
 
-    protocol = protocols.load(protocol_name(named, linear, knn), assignments)
-    check_mode(protocol, named, linear, knn)
-    run, scratch = open_source(runs, source)
+    protocol = protocols.load(_protocol_name(named, linear, knn), assignments)
+    _check_mode(protocol, named, linear, knn)
+    run, scratch = _open_source(runs, source)
     manifest = Manifest.open(data / dataset)
 
     from vcsf_cli.evaluate.job import Job, check
 
-    machine = build_compute(run, protocol, **how)
+    machine = _build_compute(run, protocol, **how)
     splits = [1, 2, 3] if split == "all" else [int(split or run.recipe.first_stage.data.split)]
     pathways = PATHWAYS if pathway == "both" else (pathway,)
     jobs = [
@@ -162,12 +162,12 @@ def command(
     for remark in dict.fromkeys(remark for job in jobs for remark in job.remarks()):
         say(remark)
     if dry_run:
-        rehearse(jobs, machine)
+        _rehearse(jobs, machine)
     else:
-        measure_all(jobs, machine)
+        _measure_all(jobs, machine)
 
 
-def build_compute(
+def _build_compute(
     run: Run, protocol: Protocol, devices: str, precision: str, workers: int | None, save_every: float
 ) -> Compute:
     """Where and how to compute: training as the recipe says, features in float32 as retrieval does."""
@@ -178,7 +178,7 @@ def build_compute(
     return Compute(devices, precision, workers, save_every)
 
 
-def measure_all(jobs: list[Job], machine: Compute) -> None:
+def _measure_all(jobs: list[Job], machine: Compute) -> None:
     """Measure one after the other, and show the table."""
     from vcsf_cli.evaluate.finetune import measure
 
@@ -195,7 +195,7 @@ def measure_all(jobs: list[Job], machine: Compute) -> None:
     say(f"results: {jobs[0].run.folder / 'results.csv'}")
 
 
-def protocol_name(named: str | None, linear: bool, knn: bool) -> str:
+def _protocol_name(named: str | None, linear: bool, knn: bool) -> str:
     """The protocol that options ask for.
 
     Raises:
@@ -203,10 +203,10 @@ def protocol_name(named: str | None, linear: bool, knn: bool) -> str:
     """
     if linear and knn:
         raise InputError("--linear and --knn are two measurements", "give one of them, and the other in a second call")
-    return named or ("linear" if linear else "knn" if knn else DEFAULT_PROTOCOL)
+    return named or ("linear" if linear else "knn" if knn else _DEFAULT_PROTOCOL)
 
 
-def check_mode(protocol: Protocol, named: str | None, linear: bool, knn: bool) -> None:
+def _check_mode(protocol: Protocol, named: str | None, linear: bool, knn: bool) -> None:
     """Whether a named protocol is of the kind that an option asks for.
 
     Raises:
@@ -220,7 +220,7 @@ def check_mode(protocol: Protocol, named: str | None, linear: bool, knn: bool) -
         )
 
 
-def open_source(runs: Path, source: str | None) -> tuple[Run, bool]:
+def _open_source(runs: Path, source: str | None) -> tuple[Run, bool]:
     """The run that `--from` names, and whether its networks are taken untrained.
 
     Raises:
@@ -229,8 +229,8 @@ def open_source(runs: Path, source: str | None) -> tuple[Run, bool]:
     from vcsf_cli.evaluate.job import untrained_run
     from vcsf_cli.runs.run import find_run
 
-    if source is not None and source.startswith(SCRATCH):
-        recipe = recipes.load(source.removeprefix(SCRATCH))
+    if source is not None and source.startswith(_SCRATCH):
+        recipe = recipes.load(source.removeprefix(_SCRATCH))
         if recipe.first_stage.init != Init():
             raise InputError(
                 f"{source} starts from the weights of a file, not from scratch", "leave out its key `init`"
@@ -249,7 +249,7 @@ def open_source(runs: Path, source: str | None) -> tuple[Run, bool]:
     return run, False
 
 
-def rehearse(jobs: list[Job], machine: Compute) -> None:
+def _rehearse(jobs: list[Job], machine: Compute) -> None:
     """`--dry-run`: the resolved protocol on stdout, everything else on stderr."""
     from vcsf_cli.evaluate.finetune import estimate
 
@@ -269,12 +269,12 @@ def show(tables: list[pd.DataFrame]) -> None:
 
     rows = pd.concat(tables, ignore_index=True)
     console = Console(soft_wrap=True, markup=False, emoji=False)  # brackets and colons in names stay
-    console.print(results_table(rows))
+    console.print(_results_table(rows))
     if len(tables) > 1:
-        console.print(spread_table(rows, len(tables)))
+        console.print(_spread_table(rows, len(tables)))
 
 
-def results_table(rows: pd.DataFrame) -> Table:
+def _results_table(rows: pd.DataFrame) -> Table:
     """A line for each measurement and pathway; what is the same in all lines stands above them."""
     from rich.table import Table
 
@@ -296,7 +296,7 @@ def results_table(rows: pd.DataFrame) -> Table:
     return table
 
 
-def spread_table(rows: pd.DataFrame, count: int) -> Table:
+def _spread_table(rows: pd.DataFrame, count: int) -> Table:
     """Mean over splits and seeds, and in brackets the lowest and the highest."""
     from rich.table import Table
 

@@ -67,7 +67,7 @@ save_every_option = click.option(
 )
 
 
-class InitFile(click.ParamType[tuple[tuple[str, ...], Path]]):
+class _InitFile(click.ParamType[tuple[tuple[str, ...], Path]]):
     """A file of weights, and the pathways that start from it."""
 
     name = "[slow=|fast=]FILE"
@@ -107,7 +107,7 @@ def by_pathway(
 init_option = click.option(
     "--init",
     multiple=True,
-    type=InitFile(),
+    type=_InitFile(),
     callback=by_pathway,
     help="Start from the weights in this file instead of random ones: of torchvision, of CoCLR, or of vcsf itself.",
 )

@@ -42,23 +42,23 @@ def description(component: Component) -> str:
     rest = documentation.partition("\n\n")[2].partition("Args:")[0].strip()
     if rest:
         lines += [rest, ""]
-    lines += [line for parameter in component.parameters.values() for line in parameter_lines(parameter)]
+    lines += [line for parameter in component.parameters.values() for line in _parameter_lines(parameter)]
     if not component.parameters:
         lines.append("It takes no parameters.")
     return "\n".join(lines)
 
 
-def parameter_lines(parameter: Parameter) -> list[str]:
+def _parameter_lines(parameter: Parameter) -> list[str]:
     """A parameter with its type, default and help."""
     value = "required" if parameter.required else f"default {parameter.default!r}"
-    return [f"  {parameter.name}: {type_name(parameter.annotation)}, {value}", f"      {parameter.help}"]
+    return [f"  {parameter.name}: {_type_name(parameter.annotation)}, {value}", f"      {parameter.help}"]
 
 
-def type_name(annotation: Any) -> str:
+def _type_name(annotation: Any) -> str:
     """An annotation as a reader wants it."""
     if hasattr(annotation, "__metadata__"):
         bounds = ", ".join(repr(item) for item in annotation.__metadata__)
-        return f"{type_name(annotation.__origin__)} ({bounds})"
+        return f"{_type_name(annotation.__origin__)} ({bounds})"
     if isinstance(annotation, type):
         return annotation.__name__
     return str(annotation).replace("typing.", "")

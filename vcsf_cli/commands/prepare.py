@@ -23,13 +23,13 @@ from vcsf_cli.data.decode import default_decoder
 from vcsf_cli.errors import EXIT_INTERRUPTED, DataError, InputError, PluginError, RecipeError
 from vcsf_cli.narrate import duration, say
 
-OWN_SOURCE = frozenset({"folder", "csv"})
+_OWN_SOURCE = frozenset({"folder", "csv"})
 """Kinds that have no videos unless `--source` names them."""
 RECIPES = {"synthetic": "recipes/demo.yaml", "ucf101": "recipes/vcsf.yaml", "hmdb51": "recipes/vcsf_hmdb51.yaml"}
 """What to train on a kind whose own name the recipe has."""
 
 
-def shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def _shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options of every kind of dataset."""
     options = [
         click.option(
@@ -90,7 +90,7 @@ def shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-class Kinds(click.Group):
+class _Kinds(click.Group):
     """One subcommand a dataset component, with an option for every keyword of its factory."""
 
     def list_commands(self, context: click.Context) -> list[str]:
@@ -103,7 +103,7 @@ class Kinds(click.Group):
             chosen = {key: values.pop(key) for key in component.parameters}
             prepare(component, chosen, **values)
 
-        command = click.command(name, help=component.summary)(shared_options(callback))
+        command = click.command(name, help=component.summary)(_shared_options(callback))
         taken = component.parameters.keys() & {parameter.name for parameter in command.params}
         if taken:
             raise PluginError(
@@ -111,11 +111,11 @@ class Kinds(click.Group):
                 "`vcsf prepare` itself",
                 "rename it",
             )
-        command.params += [build_option(parameter) for parameter in component.parameters.values()]
+        command.params += [_build_option(parameter) for parameter in component.parameters.values()]
         return command
 
 
-def build_option(parameter: Parameter) -> click.Option:
+def _build_option(parameter: Parameter) -> click.Option:
     """A factory's keyword as an option."""
     kind = parameter.annotation
     if get_origin(kind) is typing.Annotated:
@@ -139,7 +139,7 @@ def build_option(parameter: Parameter) -> click.Option:
     )
 
 
-@click.group("prepare", cls=Kinds)
+@click.group("prepare", cls=_Kinds)
 def command() -> None:
     """Turn videos into a store of frames that clips are read from fast.
 
@@ -172,9 +172,9 @@ def prepare(
     plugins.find("decoder", decoder)
     if source is not None and not source.exists():
         raise InputError(f"--source {source} does not exist", "name a folder, an archive or a CSV file")
-    if source is None and kind in OWN_SOURCE:
+    if source is None and kind in _OWN_SOURCE:
         raise InputError(f"vcsf prepare {kind} needs --source", "it says where the videos are")
-    if name is None and source is not None and kind in OWN_SOURCE:
+    if name is None and source is not None and kind in _OWN_SOURCE:
         name = source.resolve().name if source.is_dir() else source.stem
     name = name or kind
     if not name or name in (".", "..") or Path(name).name != name:
@@ -210,11 +210,11 @@ def prepare(
 def next_command(kind: str, name: str, data: Path) -> str:
     """What to type after preparing."""
     recipe = RECIPES.get(kind, "recipes/vcsf.yaml")
-    own = "" if kind in RECIPES and name == kind else f" --set {shlex.quote(f'data.name={as_yaml(name)}')}"
+    own = "" if kind in RECIPES and name == kind else f" --set {shlex.quote(f'data.name={_as_yaml(name)}')}"
     return f"next: vcsf pretrain {recipe}{own}{where('data', data)}"
 
 
-def as_yaml(name: str) -> str:
+def _as_yaml(name: str) -> str:
     """A text as it must be written to be read as that text: `2024` alone would be a number."""
     try:
         value, _ = strict_yaml.parse(name, "")

@@ -95,13 +95,13 @@ def command(
     folder = run_folder(runs, resolved)
     model = build(resolved, weights_follow=(folder / "checkpoint.pt").exists())
     check_shapes(resolved, model)
-    start = read_initial_weights(resolved, init, folder, model)
+    start = _read_initial_weights(resolved, init, folder, model)
     if dry_run:
-        dry_run_report(resolved, model, data, folder, machine)
+        _dry_run_report(resolved, model, data, folder, machine)
         return
     manifest = Manifest.open(data / resolved.first_stage.data.name)
     rows = training_rows(resolved, manifest)
-    with_labels = uses_labels(resolved) or start.labels or any(starts_from_labels(model))
+    with_labels = uses_labels(resolved) or start.labels or any(_starts_from_labels(model))
     run = open_run(runs, resolved, manifest, with_labels, start.facts, start.own_files)
     start.write(run.folder)
     if run.finished:
@@ -134,7 +134,7 @@ def resolve(recipe: str, assignments: tuple[str, ...], init: dict[str, Path]) ->
     return recipes.load(recipe, (*assignments, *digests(resolved.first_stage.init, init)))
 
 
-def read_initial_weights(resolved: Recipe, init: dict[str, Path], folder: Path, model: TwoPathways) -> InitialWeights:
+def _read_initial_weights(resolved: Recipe, init: dict[str, Path], folder: Path, model: TwoPathways) -> InitialWeights:
     """The weights that a run starts from, told to the user; a run with a checkpoint goes on from that."""
     from vcsf_cli.model.pretrained import InitialWeights, read
     from vcsf_cli.runs.run import Run
@@ -147,7 +147,7 @@ def read_initial_weights(resolved: Recipe, init: dict[str, Path], folder: Path, 
     return start
 
 
-def starts_from_labels(model: TwoPathways) -> Iterator[bool]:
+def _starts_from_labels(model: TwoPathways) -> Iterator[bool]:
     """Whether the backbone of each pathway says that labels may have trained the weights that it starts from."""
     for pathway in (model.slow, model.fast):
         yield bool(getattr(pathway.backbone, "uses_labels", False))
@@ -173,7 +173,7 @@ def sizes(resolved: Recipe, model: TwoPathways) -> list[str]:
     return lines
 
 
-def dry_run_report(resolved: Recipe, model: TwoPathways, data: Path, folder: Path, machine: Compute) -> None:
+def _dry_run_report(resolved: Recipe, model: TwoPathways, data: Path, folder: Path, machine: Compute) -> None:
     """`--dry-run`: the resolved recipe on stdout, everything else on stderr."""
     from vcsf_cli.data.manifest import Manifest
     from vcsf_cli.train.pretrain import check_batches, training_rows, warnings_for

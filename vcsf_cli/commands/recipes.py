@@ -17,11 +17,11 @@ from vcsf_cli.narrate import say
 def command(context: click.Context) -> None:
     """List, show and check recipes; without a word after it: list them."""
     if context.invoked_subcommand is None:
-        context.invoke(list_recipes)
+        context.invoke(_list_recipes)
 
 
 @command.command("list")
-def list_recipes() -> None:
+def _list_recipes() -> None:
     """List the recipes that are found by name, with the first line of each."""
 
     names = recipes.recipe_names()
@@ -55,7 +55,7 @@ def check(recipe_names: tuple[str, ...], assignments: tuple[str, ...], data: Pat
     wrong: dict[str, VcsfError] = {}
     for name in names:
         try:
-            check_one(name, assignments, data)
+            _check_one(name, assignments, data)
         except VcsfError as error:
             wrong[name] = error
     if wrong and len(names) == 1:
@@ -69,7 +69,7 @@ def check(recipe_names: tuple[str, ...], assignments: tuple[str, ...], data: Pat
     say(f"next: vcsf pretrain {names[0] if len(names) == 1 else 'RECIPE'}{where('data', data)}")
 
 
-def check_one(name: str, assignments: tuple[str, ...], data: Path) -> None:
+def _check_one(name: str, assignments: tuple[str, ...], data: Path) -> None:
     """Check one recipe, and say that it is right.
 
     Raises:

@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from vcsf_cli.runs.run import Run
     from vcsf_cli.train.compute import Compute
 
-BENCHMARK_KS = [1, 5, 10, 20, 50]
-SEARCH_K = 5
+_BENCHMARK_KS = [1, 5, 10, 20, 50]
+_SEARCH_K = 5
 
 
-class Ks(click.ParamType[list[int]]):
+class _Ks(click.ParamType[list[int]]):
     """A comma-separated list of the k of R@k."""
 
     name = "K,K,..."
@@ -57,7 +57,7 @@ class Ks(click.ParamType[list[int]]):
         return ks
 
 
-def search_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def _search_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options of a search with videos of one's own."""
     options = [
         click.option(
@@ -107,14 +107,14 @@ def search_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--k",
     "ks",
-    type=Ks(),
+    type=_Ks(),
     help="The k of R@k; of a search, how many answers.  [default: 1,5,10,20,50; of a search: 5]",
 )
 @click.option("--baselines", is_flag=True, help="Measure the untrained network and colour histograms too.")
 @click.option("--untrained", is_flag=True, help="Measure the recipe's untrained network too.")
 @allow_seen_option
 @click.option("--html/--no-html", default=True, show_default=True, help="Whether to write report.html.")
-@search_options
+@_search_options
 @data_option
 @runs_option
 @devices_option
@@ -167,10 +167,10 @@ def command(
 
     machine = Compute(devices, "float32", workers)
     if search:
-        find(run, manifest, machine, max(ks or [SEARCH_K]), **searching)
-        say(next_search(manifest, run, data, runs, **searching))
+        find(run, manifest, machine, max(ks or [_SEARCH_K]), **searching)
+        say(_next_search(manifest, run, data, runs, **searching))
         return
-    measure(run, manifest, machine, ks or BENCHMARK_KS, split, baselines, untrained, allow_seen, html)
+    measure(run, manifest, machine, ks or _BENCHMARK_KS, split, baselines, untrained, allow_seen, html)
 
 
 def measure(
@@ -221,7 +221,7 @@ def conclude(benchmark: Benchmark, trained: VariantHits, others: list[VariantHit
             f"{benchmark.manifest.name} has no labels or no test part in split {benchmark.split}: no R@k; every clip's "
             "nearest other clips are in neighbours.csv"
         )
-        write_page(benchmark, pd.DataFrame(), [], html)
+        _write_page(benchmark, pd.DataFrame(), [], html)
         click.echo(folder)
         return
     rows = results.write(folder / "results.csv", [row for m in (trained, *others) for row in benchmark.result_rows(m)])
@@ -235,11 +235,11 @@ def conclude(benchmark: Benchmark, trained: VariantHits, others: list[VariantHit
     show(measured, benchmark.exposure.mark)
     for line in comparisons:
         click.echo(str(line))
-    write_page(benchmark, measured, comparisons, html)
+    _write_page(benchmark, measured, comparisons, html)
     say(f"report: {report}")
 
 
-def write_page(benchmark: Benchmark, rows: pd.DataFrame, differences: list[Difference], wanted: bool) -> None:
+def _write_page(benchmark: Benchmark, rows: pd.DataFrame, differences: list[Difference], wanted: bool) -> None:
     """Write `report.html`, or see that none of an earlier measurement stays."""
     from vcsf_cli.evaluate import report
 
@@ -311,7 +311,7 @@ def find(
         load_faiss()
     if table is not None and not table.parent.is_dir():
         raise InputError(f"--csv {table}: there is no folder {table.parent}", "make it first")
-    paths = [*queries, *(videos_in(query_dir) if query_dir else [])]
+    paths = [*queries, *(_videos_in(query_dir) if query_dir else [])]
     search = Search(run, manifest, machine)
     try:
         read = search.read(paths)
@@ -319,7 +319,7 @@ def find(
     except KeyboardInterrupt:
         say(f"interrupted; the same command goes on: vcsf {shlex.join(sys.argv[1:])}")
         raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
-    show_answers(answers)
+    _show_answers(answers)
     if table is not None:
         with whole(table, "w") as file:
             answers.to_csv(file, index=False, lineterminator="\n")
@@ -331,7 +331,7 @@ def find(
         )
 
 
-def videos_in(folder: Path) -> list[Path]:
+def _videos_in(folder: Path) -> list[Path]:
     """The video files below a folder, as `vcsf prepare folder` finds them.
 
     Raises:
@@ -345,7 +345,7 @@ def videos_in(folder: Path) -> list[Path]:
     return [video.path for video in videos]
 
 
-def show_answers(answers: pd.DataFrame) -> None:
+def _show_answers(answers: pd.DataFrame) -> None:
     """Print answers on stdout, those of a query together."""
     import pandas as pd
     from rich.table import Table
@@ -366,10 +366,10 @@ def show_answers(answers: pd.DataFrame) -> None:
             f"{answer['similarity']:.3f}",
             f"{answer['begin']:.1f}-{answer['end']:.1f} s",
         )
-    print_wide(table)
+    _print_wide(table)
 
 
-def print_wide(table: Table) -> None:
+def _print_wide(table: Table) -> None:
     """Print a table as wide as the terminal, and where there is none as wide as it is: a name is never cut."""
     from rich.console import Console
 
@@ -379,7 +379,7 @@ def print_wide(table: Table) -> None:
     console.print(table)
 
 
-def next_search(
+def _next_search(
     manifest: Manifest,
     run: Run,
     data: Path,

@@ -17,12 +17,12 @@ from vcsf_cli.config.strict_yaml import Marks
 from vcsf_cli.contracts import Component
 from vcsf_cli.errors import RecipeError, UnknownName, VcsfError
 
-VCSF_KEYS: Mapping[str, Mapping[str, Any]] = {"motion": {"after": list[int]}}
+_VCSF_KEYS: Mapping[str, Mapping[str, Any]] = {"motion": {"after": list[int]}}
 """Keys of component nodes that are vcsf's own, not the factory's."""
 PATHWAY_KEYS: Mapping[str, Any] = {"input": Literal["rgb", "difference"]}
 """Keys of the nodes `slow` and `fast` that are vcsf's own; the others override the backbone's."""
 
-CHEAP = ("sampler", "loss")
+_CHEAP = ("sampler", "loss")
 """Components that are built to see whether their settings fit; networks are built when they are needed."""
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -95,9 +95,9 @@ class Checker:
         given = detail["input"]
         if detail["type"] in ("missing", "too_long") and isinstance(given, list):
             path = path[:-1] if detail["type"] == "missing" else path
-            wanted = registry.fixed_length(field_at(path, self.schema).annotation)
+            wanted = registry.fixed_length(_field_at(path, self.schema).annotation)
             problem = registry.needs(wanted, len(given)) if wanted else detail["msg"].lower()
-            self.add(RecipeError(f"{self.place(*prefix, *path)} is {given!r}: {problem}", hint_for(path, self.schema)))
+            self.add(RecipeError(f"{self.place(*prefix, *path)} is {given!r}: {problem}", _hint_for(path, self.schema)))
             return
         place = self.place(*prefix, *path)
         if detail["type"] == "extra_forbidden":
@@ -107,7 +107,7 @@ class Checker:
             self.add(RecipeError(f"the {self.what} needs {place}"))
         else:
             text = detail["msg"].removeprefix("Value error, ")
-            self.add(RecipeError(f"{place} is {given!r}: {text[:1].lower()}{text[1:]}", hint_for(path, self.schema)))
+            self.add(RecipeError(f"{place} is {given!r}: {text[:1].lower()}{text[1:]}", _hint_for(path, self.schema)))
 
     def _components(self, tree: dict[str, Any], prefix: tuple[str | int, ...]) -> dict[str, Any]:
         """The component nodes of a stage with their factories' defaults."""
@@ -121,12 +121,12 @@ class Checker:
             except RecipeError as problem:
                 self.add(problem)
                 continue
-            own = VCSF_KEYS.get(key, {})
+            own = _VCSF_KEYS.get(key, {})
             settings = {k: v for k, v in node.items() if k != "name" and k not in own}
             checked[key] = {"name": component.name} | self._own(node, own, (*prefix, key))
             full, fit = self._settings(component, settings, (*prefix, key))
             checked[key] |= full
-            if key in CHEAP and fit:
+            if key in _CHEAP and fit:
                 self._factory(component, settings, (*prefix, key))
             if key == "backbone":
                 for pathway in ("slow", "fast"):
@@ -214,7 +214,7 @@ class Checker:
             )
 
 
-def field_at(path: Sequence[str | int], schema: type[BaseModel]) -> FieldInfo:
+def _field_at(path: Sequence[str | int], schema: type[BaseModel]) -> FieldInfo:
     """The key that a path leads to; of a list's entry, the list's."""
     model: Any = schema
     for name in path:
@@ -225,9 +225,9 @@ def field_at(path: Sequence[str | int], schema: type[BaseModel]) -> FieldInfo:
     return field
 
 
-def hint_for(path: Sequence[str | int], schema: type[BaseModel]) -> str:
+def _hint_for(path: Sequence[str | int], schema: type[BaseModel]) -> str:
     """What to write at a key: what is known, the keys of a node, else the default."""
-    field = field_at(path, schema)
+    field = _field_at(path, schema)
     if get_origin(field.annotation) is Literal:
         return f"known: {', '.join(map(str, get_args(field.annotation)))}"
     if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):

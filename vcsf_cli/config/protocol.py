@@ -19,11 +19,11 @@ from vcsf_cli.config.schema import Augment, Node, Optim, Probability
 from vcsf_cli.errors import InputError, RecipeError, UnknownName, did_you_mean
 
 Name = Annotated[str, MinLen(1)]
-HeldOut = Annotated[float, Interval(gt=0, le=0.5)]
-Crops = Literal["centre", "ten"]
+_HeldOut = Annotated[float, Interval(gt=0, le=0.5)]
+_Crops = Literal["centre", "ten"]
 
 
-class FinetuneAugment(Augment):
+class _FinetuneAugment(Augment):
     """As in pre-training, but one view and other defaults (CoCLR's fine-tuning: crop, flip, colour jitter)."""
 
     colour: Probability = 0.3
@@ -33,7 +33,7 @@ class FinetuneAugment(Augment):
     """Probability that a clip is `base` (colour, grey, blur, each with its own probability) at all."""
 
 
-class FinetuneOptim(Optim):
+class _FinetuneOptim(Optim):
     """Optimiser and schedule of the new layer; what comes before it learns at a rate of its own."""
 
     weight_decay: Annotated[float, Ge(0)] = 1e-3
@@ -41,7 +41,7 @@ class FinetuneOptim(Optim):
     """Learning rate of the pre-trained network, which follows the schedule in step with `lr`."""
 
 
-class FinetuneTrain(Node):
+class _FinetuneTrain(Node):
     """How long, in what batches, and which epoch counts."""
 
     epochs: Annotated[int, Gt(0)]
@@ -62,24 +62,24 @@ class Finetune(Node):
 
     mode: Literal["finetune"]
     name: Name
-    held_out: HeldOut = 0.2
+    held_out: _HeldOut = 0.2
     """Share of each class's recordings that choose and do not learn, where anything is chosen."""
     dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.9
-    augment: FinetuneAugment = FinetuneAugment()
-    optim: FinetuneOptim = FinetuneOptim()
-    train: FinetuneTrain
-    crops: Crops = "ten"
+    augment: _FinetuneAugment = _FinetuneAugment()
+    optim: _FinetuneOptim = _FinetuneOptim()
+    train: _FinetuneTrain
+    crops: _Crops = "ten"
     """At test: the centre square, or corners and centre of the frame, each also mirrored."""
 
 
-class Grid(Node):
+class _Grid(Node):
     """What the sweep tries, in all combinations; the first is taken where there is nothing to choose by."""
 
     lr: Annotated[list[Annotated[float, Gt(0)]], MinLen(1)]
     weight_decay: Annotated[list[Annotated[float, Ge(0)]], MinLen(1)]
 
 
-class LinearOptim(Node):
+class _LinearOptim(Node):
     """Optimiser and schedule of the layer; learning rate and weight decay are the grid's."""
 
     name: str = "sgd"
@@ -102,15 +102,15 @@ class Linear(Node):
 
     mode: Literal["linear"]
     name: Name
-    held_out: HeldOut = 0.2
-    optim: LinearOptim = LinearOptim()
+    held_out: _HeldOut = 0.2
+    optim: _LinearOptim = _LinearOptim()
     train: LinearTrain = LinearTrain()
-    grid: Grid
-    crops: Crops = "centre"
+    grid: _Grid
+    crops: _Crops = "centre"
     """Of training and test clips alike: a feature is the mean over windows and crops."""
 
 
-class KnnGrid(Node):
+class _KnnGrid(Node):
     """What is tried, in all combinations; the first is taken where there is nothing to choose by."""
 
     k: Annotated[list[Annotated[int, Gt(0)]], MinLen(1)]
@@ -122,14 +122,14 @@ class Knn(Node):
 
     mode: Literal["knn"]
     name: Name
-    held_out: HeldOut = 0.2
-    grid: KnnGrid
-    crops: Crops = "centre"
+    held_out: _HeldOut = 0.2
+    grid: _KnnGrid
+    crops: _Crops = "centre"
 
 
 Protocol = Finetune | Linear | Knn
 
-MODES: Mapping[str, type[Finetune] | type[Linear] | type[Knn]] = {"finetune": Finetune, "linear": Linear, "knn": Knn}
+_MODES: Mapping[str, type[Finetune] | type[Linear] | type[Knn]] = {"finetune": Finetune, "linear": Linear, "knn": Knn}
 
 
 def protocol_names() -> dict[str, Path]:
@@ -153,7 +153,7 @@ def load(named: str, assignments: Sequence[str] = ()) -> Protocol:
         RecipeError: With everything that is wrong in it.
     """
     tree, marks = strict_yaml.read(find(named), "protocol", f"see {protocol_names()['linear']}")
-    return validate_protocol(tree, marks, assign_all(tree, marks, assignments))
+    return _validate_protocol(tree, marks, assign_all(tree, marks, assignments))
 
 
 def is_known(protocol: Protocol) -> bool:
@@ -177,19 +177,19 @@ def find(named: str) -> Path:
     return names[short]
 
 
-def validate_protocol(tree: dict[str, Any], marks: strict_yaml.Marks, problems: Sequence[RecipeError]) -> Protocol:
+def _validate_protocol(tree: dict[str, Any], marks: strict_yaml.Marks, problems: Sequence[RecipeError]) -> Protocol:
     """The protocol of what a file and assignments say.
 
     Raises:
         RecipeError: With all problems.
     """
     mode = tree.get("mode")
-    schema = MODES.get(str(mode), Finetune)
+    schema = _MODES.get(str(mode), Finetune)
     checker = Checker(marks, problems, schema, "protocol")
     if mode is None:
-        raise RecipeError(f"the protocol needs {checker.place('mode')}", f"known: {', '.join(MODES)}")
-    if mode not in MODES:
-        raise UnknownName("mode", str(mode), MODES, checker.place("mode"))
+        raise RecipeError(f"the protocol needs {checker.place('mode')}", f"known: {', '.join(_MODES)}")
+    if mode not in _MODES:
+        raise UnknownName("mode", str(mode), _MODES, checker.place("mode"))
     try:
         protocol: Protocol | None = part(schema, tree)
     except ValidationError as error:

@@ -17,7 +17,7 @@ from vcsf_cli.config.table import PUBLISHED
 from vcsf_cli.errors import RecipeError
 
 Text = Annotated[str, MinLen(1)]
-Percent = Annotated[float, Gt(0), Interval(le=100)]
+_Percent = Annotated[float, Gt(0), Interval(le=100)]
 
 
 class Entry(Node):
@@ -31,9 +31,9 @@ class Entry(Node):
     """Frames and pixels, and what is seen at test besides RGB frames."""
     training: Text = "UCF101"
     """What was trained on without labels, and what was seen in training alone."""
-    ucf101: dict[str, Percent] | None = None
+    ucf101: dict[str, _Percent] | None = None
     """Per cent by metric, as `vcsf` calls it."""
-    hmdb51: dict[str, Percent] | None = None
+    hmdb51: dict[str, _Percent] | None = None
     source: Annotated[list[Text], MinLen(1)]
     """Where the numbers were read; tables of others are not always right."""
     note: str = ""

@@ -23,13 +23,13 @@ from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import InputError, PluginError, RecipeError, UnknownName, did_you_mean
 from vcsf_cli.narrate import say
 
-TOP_LEVEL = ("name", "seed", *Stage.model_fields, "stages")
+_TOP_LEVEL = ("name", "seed", *Stage.model_fields, "stages")
 LARGEST_SEED = 2**31 - 1
-LONGEST_NAME = 100
+_LONGEST_NAME = 100
 
-PACKAGE = Path(__file__).parents[1]
-PACKAGED = PACKAGE / "recipes"
-CHECKOUT = PACKAGE.parent / "recipes"
+_PACKAGE = Path(__file__).parents[1]
+_PACKAGED = _PACKAGE / "recipes"
+CHECKOUT = _PACKAGE.parent / "recipes"
 
 PROTOCOLS = "protocols"
 """The sub-folder of a folder of recipes that holds no recipes but protocols of `vcsf finetune`."""
@@ -76,7 +76,7 @@ class Recipe:
 
 def recipe_dirs() -> list[tuple[str, Path]]:
     """Folders where recipes are found by name, each with who brought it: vcsf's own, then those of plugins."""
-    own = PACKAGED if PACKAGED.is_dir() else CHECKOUT
+    own = _PACKAGED if _PACKAGED.is_dir() else CHECKOUT
     return [("vcsf", own), *registry.load().recipe_dirs()]
 
 
@@ -133,19 +133,19 @@ def load(named: str, assignments: Sequence[str] = ()) -> Recipe:
         InputError: If there is no such recipe.
         RecipeError: With everything that is wrong in it.
     """
-    tree, marks = read_extended(find_recipe(named), ())
+    tree, marks = _read_extended(find_recipe(named), ())
     tree.setdefault("stages", [])
     problems = assign_all(tree, marks, assignments)
-    expand_names(tree, marks, ())  # a value of --set may hold stages
+    _expand_names(tree, marks, ())  # a value of --set may hold stages
     return resolve(tree, marks, problems)
 
 
-def read_extended(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any], Marks]:
+def _read_extended(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any], Marks]:
     """A recipe file merged over what it extends."""
     if path.resolve() in chain:
         raise RecipeError(f"{path} extends itself: {' -> '.join(p.name for p in (*chain, path))}")
     tree, marks = strict_yaml.read(path, "recipe", "see `vcsf recipes show demo`")
-    expand_names(tree, marks, ())
+    _expand_names(tree, marks, ())
     base_name = tree.pop("extends", None)
     if base_name is None:
         return tree, marks
@@ -154,14 +154,14 @@ def read_extended(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any], 
         base_path = beside if beside.is_file() else find_recipe(str(base_name))
     except InputError as error:
         raise RecipeError(f"`extends` ({marks[('extends',)]}): {error.message}", error.hint) from error
-    base, base_marks = read_extended(base_path, (*chain, path.resolve()))
+    base, base_marks = _read_extended(base_path, (*chain, path.resolve()))
     old, new = base.get("backbone"), tree.get("backbone")
     if isinstance(old, dict) and isinstance(new, dict) and new.get("name", old.get("name")) != old.get("name"):
-        forget_overrides(base)
+        _forget_overrides(base)
     return merge(base, tree), base_marks | marks
 
 
-def expand_names(node: dict[str, Any], marks: Marks, path: strict_yaml.Path) -> None:
+def _expand_names(node: dict[str, Any], marks: Marks, path: strict_yaml.Path) -> None:
     """`motion: none` is short for `motion: {name: none}`, in a recipe and in its stages."""
     for key in COMPONENTS:
         if isinstance(node.get(key), str):
@@ -170,14 +170,14 @@ def expand_names(node: dict[str, Any], marks: Marks, path: strict_yaml.Path) -> 
     stages = node.get("stages")
     for index, stage in enumerate(stages if isinstance(stages, list) else []):
         if isinstance(stage, dict):
-            expand_names(stage, marks, ("stages", index))
+            _expand_names(stage, marks, ("stages", index))
 
 
 def merge(base: Any, over: Any, key: str = "") -> Any:
     """`over` laid on `base`: mappings key by key, anything else whole, as is a node that names another component."""
     if not (isinstance(base, dict) and isinstance(over, dict)):
         return copy.deepcopy(over)
-    if key in COMPONENTS and "name" in over and over["name"] != named_component(key, base):
+    if key in COMPONENTS and "name" in over and over["name"] != _named_component(key, base):
         return copy.deepcopy(over)
     merged = copy.deepcopy(base)
     for name, value in over.items():
@@ -185,12 +185,12 @@ def merge(base: Any, over: Any, key: str = "") -> Any:
     return merged
 
 
-def named_component(key: str, node: Mapping[str, Any]) -> Any:
+def _named_component(key: str, node: Mapping[str, Any]) -> Any:
     """The component that a node names, or means by naming none."""
     return node.get("name", DEFAULTS.get(key, {}).get("name"))
 
 
-def forget_overrides(tree: dict[str, Any]) -> None:
+def _forget_overrides(tree: dict[str, Any]) -> None:
     """Drop what `slow` and `fast` change in a backbone's settings, because another one takes its place."""
     for pathway in PATHWAYS:
         if isinstance(tree.get(pathway), dict):
@@ -240,9 +240,11 @@ def assign(tree: dict[str, Any], marks: Marks, assignment: str) -> None:
         if not last.isdecimal() or int(last) >= len(node):
             raise RecipeError(f"--set {key}: there is no such entry", positions(node))
         node[int(last)] = value
-    elif last == "name" and parents and parents[-1] in COMPONENTS and named_component(".".join(parents), node) != value:
+    elif (
+        last == "name" and parents and parents[-1] in COMPONENTS and _named_component(".".join(parents), node) != value
+    ):
         if parents == ["backbone"]:
-            forget_overrides(tree)
+            _forget_overrides(tree)
         node.clear()
         node["name"] = value
     else:
@@ -270,15 +272,15 @@ def resolve(tree: dict[str, Any], marks: Marks, problems: Sequence[RecipeError] 
     checker = Checker(marks, problems)
     tree = merge(DEFAULTS, tree)
     for key in tree:
-        if key not in TOP_LEVEL:
-            checker.add(UnknownName("key", key, TOP_LEVEL, checker.place(key)))
+        if key not in _TOP_LEVEL:
+            checker.add(UnknownName("key", key, _TOP_LEVEL, checker.place(key)))
     name, seed, stages = tree.get("name"), tree.get("seed"), tree.get("stages")
     if not isinstance(name, str) or not name or not all(c.isalnum() or c in "-_." for c in name):
         checker.add(RecipeError(f"{checker.place('name')} is {name!r}", "give letters, digits, `-`, `_` and `.`"))
-    elif len(name.encode()) > LONGEST_NAME:
+    elif len(name.encode()) > _LONGEST_NAME:
         checker.add(
             RecipeError(
-                f"{checker.place('name')} is {len(name)} letters long", f"give at most {LONGEST_NAME}: folders bear it"
+                f"{checker.place('name')} is {len(name)} letters long", f"give at most {_LONGEST_NAME}: folders bear it"
             )
         )
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= LARGEST_SEED:

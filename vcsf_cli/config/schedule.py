@@ -8,7 +8,7 @@ from vcsf_cli.config import recipe as recipes
 from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.contracts import PATHWAYS
 
-REFERENCE = "vcsf"
+_REFERENCE = "vcsf"
 """The recipe whose schedule is the whole one."""
 
 
@@ -29,5 +29,5 @@ def describe_schedule(epochs: Mapping[str, int]) -> str:
 
 def shortness(recipe: Recipe) -> str:
     """In words, by how much a recipe's schedule falls short of the whole one; empty if it doesn't."""
-    epochs, whole = epochs_by_pathway(recipe), max(epochs_by_pathway(recipes.load(REFERENCE)).values())
+    epochs, whole = epochs_by_pathway(recipe), max(epochs_by_pathway(recipes.load(_REFERENCE)).values())
     return f"short schedule: {describe_schedule(epochs)}, not {whole:,}" if max(epochs.values()) < whole else ""

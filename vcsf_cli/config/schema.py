@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 from vcsf_cli.contracts import PATHWAYS
 
 Probability = Annotated[float, Interval(ge=0, le=1)]
-Strength = Annotated[float, Ge(0)]
+_Strength = Annotated[float, Ge(0)]
 Range = Annotated[tuple[float, float], "lowest and highest"]
 
 
@@ -56,7 +56,7 @@ class Augment(Node):
     flip: Probability = 0.5
     colour: Probability = 0.8
     """Probability of colour jitter in a `base` view."""
-    jitter: Annotated[tuple[Strength, Strength, Strength, Strength], "brightness, contrast, saturation, hue"] = (
+    jitter: Annotated[tuple[_Strength, _Strength, _Strength, _Strength], "brightness, contrast, saturation, hue"] = (
         0.4,
         0.4,
         0.4,
@@ -154,10 +154,10 @@ class Speed(Node):
     """Whether clips and weights lie in memory with the channel last."""
 
 
-Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+_Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 
 
-def is_default(value: Any) -> bool:
+def _is_default(value: Any) -> bool:
     """Whether a pathway, or a recipe, starts from random weights; it then says nothing of others."""
     return value in (None, Init())
 
@@ -165,8 +165,8 @@ def is_default(value: Any) -> bool:
 class Init(Node):
     """The SHA-256 of files of weights that pathways start from; `--init FILE` sets it. None: random weights."""
 
-    slow: Digest | None = Field(default=None, exclude_if=is_default)
-    fast: Digest | None = Field(default=None, exclude_if=is_default)
+    slow: _Digest | None = Field(default=None, exclude_if=_is_default)
+    fast: _Digest | None = Field(default=None, exclude_if=_is_default)
 
 
 class Stage(Node):
@@ -184,7 +184,7 @@ class Stage(Node):
     optim: Optim = Optim()
     train: Train
     speed: Speed = Speed()
-    init: Init = Field(default=Init(), exclude_if=is_default)
+    init: Init = Field(default=Init(), exclude_if=_is_default)
 
 
 DEFAULTS: dict[str, Any] = {

@@ -19,17 +19,17 @@ from vcsf_cli.errors import InputError, RecipeError
 Path = tuple[str | int, ...]
 Marks = dict[Path, str]
 
-INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
-LEADING_ZERO = re.compile(r"[-+]?0[0-9]+")
-FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-CONSTANTS: dict[str, Any] = {
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+_LEADING_ZERO = re.compile(r"[-+]?0[0-9]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_CONSTANTS: dict[str, Any] = {
     "": None, "~": None, "null": None, "Null": None, "NULL": None,
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
     ".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf, ".nan": math.nan,
 }  # fmt: skip
 
 
-class Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):
     """A loader that resolves nothing by itself: every tag that is not text, list or mapping was written out."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML declares it as an instance's
@@ -64,7 +64,7 @@ def parse(text: str, file: str) -> tuple[Any, Marks]:
         RecipeError: If it is no YAML, repeats a key, or has a number that YAML versions read differently.
     """
     try:
-        node = yaml.compose(text, Loader=Loader)
+        node = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         place = f"{file}:{mark.line + 1}" if mark else file
@@ -106,15 +106,15 @@ def _scalar(node: yaml.ScalarNode, place: str) -> Any:
     text: str = node.value
     if node.style is not None:  # quoted or a block: text as it stands
         return text
-    if text in CONSTANTS:
-        return CONSTANTS[text]
-    if LEADING_ZERO.fullmatch(text):
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
+    if _LEADING_ZERO.fullmatch(text):
         raise RecipeError(
             f"{place}: `{text}` starts with a zero", f'write `{text.lstrip("0") or 0}`, or "{text}" if it is text'
         )
-    if INTEGER.fullmatch(text):
+    if _INTEGER.fullmatch(text):
         return int(text)
-    if FLOAT.fullmatch(text):
+    if _FLOAT.fullmatch(text):
         return float(text)
     return text
 
@@ -136,17 +136,17 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-TEXT = "tag:yaml.org,2002:str"
-BREAKS = frozenset("\x85\u2028\u2029")
+_TEXT = "tag:yaml.org,2002:str"
+_BREAKS = frozenset("\x85\u2028\u2029")
 """Ends of lines to YAML, which only double quotes keep as they are."""
 _OTHER_READERS = yaml.SafeDumper(io.StringIO())
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     tag: str = _OTHER_READERS.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]  # PyYAML's
-    misread = tag != TEXT or not BREAKS.isdisjoint(text)
-    looks_like_a_value = text in CONSTANTS or FLOAT.fullmatch(text) or LEADING_ZERO.fullmatch(text)
-    return dumper.represent_scalar(TEXT, text, style='"' if misread or looks_like_a_value else None)
+    misread = tag != _TEXT or not _BREAKS.isdisjoint(text)
+    looks_like_a_value = text in _CONSTANTS or _FLOAT.fullmatch(text) or _LEADING_ZERO.fullmatch(text)
+    return dumper.represent_scalar(_TEXT, text, style='"' if misread or looks_like_a_value else None)
 
 
 def _represent_value(dumper: yaml.SafeDumper, value: bool | int | float | None) -> yaml.ScalarNode:
@@ -154,7 +154,7 @@ def _represent_value(dumper: yaml.SafeDumper, value: bool | int | float | None) 
     plain = (
         special[value] if value is None or isinstance(value, bool) or value in (math.inf, -math.inf) else repr(value)
     )
-    return dumper.represent_scalar(TEXT, plain)
+    return dumper.represent_scalar(_TEXT, plain)
 
 
 def _represent_list(dumper: yaml.SafeDumper, items: list[Any] | tuple[Any, ...]) -> yaml.SequenceNode:

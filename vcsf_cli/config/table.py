@@ -146,14 +146,14 @@ def contents(draft: Draft) -> tuple[TableFile, dict[str, Row], list[Measure], Ch
         RecipeError: With everything that is wrong in them.
     """
     checker = Checker(draft.marks, (), TableFile, "table")
-    content = build_node(checker, TableFile, draft.tree, ())
+    content = _build_node(checker, TableFile, draft.tree, ())
     checker.finish()
     rows = {
-        name: build_node(Checker(draft.marks, checker.problems, Row, "row"), Row, row or {}, ("rows", name), checker)
+        name: _build_node(Checker(draft.marks, checker.problems, Row, "row"), Row, row or {}, ("rows", name), checker)
         for name, row in (content.rows or {"full": {}}).items()
     }
     measures = [
-        build_node(Checker(draft.marks, (), Measure, "measurement"), Measure, item, ("measure", index), checker)
+        _build_node(Checker(draft.marks, (), Measure, "measurement"), Measure, item, ("measure", index), checker)
         for index, item in enumerate(content.measure)
     ]
     told: list[str] = []
@@ -169,7 +169,7 @@ def contents(draft: Draft) -> tuple[TableFile, dict[str, Row], list[Measure], Ch
     return content, rows, measures, checker
 
 
-def build_node(
+def _build_node(
     checker: Checker,
     schema: type[BaseModel],
     tree: Any,

@@ -29,7 +29,7 @@ a view's colour draw."""
 NEUTRAL = (1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 LUMA = (0.299, 0.587, 0.114)
-CROP_ATTEMPTS = 10
+_CROP_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def draw_crop(augment: Augment, height: int, width: int, rng: np.random.Generato
     square = centre_square(height, width, augment.border)
     side = square.height
     flip = bool(rng.random() < augment.flip)
-    for _ in range(CROP_ATTEMPTS):
+    for _ in range(_CROP_ATTEMPTS):
         area = rng.uniform(*augment.area) * side * side
         aspect = math.exp(rng.uniform(math.log(augment.aspect[0]), math.log(augment.aspect[1])))
         crop_width, crop_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
@@ -110,7 +110,7 @@ def draw_colour(augment: Augment, base: bool, size: int, rng: np.random.Generato
     return row
 
 
-def colour_matrix(colour: Tensor) -> Tensor:
+def _colour_matrix(colour: Tensor) -> Tensor:
     """Saturation, hue and grey as matrices (B, 3, 3) on RGB columns, of colour draws (B, 8).
 
     Hue turns the chroma plane of YIQ, which is linear, where torchvision goes through HSV.
@@ -186,7 +186,7 @@ def jitter(images: Tensor, colour: Tensor) -> Tensor:
         luma = (part.mean((1, 2, 3)) * part.new_tensor(LUMA)).sum(1).view(shape)
         part = torch.lerp(luma, part, draw[:, 1].view(shape))
         flat = part.flatten(1, 3)
-        part = torch.bmm(flat, colour_matrix(draw).transpose(1, 2)).view_as(part).clamp_(0, 1)
+        part = torch.bmm(flat, _colour_matrix(draw).transpose(1, 2)).view_as(part).clamp_(0, 1)
         images = images.index_copy(0, changed, part)
     blurred = (colour[:, 5] > 0).nonzero()[:, 0]
     if len(blurred):

@@ -22,8 +22,8 @@ from vcsf_cli.video import short_side
 
 USUAL_FPS = 25.0
 """Taken where a container says nothing about its rate."""
-HASHED_AT_ONCE = 2**22
-SECONDS_BETWEEN_BEATS = 0.05
+_HASHED_AT_ONCE = 2**22
+_SECONDS_BETWEEN_BEATS = 0.05
 
 
 def default_decoder() -> str:
@@ -95,7 +95,7 @@ class StorageError(VcsfError):
     """The disk that is written to fails; no video is to blame."""
 
 
-class Heartbeat:
+class _Heartbeat:
     """A file that is touched whenever a video gets on, so that whoever waits for it can tell slow from stuck.
 
     Args:
@@ -116,7 +116,7 @@ class Heartbeat:
     def beat(self) -> None:
         """Say that something was done."""
         now = time.monotonic()
-        if now - self._last >= SECONDS_BETWEEN_BEATS:
+        if now - self._last >= _SECONDS_BETWEEN_BEATS:
             self._last = now
             try:
                 self.path.touch()
@@ -142,16 +142,16 @@ def decode(recording: DecodeJob) -> Decoded:
         StorageError: If a clip can't be written.
     """
     decoded = Decoded()
-    writer = ClipWriter(recording, decoded)
+    writer = _ClipWriter(recording, decoded)
     try:
         decoder = registry.load().build("decoder", recording.decoder)
-        heart = Heartbeat(heartbeat_path(recording.work))  # from here on the time without a frame counts
+        heart = _Heartbeat(heartbeat_path(recording.work))  # from here on the time without a frame counts
         decoded.sha256 = sha256(recording.path, heart)
         reader: Reader = decoder.open(recording.path)
         decoded.declared = reader.declared
         decoded.fps = recording.fps or reader.fps or USUAL_FPS
         writer.longest = round(recording.max_seconds * decoded.fps) if recording.max_seconds else 0
-        for image in read_frames(reader, recording.fps, decoded, heart):
+        for image in _read_frames(reader, recording.fps, decoded, heart):
             writer.add(image)
         decoded.problem = judge(decoded)
     except StorageError:
@@ -168,11 +168,11 @@ def decode(recording: DecodeJob) -> Decoded:
     return decoded
 
 
-def sha256(path: Path, heart: Heartbeat) -> str:
+def sha256(path: Path, heart: _Heartbeat) -> str:
     """The SHA-256 of a file, in hexadecimal; a large one takes longer than a video may be without a frame."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(HASHED_AT_ONCE):
+        while chunk := file.read(_HASHED_AT_ONCE):
             digest.update(chunk)
             heart.beat()
     return digest.hexdigest()
@@ -189,7 +189,7 @@ def judge(decoded: Decoded) -> str:
     return ""
 
 
-def read_frames(reader: Reader, fps: float | None, decoded: Decoded, heart: Heartbeat) -> Iterator[Frames]:
+def _read_frames(reader: Reader, fps: float | None, decoded: Decoded, heart: _Heartbeat) -> Iterator[Frames]:
     """Images of a video, at its own rate or at `fps`; `decoded.read` counts what was decoded, and each is a beat."""
 
     def counted() -> Iterator[Frame]:
@@ -225,7 +225,7 @@ def resample(frames: Iterator[Frame], own: float, fps: float) -> Iterator[Frames
         tick += 1
 
 
-class ClipWriter:
+class _ClipWriter:
     """Writes frames as JPEGs to one file after the other, a new one whenever a clip is full.
 
     Args:

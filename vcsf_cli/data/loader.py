@@ -84,7 +84,7 @@ def iterate(loader: DataLoader[Item]) -> Iterator[Item]:
     """
     try:
         with reader_deaths():
-            with sigterm_held_back():
+            with _sigterm_held_back():
                 items = iter(loader)
             yield from items
     except VcsfError as error:
@@ -119,7 +119,7 @@ def reader_deaths() -> Iterator[None]:
 
 
 @contextmanager
-def sigterm_held_back() -> Iterator[None]:
+def _sigterm_held_back() -> Iterator[None]:
     """Processes that are begun here are begun with SIGTERM held back: none comes before `leave_signals` knows what to do."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
@@ -134,13 +134,13 @@ def leave_signals(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     if parent is not None and hasattr(signal, "sigwaitinfo"):
-        Thread(target=exit_on_sigterm, args=(parent.pid,), daemon=True).start()
+        Thread(target=_exit_on_sigterm, args=(parent.pid,), daemon=True).start()
     else:  # on macOS
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     torch.set_num_threads(1)
 
 
-def exit_on_sigterm(parent: int) -> None:
+def _exit_on_sigterm(parent: int) -> None:
     """End this process at a SIGTERM from another one, and pass over those that come from elsewhere."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass

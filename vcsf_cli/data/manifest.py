@@ -22,7 +22,7 @@ from vcsf_cli.storage import files
 FILE = "manifest.parquet"
 SETTINGS = "settings.json"
 
-SCHEMA = pa.schema(
+_SCHEMA = pa.schema(
     [
         ("video", pa.string()),  # path relative to the dataset's root
         ("label", pa.string()),  # null: unknown
@@ -43,7 +43,7 @@ SCHEMA = pa.schema(
     ]
 )
 SPLITS = ("split1", "split2", "split3")
-WHERE = ("shard", "offset", "frame_offsets")
+_WHERE = ("shard", "offset", "frame_offsets")
 """Columns that say where a clip lies, not what it is."""
 
 
@@ -53,7 +53,7 @@ class Manifest:
 
     Args:
         folder: Its folder.
-        table: One row a clip, sorted by `video`, columns as in `SCHEMA`.
+        table: One row a clip, sorted by `video`, columns as in `_SCHEMA`.
         settings: What it was prepared with.
     """
 
@@ -69,7 +69,7 @@ class Manifest:
     @cached_property
     def hash(self) -> str:
         """SHA-256 of what the clips are and which parts they belong to; where their bytes lie does not matter."""
-        content = self.table.drop(columns=list(WHERE)).to_json(orient="split", index=False, double_precision=6)
+        content = self.table.drop(columns=list(_WHERE)).to_json(orient="split", index=False, double_precision=6)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def training_part(self, split: int) -> Indices:
@@ -101,7 +101,7 @@ class Manifest:
                 f"dataset {name} {state}: there is no {folder / FILE}", f"{prepare}; --data says where datasets are"
             )
         try:
-            table = pq.read_table(folder / FILE, schema=SCHEMA).to_pandas()
+            table = pq.read_table(folder / FILE, schema=_SCHEMA).to_pandas()
             settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(
@@ -145,4 +145,4 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Write a manifest whole or not at all."""
     rows = sorted(rows, key=lambda row: str(row["video"]))
     with files.whole(folder / FILE) as file:
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), file, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), file, compression="zstd")

@@ -31,12 +31,12 @@ from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.narrate import Progress, say
 from vcsf_cli.storage import files
 
-JOURNAL = "journal.jsonl"
+_JOURNAL = "journal.jsonl"
 PROBLEMS = "problems.csv"
-WORK = "work-"
+_WORK = "work-"
 SECONDS_BETWEEN_LOOKS = 0.2
-LONGEST_LOOK = 1.0
-GONE = -1
+_LONGEST_LOOK = 1.0
+_GONE = -1
 """The size of a file that isn't there."""
 
 
@@ -84,7 +84,7 @@ class Summary:
     new: int
 
 
-class Journal:
+class _Journal:
     """What is finished, by video.
 
     Args:
@@ -92,7 +92,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / JOURNAL
+        self.path = folder / _JOURNAL
         self.entries: dict[str, dict[str, Any]] = {}
         self.shard = self.end = 0
         if not self.path.is_file():
@@ -216,14 +216,14 @@ class Preparation:
             path = self.folder / manifest.SETTINGS
             if not path.exists():  # only now: a call that finds no video binds nobody to its options
                 files.write_text(path, json.dumps(asdict(self.settings), indent=2) + "\n")
-            self.journal = Journal(self.folder)
+            self.journal = _Journal(self.folder)
             self._check_listing(videos)
             todo = self._todo(videos)
-            for left_over in self.folder.glob(f"{WORK}*"):
+            for left_over in self.folder.glob(f"{_WORK}*"):
                 shutil.rmtree(left_over, ignore_errors=True)
             try:
                 # Every call has its own: a worker that outlives a killed call goes on writing into its call's.
-                with tempfile.TemporaryDirectory(prefix=WORK, dir=self.folder, ignore_cleanup_errors=True) as work:
+                with tempfile.TemporaryDirectory(prefix=_WORK, dir=self.folder, ignore_cleanup_errors=True) as work:
                     self._store(todo, len(videos), self._members(videos), Path(work))
             except (OSError, StorageError) as error:
                 message = (
@@ -261,7 +261,7 @@ class Preparation:
     def _check_listing(self, videos: list[Video]) -> None:
         """See that what is stored is among the videos, and described as it was then: the shards can't be rewritten."""
         stored = [entry for entry in self.journal.entries.values() if entry["clips"]]
-        listed = {video.name: listing_entry(video) for video in videos}
+        listed = {video.name: _listing_entry(video) for video in videos}
         beside = "give another --name for a dataset beside it"
         vanished = [entry["name"] for entry in stored if entry["name"] not in listed]
         if vanished:
@@ -305,9 +305,9 @@ class Preparation:
             changed = size != entry["size"]
             if changed and not entry["problem"]:
                 if not self._is_the_original(video, entry):
-                    was = f" (it had {entry['size']:,} bytes then)" if entry["size"] != GONE else ""
+                    was = f" (it had {entry['size']:,} bytes then)" if entry["size"] != _GONE else ""
                     raise DataError(
-                        f"{video.path} {'is gone' if size == GONE else 'has changed'} since it was prepared{was}",
+                        f"{video.path} {'is gone' if size == _GONE else 'has changed'} since it was prepared{was}",
                         "prepare the dataset under another --name, or bring the file back",
                     )
                 corrected[video.name] = size
@@ -322,7 +322,7 @@ class Preparation:
     def _is_the_original(self, video: Video, entry: dict[str, Any]) -> bool:
         """Whether a file is the one that was decoded, where the journal lacks its size: earlier versions looked only
         after decoding, when a disk may have been unplugged."""
-        if entry["size"] != GONE:
+        if entry["size"] != _GONE:
             return False
         clip = entry["clips"][0]
         description = read_description(self.folder, entry["shard"], clip["offset"] + sum(clip["sizes"]))
@@ -386,7 +386,7 @@ class Preparation:
         while not wait([first.future], SECONDS_BETWEEN_LOOKS).done:
             now = time.monotonic()
             # A look that took longer was no look: this process itself stood still, and perhaps all of them.
-            seconds, before = min(now - before, LONGEST_LOOK), now
+            seconds, before = min(now - before, _LONGEST_LOOK), now
             for task in tasks:
                 if task.still_for(seconds) >= self.time_limit:
                     task.future.cancel()  # which kills its process
@@ -403,7 +403,7 @@ class Preparation:
                 shape = {"frames": len(clip.sizes), "fps": decoded.fps, "width": clip.width, "height": clip.height}
                 description = {
                     "video": video.name + suffix,
-                    **listing_entry(video),
+                    **_listing_entry(video),
                     **shape,
                     "repeated_frames": clip.repeated,
                     "original_sha256": decoded.sha256,
@@ -425,9 +425,9 @@ class Preparation:
         return {
             "name": video.name,
             "member": member,
-            **listing_entry(video),
+            **_listing_entry(video),
             # A bad video whose file changed or vanished meanwhile gets no file's size: the next call tries it again.
-            "size": size if not decoded.problem or size == file_size(video.path) else GONE,
+            "size": size if not decoded.problem or size == file_size(video.path) else _GONE,
             "problem": decoded.problem,
             "read": decoded.read,
             "declared": decoded.declared,
@@ -446,7 +446,7 @@ class Preparation:
             for entry in problems:
                 kept = "yes" if entry["clips"] else "no"
                 table.writerow([entry["name"], entry["problem"], entry["read"], entry["declared"], kept])
-        rows = [row for video, entry in entries for row in manifest_rows(video, entry)]
+        rows = [row for video, entry in entries for row in _manifest_rows(video, entry)]
         if not rows:
             raise DataError(
                 f"none of the {len(videos)} videos could be prepared", f"the reasons are in {self.folder / PROBLEMS}"
@@ -457,19 +457,19 @@ class Preparation:
 
 
 def file_size(path: Path) -> int:
-    """Bytes of a file, `GONE` if it is not there: a link may lead nowhere."""
+    """Bytes of a file, `_GONE` if it is not there: a link may lead nowhere."""
     try:
         return path.stat().st_size
     except OSError:
-        return GONE
+        return _GONE
 
 
-def listing_entry(video: Video) -> dict[str, str | None]:
+def _listing_entry(video: Video) -> dict[str, str | None]:
     """What a listing says of a video and its shard repeats."""
     return {"label": video.label, "group": video.group, "source": video.source or video.name}
 
 
-def manifest_rows(video: Video, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _manifest_rows(video: Video, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The manifest's rows of a video: labels and parts are the listing's, the rest is the journal's."""
     for clip in entry["clips"]:
         offsets = [clip["offset"]]
@@ -477,7 +477,7 @@ def manifest_rows(video: Video, entry: dict[str, Any]) -> Iterator[dict[str, Any
             offsets.append(offsets[-1] + size)
         yield {
             "video": clip["video"],
-            **listing_entry(video),
+            **_listing_entry(video),
             **{key: clip[key] for key in ("frames", "fps", "width", "height", "offset", "sha256")},
             **{f"split{number}": part for number, part in enumerate(video.split, start=1)},
             "shard": entry["shard"],

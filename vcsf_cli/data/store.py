@@ -19,7 +19,7 @@ import numpy as np
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import DataError
 
-BLOCK = 512
+_BLOCK = 512
 SHARD_BYTES = 256 * 2**20
 COPY_BYTES = 2**20
 
@@ -84,7 +84,7 @@ class ShardWriter:
         if self._file is None and not self.partial.exists():
             return
         self._open()
-        self._write(bytes(2 * BLOCK))  # what ends a tar file
+        self._write(bytes(2 * _BLOCK))  # what ends a tar file
         assert self._file is not None
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -111,7 +111,7 @@ class ShardWriter:
         self.end += len(data)
 
     def _pad(self) -> None:
-        self._write(bytes(-self.end % BLOCK))
+        self._write(bytes(-self.end % _BLOCK))
 
 
 def read_description(folder: Path, shard: int, end: int) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def read_description(folder: Path, shard: int, end: int) -> dict[str, Any]:
     path = path if path.exists() else path.with_name(f"{path.name}.partial")
     try:
         with path.open("rb") as file:
-            file.seek(end + -end % BLOCK)
+            file.seek(end + -end % _BLOCK)
             with tarfile.open(fileobj=file, mode="r:") as members:
                 member = members.next()
                 stream = member and members.extractfile(member)

@@ -104,7 +104,7 @@ class Classifier(nn.Module):
         return nn.ModuleDict({"encoder": self.encoders[pathway], "layer": self.layers[pathway]})
 
 
-class ClassifyTask:
+class _ClassifyTask:
     """Learning to name the class of a clip, each pathway for itself.
 
     Args:
@@ -210,17 +210,17 @@ def finetune(job: Job, machine: Compute) -> pd.DataFrame:
         Interrupted: After Ctrl-C, with a checkpoint saved.
         RunError: If another process is at it, or the training fails.
     """
-    rows = run_job(job, machine, learn_and_predict)
+    rows = run_job(job, machine, _learn_and_predict)
     Run(job.folder, job.run.recipe).checkpoint.unlink(missing_ok=True)  # classifier.pt is what stays
     return rows
 
 
-def learn_and_predict(job: Job, machine: Compute) -> Features:
+def _learn_and_predict(job: Job, machine: Compute) -> Features:
     """Probabilities (test clips, classes) by pathway of the epoch that counts."""
     run = Run(job.folder, job.run.recipe)
     fabric = machine.fabric()
     fabric.launch()
-    model = build_classifier(job, fabric)
+    model = _build_classifier(job, fabric)
     try:
         task = learn(job, run, model, fabric, machine)
         task.take_best(run.checkpoint)
@@ -238,7 +238,7 @@ def learn_and_predict(job: Job, machine: Compute) -> Features:
     return found
 
 
-def build_classifier(job: Job, fabric: Fabric) -> Classifier:
+def _build_classifier(job: Job, fabric: Fabric) -> Classifier:
     """The classifier at its start, on its device."""
     dropout = cast(Finetune, job.protocol).dropout
     return cast(
@@ -246,12 +246,12 @@ def build_classifier(job: Job, fabric: Fabric) -> Classifier:
     )
 
 
-def learn(job: Job, run: Run, model: Classifier, fabric: Fabric, machine: Compute) -> ClassifyTask:
+def learn(job: Job, run: Run, model: Classifier, fabric: Fabric, machine: Compute) -> _ClassifyTask:
     """Train a classifier to its end."""
     protocol = cast(Finetune, job.protocol)
     saved = own_checkpoint(job, run) if run.checkpoint.exists() else None
     position = TrainState(**saved["position"]) if saved else TrainState()
-    task = ClassifyTask(job, model, position, fabric, machine)
+    task = _ClassifyTask(job, model, position, fabric, machine)
     optim = protocol.optim
     optimizer = build_optimizer(
         optim, model.groups(optim.backbone_lr / optim.lr), job.run.recipe.first_stage.speed.fused
@@ -263,7 +263,7 @@ def learn(job: Job, run: Run, model: Classifier, fabric: Fabric, machine: Comput
     plan = loop_config(job, machine.save_every)
     batches = iterate(
         training_loader(
-            labelled_clips(job),
+            _labelled_clips(job),
             ResumableBatchSampler(
                 job.division.learns, plan.clips, job.seed, position.epoch, plan.epochs, position.batch
             ),
@@ -306,7 +306,7 @@ def loop_config(job: Job, save_every: float) -> LoopConfig:
     )
 
 
-def labelled_clips(job: Job) -> LabelledClips:
+def _labelled_clips(job: Job) -> LabelledClips:
     """What is learned from."""
     stage = job.run.recipe.last_stage
     augment = cast(Finetune, job.protocol).augment
@@ -357,13 +357,13 @@ def estimate(job: Job, machine: Compute) -> float:
     Reading and computing overlap when training, so a clip is taken to last as long as the slower of the two.
     """
     protocol, division, fabric = cast(Finetune, job.protocol), job.division, machine.fabric()
-    model, plan = build_classifier(job, fabric), loop_config(job, 0)
-    task = ClassifyTask(job, model, TrainState(), fabric, machine)
+    model, plan = _build_classifier(job, fabric), loop_config(job, 0)
+    task = _ClassifyTask(job, model, TrainState(), fabric, machine)
     optimizer = build_optimizer(protocol.optim, model.groups(1.0))
     size = min(TIMED_CLIPS, plan.clips)
     batches = iterate(
         training_loader(
-            labelled_clips(job), ResumableBatchSampler(division.learns, size, job.seed, 0, 1000), 0, pin=False
+            _labelled_clips(job), ResumableBatchSampler(division.learns, size, job.seed, 0, 1000), 0, pin=False
         )
     )
     read, compute = time_steps(fabric, task, optimizer, batches, TIMED_BATCHES)

@@ -40,7 +40,7 @@ FOLDER = "finetune"
 
 
 @dataclass(frozen=True)
-class Split:
+class _Split:
     """Which clips do what, as rows of the manifest.
 
     Args:
@@ -149,7 +149,7 @@ class Job:
         return self.manifest.table["source"].to_numpy(object)
 
     @cached_property
-    def division(self) -> Split:
+    def division(self) -> _Split:
         """Which clips learn, choose and are tested.
 
         Raises:
@@ -190,7 +190,7 @@ class Job:
         learns, chooses = train, train[:0]
         if self.chooses:
             learns, chooses = hold_out(train, label, self.source, self.protocol.held_out, self.seed)
-        return Split(learns, chooses, test, "; ".join(words) or "none")
+        return _Split(learns, chooses, test, "; ".join(words) or "none")
 
     @property
     def chooses(self) -> bool:

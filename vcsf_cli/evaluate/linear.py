@@ -30,7 +30,7 @@ def linear(job: Job, machine: Compute) -> pd.DataFrame:
     """
     protocol = cast(Linear, job.protocol)
 
-    def fit(features: FloatArray, target: IntArray, setting: dict[str, Any]) -> Layer:
+    def fit(features: FloatArray, target: IntArray, setting: dict[str, Any]) -> _Layer:
         optim = Optim.model_validate(protocol.optim.model_dump() | setting)
         return fit_layer(features, target, len(job.classes), optim, protocol.train, job.seed)
 
@@ -44,7 +44,7 @@ def linear(job: Job, machine: Compute) -> pd.DataFrame:
     return run_job(job, machine, predict)
 
 
-class Layer(nn.Module):
+class _Layer(nn.Module):
     """A linear layer on features of unit length, after batch norm without weights of its own (CoCLR's linear probe).
 
     Args:
@@ -73,11 +73,11 @@ class Layer(nn.Module):
 
 def fit_layer(
     features: FloatArray, target: IntArray, classes: int, optim: Optim, train: LinearTrain, seed: int
-) -> Layer:
+) -> _Layer:
     """Learn a layer from features (N, C) and their classes (N,), in batches of a seeded order, on the CPU."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        layer = Layer(features.shape[1], classes)
+        layer = _Layer(features.shape[1], classes)
     optimizer = build_optimizer(optim, layer.parameters())
     inputs, wanted = torch.from_numpy(features), torch.from_numpy(target)
     size = min(train.batch, len(inputs))

@@ -32,7 +32,7 @@ class Classifier(Protocol):
 
 Fitted = TypeVar("Fitted", bound=Classifier)
 
-Fit = Callable[[FloatArray, IntArray, dict[str, Any]], Classifier]
+_Fit = Callable[[FloatArray, IntArray, dict[str, Any]], Classifier]
 """From features (N, C), their classes (N,) and settings to what tells the classes apart."""
 
 
@@ -96,7 +96,7 @@ def fit_classifier(job: Job, pathway: str, features: FloatArray, fit: Callable[.
 
 
 def choose(
-    features: FloatArray, target: IntArray, learns: Indices, chooses: Indices, fit: Fit, grid: dict[str, list[Any]]
+    features: FloatArray, target: IntArray, learns: Indices, chooses: Indices, fit: _Fit, grid: dict[str, list[Any]]
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """The setting of a grid with the most right answers on held-out recordings, and what each setting gave there.
 

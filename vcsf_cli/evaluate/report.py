@@ -19,7 +19,7 @@ from vcsf_cli.storage import files
 
 FILE = "report.html"
 
-STYLES = {"untrained": "dashed", "colour_histogram": "dotted"}
+_STYLES = {"untrained": "dashed", "colour_histogram": "dotted"}
 
 
 def write(benchmark: Benchmark, rows: pd.DataFrame, differences: Sequence[Difference]) -> Path:
@@ -36,8 +36,8 @@ def write(benchmark: Benchmark, rows: pd.DataFrame, differences: Sequence[Differ
     run, path = benchmark.run, benchmark.folder / FILE
     text = page(
         run.name,
-        recall_tables(rows),
-        report_sections(benchmark, rows, differences),
+        _recall_tables(rows),
+        _report_sections(benchmark, rows, differences),
         kind="Retrieval report",
         warnings=[
             *([WITH_LABELS] if run.uses_labels else []),
@@ -45,15 +45,15 @@ def write(benchmark: Benchmark, rows: pd.DataFrame, differences: Sequence[Differ
             *benchmark.exposure.remarks,
             *([benchmark.caveat] if benchmark.caveat else []),
         ],
-        facts=run_facts(benchmark),
-        figures=headline_figures(rows),
+        facts=_run_facts(benchmark),
+        figures=_headline_figures(rows),
         clips=build_clips(benchmark.manifest, benchmark.parts, {run.name: benchmark.folder}),
     )
     files.write_text(path, text)
     return path
 
 
-def run_facts(benchmark: Benchmark) -> list[tuple[str, str]]:
+def _run_facts(benchmark: Benchmark) -> list[tuple[str, str]]:
     """What was trained, and on what it was measured."""
     run, parts, stage = benchmark.run, benchmark.parts, benchmark.stage
     status, recipe = run.status, run.recipe
@@ -71,25 +71,25 @@ def run_facts(benchmark: Benchmark) -> list[tuple[str, str]]:
         ("measured on", f"{benchmark.manifest.name} split {benchmark.split}"),
         ("clips", asked),
         ("left out", parts.left_out),
-        ("versions", program_versions(run)),
+        ("versions", _program_versions(run)),
         *[("note", remark) for remark in benchmark.remarks()],
     ]
 
 
-def program_versions(run: Run) -> str:
+def _program_versions(run: Run) -> str:
     """Of the programs that trained a run."""
-    environment = read_environment(run)
+    environment = _read_environment(run)
     packages = environment.get("packages", {})
     return f"vcsf {environment.get('vcsf', '?')}, torch {packages.get('torch', '?')}, Python {environment.get('python', '?')}"
 
 
-def read_environment(run: Run) -> dict[str, Any]:
+def _read_environment(run: Run) -> dict[str, Any]:
     """What `environment.json` says."""
     environment: dict[str, Any] = json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))
     return environment
 
 
-def headline_figures(rows: pd.DataFrame) -> list[Figure]:
+def _headline_figures(rows: pd.DataFrame) -> list[Figure]:
     """R@1, or the R@k of the smallest k, of the trained pathways."""
     if not len(rows):
         return []
@@ -102,7 +102,7 @@ def headline_figures(rows: pd.DataFrame) -> list[Figure]:
     ]
 
 
-def recall_tables(rows: pd.DataFrame) -> list[Table]:
+def _recall_tables(rows: pd.DataFrame) -> list[Table]:
     """R@k of everything measured; none where nothing was."""
     if not len(rows):
         return []
@@ -111,7 +111,7 @@ def recall_tables(rows: pd.DataFrame) -> list[Table]:
     return [Table("R@k in per cent of test clips", header, results.cells(table), names=2)]
 
 
-def report_sections(benchmark: Benchmark, rows: pd.DataFrame, differences: Sequence[Difference]) -> list[Section]:
+def _report_sections(benchmark: Benchmark, rows: pd.DataFrame, differences: Sequence[Difference]) -> list[Section]:
     """Everything between the table and the clips."""
     run, sections = benchmark.run, []
     charts = recall_charts(rows)
@@ -128,7 +128,7 @@ def report_sections(benchmark: Benchmark, rows: pd.DataFrame, differences: Seque
     command = f"vcsf retrieve {benchmark.manifest.name} --from {run.name} --split {benchmark.split}"
     documents = [
         ("Recipe", run.recipe.yaml()),
-        ("Environment of the training", json.dumps(read_environment(run), indent=2, ensure_ascii=False)),
+        ("Environment of the training", json.dumps(_read_environment(run), indent=2, ensure_ascii=False)),
         ("Again", f"{command} --k {','.join(map(str, benchmark.ks))}"),
     ]
     return [*sections, Section("Protocol", PROTOCOL.replace("`", ""), documents=documents)]
@@ -158,7 +158,7 @@ def recall_charts(rows: pd.DataFrame) -> list[Chart]:
         lines = []
         for (variant, of), values in zip(table.index, table.to_numpy(), strict=True):
             if of in (pathway, NO_PATHWAY):
-                kind = STYLES.get(variant, pathway)
+                kind = _STYLES.get(variant, pathway)
                 name = variant.replace("colour_", "").replace("_with_labels", "")
                 lines.append(Line(name, list(zip(map(float, ks), values.tolist(), strict=True)), kind))
         ticks = [float(k) for k in ks]

@@ -34,7 +34,7 @@ from vcsf_cli.train.compute import Compute
 TRAINED, TRAINED_WITH_LABELS = "trained", "trained_with_labels"
 """What the trained networks are called among the variants."""
 
-BINS = 8
+_BINS = 8
 """Of the colour histogram, per channel."""
 
 NO_PATHWAY = "none"
@@ -64,7 +64,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Variant:
+class _Variant:
     """Something that gives features: the trained networks, the untrained ones, or a baseline.
 
     Args:
@@ -109,7 +109,7 @@ class Benchmark:
         test = self.parts.query[:0] if self.parts.leave_one_out else self.parts.query
         return trained_on.compare(self.run, self.manifest, self.split, test)
 
-    def trained(self) -> Variant:
+    def trained(self) -> _Variant:
         """The run's trained networks.
 
         Raises:
@@ -120,13 +120,13 @@ class Benchmark:
         name = TRAINED_WITH_LABELS if self.run.uses_labels else TRAINED
         return self._network(name, self.folder, identity, model)
 
-    def untrained(self) -> Variant:
+    def untrained(self) -> _Variant:
         """The recipe's networks before any training."""
         recipe = self.run.recipe
         identity = {"recipe": recipe.hash, "seed": recipe.seed}
         return self._network("untrained", self.folder / "untrained", identity, build(recipe).eval())
 
-    def colour_histogram(self) -> Variant:
+    def colour_histogram(self) -> _Variant:
         """The joint RGB histogram of 8 x 8 x 8 bins, mean over a video's frames."""
 
         def compute(videos: EvalClips, done: Callable[[int], None]) -> Features:
@@ -136,18 +136,18 @@ class Benchmark:
                 done(count)
             return {NO_PATHWAY: np.stack(found)}
 
-        return Variant("colour_histogram", self.folder / "colour_histogram", {"bins": BINS}, compute)
+        return _Variant("colour_histogram", self.folder / "colour_histogram", {"bins": _BINS}, compute)
 
-    def _network(self, name: str, folder: Path, identity: dict[str, Any], model: Any) -> Variant:
+    def _network(self, name: str, folder: Path, identity: dict[str, Any], model: Any) -> _Variant:
         device, bf16 = self.machine.device(), self.machine.bf16()
         identity |= {"device": device.type, "bf16": bf16}
 
         def compute(videos: EvalClips, done: Callable[[int], None]) -> Features:
             return extract(model.to(device), videos, device, self.machine.num_workers, done, bf16)
 
-        return Variant(name, folder, identity, compute)
+        return _Variant(name, folder, identity, compute)
 
-    def features(self, variant: Variant) -> Features:
+    def features(self, variant: _Variant) -> Features:
         """Features of all clips that take part, from `features.parquet` if they were computed before."""
         rows = self.parts.rows
         stage = self.stage
@@ -179,7 +179,7 @@ class Benchmark:
         write_features(path, key, found, self.videos[rows], self.labels[rows], part)
         return found
 
-    def measure(self, variant: Variant) -> VariantHits:
+    def measure(self, variant: _Variant) -> VariantHits:
         """Neighbours and R@k of a variant; its files are written."""
         features = self.features(variant)
         place = np.full(len(self.manifest.table), -1)
@@ -268,9 +268,9 @@ class Benchmark:
         cluster = self.manifest.table["source"].to_numpy(object)[self.parts.query]
         k = self.ks[0]
         found = []
-        ours = headline_pathway(trained)
+        ours = _headline_pathway(trained)
         for other in others:
-            theirs = headline_pathway(other)
+            theirs = _headline_pathway(other)
             difference, low, high = paired_interval(
                 trained.hit[ours][:, :k].any(1).astype(float), other.hit[theirs][:, :k].any(1).astype(float), cluster
             )
@@ -319,7 +319,7 @@ class VariantHits:
     hit: dict[str, BoolArray]
 
 
-def headline_pathway(measured: VariantHits) -> str:
+def _headline_pathway(measured: VariantHits) -> str:
     """The pathway that stands for a variant: `both` where there are two."""
     return "both" if "both" in measured.hit else next(iter(measured.hit))
 
@@ -327,7 +327,7 @@ def headline_pathway(measured: VariantHits) -> str:
 def histogram(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """The joint RGB histogram of frames (F, H, W, 3), shares that sum to 1, float32 (512,)."""
     bins = (frames >> 5).astype(np.int64)
-    joint = (bins[..., 0] * BINS + bins[..., 1]) * BINS + bins[..., 2]
-    counts = np.bincount(joint.ravel(), minlength=BINS**3)
+    joint = (bins[..., 0] * _BINS + bins[..., 1]) * _BINS + bins[..., 2]
+    counts = np.bincount(joint.ravel(), minlength=_BINS**3)
     shares: npt.NDArray[np.float32] = (counts / counts.sum()).astype(np.float32)
     return shares

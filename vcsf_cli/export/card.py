@@ -11,7 +11,7 @@ from vcsf_cli.export.folder import FILES
 from vcsf_cli.runs import results
 from vcsf_cli.runs.run import WITH_LABELS, Run
 
-FRONT = """\
+_FRONT = """\
 ---
 library_name: vcsf{licence}
 tags:
@@ -22,16 +22,16 @@ tags:
 """
 """No `license`: whoever publishes the weights chooses it. `datasets` would have to be names of the hub."""
 
-LICENCE = """\
+_LICENCE = """\
 The weights have no licence until you give them one: choose it before you publish this folder, and add `license:` to the
 head of this file. The data that trained them has terms of its own: UCF101 and HMDB51 were gathered from web videos for
 research, and synthetic videos are drawn by vcsf. The code of vcsf is under the MIT licence."""
 
-ORIGIN = """\
+_ORIGIN = """\
 The method is an independent reconstruction of VCSF (Li, Yang, Jiang, Chen, Du: "Video Self-Supervised Cross-Pathway Training
 Based on Slow and Fast Pathways", IEEE SMC 2023), of which only the abstract is public. No table of that paper is reproduced."""
 
-USES = {
+_USES = {
     "safetensors": """\
 ```python
 from vcsf_cli import load_encoder          # reads videos
@@ -80,10 +80,10 @@ def card(run: Run, config: dict[str, Any], measured: pd.DataFrame, licence: str 
         ("## Measured", measurements(measured)),
         ("## Same as the checkpoint", comparisons(config)),
         ("## Limits", limits(config)),
-        ("## Licence", LICENCE),
+        ("## Licence", _LICENCE),
         ("## Recipe", f"```yaml\n{(run.folder / 'recipe.yaml').read_text(encoding='utf-8')}```"),
     ]
-    front = FRONT.format(kind=kind, licence=f"\n{licence}" if licence else "")
+    front = _FRONT.format(kind=kind, licence=f"\n{licence}" if licence else "")
     return front + "\n" + "\n\n".join(f"{head}\n\n{text.strip()}" for head, text in sections) + "\n"
 
 
@@ -96,7 +96,7 @@ def introduction(run: Run, config: dict[str, Any]) -> str:
         f"`{backbone}`. Trained with vcsf {config['vcsf']}.",
         f"**{WITH_LABELS[:1].upper()}{WITH_LABELS[1:]}.**" if config["trained_with_labels"] else "",
         "**The training had not come to its end.**" if not config["run"]["finished"] else "",
-        ORIGIN,
+        _ORIGIN,
     ]
     return "\n\n".join(line for line in lines if line)
 
@@ -106,7 +106,7 @@ def use(config: dict[str, Any]) -> str:
     given, video = config["input"], config["video"]
     shape = f"(batch, {given['frames']}, {given['height']}, {given['width']}, 3)"
     names = ", ".join(config["features"])
-    parts = [USES[kind].format(shape=shape, names=names) for kind in FILES if kind in config["files"]]
+    parts = [_USES[kind].format(shape=shape, names=names) for kind in FILES if kind in config["files"]]
     rate = "the video's own rate" if video["fps"] is None else f"{video['fps']:g} frames a second"
     taken = {1: "one after the other", None: "as the recipe's sampler takes them"}.get(
         given["stride"], f"one of every {given['stride']}"

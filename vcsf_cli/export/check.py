@@ -22,13 +22,13 @@ from vcsf_cli.errors import RunError
 Values = npt.NDArray[np.float32]
 Encode = Callable[[npt.NDArray[np.uint8]], Mapping[str, Values]]
 
-LARGEST_DIFFERENCE = 1e-4
+_LARGEST_DIFFERENCE = 1e-4
 """Of the largest feature: float32 sums in another order differ by some 1e-6 of it."""
-SMALLEST_COSINE = 0.9999
+_SMALLEST_COSINE = 0.9999
 
 
 @dataclass(frozen=True)
-class Comparison:
+class _Comparison:
     """How far features of a file are from the checkpoint's, over all clips compared.
 
     Args:
@@ -46,7 +46,7 @@ class Comparison:
     @property
     def good(self) -> bool:
         """Whether that is no more than rounding; what is no number is not good."""
-        return self.difference <= LARGEST_DIFFERENCE * self.scale and self.cosine >= SMALLEST_COSINE
+        return self.difference <= _LARGEST_DIFFERENCE * self.scale and self.cosine >= _SMALLEST_COSINE
 
     def __str__(self) -> str:
         relative = self.difference / self.scale if self.scale else float("nan")
@@ -55,7 +55,7 @@ class Comparison:
         )
 
 
-def compare(kind: str, path: Path, clips: Path) -> dict[str, Comparison]:
+def compare(kind: str, path: Path, clips: Path) -> dict[str, _Comparison]:
     """Compare a file in a fresh process, by pathway.
 
     Args:
@@ -74,18 +74,18 @@ def compare(kind: str, path: Path, clips: Path) -> dict[str, Comparison]:
             f"the {kind} file was written but can't be used: {reason}",
             "nothing was exported; try other versions of the packages",
         )
-    found = {pathway: Comparison(**values) for pathway, values in json.loads(done.stdout.splitlines()[-1]).items()}
+    found = {pathway: _Comparison(**values) for pathway, values in json.loads(done.stdout.splitlines()[-1]).items()}
     for pathway, comparison in found.items():
         if not comparison.good:
             raise RunError(
                 f"the {kind} file does not compute what the checkpoint does: {pathway}: {comparison}",
-                f"at most {LARGEST_DIFFERENCE:g} of the largest feature and a cosine of at least {SMALLEST_COSINE} are "
+                f"at most {_LARGEST_DIFFERENCE:g} of the largest feature and a cosine of at least {_SMALLEST_COSINE} are "
                 "rounding; nothing was exported, try other versions of the packages",
             )
     return found
 
 
-def measure(encode: Encode, clips: npt.NDArray[np.uint8], expected: Mapping[str, Values]) -> dict[str, Comparison]:
+def measure(encode: Encode, clips: npt.NDArray[np.uint8], expected: Mapping[str, Values]) -> dict[str, _Comparison]:
     """Compare what a function makes of clips, the first by itself and the others as a batch, with what is expected."""
     batches = [batch for batch in (clips[:1], clips[1:]) if len(batch)]
     parts = [encode(batch) for batch in batches]
@@ -96,7 +96,7 @@ def measure(encode: Encode, clips: npt.NDArray[np.uint8], expected: Mapping[str,
             raise ValueError(f"{pathway} has shape {theirs.shape}, not {ours.shape}")
         lengths = np.linalg.norm(theirs, axis=1) * np.linalg.norm(ours.astype(np.float64), axis=1)
         cosine = (theirs * ours).sum(1) / np.maximum(lengths, 1e-30)
-        found[pathway] = Comparison(
+        found[pathway] = _Comparison(
             len(clips), float(np.abs(theirs - ours).max()), float(np.abs(ours).max()), float(cosine.min())
         )
     return found
@@ -111,7 +111,7 @@ def onnx(path: Path) -> Encode:
     return lambda clips: dict(zip(names, session.run(None, {"frames": clips}), strict=True))
 
 
-def torch_export(path: Path) -> Encode:
+def _torch_export(path: Path) -> Encode:
     """The function that an exported program is, by PyTorch alone."""
     import torch
 
@@ -139,9 +139,9 @@ def safetensors(folder: Path) -> Encode:
     return encode
 
 
-RUNTIMES: dict[str, Callable[[Path], Encode]] = {
+_RUNTIMES: dict[str, Callable[[Path], Encode]] = {
     "onnx": onnx,
-    "torch-export": torch_export,
+    "torch-export": _torch_export,
     "safetensors": safetensors,
 }
 
@@ -151,7 +151,7 @@ def main(arguments: list[str]) -> None:
     kind, path, clips = arguments
     with np.load(clips, allow_pickle=False) as arrays:
         expected = {name: arrays[name] for name in arrays.files if name != "clips"}
-        found = measure(RUNTIMES[kind](Path(path)), arrays["clips"], expected)
+        found = measure(_RUNTIMES[kind](Path(path)), arrays["clips"], expected)
     sys.stdout.write(json.dumps({pathway: asdict(comparison) for pathway, comparison in found.items()}) + "\n")
 
 

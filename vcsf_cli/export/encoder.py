@@ -15,7 +15,7 @@ from vcsf_cli.data.augment import to_input
 from vcsf_cli.errors import RunError
 from vcsf_cli.model.pathways import Head, Pathway, TwoPathways
 
-LONG_VIDEO = 10
+_LONG_VIDEO = 10
 """Windows' lengths of the video whose windows show what pathways read."""
 
 
@@ -46,7 +46,7 @@ class Reading:
                 {pathway: view.positions(pathway).tolist() for pathway in PATHWAYS},
                 {pathway: view.part(pathway) for pathway in PATHWAYS},
             )
-            for view in [*sampler.cover(LONG_VIDEO * sampler.length), *sampler.cover(1)]
+            for view in [*sampler.cover(_LONG_VIDEO * sampler.length), *sampler.cover(1)]
         ]
         if any(reading != found[0] for reading in found):
             raise RunError(

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from vcsf_cli.errors import InputError, RunError
 from vcsf_cli.export.encoder import Encoder
 
-Program = Any
+_Program = Any
 """A `torch.export.ExportedProgram`."""
 
 NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
 """Packages of the extra `export` by the format that needs them."""
 
-LARGEST_FILE = 2**31 - 2**24
+_LARGEST_FILE = 2**31 - 2**24
 """Bytes of weights that an ONNX file can hold; more lie in a second one, `model.onnx.data`, beside it."""
 
 
@@ -62,7 +62,7 @@ def write_images(encoder: Encoder, folder: Path) -> list[str]:
     return written
 
 
-def trace_encoder(encoder: Encoder, size: int) -> Program:
+def trace_encoder(encoder: Encoder, size: int) -> _Program:
     """An encoder as one graph for batches of any size.
 
     Args:
@@ -74,17 +74,17 @@ def trace_encoder(encoder: Encoder, size: int) -> Program:
     """
     example = torch.zeros(2, encoder.reading.length, size, size, 3, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1)
-    with quiet(), torch.no_grad(), one_line_errors("a graph of PyTorch's"):
+    with quiet(), torch.no_grad(), _one_line_errors("a graph of PyTorch's"):
         return torch.export.export(encoder.eval(), (example,), dynamic_shapes={"frames": {0: batch}})
 
 
-def write_torch_export(program: Program, path: Path) -> None:
+def write_torch_export(program: _Program, path: Path) -> None:
     """Write an exported program."""
     with quiet():
         torch.export.save(program, path)
 
 
-def write_onnx(program: Program, pathways: Sequence[str], path: Path) -> None:
+def write_onnx(program: _Program, pathways: Sequence[str], path: Path) -> None:
     """Write a graph as ONNX, its input `frames`, an output for each pathway.
 
     Raises:
@@ -92,7 +92,7 @@ def write_onnx(program: Program, pathways: Sequence[str], path: Path) -> None:
     """
     (example,), _ = program.example_inputs
     size = sum(tensor.nbytes for tensor in program.state_dict.values())
-    with quiet(), torch.no_grad(), one_line_errors("ONNX"):
+    with quiet(), torch.no_grad(), _one_line_errors("ONNX"):
         program = program.run_decompositions({torch.ops.aten.adaptive_avg_pool3d.default: adaptive_average})
         translated = torch.onnx.export(
             program,
@@ -104,7 +104,7 @@ def write_onnx(program: Program, pathways: Sequence[str], path: Path) -> None:
             verbose=False,
         )
         assert translated is not None
-        translated.save(path, external_data=size > LARGEST_FILE)
+        translated.save(path, external_data=size > _LARGEST_FILE)
 
 
 def adaptive_average(features: Tensor, size: Sequence[int]) -> Tensor:
@@ -122,7 +122,7 @@ def adaptive_average(features: Tensor, size: Sequence[int]) -> Tensor:
 
 
 @contextmanager
-def one_line_errors(what: str) -> Iterator[None]:
+def _one_line_errors(what: str) -> Iterator[None]:
     """Turn whatever a translation raises into one line."""
     try:
         yield

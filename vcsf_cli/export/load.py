@@ -25,7 +25,7 @@ from vcsf_cli.runs.run import read_run
 from vcsf_cli.search.video import FrameTransform, GivenFrames, VideoFile, WindowFeatures, encode_with
 from vcsf_cli.storage import checkpoint
 
-Source = str | Path | Frames | Tensor
+_Source = str | Path | Frames | Tensor
 """A video file, or its frames: uint8 (T, H, W, 3), RGB."""
 
 
@@ -58,7 +58,7 @@ class VideoEncoder(Encoder):
         self.centre: Features = {pathway: values.numpy() for pathway, values in centre.items()}
         self.requires_grad_(False).eval()
 
-    def encode(self, video: Source) -> Features:
+    def encode(self, video: _Source) -> Features:
         """The feature of a video, the mean over its windows: float32 (C,) by pathway.
 
         A prepared clip's feature differs a little from its original's, because the store keeps frames as JPEGs: of 40
@@ -74,7 +74,7 @@ class VideoEncoder(Encoder):
         """
         return self.encode_windows(video).mean()
 
-    def encode_windows(self, video: Source, fps: float | None = None) -> WindowFeatures:
+    def encode_windows(self, video: _Source, fps: float | None = None) -> WindowFeatures:
         """Features of each window of a video, with the seconds when it begins and ends.
 
         Args:
@@ -82,13 +82,13 @@ class VideoEncoder(Encoder):
             fps: Frames per second of frames, None for the rate that windows are taken at; a file says its own.
         """
         source = (
-            Path(video) if isinstance(video, str | Path) else frames_as_video(video, fps or self.look.fps or USUAL_FPS)
+            Path(video) if isinstance(video, str | Path) else _frames_as_video(video, fps or self.look.fps or USUAL_FPS)
         )
         opened = VideoFile(source, self.sampler, self.look)
         return encode_with(lambda frames, views: self(frames), opened, next(self.parameters()).device)
 
 
-def frames_as_video(frames: Frames | Tensor, fps: float) -> GivenFrames:
+def _frames_as_video(frames: Frames | Tensor, fps: float) -> GivenFrames:
     """Frames as a video.
 
     Raises:
@@ -121,11 +121,11 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> VideoE
     folder = Path(path)
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}", "name one that `vcsf export` made, or a run folder")
-    loaded = load_export(folder) if (folder / CONFIG).is_file() else load_run(folder)
+    loaded = _load_export(folder) if (folder / CONFIG).is_file() else _load_run(folder)
     return loaded.to(device)
 
 
-def load_run(folder: Path) -> VideoEncoder:
+def _load_run(folder: Path) -> VideoEncoder:
     """The encoder of a run folder."""
     run = read_run(folder)
     model, _ = restore(run)
@@ -133,7 +133,7 @@ def load_run(folder: Path) -> VideoEncoder:
     return VideoEncoder(model, stage, FrameTransform.of(stage, {}), PATHWAYS, {})
 
 
-def load_export(folder: Path) -> VideoEncoder:
+def _load_export(folder: Path) -> VideoEncoder:
     """The encoder of an exported folder."""
     config = read_config(folder)
     path = folder / FILES["safetensors"]

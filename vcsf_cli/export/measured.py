@@ -16,7 +16,7 @@ from vcsf_cli.features.neighbours import feature_mean
 from vcsf_cli.runs import results
 from vcsf_cli.runs.run import Run
 
-CACHE = "features.parquet"
+_CACHE = "features.parquet"
 """Beside the results of retrieval: features, and in its metadata the checkpoint that they are of."""
 
 
@@ -29,23 +29,23 @@ def read_results(run: Run, checkpoint: str) -> pd.DataFrame:
         checkpoint: SHA-256 of its checkpoint.
     """
     folders = [
-        path.parent for path in run.folder.glob("*/*/results.csv") if measured_checkpoint(path.parent) == checkpoint
+        path.parent for path in run.folder.glob("*/*/results.csv") if _measured_checkpoint(path.parent) == checkpoint
     ]
     if not folders:
         return pd.DataFrame(columns=list(results.COLUMNS))
-    folders.sort(key=lambda folder: (str(read_status(folder).get("ended", "")), folder.name))
+    folders.sort(key=lambda folder: (str(_read_status(folder).get("ended", "")), folder.name))
     rows = pd.concat([results.read(folder / "results.csv") for folder in folders], ignore_index=True)
     return rows.drop_duplicates([*results.SAME, "metric"], keep="last", ignore_index=True)
 
 
-def measured_checkpoint(folder: Path) -> str | None:
+def _measured_checkpoint(folder: Path) -> str | None:
     """The checkpoint that what lies in a folder was measured of, if that is known."""
-    kept = metadata(folder / CACHE) or read_status(folder).get("from", {})
+    kept = metadata(folder / _CACHE) or _read_status(folder).get("from", {})
     found: str | None = kept.get("checkpoint")
     return found
 
 
-def read_status(folder: Path) -> dict[str, Any]:
+def _read_status(folder: Path) -> dict[str, Any]:
     """What `vcsf finetune` noted of a measurement; empty if it is none."""
     try:
         found: dict[str, Any] = json.loads((folder / "status.json").read_text(encoding="utf-8"))
@@ -60,7 +60,7 @@ def training_mean(run: Run, checkpoint: str) -> tuple[Features, dict[str, Any]] 
     It is what retrieval subtracts from the clips that are searched.
     """
     split = run.recipe.first_stage.data.split
-    path = run.folder / "retrieve" / f"{run.status['dataset']}-split{split}" / CACHE
+    path = run.folder / "retrieve" / f"{run.status['dataset']}-split{split}" / _CACHE
     key = metadata(path)
     if key.get("checkpoint") != checkpoint or key.get("data") != run.status["data_hash"]:
         return None

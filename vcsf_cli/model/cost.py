@@ -19,7 +19,7 @@ PARTS = ("backbone", "motion", "head")
 
 
 @dataclass(frozen=True)
-class Cost:
+class _Cost:
     """Of one part of a pathway.
 
     Args:
@@ -31,11 +31,11 @@ class Cost:
     flops: int
 
 
-WRONG_SHAPES = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError)
+_WRONG_SHAPES = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError)
 """What torch and parts raise when clips are too small for them."""
 
 
-def pathway_costs(model: TwoPathways, stage: Stage, sampler: Sampler) -> dict[str, dict[str, Cost]]:
+def pathway_costs(model: TwoPathways, stage: Stage, sampler: Sampler) -> dict[str, dict[str, _Cost]]:
     """The costs of both pathways' parts, by pathway.
 
     Args:
@@ -48,12 +48,12 @@ def pathway_costs(model: TwoPathways, stage: Stage, sampler: Sampler) -> dict[st
     """
     size = stage.data.size
     view = sampler.cover(sampler.length)[0]
-    found: dict[str, dict[str, Cost]] = {}
+    found: dict[str, dict[str, _Cost]] = {}
     for name in PATHWAYS:
         begin, end = view.part(name)
         try:
             found[name] = costs(model.pathway(name), torch.from_numpy(view.positions(name)), end - begin, size)
-        except WRONG_SHAPES as error:
+        except _WRONG_SHAPES as error:
             raise InputError(
                 f"backbone `{stage.backbone.name}` can't read clips of {len(view.positions(name))} frames of {size} x {size} "
                 f"pixels in the {name} pathway: {str(error).splitlines()[0]}",
@@ -62,7 +62,7 @@ def pathway_costs(model: TwoPathways, stage: Stage, sampler: Sampler) -> dict[st
     return found
 
 
-def costs(pathway: Pathway, positions: Tensor, length: int, size: int) -> dict[str, Cost]:
+def costs(pathway: Pathway, positions: Tensor, length: int, size: int) -> dict[str, _Cost]:
     """The costs of a pathway's parts, by `PARTS`.
 
     FLOPs are torch's count: those of convolutions, matrix products and attention, a multiplication and an addition
@@ -80,7 +80,8 @@ def costs(pathway: Pathway, positions: Tensor, length: int, size: int) -> dict[s
     except RuntimeError:  # somebody's part must see numbers, or is wrong, which it will say once more
         flops = count_flops(pathway, positions, length, size, "cpu")
     return {
-        part: Cost(sum(weight.numel() for weight in getattr(pathway, part).parameters()), flops[part]) for part in PARTS
+        part: _Cost(sum(weight.numel() for weight in getattr(pathway, part).parameters()), flops[part])
+        for part in PARTS
     }
 
 

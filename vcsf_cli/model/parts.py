@@ -21,13 +21,13 @@ class Loss(nn.Module):
     waits_for_queue: bool = False
 
 
-OPTIONAL = ("uses_labels", "crosses", "waits_for_queue")
+_OPTIONAL = ("uses_labels", "crosses", "waits_for_queue")
 
 
 def build_loss(stage: Stage) -> Loss:
     """The loss of a stage."""
     loss = cast(Loss, registry.load().build("loss", stage.loss.name, **stage.loss.settings))
-    for name in OPTIONAL:
+    for name in _OPTIONAL:
         if not hasattr(loss, name):
             setattr(loss, name, False)
     return loss

@@ -95,7 +95,7 @@ class Pathway(nn.Module):
         return cast(Tensor, self(self.clip(window, positions), window))
 
 
-def takes_all(window: Tensor, positions: Tensor) -> bool:
+def _takes_all(window: Tensor, positions: Tensor) -> bool:
     """Whether positions (B, T) are all frames of a window (B, 3, L, H, W) in order."""
     length = window.shape[2]
     return positions.shape[1] == length and bool((positions == torch.arange(length, device=positions.device)).all())
@@ -103,7 +103,7 @@ def takes_all(window: Tensor, positions: Tensor) -> bool:
 
 def difference(window: Tensor, positions: Tensor) -> Tensor:
     """x[p + 1] - x[p] of a window (B, 3, L, H, W) at positions (B, T); the last position gives what the one before does."""
-    if takes_all(window, positions):
+    if _takes_all(window, positions):
         change = torch.empty_like(window)
         torch.sub(window[:, :, 1:], window[:, :, :-1], out=change[:, :, :-1])
         change[:, :, -1] = change[:, :, -2]
@@ -114,7 +114,7 @@ def difference(window: Tensor, positions: Tensor) -> Tensor:
 
 def select(window: Tensor, positions: Tensor) -> Tensor:
     """Frames of a window (B, 3, L, H, W) at positions (B, T), which usually are the same for all clips."""
-    if takes_all(window, positions):
+    if _takes_all(window, positions):
         return window
     if bool((positions == positions[0]).all()):
         return window.index_select(2, positions[0].to(window.device))
@@ -168,15 +168,15 @@ def build(recipe: Recipe, *, weights_follow: bool = False) -> TwoPathways:
     Raises:
         RecipeError: If a motion module is asked for after a stage that the backbone hasn't, or changes of a single frame.
     """
-    check_frames(recipe)
+    _check_frames(recipe)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        slow, slow_head = build_network(recipe, "slow", weights_follow)
-        fast, fast_head = build_network(recipe, "fast", weights_follow)
-        motion = build_motion(recipe, slow)
+        slow, slow_head = _build_network(recipe, "slow", weights_follow)
+        fast, fast_head = _build_network(recipe, "fast", weights_follow)
+        motion = _build_motion(recipe, slow)
     model = TwoPathways(
-        Pathway(slow, motion, slow_head, sees_difference(recipe.first_stage, "slow")),
-        Pathway(fast, {}, fast_head, sees_difference(recipe.first_stage, "fast")),
+        Pathway(slow, motion, slow_head, _sees_difference(recipe.first_stage, "slow")),
+        Pathway(fast, {}, fast_head, _sees_difference(recipe.first_stage, "fast")),
     )
     if recipe.first_stage.speed.channels_last:
         for weight in model.parameters():
@@ -185,17 +185,17 @@ def build(recipe: Recipe, *, weights_follow: bool = False) -> TwoPathways:
     return model
 
 
-def sees_difference(stage: Stage, pathway: str) -> bool:
+def _sees_difference(stage: Stage, pathway: str) -> bool:
     """Whether a pathway's input is the change from frame to frame."""
-    return bool(own_settings(stage, pathway).get("input", "rgb") == "difference")
+    return bool(_own_settings(stage, pathway).get("input", "rgb") == "difference")
 
 
-def own_settings(stage: Stage, pathway: str) -> dict[str, Any]:
+def _own_settings(stage: Stage, pathway: str) -> dict[str, Any]:
     """What a recipe says of one pathway alone."""
     return dict(stage.slow if pathway == "slow" else stage.fast)
 
 
-def check_frames(recipe: Recipe) -> None:
+def _check_frames(recipe: Recipe) -> None:
     """Whether there are changes to be seen in the windows of all stages.
 
     Raises:
@@ -203,18 +203,18 @@ def check_frames(recipe: Recipe) -> None:
     """
     for stage in recipe.stages:
         for pathway in PATHWAYS:
-            if sees_difference(stage, pathway) and stage.sampler.settings.get("frames", 2) < 2:
+            if _sees_difference(stage, pathway) and stage.sampler.settings.get("frames", 2) < 2:
                 raise RecipeError(
                     f"`{pathway}.input` is `difference`, but a window has one frame: nothing changes in it",
                     f"set sampler.frames to 2 or more, or {pathway}.input to rgb",
                 )
 
 
-def build_network(recipe: Recipe, pathway: str, weights_follow: bool) -> tuple[nn.Module, Head]:
+def _build_network(recipe: Recipe, pathway: str, weights_follow: bool) -> tuple[nn.Module, Head]:
     """Backbone and head of a pathway, with random weights or those that its backbone starts from."""
     stage, plugins = recipe.first_stage, registry.load()
     component = plugins.find("backbone", stage.backbone.name)
-    settings = stage.backbone.settings | own_settings(stage, pathway)
+    settings = stage.backbone.settings | _own_settings(stage, pathway)
     settings.pop("input", None)
     if registry.takes(component, "pathway"):
         settings["pathway"] = pathway
@@ -230,7 +230,7 @@ def stage_channels(backbone: nn.Module) -> tuple[int, ...]:
     return cast(tuple[int, ...], backbone.channels)
 
 
-def build_motion(recipe: Recipe, backbone: nn.Module) -> dict[int, nn.Module]:
+def _build_motion(recipe: Recipe, backbone: nn.Module) -> dict[int, nn.Module]:
     """The motion modules of a backbone by the stage that they follow.
 
     Raises:

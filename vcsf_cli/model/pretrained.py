@@ -32,21 +32,21 @@ FILE = "init.csv"
 """Of a run: every tensor of the files that it started from, and what became of it."""
 
 OWN = "vcsf"
-WHOLE = ("state_dict", "model")
+_WHOLE = ("state_dict", "model")
 """Under which key a file with more than weights has them."""
 
-EXPORTED = tuple(f"{pathway}.backbone." for pathway in PATHWAYS)
+_EXPORTED = tuple(f"{pathway}.backbone." for pathway in PATHWAYS)
 """How keys of an exported folder's weights begin."""
 
-UNCOUNTED = "num_batches_tracked"
+_UNCOUNTED = "num_batches_tracked"
 """Of a batch norm, which needs it only with a momentum of None; files from before it was invented have none."""
 
-SHOWN = 3
+_SHOWN = 3
 """Keys of a kind that an error names."""
 
 
 @dataclass(frozen=True)
-class WeightFile:
+class _WeightFile:
     """What a file holds.
 
     Args:
@@ -205,9 +205,9 @@ def read_pathway_weights(path: Path, digest: str, pathway: str, model: TwoPathwa
     Raises:
         InputError: If it can't be read, or does not fit.
     """
-    content = read_weight_file(path)
+    content = _read_weight_file(path)
     network = model.pathway(pathway)
-    layouts = {OWN: own_layout(network, pathway)} if content.own else backbone_layouts(network)
+    layouts = {OWN: _own_layout(network, pathway)} if content.own else _backbone_layouts(network)
     if not layouts:
         raise InputError(
             f"backbone `{backbone}` takes no weights of other code, and {path} is not what vcsf pretrain or export wrote",
@@ -215,7 +215,7 @@ def read_pathway_weights(path: Path, digest: str, pathway: str, model: TwoPathwa
         )
     name, prefix = closest(content.tensors, layouts)
     layout = layouts[name]
-    taken, lines, problems = match_tensors(content.tensors, layout, prefix, network.state_dict())
+    taken, lines, problems = _match_tensors(content.tensors, layout, prefix, network.state_dict())
     if problems:
         fitting = "the same backbone, motion module and settings" if content.own else f"`{backbone}`"
         raise InputError(
@@ -224,28 +224,28 @@ def read_pathway_weights(path: Path, digest: str, pathway: str, model: TwoPathwa
         )
     lines += [(key, "", "", "training state") for key in content.others]
     if layout.eps is not None:
-        fold_eps(network.backbone, layout.eps, taken)
+        _fold_eps(network.backbone, layout.eps, taken)
     labels = content.labels or layout.labels(content.tensors)
     return PathwayWeights(pathway, path, digest, name, labels, layout.remark, taken, lines)
 
 
-def read_weight_file(path: Path) -> WeightFile:
+def _read_weight_file(path: Path) -> _WeightFile:
     """What a file of weights holds; no code in it is run.
 
     Raises:
         InputError: If it is none.
     """
-    loaded = load_tensors(path)
+    loaded = _load_tensors(path)
     kind = loaded.get("kind") if isinstance(loaded, dict) else None
     if kind in (checkpoint.KIND, checkpoint.STAGE):
         tensors = loaded["task"]["model"] if kind == checkpoint.KIND else loaded["model"]
-        return WeightFile(tensors, [], True, used_labels(path, "status.json", "uses_labels"))
-    if path.suffix == ".safetensors" and any(key.startswith(EXPORTED) for key in loaded):
-        return WeightFile(loaded, [], True, used_labels(path, "config.json", "trained_with_labels"))
-    inner = next((key for key in WHOLE if isinstance(loaded, dict) and isinstance(loaded.get(key), dict)), None)
+        return _WeightFile(tensors, [], True, _used_labels(path, "status.json", "uses_labels"))
+    if path.suffix == ".safetensors" and any(key.startswith(_EXPORTED) for key in loaded):
+        return _WeightFile(loaded, [], True, _used_labels(path, "config.json", "trained_with_labels"))
+    inner = next((key for key in _WHOLE if isinstance(loaded, dict) and isinstance(loaded.get(key), dict)), None)
     tensors = loaded if inner is None else loaded[inner]
-    if not is_state(tensors):
-        found = f"a dict of {', '.join(map(repr, list(loaded)[:SHOWN]))}" if isinstance(loaded, dict) else type(loaded)
+    if not _is_state(tensors):
+        found = f"a dict of {', '.join(map(repr, list(loaded)[:_SHOWN]))}" if isinstance(loaded, dict) else type(loaded)
         raise InputError(
             f"{path} holds no weights by name but {found}",
             "what is wanted is a state dict: a dict of tensors, by itself or under the key `state_dict` or `model`",
@@ -253,10 +253,10 @@ def read_weight_file(path: Path) -> WeightFile:
     others = [] if inner is None else [str(key) for key in loaded if key != inner]
     if all(key.startswith("module.") for key in tensors):  # what torch's wrapper for several GPUs adds
         tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
-    return WeightFile(tensors, others)
+    return _WeightFile(tensors, others)
 
 
-def is_state(content: Any) -> bool:
+def _is_state(content: Any) -> bool:
     """Whether this is a state dict: tensors by name."""
     return (
         isinstance(content, dict)
@@ -265,7 +265,7 @@ def is_state(content: Any) -> bool:
     )
 
 
-def load_tensors(path: Path) -> Any:
+def _load_tensors(path: Path) -> Any:
     """What torch or safetensors reads from a file.
 
     Raises:
@@ -289,7 +289,7 @@ def load_tensors(path: Path) -> Any:
         ) from error
 
 
-def used_labels(path: Path, beside: str, key: str) -> bool:
+def _used_labels(path: Path, beside: str, key: str) -> bool:
     """Whether labels have trained one of vcsf's own files, which the file beside it says.
 
     Raises:
@@ -304,7 +304,7 @@ def used_labels(path: Path, beside: str, key: str) -> bool:
         ) from None
 
 
-def own_layout(network: Pathway, pathway: str) -> Layout:
+def _own_layout(network: Pathway, pathway: str) -> Layout:
     """How vcsf's own files name the weights of a pathway; its head is not taken, whatever there is besides is not either."""
     keys = {key: key for key in network.state_dict() if not key.startswith("head.")}
     left_out = {f"{other}.": f"the {other} pathway" for other in PATHWAYS if other != pathway}
@@ -312,7 +312,7 @@ def own_layout(network: Pathway, pathway: str) -> Layout:
     return Layout(keys, (f"{pathway}.",), left_out)
 
 
-def backbone_layouts(network: Pathway) -> dict[str, Layout]:
+def _backbone_layouts(network: Pathway) -> dict[str, Layout]:
     """How other code names the weights of a pathway's backbone, with our own keys as the pathway has them."""
     found: Mapping[str, Layout] = getattr(network.backbone, "layouts", {})
     return {
@@ -331,7 +331,7 @@ def closest(tensors: Mapping[str, Tensor], layouts: Mapping[str, Layout]) -> tup
     return max(known, key=lambda pair: known[pair])
 
 
-def match_tensors(
+def _match_tensors(
     tensors: Mapping[str, Tensor], layout: Layout, prefix: str, own: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[tuple[str, str, str, str]], list[str]]:
     """A file's tensors by our names, what became of each, and what does not fit, in words."""
@@ -362,22 +362,22 @@ def match_tensors(
         taken[name] = tensor
     wanted: dict[str, str] = {}
     for key, name in layout.keys.items():
-        if not name.endswith(UNCOUNTED):
+        if not name.endswith(_UNCOUNTED):
             wanted.setdefault(name, prefix + key)
     missing = [key for name, key in wanted.items() if name not in taken]
-    return taken, lines, in_words({"missing": missing, **wrong})
+    return taken, lines, _in_words({"missing": missing, **wrong})
 
 
-def in_words(wrong: Mapping[str, Sequence[str]]) -> list[str]:
+def _in_words(wrong: Mapping[str, Sequence[str]]) -> list[str]:
     """How many keys are wrong in which way, and the first of them."""
     return [
-        f"{len(keys)} {how} ({', '.join(keys[:SHOWN])}{', ...' if len(keys) > SHOWN else ''})"
+        f"{len(keys)} {how} ({', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''})"
         for how, keys in wrong.items()
         if keys
     ]
 
 
-def fold_eps(backbone: nn.Module, eps: float, taken: dict[str, Tensor]) -> None:
+def _fold_eps(backbone: nn.Module, eps: float, taken: dict[str, Tensor]) -> None:
     """Let running variances take up the difference between the file's eps and that of our batch norms.
 
     A batch norm divides by the root of variance + eps, so that it is the same in eval mode. In training it divides by the

@@ -18,20 +18,20 @@ WIDTH, HEIGHT = 380, 230
 LEFT, RIGHT, TOP, BOTTOM = 46, 86, 14, 36
 RIGHT_OF_KEY = 14
 """Where names stand below, not beside their lines."""
-LABEL_HEIGHT = 13
+_LABEL_HEIGHT = 13
 MOST_POINTS = 300
 """Of a line; longer ones are thinned to means of neighbouring points, which the eye can't tell from them."""
-MARKED = 16
+_MARKED = 16
 """Lines of at most so many points get a mark at each."""
 
 PATHWAYS_AND_BOTH = (*PATHWAYS, "both")
-CURVES = (
+_CURVES = (
     ("Loss", "{}_loss", "", 1.0, False),
     ("R@1 of the check on training clips", "{}_check_R@1", " %", 100.0, False),
     ("Mined positives that are of the class", "{}_monitoring_mined_precision", " %", 100.0, True),
 )
 """Of a training, each by pathway: title, column of metrics.csv, unit, factor, whether y begins at 0."""
-COMPARED = CURVES[:2]
+COMPARED = _CURVES[:2]
 COLOURS, STROKES = 7, ("", " second", " third")
 
 
@@ -81,7 +81,7 @@ class Chart:
     def drawn(self) -> Drawing:
         """Everything in its place."""
         right = WIDTH - (RIGHT_OF_KEY if self.key else RIGHT)
-        along, up = Axis.of(self._x(), LEFT, right, self.logarithmic), self._up()
+        along, up = _Axis.of(self._x(), LEFT, right, self.logarithmic), self._up()
         drawing = Drawing(self.title, self.below, self._in_words(), right)
         values = self.ticks or round_values(along.low, along.high, 4)
         drawing.across = [(along.place(value), number(value)) for value in values]
@@ -92,21 +92,21 @@ class Chart:
             words = [f"{line.name}, {self.below} {number(x)}: {number(y)}{self.unit}" for x, y in line.points]
             edge = [(along.place(x), up.place(low)) for x, low, _ in line.band]
             edge += [(along.place(x), up.place(high)) for x, _, high in reversed(line.band)]
-            drawing.lines.append(Drawn(line.name, line.kind, places, words if len(places) <= MARKED else [], edge))
+            drawing.lines.append(Drawn(line.name, line.kind, places, words if len(places) <= _MARKED else [], edge))
         if not self.key:
             ends = [line.places[-1][1] for line in drawing.lines]
-            drawing.labels = spread_out(ends, LABEL_HEIGHT, TOP + 4, HEIGHT - BOTTOM)
+            drawing.labels = spread_out(ends, _LABEL_HEIGHT, TOP + 4, HEIGHT - BOTTOM)
         return drawing
 
     def _x(self) -> list[float]:
         return [x for line in self.lines for x, _ in line.points]
 
-    def _up(self) -> Axis:
+    def _up(self) -> _Axis:
         found = [y for line in self.lines for _, y in line.points]
         found += [y for line in self.lines for _, *ends in line.band for y in ends]
         low, high = min(found), max(found)
         room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-        axis = Axis(0.0 if self.from_zero else low - room, high + room, HEIGHT - BOTTOM, TOP)
+        axis = _Axis(0.0 if self.from_zero else low - room, high + room, HEIGHT - BOTTOM, TOP)
         return axis
 
     def _in_words(self) -> str:
@@ -118,7 +118,7 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Axis:
+class _Axis:
     """From values to places in the drawing."""
 
     low: float
@@ -128,7 +128,7 @@ class Axis:
     logarithmic: bool = False
 
     @classmethod
-    def of(cls, values: Sequence[float], begin: float, end: float, logarithmic: bool) -> Axis:
+    def of(cls, values: Sequence[float], begin: float, end: float, logarithmic: bool) -> _Axis:
         """An axis just long enough for values."""
         low, high = min(values), max(values)
         return cls(low, high if high > low else low + 1, begin, end, logarithmic)
@@ -154,12 +154,12 @@ class Drawn:
     @property
     def path(self) -> str:
         """As SVG writes it."""
-        return svg_path(self.places)
+        return _svg_path(self.places)
 
     @property
     def band(self) -> str:
         """As SVG writes it; empty without one."""
-        return f"{svg_path(self.edge)}Z" if self.edge else ""
+        return f"{_svg_path(self.edge)}Z" if self.edge else ""
 
 
 @dataclass
@@ -177,7 +177,7 @@ class Drawing:
     labels: list[float] = field(default_factory=list)
 
 
-def svg_path(places: Sequence[tuple[float, float]]) -> str:
+def _svg_path(places: Sequence[tuple[float, float]]) -> str:
     """A line through places, as SVG writes it."""
     return "M" + "L".join(f"{x:g} {y:g}" for x, y in places)
 
@@ -218,7 +218,7 @@ def spread_out(places: Sequence[float], apart: float, low: float, high: float) -
     return found
 
 
-def read_metrics(path: Path) -> pd.DataFrame:
+def _read_metrics(path: Path) -> pd.DataFrame:
     """What a training logged; no rows without the file."""
     if not path.is_file():
         return pd.DataFrame({"step": []})
@@ -229,18 +229,18 @@ def read_metrics(path: Path) -> pd.DataFrame:
 def training_charts(metrics: Path) -> list[Chart]:
     """Curves of a training from its `metrics.csv`: losses, the check's R@1, the precision of mined positives and the
     learning rate; none without the file."""
-    table = read_metrics(metrics)
+    table = _read_metrics(metrics)
     if not len(table):
         return []
     stage = table["stage"] if "stage" in table else pd.Series(1, table.index)
     begins = table[stage.ne(stage.shift())].index[1:]
     borders = [(float(table["step"][index]), f"stage {stage[index]:g}") for index in begins]
     charts = []
-    for title, column, unit, factor, from_zero in CURVES:
-        lines = logged_lines([(name, table, column.format(name), name) for name in PATHWAYS_AND_BOTH], factor)
+    for title, column, unit, factor, from_zero in _CURVES:
+        lines = _logged_lines([(name, table, column.format(name), name) for name in PATHWAYS_AND_BOTH], factor)
         if lines:
             charts.append(Chart(title, lines, "step", unit, borders, from_zero=from_zero))
-    rate = logged_lines([("rate", table, "lr", "plain")], 1.0)
+    rate = _logged_lines([("rate", table, "lr", "plain")], 1.0)
     if rate:
         charts.append(Chart("Learning rate", rate, "step", "", borders, from_zero=True))
     return charts
@@ -252,17 +252,17 @@ def compared_charts(trainings: Mapping[str, tuple[Path, str]]) -> list[Chart]:
     Args:
         trainings: `metrics.csv` and kind of line by name.
     """
-    tables = [(name, read_metrics(path), kind) for name, (path, kind) in trainings.items()]
+    tables = [(name, _read_metrics(path), kind) for name, (path, kind) in trainings.items()]
     charts = []
     for title, column, unit, factor, from_zero in COMPARED:
         for pathway in PATHWAYS_AND_BOTH:
-            lines = logged_lines([(name, table, column.format(pathway), kind) for name, table, kind in tables], factor)
+            lines = _logged_lines([(name, table, column.format(pathway), kind) for name, table, kind in tables], factor)
             if lines:
                 charts.append(Chart(f"{title}, {pathway}", lines, "step", unit, from_zero=from_zero, key=True))
     return charts
 
 
-def logged_lines(wanted: Iterable[tuple[str, pd.DataFrame, str, str]], factor: float) -> list[Line]:
+def _logged_lines(wanted: Iterable[tuple[str, pd.DataFrame, str, str]], factor: float) -> list[Line]:
     """Lines of what was logged; those without a value are left out.
 
     Args:
@@ -270,14 +270,14 @@ def logged_lines(wanted: Iterable[tuple[str, pd.DataFrame, str, str]], factor: f
         factor: That values are multiplied by.
     """
     found = [
-        Line(name, thinned_points(table, column, factor), kind)
+        Line(name, _thinned_points(table, column, factor), kind)
         for name, table, column, kind in wanted
         if column in table
     ]
     return [line for line in found if line.points]
 
 
-def thinned_points(table: pd.DataFrame, column: str, factor: float) -> list[tuple[float, float]]:
+def _thinned_points(table: pd.DataFrame, column: str, factor: float) -> list[tuple[float, float]]:
     """A column's values by step, thinned if they are many; steps that have none are left out."""
     kept = table[["step", column]].dropna().astype(float).to_numpy()
     kept = kept[np.isfinite(kept).all(1)]

@@ -24,14 +24,14 @@ from vcsf_cli.report.pictures import layout_for, strips
 
 NEIGHBOURS = 5
 """Of a query that the gallery shows."""
-MOST_QUERIES = 4_000
+_MOST_QUERIES = 4_000
 """In the gallery; of more a part is drawn with a fixed seed."""
-MOST_VIDEOS = 16_000
+_MOST_VIDEOS = 16_000
 """That a page has pictures of: fewer queries are shown if they and their neighbours are more."""
 
 
 @dataclass(frozen=True)
-class NeighbourLists:
+class _NeighbourLists:
     """The neighbours of every query by one pathway, as rows of the manifest.
 
     Args:
@@ -67,11 +67,11 @@ def build_clips(manifest: Manifest, parts: QueryGallery, folders: Mapping[str, P
     Raises:
         DataError: If the dataset's shards can't be read.
     """
-    found = {name: read_neighbours(folder, manifest, parts) for name, folder in folders.items()}
+    found = {name: _read_neighbours(folder, manifest, parts) for name, folder in folders.items()}
     if not all(found.values()):
         return None
     near = [each.near for by_pathway in found.values() for each in by_pathway.values()]
-    shown = shown_queries(near)
+    shown = _shown_queries(near)
     points = embedding.chosen(len(parts.rows))
     mapped = parts.rows[points] if len(points) >= embedding.FEWEST else np.empty(0, np.int64)
     rows = np.unique(np.concatenate([parts.query[shown], mapped, *(each[shown].ravel() for each in near)]))
@@ -79,7 +79,7 @@ def build_clips(manifest: Manifest, parts: QueryGallery, folders: Mapping[str, P
     place = np.full(len(manifest.table), -1)
     place[rows] = np.arange(len(rows))
     layout = layout_for(len(rows))
-    classes = clip_classes(manifest, parts)
+    classes = _clip_classes(manifest, parts)
     first = next(iter(found.values()))
     data = {
         "classes": classes.names,
@@ -88,21 +88,21 @@ def build_clips(manifest: Manifest, parts: QueryGallery, folders: Mapping[str, P
         "frames": layout.frames,
         "marked": bool(classes.names),
         "scored": not parts.leave_one_out,
-        "words": describe_gallery(parts.leave_one_out, bool(classes.names), len(shown), len(parts.query)),
+        "words": _describe_gallery(parts.leave_one_out, bool(classes.names), len(shown), len(parts.query)),
         "mapped": place[mapped].tolist(),
-        "map_words": describe_map(len(points), len(parts.rows), parts.leave_one_out, bool(classes.names)),
-        "recall": [] if parts.leave_one_out else [class_recall(manifest, classes, parts.query, first)],
+        "map_words": _describe_map(len(points), len(parts.rows), parts.leave_one_out, bool(classes.names)),
+        "recall": [] if parts.leave_one_out else [_class_recall(manifest, classes, parts.query, first)],
     }
     views = [
         view(name, found[name], shown, place, folders[name], points)
-        | ({} if parts.leave_one_out else {"confusion": count_confusion(classes.numbers, parts.query, found[name])})
+        | ({} if parts.leave_one_out else {"confusion": _count_confusion(classes.numbers, parts.query, found[name])})
         for name in folders
     ]
     return Clips(data, views, strips(manifest, rows, layout, os.cpu_count() or 1))
 
 
 def view(
-    name: str, found: Mapping[str, NeighbourLists], shown: Indices, place: Indices, folder: Path, points: Indices
+    name: str, found: Mapping[str, _NeighbourLists], shown: Indices, place: Indices, folder: Path, points: Indices
 ) -> dict[str, Any]:
     """What one run finds for the queries that are shown, and its map.
 
@@ -114,7 +114,7 @@ def view(
         folder: Where its features are.
         points: Which of the clips that take part are on the map.
     """
-    places = embedding.places(read_unit_features(folder, points))
+    places = embedding.places(_read_unit_features(folder, points))
     return {
         "name": name,
         "pathways": list(found),
@@ -129,7 +129,7 @@ def view(
     }
 
 
-def read_neighbours(folder: Path, manifest: Manifest, parts: QueryGallery) -> dict[str, NeighbourLists]:
+def _read_neighbours(folder: Path, manifest: Manifest, parts: QueryGallery) -> dict[str, _NeighbourLists]:
     """The nearest clips by pathway, from `neighbours.csv`."""
     columns = {"query": str, "pathway": str, "rank": int, "neighbour": str, "similarity": float}
     table = pd.read_csv(
@@ -147,25 +147,25 @@ def read_neighbours(folder: Path, manifest: Manifest, parts: QueryGallery) -> di
         near, similarity = np.full(shape, -1), np.zeros(shape)
         near[query[of], rank[of]] = neighbour[of]
         similarity[query[of], rank[of]] = table["similarity"].to_numpy()[of]
-        found[str(pathway)] = NeighbourLists(near, similarity)
+        found[str(pathway)] = _NeighbourLists(near, similarity)
     return found
 
 
-def shown_queries(near: Sequence[Indices]) -> Indices:
+def _shown_queries(near: Sequence[Indices]) -> Indices:
     """Which queries the gallery shows: all, or as many of them, drawn with a fixed seed, as a page holds.
 
     Args:
         near: The neighbours of every query, (Q, k) for each pathway and run.
     """
     every = np.concatenate(near, axis=1)
-    order = np.random.default_rng(0).permutation(len(every))[:MOST_QUERIES]
-    while len(order) + len(np.unique(every[order])) > MOST_VIDEOS:
+    order = np.random.default_rng(0).permutation(len(every))[:_MOST_QUERIES]
+    while len(order) + len(np.unique(every[order])) > _MOST_VIDEOS:
         order = order[: len(order) * 9 // 10]
     shown: Indices = np.sort(order)
     return shown
 
 
-def read_unit_features(folder: Path, points: Indices) -> Features:
+def _read_unit_features(folder: Path, points: Indices) -> Features:
     """Unit-length features of some of the clips that take part, from `features.parquet`, centred as the benchmark does."""
     table = pq.read_table(folder / "features.parquet")
     part = np.array(table["part"].to_pylist())
@@ -178,7 +178,7 @@ def read_unit_features(folder: Path, points: Indices) -> Features:
     return features
 
 
-def clip_classes(manifest: Manifest, parts: QueryGallery) -> Classes:
+def _clip_classes(manifest: Manifest, parts: QueryGallery) -> Classes:
     """The classes of the clips that take part."""
     labels = manifest.table["label"].to_numpy(object)
     names = sorted({str(label) for label in labels[parts.rows] if pd.notna(label)})
@@ -186,7 +186,7 @@ def clip_classes(manifest: Manifest, parts: QueryGallery) -> Classes:
     return Classes(names, np.array([-1 if pd.isna(label) else number.get(str(label), -1) for label in labels]))
 
 
-def count_confusion(classes: Indices, query: Indices, found: Mapping[str, NeighbourLists]) -> dict[str, Any]:
+def _count_confusion(classes: Indices, query: Indices, found: Mapping[str, _NeighbourLists]) -> dict[str, Any]:
     """How often the nearest clip of a class's queries is of which class, by pathway: (class, class, count).
 
     Args:
@@ -202,8 +202,8 @@ def count_confusion(classes: Indices, query: Indices, found: Mapping[str, Neighb
     return confusion
 
 
-def class_recall(
-    manifest: Manifest, classes: Classes, query: Indices, found: Mapping[str, NeighbourLists]
+def _class_recall(
+    manifest: Manifest, classes: Classes, query: Indices, found: Mapping[str, _NeighbourLists]
 ) -> dict[str, Any]:
     """R@1 of each class by pathway."""
     videos = manifest.table["video"].to_numpy(object)[query]
@@ -237,7 +237,7 @@ def by_class(title: str, manifest: Manifest, hits: Mapping[tuple[str, str], pd.S
     }
 
 
-def describe_gallery(leave_one_out: bool, marked: bool, shown: int, count: int) -> str:
+def _describe_gallery(leave_one_out: bool, marked: bool, shown: int, count: int) -> str:
     """What the gallery shows."""
     where = "other clips" if leave_one_out else "training clips"
     words = [f"Each query with its nearest {where} by each pathway, and how similar they are (cosine)."]
@@ -250,7 +250,7 @@ def describe_gallery(leave_one_out: bool, marked: bool, shown: int, count: int) 
     return " ".join(words)
 
 
-def describe_map(points: int, count: int, leave_one_out: bool, marked: bool) -> str:
+def _describe_map(points: int, count: int, leave_one_out: bool, marked: bool) -> str:
     """What the map shows."""
     words = [
         "t-SNE of the features: near clips are similar; distances between groups and sizes of groups mean nothing."

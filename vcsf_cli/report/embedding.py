@@ -15,9 +15,9 @@ from vcsf_cli.features.neighbours import FloatArray
 MOST = 2_000
 """Points of a map: t-SNE of so many takes some 5 seconds a pathway, and more would hide each other."""
 FEWEST = 5
-DIMENSIONS = 50
+_DIMENSIONS = 50
 """Of the features that t-SNE sees, as its authors do (van der Maaten and Hinton, JMLR 2008)."""
-PERPLEXITY = 30
+_PERPLEXITY = 30
 STEPS = 500
 SIDE = 1000
 """Places are whole numbers from 0 to this."""
@@ -43,16 +43,16 @@ def places(features: Features) -> dict[str, npt.NDArray[np.int64]]:
         features = features | {"both": np.concatenate(list(features.values()), axis=1)}
     # On several threads sums are formed in any order, and two calls give two maps.
     with threadpool_limits(1):
-        return {pathway: within(in_two_dimensions(values)) for pathway, values in features.items()}
+        return {pathway: within(_in_two_dimensions(values)) for pathway, values in features.items()}
 
 
-def in_two_dimensions(features: FloatArray) -> FloatArray:
+def _in_two_dimensions(features: FloatArray) -> FloatArray:
     """t-SNE of features (N, C) from their first principal components, (N, 2)."""
     count = len(features)
     if min(features.shape) < 2 or not np.ptp(features, axis=0).any():
         return np.zeros((count, 2), np.float32)
-    reduced = PCA(min(DIMENSIONS, *features.shape), svd_solver="full").fit_transform(features.astype(np.float64))
-    perplexity = min(PERPLEXITY, (count - 1) / 3)
+    reduced = PCA(min(_DIMENSIONS, *features.shape), svd_solver="full").fit_transform(features.astype(np.float64))
+    perplexity = min(_PERPLEXITY, (count - 1) / 3)
     begin = reduced[:, :2] / reduced[:, 0].std() * 1e-4
     found: FloatArray = TSNE(perplexity=perplexity, init=begin, max_iter=STEPS, random_state=0).fit_transform(reduced)
     return found

@@ -21,14 +21,14 @@ from vcsf_cli.narrate import Progress
 PAGE_CHARACTERS = 24_000_000
 """All pictures of a page, in base64; with names, neighbours and the page itself it stays under 30 MB."""
 
-LAYOUTS = ((8, 80), (8, 64), (6, 64), (6, 56), (4, 56), (4, 48), (3, 48), (2, 48), (1, 48), (1, 32))
+_LAYOUTS = ((8, 80), (8, 64), (6, 64), (6, 56), (4, 56), (4, 48), (3, 48), (2, 48), (1, 48), (1, 32))
 """Frames and pixels of a side, from the richest to the poorest."""
 
-BYTES_A_PIXEL = 0.13
+_BYTES_A_PIXEL = 0.13
 """What WebP takes for such small pictures at a quality of 45: the mean over clips of UCF101."""
 
-QUALITIES = (60, 45, 30, 15)
-SMALLEST = 4
+_QUALITIES = (60, 45, 30, 15)
+_SMALLEST = 4
 """Pixels of a side below which a picture shows nothing."""
 
 
@@ -50,8 +50,8 @@ class Layout:
 def layout_for(videos: int) -> Layout:
     """The richest layout in which so many videos fit into a page."""
     largest = PAGE_CHARACTERS * 3 // 4 // max(1, videos)
-    for frames, side in LAYOUTS:
-        if frames * side * side * BYTES_A_PIXEL <= largest:
+    for frames, side in _LAYOUTS:
+        if frames * side * side * _BYTES_A_PIXEL <= largest:
             break
     return Layout(frames, side, largest)
 
@@ -65,9 +65,9 @@ def strip(jpegs: Sequence[bytes], layout: Layout) -> bytes:
     """The centre squares of frames side by side, as WebP of at most `layout.largest` bytes: where no quality is low enough,
     as for noise, the squares are smaller."""
     side, data = layout.side, b""
-    while side >= SMALLEST:
+    while side >= _SMALLEST:
         image = np.concatenate([square(jpeg, side) for jpeg in jpegs], axis=1)
-        for quality in QUALITIES:
+        for quality in _QUALITIES:
             data = cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
             if len(data) <= layout.largest:
                 return data

@@ -27,7 +27,7 @@ class MetricsFile:
         if records:
             self.columns = list(records[0])
             self._rewrite(
-                [each for each in records if int(each["step"]) <= step and record_place(each) <= (stage, epoch)]
+                [each for each in records if int(each["step"]) <= step and _record_place(each) <= (stage, epoch)]
             )
 
     def read(self) -> list[dict[str, str]]:
@@ -60,7 +60,7 @@ class MetricsFile:
             writer.writerows(records)
 
 
-def record_place(record: Mapping[str, str]) -> tuple[int, int]:
+def _record_place(record: Mapping[str, str]) -> tuple[int, int]:
     """Stage and finished epochs of a record."""
     return int(record["stage"]), int(float(record["epoch"] or 0))
 

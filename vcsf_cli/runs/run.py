@@ -22,7 +22,7 @@ from vcsf_cli.narrate import say
 from vcsf_cli.runs import trained_on
 from vcsf_cli.storage.files import write_text
 
-PACKAGES = (
+_PACKAGES = (
     "torch",
     "torchvision",
     "timm",
@@ -160,7 +160,7 @@ def environment() -> dict[str, Any]:
     import torch  # it takes seconds, and who only reads runs needs none of it
 
     versions = {}
-    for package in PACKAGES:
+    for package in _PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
@@ -195,7 +195,7 @@ def _read_status(folder: Path) -> dict[str, Any]:
     return status
 
 
-def newest_run(runs: Path) -> Run | None:
+def _newest_run(runs: Path) -> Run | None:
     """The finished run that ended last, None if there is none.
 
     Runs that can't be used, because they are damaged or a plugin is absent, are passed over with a warning if they may be
@@ -245,7 +245,7 @@ def find_run(runs: Path, named: str | None) -> Run:
         InputError: If there is none, or several begin like this.
     """
     if named is None:
-        newest = newest_run(runs)
+        newest = _newest_run(runs)
         if newest is None:
             raise InputError(f"there is no finished run in {runs}", "train one first: vcsf pretrain recipes/demo.yaml")
         return newest

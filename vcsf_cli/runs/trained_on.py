@@ -33,7 +33,7 @@ OWN = "vcsf"
 
 UNKNOWN = "training_clips_unknown"
 """In `status.json`: names of the files that a run started from and whose training clips are not known."""
-DIGITS = 16
+_DIGITS = 16
 """Hexadecimal digits of a clip's SHA-256 that are kept: enough to tell clips apart."""
 
 UNTRAINED: dict[str, Any] = {"training_data": "", "seen": None}
@@ -121,7 +121,7 @@ class Exposure:
 def training_clips(manifest: Manifest, split: int) -> pd.DataFrame:
     """The clips that a training on a split of a dataset sees, columns as in the file of a run."""
     table = manifest.table.iloc[manifest.training_part(split)]
-    found = table[["video", "source"]].assign(dataset=manifest.name, sha256=table["sha256"].str[:DIGITS])
+    found = table[["video", "source"]].assign(dataset=manifest.name, sha256=table["sha256"].str[:_DIGITS])
     return found[["dataset", "video", "source", "sha256"]].astype(str)
 
 
@@ -237,7 +237,7 @@ def _seen_rows(manifest: Manifest, split: int, clips: pd.DataFrame, names: Colle
     """
     table = manifest.table
     named = clips[clips["dataset"].isin(names)]
-    digest, source = table["sha256"].str[:DIGITS], table["source"]
+    digest, source = table["sha256"].str[:_DIGITS], table["source"]
     train = manifest.part(split, "train")
     clip = table["video"].isin(named["video"])
     clip |= digest.isin(clips["sha256"]) & ~digest.isin(digest.iloc[train])

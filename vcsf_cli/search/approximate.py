@@ -23,17 +23,17 @@ from vcsf_cli.storage import files
 
 WORTH_IT = 1_000_000
 """Windows from which on an exact search takes a second a query, and more where memory does not hold the gallery."""
-GROWTH = 2.0
+_GROWTH = 2.0
 """The lists are drawn up anew when a gallery has become so many times as large, or as small, as it was."""
-WINDOWS_A_LIST = 64
+_WINDOWS_A_LIST = 64
 """That k-means learns a list from; faiss asks for 39."""
-SAMPLE = 64
+_SAMPLE = 64
 """Windows of the gallery whose neighbours are compared with exact ones."""
 COMPARED = 10
 """Nearest recordings that are compared."""
 ENOUGH = 0.95
 """Share of the exact neighbours that must be found."""
-MORE = 4
+_MORE = 4
 """Candidates a recording that is wanted."""
 
 
@@ -90,13 +90,13 @@ class Approximate:
     def candidates(self, query: Features, group: Indices, k: int) -> list[Indices]:
         """Recordings that are probably the nearest of each group, some more than k."""
         vectors = unit_vectors(query, self.mean, self.pathway)
-        wanted, probes = MORE * 2 * k, self.probes
+        wanted, probes = _MORE * 2 * k, self.probes
         enough, everything = min(k, len(self.windows.names)), len(self.windows)
         while True:
             self.index.nprobe = probes
             similarity, rows = self.index.search(vectors, min(wanted, everything))
             parts = zip(np.split(similarity, beginnings(group)[1:]), np.split(rows, beginnings(group)[1:]), strict=True)
-            found = [self._recordings(*part, MORE * k) for part in parts]
+            found = [self._recordings(*part, _MORE * k) for part in parts]
             if min(map(len, found)) >= enough or (wanted >= everything and probes >= self.index.nlist):
                 return found
             # Many windows of few recordings, or short lists: look further.
@@ -119,7 +119,7 @@ class Approximate:
             index = self.faiss.read_index(str(file), self.faiss.IO_FLAG_MMAP)
         except (OSError, ValueError, RuntimeError, KeyError):
             return None, {}
-        if not 1 / GROWTH <= len(self.windows) / state["trained_on"] <= GROWTH:
+        if not 1 / _GROWTH <= len(self.windows) / state["trained_on"] <= _GROWTH:
             return None, {}
         self.file = file
         return index, state
@@ -128,7 +128,7 @@ class Approximate:
         """An empty index with its lists drawn up, and its state."""
         count = len(self.windows)
         lists = max(1, min(int(2 * np.sqrt(count)), count // 39))
-        chosen = np.random.default_rng(0).choice(count, min(count, lists * WINDOWS_A_LIST), replace=False)
+        chosen = np.random.default_rng(0).choice(count, min(count, lists * _WINDOWS_A_LIST), replace=False)
         vectors = self._vectors(np.sort(chosen), self.windows.mean)
         index = self.faiss.index_factory(vectors.shape[1], f"IVF{lists},SQ8", self.faiss.METRIC_INNER_PRODUCT)
         index.cp.min_points_per_centroid = 1  # a gallery of a few windows has one list: nothing to warn of
@@ -172,7 +172,7 @@ class Approximate:
         A window's own recording does not count: a query that nobody has prepared has none.
         """
         count = len(self.windows)
-        sample = np.sort(np.random.default_rng(1).choice(count, min(SAMPLE, count), replace=False))
+        sample = np.sort(np.random.default_rng(1).choice(count, min(_SAMPLE, count), replace=False))
         query = {name: np.asarray(rows[self.windows.row[sample]]) for name, rows in self.windows.features.items()}
         group, own = np.arange(len(sample)), self.windows.recording[sample]
         nearest = nearest_recordings(query, group, self.windows, self.pathway, COMPARED + 1)

@@ -112,12 +112,12 @@ def rank(
     found: list[Pair] = []
     for number, recordings in enumerate(candidates):
         begin, end = (int(edge) for edge in np.searchsorted(group, [number, number + 1]))
-        pairs = [best_pair(vectors[begin:end], number, begin, windows, int(each), pathway) for each in recordings]
+        pairs = [_best_pair(vectors[begin:end], number, begin, windows, int(each), pathway) for each in recordings]
         found += sorted(pairs, key=lambda pair: (-pair.similarity, pair.recording))[:k]
     return found
 
 
-def best_pair(vectors: FloatArray, group: int, first: int, windows: Windows, recording: int, pathway: str) -> Pair:
+def _best_pair(vectors: FloatArray, group: int, first: int, windows: Windows, recording: int, pathway: str) -> Pair:
     """The most similar windows of a group, whose first window is number `first`, and a recording."""
     best = Pair(group, recording, -np.inf, first, int(windows.starts[recording]))
     for begin in range(int(windows.starts[recording]), int(windows.starts[recording + 1]), ROWS_AT_ONCE):

@@ -31,13 +31,13 @@ from vcsf_cli.storage import files
 FloatArray = npt.NDArray[np.float32]
 Times = npt.NDArray[np.float64]
 
-HEADER_BYTES = 128
+_HEADER_BYTES = 128
 """Of a `.npy` file of rows: numpy leaves room in it for a number of rows that grows."""
 ROWS_AT_ONCE = 4096
 """Rows that are centred and scaled together: few enough for the processor's cache, enough for a fast matrix product."""
 SHORTEST = np.float32(1e-12)
 """A feature that is the mean itself has no direction; it is similar to nothing."""
-SECONDS_BETWEEN_WRITES = 5.0
+_SECONDS_BETWEEN_WRITES = 5.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def pathways_in(pathway: str) -> tuple[str, ...]:
     return PATHWAYS if pathway == "both" else (pathway,)
 
 
-def vector_lengths(vectors: FloatArray) -> FloatArray:
+def _vector_lengths(vectors: FloatArray) -> FloatArray:
     """The lengths (N,) of vectors (N, C)."""
     lengths: FloatArray = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
     return lengths
@@ -110,7 +110,7 @@ def unit_vectors(features: Features, mean: Features, pathway: str) -> FloatArray
     parts = []
     for name in used:
         centred = features[name] - mean[name]
-        length = vector_lengths(centred) * np.float32(np.sqrt(len(used)))
+        length = _vector_lengths(centred) * np.float32(np.sqrt(len(used)))
         centred /= np.maximum(length, SHORTEST)[:, None]
         parts.append(centred)
     vectors: FloatArray = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
@@ -146,7 +146,7 @@ def recordings(manifest: Manifest) -> tuple[npt.NDArray[np.object_], Indices, Ti
     return np.array(list(numbered), object), owner, begin
 
 
-class GrowingRows:
+class _GrowingRows:
     """A `.npy` file of float32 rows that grows.
 
     Args:
@@ -161,7 +161,7 @@ class GrowingRows:
         """Append rows (n, C) and see them onto the disk."""
         width = values.shape[1]
         with self.path.open("r+b" if self.path.exists() else "w+b") as file:
-            file.seek(HEADER_BYTES + 4 * width * self.rows)
+            file.seek(_HEADER_BYTES + 4 * width * self.rows)
             file.write(np.ascontiguousarray(values, "<f4").data)
             self.rows += len(values)
             file.truncate()
@@ -207,7 +207,7 @@ class Gallery:
         stored = min((len(self._stored(pathway)) for pathway in PATHWAYS), default=0) if lines else 0
         good = 0
         for line in lines:
-            entry = parse_entry(line)
+            entry = _parse_entry(line)
             if entry is None or entry["first"] + entry["windows"] > stored:
                 break
             good += len(line)
@@ -215,7 +215,7 @@ class Gallery:
             self.rows = entry["first"] + entry["windows"]
         if lines:
             os.truncate(self.journal, good)
-        self._files = {pathway: GrowingRows(self.folder / f"{pathway}.npy", self.rows) for pathway in PATHWAYS}
+        self._files = {pathway: _GrowingRows(self.folder / f"{pathway}.npy", self.rows) for pathway in PATHWAYS}
 
     def _stored(self, pathway: str) -> FloatArray:
         """The rows of a pathway's file; none if it is damaged."""
@@ -227,8 +227,8 @@ class Gallery:
         except (OSError, ValueError):
             return np.empty((0, 1), np.float32)
         # Counted by what is there: a call that was killed may have left a header that is ahead of it, or behind.
-        rows = (path.stat().st_size - HEADER_BYTES) // (4 * width)
-        return np.memmap(path, "<f4", "r", HEADER_BYTES, (rows, width)) if rows else np.empty((0, width), np.float32)
+        rows = (path.stat().st_size - _HEADER_BYTES) // (4 * width)
+        return np.memmap(path, "<f4", "r", _HEADER_BYTES, (rows, width)) if rows else np.empty((0, width), np.float32)
 
     def _entry(self, clip: int) -> dict[str, Any] | None:
         """What the journal says of a clip, None if it is not there or was another clip."""
@@ -252,7 +252,7 @@ class Gallery:
         entry = {"video": self.videos[clip], "sha256": self.hashes[clip], "first": self.rows, "windows": count}
         self.rows += count
         self._waiting.append((entry, features))
-        if time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
+        if time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
             self.flush()
 
     def flush(self) -> None:
@@ -302,7 +302,7 @@ class Gallery:
             np.savez(file, windows=np.array(these), **arrays)  # type: ignore[arg-type]  # numpy's stub takes no names
 
 
-def parse_entry(line: bytes) -> dict[str, Any] | None:
+def _parse_entry(line: bytes) -> dict[str, Any] | None:
     """A line of the journal, None if it was not written to its end."""
     try:
         entry: dict[str, Any] = json.loads(line)
@@ -317,7 +317,7 @@ def mean_and_lengths(windows: Windows, pathway: str) -> tuple[FloatArray, FloatA
     blocks = range(0, len(windows), ROWS_AT_ONCE)
     total = sum(windows.raw(pathway, begin, begin + ROWS_AT_ONCE).sum(0, dtype=np.float64) for begin in blocks)
     mean = np.asarray(total / len(windows), np.float32)
-    lengths = [vector_lengths(windows.raw(pathway, begin, begin + ROWS_AT_ONCE) - mean) for begin in blocks]
+    lengths = [_vector_lengths(windows.raw(pathway, begin, begin + ROWS_AT_ONCE) - mean) for begin in blocks]
     return mean, np.concatenate(lengths)
 
 

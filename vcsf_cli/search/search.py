@@ -127,7 +127,7 @@ class Search:
         busy = RunError(f"another search is at work on {self.folder}", "wait until it has built the index")
         with files.only_one(self.folder / "lock", busy):
             windows = self._gallery()
-            approximate = Approximate(self.folder, windows, pathway) if wants_faiss(index, len(windows)) else None
+            approximate = Approximate(self.folder, windows, pathway) if _wants_faiss(index, len(windows)) else None
         of_all: Features = {
             name: np.concatenate([query.windows.features[name] for query in queries]) for name in PATHWAYS
         }
@@ -141,7 +141,7 @@ class Search:
                 f"{approximate.recall:.0%} of the exact neighbours of a sample"
             )
             pairs = approximate.search(of_all, group, k)
-        return answer_table(pairs, queries, owner, windows, pathway)
+        return _answer_table(pairs, queries, owner, windows, pathway)
 
     def _gallery(self) -> Windows:
         """The windows of all clips of the gallery; those that have no features yet are computed."""
@@ -168,7 +168,7 @@ class Search:
         return gallery.windows()
 
 
-def wants_faiss(index: str, windows: int) -> bool:
+def _wants_faiss(index: str, windows: int) -> bool:
     """Whether to search with faiss; where it would pay but is not installed, an exact search still works."""
     if index != "auto" or windows < WORTH_IT:
         return index == "faiss"
@@ -180,7 +180,7 @@ def wants_faiss(index: str, windows: int) -> bool:
     return True
 
 
-def answer_table(
+def _answer_table(
     pairs: list[Pair], queries: list[Query], owner: Indices, windows: Windows, pathway: str
 ) -> pd.DataFrame:
     """Answers as rows, in the order of queries and ranks."""

@@ -232,7 +232,7 @@ def encode_with(
     """
     found: dict[str, list[npt.NDArray[np.float32]]] = {}
     times: list[tuple[float, float]] = []
-    for windows in in_batches(video.windows(), WINDOWS_AT_ONCE):
+    for windows in _in_batches(video.windows(), WINDOWS_AT_ONCE):
         frames = torch.from_numpy(np.stack([window.frames for window in windows]))
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             features = encode(frames.to(device), [window.view for window in windows])
@@ -253,7 +253,7 @@ def encode_batch(model: TwoPathways, frames: Tensor, views: list[View]) -> dict[
     return model.features(seen_by(views[0], to_input(frames)), positions)
 
 
-def in_batches(windows: Iterator[Window], size: int) -> Iterator[list[Window]]:
+def _in_batches(windows: Iterator[Window], size: int) -> Iterator[list[Window]]:
     """Windows in lists of `size`, the last one shorter."""
     batch: list[Window] = []
     for window in windows:

@@ -17,7 +17,7 @@ try:
     import fcntl
 except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
-LOCKS = fcntl is not None
+_LOCKS = fcntl is not None
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def whole(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            if not LOCKS:  # Windows renames no open file; elsewhere it stays locked until it has its name
+            if not _LOCKS:  # Windows renames no open file; elsewhere it stays locked until it has its name
                 file.close()
             partial.replace(path)
     finally:
@@ -55,7 +55,7 @@ def _open_partial(path: Path, mode: str) -> IO[Any]:
     while True:
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
         file = partial.open(mode.replace("w", "x"), **text)
-        if not LOCKS:
+        if not _LOCKS:
             return file
         with suppress(OSError):  # a file system without locks: there nobody removes what others left
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -68,7 +68,7 @@ def _remove_abandoned(path: Path) -> None:
     """Remove files that were begun as `path` and that no process has locked, among them those that earlier versions
     named after their process."""
     name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]+\.partial")
-    for partial in path.parent.glob(".*.partial") if LOCKS else ():
+    for partial in path.parent.glob(".*.partial") if _LOCKS else ():
         if name.fullmatch(partial.name):
             # It is open for writing, as some network file systems want it of what is locked.
             with suppress(OSError), partial.open("r+b") as file:

@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 
 from vcsf_cli.errors import InputError
 
-MOST_WORKERS = 16
+_MOST_WORKERS = 16
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Compute:
     def num_workers(self) -> int:
         """Number of processes that read clips for each process that trains."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        good = min(MOST_WORKERS, max(1, (cores - 1) // self.processes))
+        good = min(_MOST_WORKERS, max(1, (cores - 1) // self.processes))
         return good if self.workers is None else self.workers
 
     def device(self) -> torch.device:
@@ -92,7 +92,7 @@ class Compute:
         """Lightning Fabric on this device."""
         device = self.device()
         if device.type == "cpu":
-            keep_freed_memory()
+            _keep_freed_memory()
         warnings.filterwarnings("ignore", ".*GPU available but not used.*")
         warnings.filterwarnings("ignore", ".*all_gather is deprecated.*")  # Fabric's call, not ours
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -109,7 +109,7 @@ class Compute:
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
-def keep_freed_memory() -> None:
+def _keep_freed_memory() -> None:
     """Keep the memory of freed tensors for the next ones instead of giving it back to the kernel, which has to clear
     every page again at each step: a quarter of a step's time on a CPU. Works with glibc, elsewhere nothing happens."""
     try:

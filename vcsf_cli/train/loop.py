@@ -114,14 +114,14 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C or a polite kill, after a checkpoint was saved."""
 
 
-class Stopper:
+class _Stopper:
     """Turns the first SIGINT or SIGTERM into a request to stop after the step; the second one stops at once."""
 
     def __init__(self) -> None:
         self.requested = False
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Stopper:
+    def __enter__(self) -> _Stopper:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._request)
         return self
@@ -203,10 +203,10 @@ def fit(
         RunError: If the loss is not finite, or a process that reads has died.
     """
     done = position.epoch * plan.batches + position.batch
-    clock = Clock()
+    clock = _Clock()
     saved = time.monotonic()
     steps = Progress(plan.epochs * plan.batches, "steps", "training", done)
-    with reader_deaths(), Stopper() as stopper, steps as progress:
+    with reader_deaths(), _Stopper() as stopper, steps as progress:
         for batch in clock.waiting(batches):
             passed = position.epoch + position.batch / plan.batches
             for group in optimizer.param_groups:
@@ -214,7 +214,7 @@ def fit(
             # Draws are each process's own, and in one process what they always were.
             torch.manual_seed((plan.seed * 1_000_003 + position.step) * fabric.world_size + fabric.global_rank)
             if task.ready:
-                values = train_step(fabric, task, optimizer, batch, position, log.run)
+                values = _train_step(fabric, task, optimizer, batch, position, log.run)
             else:
                 values = {}
                 task.enqueue(batch)
@@ -222,14 +222,14 @@ def fit(
             epoch_ends = position.batch == 0
             ends = epoch_ends and position.epoch == plan.epochs
             if position.count and (position.step % plan.log_every == 0 or ends):
-                log.write(build_record(position, task, plan, optimizer, clock))
+                log.write(_build_record(position, task, plan, optimizer, clock))
             if epoch_ends and plan.check_every and (position.epoch % plan.check_every == 0 or ends):
                 if fabric.is_global_zero:
-                    log.write({**stamp(position, plan), **task.evaluate()})
+                    log.write({**_stamp(position, plan), **task.evaluate()})
                 fabric.barrier()
                 clock.restart()
             progress.advance(1, progress_note(log.last, position, plan))
-            if any_process(fabric, stopper.requested):
+            if _any_process(fabric, stopper.requested):
                 save()
                 raise Interrupted
             if time.monotonic() - saved > plan.save_every and not ends:
@@ -237,7 +237,7 @@ def fit(
                 saved = time.monotonic()
 
 
-def train_step(
+def _train_step(
     fabric: Fabric, task: Task, optimizer: torch.optim.Optimizer, batch: Batch, position: TrainState, run: Run
 ) -> dict[str, float]:
     """One step of the optimiser; the terms of the batch.
@@ -250,9 +250,9 @@ def train_step(
         for name, value in terms.items():
             sums[name] = sums.get(name, torch.zeros_like(value.detach())) + share * value.detach()
         fabric.backward(share * terms["loss"])
-    values = average_terms(fabric, sums)
+    values = _average_terms(fabric, sums)
     path = run.folder / ("bad_batch.json" if fabric.world_size == 1 else f"bad_batch-{fabric.global_rank}.json")
-    check_finite(values, task.name(batch), position, path)
+    _check_finite(values, task.name(batch), position, path)
     task.average_gradients()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -260,7 +260,7 @@ def train_step(
     return values
 
 
-def average_terms(fabric: Fabric, terms: Mapping[str, Tensor]) -> dict[str, float]:
+def _average_terms(fabric: Fabric, terms: Mapping[str, Tensor]) -> dict[str, float]:
     """Terms as numbers, the mean over all processes."""
     stacked = torch.stack([value.float().reshape(()) for value in terms.values()])
     if fabric.world_size > 1:
@@ -268,7 +268,7 @@ def average_terms(fabric: Fabric, terms: Mapping[str, Tensor]) -> dict[str, floa
     return dict(zip(terms, stacked.tolist(), strict=True))
 
 
-def any_process(fabric: Fabric, wanted: bool) -> bool:
+def _any_process(fabric: Fabric, wanted: bool) -> bool:
     """Whether any process wants something, so that all do it at the same step."""
     if fabric.world_size == 1:
         return wanted
@@ -288,15 +288,15 @@ def advance(position: TrainState, values: Mapping[str, float], plan: LoopConfig)
         position.epoch += 1
 
 
-def build_record(
-    position: TrainState, task: Task, plan: LoopConfig, optimizer: torch.optim.Optimizer, clock: Clock
+def _build_record(
+    position: TrainState, task: Task, plan: LoopConfig, optimizer: torch.optim.Optimizer, clock: _Clock
 ) -> dict[str, float]:
     """The means since the last record, and the state of things."""
     means = {name: total / position.count for name, total in position.sums.items()}
     rate, waiting = clock.restart(plan.clips)
     position.sums, position.count = {}, 0
     return {
-        **stamp(position, plan),
+        **_stamp(position, plan),
         **means,
         **task.extra_metrics(),
         "lr": optimizer.param_groups[0]["lr"],
@@ -305,7 +305,7 @@ def build_record(
     }
 
 
-def stamp(position: TrainState, plan: LoopConfig) -> dict[str, float]:
+def _stamp(position: TrainState, plan: LoopConfig) -> dict[str, float]:
     """What says in every record where in the training it is."""
     epoch = position.epoch + position.batch / plan.batches
     return {"step": position.step, "stage": position.stage + 1, "epoch": epoch}
@@ -325,7 +325,7 @@ def progress_note(last: Mapping[str, float], position: TrainState, plan: LoopCon
     return "  ".join(parts)
 
 
-def check_finite(values: Mapping[str, float], videos: list[str], position: TrainState, path: Path) -> None:
+def _check_finite(values: Mapping[str, float], videos: list[str], position: TrainState, path: Path) -> None:
     """Stop before a loss that is no number spoils the weights; the last checkpoint is still good.
 
     Raises:
@@ -348,7 +348,7 @@ def check_finite(values: Mapping[str, float], videos: list[str], position: Train
     )
 
 
-class Clock:
+class _Clock:
     """Time since the last record, and how much of it was spent waiting for data."""
 
     def __init__(self) -> None:

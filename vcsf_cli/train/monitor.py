@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from vcsf_cli.contracts import Contrast
 
-COLLAPSED = 0.1
+_COLLAPSED = 0.1
 """Below this share of the dimensions that a batch could use, embeddings are said to collapse."""
 
 NEIGHBOURS = 5
@@ -42,7 +42,7 @@ def effective_rank(vectors: Tensor) -> float:
 def collapse(pathway: str, rank: float, shape: Sequence[int]) -> str:
     """A warning if a batch's embeddings of a shape (B, D) use a few of their dimensions only, else nothing."""
     most = min(shape)
-    if rank >= COLLAPSED * most or most < 1 / COLLAPSED:
+    if rank >= _COLLAPSED * most or most < 1 / _COLLAPSED:
         return ""
     return (
         f"the {pathway} pathway's embeddings use {rank:.1f} of {most} dimensions: they collapse, and little is learned. "

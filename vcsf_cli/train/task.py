@@ -183,7 +183,7 @@ class PretrainTask:
     def after_step(self) -> None:
         """Move the key encoder, and put the keys of all processes' batches into the queue."""
         ema_update(self.keys, self.model, self.trained, self.stage.train.key_momentum)
-        self._last = copy_queue(cast(Contrast, self._last))
+        self._last = _copy_queue(cast(Contrast, self._last))
         self._push()
 
     def enqueue(self, batch: Batch) -> None:
@@ -283,7 +283,7 @@ def average(fabric: Fabric, tensors: Sequence[Tensor]) -> None:
         tensor.copy_(mean.view_as(tensor))
 
 
-def copy_queue(contrast: Contrast) -> Contrast:
+def _copy_queue(contrast: Contrast) -> Contrast:
     """A contrast with a copy of its queue, which is about to be overwritten: what is watched is what the loss has seen."""
     fields = ("queue_video", "queue_source", "queue_label")
     return replace(

@@ -25,7 +25,7 @@ from vcsf_cli.train.optim import build_optimizer
 from vcsf_cli.train.pretrain import training_rows
 from vcsf_cli.train.task import PretrainTask
 
-SECONDS_OF_TIMING = 15.0
+_SECONDS_OF_TIMING = 15.0
 """Of all stages together; one batch more may be under way when they are over."""
 
 TIMED_CLIPS = 2
@@ -38,7 +38,7 @@ def estimate(recipe: Recipe, manifest: Manifest, machine: Compute) -> list[tuple
     Stages that compute the same are timed once; what there is no time left for is taken to last as long as the slowest.
     """
     rows = training_rows(recipe, manifest)
-    deadline = time.monotonic() + SECONDS_OF_TIMING
+    deadline = time.monotonic() + _SECONDS_OF_TIMING
     timed: dict[str, float] = {}
     estimates = []
     for stage in recipe.stages:

@@ -129,13 +129,13 @@ class ImageFrames(nn.Module):
             """The features of `time` frames each, in timm's layout, as the next stage shall see them."""
             layout = self.layout[stage - 1]
             image_map = layout.to_map(features, height, width)
-            video = self.after(stage, as_clips(image_map, time), between)
+            video = self.after(stage, _as_clips(image_map, time), between)
             return layout.from_map(video.transpose(1, 2).flatten(0, 1), features)
 
-        with cutting(self.image, self.cuts, end):
+        with _cutting(self.image, self.cuts, end):
             features = self.image.forward_features(clip.transpose(1, 2).flatten(0, 1))
         image_map = self.layout[-1].to_map(features, height, width)
-        return self.after(len(self.channels), as_clips(image_map, time), between)
+        return self.after(len(self.channels), _as_clips(image_map, time), between)
 
     def after(self, stage: int, features: Tensor, between: Between) -> Tensor:
         """What the next stage sees of a stage's features (B, C, T, h, w)."""
@@ -145,13 +145,13 @@ class ImageFrames(nn.Module):
         return temporal_shift(features) if self.shift and stage < len(self.channels) else features
 
 
-def as_clips(frames: Tensor, time: int) -> Tensor:
+def _as_clips(frames: Tensor, time: int) -> Tensor:
     """Clips (B, C, T, h, w) of maps (B * T, C, h, w)."""
     return frames.reshape(-1, time, *frames.shape[1:]).transpose(1, 2)
 
 
 @contextmanager
-def cutting(image: Network, cuts: Sequence[Cut], end: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
+def _cutting(image: Network, cuts: Sequence[Cut], end: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
     """While it lasts, an image network goes on with `end(stage, features)` where a stage ends."""
 
     def replace(stage: int, value: Any) -> Any:
@@ -198,22 +198,22 @@ def timm_images(*, model: str, pretrained: bool = False, temporal: Temporal = "s
         pretrained: Start from timm's weights, fetched or from its cache; most of them have seen labels.
         temporal: What looks along time: `shift`, `convolution`, `attention`, or `none`.
     """
-    blank = image_network(model)
-    cuts, layouts, channels = describe_stages(model, blank)
+    blank = _image_network(model)
+    cuts, layouts, channels = _describe_stages(model, blank)
     settings = blank.pretrained_cfg
-    fixed = settings.get("fixed_input_size") and not any_size(type(blank))
+    fixed = settings.get("fixed_input_size") and not _any_size(type(blank))
     size = tuple(settings["input_size"][-2:]) if fixed else None
-    image = image_network(model, pretrained, device="cpu", **any_size(type(blank)))
+    image = _image_network(model, pretrained, device="cpu", **_any_size(type(blank)))
     return ImageFrames(image, cuts, layouts, channels, temporal, size, pretrained)
 
 
-def any_size(network: type[nn.Module]) -> dict[str, bool]:
+def _any_size(network: type[nn.Module]) -> dict[str, bool]:
     """The settings by which a class of timm networks reads images of any size, as far as it has them."""
     known = inspect.signature(network).parameters
     return {name: True for name in ("dynamic_img_size", "dynamic_img_pad") if name in known}
 
 
-def image_network(model: str, pretrained: bool = False, device: str = "meta", **settings: Any) -> Network:
+def _image_network(model: str, pretrained: bool = False, device: str = "meta", **settings: Any) -> Network:
     """A network of timm without its classifier; on the device `meta` it costs next to nothing.
 
     Raises:
@@ -239,7 +239,7 @@ def image_network(model: str, pretrained: bool = False, device: str = "meta", **
         ) from error
 
 
-def stage_cuts(image: Network) -> list[Cut]:
+def _stage_cuts(image: Network) -> list[Cut]:
     """Where the stages of a network end, but for its last, as timm describes them."""
     stages = [dict(image.feature_info[index]) for index in range(len(image.feature_info))]
     if len(stages) > GROUPS and len({stage["reduction"] for stage in stages}) == 1:
@@ -250,7 +250,7 @@ def stage_cuts(image: Network) -> list[Cut]:
     return [*stem, *(Cut(stage["module"]) for stage in stages[:-1])]
 
 
-def describe_stages(model: str, image: Network) -> tuple[list[Cut], list[Layout], list[int]]:
+def _describe_stages(model: str, image: Network) -> tuple[list[Cut], list[Layout], list[int]]:
     """Cuts, layouts and channels of the stages of a network on the device `meta`.
 
     It is run once. At each cut the gradient must come from the cut before and from nowhere else: whatever passes by a
@@ -259,7 +259,7 @@ def describe_stages(model: str, image: Network) -> tuple[list[Cut], list[Layout]
     Raises:
         RecipeError: If its stages are no such chain.
     """
-    cuts = stage_cuts(image)
+    cuts = _stage_cuts(image)
     layouts: list[Layout] = []
     channels: list[int] = []
     starts = [torch.zeros(2, *image.pretrained_cfg["input_size"], device="meta", requires_grad=True)]
@@ -273,7 +273,7 @@ def describe_stages(model: str, image: Network) -> tuple[list[Cut], list[Layout]
     def end(stage: int, features: Any) -> Tensor:
         if stage != len(starts):
             raise refuse("its stages are not run once and in order")
-        layout = feature_layout(features, getattr(image, "num_prefix_tokens", 0), getattr(image, "output_fmt", None))
+        layout = _feature_layout(features, getattr(image, "num_prefix_tokens", 0), getattr(image, "output_fmt", None))
         if layout is None:
             raise refuse(f"stage {stage} does not end with one map of features")
         gradients = torch.autograd.grad(features.sum(), starts, allow_unused=True, retain_graph=True)
@@ -287,13 +287,13 @@ def describe_stages(model: str, image: Network) -> tuple[list[Cut], list[Layout]
     unknown = {cut.module for cut in cuts} - {name for name, _ in image.named_modules()}
     if unknown:
         raise refuse(f"it has no module `{min(unknown)}`, where timm says that a stage ends")
-    with cutting(image.eval(), cuts, end):
+    with _cutting(image.eval(), cuts, end):
         features = image.forward_features(starts[0])
     end(len(cuts) + 1, features)
     return cuts, layouts, channels
 
 
-def feature_layout(features: Any, prefix: int, declared: str | None) -> Layout | None:
+def _feature_layout(features: Any, prefix: int, declared: str | None) -> Layout | None:
     """The layout of features of square images; None if it is none of those known."""
     if not isinstance(features, Tensor) or features.dim() not in (3, 4):
         return None

@@ -15,7 +15,7 @@ CLASSIFIER = "classifier"
 TORCHVISION_EPS = 1e-3
 """Of the batch norms of torchvision's S3D."""
 
-REMARK = (
+_REMARK = (
     "torchvision trained them on frames normalised by mean 0.43216, 0.394666, 0.37645 and deviation 0.22803, 0.22145, "
     "0.216989; here it is ImageNet's mean and deviation, and features differ accordingly until training has adapted"
 )
@@ -33,10 +33,10 @@ def torchvision_layout(network: nn.Module, own: nn.Module, eps: float | None = N
     theirs = network.state_dict(keep_vars=True)
     keys = {name: names[id(tensor)] for name, tensor in theirs.items() if id(tensor) in names}
     left_out = {f"{name.split('.')[0]}.": CLASSIFIER for name in theirs if name not in keys}
-    return Layout(keys, left_out=left_out, labels=has_classifier, eps=eps, remark=REMARK)
+    return Layout(keys, left_out=left_out, labels=_has_classifier, eps=eps, remark=_REMARK)
 
 
-def has_classifier(keys: Collection[str]) -> bool:
+def _has_classifier(keys: Collection[str]) -> bool:
     """Whether a file of torchvision has a classifier, which only labels can have trained."""
     return any(key.startswith(("fc.", "classifier.")) for key in keys)
 
@@ -59,7 +59,7 @@ def coclr_layout(own: nn.Module) -> Layout:
     """
     keys: dict[str, str] = {}
     for name in own.state_dict():
-        stage, layer, inside = coclr_place(name)
+        stage, layer, inside = _coclr_place(name)
         keys[f"{BLOCKS[stage][layer]}.{inside}"] = name
         keys[f"block{stage + 1}.{layer}.{inside}"] = name
     left_out = {
@@ -71,10 +71,10 @@ def coclr_layout(own: nn.Module) -> Layout:
         "final_bn.": CLASSIFIER,
         "final_fc.": CLASSIFIER,
     }
-    return Layout(keys, ("encoder_q.0.", "backbone.", ""), left_out, coclr_labels)
+    return Layout(keys, ("encoder_q.0.", "backbone.", ""), left_out, _coclr_labels)
 
 
-def coclr_place(name: str) -> tuple[int, int, str]:
+def _coclr_place(name: str) -> tuple[int, int, str]:
     """Stage, layer in it and CoCLR's name inside that layer of one of S3D's own keys."""
     parts = name.split(".")
     stage, layer, inside, what = int(parts[1]), int(parts[2]), parts[3:-1], parts[-1]
@@ -88,7 +88,7 @@ def coclr_place(name: str) -> tuple[int, int, str]:
     return stage, layer, f"{branch}{kind}{half}.{what}"
 
 
-def coclr_labels(keys: Collection[str]) -> bool:
+def _coclr_labels(keys: Collection[str]) -> bool:
     """Whether labels trained a checkpoint of CoCLR: it has a classifier, or is UberNCE's, which alone of those with a
     queue of labels has no second queue."""
     supervised = "queue_label" in keys and "queue_second" not in keys

@@ -12,11 +12,11 @@ from vcsf_plugins.backbones.staged import Pathway, Staged
 BLOCKS = (3, 4, 6, 3)
 """Residual blocks of res2 to res5: ResNet-50."""
 
-TEMPORAL_KERNELS = {"slow": (1, 1, 1, 3, 3), "fast": (5, 3, 3, 3, 3)}
+_TEMPORAL_KERNELS = {"slow": (1, 1, 1, 3, 3), "fast": (5, 3, 3, 3, 3)}
 """Frames that the stem, and each block of res2 to res5, looks at."""
 
 
-class Bottleneck(nn.Module):
+class _Bottleneck(nn.Module):
     """A residual block of a temporal (kx1x1), a spatial (1x3x3) and a pointwise convolution.
 
     Args:
@@ -65,7 +65,7 @@ def slowfast_r50(*, width: Annotated[float, Gt(0)] = 1.0, pathway: Pathway = "fa
     """
     first = max(1, round(64 * width))
     inner = [first * 2**stage for stage in range(len(BLOCKS))]
-    stem_kernel, *kernels = TEMPORAL_KERNELS[pathway]
+    stem_kernel, *kernels = _TEMPORAL_KERNELS[pathway]
     stages = [
         nn.Sequential(
             nn.Conv3d(3, first, (stem_kernel, 7, 7), (1, 2, 2), (stem_kernel // 2, 3, 3), bias=False),
@@ -79,13 +79,13 @@ def slowfast_r50(*, width: Annotated[float, Gt(0)] = 1.0, pathway: Pathway = "fa
         layers: list[nn.Module] = [] if index else [nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))]
         for block in range(blocks):
             before = 4 * inner[index] if block else channels[-1]
-            layers.append(Bottleneck(before, inner[index], 2 if index and not block else 1, kernel))
+            layers.append(_Bottleneck(before, inner[index], 2 if index and not block else 1, kernel))
         stages.append(nn.Sequential(*layers))
         channels.append(4 * inner[index])
     network = Staged(stages, channels)
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, Bottleneck):
+        elif isinstance(module, _Bottleneck):
             nn.init.zeros_(cast(nn.BatchNorm3d, module.body[-1]).weight)
     return network

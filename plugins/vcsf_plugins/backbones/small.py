@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from vcsf_plugins.backbones.staged import Pathway, Staged, Strides
 
 
-class SmallBlock(nn.Module):
+class _SmallBlock(nn.Module):
     """A residual block of a spatial (1x3x3) and a temporal (3x1x1) convolution, R(2+1)D's factorisation.
 
     Args:
@@ -62,7 +62,7 @@ def small(
         nn.ReLU(inplace=True),
     )
     blocks = [
-        SmallBlock(before, after, (stride, 2, 2))
+        _SmallBlock(before, after, (stride, 2, 2))
         for before, after, stride in zip(channels, channels[1:], strides[1:], strict=False)
     ]
     network = Staged([stem, *blocks], channels)

@@ -58,7 +58,7 @@ def r3d18(*, temporal_strides: Strides | None = None, pathway: Pathway = "fast")
         temporal_strides: Strides along time of layers 1 to 4; by default 1, 1, 2, 2 for slow, so that 8 frames end as
             2 and not as 1, and 1, 2, 2, 2 for fast.
     """
-    return residual18(r3d_18(), temporal_strides, pathway)
+    return _residual18(r3d_18(), temporal_strides, pathway)
 
 
 def r2plus1d18(*, temporal_strides: Strides | None = None, pathway: Pathway = "fast") -> Staged:
@@ -69,10 +69,10 @@ def r2plus1d18(*, temporal_strides: Strides | None = None, pathway: Pathway = "f
     Args:
         temporal_strides: Strides along time of layers 1 to 4; by default 1, 1, 2, 2 for slow, 1, 2, 2, 2 for fast.
     """
-    return residual18(r2plus1d_18(), temporal_strides, pathway)
+    return _residual18(r2plus1d_18(), temporal_strides, pathway)
 
 
-def residual18(network: VideoResNet, temporal_strides: Strides | None, pathway: Pathway) -> Staged:
+def _residual18(network: VideoResNet, temporal_strides: Strides | None, pathway: Pathway) -> Staged:
     """An 18-layer video ResNet of torchvision with other strides along time.
 
     Raises:
@@ -87,7 +87,7 @@ def residual18(network: VideoResNet, temporal_strides: Strides | None, pathway: 
     layers = [network.layer1, network.layer2, network.layer3, network.layer4]
     for layer, stride in zip(layers[1:], strides[1:], strict=True):
         block = layer[0]
-        first, projection = temporal_convolution(block.conv1[0]), block.downsample[0]
+        first, projection = _temporal_convolution(block.conv1[0]), block.downsample[0]
         first.stride = (stride, *first.stride[1:])
         projection.stride = (stride, *projection.stride[1:])
     backbone = Staged([network.stem, *layers], (64, 64, 128, 256, 512))
@@ -95,6 +95,6 @@ def residual18(network: VideoResNet, temporal_strides: Strides | None, pathway: 
     return backbone
 
 
-def temporal_convolution(convolution: nn.Module) -> nn.Conv3d:
+def _temporal_convolution(convolution: nn.Module) -> nn.Conv3d:
     """The one that strides along time: the last of torchvision's factorised pair, else the convolution itself."""
     return cast(nn.Conv3d, convolution[-1] if isinstance(convolution, nn.Sequential) else convolution)

@@ -32,11 +32,11 @@ try:
 except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
 
-ENDINGS = frozenset({".zip", ".rar"})
-UNPACKED = "unpacked"
-BEGUN = ".downloading"
+_ENDINGS = frozenset({".zip", ".rar"})
+_UNPACKED = "unpacked"
+_BEGUN = ".downloading"
 """Marks a folder that vcsf made to download into, until all archives are there and unpacked."""
-LARGEST_RATIO = 100
+_LARGEST_RATIO = 100
 """How many times its own size an archive may unpack to: videos hardly shrink, lists of names about tenfold."""
 SMALL = 2**28
 """Bytes that any archive may unpack to, however small it is."""
@@ -44,13 +44,13 @@ MOST_FILES = 200_000
 """Files and folders that an archive may hold, those of the archives in it included; UCF101's holds 13,422."""
 DEEPEST = 8
 """How deep archives may lie in archives; HMDB51's lie one deep."""
-HEADROOM = 2**30
+_HEADROOM = 2**30
 """Bytes of the disk that unpacking leaves free, or a tenth of what was free if that is less."""
 SECONDS_BETWEEN_LOOKS = 0.1
-LAST_LINES = 5
+_LAST_LINES = 5
 """Of what a program says that fails: it may say something about every file."""
 COPY_BYTES = 2**20
-UNIX = 3
+_UNIX = 3
 """The system in a .zip's entry that keeps a file's mode."""
 
 
@@ -68,7 +68,7 @@ class Archive:
 
 
 @dataclass(frozen=True)
-class Provided:
+class _Provided:
     """Where a dataset's files lie.
 
     Args:
@@ -84,7 +84,7 @@ class Provided:
 
 def provide(
     root: Path, archives: Sequence[Archive], mirror: str, is_list: Callable[[str], bool], lists: Path | None
-) -> Provided:
+) -> _Provided:
     """The folder where the dataset's files lie: `root` itself, or where its archives are unpacked.
 
     Args:
@@ -99,17 +99,17 @@ def provide(
         DataError: If a download or an archive fails.
     """
     if root.is_file():
-        if root.suffix.lower() not in ENDINGS:
+        if root.suffix.lower() not in _ENDINGS:
             raise InputError(f"{root} is neither a folder nor a .zip or .rar archive", "name the dataset's folder")
-        folder = root.parent / f"{root.stem}-{UNPACKED}"
-        return Provided(folder, folder, unpack(root, folder))
-    own = (path for path in videos_below(root, root / UNPACKED) if path.relative_to(root).parts[0] != UNPACKED)
-    if not root.exists() or ((root / BEGUN).exists() and not any(own)):
+        folder = root.parent / f"{root.stem}-{_UNPACKED}"
+        return _Provided(folder, folder, _unpack(root, folder))
+    own = (path for path in videos_below(root, root / _UNPACKED) if path.relative_to(root).parts[0] != _UNPACKED)
+    if not root.exists() or ((root / _BEGUN).exists() and not any(own)):
         fetch(root, archives, mirror)
-    remarks = unpack_below(root, is_list, lists is not None)
-    if (root / BEGUN).exists():  # not before: what proves damaged can be deleted, and is downloaded again
-        (root / BEGUN).unlink()
-    return Provided(root, root / UNPACKED, remarks)
+    remarks = _unpack_below(root, is_list, lists is not None)
+    if (root / _BEGUN).exists():  # not before: what proves damaged can be deleted, and is downloaded again
+        (root / _BEGUN).unlink()
+    return _Provided(root, root / _UNPACKED, remarks)
 
 
 def fetch(root: Path, archives: Sequence[Archive], mirror: str) -> None:
@@ -119,12 +119,12 @@ def fetch(root: Path, archives: Sequence[Archive], mirror: str) -> None:
         DataError: If that fails, with what to do by hand.
     """
     root.mkdir(parents=True, exist_ok=True)
-    (root / BEGUN).touch()
+    (root / _BEGUN).touch()
     missing = [archive for archive in archives if not (root / archive.name).is_file()]
     names = ", ".join(each.name for each in archives)
     by_hand = f"get {names} yourself, put them into {root} and run it again; or name a folder with the videos and lists"
     for archive in missing:
-        program_for(f"{mirror.rstrip('/')}/{archive.name}")  # rather now than after hours of downloading
+        _program_for(f"{mirror.rstrip('/')}/{archive.name}")  # rather now than after hours of downloading
     for archive in missing:
         try:
             download(f"{mirror.rstrip('/')}/{archive.name}", root / archive.name, archive.sha256)
@@ -134,27 +134,27 @@ def fetch(root: Path, archives: Sequence[Archive], mirror: str) -> None:
             ) from error
 
 
-def unpack_below(root: Path, is_list: Callable[[str], bool], has_lists: bool) -> list[str]:
+def _unpack_below(root: Path, is_list: Callable[[str], bool], has_lists: bool) -> list[str]:
     """Unpack the archives below a folder, but those whose content somebody has unpacked beside them.
 
     Raises:
         DataError: If one fails, or two would be unpacked into the same folder.
     """
-    files = [path for path in files_below(root, root / UNPACKED) if path.relative_to(root).parts[0] != UNPACKED]
+    files = [path for path in files_below(root, root / _UNPACKED) if path.relative_to(root).parts[0] != _UNPACKED]
     has_videos = any(path.suffix.lower() in VIDEO_ENDINGS for path in files)
     has_lists = has_lists or any(is_list(path.name) for path in files)
     begun: dict[Path, Path] = {}
     left_packed, remarks = [], []
-    for archive in [path for path in files if path.suffix.lower() in ENDINGS]:
+    for archive in [path for path in files if path.suffix.lower() in _ENDINGS]:
         # Both benchmarks publish their lists as an archive of "splits".
         if has_lists if "split" in archive.name.lower() else has_videos:
             left_packed.append(archive.relative_to(root).as_posix())
             continue
-        folder = (root / UNPACKED / archive.relative_to(root)).with_suffix("")
+        folder = (root / _UNPACKED / archive.relative_to(root)).with_suffix("")
         other = begun.setdefault(folder, archive)
         if other != archive:
             raise DataError(f"{other} and {archive} are two archives of one name", "leave only one of them there")
-        remarks += unpack(archive, folder)
+        remarks += _unpack(archive, folder)
     what = "archives left packed, because videos or lists lie beside them"
     return remarks + ([f"{what}: {', '.join(left_packed)}"] if left_packed else [])
 
@@ -169,10 +169,10 @@ class _Allowance:
 
     def __init__(self, archive: Path, folder: Path) -> None:
         self.archive, self.folder = archive, folder
-        self.most = self.bytes = max(LARGEST_RATIO * archive.stat().st_size, SMALL)
+        self.most = self.bytes = max(_LARGEST_RATIO * archive.stat().st_size, SMALL)
         self.files = MOST_FILES
         free = shutil.disk_usage(folder).free
-        self.headroom = min(HEADROOM, free // 10)
+        self.headroom = min(_HEADROOM, free // 10)
 
     def check(self, files: int, size: int, to_write: int = 0) -> None:
         """See that so many files and bytes are within bounds, and that bytes to be written leave the headroom.
@@ -201,7 +201,7 @@ class _Allowance:
         self.files, self.bytes = self.files - files, self.bytes - size
 
 
-def unpack(archive: Path, folder: Path) -> list[str]:
+def _unpack(archive: Path, folder: Path) -> list[str]:
     """Unpack an archive and those in it; the folder gets its name when it is complete. Returns remarks.
 
     Raises:
@@ -263,10 +263,10 @@ def _unpack_nested(archive: Path, folder: Path, lock: int) -> int:
         packed, (target, depth) = waiting.popitem()
         if target.exists() and not target.is_dir():
             raise DataError(f"{packed} would be unpacked over the file {target.name}", "unpack it yourself")
-        left_out += unpack_into(packed, target, archive, allowance, lock) + _sweep(target)
+        left_out += _unpack_into(packed, target, archive, allowance, lock) + _sweep(target)
         if packed != archive:
             packed.unlink()
-        inner = [path for path in files_below(target, target) if path.suffix.lower() in ENDINGS]
+        inner = [path for path in files_below(target, target) if path.suffix.lower() in _ENDINGS]
         if inner and depth == DEEPEST:
             raise DataError(f"{archive} holds archives in archives, more than {DEEPEST} deep", "do not trust this file")
         waiting |= {path: (path.with_suffix(""), depth + 1) for path in inner if path not in waiting}
@@ -336,17 +336,17 @@ def _measure(folder: Path) -> tuple[int, int]:
     return count, size
 
 
-def unpack_into(archive: Path, folder: Path, outermost: Path, allowance: _Allowance, lock: int) -> int:
+def _unpack_into(archive: Path, folder: Path, outermost: Path, allowance: _Allowance, lock: int) -> int:
     """Unpack one archive, which may have come out of another, into a folder; returns how many entries were left out.
 
     Raises:
         DataError: If it is too large, or damaged, saying that the outermost one is to be replaced.
     """
     again = f"delete {outermost} and download it again; the same command does that where it had downloaded it"
-    program = program_for(str(archive))
+    program = _program_for(str(archive))
     folder.mkdir(exist_ok=True)
     if program is None:
-        return unzip(archive, folder, again, allowance)
+        return _unzip(archive, folder, again, allowance)
     command = [program, "-quiet", "-force-overwrite", "-no-directory", "-output-directory", str(folder), str(archive)]
     status, said = _watched(command, folder, allowance, lock)
     if status:
@@ -385,10 +385,10 @@ def _watched(command: Sequence[str], folder: Path, allowance: _Allowance, lock: 
             allowance.take(*_measure(folder))
         finally:
             process.kill()  # nothing happens if it has ended
-    return process.returncode, "\n".join((complaints or said).strip().splitlines()[-LAST_LINES:])
+    return process.returncode, "\n".join((complaints or said).strip().splitlines()[-_LAST_LINES:])
 
 
-def program_for(archive: str) -> str | None:
+def _program_for(archive: str) -> str | None:
     """The program that unpacks an archive, None where none is needed.
 
     Raises:
@@ -405,7 +405,7 @@ def program_for(archive: str) -> str | None:
     return program
 
 
-def unzip(archive: Path, folder: Path, again: str, allowance: _Allowance) -> int:
+def _unzip(archive: Path, folder: Path, again: str, allowance: _Allowance) -> int:
     """Unpack a .zip and verify every file's check sum; returns how many links and the like were left out.
 
     Args:
@@ -445,7 +445,7 @@ def unzip(archive: Path, folder: Path, again: str, allowance: _Allowance) -> int
 
 def _is_plain(entry: zipfile.ZipInfo) -> bool:
     """Whether an entry is a folder or a file, no link or device."""
-    kind = stat.S_IFMT(entry.external_attr >> 16) if entry.create_system == UNIX else 0
+    kind = stat.S_IFMT(entry.external_attr >> 16) if entry.create_system == _UNIX else 0
     return kind in (0, stat.S_IFREG, stat.S_IFDIR)
 
 

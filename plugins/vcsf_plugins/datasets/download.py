@@ -14,11 +14,11 @@ from vcsf_cli import __version__
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.narrate import Progress
 
-CHUNK = 2**20
+_CHUNK = 2**20
 SECONDS_WITHOUT_DATA = 60
 
 
-class BrokenOff(Exception):
+class _BrokenOff(Exception):
     """The connection failed; another one may get further."""
 
 
@@ -37,13 +37,13 @@ def download(url: str, path: Path, sha256: str = "") -> None:
     while (size := file_size(partial)) > furthest:
         furthest = size
         try:
-            if continue_file(url, partial):
+            if _continue_file(url, partial):
                 check(url, partial, sha256)
                 partial.replace(path)
                 return
         except urllib.error.HTTPError as error:
             raise DataError(f"{url} can't be downloaded: the server says {error.code} {error.reason}") from error
-        except BrokenOff as error:
+        except _BrokenOff as error:
             reason = str(error)
         except OSError as error:
             raise DataError(f"{partial} can't be written: {error.strerror}", "make room there") from error
@@ -55,7 +55,7 @@ def file_size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def continue_file(url: str, partial: Path) -> bool:
+def _continue_file(url: str, partial: Path) -> bool:
     """Download from where a partial file ends; whether the whole file is there then."""
     have = file_size(partial)
     try:
@@ -66,7 +66,7 @@ def continue_file(url: str, partial: Path) -> bool:
         if error.headers.get("Content-Range", "").rpartition("/")[2] == str(have):
             return True  # an earlier call was killed when it had everything
         partial.unlink()  # longer than the file is now: another file was begun
-        return continue_file(url, partial)
+        return _continue_file(url, partial)
     with response:
         if have and response.status != http.HTTPStatus.PARTIAL_CONTENT:
             have = 0  # the server sends everything from the start
@@ -74,11 +74,11 @@ def continue_file(url: str, partial: Path) -> bool:
         total = have + int(length) if length else None
         with (
             partial.open("ab" if have else "wb") as file,
-            Progress((total or 0) // CHUNK, "MiB", f"downloading {partial.stem}", have // CHUNK) as progress,
+            Progress((total or 0) // _CHUNK, "MiB", f"downloading {partial.stem}", have // _CHUNK) as progress,
         ):
-            for chunk in chunks(response):
+            for chunk in _chunks(response):
                 file.write(chunk)
-                progress.advance(file.tell() // CHUNK - progress.done)
+                progress.advance(file.tell() // _CHUNK - progress.done)
     return total is None or file_size(partial) == total
 
 
@@ -99,11 +99,11 @@ def connect(url: str, begin: int) -> http.client.HTTPResponse:
     except (http.client.InvalidURL, ValueError) as error:
         raise InputError(f"{url} is no address to download from: {error}", "it begins with https://") from error
     except (OSError, http.client.HTTPException) as error:
-        raise BrokenOff(getattr(error, "reason", None) or error) from error
+        raise _BrokenOff(getattr(error, "reason", None) or error) from error
     return response
 
 
-def chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
+def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
     """What the server sends.
 
     Raises:
@@ -111,9 +111,9 @@ def chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
     """
     while True:
         try:
-            chunk = response.read(CHUNK)
+            chunk = response.read(_CHUNK)
         except (OSError, http.client.HTTPException) as error:
-            raise BrokenOff(error) from error
+            raise _BrokenOff(error) from error
         if not chunk:
             return
         yield chunk

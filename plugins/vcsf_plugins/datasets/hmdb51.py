@@ -22,9 +22,9 @@ from vcsf_plugins.datasets.listing import (
 )
 
 CLASSES, CLIPS = 51, 6_766
-FLAGS = {"0": "", "1": "train", "2": "test"}
-CLASS_LIST = re.compile(r"(?P<label>.+)_test_split(?P<split>[123])\.txt")
-FLAT_LIST = re.compile(r"(?P<part>train|test)list0(?P<split>[123])\.txt")
+_FLAGS = {"0": "", "1": "train", "2": "test"}
+_CLASS_LIST = re.compile(r"(?P<label>.+)_test_split(?P<split>[123])\.txt")
+_FLAT_LIST = re.compile(r"(?P<part>train|test)list0(?P<split>[123])\.txt")
 SITE = "https://serre-lab.clps.brown.edu/wp-content/uploads/2013/10/"
 ARCHIVES = (Archive("hmdb51_org.rar"), Archive("test_train_splits.rar"))
 
@@ -70,7 +70,7 @@ class HMDB51(Listing):
 
 def is_list(name: str) -> bool:
     """Whether a file's name is that of a list, official or of one part."""
-    return bool(CLASS_LIST.fullmatch(name) or FLAT_LIST.fullmatch(name))
+    return bool(_CLASS_LIST.fullmatch(name) or _FLAT_LIST.fullmatch(name))
 
 
 def read_parts(lists: dict[str, Path]) -> Parts:
@@ -81,8 +81,8 @@ def read_parts(lists: dict[str, Path]) -> Parts:
     """
     parts: Parts = {}
     for name, path in sorted(lists.items()):
-        match = CLASS_LIST.fullmatch(name)
-        entries = class_list(path, match["label"]) if match else flat_list(path, name.partition("list")[0])
+        match = _CLASS_LIST.fullmatch(name)
+        entries = _class_list(path, match["label"]) if match else _flat_list(path, name.partition("list")[0])
         split = int(name[-5])
         for number, clip, part in entries:
             if parts.setdefault(clip, {}).setdefault(split, part) != part:
@@ -92,25 +92,25 @@ def read_parts(lists: dict[str, Path]) -> Parts:
     return parts
 
 
-def class_list(path: Path, label: str) -> Iterator[tuple[int, Clip, str]]:
+def _class_list(path: Path, label: str) -> Iterator[tuple[int, Clip, str]]:
     """Line number, clip and part from an official list: `name.avi 0|1|2` a line, where the name may hold spaces."""
     for number, line in read_lines(path):
         name, _, flag = line.rpartition(" ")
-        if flag not in FLAGS or not name:
+        if flag not in _FLAGS or not name:
             raise DataError(f"{path}:{number}: `{line}` is no `name.avi 0|1|2`", "is it the official list?")
-        yield number, (label.lower(), video_stem(name)), FLAGS[flag]
+        yield number, (label.lower(), _video_stem(name)), _FLAGS[flag]
 
 
-def flat_list(path: Path, part: str) -> Iterator[tuple[int, Clip, str]]:
+def _flat_list(path: Path, part: str) -> Iterator[tuple[int, Clip, str]]:
     """Line number, clip and part from a list of one part: `class/name 0` a line."""
     for number, line in read_lines(path):
         label, slash, name = re.sub(r"\s+\d+$", "", line).partition("/")
         if not slash:
             raise DataError(f"{path}:{number}: `{line}` is no `class/name 0`", "is it a list of HMDB51?")
-        yield number, (label.lower(), video_stem(name)), part
+        yield number, (label.lower(), _video_stem(name)), part
 
 
-def video_stem(name: str) -> str:
+def _video_stem(name: str) -> str:
     """A file name without a video's ending, in lower case; other dots belong to the name."""
     stem, dot, ending = name.strip().rpartition(".")
     known = f"{dot}{ending.lower()}" in VIDEO_ENDINGS
@@ -120,15 +120,15 @@ def video_stem(name: str) -> str:
 def parse_clip(video: Video) -> Clip:
     """Which clip of HMDB51 a file holds."""
     label, _, name = video.name.partition("/")
-    return label.lower(), video_stem(name)
+    return label.lower(), _video_stem(name)
 
 
 def build_video(path: Path, parts: Parts) -> Video:
     """A clip; its recording is what its file name says before the class."""
     label, name = readable(path.parent).rpartition("/")[2], readable(path).rpartition("/")[2]
-    part = parts.get((label.lower(), video_stem(name)), {})
+    part = parts.get((label.lower(), _video_stem(name)), {})
     named = re.match(rf"(.+)_{re.escape(label)}_", name, re.IGNORECASE)
-    recording = named[1] if named else video_stem(name)
+    recording = named[1] if named else _video_stem(name)
     split = (part.get(1, ""), part.get(2, ""), part.get(3, ""))
     return Video(path, f"{label}/{name}", label, recording, recording, split)
 

@@ -46,7 +46,7 @@ class Drawn(Listing):
 
     def draw(self, videos: list[Video]) -> list[Video]:
         """Videos with drawn parts."""
-        recordings = {recording_name(video) for video in videos}
+        recordings = {_recording_name(video) for video in videos}
         kept = len(recordings & self._kept.keys())
         if kept:
             new = len(recordings) - kept
@@ -86,7 +86,7 @@ class Folder(Drawn):
         videos = [replace(video, source=video.group) for video in videos]
         self._remarks = [f"{len(videos):,} videos, " + self._about_labels(videos), *self._about_groups(videos)]
         if self.splits is not None:
-            videos = read_splits(self.splits, videos)
+            videos = _read_splits(self.splits, videos)
             left_out = sum(not any(video.split) for video in videos)
             self._remarks += [f"{left_out:,} videos are in no part of {self.splits}"] if left_out else []
             return videos
@@ -103,8 +103,8 @@ class Folder(Drawn):
         return len(firsts) > 1 and all(name.count("/") == 1 for name in names)
 
     def _about_labels(self, videos: list[Video]) -> str:
-        if label_set(videos):
-            return f"{len(label_set(videos))} classes"
+        if _label_set(videos):
+            return f"{len(_label_set(videos))} classes"
         why = " (they don't lie in folders of classes: see --labels)" if self.labels == "auto" else ""
         return f"unlabelled{why}"
 
@@ -126,7 +126,7 @@ class Folder(Drawn):
         return (match.groupdict().get("group") or (match.group(1) if match.re.groups else match.group())) or ""
 
 
-class Listed(Drawn):
+class _Listed(Drawn):
     """Videos that a CSV file lists; see `csv`."""
 
     def __init__(self, root: Path, test_share: float, seed: int) -> None:
@@ -148,7 +148,7 @@ class Listed(Drawn):
         seen: dict[str, int] = {}
         for number, line in lines:
             path = self.root.parent / line["video"]
-            name = relative_name(path, self.root.parent)
+            name = _relative_name(path, self.root.parent)
             if not line["video"]:
                 problems.append(f"line {number}: it names no video")
             elif name in seen:
@@ -160,20 +160,20 @@ class Listed(Drawn):
             if part not in PARTS:
                 problems.append(f"line {number}: part `{part}` is not train, test or empty")
             videos.append(Video(path, name, line.get("label") or None, group, group, (part, "", "")))
-        raise_problems(self.root, problems + straddling(videos))
+        _raise_problems(self.root, problems + _straddling(videos))
         videos = once(videos)
-        self._remarks = [f"{len(videos):,} videos, {len(label_set(videos))} classes"]
+        self._remarks = [f"{len(videos):,} videos, {len(_label_set(videos))} classes"]
         if any(video.split[0] for video in videos):
             return videos
-        return self.draw(videos) if label_set(videos) else videos
+        return self.draw(videos) if _label_set(videos) else videos
 
 
-def label_set(videos: Iterable[Video]) -> set[str]:
+def _label_set(videos: Iterable[Video]) -> set[str]:
     """The labels there are."""
     return {video.label for video in videos if video.label is not None}
 
 
-def relative_name(path: Path, root: Path) -> str:
+def _relative_name(path: Path, root: Path) -> str:
     """A video's name in the manifest: its path below a folder, or all of its path without the leading slash.
 
     Links are not followed: a video that is one has the link's name.
@@ -184,7 +184,7 @@ def relative_name(path: Path, root: Path) -> str:
     return readable(absolute).lstrip("/").replace(":", "")
 
 
-def raise_problems(path: Path, problems: list[str]) -> None:
+def _raise_problems(path: Path, problems: list[str]) -> None:
     """One error for all problems of a file, if there are any."""
     if problems:
         shown = "\n".join(f"  - {problem}" for problem in problems[:20])
@@ -220,11 +220,11 @@ def read_table(path: Path, required: tuple[str, ...], known: tuple[str, ...]) ->
     if not lines:
         raise DataError(f"{path} lists no video", "put one video on every line after the first")
     too_long = [f"line {number}: it has more cells than the first line" for number, line in lines if None in line]
-    raise_problems(path, too_long)
+    _raise_problems(path, too_long)
     return [(number, {key: (value or "").strip() for key, value in line.items()}) for number, line in lines]
 
 
-def read_splits(path: Path, videos: list[Video]) -> list[Video]:
+def _read_splits(path: Path, videos: list[Video]) -> list[Video]:
     """Videos with the parts that a file `video,part[,split]` gives them; a line without split is of split 1.
 
     Raises:
@@ -247,7 +247,7 @@ def read_splits(path: Path, videos: list[Video]) -> list[Video]:
         else:
             parts[name][int(split) - 1] = part
     divided = [replace(video, split=three(parts[video.name])) for video in videos]
-    raise_problems(path, problems + straddling(divided))
+    _raise_problems(path, problems + _straddling(divided))
     return divided
 
 
@@ -257,7 +257,7 @@ def three(parts: list[str]) -> Parts:
     return first, second, third
 
 
-def straddling(videos: list[Video]) -> list[str]:
+def _straddling(videos: list[Video]) -> list[str]:
     """Groups that are in both parts of a split, in words."""
     problems = []
     for split in range(3):
@@ -271,7 +271,7 @@ def straddling(videos: list[Video]) -> list[str]:
     return problems
 
 
-def recording_name(video: Video) -> str:
+def _recording_name(video: Video) -> str:
     """The name of what a video was cut from: its group, or its own."""
     return video.group or video.name
 
@@ -292,7 +292,7 @@ def draw_splits(
     """
     members: dict[str, Counter[str]] = defaultdict(Counter)
     for video in videos:
-        members[recording_name(video)].update([video.label] if video.label is not None else [])
+        members[_recording_name(video)].update([video.label] if video.label is not None else [])
 
     def draw(split: int) -> tuple[set[str], set[str]]:
         """The groups of the test part, and those in no part."""
@@ -301,13 +301,13 @@ def draw_splits(
         test = {group for group, part in fixed.items() if part == "test"}
         candidates = {group: count for group, count in members.items() if group not in out}
         rng = random.Random(f"{seed}/{split}")
-        return draw_test(candidates, test_share, rng, test, fixed.keys() - out - test), out
+        return _draw_test(candidates, test_share, rng, test, fixed.keys() - out - test), out
 
     drawn = [draw(split) for split in range(3)]
 
     def part(video: Video, split: int) -> str:
         test, out = drawn[split]
-        group = recording_name(video)
+        group = _recording_name(video)
         if group in out:
             return ""
         if group not in test:
@@ -317,7 +317,7 @@ def draw_splits(
     return [replace(video, split=(part(video, 0), part(video, 1), part(video, 2))) for video in videos]
 
 
-def draw_test(
+def _draw_test(
     members: dict[str, Counter[str]],
     test_share: float,
     rng: random.Random,
@@ -383,11 +383,11 @@ def folder(
     return Folder(root, labels, group_pattern, splits, test_share, seed)
 
 
-def csv(root: Path, /, *, test_share: Share = 0.25, seed: int = 0) -> Listed:
+def csv(root: Path, /, *, test_share: Share = 0.25, seed: int = 0) -> _Listed:
     """Videos that a CSV file --source lists: `video,label[,group][,part]`, paths relative to the file.
 
     Args:
         test_share: Share of test videos when no part is given and parts are drawn by group.
         seed: Of the draw; recordings that are prepared already keep their parts.
     """
-    return Listed(root, test_share, seed)
+    return _Listed(root, test_share, seed)

@@ -15,7 +15,7 @@ Parts = dict[str, dict[int, str]]
 
 CLASSES, CLIPS = 101, 13_320
 NAME = re.compile(r"v_(?P<action>\w+?)_(?P<group>g\d+)_c\d+", re.IGNORECASE)
-SPELLING = {"handstandpushups": "HandstandPushups"}
+_SPELLING = {"handstandpushups": "HandstandPushups"}
 """The class that is spelled `HandStandPushups` in its clips' names."""
 LISTS = [f"{part}list{split:02d}.txt" for split in (1, 2, 3) for part in ("train", "test")]
 SITE = "https://www.crcv.ucf.edu/data/UCF101/"
@@ -77,7 +77,7 @@ def parse_clip(video: Video) -> str:
 def build_video(path: Path, match: re.Match[str], parts: Parts, labels: dict[str, str]) -> Video:
     """A clip, its label from the lists or else from its name."""
     key = path.stem.lower()
-    label = labels.get(key) or SPELLING.get(match["action"].lower(), match["action"])
+    label = labels.get(key) or _SPELLING.get(match["action"].lower(), match["action"])
     group = match["group"].lower()
     part = parts.get(key, {})
     split = (part.get(1, ""), part.get(2, ""), part.get(3, ""))

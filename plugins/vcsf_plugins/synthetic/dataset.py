@@ -30,7 +30,7 @@ try:
 except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
 
-B_FRAMES_EVERY = 3
+_B_FRAMES_EVERY = 3
 """Every third clip has B-frames, as many of UCF101's and HMDB51's originals have."""
 
 
@@ -70,7 +70,7 @@ class Take:
         return "test" if self.group % 3 == split % 3 else "train"
 
 
-class Synthetic:
+class _Synthetic:
     """The videos below a folder, made when they are first asked for; see `synthetic`."""
 
     benchmark = True
@@ -92,7 +92,7 @@ class Synthetic:
         missing = [take for take in takes if not (self.root / "videos" / take.name).is_file()]
         if missing:
             self._make(missing)
-        write_lists(self.root / "ucfTrainTestlist", takes)
+        _write_lists(self.root / "ucfTrainTestlist", takes)
         videos = [
             Video(
                 path=self.root / "videos" / take.name,
@@ -122,7 +122,7 @@ class Synthetic:
                 raise InputError(f"{self.root} holds synthetic videos of other settings: {what}", "give another --name")
             return
         self.root.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(wanted, indent=2) + "\n")
+        _write_whole(path, json.dumps(wanted, indent=2) + "\n")
 
     def _settings_there(self, path: Path) -> dict[str, Any]:
         try:
@@ -160,7 +160,7 @@ def make(settings: Settings, folder: Path, take: Take) -> None:
     """Draw a clip and write its file, which gets its name when it is complete."""
     cv2.setNumThreads(1)
     path = folder / take.name
-    b_frames = 2 if (take.group * settings.clips + take.clip) % B_FRAMES_EVERY == 0 else 0
+    b_frames = 2 if (take.group * settings.clips + take.clip) % _B_FRAMES_EVERY == 0 else 0
     with _whole(path, ".avi") as partial_path:
         encode(partial_path, draw(settings, take), b_frames)
 
@@ -193,7 +193,7 @@ def encode(path: Path, frames: Frames, b_frames: int) -> None:
         container.mux(stream.encode())
 
 
-def write_whole(path: Path, text: str) -> None:
+def _write_whole(path: Path, text: str) -> None:
     """Write a text file, which gets its name when it is complete."""
     with _whole(path, ".partial") as partial_path, partial_path.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
@@ -227,18 +227,18 @@ def _remove_abandoned(folder: Path) -> None:
                 path.unlink()
 
 
-def write_lists(folder: Path, takes: list[Take]) -> None:
+def _write_lists(folder: Path, takes: list[Take]) -> None:
     """The official lists' form: `classInd.txt`, `trainlist01.txt` and so on."""
     folder.mkdir(parents=True, exist_ok=True)
     labels = list(dict.fromkeys(take.label for take in takes))
     lines = [f"{number} {label}" for number, label in enumerate(labels, start=1)]
-    write_whole(folder / "classInd.txt", "\n".join(lines) + "\n")
+    _write_whole(folder / "classInd.txt", "\n".join(lines) + "\n")
     for split in (1, 2, 3):
         for part in ("train", "test"):
             chosen = [take for take in takes if take.part(split) == part]
             number = {label: f" {index}" if part == "train" else "" for index, label in enumerate(labels, start=1)}
             text = "".join(f"{take.name}{number[take.label]}\n" for take in chosen)
-            write_whole(folder / f"{part}list{split:02d}.txt", text)
+            _write_whole(folder / f"{part}list{split:02d}.txt", text)
 
 
 def synthetic(
@@ -251,7 +251,7 @@ def synthetic(
     frames: Annotated[int, Interval(ge=8, le=1000)] = 72,
     height: Annotated[int, Interval(ge=32, le=512)] = 96,
     seed: Annotated[int, Interval(ge=0)] = 0,
-) -> Synthetic:
+) -> _Synthetic:
     """Videos that vcsf draws itself: an articulated figure performs actions before changing scenes.
 
     Args:
@@ -262,4 +262,4 @@ def synthetic(
         height: Of the picture in pixels; it is 4/3 as wide.
         seed: The same seed gives the same frames.
     """
-    return Synthetic(root, Settings(classes, groups, clips, frames, height, seed))
+    return _Synthetic(root, Settings(classes, groups, clips, frames, height, seed))

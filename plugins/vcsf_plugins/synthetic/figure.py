@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 
-class Point(NamedTuple):
+class _Point(NamedTuple):
     """A point in body heights, x to the right, y up."""
 
     x: float
@@ -54,12 +54,12 @@ class Body:
     shin: float = 0.23
 
 
-Joints = dict[str, Point]
+Joints = dict[str, _Point]
 
 
 def place_joints(pose: Pose, body: Body) -> Joints:
     """Where the joints of a body are, the lowest of them `pose.height` above y = 0, the hip at x = 0."""
-    hip = Point(0.0, 0.0)
+    hip = _Point(0.0, 0.0)
     neck = along(hip, body.trunk, 180 - pose.lean)
     joints = {"hip": hip, "neck": neck, "head": along(neck, body.neck + body.head, 180 - pose.lean)}
     for side, arm, leg in zip(("left", "right"), pose.arms, pose.legs, strict=True):
@@ -71,10 +71,10 @@ def place_joints(pose: Pose, body: Body) -> Joints:
         joints[f"{side}_knee"] = along(hip, body.thigh, leg.upper)
         joints[f"{side}_foot"] = along(joints[f"{side}_knee"], body.shin, leg.upper - leg.bend)
     lowest = min(point.y for point in joints.values())
-    return {name: Point(pose.turn * point.x, point.y - lowest + pose.height) for name, point in joints.items()}
+    return {name: _Point(pose.turn * point.x, point.y - lowest + pose.height) for name, point in joints.items()}
 
 
-def along(start: Point, length: float, degrees: float) -> Point:
+def along(start: _Point, length: float, degrees: float) -> _Point:
     """The point that lies `length` from a start, `degrees` from straight down, to the front."""
     radians = math.radians(degrees)
-    return Point(start.x + length * math.sin(radians), start.y - length * math.cos(radians))
+    return _Point(start.x + length * math.sin(radians), start.y - length * math.cos(radians))

@@ -16,14 +16,14 @@ from vcsf_plugins.synthetic.figure import Body, Joints, place_joints
 Colour = tuple[int, int, int]
 
 FPS = 25
-MARGIN = 1.5
+_MARGIN = 1.5
 """The background is so many times larger than the picture, so that the camera can move."""
 
-CLASS_HUE_SHARE = 0.65
+_CLASS_HUE_SHARE = 0.65
 """Probability that a group's scene has the hue of its class: as in UCF101, the scene goes along with the action but
 does not give it away. Set so that colour-histogram retrieval finds about a quarter."""
 
-SHIFT = 4
+_SHIFT = 4
 """Bits of a pixel's fraction when drawing, so that slow movement is smooth."""
 
 
@@ -37,7 +37,7 @@ class Look:
         skin: Of head and hands.
         shirt: Of trunk and arms.
         trousers: Of legs.
-        background: Larger than a picture by `MARGIN`, uint8 (H, W, 3).
+        background: Larger than a picture by `_MARGIN`, uint8 (H, W, 3).
         shake: How far the camera trembles, in picture heights.
     """
 
@@ -58,7 +58,7 @@ def colour(hue: float, saturation: float, value: float) -> Colour:
 
 def draw_look(class_share: float, width: int, height: int, rng: np.random.Generator) -> Look:
     """A group's look; `class_share` from 0 to 1 is the place of its class on the circle of hues."""
-    hue = class_share + rng.normal(0, 0.05) if rng.random() < CLASS_HUE_SHARE else rng.random()
+    hue = class_share + rng.normal(0, 0.05) if rng.random() < _CLASS_HUE_SHARE else rng.random()
     lengths = {name: getattr(Body(), name) * rng.uniform(0.88, 1.12) for name in Body.__dataclass_fields__}
     skin_value = rng.uniform(0.45, 0.95)
     return Look(
@@ -67,12 +67,12 @@ def draw_look(class_share: float, width: int, height: int, rng: np.random.Genera
         skin=colour(rng.uniform(0.05, 0.09), rng.uniform(0.3, 0.6), skin_value),
         shirt=colour(rng.random(), rng.uniform(0.2, 0.9), rng.uniform(0.25, 0.95)),
         trousers=colour(rng.random(), rng.uniform(0.1, 0.7), rng.uniform(0.15, 0.7)),
-        background=draw_background(hue, round(MARGIN * width), round(MARGIN * height), rng),
+        background=_draw_background(hue, round(_MARGIN * width), round(_MARGIN * height), rng),
         shake=rng.uniform(0.0, 0.006),
     )
 
 
-def draw_background(hue: float, width: int, height: int, rng: np.random.Generator) -> Frames:
+def _draw_background(hue: float, width: int, height: int, rng: np.random.Generator) -> Frames:
     """A wall and a ground of one hue with some things on them."""
     saturation, value = rng.uniform(0.15, 0.6), rng.uniform(0.4, 0.9)
     top = np.array(colour(hue, saturation, value), np.float32)
@@ -106,40 +106,40 @@ def render(action: Action, look: Look, frames: int, width: int, height: int, rng
     # What travels may also be followed by the camera, as if on a treadmill.
     followed = 1.0 if rng.random() < 0.5 else 0.0
     start = width * rng.uniform(0.35, 0.65) - (1 - followed) * travel * frames / 2
-    tremble = smooth_noise(frames, rng) * look.shake * height
+    tremble = _smooth_noise(frames, rng) * look.shake * height
     clip = np.empty((frames, height, width, 3), np.uint8)
     for index in range(frames):
         share = index / max(1, frames - 1) - 0.5
         scale = 1 + zoom * share
         offset = np.array([pan[0] * width, pan[1] * height]) * share + tremble[index]
         followed_by = np.array([followed * travel * index, 0])
-        camera = camera_matrix(scale, offset + followed_by, width, height)
+        camera = _camera_matrix(scale, offset + followed_by, width, height)
         image = cv2.warpAffine(look.background, camera, (width, height), borderMode=cv2.BORDER_REFLECT)
         pose = action.pose((phase + speed * index / FPS / action.seconds) % 1)
         x = start + (1 - followed) * travel * index
         centre = np.array([width / 2, height / 2])
         place = (np.array([x, 0.9 * height]) - centre) * scale + centre - offset * scale
-        draw_figure(np.asarray(image), place_joints(pose, look.body), look, place, stature * scale, mirror)
+        _draw_figure(np.asarray(image), place_joints(pose, look.body), look, place, stature * scale, mirror)
         clip[index] = image
     return clip
 
 
-def smooth_noise(frames: int, rng: np.random.Generator) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def _smooth_noise(frames: int, rng: np.random.Generator) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     """A random walk of a held camera, (frames, 2), of about unit size."""
     steps = rng.normal(0, 1, (frames + 8, 2))
     walk = np.stack([np.convolve(steps[:, axis], np.ones(9) / 3, "valid") for axis in (0, 1)], 1)
     return walk[:frames]
 
 
-def camera_matrix(
+def _camera_matrix(
     scale: float, offset: np.ndarray[tuple[int], np.dtype[np.float64]], width: int, height: int
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     """The affine map from the background to the picture: the picture's centre shows the background's, moved."""
-    x, y = MARGIN * width / 2 + offset[0], MARGIN * height / 2 + offset[1]
+    x, y = _MARGIN * width / 2 + offset[0], _MARGIN * height / 2 + offset[1]
     return np.array([[scale, 0, width / 2 - scale * x], [0, scale, height / 2 - scale * y]])
 
 
-def draw_figure(
+def _draw_figure(
     image: Frames,
     joints: Joints,
     look: Look,
@@ -152,11 +152,11 @@ def draw_figure(
     def pixel(name: str) -> tuple[int, int]:
         point = joints[name]
         x, y = place[0] + mirror * stature * point.x, place[1] - stature * point.y
-        return round(x * 2**SHIFT), round(y * 2**SHIFT)
+        return round(x * 2**_SHIFT), round(y * 2**_SHIFT)
 
     def line(start: str, end: str, shade: Colour, thickness: float) -> None:
         width = max(1, round(thickness * stature))
-        cv2.line(image, pixel(start), pixel(end), shade, width, cv2.LINE_AA, SHIFT)
+        cv2.line(image, pixel(start), pixel(end), shade, width, cv2.LINE_AA, _SHIFT)
 
     def limbs(side: str, shading: float) -> None:
         trousers, shirt, skin = (darker(shade, shading) for shade in (look.trousers, look.shirt, look.skin))
@@ -167,8 +167,8 @@ def draw_figure(
 
     limbs("left", 0.75)
     line("hip", "neck", look.shirt, 1.9 * look.thickness)
-    radius = round(look.body.head * stature * 2**SHIFT)
-    cv2.circle(image, pixel("head"), radius, look.skin, -1, cv2.LINE_AA, SHIFT)
+    radius = round(look.body.head * stature * 2**_SHIFT)
+    cv2.circle(image, pixel("head"), radius, look.skin, -1, cv2.LINE_AA, _SHIFT)
     limbs("right", 1.0)
 
 
