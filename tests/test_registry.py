@@ -78,9 +78,7 @@ def test_a_plugin_that_can_not_be_loaded_is_named(tmp_path: Path, text: str, pro
 
 
 def test_a_factory_that_raises_is_blamed_on_its_plugin(tmp_path: Path) -> None:
-    text = (
-        "def f(*, tau: float = 1.0):\n    raise KeyError(tau)\n@hookimpl\ndef vcsf_losses():\n    return {'mine': f}\n"
-    )
+    text = "def f(*, tau: float = 1.0):\n    raise KeyError(tau)\n@hookimpl\ndef vcsf_losses():\n    return {'mine': f}\n"
     with pytest.raises(PluginError, match="loss `mine`, failed: KeyError"):
         registry_with(tmp_path, text).build("loss", "mine")
 
@@ -110,9 +108,14 @@ def test_what_a_component_raises_later_is_blamed_on_its_plugin(tmp_path: Path) -
         assert dataset.remarks() == []
 
 
-@pytest.mark.parametrize("fault", [DataError("a video is missing"), OSError(errno.ENOSPC, "No space left on device")])
+@pytest.mark.parametrize(
+    "fault", [DataError("a video is missing"), OSError(errno.ENOSPC, "No space left on device")]
+)
 def test_data_and_disk_are_not_blamed_on_a_plugin(tmp_path: Path, fault: Exception) -> None:
-    with pytest.raises(type(fault)) as error, registry_with(tmp_path, DATASET).blame_for("dataset", "mine"):
+    with (
+        pytest.raises(type(fault)) as error,
+        registry_with(tmp_path, DATASET).blame_for("dataset", "mine"),
+    ):
         raise fault
     assert error.value is fault
 
@@ -148,7 +151,9 @@ def vcsf_losses():
 def test_a_class_is_described_by_its_own_docstring(
     tmp_path: Path, documentation: str | None, more: str | None, summary: str, help: str
 ) -> None:
-    component = registry_with(tmp_path, CLASS.format(documentation=documentation, more=more)).find("loss", "mine")
+    component = registry_with(tmp_path, CLASS.format(documentation=documentation, more=more)).find(
+        "loss", "mine"
+    )
     assert (component.summary, component.parameters["tau"].help) == (summary, help)
 
 
@@ -169,7 +174,9 @@ def test_a_factory_that_returns_something_else_is_named(
     text = f"def f(x=None, /):\n    return 3\n@hookimpl\ndef {hook}():\n    return {{'mine': f}}\n"
     with pytest.raises(PluginError) as error:
         registry_with(tmp_path, text).build(kind, "mine", *positional)
-    assert error.value.message.endswith(f"vcsf_local.py` returns int as {kind} `mine`, which has no `{missing}`")
+    assert error.value.message.endswith(
+        f"vcsf_local.py` returns int as {kind} `mine`, which has no `{missing}`"
+    )
     assert error.value.hint == f"see `{hook}` in `vcsf_cli.hookspecs`"
 
 
@@ -180,12 +187,24 @@ def test_a_factory_that_returns_something_else_is_named(
         ("vcsf_recipe_dirs", "[3]", "returns int from `vcsf_recipe_dirs`"),
         ("vcsf_commands", "None", "returns NoneType from `vcsf_commands`"),
         ("vcsf_commands", "[print]", "returns builtin_function_or_method from `vcsf_commands`"),
-        ("vcsf_commands", "[click.Command('retrieve')]", "command `retrieve` is registered by both `vcsf` and"),
-        ("vcsf_commands", "[click.Command('a'), click.Command('a')]", "command `a` is registered by both"),
+        (
+            "vcsf_commands",
+            "[click.Command('retrieve')]",
+            "command `retrieve` is registered by both `vcsf` and",
+        ),
+        (
+            "vcsf_commands",
+            "[click.Command('a'), click.Command('a')]",
+            "command `a` is registered by both",
+        ),
     ],
 )
-def test_wrong_folders_and_commands_name_the_plugin(tmp_path: Path, hook: str, returned: str, problem: str) -> None:
-    registry = registry_with(tmp_path, f"import click\n@hookimpl\ndef {hook}():\n    return {returned}\n")
+def test_wrong_folders_and_commands_name_the_plugin(
+    tmp_path: Path, hook: str, returned: str, problem: str
+) -> None:
+    registry = registry_with(
+        tmp_path, f"import click\n@hookimpl\ndef {hook}():\n    return {returned}\n"
+    )
     with pytest.raises(PluginError) as error:
         registry.recipe_dirs() if hook == "vcsf_recipe_dirs" else registry.commands(COMMANDS)
     assert problem in error.value.message
@@ -195,7 +214,8 @@ def test_wrong_folders_and_commands_name_the_plugin(tmp_path: Path, hook: str, r
 def test_a_local_plugin_is_imported_by_processes_that_start_afresh(tmp_path: Path) -> None:
     (tmp_path / "vcsf_local.py").write_text("class Mine:\n    pass\n")
     code = (
-        "import multiprocessing, sys; from pathlib import Path; from vcsf_cli.registry import Registry\n"
+        "import multiprocessing, sys; from pathlib import Path; from vcsf_cli.registry import "
+        "Registry\n"
         "if __name__ == '__main__':\n"
         "    Registry(Path(sys.argv[1]))\n"
         "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"

@@ -1,4 +1,5 @@
-"""The wheel is all that a user needs: built, installed into a folder of its own, run away from the checkout."""
+"""The wheel is all that a user needs: built, installed into a folder of its own, run away from the
+checkout."""
 
 import os
 import subprocess
@@ -27,18 +28,38 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("installed")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", folder, wheel]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        folder,
+        wheel,
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return folder
 
 
-def python(installed: Path, elsewhere: Path, *arguments: object, **variables: object) -> tuple[int, str, str]:
-    """Python with the installed wheel and its dependencies, but without `.pth` files: an editable checkout is unseen."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("VCSF_")}
+def python(
+    installed: Path, elsewhere: Path, *arguments: object, **variables: object
+) -> tuple[int, str, str]:
+    """Python with the installed wheel and its dependencies, but without `.pth` files: an editable
+    checkout is unseen."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("VCSF_")
+    }
     environment["PYTHONPATH"] = os.pathsep.join([str(installed), *dependencies()])
-    environment |= {"OMP_NUM_THREADS": "1"} | {name: str(value) for name, value in variables.items()}
+    environment |= {"OMP_NUM_THREADS": "1"} | {
+        name: str(value) for name, value in variables.items()
+    }
     command = [sys.executable, "-S", *map(str, arguments)]
-    done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -53,16 +74,21 @@ def test_the_wheel_holds_the_program_its_plugin_and_the_recipes_alone(wheel: Pat
     assert {top for top in tops if not top.endswith(".dist-info")} == {"vcsf_cli", "vcsf_plugins"}
     assert len(tops) == 3
     for package in (CHECKOUT / "vcsf_cli", CHECKOUT / "plugins" / "vcsf_plugins"):
-        files = [path for path in package.rglob("*") if path.suffix in (".py", ".html", ".css", ".js")]
+        files = [
+            path for path in package.rglob("*") if path.suffix in (".py", ".html", ".css", ".js")
+        ]
         assert {path.relative_to(package.parent).as_posix() for path in files} <= names
         assert f"{package.name}/py.typed" in names
-    assert {name for name in names if name.endswith(".yaml")} == {f"vcsf_cli/{recipe}" for recipe in YAML}
+    assert {name for name in names if name.endswith(".yaml")} == {
+        f"vcsf_cli/{recipe}" for recipe in YAML
+    }
 
 
 def test_what_is_imported_is_the_wheel(installed: Path, tmp_path: Path) -> None:
     code = (
         "import sys, vcsf_cli, vcsf_plugins\n"
-        "print(vcsf_cli.__file__, vcsf_plugins.__file__, vcsf_cli.__version__, *sys.path, sep='\\n')"
+        "print(vcsf_cli.__file__, vcsf_plugins.__file__, vcsf_cli.__version__, *sys.path, "
+        "sep='\\n')"
     )
     status, out, error = python(installed, tmp_path, "-c", code)
     assert status == 0, error
@@ -78,7 +104,9 @@ def test_recipes_are_found_by_name(installed: Path, tmp_path: Path) -> None:
     assert (status, error) == (0, "")
     assert out.startswith("name: demo\n")
     _, out, _ = python(installed, tmp_path, "-m", "vcsf_cli", "recipes")
-    assert {f"recipes/{line.split()[0]}.yaml" for line in out.splitlines()} == YAML - PROTOCOLS - TABLES
+    assert {
+        f"recipes/{line.split()[0]}.yaml" for line in out.splitlines()
+    } == YAML - PROTOCOLS - TABLES
 
 
 def test_protocols_are_found_by_name(installed: Path, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""The tiny training that many tests need: its settings, and copies of the run that `conftest.tiny_run` makes once."""
+"""The tiny training that many tests need: its settings, and copies of the run that
+`conftest.tiny_run` makes once."""
 
 import shutil
 from pathlib import Path

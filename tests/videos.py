@@ -1,4 +1,5 @@
-"""Small real videos for tests, encoded by PyAV. Every frame shows its own number, so that a wrong frame is noticed."""
+"""Small real videos for tests, encoded by PyAV. Every frame shows its own number, so that a wrong
+frame is noticed."""
 
 from __future__ import annotations
 
@@ -23,7 +24,10 @@ CODECS: dict[str, tuple[str, dict[str, str]]] = {
     ".mp4": ("libx264", {"crf": "18", "preset": "ultrafast"}),
     ".mov": ("libx264", {"crf": "18", "preset": "ultrafast"}),
     ".mkv": ("libx264", {"crf": "18", "preset": "ultrafast"}),
-    ".webm": ("libvpx-vp9", {"crf": "20", "b": "0", "cpu-used": "8", "deadline": "realtime", "auto-alt-ref": "1"}),
+    ".webm": (
+        "libvpx-vp9",
+        {"crf": "20", "b": "0", "cpu-used": "8", "deadline": "realtime", "auto-alt-ref": "1"},
+    ),
 }
 """Encoder and its options by the ending of a file."""
 
@@ -69,7 +73,8 @@ def write_video(
         gop: Frames from one key frame to the next.
         b_frames: Of the codecs that have them, between two others.
         times: When each frame is shown in seconds, for a variable rate.
-        turned: Store the frames lying on their side, with metadata that says so, as phones do (mp4 and mov).
+        turned: Store the frames lying on their side, with metadata that says so, as phones do (mp4
+            and mov).
         metadata: Of the container, such as a title.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,15 +109,29 @@ def turn_clockwise(path: Path) -> None:
 
 
 def trim(path: Path, begin: float, name: str = "trimmed.mp4") -> Path:
-    """Copy an mp4 without encoding it again, shown from `begin` seconds on: an edit list cuts away what lies before."""
+    """Copy an mp4 without encoding it again, shown from `begin` seconds on: an edit list cuts away
+    what lies before."""
     copy = path.with_name(name)
-    command = ["ffmpeg", "-v", "error", "-y", "-ss", str(begin), "-i", str(path), "-c", "copy", str(copy)]
+    command = [
+        "ffmpeg",
+        "-v",
+        "error",
+        "-y",
+        "-ss",
+        str(begin),
+        "-i",
+        str(path),
+        "-c",
+        "copy",
+        str(copy),
+    ]
     subprocess.run(command, check=True, timeout=60)
     return copy
 
 
 def add_phantom(path: Path, before: int) -> Path:
-    """Copy an AVI without B-frames to `phantom.avi`, with one packet more that holds no frame, as UCF101 has some.
+    """Copy an AVI without B-frames to `phantom.avi`, with one packet more that holds no frame, as
+    UCF101 has some.
 
     Args:
         path: The file.
@@ -125,7 +144,9 @@ def add_phantom(path: Path, before: int) -> Path:
         for packet in source.demux(video=0):
             if packet.size:
                 if number == before:
-                    empty = av.Packet(bytes.fromhex("000001b651cf"))  # a picture that is `not coded`
+                    empty = av.Packet(
+                        bytes.fromhex("000001b651cf")
+                    )  # a picture that is `not coded`
                     empty.pts = empty.dts = number
                     empty.stream, number = stream, number + 1
                     container.mux(empty)
@@ -168,6 +189,18 @@ def flip_bytes(path: Path, begin: float, end: float, seed: int = 0) -> Path:
 
 def ffmpeg_frames(path: Path, width: int, height: int) -> Image:
     """All frames as the ffmpeg program decodes them from the start: uint8 (T, height, width, 3)."""
-    command = ["ffmpeg", "-v", "error", "-i", str(path), "-fps_mode", "passthrough", "-f", "rawvideo"]
-    output = subprocess.run([*command, "-pix_fmt", "rgb24", "-"], capture_output=True, check=True, timeout=60).stdout
+    command = [
+        "ffmpeg",
+        "-v",
+        "error",
+        "-i",
+        str(path),
+        "-fps_mode",
+        "passthrough",
+        "-f",
+        "rawvideo",
+    ]
+    output = subprocess.run(
+        [*command, "-pix_fmt", "rgb24", "-"], capture_output=True, check=True, timeout=60
+    ).stdout
     return np.frombuffer(output, np.uint8).reshape(-1, height, width, 3)

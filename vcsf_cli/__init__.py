@@ -1,7 +1,8 @@
-"""vcsf: video representations without labels, from a slow and a fast RGB pathway that teach each other.
+"""vcsf: video representations without labels, from a slow and a fast RGB pathway that teach each
+other.
 
-An independent reconstruction of VCSF (Li et al., IEEE SMC 2023), of which only the abstract is public.
-"""
+An independent reconstruction of VCSF (Li et al., IEEE SMC 2023), of which only the abstract is
+public."""
 
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,14 @@ if TYPE_CHECKING:
 
 try:
     __version__ = version("vcsf")
-except PackageNotFoundError:  # run from a bare folder (`pip install --target`, a zip) without metadata
+except (
+    PackageNotFoundError
+):  # run from a bare folder (`pip install --target`, a zip) without metadata
     __version__ = "unknown"
 
 hookimpl = pluggy.HookimplMarker("vcsf")
-"""Marks a function of a plugin as the implementation of the hook of the same name (`vcsf_cli.hookspecs`)."""
+"""Marks a function of a plugin as the implementation of the hook of the same name
+(`vcsf_cli.hookspecs`)."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,5 @@
-"""The `vcsf` command: a group that loads a command when it is used, and the only place where errors become output."""
+"""The `vcsf` command: a group that loads a command when it is used, and the only place where errors
+become output."""
 
 from __future__ import annotations
 
@@ -13,11 +14,19 @@ import click
 
 from vcsf_cli import __version__
 from vcsf_cli.commands import COMMANDS
-from vcsf_cli.errors import BROKEN_DISK, EXIT_INTERRUPTED, WRONG_PATH, InputError, UnknownName, VcsfError
+from vcsf_cli.errors import (
+    BROKEN_DISK,
+    EXIT_INTERRUPTED,
+    WRONG_PATH,
+    InputError,
+    UnknownName,
+    VcsfError,
+)
 
 
 class _LazyGroup(click.Group):
-    """Loads a command's module when the command is asked for; plugins' commands only when no built-in has the name."""
+    """Loads a command's module when the command is asked for; plugins' commands only when no
+    built-in has the name."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -91,10 +100,11 @@ def _heed_debug(context: click.Context, parameter: click.Parameter, wanted: bool
     help="Show the traceback of an error.",
 )
 def vcsf() -> None:
-    """Learn video representations without labels: a slow and a fast pathway that find positives for each other.
+    """Learn video representations without labels: a slow and a fast pathway that find positives for
+    each other.
 
-    The usual way: `vcsf prepare ucf101`, `vcsf pretrain recipes/vcsf.yaml`, `vcsf retrieve --k 1,5,10`.
-    """
+    The usual way: `vcsf prepare ucf101`, `vcsf pretrain recipes/vcsf.yaml`, `vcsf retrieve --k
+    1,5,10`."""
 
 
 def _explain(error: VcsfError) -> None:
@@ -113,7 +123,8 @@ def _in_our_words(error: click.ClickException) -> VcsfError:
 
 
 def _system_error(error: OSError) -> VcsfError | None:
-    """An error of the system's as one of ours; None if the user needs to see where it comes from."""
+    """An error of the system's as one of ours; None if the user needs to see where it comes
+    from."""
     message = f"{error.strerror}: {error.filename or 'while writing'}"
     if error.errno in WRONG_PATH:
         return InputError(message, "look at the folders and names that you gave")
@@ -143,11 +154,12 @@ def _reader_has_gone() -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit status: 0 done, 1 the work failed, 2 the command line or recipe is wrong,
-    130 interrupted."""
+    """Run a command line and return its exit status: 0 done, 1 the work failed, 2 the command line
+    or recipe is wrong, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     chosen: dict[str, bool] = {}
-    # Threads that spin while they wait take the cores from the processes that read clips; must be set before torch loads.
+    # Threads that spin while they wait take the cores from the processes that read clips; must be
+    # set before torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         result: Any = vcsf.main(args=arguments, prog_name="vcsf", standalone_mode=False, obj=chosen)

@@ -1,8 +1,8 @@
 """The shapes and protocols that vcsf and its plugins agree on, stated once.
 
-B clips, L frames in a window, T frames or time steps of one pathway, C channels, K queue slots, D head dimensions.
-Images are RGB. Nothing here imports torch when it is merely read by the data commands.
-"""
+B clips, L frames in a window, T frames or time steps of one pathway, C channels, K queue slots, D
+head dimensions. Images are RGB. Nothing here imports torch when it is merely read by the data
+commands."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class Video:
         name: Its path relative to the dataset's root, with `/`; unique within the dataset.
         label: Its class, None if unknown.
         group: What never straddles a split, such as `g07` in UCF101's names; empty if unknown.
-        source: The recording that it was cut from; videos of equal source show the same scene. Empty: its own.
+        source: The recording that it was cut from; videos of equal source show the same scene.
+            Empty: its own.
         split: Its part, `train`, `test` or empty, in each of up to three official splits.
     """
 
@@ -66,7 +67,8 @@ class Dataset(Protocol):
         ...
 
     benchmark: bool
-    """Whether clips are already cut as the benchmark wants them, so that none is ever cut up further."""
+    """Whether clips are already cut as the benchmark wants them, so that none is ever cut up
+    further."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class Frame:
 
     Args:
         image: uint8 (H, W, 3), upright.
-        time: Its presentation time in seconds from the first frame, None where the container has no usable one.
+        time: Its presentation time in seconds from the first frame, None where the container has no
+            usable one.
     """
 
     image: Frames
@@ -83,17 +86,20 @@ class Frame:
 
 
 class Reader(Protocol):
-    """An open video: exact, that is frame i is frame i of a sequential decode from the start, or an error.
+    """An open video: exact, that is frame i is frame i of a sequential decode from the start, or an
+    error.
 
     Raises:
-        DataError: From any method, if the file can't be decoded. Frames before the damage are yielded first.
+        DataError: From any method, if the file can't be decoded. Frames before the damage are
+            yielded first.
     """
 
     fps: float
     """Frames per second as the container says, 0.0 if unknown."""
 
     declared: int
-    """Number of frames that there should be, 0 if unknown; fewer that decode mean a damaged file."""
+    """Number of frames that there should be, 0 if unknown; fewer that decode mean a damaged
+    file."""
 
     def __len__(self) -> int:
         """Number of frames that really decode."""
@@ -104,7 +110,8 @@ class Reader(Protocol):
         ...
 
     def read(self, indices: Sequence[int], size: int | None = None) -> Frames:
-        """The frames `indices`, any order, repeats allowed: uint8 (T, H, W, 3), short side `size` if given.
+        """The frames `indices`, any order, repeats allowed: uint8 (T, H, W, 3), short side `size`
+        if given.
 
         Raises:
             IndexError: If an index is not in `range(len(self))`.
@@ -129,11 +136,13 @@ class View:
     """The frames of one view of a video.
 
     Args:
-        window: Frame numbers of the window that both pathways see, int64 (L,); where each has its own, one after the other.
+        window: Frame numbers of the window that both pathways see, int64 (L,); where each has its
+            own, one after the other.
         slow: Positions in the slow pathway's window that it reads, int64 (T_slow,).
         fast: Positions in the fast pathway's window that it reads, int64 (T_fast,).
-        parts: Begin and end of each pathway's window in `window`, for pathways that don't see all of it. The same for all
-            views that a sampler gives for training, and for all that it gives for measuring.
+        parts: Begin and end of each pathway's window in `window`, for pathways that don't see all
+            of it. The same for all views that a sampler gives for training, and for all that it
+            gives for measuring.
     """
 
     window: Indices
@@ -151,7 +160,8 @@ class View:
 
 
 class Sampler(Protocol):
-    """What a `vcsf_samplers` factory returns. Pure: it needs no video, only its number of frames."""
+    """What a `vcsf_samplers` factory returns. Pure: it needs no video, only its number of
+    frames."""
 
     length: int
     """L, frames of a window."""
@@ -169,14 +179,17 @@ class Sampler(Protocol):
 class Contrast:
     """What every contrastive loss sees: keyed by pathway, vectors of unit length.
 
-    `video`, `source` and `label` are int64; -1 as video or source marks an empty slot and equals nothing, -1 as label
-    is unknown. Videos of equal source were cut from one recording; a video without group is its own source. A loss may
-    read a label only if its class attribute `uses_labels` is true.
+    `video`, `source` and `label` are int64; -1 as video or source marks an empty slot and equals
+    nothing, -1 as label is unknown. Videos of equal source were cut from one recording; a video
+    without group is its own source. A loss may read a label only if its class attribute
+    `uses_labels` is true.
 
     Args:
         query: View 1 through the trained encoder, (B, D), with gradient; None for a frozen pathway.
-        key: View 2 through the momentum encoder, (B, D). Of a pathway that does not learn, only if the loss `crosses`.
-        queue: Older keys, (K, D), kept in step across pathways; the batch's own keys for a loss with `queue` 0.
+        key: View 2 through the momentum encoder, (B, D). Of a pathway that does not learn, only if
+            the loss `crosses`.
+        queue: Older keys, (K, D), kept in step across pathways; the batch's own keys for a loss
+            with `queue` 0.
         video: Batch video numbers, (B,), and `queue_video` (K,).
         source: Batch source numbers, (B,), and `queue_source` (K,).
         label: Batch labels, (B,), and `queue_label` (K,).
@@ -207,16 +220,19 @@ def never(keys: Collection[str]) -> bool:
 class Layout:
     """How files of another code name the weights of a backbone, so that `--init` can take them.
 
-    A file fits if, after one of the prefixes, every tensor of the backbone is there, and nothing is there besides that
-    is not left out. Counters of batch norm (`num_batches_tracked`) may be missing.
+    A file fits if, after one of the prefixes, every tensor of the backbone is there, and nothing is
+    there besides that is not left out. Counters of batch norm (`num_batches_tracked`) may be
+    missing.
 
     Args:
-        keys: The backbone's own key by the file's. Two of the file's may stand for one; they must then be equal.
+        keys: The backbone's own key by the file's. Two of the file's may stand for one; they must
+            then be equal.
         prefixes: What may stand before each of those keys in a file, such as `encoder_q.0.`.
-        left_out: What is known and not taken: the beginning of a key, prefix included, and what that is.
+        left_out: What is known and not taken: the beginning of a key, prefix included, and what
+            that is.
         labels: Whether a file's keys say that labels trained these weights.
-        eps: That of its batch norms, where it is not the backbone's own. Running variances then take up the difference:
-            evaluated, the networks are the same.
+        eps: That of its batch norms, where it is not the backbone's own. Running variances then
+            take up the difference: evaluated, the networks are the same.
         remark: A sentence for whoever takes such weights.
     """
 

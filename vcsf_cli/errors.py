@@ -1,7 +1,7 @@
 """What may go wrong for a user, each with one sentence of what and one of what to do about it.
 
-Every error that a user can cause is a `VcsfError`; `vcsf_cli.cli` is the only place that turns them into output.
-"""
+Every error that a user can cause is a `VcsfError`; `vcsf_cli.cli` is the only place that turns them
+into output."""
 
 import difflib
 import errno
@@ -11,7 +11,8 @@ BROKEN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROF
 """Errors of the system that are the disk's or its owner's doing: the user needs no traceback."""
 
 WRONG_PATH = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
-"""Errors of the system that a path on the command line or in a recipe makes: a file taken for a folder, too long a name."""
+"""Errors of the system that a path on the command line or in a recipe makes: a file taken for a
+folder, too long a name."""
 
 EXIT_INTERRUPTED = 130
 """Exit status after Ctrl-C or a polite kill, with everything saved."""
@@ -59,7 +60,9 @@ class RecipeError(InputError):
         """One error that says all of `problems`."""
         if len(problems) == 1:
             return problems[0]
-        message = f"{len(problems)} problems in the recipe\n" + "\n".join(f"  - {p.message}" for p in problems)
+        message = f"{len(problems)} problems in the recipe\n" + "\n".join(
+            f"  - {p.message}" for p in problems
+        )
         hints = dict.fromkeys(p.hint for p in problems if p.hint)
         return cls(message, "\n      ".join(hints))
 
@@ -84,4 +87,7 @@ class UnknownName(RecipeError):
     """
 
     def __init__(self, what: str, name: str, known: Iterable[str], where: str = "") -> None:
-        super().__init__(f"unknown {what} `{name}`" + (f" at {where}" if where else ""), did_you_mean(name, known))
+        super().__init__(
+            f"unknown {what} `{name}`" + (f" at {where}" if where else ""),
+            did_you_mean(name, known),
+        )

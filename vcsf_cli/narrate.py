@@ -20,14 +20,18 @@ _together = {"several": False}
 
 
 def work_together(several: bool) -> None:
-    """Say whether several processes work on one thing. Without it the numbers that torchrun or Slurm gave this process
-    mean nothing: it may be one of many that each do a thing of their own."""
+    """Say whether several processes work on one thing. Without it the numbers that torchrun or
+    Slurm gave this process mean nothing: it may be one of many that each do a thing of their
+    own."""
     _together["several"] = several
 
 
 def is_first() -> bool:
-    """Whether this is the first, or only, of the processes that work on one thing; the others say and write nothing."""
-    return not (_together["several"] and any(os.environ.get(name, "0") not in ("", "0") for name in _RANKS))
+    """Whether this is the first, or only, of the processes that work on one thing; the others say
+    and write nothing."""
+    return not (
+        _together["several"] and any(os.environ.get(name, "0") not in ("", "0") for name in _RANKS)
+    )
 
 
 def say(text: str) -> None:
@@ -49,7 +53,8 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Progress of work with a known number of steps: a bar on a terminal, a line now and then elsewhere.
+    """Progress of work with a known number of steps: a bar on a terminal, a line now and then
+    elsewhere.
 
     Args:
         total: Number of steps.
@@ -69,7 +74,10 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._terminal:
             self._draw()
@@ -99,7 +107,9 @@ class Progress:
         if worked:
             parts.append(f"{rate:.1f}/s" if rate >= 1 else f"{elapsed / worked:.1f} s each")
             left = self.total - self.done
-            parts.append(f"{duration(left * elapsed / worked)} left" if left > 0 else duration(elapsed))
+            parts.append(
+                f"{duration(left * elapsed / worked)} left" if left > 0 else duration(elapsed)
+            )
         if self.note:
             parts.append(self.note)
         return "  ".join(parts)

@@ -25,7 +25,15 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from vcsf_cli import hookspecs
 from vcsf_cli.contracts import Component, Parameter
-from vcsf_cli.errors import BROKEN_DISK, WRONG_PATH, PluginError, RecipeError, UnknownName, VcsfError, did_you_mean
+from vcsf_cli.errors import (
+    BROKEN_DISK,
+    WRONG_PATH,
+    PluginError,
+    RecipeError,
+    UnknownName,
+    VcsfError,
+    did_you_mean,
+)
 from vcsf_cli.narrate import say
 
 HOOKS = {
@@ -55,12 +63,13 @@ _GIVES = {
 
 _LOCAL_PLUGIN = "vcsf_local.py"
 _NO_LOCAL_PLUGIN = "VCSF_NO_LOCAL_PLUGIN"
-"""Environment variable by which processes that vcsf starts learn that the local plugin is left out."""
+"""Environment variable by which processes that vcsf starts learn that the local plugin is left
+out."""
 
 
 class Registry:
-    """All plugins, and the components they register. A kind's hook is called when the kind is first asked for, so that
-    a command that needs no network never imports torch.
+    """All plugins, and the components they register. A kind's hook is called when the kind is first
+    asked for, so that a command that needs no network never imports torch.
 
     Args:
         local_plugin: A plugin file to load last, None for none.
@@ -82,11 +91,16 @@ class Registry:
             self._register(module, str(local_plugin))
 
     def _register(self, plugin: object, name: str) -> None:
-        unknown = [hook for hook in dir(plugin) if hook.startswith("vcsf_") and self._is_foreign(plugin, hook)]
+        unknown = [
+            hook
+            for hook in dir(plugin)
+            if hook.startswith("vcsf_") and self._is_foreign(plugin, hook)
+        ]
         if unknown:
             hooks = [hook for hook in dir(hookspecs) if hook.startswith("vcsf_")]
             raise PluginError(
-                f"plugin `{name}` implements an unknown hook `{unknown[0]}`", did_you_mean(unknown[0], hooks)
+                f"plugin `{name}` implements an unknown hook `{unknown[0]}`",
+                did_you_mean(unknown[0], hooks),
             )
         try:
             self.manager.register(plugin, name=name)
@@ -98,14 +112,17 @@ class Registry:
             ) from error
 
     def _is_foreign(self, plugin: object, attribute: str) -> bool:
-        return self.manager.parse_hookimpl_opts(plugin, attribute) is not None and not hasattr(hookspecs, attribute)
+        return self.manager.parse_hookimpl_opts(plugin, attribute) is not None and not hasattr(
+            hookspecs, attribute
+        )
 
     def plugins(self) -> list[str]:
         """Names of all plugins, in load order."""
         return [name for name, _ in self.manager.list_name_plugin()]
 
     def call(self, hook: str) -> Iterator[tuple[str, Any]]:
-        """What each plugin returns from a hook without arguments, with the plugin's name, in load order."""
+        """What each plugin returns from a hook without arguments, with the plugin's name, in load
+        order."""
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             with blame(implementation.plugin_name):
                 result = implementation.function()
@@ -128,20 +145,23 @@ class Registry:
         """All components of a kind by name, in load order.
 
         Raises:
-            PluginError: If a plugin raises, returns something else than `{name: factory}`, or takes a name twice.
+            PluginError: If a plugin raises, returns something else than `{name: factory}`, or takes
+                a name twice.
         """
         if kind not in self._kinds:
             found: dict[str, Component] = {}
             for plugin, factories in self.call(HOOKS[kind]):
                 if not isinstance(factories, typing.Mapping):
                     raise PluginError(
-                        f"plugin `{plugin}` returns {type(factories).__name__} from `{HOOKS[kind]}`",
+                        f"plugin `{plugin}` returns {type(factories).__name__} from "
+                        f"`{HOOKS[kind]}`",
                         "return a dict of names and factories, as plugins/README.md shows",
                     )
                 for name, factory in factories.items():
                     if name in found:
                         raise PluginError(
-                            f"{kind} `{name}` is registered by both `{found[name].plugin}` and `{plugin}`",
+                            f"{kind} `{name}` is registered by both `{found[name].plugin}` and "
+                            f"`{plugin}`",
                             RENAME,
                         )
                     found[name] = describe(kind, name, factory, plugin)
@@ -163,8 +183,8 @@ class Registry:
         """Call a component's factory, with settings that `check_settings` has passed.
 
         Raises:
-            PluginError: If the factory raises something else than a `VcsfError`, or returns something else than its
-                kind must give.
+            PluginError: If the factory raises something else than a `VcsfError`, or returns
+                something else than its kind must give.
         """
         component = self.find(kind, name)
         filled = {name: value for name, value in settings.items() if name in _FILLED_BY_VCSF}
@@ -174,7 +194,8 @@ class Registry:
         missing = [attribute for attribute in _GIVES[kind] if not hasattr(built, attribute)]
         if missing:
             raise PluginError(
-                f"plugin `{component.plugin}` returns {type(built).__name__} as {kind} `{name}`, which has no "
+                f"plugin `{component.plugin}` returns {type(built).__name__} as {kind} `{name}`, "
+                f"which has no "
                 f"`{missing[0]}`",
                 f"see `{HOOKS[kind]}` in `vcsf_cli.hookspecs`",
             )
@@ -182,7 +203,8 @@ class Registry:
 
     @contextmanager
     def blame_for(self, kind: str, name: str) -> Iterator[None]:
-        """Turn whatever a component raises while it is used into an error that names it and its plugin.
+        """Turn whatever a component raises while it is used into an error that names it and its
+        plugin.
 
         A `VcsfError` passes as it is, and so does what the disk or a path is to blame for.
         """
@@ -197,7 +219,10 @@ class Registry:
 
     def recipe_dirs(self) -> list[tuple[str, Path]]:
         """Folders of recipes that plugins add, each with the plugin's name."""
-        return [(plugin, Path(folder)) for plugin, folder in self._listed("vcsf_recipe_dirs", str | Path)]
+        return [
+            (plugin, Path(folder))
+            for plugin, folder in self._listed("vcsf_recipe_dirs", str | Path)
+        ]
 
     def commands(self, taken: Iterable[str]) -> dict[str, tuple[str, click.Command]]:
         """Commands that plugins add by name, each with the plugin's name.
@@ -213,7 +238,10 @@ class Registry:
         for plugin, command in self._listed("vcsf_commands", click.Command):
             name = command.name or ""
             if name in owners:
-                raise PluginError(f"command `{name}` is registered by both `{owners[name]}` and `{plugin}`", RENAME)
+                raise PluginError(
+                    f"command `{name}` is registered by both `{owners[name]}` and `{plugin}`",
+                    RENAME,
+                )
             owners[name] = plugin
             found[name] = plugin, command
         return found
@@ -269,7 +297,9 @@ def describe(kind: str, name: str, factory: Callable[..., Any], plugin: str) -> 
         PluginError: If the factory can't be called, or has parameters that vcsf could not fill.
     """
     if not callable(factory):
-        raise PluginError(f"plugin `{plugin}` registers {kind} `{name}`, which is no function or class")
+        raise PluginError(
+            f"plugin `{plugin}` registers {kind} `{name}`, which is no function or class"
+        )
     documentation = own_documentation(factory)
     helps = _argument_helps(documentation)
     if inspect.isclass(factory) and not helps:
@@ -284,13 +314,17 @@ def describe(kind: str, name: str, factory: Callable[..., Any], plugin: str) -> 
             continue
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise PluginError(
-                f"{kind} `{name}` of plugin `{plugin}` takes anything (`{parameter}`), so that no recipe could be checked",
-                "name its settings; a class needs an `__init__` of its own, as that of torch's modules takes anything",
+                f"{kind} `{name}` of plugin `{plugin}` takes anything (`{parameter}`), so that no "
+                f"recipe could be checked",
+                "name its settings; a class needs an `__init__` of its own, as that of torch's "
+                "modules takes anything",
             )
         if parameter.kind is not parameter.KEYWORD_ONLY:
             raise PluginError(
-                f"{kind} `{name}` of plugin `{plugin}` has a parameter `{parameter}` that is not keyword-only",
-                "positional-only parameters (before `/`) come from vcsf, keyword-only ones (after `*`) from the recipe",
+                f"{kind} `{name}` of plugin `{plugin}` has a parameter `{parameter}` that is not "
+                f"keyword-only",
+                "positional-only parameters (before `/`) come from vcsf, keyword-only ones (after "
+                "`*`) from the recipe",
             )
         parameters[parameter.name] = Parameter(
             name=parameter.name,
@@ -299,7 +333,9 @@ def describe(kind: str, name: str, factory: Callable[..., Any], plugin: str) -> 
             help=helps.get(parameter.name, ""),
             required=parameter.default is parameter.empty,
         )
-    return Component(kind, name, factory, plugin, parameters, documentation.split("\n\n")[0].replace("\n", " "))
+    return Component(
+        kind, name, factory, plugin, parameters, documentation.split("\n\n")[0].replace("\n", " ")
+    )
 
 
 def own_documentation(thing: object) -> str:
@@ -313,7 +349,9 @@ def _argument_helps(documentation: str) -> dict[str, str]:
     if not section:
         return {}
     entries = re.split(r"^[ \t]{4}(\w+):[ \t]*", section.group(1), flags=re.MULTILINE)[1:]
-    return {name: " ".join(text.split()) for name, text in zip(entries[::2], entries[1::2], strict=True)}
+    return {
+        name: " ".join(text.split()) for name, text in zip(entries[::2], entries[1::2], strict=True)
+    }
 
 
 def takes(component: Component, keyword: str) -> bool:
@@ -322,15 +360,21 @@ def takes(component: Component, keyword: str) -> bool:
 
 
 def check_settings(
-    component: Component, settings: dict[str, Any], place: Callable[[str], str], *, whole: bool = True
+    component: Component,
+    settings: dict[str, Any],
+    place: Callable[[str], str],
+    *,
+    whole: bool = True,
 ) -> tuple[dict[str, Any], list[RecipeError]]:
     """Check a recipe's settings against a factory's signature.
 
     Args:
         component: The component that they are meant for.
         settings: Keyword and value as the recipe says.
-        place: Says where a keyword stands, for the problem's text: `temperature` -> `` `loss.temperature` ``.
-        whole: Whether these are all settings, so that defaults are filled in and missing ones are problems.
+        place: Says where a keyword stands, for the problem's text: `temperature` -> ``
+            `loss.temperature` ``.
+        whole: Whether these are all settings, so that defaults are filled in and missing ones are
+            problems.
 
     Returns:
         The settings, and all problems.
@@ -353,7 +397,8 @@ def check_settings(
             except ValidationError as error:
                 problems.append(
                     RecipeError(
-                        f"{place(name)} is {settings[name]!r}: {_describe_problem(error, parameter.annotation)}",
+                        f"{place(name)} is {settings[name]!r}: "
+                        f"{_describe_problem(error, parameter.annotation)}",
                         f"{what}: {parameter.help}" if parameter.help else "",
                     )
                 )
@@ -367,7 +412,8 @@ def check_settings(
 
 
 def _describe_problem(error: ValidationError, annotation: Any) -> str:
-    """What pydantic says of a value, each thing once; of a list of a wrong length, how long it should be."""
+    """What pydantic says of a value, each thing once; of a list of a wrong length, how long it
+    should be."""
     for detail in error.errors():
         wanted = fixed_length(annotation)
         given = detail["input"]
@@ -390,12 +436,17 @@ def needs(wanted: int, given: int) -> str:
 
 
 def _typed_settings(component: Component, settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings that `check_settings` has passed, as plain values from a recipe, in the types of the signature."""
-    return {name: validate(component.parameters[name].annotation, value) for name, value in settings.items()}
+    """Settings that `check_settings` has passed, as plain values from a recipe, in the types of the
+    signature."""
+    return {
+        name: validate(component.parameters[name].annotation, value)
+        for name, value in settings.items()
+    }
 
 
 def validate(annotation: Any, value: Any) -> Any:
-    """A value as an annotation wants it, strictly: `1` for a float is fine, `"1"` is not, a list for a tuple is.
+    """A value as an annotation wants it, strictly: `1` for a float is fine, `"1"` is not, a list
+    for a tuple is.
 
     Raises:
         pydantic.ValidationError: If it does not fit.
@@ -414,15 +465,17 @@ def validate(annotation: Any, value: Any) -> Any:
 
 
 def leave_out_local_plugin() -> None:
-    """Make `load` ignore `./vcsf_local.py` in this process and in those that it starts (`--no-local-plugin`)."""
+    """Make `load` ignore `./vcsf_local.py` in this process and in those that it starts
+    (`--no-local-plugin`)."""
     os.environ[_NO_LOCAL_PLUGIN] = "1"
     load.cache_clear()
 
 
 @cache
 def load() -> Registry:
-    """The registry of this process: first-party plugin, entry points of group `vcsf`, then `./vcsf_local.py`, which is
-    announced on stderr, once and not to a shell that completes a word."""
+    """The registry of this process: first-party plugin, entry points of group `vcsf`, then
+    `./vcsf_local.py`, which is announced on stderr, once and not to a shell that completes a
+    word."""
     path = Path(_LOCAL_PLUGIN).resolve()
     if os.environ.get(_NO_LOCAL_PLUGIN) or not path.is_file():
         return Registry(None)

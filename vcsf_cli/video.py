@@ -14,7 +14,8 @@ from vcsf_cli.contracts import Frame, Frames
 
 
 class SequentialReader(ABC):
-    """An open video that is decoded from its start whenever it is asked for something: exact, whatever the container.
+    """An open video that is decoded from its start whenever it is asked for something: exact,
+    whatever the container.
 
     Args:
         path: The file.
@@ -38,7 +39,8 @@ class SequentialReader(ABC):
         return self._length
 
     def read(self, indices: Sequence[int], size: int | None = None) -> Frames:
-        """The frames `indices`, any order, repeats allowed: uint8 (T, H, W, 3), short side at most `size` if given.
+        """The frames `indices`, any order, repeats allowed: uint8 (T, H, W, 3), short side at most
+        `size` if given.
 
         Raises:
             IndexError: If there is no such frame.

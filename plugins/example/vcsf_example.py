@@ -30,7 +30,9 @@ class FrameAverage(nn.Module):
             nn.Conv3d(3, width, (1, 7, 7), (1, 4, 4), (0, 3, 3)), nn.BatchNorm3d(width), nn.ReLU()
         )
         self.second = nn.Sequential(
-            nn.Conv3d(width, 2 * width, (1, 3, 3), (1, 2, 2), (0, 1, 1)), nn.BatchNorm3d(2 * width), nn.ReLU()
+            nn.Conv3d(width, 2 * width, (1, 3, 3), (1, 2, 2), (0, 1, 1)),
+            nn.BatchNorm3d(2 * width),
+            nn.ReLU(),
         )
 
     def forward(self, clip, between=identity):
@@ -64,7 +66,9 @@ class Beginning:
 
     def __init__(self, *, frames: int = 16) -> None:
         if frames < 4 or frames % 4:
-            raise RecipeError(f"`sampler.frames` is {frames}, no multiple of 4", "such as --set sampler.frames=16")
+            raise RecipeError(
+                f"`sampler.frames` is {frames}, no multiple of 4", "such as --set sampler.frames=16"
+            )
         self.length = frames
 
     def sample(self, frames, rng):
@@ -74,7 +78,13 @@ class Beginning:
 
     def cover(self, frames):
         """One window."""
-        return [View(np.arange(self.length) % frames, np.arange(0, self.length, 4), np.arange(self.length))]
+        return [
+            View(
+                np.arange(self.length) % frames,
+                np.arange(0, self.length, 4),
+                np.arange(self.length),
+            )
+        ]
 
 
 class InBatch(nn.Module):
@@ -93,8 +103,14 @@ class InBatch(nn.Module):
 
     def forward(self, contrast: Contrast, pathway: str):
         """The loss of one pathway."""
-        logits = contrast.query[pathway].float() @ contrast.key[pathway].float().T / self.temperature
-        return {"loss": functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device))}
+        logits = (
+            contrast.query[pathway].float() @ contrast.key[pathway].float().T / self.temperature
+        )
+        return {
+            "loss": functional.cross_entropy(
+                logits, torch.arange(len(logits), device=logits.device)
+            )
+        }
 
 
 @hookimpl

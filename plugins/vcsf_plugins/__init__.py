@@ -1,4 +1,5 @@
-"""The first-party plugin: everything that vcsf brings along, registered through the public hooks alone."""
+"""The first-party plugin: everything that vcsf brings along, registered through the public hooks
+alone."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,7 +8,8 @@ from vcsf_cli import hookimpl
 
 Factories = Mapping[str, Callable[..., Any]]
 
-# Modules are imported in the hooks: `vcsf prepare` asks for datasets and decoders and must not wait for torch.
+# Modules are imported in the hooks: `vcsf prepare` asks for datasets and decoders and must not wait
+# for torch.
 
 
 @hookimpl

@@ -1,5 +1,5 @@
-"""Readers of video files. They never seek: with AVI, whose frames carry no times, decord and PyAV land on the wrong
-frame after a seek, silently (B-frames: half of all frames and more)."""
+"""Readers of video files. They never seek: with AVI, whose frames carry no times, decord and PyAV
+land on the wrong frame after a seek, silently (B-frames: half of all frames and more)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from vcsf_cli.video import SequentialReader
 _QUARTER_TURNS = {90: 1, 180: 2, -180: 2, -90: 3, 270: 3}
 
 _QUEUE_BYTES = 512 * 2**20
-"""decord decodes ahead of whoever reads, and keeps it all: what is larger than this decoded is left to PyAV."""
+"""decord decodes ahead of whoever reads, and keeps it all: what is larger than this decoded is left
+to PyAV."""
 
 
 class _FileReader(SequentialReader):
@@ -41,12 +42,13 @@ class _FileReader(SequentialReader):
 
 
 def _read_header(container: av.container.InputContainer) -> tuple[float, int]:
-    """Frames a second, and the number of frames that there should be: those whose data is there, and those that are
-    lost at the end. What an edit list cuts away, as phones and trimming without encoding do, is not among them.
+    """Frames a second, and the number of frames that there should be: those whose data is there,
+    and those that are lost at the end. What an edit list cuts away, as phones and trimming without
+    encoding do, is not among them.
 
-    The header's own count is no measure: encoders leave out frames that repeat the one before and count them all the
-    same. What is lost is told by the time between the last frame's end and the end that the header promises.
-    """
+    The header's own count is no measure: encoders leave out frames that repeat the one before and
+    count them all the same. What is lost is told by the time between the last frame's end and the
+    end that the header promises."""
     stream = container.streams.video[0]
     fps = float(stream.average_rate or stream.guessed_rate or 0)
     unit = stream.time_base or Fraction(0)
@@ -64,7 +66,10 @@ def _read_header(container: av.container.InputContainer) -> tuple[float, int]:
                 end = max(end, float((time + (packet.duration or 0)) * unit))
     except av.FFmpegError:  # the data breaks off: what is lost shows below
         pass
-    promised = [float((stream.duration or 0) * unit), max(0, stream.frames - cut_away) / fps if fps else 0.0]
+    promised = [
+        float((stream.duration or 0) * unit),
+        max(0, stream.frames - cut_away) / fps if fps else 0.0,
+    ]
     if len(container.streams) == 1 and container.duration:  # with sound it may be the sound's
         promised.append(container.duration / av.time_base)
     start = float((stream.start_time or 0) * unit)
@@ -90,7 +95,9 @@ class PyAVReader(_FileReader):
             first: float | None = None
             try:
                 for frame in container.decode(stream):
-                    image = np.rot90(frame.to_ndarray(format="rgb24"), _QUARTER_TURNS.get(frame.rotation, 0))
+                    image = np.rot90(
+                        frame.to_ndarray(format="rgb24"), _QUARTER_TURNS.get(frame.rotation, 0)
+                    )
                     first = frame.time if first is None else first
                     time = None if frame.time is None or first is None else frame.time - first
                     yield Frame(np.ascontiguousarray(image), time)
@@ -101,10 +108,10 @@ class PyAVReader(_FileReader):
 class _DecordReader(PyAVReader):
     """An open video, decoded by decord one frame after the other.
 
-    decord fills up what the container counts too many with repeats of the last frame. So frames at the end that equal
-    the one before are given only if PyAV finds them too. Videos beyond `_QUEUE_BYTES`, and files whose name is no UTF-8,
-    are decoded by PyAV altogether. Its frames are the same, and so are their pixels but for interlaced video.
-    """
+    decord fills up what the container counts too many with repeats of the last frame. So frames at
+    the end that equal the one before are given only if PyAV finds them too. Videos beyond
+    `_QUEUE_BYTES`, and files whose name is no UTF-8, are decoded by PyAV altogether. Its frames are
+    the same, and so are their pixels but for interlaced video."""
 
     def stream(self) -> Iterator[Frame]:
         """All frames in presentation order, in bounded memory."""
@@ -137,9 +144,13 @@ class _DecordReader(PyAVReader):
             reader = decord.VideoReader(str(self.path), num_threads=1)
             count = len(reader)
             # Times of frames whose container has none come as multiples of 1/fps, or as nonsense.
-            times = np.asarray(reader.get_frame_timestamp(range(count)))[:, 0] if count else np.empty(0)
+            times = (
+                np.asarray(reader.get_frame_timestamp(range(count)))[:, 0] if count else np.empty(0)
+            )
         except (RuntimeError, decord.DECORDError) as error:
-            raise DataError(f"{self.path} can't be decoded: {str(error).splitlines()[-1]}") from error
+            raise DataError(
+                f"{self.path} can't be decoded: {str(error).splitlines()[-1]}"
+            ) from error
         usable = bool(np.isfinite(times).all() and (np.diff(times) > 0).all())
         for number in range(count):
             try:
@@ -148,7 +159,9 @@ class _DecordReader(PyAVReader):
                 return
             except (RuntimeError, decord.DECORDError) as error:
                 reason = str(error).splitlines()[0].rpartition("Check failed: ")[2]
-                raise DataError(f"{self.path} can't be decoded past frame {number}: {reason}") from error
+                raise DataError(
+                    f"{self.path} can't be decoded past frame {number}: {reason}"
+                ) from error
             yield Frame(image, float(times[number] - times[0]) if usable else None)
 
 

@@ -1,8 +1,7 @@
 """Contrastive losses on two pathways.
 
-All compute in float32 whatever the networks compute in: a sum of exponentials of similarities over temperature loses too
-much in bfloat16.
-"""
+All compute in float32 whatever the networks compute in: a sum of exponentials of similarities over
+temperature loses too much in bfloat16."""
 
 from __future__ import annotations
 
@@ -28,7 +27,8 @@ def _query_float(contrast: Contrast, pathway: str) -> Tensor:
 
 
 def _key_logits(contrast: Contrast, pathway: str, keys: str, temperature: float) -> Tensor:
-    """Similarities over temperature of a pathway's queries to keys of a pathway: the own key, then the queue, (B, 1 + K)."""
+    """Similarities over temperature of a pathway's queries to keys of a pathway: the own key, then
+    the queue, (B, 1 + K)."""
     query = _query_float(contrast, pathway)
     own = (query * contrast.key[keys].float()).sum(1, keepdim=True)
     return torch.cat([own, query @ contrast.queue[keys].float().T], 1) / temperature
@@ -51,7 +51,8 @@ def _with_own(own: Tensor | bool, slots: Tensor) -> Tensor:
 
 
 def _nce(logits: Tensor, positive: Tensor, taking_part: Tensor) -> Tensor:
-    """-log of the share of the positives in the sum of exponentials, the mean over clips (MIL-NCE, Miech et al., CVPR 2020).
+    """-log of the share of the positives in the sum of exponentials, the mean over clips (MIL-NCE,
+    Miech et al., CVPR 2020).
 
     The log of the *sum* over positives, not the mean of the logs: one good positive is enough.
 
@@ -65,7 +66,8 @@ def _nce(logits: Tensor, positive: Tensor, taking_part: Tensor) -> Tensor:
 
 
 def own_key_accuracy(logits: Tensor, negative: Tensor) -> Tensor:
-    """How often the own key, the first of logits (B, 1 + K), is nearer than every slot of negatives (B, K)."""
+    """How often the own key, the first of logits (B, 1 + K), is nearer than every slot of negatives
+    (B, K)."""
     nearest = logits[:, 1:].masked_fill(~negative, -torch.inf).amax(1)
     return (logits[:, 0] > nearest).float().mean()
 
@@ -73,12 +75,14 @@ def own_key_accuracy(logits: Tensor, negative: Tensor) -> Tensor:
 class InfoNCE(nn.Module):
     """Tell a clip's own key from the keys of other videos (MoCo, He et al., CVPR 2020, eq. 1).
 
-    -log( exp(q.k+ / tau) / (exp(q.k+ / tau) + sum over negatives of exp(q.k- / tau)) ), where empty slots and keys of
-    the same video are no negatives. Other videos cut from the same recording are, as in CoCLR's first stage.
+    -log( exp(q.k+ / tau) / (exp(q.k+ / tau) + sum over negatives of exp(q.k- / tau)) ), where empty
+    slots and keys of the same video are no negatives. Other videos cut from the same recording are,
+    as in CoCLR's first stage.
 
     Args:
         temperature: Softness of the similarity, tau in the paper.
-        queue: How many older keys are negatives, K in the paper; 0 takes the other keys of the batch instead.
+        queue: How many older keys are negatives, K in the paper; 0 takes the other keys of the
+            batch instead.
     """
 
     uses_labels = False
@@ -90,7 +94,10 @@ class InfoNCE(nn.Module):
 
     def forward(self, contrast: Contrast, pathway: str) -> dict[str, Tensor]:
         """The loss of one pathway, and how often a clip's own key is nearer than every negative."""
-        logits, negative = _key_logits(contrast, pathway, pathway, self.temperature), _other_videos(contrast)
+        logits, negative = (
+            _key_logits(contrast, pathway, pathway, self.temperature),
+            _other_videos(contrast),
+        )
         own = torch.zeros_like(logits, dtype=torch.bool)
         own[:, 0] = True
         loss = _nce(logits, own, _with_own(True, negative))
@@ -98,9 +105,11 @@ class InfoNCE(nn.Module):
 
 
 class CrossInstance(InfoNCE):
-    """Tell what the other pathway makes of the same instance from what it makes of others (VTHCL, Yang et al., 2020).
+    """Tell what the other pathway makes of the same instance from what it makes of others (VTHCL,
+    Yang et al., 2020).
 
-    InfoNCE whose keys, own and queued, are the other pathway's: slow and fast of one instance are the positive pair.
+    InfoNCE whose keys, own and queued, are the other pathway's: slow and fast of one instance are
+    the positive pair.
 
     Args:
         temperature: Softness of the similarity, tau in the paper.
@@ -110,9 +119,14 @@ class CrossInstance(InfoNCE):
     crosses = True
 
     def forward(self, contrast: Contrast, pathway: str) -> dict[str, Tensor]:
-        """The loss of one pathway, and how often the instance's other key is nearer than every negative."""
+        """The loss of one pathway, and how often the instance's other key is nearer than every
+        negative."""
         swapped = Contrast(
-            **{**vars(contrast), "key": _swap_pathways(contrast.key), "queue": _swap_pathways(contrast.queue)}
+            **{
+                **vars(contrast),
+                "key": _swap_pathways(contrast.key),
+                "queue": _swap_pathways(contrast.queue),
+            }
         )
         return super().forward(swapped, pathway)
 
@@ -123,23 +137,26 @@ def _swap_pathways(by_pathway: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class CrossPathway(nn.Module):
-    """Pull a clip to its own key, to clips of its recording, and to the clips that the other pathway finds near it.
+    """Pull a clip to its own key, to clips of its recording, and to the clips that the other
+    pathway finds near it.
 
-    Multi-instance InfoNCE (CoCLR, Han et al., NeurIPS 2020, eq. 4): -log of the sum of the positives' softmax terms.
-    Mined positives are the slots nearest to the clip's key as the other pathway ranks its own queue; slots of the same
-    recording are left out of the ranking.
+    Multi-instance InfoNCE (CoCLR, Han et al., NeurIPS 2020, eq. 4): -log of the sum of the
+    positives' softmax terms. Mined positives are the slots nearest to the clip's key as the other
+    pathway ranks its own queue; slots of the same recording are left out of the ranking.
 
     Args:
         temperature: Softness of the similarity, tau in the paper.
-        queue: How many older keys there are to choose from, K in the paper; 0 takes the other keys of the batch instead.
+        queue: How many older keys there are to choose from, K in the paper; 0 takes the other keys
+            of the batch instead.
         neighbours: How many slots a pathway may name as positives, k in the paper.
-        positives: Whose nearest slots count: those of the other pathway (CoCLR), or the intersection (MVCGC) or union
-            of both pathways'.
-        contrast: Whose keys the query is compared with: its own pathway's (within, CoCLR) or the other's (across,
-            MVCGC, Huo et al., NeurIPS 2021).
+        positives: Whose nearest slots count: those of the other pathway (CoCLR), or the
+            intersection (MVCGC) or union of both pathways'.
+        contrast: Whose keys the query is compared with: its own pathway's (within, CoCLR) or the
+            other's (across, MVCGC, Huo et al., NeurIPS 2021).
         siblings: What slots of the same recording are: positives (CoCLR) or ignored.
-        drop_own: Probability that a clip's own key is no positive, if it has others (CoCLR's code since October 2021:
-            a key that is already matched leaves the mined positives no gradient). It stays in the whole sum, as there.
+        drop_own: Probability that a clip's own key is no positive, if it has others (CoCLR's code
+            since October 2021: a key that is already matched leaves the mined positives no
+            gradient). It stays in the whole sum, as there.
     """
 
     uses_labels = False
@@ -159,16 +176,23 @@ class CrossPathway(nn.Module):
     ) -> None:
         super().__init__()
         self.temperature, self.queue, self.neighbours = temperature, queue, neighbours
-        self.positives, self.contrast, self.siblings, self.drop_own = positives, contrast, siblings, drop_own
+        self.positives, self.contrast, self.siblings, self.drop_own = (
+            positives,
+            contrast,
+            siblings,
+            drop_own,
+        )
 
     def forward(self, contrast: Contrast, pathway: str) -> dict[str, Tensor]:
-        """The loss of one pathway; the share of the positives' sum that mined ones make up, and the similarity of the
-        own key and of the mined ones."""
+        """The loss of one pathway; the share of the positives' sum that mined ones make up, and the
+        similarity of the own key and of the mined ones."""
         keys = pathway if self.contrast == "within" else other_pathway(pathway)
         logits = _key_logits(contrast, pathway, keys, self.temperature)
         mined, recording = self.mined(contrast, pathway), _same_source(contrast)
         if not self.queue:
-            recording &= _other_videos(contrast)  # the clip's own slot in the batch is its own key once more
+            recording &= _other_videos(
+                contrast
+            )  # the clip's own slot in the batch is its own key once more
         positive = mined | recording if self.siblings == "positives" else mined
         dropped = (torch.rand(len(logits), device=logits.device) < self.drop_own) & positive.any(1)
         negative = _other_videos(contrast) & ~_same_source(contrast) & ~mined
@@ -195,16 +219,19 @@ class CrossPathway(nn.Module):
 
 @torch.no_grad()
 def _nearest_slots(contrast: Contrast, pathway: str, count: int) -> Tensor:
-    """The slots nearest to each clip's key as a pathway ranks its queue, those of the same recording and empty ones left
-    out, bool (B, K)."""
+    """The slots nearest to each clip's key as a pathway ranks its queue, those of the same
+    recording and empty ones left out, bool (B, K)."""
     allowed = _other_videos(contrast) & ~_same_source(contrast)
-    ranked = (contrast.key[pathway].float() @ contrast.queue[pathway].float().T).masked_fill(~allowed, -torch.inf)
+    ranked = (contrast.key[pathway].float() @ contrast.queue[pathway].float().T).masked_fill(
+        ~allowed, -torch.inf
+    )
     best = ranked.topk(min(count, ranked.shape[1]), 1).indices
     return torch.zeros_like(allowed).scatter_(1, best, True) & allowed
 
 
 class Supervised(nn.Module):
-    """Pull a clip to its own key and to all keys of its class: UberNCE, the upper bound of CoCLR (Han et al., 2020).
+    """Pull a clip to its own key and to all keys of its class: UberNCE, the upper bound of CoCLR
+    (Han et al., 2020).
 
     It reads labels, so that nothing trained with it is self-supervised.
 
@@ -221,8 +248,14 @@ class Supervised(nn.Module):
         self.queue = queue
 
     def forward(self, contrast: Contrast, pathway: str) -> dict[str, Tensor]:
-        """The loss of one pathway, and how often a clip's own key is nearer than every key of another class."""
-        logits, others = _key_logits(contrast, pathway, pathway, self.temperature), _other_videos(contrast)
-        positive = others & (contrast.queue_label >= 0) & (contrast.queue_label == contrast.label[:, None])
+        """The loss of one pathway, and how often a clip's own key is nearer than every key of
+        another class."""
+        logits, others = (
+            _key_logits(contrast, pathway, pathway, self.temperature),
+            _other_videos(contrast),
+        )
+        positive = (
+            others & (contrast.queue_label >= 0) & (contrast.queue_label == contrast.label[:, None])
+        )
         loss = _nce(logits, _with_own(True, positive), _with_own(True, others))
         return {"loss": loss, "own_key_accuracy": own_key_accuracy(logits, others & ~positive)}

@@ -1,8 +1,8 @@
 """Motion perception modules: what the slow pathway is given to notice fast movement.
 
-x are the features (B, C, T, h, w). Every module's last norm starts with weight and bias zero, so that it starts as
-exactly the identity and its parameters before that norm begin to learn one step later.
-"""
+x are the features (B, C, T, h, w). Every module's last norm starts with weight and bias zero, so
+that it starts as exactly the identity and its parameters before that norm begin to learn one step
+later."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ def none(channels: int, /) -> _NoMotion:
 
 
 class DifferenceGate(nn.Module):
-    """A gate per channel and frame from the change of the features over time: TEA's motion excitation.
+    """A gate per channel and frame from the change of the features over time: TEA's motion
+    excitation.
 
-    x + x * (sigmoid(BN(W2 pool(dw3x3(u)_{t+1} - u_t))) - 1/2) with u = BN(W1 x); the last step sees no change (Li et
-    al., "TEA: Temporal Excitation and Aggregation", CVPR 2020, eq. 1-5). Unlike there, the last norm starts at zero, so
-    that the module starts as exactly the identity.
+    x + x * (sigmoid(BN(W2 pool(dw3x3(u)_{t+1} - u_t))) - 1/2) with u = BN(W1 x); the last step sees
+    no change (Li et al., "TEA: Temporal Excitation and Aggregation", CVPR 2020, eq. 1-5). Unlike
+    there, the last norm starts at zero, so that the module starts as exactly the identity.
 
     Args:
         reduction: How many times fewer channels the differences have than the features.
@@ -43,7 +44,9 @@ class DifferenceGate(nn.Module):
     def __init__(self, channels: int, /, *, reduction: Positive = 16) -> None:
         super().__init__()
         reduced = max(1, channels // reduction)
-        self.squeeze = nn.Sequential(nn.Conv3d(channels, reduced, 1, bias=False), nn.BatchNorm3d(reduced))
+        self.squeeze = nn.Sequential(
+            nn.Conv3d(channels, reduced, 1, bias=False), nn.BatchNorm3d(reduced)
+        )
         self.align = align(reduced)
         self.expand = nn.Conv3d(reduced, channels, 1, bias=False)
         self.norm = _silent_norm(channels)
@@ -58,17 +61,20 @@ class DifferenceGate(nn.Module):
 
 
 class DifferenceMap(nn.Module):
-    """A gate per pixel and channel from the change to both neighbours at three scales: TDN's long-term module.
+    """A gate per pixel and channel from the change to both neighbours at three scales: TDN's
+    long-term module.
 
-    x + x * (a(D+) + a(D-)) / 2 with u = BN(W1 x), D+_t = dw3x3(u)_{t+1} - u_t, D-_t = dw3x3(u)_{t-1} - u_t, zero where
-    there is no neighbour, and a(D) = sigmoid(BN(W2 (D + BN(3x3 D) + up BN(3x3 pool2 D)) / 3)) - 1/2 (Wang et al., "TDN:
-    Temporal Difference Networks for Efficient Action Recognition", CVPR 2021, as in `mSEModule` of its code). Both
-    directions share all weights, so that a clip and its reverse get the same gates: it sees movement, not its sense.
+    x + x * (a(D+) + a(D-)) / 2 with u = BN(W1 x), D+_t = dw3x3(u)_{t+1} - u_t, D-_t =
+    dw3x3(u)_{t-1} - u_t, zero where there is no neighbour, and a(D) = sigmoid(BN(W2 (D + BN(3x3 D)
+    + up BN(3x3 pool2 D)) / 3)) - 1/2 (Wang et al., "TDN: Temporal Difference Networks for Efficient
+    Action Recognition", CVPR 2021, as in `mSEModule` of its code). Both directions share all
+    weights, so that a clip and its reverse get the same gates: it sees movement, not its sense.
 
-    Differences: The last norm starts at zero. In TDN's code the full-size 3x3 branch of D- reads that of D+ (which
-    alone tells a clip from its reverse), here D- itself. Both directions are normed together, there one after the
-    other. The last row and column of an odd size are pooled too, there dropped; 3x3 convolutions have no bias, since a
-    norm follows. TDN puts it inside a residual block, before the 3x3 convolution.
+    Differences: The last norm starts at zero. In TDN's code the full-size 3x3 branch of D- reads
+    that of D+ (which alone tells a clip from its reverse), here D- itself. Both directions are
+    normed together, there one after the other. The last row and column of an odd size are pooled
+    too, there dropped; 3x3 convolutions have no bias, since a norm follows. TDN puts it inside a
+    residual block, before the 3x3 convolution.
 
     Args:
         reduction: How many times fewer channels the differences have than the features.
@@ -77,7 +83,9 @@ class DifferenceMap(nn.Module):
     def __init__(self, channels: int, /, *, reduction: Positive = 16) -> None:
         super().__init__()
         reduced = max(1, channels // reduction)
-        self.squeeze = nn.Sequential(nn.Conv3d(channels, reduced, 1, bias=False), nn.BatchNorm3d(reduced))
+        self.squeeze = nn.Sequential(
+            nn.Conv3d(channels, reduced, 1, bias=False), nn.BatchNorm3d(reduced)
+        )
         self.align = align(reduced)
         self.fine = nn.Sequential(spatial(reduced, reduced), nn.BatchNorm3d(reduced))
         self.coarse = nn.Sequential(spatial(reduced, reduced), nn.BatchNorm3d(reduced))
@@ -88,8 +96,11 @@ class DifferenceMap(nn.Module):
         """Gated features, (B, C, T, h, w)."""
         squeezed = self.squeeze(features)
         aligned = self.align(squeezed)
-        # Both directions as one clip of 2T, since they share all weights and no layer looks along time.
-        change = torch.cat([_change_to_next(squeezed, aligned), _change_to_previous(squeezed, aligned)], 2)
+        # Both directions as one clip of 2T, since they share all weights and no layer looks along
+        # time.
+        change = torch.cat(
+            [_change_to_next(squeezed, aligned), _change_to_previous(squeezed, aligned)], 2
+        )
         # A map of one row or column has one still.
         height, width = (min(2, side) for side in change.shape[3:])
         coarse = self.coarse(functional.avg_pool3d(change, (1, height, width), ceil_mode=True))
@@ -100,18 +111,21 @@ class DifferenceMap(nn.Module):
 
 
 class ShortTerm(nn.Module):
-    """Adds what moves in the frames that the slow pathway skips, read from the dense window: TDN's short-term module.
+    """Adds what moves in the frames that the slow pathway skips, read from the dense window: TDN's
+    short-term module.
 
-    x + BN(W2 resize(maxpool(ReLU(BN(7x7/2 pool2 d))))), where d_t are the 2n RGB differences from frame to frame among
-    the 2n + 1 window frames around the step's middle one, floor((t + 1/2) L/T); frames outside the window change
-    nothing (Wang et al., "TDN", CVPR 2021, as in `TDN_Net` of its code, where n = 2). With n = 2 and every fourth frame
-    read by slow, a step reads from its own slow frame to the next one.
+    x + BN(W2 resize(maxpool(ReLU(BN(7x7/2 pool2 d))))), where d_t are the 2n RGB differences from
+    frame to frame among the 2n + 1 window frames around the step's middle one, floor((t + 1/2)
+    L/T); frames outside the window change nothing (Wang et al., "TDN", CVPR 2021, as in `TDN_Net`
+    of its code, where n = 2). With n = 2 and every fourth frame read by slow, a step reads from its
+    own slow frame to the next one.
 
-    Differences: TDN looks around the sampled frame, which here is its step's first: the middle suits wider steps too.
-    It mixes the result with the features (1/2 and 1/2, or 3/4 and 1/4) after the stem, and after stage 1 what another
-    stage 1 made of it; here a 1x1 convolution and a norm that starts at zero fit it to the features of any stage, and
-    it is added. 32 channels instead of 64. Resized by averaging areas, which for whole multiples is TDN's nearest
-    neighbour, but loses nothing where the features are the smaller ones.
+    Differences: TDN looks around the sampled frame, which here is its step's first: the middle
+    suits wider steps too. It mixes the result with the features (1/2 and 1/2, or 3/4 and 1/4) after
+    the stem, and after stage 1 what another stage 1 made of it; here a 1x1 convolution and a norm
+    that starts at zero fit it to the features of any stage, and it is added. 32 channels instead of
+    64. Resized by averaging areas, which for whole multiples is TDN's nearest neighbour, but loses
+    nothing where the features are the smaller ones.
 
     Args:
         neighbours: Window frames that a step reads on each side of its middle one.
@@ -131,13 +145,19 @@ class ShortTerm(nn.Module):
         self.norm = _silent_norm(channels)
 
     def changes(self, window: Tensor, steps: int) -> Tensor:
-        """Each step's differences (B, 6n, T, ceil(H/2), ceil(W/2)), the earliest three channels first."""
-        # Pooling commutes with differences, and pooled frames are four times fewer pixels to subtract.
+        """Each step's differences (B, 6n, T, ceil(H/2), ceil(W/2)), the earliest three channels
+        first."""
+        # Pooling commutes with differences, and pooled frames are four times fewer pixels to
+        # subtract.
         frames = functional.avg_pool3d(window, (1, 2, 2), ceil_mode=True)
         change = frames[:, :, 1:] - frames[:, :, :-1]
         change = functional.pad(change, (0, 0, 0, 0, self.neighbours, self.neighbours))
-        middle = torch.arange(1, 2 * steps, 2, device=change.device) * window.shape[2] // (2 * steps)
-        return torch.cat([change.index_select(2, middle + each) for each in range(2 * self.neighbours)], 1)
+        middle = (
+            torch.arange(1, 2 * steps, 2, device=change.device) * window.shape[2] // (2 * steps)
+        )
+        return torch.cat(
+            [change.index_select(2, middle + each) for each in range(2 * self.neighbours)], 1
+        )
 
     def forward(self, features: Tensor, window: Tensor) -> Tensor:
         """Features with short-term motion added, (B, C, T, h, w)."""
@@ -149,9 +169,10 @@ class ShortTerm(nn.Module):
 class Additive(nn.Module):
     """Adds the change of the features to the next step: STM's channel-wise motion module (CMM).
 
-    x + BN(W2 (dw3x3(u)_{t+1} - u_t)) with u = W1 x; the last step sees no change (Jiang et al., "STM: SpatioTemporal
-    and Motion Encoding for Action Recognition", ICCV 2019). Unlike there, a norm that starts at zero comes last, and x is
-    the features themselves, not those of STM's spatio-temporal module (CSTM).
+    x + BN(W2 (dw3x3(u)_{t+1} - u_t)) with u = W1 x; the last step sees no change (Jiang et al.,
+    "STM: SpatioTemporal and Motion Encoding for Action Recognition", ICCV 2019). Unlike there, a
+    norm that starts at zero comes last, and x is the features themselves, not those of STM's
+    spatio-temporal module (CSTM).
 
     Args:
         reduction: How many times fewer channels the differences have than the features.
@@ -173,29 +194,40 @@ class Additive(nn.Module):
 
 
 class Correlation(nn.Module):
-    """Adds what a volume of displacements to the next step says about movement: MSNet's idea, small.
+    """Adds what a volume of displacements to the next step says about movement: MSNet's idea,
+    small.
 
-    x + BN(W2 ReLU(BN(3x3 v))) with u = BN(W1 x) and v_t(p, d) = ReLU(cos(u_t(p), u_{t+1}(p + d))) for all d of up to
-    `radius` pixels in height and width; outside the image the cosine is 0, and the last step is compared with itself,
-    as in a still clip (Kwon et al., "MotionSqueeze: Neural Motion Feature Learning for Video Understanding", ECCV 2020).
+    x + BN(W2 ReLU(BN(3x3 v))) with u = BN(W1 x) and v_t(p, d) = ReLU(cos(u_t(p), u_{t+1}(p + d)))
+    for all d of up to `radius` pixels in height and width; outside the image the cosine is 0, and
+    the last step is compared with itself, as in a still clip (Kwon et al., "MotionSqueeze: Neural
+    Motion Feature Learning for Video Understanding", ECCV 2020).
 
-    Differences: MSNet makes of the volume, of radius 7, one displacement and one confidence per pixel (soft argmax) and
-    features of these by four separable convolutions; here one 3x3 convolution reads the whole, smaller volume. The last
-    norm starts at zero; MSNet repeats the pair before for the last step.
+    Differences: MSNet makes of the volume, of radius 7, one displacement and one confidence per
+    pixel (soft argmax) and features of these by four separable convolutions; here one 3x3
+    convolution reads the whole, smaller volume. The last norm starts at zero; MSNet repeats the
+    pair before for the last step.
 
     Args:
-        radius: The largest displacement, in pixels of the feature map; the volume has (2 radius + 1)^2 channels.
+        radius: The largest displacement, in pixels of the feature map; the volume has (2 radius +
+            1)^2 channels.
         reduction: How many times fewer channels are compared than the features have.
     """
 
     def __init__(
-        self, channels: int, /, *, radius: Annotated[int, Interval(ge=1, le=7)] = 2, reduction: Positive = 8
+        self,
+        channels: int,
+        /,
+        *,
+        radius: Annotated[int, Interval(ge=1, le=7)] = 2,
+        reduction: Positive = 8,
     ) -> None:
         super().__init__()
         reduced = max(1, channels // reduction)
         self.radius = radius
         # Normed before they are compared: the cosines of features after a ReLU are all near 1.
-        self.squeeze = nn.Sequential(nn.Conv3d(channels, reduced, 1, bias=False), nn.BatchNorm3d(reduced))
+        self.squeeze = nn.Sequential(
+            nn.Conv3d(channels, reduced, 1, bias=False), nn.BatchNorm3d(reduced)
+        )
         self.read = nn.Sequential(
             spatial((2 * radius + 1) ** 2, reduced), nn.BatchNorm3d(reduced), nn.ReLU(inplace=True)
         )
@@ -203,8 +235,10 @@ class Correlation(nn.Module):
         self.norm = _silent_norm(channels)
 
     def volume(self, squeezed: Tensor) -> Tensor:
-        """Cosines (B, (2 radius + 1)^2, T, h, w) of each position with the next step's around it, row by row."""
-        # In float32: what neighbouring displacements differ by is often less than bfloat16 resolves.
+        """Cosines (B, (2 radius + 1)^2, T, h, w) of each position with the next step's around it,
+        row by row."""
+        # In float32: what neighbouring displacements differ by is often less than bfloat16
+        # resolves.
         squeezed = squeezed.float()
         # The addend, MSNet's, bounds the gradient where all channels are zero.
         unit = squeezed * (squeezed.square().sum(1, keepdim=True) + 1e-6).rsqrt()
@@ -226,7 +260,8 @@ class Correlation(nn.Module):
 
 
 def align(channels: int) -> nn.Conv3d:
-    """A 3x3 convolution per channel, which lets a step's features meet its neighbour's despite small movement."""
+    """A 3x3 convolution per channel, which lets a step's features meet its neighbour's despite
+    small movement."""
     return nn.Conv3d(channels, channels, (1, 3, 3), padding=(0, 1, 1), groups=channels, bias=False)
 
 

@@ -15,24 +15,27 @@ Probability = Annotated[float, Interval(ge=0, le=1)]
 
 
 class SlowFast:
-    """One window of consecutive frames per view, which both pathways read: fast every frame, slow every alpha-th.
+    """One window of consecutive frames per view, which both pathways read: fast every frame, slow
+    every alpha-th.
 
-    A window's start is uniform over the video. A view of training is, as in CoCLR, with probability `same_window` the
-    same window as the other view's, else a window of its own.
+    A window's start is uniform over the video. A view of training is, as in CoCLR, with probability
+    `same_window` the same window as the other view's, else a window of its own.
 
     Args:
         frames: Frames of a window, L.
         stride: Frames of the video from one frame of the window to the next.
         alpha: The slow pathway reads every alpha-th frame of the window; it must divide `frames`.
         same_window: Probability that both views of a clip read the same window.
-        near: How much two windows of a clip are drawn towards each other: the probability of their distance falls as
-            (1 - distance / largest)^near (CVRL, Qian et al., CVPR 2021). Without it each starts anywhere by itself,
-            which for the distance is about the same as 1.
-        speeds: Multiples of `stride`, of which each window of training draws one that the video is long enough for.
-        windows: Whether in training both pathways read the `shared` window, or each an `independent` one of the same
-            length, the crop being the same. Measuring always shares.
-        short: What a video with too few frames gets: `loop` starts it over, `hold` repeats its last frame. Of a pathway
-            that sees differences, `loop` shows a jump where the video starts over, `hold` stillness.
+        near: How much two windows of a clip are drawn towards each other: the probability of their
+            distance falls as (1 - distance / largest)^near (CVRL, Qian et al., CVPR 2021). Without
+            it each starts anywhere by itself, which for the distance is about the same as 1.
+        speeds: Multiples of `stride`, of which each window of training draws one that the video is
+            long enough for.
+        windows: Whether in training both pathways read the `shared` window, or each an
+            `independent` one of the same length, the crop being the same. Measuring always shares.
+        short: What a video with too few frames gets: `loop` starts it over, `hold` repeats its last
+            frame. Of a pathway that sees differences, `loop` shows a jump where the video starts
+            over, `hold` stillness.
     """
 
     def __init__(
@@ -49,7 +52,8 @@ class SlowFast:
     ) -> None:
         if frames % alpha:
             raise RecipeError(
-                f"`sampler.alpha` is {alpha}, which does not divide the {frames} frames of a window",
+                f"`sampler.alpha` is {alpha}, which does not divide the {frames} frames of a "
+                f"window",
                 "the slow pathway reads every alpha-th frame",
             )
         if not speeds:
@@ -73,13 +77,16 @@ class SlowFast:
         # The same window twice in both pathways or in none: a clip has one regime.
         own = self._two_windows(self._two_starts(frames, rng), same, frames)
         slow_and_fast = [np.concatenate(pair) for pair in zip((first, second), own, strict=True)]
-        return View(slow_and_fast[0], self.slow, self.fast, parts), View(slow_and_fast[1], self.slow, self.fast, parts)
+        return View(slow_and_fast[0], self.slow, self.fast, parts), View(
+            slow_and_fast[1], self.slow, self.fast, parts
+        )
 
     def cover(self, frames: int) -> list[View]:
-        """Windows with CoCLR's hop of L/2 - 1 frames of the window, and one that ends with the video.
+        """Windows with CoCLR's hop of L/2 - 1 frames of the window, and one that ends with the
+        video.
 
-        They reach every frame; with a stride above 1, as the windows of training do, every stride-th.
-        """
+        They reach every frame; with a stride above 1, as the windows of training do, every
+        stride-th."""
         hop = max(1, self.length // 2 - 1) * self.stride
         starts = list(range(0, max(1, frames - self.span + 1), hop))
         if starts[-1] + self.span < frames:
@@ -100,7 +107,9 @@ class SlowFast:
             starts = (shares * rooms).astype(np.int64)
         return list(zip(starts.tolist(), strides, strict=True))
 
-    def _two_windows(self, starts: list[tuple[int, int]], same: bool, frames: int) -> tuple[Indices, Indices]:
+    def _two_windows(
+        self, starts: list[tuple[int, int]], same: bool, frames: int
+    ) -> tuple[Indices, Indices]:
         """Frame numbers of two windows, (L,) each; if `same`, of the first one twice."""
         first, second = (self._window(start, frames, stride) for start, stride in starts)
         return first, first if same else second
@@ -108,14 +117,18 @@ class SlowFast:
     def _near(self, largest: int, rng: np.random.Generator) -> Indices:
         """Two starts from 0 to `largest` at a distance that was drawn, either of them first."""
         assert self.near is not None
-        distance = round(largest * (1 - rng.random() ** (1 / (self.near + 1))))  # the inverse of its distribution
+        distance = round(
+            largest * (1 - rng.random() ** (1 / (self.near + 1)))
+        )  # the inverse of its distribution
         start = int(rng.integers(0, largest - distance + 1))
         return rng.permutation([start, start + distance])
 
     def _draw_stride(self, frames: int, rng: np.random.Generator) -> int:
         """A stride whose window fits into the video, or the smallest."""
         strides = [self.stride * speed for speed in self.speeds]
-        fitting = [stride for stride in strides if (self.length - 1) * stride < frames] or strides[:1]
+        fitting = [stride for stride in strides if (self.length - 1) * stride < frames] or strides[
+            :1
+        ]
         return fitting[int(rng.integers(len(fitting)))]
 
     def _window(self, start: int, frames: int, stride: int) -> Indices:

@@ -1,4 +1,5 @@
-"""Differences and their intervals against hand-made cases, a slow twin, and rows that do not differ."""
+"""Differences and their intervals against hand-made cases, a slow twin, and rows that do not
+differ."""
 
 import time
 
@@ -8,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vcsf_cli.ablate.difference import DRAWS, describe_intervals, draw_recordings, is_finding, mean_difference, redrawn
+from vcsf_cli.ablate.difference import (
+    DRAWS,
+    describe_intervals,
+    draw_recordings,
+    is_finding,
+    mean_difference,
+    redrawn,
+)
 
 RECORDINGS, CLIPS = 100, 10
 NAMES = [f"clip{index:04}" for index in range(RECORDINGS * CLIPS)]
@@ -20,7 +28,8 @@ def hits(share: np.ndarray, generator: np.random.Generator) -> pd.Series:
 
 
 def pairs(generator: np.random.Generator, places: int, scatter: float, better: float = 0.0) -> list:
-    """Two rows of equal worth but for `better`, whose every training is a little luckier or unluckier than the last."""
+    """Two rows of equal worth but for `better`, whose every training is a little luckier or
+    unluckier than the last."""
     ease = 0.5 + 0.2 * generator.normal(size=RECORDINGS).repeat(CLIPS)
 
     def trained(more: float) -> pd.Series:
@@ -55,12 +64,15 @@ def test_fewer_than_three_trainings_find_nothing_about_others() -> None:
 
 def test_fewer_than_ten_recordings_have_no_interval() -> None:
     ours, theirs = (pd.Series([1.0, value] * 9, index=NAMES[:18]) for value in (1.0, 0.0))
-    few = mean_difference([(1, ours, theirs)] * 3, {name: str(index // 2) for index, name in enumerate(NAMES[:18])})
+    few = mean_difference(
+        [(1, ours, theirs)] * 3, {name: str(index // 2) for index, name in enumerate(NAMES[:18])}
+    )
     assert (few.value, few.clips, few.places) == (0.5, 18, 3)
     assert np.isnan([few.low, few.high]).all()
     assert not is_finding(few.places, few.low, few.high)
     ten = mean_difference(
-        [(1, ours, theirs)] * 3, {name: str(index // 2 + (index == 0)) for index, name in enumerate(NAMES)}
+        [(1, ours, theirs)] * 3,
+        {name: str(index // 2 + (index == 0)) for index, name in enumerate(NAMES)},
     )
     assert np.isnan(ten.low)
     many = mean_difference([(1, ours, theirs)] * 3, {name: name for name in NAMES})
@@ -74,8 +86,13 @@ def test_places_count_alike_however_many_clips_they_have() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(st.integers(-1, 1), st.integers(0, 4)), min_size=1, max_size=12), st.integers(0, DRAWS - 1))
-def test_a_draw_is_that_of_recordings_taken_one_by_one(clips: list[tuple[int, int]], draw: int) -> None:
+@given(
+    st.lists(st.tuples(st.integers(-1, 1), st.integers(0, 4)), min_size=1, max_size=12),
+    st.integers(0, DRAWS - 1),
+)
+def test_a_draw_is_that_of_recordings_taken_one_by_one(
+    clips: list[tuple[int, int]], draw: int
+) -> None:
     codes, names = pd.factorize(np.array([recording for _, recording in clips]))
     values = np.array([float(value) for value, _ in clips])
     both = redrawn([values, -2 * values], np.tile(codes, 2), len(names))
@@ -97,6 +114,11 @@ def test_a_table_takes_less_than_a_second() -> None:
 def test_words_say_what_intervals_are_of() -> None:
     assert "over trainings" in describe_intervals([3, 5], True)
     assert "of these trainings only" in describe_intervals([1, 2], True)
-    assert "of fewer than 3 seeds and splits with a 95 % interval" in describe_intervals([1, 3], True)
+    assert "of fewer than 3 seeds and splits with a 95 % interval" in describe_intervals(
+        [1, 3], True
+    )
     assert "of fewer than 10 recordings without an interval" in describe_intervals([3], False)
-    assert all("whole recordings are drawn because" in describe_intervals([count], True) for count in (1, 3))
+    assert all(
+        "whole recordings are drawn because" in describe_intervals([count], True)
+        for count in (1, 3)
+    )

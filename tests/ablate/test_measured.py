@@ -1,4 +1,5 @@
-"""What is read back of measurements: names stay text, any k of the ranks that are there, and files that agree."""
+"""What is read back of measurements: names stay text, any k of the ranks that are there, and files
+that agree."""
 
 import json
 from pathlib import Path
@@ -17,7 +18,15 @@ from vcsf_cli.evaluate.job import Job
 from vcsf_cli.runs.run import Run
 from vcsf_cli.storage import files
 
-ROW = {"run": "r", "variant": "trained", "seed": 0, "dataset": "0101", "split": 1, "pathway": "both", "left_out": 0}
+ROW = {
+    "run": "r",
+    "variant": "trained",
+    "seed": 0,
+    "dataset": "0101",
+    "split": 1,
+    "pathway": "both",
+    "left_out": 0,
+}
 
 
 @pytest.fixture
@@ -33,7 +42,11 @@ def run(tmp_path: Path) -> Run:
 def manifest(tmp_path: Path) -> Manifest:
     """Of clips whose names look like numbers, of classes whose names look like nothing."""
     table = pd.DataFrame(
-        {"video": ["0001", "0002", "0003"], "label": ["None", "None", "NA"], "source": ["a", "b", "c"]}
+        {
+            "video": ["0001", "0002", "0003"],
+            "label": ["None", "None", "NA"],
+            "source": ["a", "b", "c"],
+        }
     )
     return Manifest(tmp_path / "0101", table.assign(shard=0, offset=0, frame_offsets=0), {})
 
@@ -43,13 +56,25 @@ def found_neighbours(run: Run, manifest: Manifest, ks: dict[int, float]) -> Path
     folder = run.folder / "retrieve" / "0101-split1"
     folder.mkdir(parents=True)
     key = json.dumps({"checkpoint": files.sha256(run.checkpoint), "data": manifest.hash})
-    pq.write_table(pa.table({"x": [1]}).replace_schema_metadata({"vcsf": key}), folder / "features.parquet")
-    lines = [("0001", 1, 0), ("0001", 2, 1), ("0001", 3, 0), ("0003", 1, 0), ("0003", 2, 0), ("0003", 3, 1)]
+    pq.write_table(
+        pa.table({"x": [1]}).replace_schema_metadata({"vcsf": key}), folder / "features.parquet"
+    )
+    lines = [
+        ("0001", 1, 0),
+        ("0001", 2, 1),
+        ("0001", 3, 0),
+        ("0003", 1, 0),
+        ("0003", 2, 0),
+        ("0003", 3, 1),
+    ]
     near = pd.DataFrame(lines, columns=["query", "rank", "hit"]).assign(
         pathway="both", neighbour="0002", similarity=0.5
     )
     near.to_csv(folder / "neighbours.csv", index=False)
-    rows = [ROW | {"task": "retrieval", "metric": f"R@{k}", "value": value, "clips": 2} for k, value in ks.items()]
+    rows = [
+        ROW | {"task": "retrieval", "metric": f"R@{k}", "value": value, "clips": 2}
+        for k, value in ks.items()
+    ]
     pd.DataFrame(rows).to_csv(folder / "results.csv", index=False)
     return folder
 
@@ -84,7 +109,11 @@ def answered(run: Run, manifest: Manifest, top1: float) -> Job:
     job = Job(run, manifest, 1, protocols.load("linear"), 0)
     job.folder.mkdir(parents=True)
     (job.folder / "status.json").write_text('{"finished": true}')
-    answers = {"video": ["0001", "0002", "0003"], "label": ["None", "None", "NA"], "answer": ["None", "NA", "NA"]}
+    answers = {
+        "video": ["0001", "0002", "0003"],
+        "label": ["None", "None", "NA"],
+        "answer": ["None", "NA", "NA"],
+    }
     pd.DataFrame(answers).assign(pathway="both").to_csv(job.folder / "answers.csv", index=False)
     row = ROW | {"task": "linear", "metric": "top1", "value": top1, "clips": 3}
     pd.DataFrame([row]).to_csv(job.folder / "results.csv", index=False)
@@ -97,7 +126,9 @@ def test_classes_and_clips_keep_their_names(run: Run, manifest: Manifest) -> Non
     assert found.clips["both", "top1"].to_dict() == {"0001": 1.0, "0002": 0.0, "0003": 1.0}
 
 
-def test_answers_that_are_not_those_of_the_results_are_an_error(run: Run, manifest: Manifest) -> None:
+def test_answers_that_are_not_those_of_the_results_are_an_error(
+    run: Run, manifest: Manifest
+) -> None:
     job = answered(run, manifest, 0.5)
     with pytest.raises(RunError, match="don't agree"):
         read_classification(job)

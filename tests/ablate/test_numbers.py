@@ -1,4 +1,5 @@
-"""Mean, spread and differences of a table against hand-made cases; what is missing, and what can't be compared."""
+"""Mean, spread and differences of a table against hand-made cases; what is missing, and what can't
+be compared."""
 
 import math
 import shutil
@@ -10,7 +11,14 @@ import pandas as pd
 import pytest
 
 from vcsf_cli.ablate.measured import Measurement
-from vcsf_cli.ablate.numbers import Group, Missing, TableResults, difference_to, incomparable, summarise
+from vcsf_cli.ablate.numbers import (
+    Group,
+    Missing,
+    TableResults,
+    difference_to,
+    incomparable,
+    summarise,
+)
 from vcsf_cli.ablate.plan import Plan, RunSpec, build_plan
 from vcsf_cli.ablate.rows import RowSpec, Table, resolve_table
 from vcsf_cli.config import recipe as recipes
@@ -22,7 +30,9 @@ KEY = ("both", "R@1")
 
 def found(hits: dict[str, float], pathway: str = "both", metric: str = "R@1") -> Measurement:
     clips = pd.Series(hits, dtype=float)
-    rows = pd.DataFrame([{"pathway": pathway, "metric": metric, "value": clips.mean(), "clips": len(clips)}])
+    rows = pd.DataFrame(
+        [{"pathway": pathway, "metric": metric, "value": clips.mean(), "clips": len(clips)}]
+    )
     return Measurement(rows, {(pathway, metric): clips})
 
 
@@ -40,8 +50,15 @@ def test_mean_spread_and_difference_by_hand() -> None:
     }
     value = summarise(ours, *KEY, (base, "both"), SOURCE)
     assert value["mean"] == pytest.approx(0.6)
-    assert value["deviation"] == pytest.approx(math.sqrt(0.08))  # of a sample of two: 0.2 away each, over 1
-    assert (value["lowest"], value["highest"], value["runs"], value["clips"]) == (pytest.approx(0.4), 0.8, 2, 5)
+    assert value["deviation"] == pytest.approx(
+        math.sqrt(0.08)
+    )  # of a sample of two: 0.2 away each, over 1
+    assert (value["lowest"], value["highest"], value["runs"], value["clips"]) == (
+        pytest.approx(0.4),
+        0.8,
+        2,
+        5,
+    )
     assert value["difference"] == pytest.approx(0.4)
     assert value["places"] == 2
     assert math.isnan(value["difference_low"])  # of four recordings
@@ -56,7 +73,10 @@ def test_only_seeds_and_splits_that_both_rows_have_are_compared() -> None:
 
 
 def test_only_clips_that_both_rows_have_are_compared() -> None:
-    ours, base = {(0, 1): found({"d1": 0, "a1": 1, "b1": 1})}, {(0, 1): found({"b1": 0, "a1": 1, "c1": 1})}
+    ours, base = (
+        {(0, 1): found({"d1": 0, "a1": 1, "b1": 1})},
+        {(0, 1): found({"b1": 0, "a1": 1, "c1": 1})},
+    )
     value = difference_to(ours, KEY, base, KEY, SOURCE)
     assert (value["clips"], value["difference"]) == (2, 0.5)
     assert difference_to(ours, KEY, {(0, 1): found({"c1": 1})}, KEY, SOURCE) == {}
@@ -79,27 +99,50 @@ def test_a_remark_names_what_is_missing_and_how_many_runs_a_difference_is_over()
     lines = [RowSpec(name, "smoke", (), ("both",)) for name in ("a", "b", "c")]
     measure = Measure(task="retrieve", data="x")
     table = Table("t", "T", tuple(lines), None, None, (measure,))
-    cells = [RunSpec(line, replace(recipes.load("smoke"), seed=seed), (), None) for line in lines for seed in (0, 1)]
-    columns = {"pathway": "both", "dataset": "x", "task": "retrieval", "metric": "R@1", "mean": 0.5, "difference": 0.1}
+    cells = [
+        RunSpec(line, replace(recipes.load("smoke"), seed=seed), (), None)
+        for line in lines
+        for seed in (0, 1)
+    ]
+    columns = {
+        "pathway": "both",
+        "dataset": "x",
+        "task": "retrieval",
+        "metric": "R@1",
+        "mean": 0.5,
+        "difference": 0.1,
+    }
     counted = [("a", 2, np.nan), ("b", 1, 1.0), ("c", 2, np.nan)]
-    values = pd.DataFrame([columns | {"row": row, "runs": runs, "places": places} for row, runs, places in counted])
+    values = pd.DataFrame(
+        [columns | {"row": row, "runs": runs, "places": places} for row, runs, places in counted]
+    )
     missing = (Missing(cells[3], measure, "it is broken"),)
     group = Group(measure, "x", "retrieval", ("R@1",))
-    numbers = TableResults(Plan(table, tuple(cells), None, None), (group,), values, pd.DataFrame(), (), missing)
+    numbers = TableResults(
+        Plan(table, tuple(cells), None, None), (group,), values, pd.DataFrame(), (), missing
+    )
     assert numbers.remarks == [
-        "Not finished: 5 of 6 measurements are there, not retrieve x of b, seed 1, split 1 (it is broken).",
-        "retrieval on x, difference of b to a: over 1 of 2 runs, those of the seeds and splits that both rows have.",
-        "retrieval on x, difference of c to a: over 0 of 2 runs, those of the seeds and splits that both rows have.",
+        "Not finished: 5 of 6 measurements are there, not retrieve x of b, seed 1, split 1 (it is "
+        "broken).",
+        "retrieval on x, difference of b to a: over 1 of 2 runs, those of the seeds and splits "
+        "that both rows have.",
+        "retrieval on x, difference of c to a: over 0 of 2 runs, those of the seeds and splits "
+        "that both rows have.",
     ]
 
 
-def test_every_row_is_looked_at_before_published_rows_stand_beside_it(tiny_data: Path, tmp_path: Path) -> None:
+def test_every_row_is_looked_at_before_published_rows_stand_beside_it(
+    tiny_data: Path, tmp_path: Path
+) -> None:
     clip = Manifest.open(tiny_data / "synthetic").table.to_dict("records")[0]
     clip["frame_offsets"] = list(clip["frame_offsets"])
     (tmp_path / "ucf101").mkdir()
     shutil.copy(tiny_data / "synthetic" / "settings.json", tmp_path / "ucf101")
     parts = ["train"] * 9_537 + ["test"] * 3_783
-    write(tmp_path / "ucf101", [clip | {"video": f"{n}", "split1": part} for n, part in enumerate(parts)])
+    write(
+        tmp_path / "ucf101",
+        [clip | {"video": f"{n}", "split1": part} for n, part in enumerate(parts)],
+    )
     shutil.copytree(tiny_data / "synthetic", tmp_path / "synthetic")
     short = "{set: {stages: [], train.epochs: 5, optim.schedule: constant, optim.drops: []}}"
     small = "{set: {data.name: synthetic, train.batch: 4, stages: [], train.epochs: 500, loss.queue: 4}}"

@@ -1,4 +1,5 @@
-"""A table as text: whatever rows are called, every format has one line a row and as many cells as columns."""
+"""A table as text: whatever rows are called, every format has one line a row and as many cells as
+columns."""
 
 import re
 from types import SimpleNamespace
@@ -23,14 +24,18 @@ from vcsf_cli.ablate.render import (
 harmful = st.one_of(
     st.text(max_size=12),
     st.text("[]*|\\<>_`~&%$#{}^\"' \n\r\t\v\x85\u2028ab", max_size=12),
-    st.sampled_from(["[no] motion", "*star*", "a\nb", "| x \\", "<b>k</b>", "![x](y)", "&lt;", "\\"]),
+    st.sampled_from(
+        ["[no] motion", "*star*", "a\nb", "| x \\", "<b>k</b>", "![x](y)", "&lt;", "\\"]
+    ),
 )
 
 
 @st.composite
 def tables(draw: st.DrawFn) -> Shown:
     columns = draw(st.integers(1, 4))
-    row = st.lists(st.builds(Cell, harmful, st.booleans()), min_size=columns, max_size=columns).map(tuple)
+    row = st.lists(st.builds(Cell, harmful, st.booleans()), min_size=columns, max_size=columns).map(
+        tuple
+    )
     header = tuple(draw(st.lists(harmful, min_size=columns, max_size=columns)))
     ours, theirs = (tuple(draw(st.lists(row, min_size=least, max_size=3))) for least in (1, 0))
     return Shown(draw(harmful), header, 1, ours, theirs, tuple(draw(st.lists(harmful, max_size=3))))
@@ -91,12 +96,16 @@ def test_nothing_in_a_text_can_become_latex(text: str) -> None:
 
 
 def test_numbers_as_text() -> None:
-    value = pd.Series({"mean": 0.5, "deviation": 0.0123, "runs": 2, "difference": 0.021, "difference_low": 0.004})
+    value = pd.Series(
+        {"mean": 0.5, "deviation": 0.0123, "runs": 2, "difference": 0.021, "difference_low": 0.004}
+    )
     value["difference_high"], value["places"] = 0.05, 3
     assert format_mean(value) == "50.0 ± 1.2"
     assert format_mean(value.replace({2: 1})) == "50.0"
     assert format_difference(value) == "+2.1 (+0.4 to +5.0) *"
-    assert format_difference(value.replace({3: 2})) == "+2.1 (+0.4 to +5.0)"  # of too few trainings to be a finding
+    assert (
+        format_difference(value.replace({3: 2})) == "+2.1 (+0.4 to +5.0)"
+    )  # of too few trainings to be a finding
     value["difference_low"] = -0.001
     assert format_difference(value) == "+2.1 (-0.1 to +5.0)"
     value["difference_low"] = value["difference_high"] = float("nan")
@@ -106,7 +115,10 @@ def test_numbers_as_text() -> None:
 
 @pytest.mark.parametrize("rows", [1, 2])
 def test_what_bold_and_spread_mean_is_told_where_there_are_any(rows: int) -> None:
-    lines = tuple(SimpleNamespace(name=f"row {row}", pathways=("slow", "fast"), note="") for row in range(rows))
+    lines = tuple(
+        SimpleNamespace(name=f"row {row}", pathways=("slow", "fast"), note="")
+        for row in range(rows)
+    )
     plan = SimpleNamespace(table=SimpleNamespace(lines=lines), cells=(1,))
     cell = SimpleNamespace(run=SimpleNamespace(uses_labels=False))
     intervals = "with intervals" if rows > 1 else ""
@@ -123,7 +135,9 @@ def test_what_bold_and_spread_mean_is_told_where_there_are_any(rows: int) -> Non
         notes = " ".join(table_notes(numbers, [], bold, False))
         assert ("Bold: " in notes) == bold
         assert ("standard deviation" in notes) == (runs > 1)
-        assert ('Differences in points to "row 0", the same pathway, with intervals.' in notes) == (rows > 1)
+        assert ('Differences in points to "row 0", the same pathway, with intervals.' in notes) == (
+            rows > 1
+        )
         assert ("see the intervals" in notes) == (bold and rows > 1)
         assert "what is missing" in notes
         assert "\N{DOUBLE DAGGER} row 0, retrieve: 1 of 2 test clips seen." in notes

@@ -66,7 +66,9 @@ def run_of(folder: Path, row: str, seed: int = 0) -> Path:
 
 
 def neighbours(folder: Path, row: str, seed: int = 0) -> pd.DataFrame:
-    return pd.read_csv(run_of(folder, row, seed) / "retrieve" / "synthetic-split1" / "neighbours.csv")
+    return pd.read_csv(
+        run_of(folder, row, seed) / "retrieve" / "synthetic-split1" / "neighbours.csv"
+    )
 
 
 def choose(opened: Browser, selector: str, value: str) -> None:
@@ -85,7 +87,10 @@ def listed(opened: Browser) -> set[tuple[str, str, str]]:
                 query.getAttribute("aria-label"), list.getAttribute("aria-label"), item.title,
             ])))"""
     )
-    return {(query.rpartition(", ")[2], pathway.removeprefix("nearest by "), near) for query, pathway, near in found}
+    return {
+        (query.rpartition(", ")[2], pathway.removeprefix("nearest by "), near)
+        for query, pathway, near in found
+    }
 
 
 @chromium
@@ -98,7 +103,9 @@ def test_it_opens_without_an_error_and_asks_for_nothing(opened: Browser, folder:
     assert opened.requests == [report(folder).resolve().as_uri()]
     assert opened.evaluate("document.querySelectorAll('#harm').length") == 0
     assert opened.evaluate("document.querySelector('main section').id") == "tables"
-    names = opened.evaluate("[...document.querySelectorAll('nav a:not([hidden])')].map((e) => e.textContent)")
+    names = opened.evaluate(
+        "[...document.querySelectorAll('nav a:not([hidden])')].map((e) => e.textContent)"
+    )
     assert names == [
         *("Table", "Notes", "R@k curves", "Training", "Runs"),
         *("Classes", "Confusion", "Map", "Gallery"),
@@ -106,25 +113,34 @@ def test_it_opens_without_an_error_and_asks_for_nothing(opened: Browser, folder:
 
 
 @chromium
-def test_another_row_has_its_own_neighbours_and_the_filter_stays(opened: Browser, folder: Path) -> None:
+def test_another_row_has_its_own_neighbours_and_the_filter_stays(
+    opened: Browser, folder: Path
+) -> None:
     opened.open(report(folder))
     opened.scroll("#gallery")
     for number, row in enumerate((FIRST, SECOND)):
         choose(opened, "#gallery .of select", str(number))
         near = neighbours(folder, row)
-        assert listed(opened) == set(zip(near["query"], near["pathway"], near["neighbour"], strict=True))
+        assert listed(opened) == set(
+            zip(near["query"], near["pathway"], near["neighbour"], strict=True)
+        )
         link = opened.evaluate("document.querySelector('#gallery .of a').getAttribute('href')")
         assert (report(folder).parent / unquote(link)).resolve() == (
             run_of(folder, row) / "retrieve" / "synthetic-split1" / "report.html"
         )
         for part in ("confusion", "map"):
             assert (
-                opened.evaluate(f"document.querySelector('#{part} .of select').selectedOptions[0].textContent") == row
+                opened.evaluate(
+                    f"document.querySelector('#{part} .of select').selectedOptions[0].textContent"
+                )
+                == row
             )
         opened.scroll("#confusion")
         opened.appears("#confusion td")
         opened.click("#confusion .choice button:nth-child(1)")
-        hits = opened.evaluate("[...document.querySelectorAll('#confusion td.own')].map((e) => Number(e.textContent))")
+        hits = opened.evaluate(
+            "[...document.querySelectorAll('#confusion td.own')].map((e) => Number(e.textContent))"
+        )
         own = near[(near["rank"] == 1) & (near["pathway"] == "slow")]
         assert sum(hits) / len(hits) == pytest.approx(100 * own["hit"].mean(), abs=0.6)
         opened.scroll("#gallery")
@@ -133,13 +149,17 @@ def test_another_row_has_its_own_neighbours_and_the_filter_stays(opened: Browser
     choose(opened, "#gallery .of select", "0")
     near = neighbours(folder, FIRST)
     second = {query for query, _, _ in listed(opened)}
-    assert second == {query for query in near["query"] if query.startswith(sorted(set(near["query"].str[:3]))[1])}
+    assert second == {
+        query for query in near["query"] if query.startswith(sorted(set(near["query"].str[:3]))[1])
+    }
     assert opened.evaluate("document.activeElement.closest('section').id") == "gallery"
     assert opened.errors == []
 
 
 @chromium
-def test_classes_are_means_over_seeds_row_by_row(opened: Browser, folder: Path, tiny_data: Path) -> None:
+def test_classes_are_means_over_seeds_row_by_row(
+    opened: Browser, folder: Path, tiny_data: Path
+) -> None:
     opened.open(report(folder))
     shown = opened.evaluate(
         """[...document.querySelectorAll("table.classes")].map((table) => [table.caption.textContent,
@@ -162,7 +182,9 @@ def test_classes_are_means_over_seeds_row_by_row(opened: Browser, folder: Path, 
 
 @chromium
 @pytest.mark.parametrize(("width", "columns"), [(390, 1), (1280, 4)])
-def test_numbers_of_the_table_are_seen_at_once(opened: Browser, folder: Path, width: int, columns: int) -> None:
+def test_numbers_of_the_table_are_seen_at_once(
+    opened: Browser, folder: Path, width: int, columns: int
+) -> None:
     opened.open(report(folder), width)
     opened.scroll("#tables")
     seen = opened.evaluate(
@@ -172,7 +194,10 @@ def test_numbers_of_the_table_are_seen_at_once(opened: Browser, folder: Path, wi
     assert seen >= columns
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
     opened.evaluate("document.querySelector('#tables .box').scrollLeft = 1000")
-    edges = [f"document.querySelector('#tables {part}').getBoundingClientRect().left" for part in (".box", "tbody th")]
+    edges = [
+        f"document.querySelector('#tables {part}').getBoundingClientRect().left"
+        for part in (".box", "tbody th")
+    ]
     assert opened.evaluate(f"Math.abs({edges[0]} - {edges[1]})") < 3
     how = opened.evaluate("document.querySelector('#tables tbody tr').lastElementChild.textContent")
     assert how.startswith("small, ")
@@ -194,18 +219,24 @@ def test_every_run_is_linked_by_its_row(folder: Path) -> None:
     text = report(folder).read_text(encoding="utf-8")
     links = dict(re.findall(r'<a href="(\.\./[^"]+)">([^<]+)</a>', text))
     assert sorted(links.values()) == sorted(
-        f"{row}, seed {seed}, split 1" for row in (FIRST, "&lt;b id=&#39;harm&#39;&gt;no *motion*") for seed in (0, 1)
+        f"{row}, seed {seed}, split 1"
+        for row in (FIRST, "&lt;b id=&#39;harm&#39;&gt;no *motion*")
+        for seed in (0, 1)
     )
     assert all((report(folder).parent / unquote(link)).is_file() for link in links)
 
 
 @chromium
-def test_without_retrieval_there_are_classes_and_curves(opened: Browser, folder: Path, tiny_data: Path) -> None:
+def test_without_retrieval_there_are_classes_and_curves(
+    opened: Browser, folder: Path, tiny_data: Path
+) -> None:
     text = re.sub(r"\{task: retrieve[^}]*\}, ", "", TABLE)
     (folder / "knn.yaml").write_text(text)
     called("ablate", "knn.yaml", "--table-only", "--data", tiny_data, cwd=folder)
     opened.open(report(folder, "knn"))
-    names = opened.evaluate("[...document.querySelectorAll('nav a:not([hidden])')].map((e) => e.textContent)")
+    names = opened.evaluate(
+        "[...document.querySelectorAll('nav a:not([hidden])')].map((e) => e.textContent)"
+    )
     assert names == ["Table", "Notes", "Training", "Runs", "Classes"]
     assert opened.evaluate("document.querySelectorAll('.classes tbody tr').length") == 2
     assert opened.evaluate("document.querySelector('#gallery').hidden")
@@ -221,13 +252,24 @@ def test_it_is_the_same_to_the_last_byte(folder: Path, tiny_data: Path) -> None:
 
 def test_differences_without_an_interval_are_not_drawn() -> None:
     rows = tuple(SimpleNamespace(name=name, pathways=("both",)) for name in ("full", "a", "b"))
-    groups = tuple(Group(SimpleNamespace(task=task), "ucf101", task, ("R@1",)) for task in ("one", "two", "three"))
+    groups = tuple(
+        Group(SimpleNamespace(task=task), "ucf101", task, ("R@1",))
+        for task in ("one", "two", "three")
+    )
     ends = ["difference", "difference_low", "difference_high"]
-    values = [["a", "one", 0.02, -0.01, 0.05], ["b", "one", -0.1, np.nan, np.nan], ["b", "three", 0.1, 0.05, 0.15]]
-    frame = pd.DataFrame(values, columns=["row", "task", *ends]).assign(pathway="both", dataset="ucf101", metric="R@1")
+    values = [
+        ["a", "one", 0.02, -0.01, 0.05],
+        ["b", "one", -0.1, np.nan, np.nan],
+        ["b", "three", 0.1, 0.05, 0.15],
+    ]
+    frame = pd.DataFrame(values, columns=["row", "task", *ends]).assign(
+        pathway="both", dataset="ucf101", metric="R@1"
+    )
     plan = SimpleNamespace(table=SimpleNamespace(lines=rows))
     first, second = difference_sections(TableResults(plan, groups, frame, frame, ()))
-    assert [(each.name, each.value, each.low, each.high) for each in first.intervals] == [("a, both", 2.0, -1.0, 5.0)]
+    assert [(each.name, each.value, each.low, each.high) for each in first.intervals] == [
+        ("a, both", 2.0, -1.0, 5.0)
+    ]
     assert first.title == "Differences of R@1 to full: one on ucf101"
     assert (first.listed, second.listed) == (True, False)
     assert [each.name for each in second.intervals] == ["b, both"]

@@ -1,4 +1,5 @@
-"""What a table's file and flags come to: rows as assignments, all problems at once, one recipe one row."""
+"""What a table's file and flags come to: rows as assignments, all problems at once, one recipe one
+row."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def stages_of(content: Table, name: str) -> tuple[Any, ...]:
 
 def test_a_row_is_the_assignments_that_are_typed_by_hand(tmp_path: Path) -> None:
     content = table(
-        tmp_path, 'title: T\nbase: vcsf\nrows:\n  a:\n  b: {set: {motion: none, optim.lr: 1e-4, name: "1"}}\n'
+        tmp_path,
+        'title: T\nbase: vcsf\nrows:\n  a:\n  b: {set: {motion: none, optim.lr: 1e-4, name: "1"}}\n',
     )
     assert content.lines[1].assignments == ("motion=none", "optim.lr=0.0001", 'name="1"')
     assert content.name == "mine"
@@ -45,7 +47,9 @@ def test_a_star_means_the_stages_that_have_the_key(tmp_path: Path) -> None:
     text = "title: T\nbase: vcsf\nvary: {stages.*.loss.neighbours: [5, 9]}\n"
     content = table(tmp_path, text)
     assert names(content) == ["full (neighbours 5)", "neighbours 9"]
-    assert content.lines[1].assignments == tuple(f"stages.{stage}.loss.neighbours=9" for stage in (1, 2, 3, 4))
+    assert content.lines[1].assignments == tuple(
+        f"stages.{stage}.loss.neighbours=9" for stage in (1, 2, 3, 4)
+    )
     with pytest.raises(RecipeError, match=r"no stage has a `loss\.neighbors` of its own"):
         table(tmp_path, text.replace("neighbours", "neighbors"))
 
@@ -74,7 +78,14 @@ measure:
     with pytest.raises(RecipeError) as caught:
         table(tmp_path, text)
     message = caught.value.message
-    for said in ("`rows.c.sett`", "mine.yaml:6", "`measure.0.task`", "`measure.1.k`", "mine.yaml:10", "not finetune"):
+    for said in (
+        "`rows.c.sett`",
+        "mine.yaml:6",
+        "`measure.0.task`",
+        "`measure.1.k`",
+        "mine.yaml:10",
+        "not finetune",
+    ):
         assert said in message
     assert "did you mean `set`?" in caught.value.hint
     with pytest.raises(RecipeError) as caught:
@@ -92,8 +103,14 @@ measure:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("rows: {a: {}, alpha 8: {set: {seed: 3}}}\nvary: {sampler.alpha: [8]}", "two rows `alpha 8`"),
-        ("rows: {a: {}, b: {set: {sampler.alpha: 4}}}", "row `b` at `rows.b` .*is the same recipe as row `a`"),
+        (
+            "rows: {a: {}, alpha 8: {set: {seed: 3}}}\nvary: {sampler.alpha: [8]}",
+            "two rows `alpha 8`",
+        ),
+        (
+            "rows: {a: {}, b: {set: {sampler.alpha: 4}}}",
+            "row `b` at `rows.b` .*is the same recipe as row `a`",
+        ),
         ("splits: [4]", "splits"),
         ("measure: [{task: knn}, {task: knn}]", "measured twice"),
         ("rows: {a: 5}", "`rows.a` .*is 5"),
@@ -106,9 +123,14 @@ def test_what_can_be_no_table_is_refused(tmp_path: Path, text: str, said: str) -
 
 
 def test_set_goes_before_the_rows_own(tmp_path: Path) -> None:
-    content = table(tmp_path, "title: T\nbase: vcsf\nrows: {a: {}, b: {set: {sampler.alpha: 8}}}\n", "sampler.alpha=2")
+    content = table(
+        tmp_path,
+        "title: T\nbase: vcsf\nrows: {a: {}, b: {set: {sampler.alpha: 8}}}\n",
+        "sampler.alpha=2",
+    )
     assert [
-        recipes.load(line.base, line.assignments).first_stage.sampler.settings["alpha"] for line in content.lines
+        recipes.load(line.base, line.assignments).first_stage.sampler.settings["alpha"]
+        for line in content.lines
     ] == [
         2,
         8,
@@ -123,11 +145,16 @@ def test_without_cross_pathway_training_each_pathway_learns_for_as_many_epochs()
     assert epochs_by_pathway(slow) == {"slow": 500, "fast": 0}
     assert epochs_by_pathway(fast) == {"slow": 0, "fast": 500}
     for recipe in (none, slow, fast):
-        assert {(stage.loss.name, stage.loss.settings["temperature"]) for stage in recipe.stages} == {("infonce", 0.07)}
+        assert {
+            (stage.loss.name, stage.loss.settings["temperature"]) for stage in recipe.stages
+        } == {("infonce", 0.07)}
     assert [line.pathways for line in content.lines[2:]] == [("slow",), ("fast",)]
     assert set(content.lines[0].pathways) == {"slow", "fast", "both"}
     joint = of_flags("vcsf_joint", only=("slow",)).lines[1]
-    assert epochs_by_pathway(recipes.load(joint.base, joint.assignments)) == {"slow": 500, "fast": 0}
+    assert epochs_by_pathway(recipes.load(joint.base, joint.assignments)) == {
+        "slow": 500,
+        "fast": 0,
+    }
     # Stage A is the same, so that it is trained once.
     assert full.stages[0] == none.stages[0]
 
@@ -135,17 +162,28 @@ def test_without_cross_pathway_training_each_pathway_learns_for_as_many_epochs()
 def test_flags_with_values_change_one_thing_each() -> None:
     values = {"alpha": ["2", "4", "8"], "positives": ["union"], "backbone": ["r3d18"]}
     content = of_flags(no_motion_module=True, no_stage_a=True, values=values)
-    rows = ["no motion module", "no stage A", "alpha 2", "alpha 8", "positives union", "backbone r3d18"]
+    rows = [
+        "no motion module",
+        "no stage A",
+        "alpha 2",
+        "alpha 8",
+        "positives union",
+        "backbone r3d18",
+    ]
     assert names(content) == ["full (alpha 4)", *rows]
     assert [stage.loss.name for stage in stages_of(content, "no stage A")] == ["cross_pathway"] * 4
-    assert [stage.loss.settings.get("positives") for stage in stages_of(content, "positives union")][1:] == [
-        "union"
-    ] * 4
+    assert [
+        stage.loss.settings.get("positives") for stage in stages_of(content, "positives union")
+    ][1:] == ["union"] * 4
     assert content.name == "vcsf-no-motion-module-no-stage-a-alpha-positives-backbone"
 
 
 def test_flags_that_the_recipe_has_nothing_for_are_refused() -> None:
-    for flags in ({"no_cross_pathway": True}, {"no_stage_a": True}, {"values": {"neighbours": ["1"]}}):
+    for flags in (
+        {"no_cross_pathway": True},
+        {"no_stage_a": True},
+        {"values": {"neighbours": ["1"]}},
+    ):
         with pytest.raises(InputError, match="no stage of demo trains across pathways"):
             of_flags("demo", **flags)
     with pytest.raises(InputError, match="has none"):

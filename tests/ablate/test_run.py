@@ -52,14 +52,18 @@ HOW = RunOptions(("cpu", "cpu"), "auto", 0, 60.0)
 
 def test_a_run_waits_only_for_a_stage_that_it_will_take(plan: Plan) -> None:
     running = TableRun(plan, HOW)
-    whole, other, motionless = (cell_of(plan, name) for name in ("whole", "one neighbour", "no motion module"))
+    whole, other, motionless = (
+        cell_of(plan, name) for name in ("whole", "one neighbour", "no motion module")
+    )
     assert running.waits_for(other, whole)
     assert not running.waits_for(motionless, whole)
     alone = cell_of(plan, "stage A alone")
     assert running.waits_for(whole, alone)
     assert running.waits_for(alone, whole)
     whole.run.folder.mkdir(parents=True)
-    (whole.run.folder / "stages.json").write_text(json.dumps([{"stage": 1, "ended": "now", "prefix": "x"}]))
+    (whole.run.folder / "stages.json").write_text(
+        json.dumps([{"stage": 1, "ended": "now", "prefix": "x"}])
+    )
     assert not running.waits_for(other, whole)
     assert not running.waits_for(alone, whole)
     (whole.run.folder / "stages.json").write_text(json.dumps([{"stage": 1}]))
@@ -68,13 +72,33 @@ def test_a_run_waits_only_for_a_stage_that_it_will_take(plan: Plan) -> None:
 
 def test_commands_are_those_that_are_typed_by_hand(plan: Plan) -> None:
     cell = cell_of(plan, "no motion module")
-    places = ["--data", str(plan.data), "--runs", str(plan.runs), "--devices", "cuda:1", "--workers", "0"]
+    places = [
+        "--data",
+        str(plan.data),
+        "--runs",
+        str(plan.runs),
+        "--devices",
+        "cuda:1",
+        "--workers",
+        "0",
+    ]
     arithmetic = ["--precision", "auto", "--save-every", "60.0"]
     start = ["synthetic", "--from", str(cell.run.folder), "--split", "1"]
     assert remaining_commands(plan, cell, HOW, "cuda:1") == [
         ["pretrain", "tiny.yaml", "--set", "motion=none", *places, *arithmetic],
         ["retrieve", *start, "--k", "1,5", *places],
-        ["finetune", *start, "--pathway", "slow", "--protocol", "knn", "--set", "grid.k=[3]", *places, *arithmetic],
+        [
+            "finetune",
+            *start,
+            "--pathway",
+            "slow",
+            "--protocol",
+            "knn",
+            "--set",
+            "grid.k=[3]",
+            *places,
+            *arithmetic,
+        ],
     ]
 
 
@@ -93,20 +117,28 @@ def test_the_last_error_of_this_time_is_told(tmp_path: Path) -> None:
 
 
 def test_the_time_of_several_devices_is_that_of_the_rule_by_which_runs_wait(plan: Plan) -> None:
-    seconds = {"whole": (10, 5), "one neighbour": (5,), "no motion module": (10, 5), "stage A alone": ()}
+    seconds = {
+        "whole": (10, 5),
+        "one neighbour": (5,),
+        "no motion module": (10, 5),
+        "stage A alone": (),
+    }
     works = [
         Work(cell, tuple(StageWork(1, each, 0.0) for each in seconds[cell.line.name]), measure=1e-9)
         for cell in plan.cells
     ]
     stages = {cell.recipe.hash: plan.stages_of(cell) for cell in plan.cells}
-    # By two: whole and no motion module until 15, then the others. By three: one neighbour waits for stage A until 10.
+    # By two: whole and no motion module until 15, then the others. By three: one neighbour waits
+    # for stage A until 10.
     taken = [total_seconds(works, stages, Speed(1.0, 0.0, ""), lanes) for lanes in (1, 2, 3)]
     assert taken == pytest.approx([35, 20, 15])
     measured = [replace(work, measure=2.0) for work in works]
     assert total_seconds(measured, stages, Speed(1.0, 0.0, ""), 2) == 24  # ... until 17, 24
 
 
-def test_threads_of_the_cpu_are_shared_out_unless_the_user_did(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_of_the_cpu_are_shared_out_unless_the_user_did(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(7))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert [HOW.threads, replace(HOW, devices=("cpu",)).threads] == [3, None]
@@ -124,7 +156,9 @@ def test_epochs_that_a_begun_run_has_behind_it_cost_nothing(plan: Plan) -> None:
     (cell.run.folder / "recipe.yaml").write_text(cell.recipe.yaml())
     (cell.run.folder / "status.json").write_text('{"data_hash": "x"}')
     position = {"stage": 0, "epoch": 3, "batch": 1, "step": 9}
-    checkpoint.save(cell.run.checkpoint, {"recipe": cell.recipe.yaml(), "data_hash": "x", "position": position})
+    checkpoint.save(
+        cell.run.checkpoint, {"recipe": cell.recipe.yaml(), "data_hash": "x", "position": position}
+    )
     (work,) = Costs(plan).work()
     assert [stage.epochs for stage in work.stages] == [2, 5]
     assert work.stages[0].flops == pytest.approx(2 / 5 * work.stages[1].flops)

@@ -1,4 +1,5 @@
-"""CPU time of reading two random clips of a video: from the store, and from the original by exact decoding.
+"""CPU time of reading two random clips of a video: from the store, and from the original by exact
+decoding.
 
 pytest tests/benchmarks --benchmark-only
 """
@@ -39,7 +40,8 @@ class Originals:
 
 
 def decode_exactly(path: Path, indices: list[int]) -> list[Frames]:
-    """The cheapest exact way that decord has: everything up to the last frame wanted, from the start."""
+    """The cheapest exact way that decord has: everything up to the last frame wanted, from the
+    start."""
     import decord
 
     reader = decord.VideoReader(str(path), num_threads=1)
@@ -54,7 +56,8 @@ def cpu_milliseconds(begun: float) -> float:
 def test_store_against_exact_decoding(
     benchmark: BenchmarkFixture, shared_data: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Interleaved, so that both meet the same machine; `ratio` is that of the medians over videos and rounds."""
+    """Interleaved, so that both meet the same machine; `ratio` is that of the medians over videos
+    and rounds."""
     pytest.importorskip("decord")
     cv2.setNumThreads(1)
     originals = Originals(shared_data / "originals")
@@ -66,12 +69,17 @@ def test_store_against_exact_decoding(
     milliseconds: dict[str, list[float]] = {"store": [], "original": []}
 
     def read_all() -> None:
-        for row, (name, count) in enumerate(zip(manifest.table["video"], manifest.table["frames"], strict=True)):
+        for row, (name, count) in enumerate(
+            zip(manifest.table["video"], manifest.table["frames"], strict=True)
+        ):
             starts = rng.integers(0, count - FRAMES + 1, 2)
             windows = [list(range(start, start + FRAMES)) for start in starts]
             begun = time.process_time()
             for window in windows:
-                images = [simplejpeg.decode_jpeg(jpeg, colorspace="RGB") for jpeg in store.jpegs(row, window)]
+                images = [
+                    simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
+                    for jpeg in store.jpegs(row, window)
+                ]
                 assert len(images) == FRAMES
             milliseconds["store"].append(cpu_milliseconds(begun))
             begun = time.process_time()
@@ -82,6 +90,8 @@ def test_store_against_exact_decoding(
     medians = {what: float(np.median(values)) for what, values in milliseconds.items()}
     ratio = medians["original"] / medians["store"]
     benchmark.extra_info |= {**medians, "ratio": ratio}
-    text = f"{medians['store']:.1f} CPU ms from the store, {medians['original']:.1f} from the original"
+    text = (
+        f"{medians['store']:.1f} CPU ms from the store, {medians['original']:.1f} from the original"
+    )
     request.config.get_terminal_writer().line(f"{text}: {ratio:.1f} times")
     assert ratio > 4

@@ -1,4 +1,5 @@
-"""Whether there is something to be learned on the synthetic dataset: its classes, with labels, on groups never seen.
+"""Whether there is something to be learned on the synthetic dataset: its classes, with labels, on
+groups never seen.
 
 pytest tests/benchmarks/test_synthetic.py --benchmark-only -s
 """
@@ -29,7 +30,8 @@ EPOCHS = 30
 
 
 def accuracies(data: Path) -> dict[str, float]:
-    """Test accuracy of the demo's networks with a linear layer each, trained with labels; `both` adds probabilities."""
+    """Test accuracy of the demo's networks with a linear layer each, trained with labels; `both`
+    adds probabilities."""
     torch.manual_seed(0)
     recipe = load("demo", ["sampler.same_window=0.0"])
     stage, manifest = recipe.first_stage, Manifest.open(data / "synthetic")
@@ -52,12 +54,19 @@ def accuracies(data: Path) -> dict[str, float]:
         loss.backward()
         optimizer.step()
         schedule.step()
-    videos = EvalClips(manifest, test.tolist(), build_sampler(stage), stage.augment.border, stage.data.size)
+    videos = EvalClips(
+        manifest, test.tolist(), build_sampler(stage), stage.augment.border, stage.data.size
+    )
     found = extract(model, videos, torch.device("cpu"), 1, lambda count: None)
     with torch.no_grad():
-        chances = {name: layers[name](torch.from_numpy(values)).softmax(1).numpy() for name, values in found.items()}
+        chances = {
+            name: layers[name](torch.from_numpy(values)).softmax(1).numpy()
+            for name, values in found.items()
+        }
     chances["both"] = chances["slow"] + chances["fast"]
-    return {name: float(np.mean(values.argmax(1) == labels[test])) for name, values in chances.items()}
+    return {
+        name: float(np.mean(values.argmax(1) == labels[test])) for name, values in chances.items()
+    }
 
 
 def test_a_small_network_learns_the_classes_from_labels(

@@ -1,4 +1,5 @@
-"""`vcsf ablate` as a user types it: rows trained and measured, stages shared, kills, failures, tables."""
+"""`vcsf ablate` as a user types it: rows trained and measured, stages shared, kills, failures,
+tables."""
 
 import json
 import os
@@ -44,8 +45,8 @@ NAME = "tiny-no-motion-module-neighbours"
 
 
 def prepared(folder: Path, tiny_data: Path) -> Path:
-    """A folder with the recipe, and the tiny dataset as if it were a subset of UCF101, with a class whose name looks like
-    nothing and clips whose names look like numbers."""
+    """A folder with the recipe, and the tiny dataset as if it were a subset of UCF101, with a class
+    whose name looks like nothing and clips whose names look like numbers."""
     (folder / "tiny.yaml").write_text(TINY)
     shutil.copytree(tiny_data / "synthetic", folder / "data" / "ucf10")
     set_kind(folder, "ucf101")
@@ -53,7 +54,11 @@ def prepared(folder: Path, tiny_data: Path) -> Path:
     first = clips[0]["label"]
     for number, clip in enumerate(clips):
         label = "None" if clip["label"] == first else clip["label"]
-        clips[number] = clip | {"video": f"{number:04}", "label": label, "frame_offsets": list(clip["frame_offsets"])}
+        clips[number] = clip | {
+            "video": f"{number:04}",
+            "label": label,
+            "frame_offsets": list(clip["frame_offsets"]),
+        }
     write(folder / "data" / "ucf10", clips)
     return folder
 
@@ -107,23 +112,35 @@ def test_the_plan_is_told_and_every_row_is_in_the_table(made: Path) -> None:
     assert "estimated time: " in said
     assert "estimated disk: " in said
     table = (made / "out.txt").read_text()
-    assert all(name in table for name in ("full (neighbours 2)", "no motion module", "neighbours 1", "R@1", "R@50"))
+    assert all(
+        name in table
+        for name in ("full (neighbours 2)", "no motion module", "neighbours 1", "R@1", "R@50")
+    )
     folder = table_of(made, NAME)
     for name in ("table.csv", "table.md", "table.tex", "report.html", "numbers.csv", "rows.csv"):
         assert (folder / name).stat().st_size
     assert "<strong>" in (folder / "report.html").read_text()
     assert "vcsf pretrain" in (folder / "table.md").read_text()
     found = numbers(made, NAME)
-    assert list(found["row"].unique()) == ["full (neighbours 2)", "no motion module", "neighbours 1"]
+    assert list(found["row"].unique()) == [
+        "full (neighbours 2)",
+        "no motion module",
+        "neighbours 1",
+    ]
     assert found[found["row"] == "full (neighbours 2)"]["difference"].isna().all()
     assert found[found["row"] != "full (neighbours 2)"]["difference"].notna().all()
 
 
 def test_numbers_are_those_of_the_runs_own_results(made: Path) -> None:
     own = pd.read_csv(run_of(made) / "retrieve" / "ucf10-split1" / "results.csv")
-    wanted = own[(own["pathway"] == "both") & (own["variant"] == "trained")].set_index("metric")["value"]
+    wanted = own[(own["pathway"] == "both") & (own["variant"] == "trained")].set_index("metric")[
+        "value"
+    ]
     found = numbers(made, NAME)
-    assert found[found["row"] == "full (neighbours 2)"].set_index("metric")["mean"].to_dict() == wanted.to_dict()
+    assert (
+        found[found["row"] == "full (neighbours 2)"].set_index("metric")["mean"].to_dict()
+        == wanted.to_dict()
+    )
 
 
 def test_test_clips_that_are_seen_in_training_are_refused_before_any_work(copied: Path) -> None:
@@ -131,14 +148,21 @@ def test_test_clips_that_are_seen_in_training_are_refused_before_any_work(copied
     shutil.copytree(copied / "data" / "ucf10", copied / "data" / "swapped")
     other = {"train": "test", "test": "train"}
     clips = Manifest.open(copied / "data" / "swapped").table.to_dict("records")
-    moved = [clip | {"split1": other[clip["split1"]], "frame_offsets": list(clip["frame_offsets"])} for clip in clips]
+    moved = [
+        clip | {"split1": other[clip["split1"]], "frame_offsets": list(clip["frame_offsets"])}
+        for clip in clips
+    ]
     write(copied / "data" / "swapped", moved)
     words = ("ablate", *BASE, *ROWS, *FEW, "--measure", "knn:swapped")
     for runs in ("runs", "nothing_trained"):
         error = called(*words, "--runs", runs, cwd=copied, status=2).stderr
         assert "8 of 8 test clips of swapped split 1 were seen in training" in error
     done = called(*words, "--allow-seen", cwd=copied)
-    (folder,) = (path.parent for path in copied.glob("runs/tables/*/table.md") if "swapped" in path.read_text())
+    (folder,) = (
+        path.parent
+        for path in copied.glob("runs/tables/*/table.md")
+        if "swapped" in path.read_text()
+    )
     note = "neighbours 1, knn on swapped, seed 0, split 1: 8 of 8 test clips seen in training"
     assert note in done.stderr
     for name in ("table.md", "table.tex", "report.html"):
@@ -161,14 +185,18 @@ def test_a_run_remembers_the_command_that_trains_it(made: Path) -> None:
     assert environment["command"][:5] == ["vcsf", "pretrain", "tiny.yaml", "--set", "motion=none"]
 
 
-def test_the_same_command_trains_nothing_again_and_table_only_is_the_same_table(copied: Path) -> None:
+def test_the_same_command_trains_nothing_again_and_table_only_is_the_same_table(
+    copied: Path,
+) -> None:
     folder = table_of(copied, NAME)
     before = {path.name: path.read_bytes() for path in folder.glob("*.*")}
     checkpoints = {path: path.stat().st_mtime_ns for path in copied.glob("runs/*/checkpoint.pt")}
     options = (*BASE, "--no-motion-module", *ROWS, *FEW)
     done = called("ablate", *options, cwd=copied)
     assert "done: 3 of 3 runs" in done.stderr
-    assert {path: path.stat().st_mtime_ns for path in copied.glob("runs/*/checkpoint.pt")} == checkpoints
+    assert {
+        path: path.stat().st_mtime_ns for path in copied.glob("runs/*/checkpoint.pt")
+    } == checkpoints
     for path in folder.glob("*.*"):
         path.unlink()
     called("ablate", *options, "--table-only", cwd=copied)
@@ -180,7 +208,9 @@ def test_another_measurement_measures_without_training(copied: Path) -> None:
     options = (*BASE, *ROWS, "--measure", "retrieve,knn", *FEW)
     done = called("ablate", *options, cwd=copied)
     assert "trained, knn" in done.stderr
-    assert {path: path.stat().st_mtime_ns for path in copied.glob("runs/*/checkpoint.pt")} == checkpoints
+    assert {
+        path: path.stat().st_mtime_ns for path in copied.glob("runs/*/checkpoint.pt")
+    } == checkpoints
     found = numbers(copied, "tiny-neighbours")
     assert set(found["task"]) == {"retrieval", "knn"}
     for metric in ("top1", "R@1"):
@@ -193,7 +223,9 @@ def test_another_measurement_measures_without_training(copied: Path) -> None:
 def test_a_row_that_fails_is_told_and_the_others_go_on(copied: Path) -> None:
     broken = run_of(copied, "motion=none")
     status = json.loads((broken / "status.json").read_text())
-    (broken / "status.json").write_text(json.dumps(status | {"finished": False, "data_hash": "other"}))
+    (broken / "status.json").write_text(
+        json.dumps(status | {"finished": False, "data_hash": "other"})
+    )
     shutil.rmtree(run_of(copied, *ONE_NEIGHBOUR) / "retrieve")
     options = (*BASE, "--no-motion-module", *ROWS, *FEW)
     done = called("ablate", *options, cwd=copied, status=1)
@@ -202,7 +234,8 @@ def test_a_row_that_fails_is_told_and_the_others_go_on(copied: Path) -> None:
     assert "done: neighbours 1, seed 0, split 1" in done.stderr
     assert "error: 1 of 3 runs failed" in done.stderr
     assert (
-        "Not finished: 2 of 3 measurements are there, not retrieve of no motion module, seed 0, split 1" in done.stderr
+        "Not finished: 2 of 3 measurements are there, not retrieve of no motion module, seed 0, "
+        "split 1" in done.stderr
     )
     assert set(numbers(copied, NAME)["row"]) == {"full (neighbours 2)", "neighbours 1"}
 
@@ -210,7 +243,18 @@ def test_a_row_that_fails_is_told_and_the_others_go_on(copied: Path) -> None:
 def test_what_was_measured_of_something_else_is_measured_again(copied: Path) -> None:
     options = (*BASE, *ROWS, *FEW, "--dry-run")
     assert "done: 2 of 2 runs" in called("ablate", *options, cwd=copied).stdout
-    called("retrieve", "--from", run_of(copied), "--k", "1", "--workers", 0, "--devices", "cpu", cwd=copied)
+    called(
+        "retrieve",
+        "--from",
+        run_of(copied),
+        "--k",
+        "1",
+        "--workers",
+        0,
+        "--devices",
+        "cpu",
+        cwd=copied,
+    )
     assert "done: 1 of 2 runs" in called("ablate", *options, cwd=copied).stdout
     with (run_of(copied, *ONE_NEIGHBOUR) / "checkpoint.pt").open("ab") as file:
         file.write(b"x")
@@ -230,7 +274,10 @@ def test_a_damaged_run_is_passed_over(copied: Path) -> None:
         shutil.rmtree(table_of(copied, NAME))
         done = called("ablate", *options, *more, cwd=copied, status=0 if more else 1)
         assert set(numbers(copied, NAME)["row"]) == {"full (neighbours 2)", "neighbours 1"}
-        assert "2 of 3 measurements are there, not retrieve of no motion module, seed 0, split 1 (" in done.stderr
+        assert (
+            "2 of 3 measurements are there, not retrieve of no motion module, seed 0, split 1 ("
+            in done.stderr
+        )
         assert said in done.stderr
 
 
@@ -240,11 +287,15 @@ def test_a_measurement_that_fails_of_all_rows_withholds_no_other(copied: Path) -
     (copied / "mine.yaml").write_text(text)
     done = called("ablate", "mine.yaml", *FEW, cwd=copied, status=1)
     assert "error: 1 of 1 runs failed" in done.stderr
-    assert "Not finished: 1 of 2 measurements are there, not knn of a, seed 0, split 1." in done.stderr
+    assert (
+        "Not finished: 1 of 2 measurements are there, not knn of a, seed 0, split 1." in done.stderr
+    )
     assert "R@1" in (copied / "runs" / "tables" / "mine" / "table.md").read_text()
 
 
-def test_a_run_that_another_process_has_waits_for_it(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_another_process_has_waits_for_it(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(table_runs, "AGAIN_AFTER", 0.5)
     run = run_of(copied, *ONE_NEIGHBOUR)
     status = json.loads((run / "status.json").read_text())
@@ -257,7 +308,9 @@ def test_a_run_that_another_process_has_waits_for_it(copied: Path, monkeypatch: 
                 time.sleep(0.05)
 
     loss = ", ".join(f"{name.replace('=', ': ')}" for name in ONE_NEIGHBOUR)
-    (copied / "mine.yaml").write_text(f"title: T\nbase: tiny.yaml\nrows: {{a: {{}}, b: {{set: {{{loss}}}}}}}\n")
+    (copied / "mine.yaml").write_text(
+        f"title: T\nbase: tiny.yaml\nrows: {{a: {{}}, b: {{set: {{{loss}}}}}}}\n"
+    )
     holder = threading.Thread(target=hold)
     holder.start()
     done = called("ablate", "mine.yaml", *FEW, cwd=copied)
@@ -267,9 +320,13 @@ def test_a_run_that_another_process_has_waits_for_it(copied: Path, monkeypatch: 
     assert json.loads((run / "status.json").read_text())["finished"]
 
 
-def test_options_that_make_another_table_give_it_a_folder_of_its_own(tiny_data: Path, tmp_path: Path) -> None:
+def test_options_that_make_another_table_give_it_a_folder_of_its_own(
+    tiny_data: Path, tmp_path: Path
+) -> None:
     prepared(tmp_path, tiny_data)
-    (tmp_path / "mine.yaml").write_text("title: T\nbase: tiny.yaml\nrows: {a: {}, b: {set: {motion: none}}}\n")
+    (tmp_path / "mine.yaml").write_text(
+        "title: T\nbase: tiny.yaml\nrows: {a: {}, b: {set: {motion: none}}}\n"
+    )
 
     def folder(*options: object) -> str:
         done = called("ablate", *options, "--dry-run", "--assume", "100", cwd=tmp_path)
@@ -283,14 +340,20 @@ def test_options_that_make_another_table_give_it_a_folder_of_its_own(tiny_data: 
         (*BASE, *ROWS, "--seeds", "3"),
         (*BASE, *ROWS, "--set", "seed=4"),
     )
-    changed += (*BASE, *ROWS, "--measure", "knn"), ("mine.yaml", "--splits", "2"), ("mine.yaml", "--measure", "knn")
+    changed += (
+        (*BASE, *ROWS, "--measure", "knn"),
+        ("mine.yaml", "--splits", "2"),
+        ("mine.yaml", "--measure", "knn"),
+    )
     names = [folder(*options) for options in changed]
     assert len(set(names)) == len(names)
     assert all(name.rpartition("-")[0] in ("tiny-neighbours", "mine") for name in names)
     assert folder(*BASE, *ROWS) == names[1]
 
 
-def test_one_measurement_is_not_asked_for_twice_and_others_differ(tiny_data: Path, tmp_path: Path) -> None:
+def test_one_measurement_is_not_asked_for_twice_and_others_differ(
+    tiny_data: Path, tmp_path: Path
+) -> None:
     prepared(tmp_path, tiny_data)
     for measures, status in (
         ("{task: retrieve}, {task: retrieve, data: ucf10}", 2),
@@ -298,7 +361,9 @@ def test_one_measurement_is_not_asked_for_twice_and_others_differ(tiny_data: Pat
         ("{task: linear}, {task: linear, set: {grid.lr: [0.5]}}", 0),
     ):
         (tmp_path / "mine.yaml").write_text(f"title: T\nbase: tiny.yaml\nmeasure: [{measures}]\n")
-        done = called("ablate", "mine.yaml", "--dry-run", "--assume", "100", cwd=tmp_path, status=status)
+        done = called(
+            "ablate", "mine.yaml", "--dry-run", "--assume", "100", cwd=tmp_path, status=status
+        )
         assert ("are one measurement that is asked for twice" in done.stderr) == bool(status)
     assert "measured by linear, linear grid.lr=[0.5]" in done.stdout
 
@@ -307,7 +372,12 @@ def started(folder: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "vcsf_cli", "ablate", *BASE, *ROWS, *map(str, FEW)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -317,7 +387,8 @@ def wait_for(process: subprocess.Popen[str], path: Path) -> None:
 
 
 def ends(process: str, seconds: float = 2.0) -> bool:
-    """Whether a process is gone, or a zombie that nobody has waited for, before some seconds are over."""
+    """Whether a process is gone, or a zombie that nobody has waited for, before some seconds are
+    over."""
     stat = Path(f"/proc/{process}/stat")
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -330,7 +401,9 @@ def ends(process: str, seconds: float = 2.0) -> bool:
     return False
 
 
-def test_killed_and_interrupted_it_goes_on_to_the_same_table(made: Path, tiny_data: Path, tmp_path: Path) -> None:
+def test_killed_and_interrupted_it_goes_on_to_the_same_table(
+    made: Path, tiny_data: Path, tmp_path: Path
+) -> None:
     prepared(tmp_path, tiny_data)
     process = started(tmp_path)
     wait_for(process, run_of(tmp_path) / "stages.json")
@@ -354,23 +427,29 @@ def test_killed_and_interrupted_it_goes_on_to_the_same_table(made: Path, tiny_da
     pd.testing.assert_frame_equal(numbers(tmp_path, "tiny-neighbours"), wanted)
     for assignments in ((), ONE_NEIGHBOUR):
         ours, theirs = (run_of(folder, *assignments) / "stages.json" for folder in (tmp_path, made))
-        after = [[entry["weights_after"] for entry in json.loads(path.read_text())] for path in (ours, theirs)]
+        after = [
+            [entry["weights_after"] for entry in json.loads(path.read_text())]
+            for path in (ours, theirs)
+        ]
         assert after[0] == after[1]
 
 
 def test_published_rows_are_left_out_beside_a_subset(copied: Path) -> None:
-    text = (
-        "title: Retrieval\nbase: tiny.yaml\nrows: {ours: {}}\nmeasure: [{task: retrieve, k: [1, 5]}]\npublished: true\n"
-    )
+    text = "title: Retrieval\nbase: tiny.yaml\nrows: {ours: {}}\nmeasure: [{task: retrieve, k: [1, 5]}]\npublished: true\n"
     (copied / "mine.yaml").write_text(text)
     done = called("ablate", "mine.yaml", "--table-only", cwd=copied)
     table = copied / "runs" / "tables" / "mine" / "table.md"
-    assert "subset, short schedule; not comparable with published tables" in table.read_text().splitlines()[0]
+    assert (
+        "subset, short schedule; not comparable with published tables"
+        in table.read_text().splitlines()[0]
+    )
     assert "8 clips of ucf10, not 9,537 of ucf101" in done.stderr
     assert "CoCLR" not in table.read_text()
 
     called("ablate", "mine.yaml", "--table-only", "--with-published", cwd=copied)
-    (line,) = (line for line in table.read_text().splitlines() if line.startswith("| CoCLR, RGB (2020)"))
+    (line,) = (
+        line for line in table.read_text().splitlines() if line.startswith("| CoCLR, RGB (2020)")
+    )
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[:2] == ["CoCLR, RGB (2020)", "published"]
     assert "MVCGC, NeurIPS 2021" in cells[2]
@@ -378,7 +457,9 @@ def test_published_rows_are_left_out_beside_a_subset(copied: Path) -> None:
     ours = next(line for line in table.read_text().splitlines() if line.startswith("| ours"))
     assert "small, 16x32^2; ucf10 split 1, 8 clips; 2 epochs a pathway; seed 0" in ours
 
-    set_kind(copied, "folder")  # a name that begins like a benchmark's makes no benchmark: ucf50 is not of ucf101
+    set_kind(
+        copied, "folder"
+    )  # a name that begins like a benchmark's makes no benchmark: ucf50 is not of ucf101
     called("ablate", "mine.yaml", "--table-only", "--with-published", cwd=copied)
     assert "| ours" in table.read_text()
     assert "CoCLR" not in table.read_text()
@@ -416,16 +497,23 @@ def test_mistakes_are_told_before_any_work(
     assert not (tmp_path / "runs").exists()
 
 
-def test_rows_of_several_datasets_need_one_to_be_measured_on(tiny_data: Path, tmp_path: Path) -> None:
+def test_rows_of_several_datasets_need_one_to_be_measured_on(
+    tiny_data: Path, tmp_path: Path
+) -> None:
     prepared(tmp_path, tiny_data)
     shutil.copytree(tiny_data / "synthetic", tmp_path / "data" / "other")
     text = "title: T\nbase: tiny.yaml\nrows: {a: {}, b: {set: {data.name: other}}}\n"
     (tmp_path / "mine.yaml").write_text(text)
     for more in ("--dry-run", "--table-only"):
         done = called("ablate", "mine.yaml", more, *FEW, cwd=tmp_path, status=2)
-        assert "`retrieve` would be of several datasets, each row's own: `a` on ucf10, `b` on other" in done.stderr
+        assert (
+            "`retrieve` would be of several datasets, each row's own: `a` on ucf10, `b` on other"
+            in done.stderr
+        )
         assert "{task: retrieve, data: ucf10}" in done.stderr
-    done = called("ablate", "mine.yaml", "--measure", "retrieve:other", "--dry-run", *FEW, cwd=tmp_path)
+    done = called(
+        "ablate", "mine.yaml", "--measure", "retrieve:other", "--dry-run", *FEW, cwd=tmp_path
+    )
     assert "2 rows = 2 runs, measured by retrieve other" in done.stdout
 
 
@@ -437,8 +525,20 @@ def test_a_plan_needs_no_data_and_says_that_its_time_is_calculated(tmp_path: Pat
     assert "calculated, not measured: 30% of the 989 TFLOPS" in done.stdout
     assert not (tmp_path / "runs").exists()
     done = called("ablate", "retrieval_ucf101", "--dry-run", "--assume", "100/s", cwd=tmp_path)
-    assert "estimated time: 4 d 8 h (from 100 training clips a second in stage 1, as you assume)" in done.stdout
-    done = called("ablate", "retrieval_ucf101", "--dry-run", "--assume", "h200", "--devices", "0,1", cwd=tmp_path)
+    assert (
+        "estimated time: 4 d 8 h (from 100 training clips a second in stage 1, as you assume)"
+        in done.stdout
+    )
+    done = called(
+        "ablate",
+        "retrieval_ucf101",
+        "--dry-run",
+        "--assume",
+        "h200",
+        "--devices",
+        "0,1",
+        cwd=tmp_path,
+    )
     assert ", by 2 side by side " in done.stdout
     done = called("ablate", "retrieval_ucf101", "--dry-run", cwd=tmp_path)
     assert "the time is unknown" in done.stdout

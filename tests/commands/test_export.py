@@ -1,4 +1,5 @@
-"""`vcsf export` as a user types it: what is in the folder, that it computes what the checkpoint does, and what it refuses."""
+"""`vcsf export` as a user types it: what is in the folder, that it computes what the checkpoint
+does, and what it refuses."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ from vcsf_cli.runs.run import read_run
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.storage.files import sha256
 
-# Short-term motion is resized by a pool that ONNX does not have, and the fast pathway reads differences.
+# Short-term motion is resized by a pool that ONNX does not have, and the fast pathway reads
+# differences.
 MOTION = sets("motion={name: short_term, after: [2, 3]}")
 FORMATS = ("safetensors", "torch-export", "onnx")
 ALL = tuple(word for name in FORMATS for word in ("--format", name))
@@ -80,7 +82,9 @@ def model(run: Path) -> TwoPathways:
 def features(model: TwoPathways, run: Path, clips: np.ndarray) -> dict[str, np.ndarray]:
     """What the networks make of windows, by the path that training takes."""
     view = build_sampler(load(str(run / "recipe.yaml")).first_stage).cover(clips.shape[1])[0]
-    positions = {name: torch.from_numpy(view.positions(name)).expand(len(clips), -1) for name in PATHWAYS}
+    positions = {
+        name: torch.from_numpy(view.positions(name)).expand(len(clips), -1) for name in PATHWAYS
+    }
     with torch.no_grad():
         found = model.features(to_input(torch.from_numpy(clips)), positions)
     return {name: values.numpy() for name, values in found.items()}
@@ -98,13 +102,19 @@ def agree(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None
         np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-5 * np.abs(values).max())
 
 
-def test_the_folder_holds_what_was_asked_for_and_every_file_was_compared(place: Path, folder: Path, run: Path) -> None:
+def test_the_folder_holds_what_was_asked_for_and_every_file_was_compared(
+    place: Path, folder: Path, run: Path
+) -> None:
     assert folder.name == run.name
     files = {"README.md", "config.json", "model.safetensors", "model.pt2", "model.onnx"}
     assert {path.name for path in folder.iterdir()} == files
-    assert {path.name for path in folder.parent.iterdir()} == {folder.name}  # nothing half-written beside it
+    assert {path.name for path in folder.parent.iterdir()} == {
+        folder.name
+    }  # nothing half-written beside it
     lines = (place / "printed.txt").read_text().splitlines()
-    assert [line.split(":")[0] for line in lines] == [f"{kind} {name}" for kind in FORMATS for name in PATHWAYS]
+    assert [line.split(":")[0] for line in lines] == [
+        f"{kind} {name}" for kind in FORMATS for name in PATHWAYS
+    ]
     assert all("(6 real clips)" in line and "cosine 1.0000" in line for line in lines)
     assert (place / "said.txt").read_text().splitlines()[-1].startswith("next: python -c ")
 
@@ -125,16 +135,32 @@ def test_all_formats_compute_what_the_checkpoint_does_for_batches_of_any_size(
 ) -> None:
     clips = windows(count)
     expected = features(model, run, clips)
-    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        folder / "model.onnx", providers=["CPUExecutionProvider"]
+    )
     names = [output.name for output in session.get_outputs()]
     agree(dict(zip(names, session.run(None, {"frames": clips}), strict=True)), expected)
     program = torch.export.load(folder / "model.pt2").module()
-    agree({name: values.detach().numpy() for name, values in program(torch.from_numpy(clips)).items()}, expected)
+    agree(
+        {
+            name: values.detach().numpy()
+            for name, values in program(torch.from_numpy(clips)).items()
+        },
+        expected,
+    )
     for source in (folder, run):
-        agree({n: values.numpy() for n, values in load_encoder(source)(torch.from_numpy(clips)).items()}, expected)
+        agree(
+            {
+                n: values.numpy()
+                for n, values in load_encoder(source)(torch.from_numpy(clips)).items()
+            },
+            expected,
+        )
 
 
-def test_onnx_is_checked_and_used_without_torch(folder: Path, run: Path, model: TwoPathways, tmp_path: Path) -> None:
+def test_onnx_is_checked_and_used_without_torch(
+    folder: Path, run: Path, model: TwoPathways, tmp_path: Path
+) -> None:
     clips = windows(3)
     np.savez(tmp_path / "clips.npz", clips=clips, **features(model, run, clips))
     code = (
@@ -149,7 +175,9 @@ def test_onnx_is_checked_and_used_without_torch(folder: Path, run: Path, model: 
     assert found["fast"]["difference"] < 1e-5 * found["fast"]["scale"]
 
 
-def test_an_encoded_video_has_the_feature_that_retrieval_computed(folder: Path, run: Path, tiny_data: Path) -> None:
+def test_an_encoded_video_has_the_feature_that_retrieval_computed(
+    folder: Path, run: Path, tiny_data: Path
+) -> None:
     """Of the stored frames the very same; of the original video all but what JPEG changed."""
     encoder = load_encoder(folder)
     data = Manifest.open(tiny_data / "synthetic")
@@ -168,7 +196,9 @@ def test_an_encoded_video_has_the_feature_that_retrieval_computed(folder: Path, 
             assert ours @ expected / np.linalg.norm(ours) / np.linalg.norm(expected) > 0.99
 
 
-def test_windows_come_with_their_seconds_and_average_to_the_video(folder: Path, tmp_path: Path) -> None:
+def test_windows_come_with_their_seconds_and_average_to_the_video(
+    folder: Path, tmp_path: Path
+) -> None:
     video = write_video(tmp_path / "own.mp4", 40, fps=20)
     encoder = load_encoder(folder)
     found = encoder.encode_windows(video)
@@ -193,7 +223,13 @@ def test_config_and_weights_say_everything(folder: Path, run: Path) -> None:
         "width": 32,
     }
     assert config["reads"]["slow"] == {"window": [0, 8], "frames": [0, 4]}
-    assert config["video"] == {"size": 32, "border": 0.875, "stored": 128, "fps": None, "decoder": ""}
+    assert config["video"] == {
+        "size": 32,
+        "border": 0.875,
+        "stored": 128,
+        "fps": None,
+        "decoder": "",
+    }
     assert config["run"]["name"] == run.name
     assert config["recipe"]["name"] == "tiny"
     weights = load_file(folder / "model.safetensors")
@@ -209,7 +245,9 @@ def test_the_centre_is_the_mean_of_the_training_clips(folder: Path, run: Path) -
     train = table[table["part"] == "train"]
     encoder = load_encoder(folder)
     for pathway in PATHWAYS:
-        np.testing.assert_allclose(encoder.centre[pathway], np.stack(train[pathway].to_list()).mean(0), rtol=1e-5)
+        np.testing.assert_allclose(
+            encoder.centre[pathway], np.stack(train[pathway].to_list()).mean(0), rtol=1e-5
+        )
     config = json.loads((folder / "config.json").read_text())
     assert config["centre"] == {"dataset": "synthetic", "split": 1, "clips": len(train)}
     assert load_encoder(run).centre == {}
@@ -248,7 +286,10 @@ def test_a_file_that_computes_something_else_is_an_error_and_no_export(
     write = formats.write_safetensors
     monkeypatch.setattr(formats, "write_safetensors", damaged)
     done = called("export", "--data", tiny_data, "--out", "elsewhere", cwd=copy, status=1)
-    assert "error: the safetensors file does not compute what the checkpoint does: fast: " in done.stderr
+    assert (
+        "error: the safetensors file does not compute what the checkpoint does: fast: "
+        in done.stderr
+    )
     assert "hint: " in done.stderr
     assert sorted(path.name for path in copy.iterdir()) == ["exports", "runs"]
 
@@ -256,7 +297,11 @@ def test_a_file_that_computes_something_else_is_an_error_and_no_export(
 def test_a_format_is_added_to_an_export_of_the_same_checkpoint(copy: Path, tiny_data: Path) -> None:
     (folder,) = (copy / "exports").iterdir()
     before, readme = (folder / "model.onnx").read_bytes(), folder / "README.md"
-    readme.write_text(readme.read_text().replace("library_name: vcsf\n", "library_name: vcsf\nlicense: cc0-1.0\n", 1))
+    readme.write_text(
+        readme.read_text().replace(
+            "library_name: vcsf\n", "library_name: vcsf\nlicense: cc0-1.0\n", 1
+        )
+    )
     called("export", "--data", tiny_data, cwd=copy)
     assert (folder / "model.onnx").read_bytes() == before
     assert readme.read_text().startswith("---\nlibrary_name: vcsf\nlicense: cc0-1.0\ntags:\n")
@@ -294,7 +339,11 @@ def test_one_pathway_of_an_unfinished_run_compared_on_videos(copy: Path) -> None
     assert "is not finished: exporting its newest checkpoint" in done.stderr
     assert "warning: labels were used" in done.stderr
     assert "onnx in" in done.stderr  # of both pathways: no more of this folder's encoder
-    assert {path.name for path in folder.iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    assert {path.name for path in folder.iterdir()} == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    }
     card = (folder / "README.md").read_text()
     assert "**The training had not come to its end.**" in card
     assert "**Labels were used in training" in card
@@ -321,7 +370,9 @@ def test_only_what_was_measured_of_this_checkpoint_counts(copy: Path) -> None:
     ]:
         (folder / "finetune" / name).mkdir(parents=True)
         (folder / "finetune" / name / "status.json").write_text(json.dumps({"from": start}))
-        pd.read_csv(path).assign(task=name).to_csv(folder / "finetune" / name / "results.csv", index=False)
+        pd.read_csv(path).assign(task=name).to_csv(
+            folder / "finetune" / name / "results.csv", index=False
+        )
     (folder / "lost" / "x").mkdir(parents=True)
     shutil.copy(path, folder / "lost" / "x")
     assert set(read_results(run, checkpoint_hash)["task"]) == {"retrieval", "own"}
@@ -353,7 +404,10 @@ def test_the_card_says_that_test_clips_were_seen_in_training(run: Path) -> None:
 
 
 def test_nothing_is_fetched_to_load_what_started_from_weights_of_others(run: Path) -> None:
-    tree = load("smoke", ["backbone={name: timm, model: test_vit, pretrained: true}", "slow.pretrained=true"]).tree
+    tree = load(
+        "smoke",
+        ["backbone={name: timm, model: test_vit, pretrained: true}", "slow.pretrained=true"],
+    ).tree
     loaded = exported_recipe({"recipe": tree})
     assert loaded.model.backbone.settings["pretrained"] is False
     assert loaded.model.slow["pretrained"] is False
@@ -372,7 +426,9 @@ def test_nothing_is_fetched_to_load_what_started_from_weights_of_others(run: Pat
         (("--data", "nowhere"), "there are no clips to compare with"),
     ],
 )
-def test_a_wrong_command_line_is_told_before_any_work(copy: Path, arguments: tuple[str, ...], error: str) -> None:
+def test_a_wrong_command_line_is_told_before_any_work(
+    copy: Path, arguments: tuple[str, ...], error: str
+) -> None:
     (copy / "file").touch()
     done = called("export", *arguments, cwd=copy, status=2)
     assert f"error: {error}" in done.stderr or error in done.stderr.splitlines()[-3]
@@ -389,6 +445,8 @@ def test_a_missing_package_is_told_before_any_work(
 
 
 def test_what_is_compared_comes_from_all_over_the_dataset(run: Path, tiny_data: Path) -> None:
-    found = exporter.Exporter(read_run(run), Manifest.open(tiny_data / "synthetic"), (), "both").clips
+    found = exporter.Exporter(
+        read_run(run), Manifest.open(tiny_data / "synthetic"), (), "both"
+    ).clips
     assert found.shape == (6, 8, 32, 32, 3)
     assert len(np.unique(found.reshape(6, -1), axis=0)) == 6

@@ -1,4 +1,5 @@
-"""`vcsf finetune` as a user types it: the table, the files behind it, and what it says when it can't."""
+"""`vcsf finetune` as a user types it: the table, the files behind it, and what it says when it
+can't."""
 
 from __future__ import annotations
 
@@ -25,7 +26,19 @@ from vcsf_cli.storage import checkpoint
 FAST = ("train.epochs=5", "optim.schedule=constant", "optim.drops=[]", "grid.lr=[0.1, 1.0]")
 LINEAR = ("--linear", *(word for setting in FAST for word in ("--set", setting)))
 FULL = ("--protocol", "cpu", "--set", "train.epochs=1", "--set", "train.batch=4")
-COLUMNS = ["run", "variant", "seed", "dataset", "split", "task", "pathway", "metric", "value", "clips", "left_out"]
+COLUMNS = [
+    "run",
+    "variant",
+    "seed",
+    "dataset",
+    "split",
+    "task",
+    "pathway",
+    "metric",
+    "value",
+    "clips",
+    "left_out",
+]
 COLUMNS += ["training_data", "seen"]
 METRICS = {"top1", "top1_low", "top1_high", "class_mean"}
 PROTOCOLS = sorted((CHECKOUT / "recipes" / "protocols").glob("*.yaml"))
@@ -40,7 +53,17 @@ def work(tiny_run: Path, tmp_path: Path, tiny_data: Path) -> Path:
 
 
 def finetune(*arguments: object, cwd: Path, status: int = 0) -> Any:
-    return called("finetune", "synthetic", *arguments, "--devices", "cpu", "--workers", 0, cwd=cwd, status=status)
+    return called(
+        "finetune",
+        "synthetic",
+        *arguments,
+        "--devices",
+        "cpu",
+        "--workers",
+        0,
+        cwd=cwd,
+        status=status,
+    )
 
 
 def rows_of(work: Path) -> pd.DataFrame:
@@ -55,18 +78,34 @@ def folders(work: Path) -> list[Path]:
 def change(folder: Path, changed: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Write a prepared dataset's manifest anew with its rows changed."""
     rows = Manifest.open(folder).table.to_dict("records")
-    manifest.write(folder, [row | {"frame_offsets": list(row["frame_offsets"])} | changed(row) for row in rows])
+    manifest.write(
+        folder, [row | {"frame_offsets": list(row["frame_offsets"])} | changed(row) for row in rows]
+    )
 
 
 @pytest.mark.parametrize("mode", ["linear", "knn", "finetune"])
-def test_a_measurement_is_tidy_in_the_table_and_in_files(mode: str, work: Path, tiny_run: Path) -> None:
+def test_a_measurement_is_tidy_in_the_table_and_in_files(
+    mode: str, work: Path, tiny_run: Path
+) -> None:
     done = finetune(*{"linear": LINEAR, "knn": ("--knn",), "finetune": FULL}[mode], cwd=work)
     rows = rows_of(work)
     assert rows.columns.tolist() == COLUMNS
-    same = {"run": tiny_run.name, "variant": "trained", "seed": 0, "dataset": "synthetic", "split": 1, "clips": 4}
+    same = {
+        "run": tiny_run.name,
+        "variant": "trained",
+        "seed": 0,
+        "dataset": "synthetic",
+        "split": 1,
+        "clips": 4,
+    }
     assert all(set(rows[column]) == {value} for column, value in same.items())
-    # Settings that differ from the protocol's own are told by a hash, so that no row passes for the protocol's.
-    named = {"linear": r"linear-[0-9a-f]{6}", "knn": "knn", "finetune": r"finetune-cpu-[0-9a-f]{6}"}[mode]
+    # Settings that differ from the protocol's own are told by a hash, so that no row passes for the
+    # protocol's.
+    named = {
+        "linear": r"linear-[0-9a-f]{6}",
+        "knn": "knn",
+        "finetune": r"finetune-cpu-[0-9a-f]{6}",
+    }[mode]
     assert all(re.fullmatch(named, task) for task in rows["task"])
     assert set(rows["left_out"]) == {0}
     assert {(row.pathway, row.metric) for row in rows.itertuples()} == {
@@ -92,7 +131,9 @@ def test_a_measurement_is_tidy_in_the_table_and_in_files(mode: str, work: Path, 
     assert (folder / "environment.json").is_file()
     assert protocol.load(str(folder / "protocol.yaml")).mode == mode
     assert "4 test clips; left out: none" in done.stderr
-    assert done.stderr.splitlines()[-1] == f"results: {Path('runs') / tiny_run.name / 'results.csv'}"
+    assert (
+        done.stderr.splitlines()[-1] == f"results: {Path('runs') / tiny_run.name / 'results.csv'}"
+    )
 
 
 def test_done_before_it_shows_the_same_table_and_computes_nothing(work: Path) -> None:
@@ -104,7 +145,9 @@ def test_done_before_it_shows_the_same_table_and_computes_nothing(work: Path) ->
     assert {path: path.read_bytes() for path in work.rglob("*") if path.is_file()} == before
 
 
-def test_features_are_extracted_once_for_all_splits_and_probes_and_anew_for_other_weights(work: Path) -> None:
+def test_features_are_extracted_once_for_all_splits_and_probes_and_anew_for_other_weights(
+    work: Path,
+) -> None:
     done = finetune(*LINEAR, "--split", "all", "--allow-seen", cwd=work)
     assert sum("features 12/12 videos" in line for line in done.stderr.splitlines()) == 1
     rows = rows_of(work)
@@ -119,7 +162,9 @@ def test_features_are_extracted_once_for_all_splits_and_probes_and_anew_for_othe
     for weight in saved["task"]["model"].values():
         if weight.is_floating_point():
             weight += 0.1 * torch.rand(weight.shape, generator=torch.Generator().manual_seed(0))
-    checkpoint.save(path, {key: value for key, value in saved.items() if key not in ("kind", "version")})
+    checkpoint.save(
+        path, {key: value for key, value in saved.items() if key not in ("kind", "version")}
+    )
     assert "features 12/12 videos" in finetune("--knn", cwd=work).stderr
 
 
@@ -139,14 +184,21 @@ def test_rows_of_other_measurements_stay_and_those_of_the_same_are_replaced(work
 def test_few_labels_are_named_in_the_task_and_too_few_choose_nothing(work: Path) -> None:
     done = finetune(*LINEAR, "--labels", "1-per-class", cwd=work)
     assert (
-        "too few recordings with labels to hold some of most classes out: the grid's first values are taken"
+        "too few recordings with labels to hold some of most classes out: the grid's first values "
+        "are taken" in done.stderr
+    )
+    assert (
+        "2 clips of 2 classes learn, 4 test clips; left out: 6 training clips without a label"
         in done.stderr
     )
-    assert "2 clips of 2 classes learn, 4 test clips; left out: 6 training clips without a label" in done.stderr
-    assert all(re.fullmatch("linear-[0-9a-f]{6}-1-per-class", task) for task in rows_of(work)["task"])
+    assert all(
+        re.fullmatch("linear-[0-9a-f]{6}-1-per-class", task) for task in rows_of(work)["task"]
+    )
     done = finetune(*LINEAR, "--labels", "75%", cwd=work)
     assert re.search(r"[24] clips of 2 classes learn, [24] held out to choose", done.stderr)
-    done = finetune(*FULL, "--set", "train.choose=best", "--labels", "1%", "--pathway", "slow", cwd=work)
+    done = finetune(
+        *FULL, "--set", "train.choose=best", "--labels", "1%", "--pathway", "slow", cwd=work
+    )
     assert "the last epoch counts" in done.stderr
     assert any(re.fullmatch("finetune-cpu-[0-9a-f]{6}-1%", task) for task in rows_of(work)["task"])
 
@@ -158,12 +210,20 @@ def test_from_scratch_nothing_is_taken_for_a_trained_run(work: Path, tiny_run: P
     assert folder.name == tiny_run.name
     rows = pd.read_csv(folder / "results.csv")
     assert set(rows["variant"]) == {"scratch"}
-    assert "there is no finished run" in called("retrieve", "--runs", "fresh", cwd=work, status=2).stderr
+    assert (
+        "there is no finished run"
+        in called("retrieve", "--runs", "fresh", cwd=work, status=2).stderr
+    )
     for named in (folder.name, folder):
         error = called("retrieve", "--from", named, "--runs", "fresh", cwd=work, status=2).stderr
         assert "there is no run" in error or "holds no pre-trained run" in error
-    assert "there is no finished run" in finetune("--knn", "--runs", "fresh", cwd=work, status=2).stderr
-    done = called("pretrain", "smoke", *TINY, "--data", "data", "--runs", "fresh", "--workers", 0, cwd=work)
+    assert (
+        "there is no finished run"
+        in finetune("--knn", "--runs", "fresh", cwd=work, status=2).stderr
+    )
+    done = called(
+        "pretrain", "smoke", *TINY, "--data", "data", "--runs", "fresh", "--workers", 0, cwd=work
+    )
     assert "going on" not in done.stderr
     assert checkpoint.load(folder / "checkpoint.pt")["position"]["step"] == 4
     assert set(pd.read_csv(folder / "results.csv")["variant"]) == {"scratch"}
@@ -185,7 +245,9 @@ def test_brackets_in_a_dataset_s_name_are_printed_as_they_are(work: Path) -> Non
     assert "[red] own, knn" in done.stdout
 
 
-def test_a_fine_tuning_is_no_run_and_the_newest_run_stays_the_newest(work: Path, tiny_run: Path) -> None:
+def test_a_fine_tuning_is_no_run_and_the_newest_run_stays_the_newest(
+    work: Path, tiny_run: Path
+) -> None:
     finetune("--knn", cwd=work)
     (folder,) = folders(work)
     assert "is no run folder" in finetune("--knn", "--from", folder, cwd=work, status=2).stderr
@@ -193,7 +255,9 @@ def test_a_fine_tuning_is_no_run_and_the_newest_run_stays_the_newest(work: Path,
     assert f"using the newest finished run: {tiny_run.name}" in done.stderr
 
 
-def test_another_dataset_is_a_transfer_and_a_run_with_labels_says_so(work: Path, tiny_run: Path) -> None:
+def test_another_dataset_is_a_transfer_and_a_run_with_labels_says_so(
+    work: Path, tiny_run: Path
+) -> None:
     shutil.copytree(work / "data" / "synthetic", work / "data" / "other")
     status = work / "runs" / tiny_run.name / "status.json"
     status.write_text(json.dumps(json.loads(status.read_text()) | {"uses_labels": True}))
@@ -217,7 +281,9 @@ def test_test_clips_that_were_seen_in_training_are_refused(mode: str, work: Path
         assert "--allow-seen measures all the same" in error
     assert not folders(work)
     done = finetune(*words, "--allow-seen", cwd=work)
-    assert "warning: the data of synthetic has changed since the run was trained on it" in done.stderr
+    assert (
+        "warning: the data of synthetic has changed since the run was trained on it" in done.stderr
+    )
     assert "warning: 8 of 8 test clips seen in training" in done.stderr
     assert "8 test clips, 8 seen in training" in done.stdout
     rows = rows_of(work)
@@ -226,7 +292,9 @@ def test_test_clips_that_were_seen_in_training_are_refused(mode: str, work: Path
     (folder,) = folders(work)
     status = json.loads((folder / "status.json").read_text())
     assert (status["training_data"], status["seen"]) == ("changed", 8)
-    assert "were seen in training" in finetune(*words, cwd=work, status=2).stderr  # finished before, and not asked for
+    assert (
+        "were seen in training" in finetune(*words, cwd=work, status=2).stderr
+    )  # finished before, and not asked for
 
 
 def test_from_scratch_nothing_was_seen(work: Path, trained: Path) -> None:
@@ -279,7 +347,12 @@ def test_a_dry_run_checks_prints_the_protocol_and_writes_nothing(work: Path) -> 
     ("changed", "arguments", "status", "said"),
     [
         ({"label": None}, ["--knn"], 1, "synthetic has no labels"),
-        ({"split1": "", "split2": "", "split3": ""}, ["--knn"], 2, "no labelled training clips in split 1"),
+        (
+            {"split1": "", "split2": "", "split3": ""},
+            ["--knn"],
+            2,
+            "no labelled training clips in split 1",
+        ),
         ({"split2": ""}, ["--knn", "--split", "all"], 2, "no labelled training clips in split 2"),
         ({"split1": "train"}, ["--knn"], 2, "no labelled test clips in split 1"),
         ({"label": "Run"}, ["--knn"], 1, "synthetic has one class only in split 1"),
@@ -295,7 +368,9 @@ def test_data_that_does_not_serve_is_told_before_any_work(
 
 
 def test_a_class_that_only_test_clips_have_is_told(work: Path) -> None:
-    change(work / "data" / "synthetic", lambda row: {"label": "New"} if row["split1"] == "test" else {})
+    change(
+        work / "data" / "synthetic", lambda row: {"label": "New"} if row["split1"] == "test" else {}
+    )
     error = finetune(*FULL, cwd=work, status=1).stderr
     assert "4 test clips of split 1 are of 1 classes that no training clip has: New (4)" in error
 
@@ -334,10 +409,14 @@ def test_a_run_without_a_checkpoint_or_with_another_kind_of_file_is_told(work: P
 
 
 @pytest.mark.parametrize("path", PROTOCOLS, ids=lambda path: path.stem)
-def test_every_protocol_is_named_after_its_file_says_how_to_use_it_and_is_no_recipe(path: Path) -> None:
+def test_every_protocol_is_named_after_its_file_says_how_to_use_it_and_is_no_recipe(
+    path: Path,
+) -> None:
     loaded = protocol.load(path.stem)
     assert loaded.name == path.stem
-    head, *others = [line.strip("# ") for line in path.read_text().splitlines() if line.startswith("#")]
+    head, *others = [
+        line.strip("# ") for line in path.read_text().splitlines() if line.startswith("#")
+    ]
     assert len(head) > 20
     assert any(line.startswith("vcsf finetune ") for line in others)
     assert not {name for name in recipe_names() if "protocol" in name}
@@ -351,4 +430,9 @@ def test_what_a_protocol_leaves_out_is_what_it_says(tmp_path: Path) -> None:
     assert isinstance(mine, protocol.Finetune)
     assert isinstance(coclr, protocol.Finetune)
     assert mine.augment == coclr.augment
-    assert (mine.optim.backbone_lr, mine.optim.lr, mine.dropout, mine.crops) == (1e-4, 1e-3, 0.9, "ten")
+    assert (mine.optim.backbone_lr, mine.optim.lr, mine.dropout, mine.crops) == (
+        1e-4,
+        1e-3,
+        0.9,
+        "ten",
+    )

@@ -1,4 +1,5 @@
-"""`vcsf pretrain --init`: the run is another for another file, goes on without it, and says where it comes from."""
+"""`vcsf pretrain --init`: the run is another for another file, goes on without it, and says where
+it comes from."""
 
 from __future__ import annotations
 
@@ -24,7 +25,13 @@ from vcsf_cli.model.pathways import build
 from vcsf_cli.runs.stages import digests, stage_fingerprint
 from vcsf_cli.storage import checkpoint, files
 
-SMALL = ("backbone.channels=[4, 4, 8, 8]", "head.hidden=8", "head.dim=4", "loss.queue=4", "train.batch=2")
+SMALL = (
+    "backbone.channels=[4, 4, 8, 8]",
+    "head.hidden=8",
+    "head.dim=4",
+    "loss.queue=4",
+    "train.batch=2",
+)
 SETTINGS = [*SMALL, "train.epochs=3", "train.log_every=1", "train.check_every=0"]
 
 PLUGIN = """
@@ -84,15 +91,31 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def pretrain(
-    place: Path, data: Path, *arguments: object, status: int = 0, recipe: str = "smoke", **sets: object
+    place: Path,
+    data: Path,
+    *arguments: object,
+    status: int = 0,
+    recipe: str = "smoke",
+    **sets: object,
 ) -> str:
     """What `vcsf pretrain` said."""
     given = (
-        [*SETTINGS, *(f"{key.replace('__', '.')}={value}" for key, value in sets.items())] if recipe == "smoke" else []
+        [*SETTINGS, *(f"{key.replace('__', '.')}={value}" for key, value in sets.items())]
+        if recipe == "smoke"
+        else []
     )
     changes = [part for each in given for part in ("--set", each)]
     return called(
-        "pretrain", recipe, *changes, "--data", data, "--workers", 0, *arguments, cwd=place, status=status
+        "pretrain",
+        recipe,
+        *changes,
+        "--data",
+        data,
+        "--workers",
+        0,
+        *arguments,
+        cwd=place,
+        status=status,
     ).stderr
 
 
@@ -112,7 +135,9 @@ def source(place: Path, tiny_data: Path) -> Path:
 def begun(place: Path, source: Path, tiny_data: Path) -> tuple[Path, str]:
     """A run from its weights, interrupted after some steps, and what was said."""
     (place / "interrupt").touch()
-    said = pretrain(place, tiny_data, "--init", source / "checkpoint.pt", name="begun", seed=1, status=130)
+    said = pretrain(
+        place, tiny_data, "--init", source / "checkpoint.pt", name="begun", seed=1, status=130
+    )
     (place / "interrupt").unlink()
     return run_named(place, "begun"), said
 
@@ -146,8 +171,12 @@ def test_it_goes_on_without_the_file(begun: tuple[Path, str], place: Path, tiny_
     said = pretrain(place, tiny_data, "--runs", run.parent, recipe=str(run / "recipe.yaml"))
     assert "going on after step 5 " in said
     assert "finished: " in said
-    assert "is finished" in pretrain(place, tiny_data, "--runs", run.parent, recipe=str(run / "recipe.yaml"))
-    report = called("retrieve", "--from", run, "--data", tiny_data, "--untrained", "--k", 1, cwd=place).stderr
+    assert "is finished" in pretrain(
+        place, tiny_data, "--runs", run.parent, recipe=str(run / "recipe.yaml")
+    )
+    report = called(
+        "retrieve", "--from", run, "--data", tiny_data, "--untrained", "--k", 1, cwd=place
+    ).stderr
     sentence = "slow started from the weights in checkpoint.pt (vcsf's names, SHA-256 "
     assert sentence in report
     assert sentence in (run / "retrieve" / "synthetic-split1" / "report.md").read_text()
@@ -159,15 +188,22 @@ def test_a_new_run_of_its_recipe_needs_the_file_and_no_other(
     recipe, digest = str(begun[0] / "recipe.yaml"), files.sha256(source / "checkpoint.pt")
     for more in ((), ("--dry-run",), ("--init", f"fast={source / 'checkpoint.pt'}")):
         said = pretrain(place, tiny_data, "--runs", place / "new", *more, recipe=recipe, status=2)
-        assert f"error: the slow pathway of this recipe starts from weights with SHA-256 {digest}\n" in said
+        assert (
+            f"error: the slow pathway of this recipe starts from weights with SHA-256 {digest}\n"
+            in said
+        )
         assert "give the file: --init slow=FILE" in said
     other = source / "stage-1.pt"
-    said = pretrain(place, tiny_data, "--runs", place / "new", "--init", other, recipe=recipe, status=2)
+    said = pretrain(
+        place, tiny_data, "--runs", place / "new", "--init", other, recipe=recipe, status=2
+    )
     assert f"its SHA-256 is {files.sha256(other)}, not {digest}" in said
     assert not (place / "new").exists()
 
 
-def test_another_file_is_another_run_and_another_first_stage(source: Path, place: Path, tiny_data: Path) -> None:
+def test_another_file_is_another_run_and_another_first_stage(
+    source: Path, place: Path, tiny_data: Path
+) -> None:
     def rehearsed(*arguments: object) -> str:
         done = pretrain(place, tiny_data / "nothing", *arguments, "--dry-run", name="begun", seed=1)
         return re.search(r"run folder: (\S+)", done).group(1)
@@ -185,7 +221,13 @@ def test_another_file_is_another_run_and_another_first_stage(source: Path, place
     assert rehearsed("--init", renamed) == folders[1]
     stages = ("stages=[{}, {optim: {lr: 0.5}}]", "init.fast=" + "a" * 64, "init.fast=" + "b" * 64)
     assert (
-        len({stage_fingerprint(load("smoke", [stages[0], *stages[1:][:count]]), 1, "data") for count in range(3)}) == 3
+        len(
+            {
+                stage_fingerprint(load("smoke", [stages[0], *stages[1:][:count]]), 1, "data")
+                for count in range(3)
+            }
+        )
+        == 3
     )
 
 
@@ -197,9 +239,13 @@ def test_without_init_nothing_is_said_of_it(source: Path) -> None:
 
 
 def test_a_stage_cannot_change_it(place: Path) -> None:
-    said = called("pretrain", "smoke", "--set", "stages=[{init: {slow: null}}]", cwd=place, status=2).stderr
+    said = called(
+        "pretrain", "smoke", "--set", "stages=[{init: {slow: null}}]", cwd=place, status=2
+    ).stderr
     assert "a stage can't change `init`" in said
-    said = called("pretrain", "smoke", "--set", "init.slow=checkpoint.pt", cwd=place, status=2).stderr
+    said = called(
+        "pretrain", "smoke", "--set", "init.slow=checkpoint.pt", cwd=place, status=2
+    ).stderr
     assert "`init.slow` is 'checkpoint.pt'" in said
 
 
@@ -215,34 +261,71 @@ def test_a_plugins_backbone_takes_weights_and_labels_mark_the_run(
     torch.save({"model": state, "epoch": 1}, path)
     sets = ["smoke", *SMALL[1:], "backbone=theirs", "motion=none", f"name={name}", "train.epochs=1"]
     arguments = [part for each in sets[1:] for part in ("--set", each)]
-    done = called("pretrain", "smoke", *arguments, "--data", tiny_data, "--workers", 0, "--init", path, cwd=place)
+    done = called(
+        "pretrain",
+        "smoke",
+        *arguments,
+        "--data",
+        tiny_data,
+        "--workers",
+        0,
+        "--init",
+        path,
+        cwd=place,
+    )
     assert "fast starts from " in done.stderr
     assert "fast: a remark of theirs" in done.stderr
     run = run_named(place, name)
     warning = "warning: labels were used in training: this is not self-supervised"
-    assert (warning in done.stderr) == ("fast: labels have trained these weights" in done.stderr) == labels
+    assert (
+        (warning in done.stderr)
+        == ("fast: labels have trained these weights" in done.stderr)
+        == labels
+    )
     called("retrieve", "--from", run, "--data", tiny_data, "--k", 1, cwd=place)
     rows = list(csv.DictReader((run / "retrieve" / "synthetic-split1" / "results.csv").open()))
     assert {row["variant"] for row in rows} == {"trained_with_labels" if labels else "trained"}
     if labels:  # what starts from that run is marked too
-        again = [*arguments, "--set", f"name={name}_again", "--init", f"fast={run / 'checkpoint.pt'}"]
+        again = [
+            *arguments,
+            "--set",
+            f"name={name}_again",
+            "--init",
+            f"fast={run / 'checkpoint.pt'}",
+        ]
         called("pretrain", "smoke", *again, "--data", tiny_data, "--workers", 0, cwd=place)
-        assert json.loads((run_named(place, f"{name}_again") / "status.json").read_text())["uses_labels"] is True
+        assert (
+            json.loads((run_named(place, f"{name}_again") / "status.json").read_text())[
+                "uses_labels"
+            ]
+            is True
+        )
 
 
 @pytest.mark.parametrize(("name", "taught"), [("theirs", False), ("taught", True)])
 def test_a_backbone_that_labels_have_trained_marks_the_run(
     name: str, taught: bool, place: Path, tiny_data: Path
 ) -> None:
-    sets = [f"backbone.name={name}", "name=mark", "motion=none", "head.hidden=8", "train.batch=2", "loss.queue=4"]
+    sets = [
+        f"backbone.name={name}",
+        "name=mark",
+        "motion=none",
+        "head.hidden=8",
+        "train.batch=2",
+        "loss.queue=4",
+    ]
     words = [word for each in sets for word in ("--set", each)]
-    done = called("pretrain", "smoke", *words, "--data", tiny_data, "--workers", 0, "--runs", name, cwd=place)
+    done = called(
+        "pretrain", "smoke", *words, "--data", tiny_data, "--workers", 0, "--runs", name, cwd=place
+    )
     (run,) = (place / name).glob("mark-*")
     assert json.loads((run / "status.json").read_text())["uses_labels"] is taught
     assert ("labels" in done.stderr) == taught
 
 
-def test_what_does_not_fit_is_told_before_data_is_looked_for(source: Path, place: Path, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_told_before_data_is_looked_for(
+    source: Path, place: Path, tmp_path: Path
+) -> None:
     def refused(*arguments: object) -> str:
         said = pretrain(place, tmp_path, *arguments, name="refused", status=2)
         assert said.count("error: ") == 1
@@ -260,7 +343,9 @@ def test_what_does_not_fit_is_told_before_data_is_looked_for(source: Path, place
     without = refused("--init", source / "checkpoint.pt", "--set", "motion=none")
     assert re.search(r"\d+ unexpected \(slow\.motion\.", without)
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
-    assert "backbone `small` takes no weights of other code" in refused("--init", tmp_path / "other.pth")
+    assert "backbone `small` takes no weights of other code" in refused(
+        "--init", tmp_path / "other.pth"
+    )
     alone = shutil.copy(source / "checkpoint.pt", tmp_path / "alone.pt")
     assert "there is no status.json beside it" in refused("--init", alone)
     os.truncate(alone, 5000)
@@ -278,6 +363,7 @@ def test_an_exported_folder_is_a_start(source: Path, place: Path, tiny_data: Pat
     for name, path in (("exported", exported), ("checked", source / "checkpoint.pt")):
         pretrain(place, tiny_data, "--init", path, name=name, train__epochs=1)
     first, second = (
-        json.loads((run_named(place, name) / "stages.json").read_text()) for name in ("exported", "checked")
+        json.loads((run_named(place, name) / "stages.json").read_text())
+        for name in ("exported", "checked")
     )
     assert first[0]["weights_before"] == second[0]["weights_before"]

@@ -1,4 +1,5 @@
-"""Options that several commands share: their help is right, and a suggested command means the same folders."""
+"""Options that several commands share: their help is right, and a suggested command means the same
+folders."""
 
 from __future__ import annotations
 

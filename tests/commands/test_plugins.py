@@ -10,7 +10,9 @@ from vcsf_cli import registry
 from vcsf_cli.cli import main
 
 
-def test_everything_is_listed_by_kind_with_who_registered_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_everything_is_listed_by_kind_with_who_registered_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["plugins"]) == 0
     output = capsys.readouterr()
     *lines, plugins = output.out.splitlines()
@@ -45,7 +47,8 @@ def test_one_component_is_described_with_its_parameters(capsys: pytest.CaptureFi
         "  temperature: float (Gt(gt=0)), default 0.07",
         "      Softness of the similarity, tau in the paper.",
         "  queue: int (Ge(ge=0)), default 2048",
-        "      How many older keys are negatives, K in the paper; 0 takes the other keys of the batch instead.",
+        "      How many older keys are negatives, K in the paper; 0 takes the other keys of the "
+        "batch instead.",
     ]
 
 
@@ -58,11 +61,16 @@ def test_a_component_without_parameters_says_so(capsys: pytest.CaptureFixture[st
     ("arguments", "error"),
     [
         (["losses"], "error: unknown kind of component `losses`\n\nhint: did you mean `loss`?\n"),
-        (["losses", "infonce"], "error: unknown kind of component `losses`\n\nhint: did you mean `loss`?\n"),
+        (
+            ["losses", "infonce"],
+            "error: unknown kind of component `losses`\n\nhint: did you mean `loss`?\n",
+        ),
         (["loss", "infonc"], "error: unknown loss `infonc`\n\nhint: did you mean `infonce`?\n"),
     ],
 )
-def test_a_wrong_kind_or_name_is_status_2(arguments: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_kind_or_name_is_status_2(
+    arguments: list[str], error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["plugins", *arguments]) == 2
     output = capsys.readouterr()
     assert (output.out, output.err) == ("", error)
@@ -71,4 +79,9 @@ def test_a_wrong_kind_or_name_is_status_2(arguments: list[str], error: str, caps
 @pytest.mark.parametrize("kind", ["dataset", "decoder", "sampler"])
 def test_parts_without_networks_are_listed_without_torch(kind: str, tmp_path: Path) -> None:
     code = f"import sys; from vcsf_cli.cli import main; main(['plugins', {kind!r}]); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False, capture_output=True).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, check=False, capture_output=True
+        ).returncode
+        == 0
+    )

@@ -29,10 +29,17 @@ def run(*arguments: object) -> int:
     return main(["prepare", *(str(argument) for argument in arguments), "--workers", "1"])
 
 
-def test_videos_become_a_dataset_named_after_their_folder(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_videos_become_a_dataset_named_after_their_folder(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("folder", "--source", source, "--size", 32, "--quality", 80) == 0
     manifest = Manifest.open(Path("data") / "my.videos")
-    assert manifest.table["video"].tolist() == ["Jump/c.avi", "Jump/d.webm", "Run/a.avi", "Run/b.mp4"]
+    assert manifest.table["video"].tolist() == [
+        "Jump/c.avi",
+        "Jump/d.webm",
+        "Run/a.avi",
+        "Run/b.mp4",
+    ]
     assert manifest.table["label"].tolist() == ["Jump", "Jump", "Run", "Run"]
     assert set(manifest.table["height"]) == {32}
     assert (manifest.settings["size"], manifest.settings["quality"]) == (32, 80)
@@ -117,7 +124,10 @@ def test_other_settings_need_another_name(source: Path, capsys: pytest.CaptureFi
     ("options", "said"),
     [
         (["--labels", "none"], "label of Jump/c.avi: 'Jump', not None; that comes from --labels"),
-        (["--group-pattern", "/([ab])"], "group of Run/a.avi: '', not 'a'; that comes from --group-pattern"),
+        (
+            ["--group-pattern", "/([ab])"],
+            "group of Run/a.avi: '', not 'a'; that comes from --group-pattern",
+        ),
     ],
     ids=["labels", "groups"],
 )
@@ -138,7 +148,12 @@ def test_other_parts_are_taken(source: Path) -> None:
     assert run("folder", "--source", source) == 0
     Path("splits.csv").write_text("video,part\nRun/a.avi,test\nRun/b.mp4,train\n")
     assert run("folder", "--source", source, "--splits", "splits.csv") == 0
-    assert Manifest.open(Path("data/my.videos")).table["split1"].tolist() == ["", "", "test", "train"]
+    assert Manifest.open(Path("data/my.videos")).table["split1"].tolist() == [
+        "",
+        "",
+        "test",
+        "train",
+    ]
 
 
 def test_a_call_that_finds_no_video_binds_nobody_to_its_options(source: Path) -> None:
@@ -148,7 +163,22 @@ def test_a_call_that_finds_no_video_binds_nobody_to_its_options(source: Path) ->
 
 
 @pytest.mark.parametrize(
-    "name", ["mine", "2024", "true", "~", "1e-4", "012", "my videos", "it's", 'a"b', "a: b", "#1", "synthetic", "[x]"]
+    "name",
+    [
+        "mine",
+        "2024",
+        "true",
+        "~",
+        "1e-4",
+        "012",
+        "my videos",
+        "it's",
+        'a"b',
+        "a: b",
+        "#1",
+        "synthetic",
+        "[x]",
+    ],
 )
 def test_the_next_command_means_this_dataset(name: str) -> None:
     """Typed into a shell, it reads as the name and nothing else."""
@@ -160,12 +190,19 @@ def test_the_next_command_means_this_dataset(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "recipe"),
-    [("synthetic", "recipes/demo.yaml"), ("ucf101", "recipes/vcsf.yaml"), ("hmdb51", "recipes/vcsf_hmdb51.yaml")],
+    [
+        ("synthetic", "recipes/demo.yaml"),
+        ("ucf101", "recipes/vcsf.yaml"),
+        ("hmdb51", "recipes/vcsf_hmdb51.yaml"),
+    ],
 )
 def test_the_next_command_names_the_recipe_of_the_kind(kind: str, recipe: str) -> None:
     assert next_command(kind, kind, Path("data")) == f"next: vcsf pretrain {recipe}"
     assert load(recipe).tree["data"]["name"] == kind
-    assert next_command(kind, "other", Path("data")) == f"next: vcsf pretrain {recipe} --set data.name=other"
+    assert (
+        next_command(kind, "other", Path("data"))
+        == f"next: vcsf pretrain {recipe} --set data.name=other"
+    )
 
 
 def test_interrupted_it_says_how_to_go_on(
@@ -181,12 +218,16 @@ def test_interrupted_it_says_how_to_go_on(
     assert last == "interrupted; the same command goes on: vcsf prepare folder --source 'my videos'"
 
 
-def test_help_lists_the_kinds_and_each_kind_its_own_options(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_kinds_and_each_kind_its_own_options(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["prepare", "--help"]) == 0
     kinds = capsys.readouterr().out
     assert all(kind in kinds for kind in ("ucf101", "hmdb51", "folder", "csv", "synthetic"))
     assert main(["prepare", "folder", "--help"]) == 0
     options = capsys.readouterr().out
-    assert all(option in options for option in ("--source", "--max-bad", "--group-pattern", "--splits"))
+    assert all(
+        option in options for option in ("--source", "--max-bad", "--group-pattern", "--splits")
+    )
     assert main(["prepare", "ucf101", "--help"]) == 0
     assert "--strict" in capsys.readouterr().out

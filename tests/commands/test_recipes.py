@@ -41,7 +41,9 @@ def test_the_list_says_what_each_recipe_is(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr() == output
 
 
-def test_a_recipe_of_a_plugin_is_found_by_name_unless_the_name_is_taken(vcsf: Vcsf, folder: Path) -> None:
+def test_a_recipe_of_a_plugin_is_found_by_name_unless_the_name_is_taken(
+    vcsf: Vcsf, folder: Path
+) -> None:
     (folder / "more" / "sizes").mkdir(parents=True)
     write("more/sizes/mine.yaml", "# A recipe of mine\nextends: demo\n")
     write("more/empty.yaml", "")
@@ -55,7 +57,9 @@ def test_a_recipe_of_a_plugin_is_found_by_name_unless_the_name_is_taken(vcsf: Vc
     assert f"recipe `demo` is brought by both `vcsf` and `{folder / 'vcsf_local.py'}`" in error
 
 
-def test_show_prints_a_whole_recipe_that_is_the_same_again(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_a_whole_recipe_that_is_the_same_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["recipes", "show", "smoke", *setting("loss.temperature=0.2")]) == 0
     output = capsys.readouterr()
     assert output.err == ""
@@ -87,14 +91,18 @@ def test_check_warns_of_a_queue_of_more_than_half_the_clips(
         assert "--set loss.queue=4 or less" in line
 
 
-def test_check_compares_the_batch_with_the_clips(tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_compares_the_batch_with_the_clips(
+    tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["recipes", "check", "demo", "--data", str(tiny_data)]) == 1
     error = capsys.readouterr().err
     assert "has 8 clips to train on in split 1, fewer than a batch of 32" in error
     assert "--set train.batch=" in error
 
 
-def test_check_says_everything_that_is_wrong_in_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_says_everything_that_is_wrong_in_every_recipe(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     write("a.yaml", "extends: demo\nloss: {temprature: 1}\ntrain:\n  epoch: 3\n")
     write("b.yaml", "extends: demo\nmotion: {name: diference_gate}\n")
     assert main(["recipes", "check", "a.yaml", "demo", "b.yaml"]) == 2
@@ -116,7 +124,10 @@ def test_check_says_everything_that_is_wrong_in_every_recipe(capsys: pytest.Capt
     ("assignment", "said"),
     [
         ("motion.after=[2, 5]", "`motion.after` names stage 5, `small` has only 4"),
-        ("sampler.alpha=5", "`sampler.alpha` is 5, which does not divide the 32 frames of a window"),
+        (
+            "sampler.alpha=5",
+            "`sampler.alpha` is 5, which does not divide the 32 frames of a window",
+        ),
         ("optim.name=adm", "did you mean `adam`?"),
     ],
 )

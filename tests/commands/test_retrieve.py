@@ -1,4 +1,5 @@
-"""`vcsf retrieve` as a user types it: the numbers, the files behind them, and what it says when it can't."""
+"""`vcsf retrieve` as a user types it: the numbers, the files behind them, and what it says when it
+can't."""
 
 from __future__ import annotations
 
@@ -25,7 +26,19 @@ from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.storage import checkpoint
 
-COLUMNS = ["run", "variant", "seed", "dataset", "split", "task", "pathway", "metric", "value", "clips", "left_out"]
+COLUMNS = [
+    "run",
+    "variant",
+    "seed",
+    "dataset",
+    "split",
+    "task",
+    "pathway",
+    "metric",
+    "value",
+    "clips",
+    "left_out",
+]
 COLUMNS += ["training_data", "seen"]
 RESULTS = ("results.csv", "neighbours.csv", "features.parquet")
 
@@ -35,7 +48,9 @@ def trained(tiny_run: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFa
     """The folder of a finished run, measured with its baselines."""
     folder = tmp_path_factory.mktemp("trained")
     run = copy_run(tiny_run, folder)
-    done = called("retrieve", "--k", "1,5,3", "--baselines", "--data", tiny_data, "--workers", 0, cwd=folder)
+    done = called(
+        "retrieve", "--k", "1,5,3", "--baselines", "--data", tiny_data, "--workers", 0, cwd=folder
+    )
     (folder / "printed.txt").write_text(done.stdout)
     (folder / "said.txt").write_text(done.stderr)
     return run
@@ -49,7 +64,9 @@ def measured(trained: Path) -> Path:
 @pytest.fixture
 def copy(trained: Path, tmp_path: Path) -> Path:
     """A folder of one's own to work in, with a copy of the run that was not measured yet."""
-    shutil.copytree(trained, tmp_path / "runs" / trained.name, ignore=shutil.ignore_patterns("retrieve"))
+    shutil.copytree(
+        trained, tmp_path / "runs" / trained.name, ignore=shutil.ignore_patterns("retrieve")
+    )
     return tmp_path
 
 
@@ -60,20 +77,29 @@ def test_results_are_tidy_and_in_the_table(trained: Path, measured: Path) -> Non
     assert set(rows["task"]) == {"retrieval"}
     assert set(rows["clips"]) == {4}
     found = {(row.variant, row.pathway, row.metric) for row in rows.itertuples()}
-    pathways = [("trained", p) for p in ("slow", "fast", "both")] + [("untrained", p) for p in ("slow", "fast", "both")]
-    assert found == {(*p, f"R@{k}") for p in [*pathways, ("colour_histogram", "none")] for k in (1, 3, 5)}
+    pathways = [("trained", p) for p in ("slow", "fast", "both")] + [
+        ("untrained", p) for p in ("slow", "fast", "both")
+    ]
+    assert found == {
+        (*p, f"R@{k}") for p in [*pathways, ("colour_histogram", "none")] for k in (1, 3, 5)
+    }
     assert rows["value"].between(0, 1).all()
     printed = (trained.parent.parent / "printed.txt").read_text()
     for variant, pathway in [*pathways, ("colour_histogram", "none")]:
-        values = rows[(rows["variant"] == variant) & (rows["pathway"] == pathway)].sort_values("metric")["value"]
+        values = rows[(rows["variant"] == variant) & (rows["pathway"] == pathway)].sort_values(
+            "metric"
+        )["value"]
         line = next(line for line in printed.splitlines() if variant in line and pathway in line)
-        assert [cell.strip() for cell in line.split("│")[3:6]] == [f"{100 * value:.1f}" for value in values]
+        assert [cell.strip() for cell in line.split("│")[3:6]] == [
+            f"{100 * value:.1f}" for value in values
+        ]
     assert "R@1 of trained both less untrained both: " in printed
     assert "95 % interval" in printed
 
 
 def test_numbers_and_neighbours_follow_from_the_features(measured: Path) -> None:
-    """From `features.parquet` to R@k and neighbours again, as the protocol reads, one query at a time."""
+    """From `features.parquet` to R@k and neighbours again, as the protocol reads, one query at a
+    time."""
     table = pq.read_table(measured / "features.parquet").to_pandas()
     assert set(table["part"]) == {"train", "test"}
     rows = pd.read_csv(measured / "results.csv")
@@ -100,7 +126,9 @@ def test_numbers_and_neighbours_follow_from_the_features(measured: Path) -> None
             assert ours["hit"].tolist() == hits[number].tolist()
         for k in (1, 3, 5):
             (value,) = rows[
-                (rows["variant"] == "trained") & (rows["pathway"] == pathway) & (rows["metric"] == f"R@{k}")
+                (rows["variant"] == "trained")
+                & (rows["pathway"] == pathway)
+                & (rows["metric"] == f"R@{k}")
             ]["value"]
             assert value == pytest.approx(hits[:, :k].any(1).mean())
 
@@ -115,10 +143,14 @@ def feature_by_hand(model: TwoPathways, folder: Path, row: int, pathway: str) ->
     crop = augment.centre_square(*images[0].shape[:2], stage.augment.border)
     found = []
     for view in build_sampler(stage).cover(frames):
-        window = np.stack([augment.apply_crop(images[frame], crop, stage.data.size) for frame in view.window])
+        window = np.stack(
+            [augment.apply_crop(images[frame], crop, stage.data.size) for frame in view.window]
+        )
         clip = augment.to_input(torch.from_numpy(window)[None])
         with torch.no_grad():
-            features = model.features(clip, {pathway: torch.from_numpy(view.positions(pathway))[None]})
+            features = model.features(
+                clip, {pathway: torch.from_numpy(view.positions(pathway))[None]}
+            )
         found.append(features[pathway][0].numpy())
     return np.mean(found, axis=0)
 
@@ -139,15 +171,21 @@ def test_a_feature_is_the_mean_over_windows_of_the_whole_video(
         np.testing.assert_allclose(table[pathway][row], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_measured_again_it_is_the_same_to_the_last_byte(measured: Path, copy: Path, tiny_data: Path) -> None:
+def test_measured_again_it_is_the_same_to_the_last_byte(
+    measured: Path, copy: Path, tiny_data: Path
+) -> None:
     for _ in range(2):
-        called("retrieve", "--k", "1,3,5", "--baselines", "--data", tiny_data, "--workers", 1, cwd=copy)
+        called(
+            "retrieve", "--k", "1,3,5", "--baselines", "--data", tiny_data, "--workers", 1, cwd=copy
+        )
         (again,) = copy.glob("runs/*/retrieve/synthetic-split1")
         for name in RESULTS:
             assert (again / name).read_bytes() == (measured / name).read_bytes()
 
 
-def test_measuring_again_replaces_the_rows_and_keeps_other_variants(copy: Path, tiny_data: Path) -> None:
+def test_measuring_again_replaces_the_rows_and_keeps_other_variants(
+    copy: Path, tiny_data: Path
+) -> None:
     for ks, more in (("1,5", ["--untrained"]), ("2", [])):
         called("retrieve", "--k", ks, *more, "--data", tiny_data, "--workers", 0, cwd=copy)
     rows = pd.read_csv(next(copy.glob("runs/*/retrieve/*/results.csv")))
@@ -159,11 +197,14 @@ def test_measuring_again_replaces_the_rows_and_keeps_other_variants(copy: Path, 
 def change(folder: Path, changed: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Write a prepared dataset's manifest anew with its rows changed."""
     rows = Manifest.open(folder).table.to_dict("records")
-    manifest.write(folder, [changed(row | {"frame_offsets": list(row["frame_offsets"])}) for row in rows])
+    manifest.write(
+        folder, [changed(row | {"frame_offsets": list(row["frame_offsets"])}) for row in rows]
+    )
 
 
 def test_the_report_holds_what_was_measured_now_alone(copy: Path, tiny_data: Path) -> None:
-    """Neither variants measured with other k, nor those of more test clips than there are now, stand beside new numbers."""
+    """Neither variants measured with other k, nor those of more test clips than there are now,
+    stand beside new numbers."""
     shutil.copytree(tiny_data, copy / "data")
     called("retrieve", "--k", "1,5", "--baselines", "--data", "data", "--workers", 0, cwd=copy)
     called("retrieve", "--k", "1,3", "--data", "data", "--workers", 0, cwd=copy)
@@ -171,8 +212,13 @@ def test_the_report_holds_what_was_measured_now_alone(copy: Path, tiny_data: Pat
     report = (folder / "report.md").read_text()
     assert "nan" not in report
     assert "untrained" not in report.partition("## Protocol")[0]
-    names = Manifest.open(copy / "data" / "synthetic").table["video"][lambda videos: videos.str.endswith("c02.avi")]
-    change(copy / "data" / "synthetic", lambda row: row | ({"split1": ""} if row["video"] in set(names) else {}))
+    names = Manifest.open(copy / "data" / "synthetic").table["video"][
+        lambda videos: videos.str.endswith("c02.avi")
+    ]
+    change(
+        copy / "data" / "synthetic",
+        lambda row: row | ({"split1": ""} if row["video"] in set(names) else {}),
+    )
     called("retrieve", "--k", "1,3", "--data", "data", "--workers", 0, cwd=copy)
     rows = pd.read_csv(folder / "results.csv")
     assert set(rows["clips"]) == {2}
@@ -183,14 +229,18 @@ def test_a_small_gallery_and_a_class_of_its_own_are_told(copy: Path, tiny_data: 
     shutil.copytree(tiny_data, copy / "data")
     change(
         copy / "data" / "synthetic",
-        lambda row: row | ({"label": "New"} if row["split1"] == "test" and row["label"] == "Run" else {}),
+        lambda row: (
+            row | ({"label": "New"} if row["split1"] == "test" and row["label"] == "Run" else {})
+        ),
     )
     done = called("retrieve", "--k", "1,50", "--data", "data", "--workers", 0, cwd=copy)
     assert "there are only 8 training clips: R@50 is R@8" in done.stderr
     assert "2 test clips are of a class that no training clip has" in done.stderr
 
 
-def test_a_folder_of_the_same_name_does_not_hide_a_run(copy: Path, tiny_data: Path, trained: Path) -> None:
+def test_a_folder_of_the_same_name_does_not_hide_a_run(
+    copy: Path, tiny_data: Path, trained: Path
+) -> None:
     (copy / "tiny").mkdir()
     called("retrieve", "--from", "tiny", "--data", tiny_data, "--workers", 0, cwd=copy)
     assert list(copy.glob("runs/*/retrieve/*/results.csv"))
@@ -205,7 +255,9 @@ def test_features_are_computed_anew_after_more_training(
     for weight in saved["task"]["model"].values():
         if weight.is_floating_point():
             weight += 0.1 * torch.rand(weight.shape, generator=torch.Generator().manual_seed(0))
-    checkpoint.save(path, {key: value for key, value in saved.items() if key not in ("kind", "version")})
+    checkpoint.save(
+        path, {key: value for key, value in saved.items() if key not in ("kind", "version")}
+    )
     called("retrieve", "--data", tiny_data, "--workers", 0, cwd=copy)
     before, after = (
         pq.read_table(folder / "features.parquet")["slow"]
@@ -236,7 +288,8 @@ def test_the_report_says_what_was_measured_and_how(trained: Path, measured: Path
 
 
 def test_another_dataset_and_the_newest_run(trained: Path, copy: Path, tiny_data: Path) -> None:
-    """A run is measured on clips that it was not trained on; a second run begun later is the one that is taken."""
+    """A run is measured on clips that it was not trained on; a second run begun later is the one
+    that is taken."""
     shutil.copytree(tiny_data / "synthetic", copy / "data" / "other")
     second = pretrain(tiny_data, copy, *sets("seed=1"))
     done = called("retrieve", "other", "--data", "data", "--workers", 0, cwd=copy)
@@ -268,8 +321,12 @@ def exposed(path: Path) -> set[tuple[str, str, str]]:
     return set(rows[["variant", "training_data", "seen"]].itertuples(index=False, name=None))
 
 
-@pytest.mark.parametrize("case", ["another split", "an older run", "parts have moved", "under another name"])
-def test_test_clips_that_were_seen_in_training_are_refused(case: str, copy: Path, tiny_data: Path) -> None:
+@pytest.mark.parametrize(
+    "case", ["another split", "an older run", "parts have moved", "under another name"]
+)
+def test_test_clips_that_were_seen_in_training_are_refused(
+    case: str, copy: Path, tiny_data: Path
+) -> None:
     shutil.copytree(tiny_data, copy / "data")
     named, data, seen = ["--split", 2], "same", "4"
     if case == "parts have moved":
@@ -296,11 +353,16 @@ def test_test_clips_that_were_seen_in_training_are_refused(case: str, copy: Path
         assert mark in (folder / name).read_text()
 
 
-def test_data_that_changed_without_a_leak_are_measured_and_told(copy: Path, tiny_data: Path) -> None:
+def test_data_that_changed_without_a_leak_are_measured_and_told(
+    copy: Path, tiny_data: Path
+) -> None:
     """Clips have come to the test part, and none of it was trained on."""
     shutil.copytree(tiny_data, copy / "data")
     other = {"Run": "Ran"}
-    change(copy / "data" / "synthetic", lambda row: row | {"label": other.get(row["label"], row["label"])})
+    change(
+        copy / "data" / "synthetic",
+        lambda row: row | {"label": other.get(row["label"], row["label"])},
+    )
     done = called("retrieve", "--data", "data", "--workers", 0, cwd=copy)
     said = "the data of synthetic has changed since the run was trained on it; no test clip was seen in training"
     assert f"warning: {said}" in done.stderr
@@ -311,7 +373,9 @@ def test_data_that_changed_without_a_leak_are_measured_and_told(copy: Path, tiny
         assert said in (folder / name).read_text()
 
 
-def test_what_an_older_run_has_seen_of_changed_data_can_t_be_checked(copy: Path, tiny_data: Path) -> None:
+def test_what_an_older_run_has_seen_of_changed_data_can_t_be_checked(
+    copy: Path, tiny_data: Path
+) -> None:
     shutil.copytree(tiny_data, copy / "data")
     forget(copy)
     called("retrieve", "--data", "data", "--workers", 0, cwd=copy)
@@ -324,7 +388,9 @@ def test_what_an_older_run_has_seen_of_changed_data_can_t_be_checked(copy: Path,
     assert exposed(folder / "results.csv") == {("trained", "changed", "")}
 
 
-def test_the_same_data_in_another_folder_and_another_dataset_need_no_word(copy: Path, tiny_data: Path) -> None:
+def test_the_same_data_in_another_folder_and_another_dataset_need_no_word(
+    copy: Path, tiny_data: Path
+) -> None:
     shutil.copytree(tiny_data, copy / "elsewhere")
     done = called("retrieve", "--data", "elsewhere", "--workers", 0, cwd=copy)
     assert "warning" not in done.stderr
@@ -333,7 +399,10 @@ def test_the_same_data_in_another_folder_and_another_dataset_need_no_word(copy: 
     (copy / "elsewhere" / "synthetic").rename(copy / "elsewhere" / "others")
     number = iter(range(99))
     changed = {"sha256": "0", "split1": "test"}
-    change(copy / "elsewhere" / "others", lambda row: row | (changed if next(number) % 3 == 0 else {"sha256": "1"}))
+    change(
+        copy / "elsewhere" / "others",
+        lambda row: row | (changed if next(number) % 3 == 0 else {"sha256": "1"}),
+    )
     done = called("retrieve", "others", "--data", "elsewhere", "--workers", 0, cwd=copy)
     assert "warning" not in done.stderr
     (path,) = copy.glob("runs/*/retrieve/others-split1/results.csv")
@@ -354,11 +423,14 @@ def test_without_labels_or_test_part_there_are_neighbours_and_no_numbers(
     shutil.copytree(tiny_data, copy / "data")
     folder = copy / "data" / "synthetic"
     rows = [
-        row | {"frame_offsets": list(row["frame_offsets"])} for row in Manifest.open(folder).table.to_dict("records")
+        row | {"frame_offsets": list(row["frame_offsets"])}
+        for row in Manifest.open(folder).table.to_dict("records")
     ]
     changed = {"label": None} if missing == "labels" else {"split1": "", "split2": "", "split3": ""}
     manifest.write(folder, [row | changed for row in rows])
-    done = called("retrieve", "--k", "1,2", "--baselines", "--data", "data", "--workers", 0, cwd=copy)
+    done = called(
+        "retrieve", "--k", "1,2", "--baselines", "--data", "data", "--workers", 0, cwd=copy
+    )
     assert "no labels or no test part" in done.stderr
     (found,) = copy.glob("runs/*/retrieve/synthetic-split1")
     assert done.stdout.strip() == str(found.relative_to(copy))
@@ -371,11 +443,18 @@ def test_without_labels_or_test_part_there_are_neighbours_and_no_numbers(
     assert near["hit"].isna().all() == (missing == "labels")
 
 
-def test_an_unfinished_run_is_measured_by_name_and_never_chosen(copy: Path, tiny_data: Path, trained: Path) -> None:
+def test_an_unfinished_run_is_measured_by_name_and_never_chosen(
+    copy: Path, tiny_data: Path, trained: Path
+) -> None:
     status = copy / "runs" / trained.name / "status.json"
     status.write_text(status.read_text().replace('"finished": true', '"finished": false'))
-    assert "there is no finished run" in called("retrieve", "--data", tiny_data, cwd=copy, status=2).stderr
-    done = called("retrieve", "--from", trained.name[:6], "--data", tiny_data, "--workers", 0, cwd=copy)
+    assert (
+        "there is no finished run"
+        in called("retrieve", "--data", tiny_data, cwd=copy, status=2).stderr
+    )
+    done = called(
+        "retrieve", "--from", trained.name[:6], "--data", tiny_data, "--workers", 0, cwd=copy
+    )
     assert "is not finished: measuring its newest checkpoint" in done.stderr
 
 
@@ -391,8 +470,14 @@ def test_a_newer_run_that_cannot_be_used_is_passed_over_with_a_warning(
     (damaged / "status.json").write_text("[")
     done = called("retrieve", "--data", tiny_data, "--workers", 0, "--no-html", cwd=copy)
     said = done.stderr.splitlines()
-    assert "warning: run damaged can't be used and is passed over: runs/damaged/status.json can't be read" in said[0]
-    assert "warning: run newer can't be used and is passed over: unknown backbone `of_an_absent_plugin`" in said[1]
+    assert (
+        "warning: run damaged can't be used and is passed over: runs/damaged/status.json can't be "
+        "read" in said[0]
+    )
+    assert (
+        "warning: run newer can't be used and is passed over: unknown backbone "
+        "`of_an_absent_plugin`" in said[1]
+    )
     assert said[2] == f"using the newest finished run: {trained.name}"
     assert "run older" not in done.stderr
 
@@ -402,12 +487,20 @@ def test_a_newer_run_that_cannot_be_used_is_passed_over_with_a_warning(
     assert "there is no finished run in runs" in alone
 
 
-def test_a_run_without_a_checkpoint_or_with_another_kind_of_file_is_told(copy: Path, tiny_data: Path) -> None:
+def test_a_run_without_a_checkpoint_or_with_another_kind_of_file_is_told(
+    copy: Path, tiny_data: Path
+) -> None:
     path = next(copy.glob("runs/*/checkpoint.pt"))
     path.unlink()
-    assert "nothing was saved yet" in called("retrieve", "--data", tiny_data, cwd=copy, status=1).stderr
+    assert (
+        "nothing was saved yet"
+        in called("retrieve", "--data", tiny_data, cwd=copy, status=1).stderr
+    )
     torch.save({"state_dict": {}}, path)
-    assert "no checkpoint of vcsf" in called("retrieve", "--data", tiny_data, cwd=copy, status=1).stderr
+    assert (
+        "no checkpoint of vcsf"
+        in called("retrieve", "--data", tiny_data, cwd=copy, status=1).stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -420,6 +513,8 @@ def test_a_run_without_a_checkpoint_or_with_another_kind_of_file_is_told(copy: P
         (["--k", "0"], "k starts at 1"),
     ],
 )
-def test_a_wrong_command_line_is_status_2(arguments: list[str], said: str, copy: Path, tiny_data: Path) -> None:
+def test_a_wrong_command_line_is_status_2(
+    arguments: list[str], said: str, copy: Path, tiny_data: Path
+) -> None:
     shutil.copytree(tiny_data, copy / "data")
     assert said in called("retrieve", *arguments, "--data", "data", cwd=copy, status=2).stderr

@@ -1,4 +1,5 @@
-"""`vcsf retrieve --query` as a user types it: the right video at the right time, from files that were never prepared."""
+"""`vcsf retrieve --query` as a user types it: the right video at the right time, from files that
+were never prepared."""
 
 from __future__ import annotations
 
@@ -16,14 +17,26 @@ from videos import cut_off, write_video
 from vcsf_cli.search.gallery import Gallery
 from vcsf_cli.storage import checkpoint
 
-COLUMNS = ["query", "query_begin", "query_end", "pathway", "rank", "video", "label", "similarity", "begin", "end"]
+COLUMNS = [
+    "query",
+    "query_begin",
+    "query_end",
+    "pathway",
+    "rank",
+    "video",
+    "label",
+    "similarity",
+    "begin",
+    "end",
+]
 NUMBERS = {"Run/a.mp4": range(100), "Run/b.mp4": range(300, 360), "Sit/c.mp4": range(700, 760)}
 """The numbers that the frames of the gallery's videos show; 25 frames are a second."""
 
 
 @pytest.fixture(scope="module")
 def trained(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run on the dataset `synthetic`, and own videos prepared as `mine`, the long one cut into clips."""
+    """A folder with a run on the dataset `synthetic`, and own videos prepared as `mine`, the long
+    one cut into clips."""
     folder = tmp_path_factory.mktemp("search")
     copy_run(tiny_run, folder)
     for name, numbers in NUMBERS.items():
@@ -68,10 +81,18 @@ def test_a_part_of_a_gallery_video_finds_that_video_at_its_time(trained: Path) -
     assert first["end"] - first["begin"] == pytest.approx(8 / 25, abs=0.002)
     assert first["begin"] - first["query_begin"] == pytest.approx(62 / 25, abs=0.002)
     assert found["similarity"].is_monotonic_decreasing
-    for text in ("query.mp4", "Run/a.mp4", f"{first['similarity']:.3f}", f"{first['begin']:.1f}-{first['end']:.1f} s"):
+    for text in (
+        "query.mp4",
+        "Run/a.mp4",
+        f"{first['similarity']:.3f}",
+        f"{first['begin']:.1f}-{first['end']:.1f} s",
+    ):
         assert text in printed
     run = next((trained / "runs").iterdir()).name
-    assert said.splitlines()[-1] == f"next: vcsf retrieve --query query.mp4 --gallery mine --from {run} --windows"
+    assert (
+        said.splitlines()[-1]
+        == f"next: vcsf retrieve --query query.mp4 --gallery mine --from {run} --windows"
+    )
 
 
 def test_both_is_the_mean_of_the_pathways_and_k_cuts(trained: Path) -> None:
@@ -89,7 +110,11 @@ def test_both_is_the_mean_of_the_pathways_and_k_cuts(trained: Path) -> None:
     assert (nearest["video"] == "Run/a.mp4").all()
     assert (nearest["begin"] - nearest.index).to_numpy() == pytest.approx(62 / 25, abs=0.002)
     one = {p: t[(t["video"] == "Run/a.mp4")].set_index("query_begin") for p, t in every.items()}
-    same = [at for at in nearest.index if one["slow"]["begin"][at] == one["fast"]["begin"][at] == nearest["begin"][at]]
+    same = [
+        at
+        for at in nearest.index
+        if one["slow"]["begin"][at] == one["fast"]["begin"][at] == nearest["begin"][at]
+    ]
     assert same
     for at in same:
         mean = (one["slow"]["similarity"][at] + one["fast"]["similarity"][at]) / 2
@@ -153,7 +178,9 @@ def test_a_run_that_was_trained_on_gets_a_new_index(copy: Path) -> None:
     for weight in saved["task"]["model"].values():
         if weight.is_floating_point():
             weight += 0.1 * torch.rand(weight.shape, generator=torch.Generator().manual_seed(0))
-    checkpoint.save(path, {key: value for key, value in saved.items() if key not in ("kind", "version")})
+    checkpoint.save(
+        path, {key: value for key, value in saved.items() if key not in ("kind", "version")}
+    )
     after, _, said = search(copy, "--query", "query.mp4")
     assert "index of mine 4/4 clips" in said
     assert (before["similarity"] != after["similarity"]).any()
@@ -170,9 +197,21 @@ def test_an_interrupted_index_goes_on(copy: Path, monkeypatch: pytest.MonkeyPatc
 
     with monkeypatch.context() as patch:
         patch.setattr(Gallery, "add", interrupted)
-        done = called("retrieve", "--query", "query.mp4", "--gallery", "mine", "--workers", 0, cwd=copy, status=130)
+        done = called(
+            "retrieve",
+            "--query",
+            "query.mp4",
+            "--gallery",
+            "mine",
+            "--workers",
+            0,
+            cwd=copy,
+            status=130,
+        )
     assert "the same command goes on" in done.stderr
-    monkeypatch.setattr(Gallery, "add", lambda self, clip, features: added.append(clip) or add(self, clip, features))
+    monkeypatch.setattr(
+        Gallery, "add", lambda self, clip, features: added.append(clip) or add(self, clip, features)
+    )
     found, _, _ = search(copy, "--query", "query.mp4")
     assert found["video"][0] == "Run/a.mp4"
     assert sorted(added) == [0, 1, 2, 3]
@@ -214,7 +253,10 @@ def test_brackets_and_colons_in_names_are_printed_as_they_are(trained: Path) -> 
         (["--gallery", "mine"], "--gallery needs --query or --query-dir"),
         (["--windows"], "--windows needs --query or --query-dir"),
         (["--csv", "found.csv"], "--csv needs --query or --query-dir"),
-        (["--query", "query.mp4", "--gallery", "mine", "--csv", "no/folder.csv"], "there is no folder no"),
+        (
+            ["--query", "query.mp4", "--gallery", "mine", "--csv", "no/folder.csv"],
+            "there is no folder no",
+        ),
         (["--query", "query.mp4", "--from", "nothing"], "there is no run nothing"),
     ],
 )
@@ -236,9 +278,13 @@ def test_faiss_that_is_not_installed_is_told_before_anything_is_read(
 
 def test_no_query_that_can_be_read_is_status_1_without_an_index(copy: Path) -> None:
     cut_off(write_video(copy / "broken.avi", 60), 0.4)
-    error = called("retrieve", "--query", "broken.avi", "--gallery", "mine", cwd=copy, status=1).stderr
+    error = called(
+        "retrieve", "--query", "broken.avi", "--gallery", "mine", cwd=copy, status=1
+    ).stderr
     assert "no query could be read" in error
     assert not list(copy.glob("runs/*/index"))
     (copy / "nothing").mkdir()
-    error = called("retrieve", "--query-dir", "nothing", "--gallery", "mine", cwd=copy, status=1).stderr
+    error = called(
+        "retrieve", "--query-dir", "nothing", "--gallery", "mine", cwd=copy, status=1
+    ).stderr
     assert "no video was found" in error

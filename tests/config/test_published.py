@@ -9,15 +9,19 @@ from vcsf_cli.config.published import Entry, entries
 from vcsf_cli.errors import RecipeError
 
 SOURCES = {
-    "TengdaHan/CoCLR (code, README, issues)", "MVCGC, NeurIPS 2021", "BestJuly/Pretext-Contrastive-Learning", "BestJuly/IIC",
+    "TengdaHan/CoCLR (code, README, issues)", "MVCGC, NeurIPS "
+                                              "2021", "BestJuly/Pretext-Contrastive-Learning", "BestJuly/IIC",
     "MCG-NJU/VideoMAE", "sunilhoho/EVEREST", "martinetoering/ViCC", "DAVEISHAN/TCLR", "SLIC project page", "ZMHH-H/FIMA",
     "FingerRec/DSM-decoupling-scene-motion", "FingerRec/BE", "yuanyao366/PRP", "lzhangbj/DualVar",
-    "amazon-science/video-contrastive-learning", "SSL4VideoSurvey (Schiappa et al.)", "TransRank, arXiv 2205.02028",
+    "amazon-science/video-contrastive-learning", "SSL4VideoSurvey (Schiappa et "
+                                                 "al.)", "TransRank, arXiv 2205.02028",
     "Mark12Ding/FAME", "LEViL", "BestJuly/VCP",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("entry", entries(), ids=lambda entry: f"{entry.task}-{entry.method}-{entry.backbone}")
+@pytest.mark.parametrize(
+    "entry", entries(), ids=lambda entry: f"{entry.task}-{entry.method}-{entry.backbone}"
+)
 def test_every_number_has_its_source_and_its_place(entry: Entry) -> None:
     assert entry.source
     assert set(entry.source) <= SOURCES
@@ -33,26 +37,38 @@ def test_every_number_has_its_source_and_its_place(entry: Entry) -> None:
 
 def test_no_row_is_there_twice() -> None:
     for data in ("ucf101", "hmdb51"):
-        rows = [(entry.task, entry.method, entry.backbone, entry.training) for entry in entries() if entry.values(data)]
+        rows = [
+            (entry.task, entry.method, entry.backbone, entry.training)
+            for entry in entries()
+            if entry.values(data)
+        ]
         known = [row for row in rows if rows.count(row) > 1]
         assert not known
 
 
 def test_rows_known_by_heart() -> None:
     def number(task: str, method: str, data: str, metric: str) -> list[float]:
-        return [values[metric] for entry, values in published.of(task, data) if entry.method == method]
+        return [
+            values[metric] for entry, values in published.of(task, data) if entry.method == method
+        ]
 
     assert number("retrieve", "CoCLR, RGB", "ucf101", "R@1") == [53.3]
     assert number("retrieve", "MVCGC, RGB", "hmdb51", "R@50") == [87.5]
     assert number("linear", "MVCGC, RGB and motion vectors", "ucf101", "top1") == [77.2]
     assert number("finetune", "ViCC, RGB and flow", "hmdb51", "top1") == [61.5, 62.2]
-    assert [number("retrieve", name, "ucf101", "R@1") for name in ("ViCC, two views", "TCLR")] == [[65.1], [56.2]]
+    assert [number("retrieve", name, "ucf101", "R@1") for name in ("ViCC, two views", "TCLR")] == [
+        [65.1],
+        [56.2],
+    ]
 
 
-def test_a_wrong_entry_is_told_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_entry_is_told_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "published.yaml"
     path.write_text(
-        "- {method: A, task: linear, ucf101: {top1: 5}, source: [x]}\n- {method: B, task: linear, src: [x]}\n"
+        "- {method: A, task: linear, ucf101: {top1: 5}, source: [x]}\n- {method: B, task: linear, "
+        "src: [x]}\n"
     )
     monkeypatch.setattr(published, "file", lambda: path)
     entries.cache_clear()

@@ -28,9 +28,17 @@ def write(folder: Path, text: str, name: str = "mine.yaml") -> str:
 
 
 def test_extends_merges_key_by_key_and_replaces_components_whole(tmp_path: Path) -> None:
-    write(tmp_path, "extends: demo\nname: base\nbackbone: {channels: [4, 8, 8, 16]}\ntrain: {epochs: 3}", "base.yaml")
+    write(
+        tmp_path,
+        "extends: demo\nname: base\nbackbone: {channels: [4, 8, 8, 16]}\ntrain: {epochs: 3}",
+        "base.yaml",
+    )
     same = recipes.load(write(tmp_path, "extends: base.yaml\nname: a\ntrain: {batch: 8}"))
-    assert same.tree["backbone"] == {"name": "small", "channels": [4, 8, 8, 16], "temporal_strides": None}
+    assert same.tree["backbone"] == {
+        "name": "small",
+        "channels": [4, 8, 8, 16],
+        "temporal_strides": None,
+    }
     assert (same.first_stage.train.epochs, same.first_stage.train.batch) == (3, 8)
     other = recipes.load(write(tmp_path, "extends: base.yaml\nname: b\nbackbone: {name: r3d18}"))
     assert other.tree["backbone"] == {"name": "r3d18", "temporal_strides": None}
@@ -40,11 +48,17 @@ def test_set_names_another_component_without_stale_settings() -> None:
     recipe = recipes.load("vcsf", ["motion.name=none"])
     assert recipe.tree["motion"] == {"name": "none"}
     assert recipes.load("vcsf", ["motion=none"]).hash == recipe.hash
-    assert recipes.load("vcsf", ["data.name=mine"]).tree["data"] == {"name": "mine", "split": 1, "size": 128}
+    assert recipes.load("vcsf", ["data.name=mine"]).tree["data"] == {
+        "name": "mine",
+        "split": 1,
+        "size": 128,
+    }
 
 
 def test_set_splits_at_the_first_equals_sign_and_reads_yaml() -> None:
-    recipe = recipes.load("demo", ["name=a.b", "optim.lr=1e-2", "augment.area=[0.5, 1]", "fast.input=rgb"])
+    recipe = recipes.load(
+        "demo", ["name=a.b", "optim.lr=1e-2", "augment.area=[0.5, 1]", "fast.input=rgb"]
+    )
     assert recipe.name == "a.b"
     assert recipe.first_stage.optim.lr == 0.01
     assert recipe.first_stage.augment.area == (0.5, 1.0)
@@ -60,26 +74,41 @@ def test_a_name_given_by_set_is_text_whatever_it_looks_like(name: str) -> None:
 
 
 def test_stages_inherit_what_they_do_not_name(tmp_path: Path) -> None:
-    path = write(tmp_path, "extends: demo\nstages:\n  - {}\n  - {loss: {temperature: 0.2}, train: {epochs: 2}}\n")
+    path = write(
+        tmp_path,
+        "extends: demo\nstages:\n  - {}\n  - {loss: {temperature: 0.2}, train: {epochs: 2}}\n",
+    )
     recipe = recipes.load(path, ["stages.1.optim.lr=0.5"])
     first, second = recipe.stages
     assert first.train.epochs == recipes.load("demo").first_stage.train.epochs
-    assert second.loss.settings == {**recipes.load("demo").first_stage.loss.settings, "temperature": 0.2}
+    assert second.loss.settings == {
+        **recipes.load("demo").first_stage.loss.settings,
+        "temperature": 0.2,
+    }
     assert (second.train.epochs, second.train.batch, second.optim.lr) == (2, 32, 0.5)
 
 
 def test_the_hash_depends_on_every_value_and_on_no_path(tmp_path: Path) -> None:
     path = write(tmp_path, Path(recipes.find_recipe("demo")).read_text())
     assert recipes.load(path).hash == recipes.load("demo").hash
-    changes = ["seed=1", "loss.temperature=0.08", "motion.reduction=8", "train.epochs=21", "slow.input=difference"]
-    hashes = {recipes.load("demo", [change]).hash for change in changes} | {recipes.load("demo").hash}
+    changes = [
+        "seed=1",
+        "loss.temperature=0.08",
+        "motion.reduction=8",
+        "train.epochs=21",
+        "slow.input=difference",
+    ]
+    hashes = {recipes.load("demo", [change]).hash for change in changes} | {
+        recipes.load("demo").hash
+    }
     assert len(hashes) == len(changes) + 1
 
 
 def test_all_problems_at_once_with_line_and_hint(tmp_path: Path) -> None:
     path = write(
         tmp_path,
-        "extends: demo\nloss:\n  temprature: 1\noptim: {lr: fast, drops: [50]}\ntrian: {epochs: 3}\n"
+        "extends: demo\nloss:\n  temprature: 1\noptim: {lr: fast, drops: [50]}\ntrian: {epochs: "
+        "3}\n"
         "sampler: {name: slow_fst}\nmotion: {after: [two]}\nseed: no\nfast: {input: flow}\n",
     )
     with pytest.raises(RecipeError) as error:
@@ -87,7 +116,8 @@ def test_all_problems_at_once_with_line_and_hint(tmp_path: Path) -> None:
     message, hint = error.value.message, error.value.hint
     for part in (
         "unknown parameter `temprature` of loss `infonce` at `loss.temprature` (", "mine.yaml:3)",
-        "`optim.lr`", "is 'fast'", "unknown key `trian`", "unknown sampler `slow_fst`", "`motion.after`",
+        "`optim.lr`", "is 'fast'", "unknown key `trian`", "unknown sampler "
+                                                          "`slow_fst`", "`motion.after`",
         "`seed`", "is 'no'", "`fast.input`",
     ):  # fmt: skip
         assert part in message
@@ -98,7 +128,10 @@ def test_all_problems_at_once_with_line_and_hint(tmp_path: Path) -> None:
 def test_a_problem_of_set_has_no_line() -> None:
     with pytest.raises(RecipeError) as error:
         recipes.load("vcsf", ["loss.temprature=1"])
-    assert error.value.message == "unknown parameter `temprature` of loss `infonce` at `loss.temprature`"
+    assert (
+        error.value.message
+        == "unknown parameter `temprature` of loss `infonce` at `loss.temprature`"
+    )
     assert error.value.hint == "did you mean `temperature`?"
 
 
@@ -124,7 +157,9 @@ def test_wrong_assignments(assignment: str, problem: str) -> None:
     assert problem in error.value.message
 
 
-def test_recipes_are_found_by_name_and_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipes_are_found_by_name_and_as_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert recipes.load("demo").name == "demo"
     assert recipes.load("recipes/vcsf.yaml").name == "vcsf"
@@ -133,7 +168,9 @@ def test_recipes_are_found_by_name_and_as_typed(tmp_path: Path, monkeypatch: pyt
     assert "demo" in error.value.hint
 
 
-def test_a_folder_of_a_recipes_name_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_a_recipes_name_does_not_hide_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for folder in ("demo", "other"):
         (tmp_path / folder).mkdir()
@@ -143,10 +180,16 @@ def test_a_folder_of_a_recipes_name_does_not_hide_it(tmp_path: Path, monkeypatch
 
 
 def test_another_backbone_forgets_what_the_pathways_changed_in_the_old_one(tmp_path: Path) -> None:
-    base = write(tmp_path, "extends: demo\nslow: {temporal_strides: [1, 1, 1, 1]}\nfast: {input: rgb}", "base.yaml")
+    base = write(
+        tmp_path,
+        "extends: demo\nslow: {temporal_strides: [1, 1, 1, 1]}\nfast: {input: rgb}",
+        "base.yaml",
+    )
     assert recipes.load(base).tree["slow"] == {"input": "rgb", "temporal_strides": [1, 1, 1, 1]}
     assert recipes.load(base, ["backbone.name=r3d18"]).tree["slow"] == {"input": "rgb"}
-    other = write(tmp_path, "extends: base.yaml\nbackbone: r3d18\nfast: {temporal_strides: [1, 2, 2, 2]}")
+    other = write(
+        tmp_path, "extends: base.yaml\nbackbone: r3d18\nfast: {temporal_strides: [1, 2, 2, 2]}"
+    )
     assert recipes.load(other).tree["slow"] == {"input": "rgb"}
     assert recipes.load(other).tree["fast"] == {"input": "rgb", "temporal_strides": [1, 2, 2, 2]}
 
@@ -155,7 +198,9 @@ def test_naming_the_component_that_is_the_default_keeps_its_settings(tmp_path: P
     text = "name: a\ndata: {name: b}\nbackbone: small\nsampler: {frames: 8}\ntrain: {epochs: 1}\n"
     path = write(tmp_path, text)
     assert recipes.load(path, ["sampler.name=slow_fast"]).hash == recipes.load(path).hash
-    above = write(tmp_path, "extends: mine.yaml\nsampler: {name: slow_fast, alpha: 2}", "above.yaml")
+    above = write(
+        tmp_path, "extends: mine.yaml\nsampler: {name: slow_fast, alpha: 2}", "above.yaml"
+    )
     assert recipes.load(above).tree["sampler"]["frames"] == 8
 
 
@@ -164,9 +209,15 @@ def test_naming_the_component_that_is_the_default_keeps_its_settings(tmp_path: P
     [
         ("extends: demmo", "`extends` ({path}:1): there is no recipe demmo"),
         ("extends: demo\nloss: infonse", "unknown loss `infonse` at `loss.name` ({path}:2)"),
-        ("extends: demo\nstages:\n  - loss: infonse", "unknown loss `infonse` at `stages.0.loss.name` ({path}:3)"),
+        (
+            "extends: demo\nstages:\n  - loss: infonse",
+            "unknown loss `infonse` at `stages.0.loss.name` ({path}:3)",
+        ),
         ("extends: demo\nstages: 3", "`stages` ({path}:2) is no list of stages"),
-        ("extends: demo\nstages: [{trian: {}}]", "unknown key `trian` at `stages.0.trian` ({path}:2)"),
+        (
+            "extends: demo\nstages: [{trian: {}}]",
+            "unknown key `trian` at `stages.0.trian` ({path}:2)",
+        ),
         (
             "extends: demo\nloss: {quue: 1}\nstages: [{}, {seed: 1}, {train: {epochs: 0}}]",
             "3 problems in the recipe\n"
@@ -176,7 +227,9 @@ def test_naming_the_component_that_is_the_default_keeps_its_settings(tmp_path: P
         ),
     ],
 )
-def test_every_problem_is_told_once_where_it_stands(tmp_path: Path, text: str, message: str) -> None:
+def test_every_problem_is_told_once_where_it_stands(
+    tmp_path: Path, text: str, message: str
+) -> None:
     path = write(tmp_path, text)
     with pytest.raises(RecipeError) as error:
         recipes.load(path)
@@ -186,16 +239,24 @@ def test_every_problem_is_told_once_where_it_stands(tmp_path: Path, text: str, m
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sampler: {alpha: 5}", "`sampler.alpha` ({path}:2) is 5, which does not divide the 32 frames of a window"),
+        (
+            "sampler: {alpha: 5}",
+            "`sampler.alpha` ({path}:2) is 5, which does not divide the 32 frames of a window",
+        ),
         (
             "sampler:\n  frames: 30\n  name: slow_fast",
-            "`sampler` ({path}:2): `sampler.alpha` is 4, which does not divide the 30 frames of a window",
+            "`sampler` ({path}:2): `sampler.alpha` is 4, which does not divide the 30 frames of a "
+            "window",
         ),
         (
             "stages: [{},\n  {sampler: {alpha: 5}}]",
-            "`stages.1.sampler.alpha` ({path}:3) is 5, which does not divide the 32 frames of a window",
+            "`stages.1.sampler.alpha` ({path}:3) is 5, which does not divide the 32 frames of a "
+            "window",
         ),
-        ("optim: {name: adm}\nstages: [{}, {}]", "unknown optimiser `adm` at `optim.name` ({path}:2)"),
+        (
+            "optim: {name: adm}\nstages: [{}, {}]",
+            "unknown optimiser `adm` at `optim.name` ({path}:2)",
+        ),
         (
             "sampler: {alpha: 5}\noptim: {name: adm, lr: fast}\nstages: [{}, {}]",
             "3 problems in the recipe\n"
@@ -205,7 +266,9 @@ def test_every_problem_is_told_once_where_it_stands(tmp_path: Path, text: str, m
         ),
     ],
 )
-def test_what_only_a_factory_sees_is_told_where_it_stands(tmp_path: Path, text: str, message: str) -> None:
+def test_what_only_a_factory_sees_is_told_where_it_stands(
+    tmp_path: Path, text: str, message: str
+) -> None:
     base = "name: a\nbackbone: small\ndata: {name: b}\ntrain: {epochs: 1}\n"
     write(tmp_path, base, "base.yaml")
     path = write(tmp_path, f"extends: base.yaml\n{text}\n")
@@ -218,7 +281,14 @@ def test_every_wrong_assignment_is_told_beside_all_other_problems() -> None:
     with pytest.raises(RecipeError) as error:
         recipes.load(
             "demo",
-            ["optim.name=adm", "loss.temperature", "sampler.alpha=5", "name.x=1", "loss.temprature=1", "seed=[1"],
+            [
+                "optim.name=adm",
+                "loss.temperature",
+                "sampler.alpha=5",
+                "name.x=1",
+                "loss.temprature=1",
+                "seed=[1",
+            ],
         )
     first, *problems = error.value.message.splitlines()
     assert first == "6 problems in the recipe"
@@ -239,8 +309,14 @@ LENGTHS = "needs 4 values, has "
     ("assignment", "message"),
     [
         ("backbone.channels=[4]", f"`backbone.channels` is [4]: {LENGTHS}1"),
-        ("backbone.channels=[4, 4, 4, 4, 4]", f"`backbone.channels` is [4, 4, 4, 4, 4]: {LENGTHS}5"),
-        ("backbone.channels=[4, a, b, 4]", "`backbone.channels` is [4, 'a', 'b', 4]: input should be a valid integer"),
+        (
+            "backbone.channels=[4, 4, 4, 4, 4]",
+            f"`backbone.channels` is [4, 4, 4, 4, 4]: {LENGTHS}5",
+        ),
+        (
+            "backbone.channels=[4, a, b, 4]",
+            "`backbone.channels` is [4, 'a', 'b', 4]: input should be a valid integer",
+        ),
         ("slow.temporal_strides=[1]", f"`slow.temporal_strides` is [1]: {LENGTHS}1"),
         ("slow.chanels=[1]", "unknown parameter `chanels` of backbone `small` at `slow.chanels`"),
         ("augment.jitter=[1]", f"`augment.jitter` is [1]: {LENGTHS}1"),
@@ -267,9 +343,21 @@ def test_a_list_that_does_not_fit_is_told_once(assignment: str, message: str) ->
             "`augment.area` is [0.5, 0.2]: write two positive numbers, the smaller first",
             "the default is [0.2, 1.0]",
         ),
-        ("augment.area=[0.5, 2]", "`augment.area` is [0.5, 2]: a fraction is at most 1", "the default is [0.2, 1.0]"),
-        ("optim.lr=fast", "`optim.lr` is 'fast': input should be a valid number", "the default is 0.001"),
-        ("optim.lr=.inf", "`optim.lr` is inf: input should be a finite number", "the default is 0.001"),
+        (
+            "augment.area=[0.5, 2]",
+            "`augment.area` is [0.5, 2]: a fraction is at most 1",
+            "the default is [0.2, 1.0]",
+        ),
+        (
+            "optim.lr=fast",
+            "`optim.lr` is 'fast': input should be a valid number",
+            "the default is 0.001",
+        ),
+        (
+            "optim.lr=.inf",
+            "`optim.lr` is inf: input should be a finite number",
+            "the default is 0.001",
+        ),
         (
             "optim.weight_decay=.nan",
             "`optim.weight_decay` is nan: input should be a finite number",
@@ -282,7 +370,11 @@ def test_a_list_that_does_not_fit_is_told_once(assignment: str, message: str) ->
         ),
         (f"name={'a' * 101}", "`name` is 101 letters long", "give at most 100: folders bear it"),
         ("seed=2147483648", "`seed` is 2147483648", "give a whole number from 0 to 2147483647"),
-        ("seed=99999999999999999999", "`seed` is 99999999999999999999", "give a whole number from 0 to 2147483647"),
+        (
+            "seed=99999999999999999999",
+            "`seed` is 99999999999999999999",
+            "give a whole number from 0 to 2147483647",
+        ),
     ],
 )
 def test_a_wrong_value_is_told_with_what_to_write(assignment: str, message: str, hint: str) -> None:

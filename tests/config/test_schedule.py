@@ -20,7 +20,10 @@ ONE_STAGE = ("stages=[]", "optim.schedule=constant", "optim.drops=[]")
         ("vcsf", (*ONE_STAGE, "train.epochs=499"), "short schedule: 499 epochs a pathway, not 500"),
         (
             "vcsf",
-            (*ONE_STAGE[1:], "stages=[{train: {epochs: 30}}, {train: {epochs: 5, pathways: [slow]}}]"),
+            (
+                *ONE_STAGE[1:],
+                "stages=[{train: {epochs: 30}}, {train: {epochs: 5, pathways: [slow]}}]",
+            ),
             "short schedule: 35 epochs slow, 30 epochs fast, not 500",
         ),
         # One pathway alone counts by its own epochs, not by those of all stages together.
@@ -32,7 +35,9 @@ ONE_STAGE = ("stages=[]", "optim.schedule=constant", "optim.drops=[]")
         ),
     ],
 )
-def test_a_schedule_is_short_by_the_epochs_of_a_pathway(base: str, assignments: tuple[str, ...], short: str) -> None:
+def test_a_schedule_is_short_by_the_epochs_of_a_pathway(
+    base: str, assignments: tuple[str, ...], short: str
+) -> None:
     recipe = recipes.load(base, assignments)
     assert shortness(recipe) == short
     complete = SimpleNamespace(name="ucf101", table=range(COMPLETE["ucf101"]))

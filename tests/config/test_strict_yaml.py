@@ -54,6 +54,10 @@ keys = st.text(st.characters(min_codepoint=97, max_codepoint=122), min_size=1)
 
 @example("\x85")
 @example(["\u2028", "a\u2029b"])
-@given(st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(keys, inner), max_leaves=20))
+@given(
+    st.recursive(
+        scalars, lambda inner: st.lists(inner) | st.dictionaries(keys, inner), max_leaves=20
+    )
+)
 def test_what_is_dumped_is_read_back(value: Any) -> None:
     assert parse(dump(value), "x")[0] == value

@@ -11,14 +11,25 @@ from hypothesis import strategies as st
 
 from vcsf_cli.config.schema import Augment
 from vcsf_cli.data import augment as augmentation
-from vcsf_cli.data.augment import Crop, apply_crop, blur, centre_square, draw_base, draw_colour, draw_crop, to_input
+from vcsf_cli.data.augment import (
+    Crop,
+    apply_crop,
+    blur,
+    centre_square,
+    draw_base,
+    draw_colour,
+    draw_crop,
+    to_input,
+)
 
 STANDARD = Augment()
 NEUTRAL = list(augmentation.NEUTRAL)
 
 
 @given(st.integers(16, 300), st.integers(16, 300), st.integers(0, 2**32))
-def test_crops_lie_in_the_centre_square_with_the_asked_area(height: int, width: int, seed: int) -> None:
+def test_crops_lie_in_the_centre_square_with_the_asked_area(
+    height: int, width: int, seed: int
+) -> None:
     square = centre_square(height, width, STANDARD.border)
     assert square.height == square.width == round(0.875 * min(height, width))
     crop = draw_crop(STANDARD, height, width, np.random.default_rng(seed))
@@ -62,19 +73,24 @@ def test_colour_draws_are_in_range_and_as_frequent_as_asked() -> None:
 
 def clips(count: int = 2, length: int = 3, size: int = 12) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (count, length, size, size, 3), generator=generator, dtype=torch.uint8)
+    return torch.randint(
+        0, 256, (count, length, size, size, 3), generator=generator, dtype=torch.uint8
+    )
 
 
 def test_without_colour_only_normalisation_remains() -> None:
     frames = clips()
-    expected = (frames.float() / 255 - torch.tensor(augmentation.MEAN)) / torch.tensor(augmentation.STD)
+    expected = (frames.float() / 255 - torch.tensor(augmentation.MEAN)) / torch.tensor(
+        augmentation.STD
+    )
     torch.testing.assert_close(to_input(frames), expected.permute(0, 4, 1, 2, 3))
     torch.testing.assert_close(to_input(frames, torch.tensor([NEUTRAL, NEUTRAL])), to_input(frames))
     assert to_input(frames).is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def jitter_by_hand(pixel: list[float], draw: list[float], mean_luma: float) -> list[float]:
-    """One pixel through brightness, contrast, hue, saturation and grey, each as its definition says."""
+    """One pixel through brightness, contrast, hue, saturation and grey, each as its definition
+    says."""
     luma = (0.299, 0.587, 0.114)
     values = [draw[1] * (draw[0] * value) + (1 - draw[1]) * mean_luma for value in pixel]
     y = sum(weight * value for weight, value in zip(luma, values, strict=True))
@@ -128,7 +144,9 @@ def test_blur_equals_opencv(sigma: float) -> None:
     radius = math.ceil(3 * sigma)
     size = (2 * radius + 1, 2 * radius + 1)
     expected = cv2.GaussianBlur(images[0, 0].numpy(), size, sigma, borderType=cv2.BORDER_REPLICATE)
-    np.testing.assert_allclose(blur(images, torch.tensor([sigma]))[0, 0].numpy(), expected, atol=1e-4)
+    np.testing.assert_allclose(
+        blur(images, torch.tensor([sigma]))[0, 0].numpy(), expected, atol=1e-4
+    )
 
 
 def test_erasing_mixes_one_frame_of_the_clip_into_all_its_frames() -> None:

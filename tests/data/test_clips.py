@@ -23,25 +23,40 @@ from vcsf_cli.model.parts import build_sampler
 
 def test_ten_crops_are_corners_and_centre_then_mirrored() -> None:
     crops = augment.ten_crops(100, 160, 0.75)
-    assert [(crop.top, crop.left) for crop in crops] == 2 * [(0, 0), (0, 85), (25, 0), (25, 85), (12, 42)]
+    assert [(crop.top, crop.left) for crop in crops] == 2 * [
+        (0, 0),
+        (0, 85),
+        (25, 0),
+        (25, 85),
+        (12, 42),
+    ]
     assert {(crop.height, crop.width) for crop in crops} == {(75, 75)}
     assert [crop.flip for crop in crops] == 5 * [False] + 5 * [True]
 
 
 def test_a_video_in_ten_crops_has_the_windows_of_each(tiny_data: Path) -> None:
-    manifest, sampler = Manifest.open(tiny_data / "synthetic"), build_sampler(load("smoke").first_stage)
-    centre, ten = (EvalClips(manifest, [3], sampler, 0.75, 24, crops=crops)[0] for crops in ("centre", "ten"))
+    manifest, sampler = (
+        Manifest.open(tiny_data / "synthetic"),
+        build_sampler(load("smoke").first_stage),
+    )
+    centre, ten = (
+        EvalClips(manifest, [3], sampler, 0.75, 24, crops=crops)[0] for crops in ("centre", "ten")
+    )
     count, frames = len(centre["windows"]), len(centre["frames"])
     assert ten["windows"].shape == (10 * count, sampler.length)
     views = sampler.cover(int(manifest.table["frames"][3]))
     images = [
-        simplejpeg.decode_jpeg(jpeg) for jpeg in FrameStore(manifest).jpegs(3, range(int(manifest.table["frames"][3])))
+        simplejpeg.decode_jpeg(jpeg)
+        for jpeg in FrameStore(manifest).jpegs(3, range(int(manifest.table["frames"][3])))
     ]
     height, width = images[0].shape[:2]
     for number, crop in enumerate(augment.ten_crops(height, width, 0.75)):
         for index, view in enumerate(views):
             got = ten["frames"][ten["windows"][number * count + index]].numpy()
-            assert (got == np.stack([augment.apply_crop(images[frame], crop, 24) for frame in view.window])).all()
+            assert (
+                got
+                == np.stack([augment.apply_crop(images[frame], crop, 24) for frame in view.window])
+            ).all()
             assert ten["slow"][number * count + index].tolist() == view.slow.tolist()
     middle = ten["frames"][4 * frames : 5 * frames]
     assert (middle == centre["frames"]).all()
@@ -49,8 +64,12 @@ def test_a_video_in_ten_crops_has_the_windows_of_each(tiny_data: Path) -> None:
 
 
 def test_one_view_to_learn_a_label_from(tiny_data: Path) -> None:
-    """It depends on seed, epoch and video alone; colours change with the probability of the protocol."""
-    manifest, sampler = Manifest.open(tiny_data / "synthetic"), build_sampler(load("smoke").first_stage)
+    """It depends on seed, epoch and video alone; colours change with the probability of the
+    protocol."""
+    manifest, sampler = (
+        Manifest.open(tiny_data / "synthetic"),
+        build_sampler(load("smoke").first_stage),
+    )
 
     def clip(key: tuple[int, int], **settings: float) -> dict[str, np.ndarray]:
         return LabelledClips(manifest, sampler, Augment(**settings), 24, 5)[key]
@@ -61,13 +80,17 @@ def test_one_view_to_learn_a_label_from(tiny_data: Path) -> None:
     assert (first["frames"] != later["frames"]).any()
     plain = {"base": 0.0}
     strong = {"base": 1.0, "colour": 1.0}
-    assert all((clip((epoch, 0), **plain)["colour"] == augment.NEUTRAL).all() for epoch in range(20))
+    assert all(
+        (clip((epoch, 0), **plain)["colour"] == augment.NEUTRAL).all() for epoch in range(20)
+    )
     assert all((clip((epoch, 0), **strong)["colour"][0, 0, :3] != 1).all() for epoch in range(20))
 
 
 def test_a_reader_ends_when_its_parent_says_so_and_not_when_a_scheduler_does() -> None:
     before = multiprocessing.active_children()
-    loader = DataLoader(cast(Dataset[int], range(1000)), num_workers=1, worker_init_fn=leave_signals)
+    loader = DataLoader(
+        cast(Dataset[int], range(1000)), num_workers=1, worker_init_fn=leave_signals
+    )
     items = iterate(loader)
     assert int(next(items)) == 0
     (reader,) = (child for child in multiprocessing.active_children() if child not in before)

@@ -21,7 +21,9 @@ from vcsf_cli.video import short_side
 def recording(path: Path, **changes: object) -> DecodeJob:
     work = path.parent / "work"
     work.mkdir(exist_ok=True)
-    settings = DecodeJob(path, str(work / "clip"), "pyav", size=64, quality=90, fps=None, max_seconds=None)
+    settings = DecodeJob(
+        path, str(work / "clip"), "pyav", size=64, quality=90, fps=None, max_seconds=None
+    )
     return replace(settings, **changes)
 
 
@@ -48,7 +50,8 @@ def test_a_short_video_is_one_clip(tmp_path: Path) -> None:
 
 
 def test_a_long_video_becomes_consecutive_clips(tmp_path: Path) -> None:
-    """2 seconds at 25 frames a second are 50 frames; a rest of less than a second joins the clip before it."""
+    """2 seconds at 25 frames a second are 50 frames; a rest of less than a second joins the clip
+    before it."""
     decoded = decode(recording(write_video(tmp_path / "a.avi", 130), max_seconds=2.0))
     assert frames_of(decoded) == [list(range(50)), list(range(50, 100)), list(range(100, 130))]
     decoded = decode(recording(write_video(tmp_path / "b.avi", 110), max_seconds=2.0))
@@ -75,7 +78,9 @@ def test_a_broken_video_gives_what_can_be_read_and_the_reason(tmp_path: Path) ->
         (100, 0, ""),  # webm says nothing
     ],
 )
-def test_a_video_is_judged_by_what_was_read_of_what_was_promised(read: int, declared: int, problem: str) -> None:
+def test_a_video_is_judged_by_what_was_read_of_what_was_promised(
+    read: int, declared: int, problem: str
+) -> None:
     found = judge(Decoded(read=read, declared=declared))
     assert problem in found
     assert bool(found) == bool(problem)
@@ -99,7 +104,11 @@ def test_resampling_shows_what_is_on_screen() -> None:
     assert shown([0.0, 0.1, 0.9], own=10, fps=5) == [0, 1, 1, 1, 1]
 
 
-@given(st.integers(1, 80), st.sampled_from([10.0, 25.0, 29.97]), st.sampled_from([5.0, 12.5, 25.0, 60.0]))
+@given(
+    st.integers(1, 80),
+    st.sampled_from([10.0, 25.0, 29.97]),
+    st.sampled_from([5.0, 12.5, 25.0, 60.0]),
+)
 def test_resampling_keeps_duration_and_order(count: int, own: float, fps: float) -> None:
     numbers = shown([index / own for index in range(count)], own, fps)
     assert abs(len(numbers) / fps - count / own) <= 1 / fps
@@ -118,7 +127,9 @@ def test_a_video_is_resampled_by_its_times(tmp_path: Path) -> None:
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(16, 200))
-def test_the_short_side_becomes_the_size_and_is_never_enlarged(width: int, height: int, size: int) -> None:
+def test_the_short_side_becomes_the_size_and_is_never_enlarged(
+    width: int, height: int, size: int
+) -> None:
     image = short_side(np.zeros((height, width, 3), np.uint8), size)
     assert min(image.shape[:2]) == min(size, width, height)
     if min(width, height) > size:

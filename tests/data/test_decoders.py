@@ -58,14 +58,21 @@ def test_pixels_are_those_of_ffmpeg(decoder: Decoder, folder: Path, name: str) -
 
 
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="the ffmpeg program is not installed")
-@pytest.mark.parametrize("action", ["Archery", "BodyWeightSquats", "JumpRope", "TennisSwing", "WalkingWithDog"])
-def test_original_recordings_are_decoded_as_ffmpeg_does(decoder: Decoder, shared_data: Path, action: str) -> None:
+@pytest.mark.parametrize(
+    "action", ["Archery", "BodyWeightSquats", "JumpRope", "TennisSwing", "WalkingWithDog"]
+)
+def test_original_recordings_are_decoded_as_ffmpeg_does(
+    decoder: Decoder, shared_data: Path, action: str
+) -> None:
     """The first two have B-frames; the headers of the others count one frame more than there is."""
     path = min((shared_data / "originals" / action).glob("*.avi"))
     truth = ffmpeg_frames(path, 320, 240)
     frames = [frame.image for frame in decoder.open(path).stream()]
     assert len(frames) == len(truth)
-    worst = max(np.abs(frame.astype(np.int16) - expected).mean() for frame, expected in zip(frames, truth, strict=True))
+    worst = max(
+        np.abs(frame.astype(np.int16) - expected).mean()
+        for frame, expected in zip(frames, truth, strict=True)
+    )
     assert worst < 1
 
 
@@ -97,8 +104,12 @@ def test_a_packet_without_a_frame_adds_none(decoder: Decoder, tmp_path: Path) ->
     assert [number_of(frame.image) for frame in decoder.open(path).stream()] == list(range(30))
 
 
-@pytest.mark.parametrize("numbers", [[5] * 30, [*range(20), *[19] * 11]], ids=["always", "at the end"])
-def test_a_picture_that_stands_still_keeps_its_frames(decoder: Decoder, tmp_path: Path, numbers: list[int]) -> None:
+@pytest.mark.parametrize(
+    "numbers", [[5] * 30, [*range(20), *[19] * 11]], ids=["always", "at the end"]
+)
+def test_a_picture_that_stands_still_keeps_its_frames(
+    decoder: Decoder, tmp_path: Path, numbers: list[int]
+) -> None:
     path = write_video(tmp_path / "still.avi", numbers)
     assert [number_of(frame.image) for frame in decoder.open(path).stream()] == numbers
 
@@ -111,7 +122,9 @@ def test_a_phone_video_is_turned_upright(decoder: Decoder, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="the ffmpeg program is not installed")
-def test_what_an_edit_list_cuts_away_is_neither_read_nor_missed(decoder: Decoder, tmp_path: Path) -> None:
+def test_what_an_edit_list_cuts_away_is_neither_read_nor_missed(
+    decoder: Decoder, tmp_path: Path
+) -> None:
     path = trim(write_video(tmp_path / "whole.mp4", 120, gop=25, b_frames=3), 1.5)
     with av.open(str(path)) as container:
         stored = sum(packet.size > 0 for packet in container.demux(video=0))
@@ -119,7 +132,9 @@ def test_what_an_edit_list_cuts_away_is_neither_read_nor_missed(decoder: Decoder
     numbers = [number_of(frame.image) for frame in reader.stream()]
     assert numbers == list(range(120 - len(numbers), 120))
     assert len(numbers) == len(ffmpeg_frames(path, 160, 128)) < stored - 5
-    assert len(numbers) <= reader.declared <= len(numbers) + 1  # the list may end between two frames
+    assert (
+        len(numbers) <= reader.declared <= len(numbers) + 1
+    )  # the list may end between two frames
 
 
 def test_times_are_those_of_a_variable_rate(decoder: Decoder, tmp_path: Path) -> None:
@@ -168,7 +183,8 @@ def test_frames_before_a_cut_are_read(decoder: Decoder, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_long_video_needs_no_more_memory_than_a_short_one(tmp_path: Path, name: str) -> None:
-    """Whoever reads is slower than the decoder, as preparing is: a decoder that runs ahead is found out."""
+    """Whoever reads is slower than the decoder, as preparing is: a decoder that runs ahead is found
+    out."""
 
     def peak(frames: int) -> int:
         path = write_video(tmp_path / f"{frames}.mp4", [0] * frames, width=640, height=480)
@@ -179,7 +195,11 @@ def test_a_long_video_needs_no_more_memory_than_a_short_one(tmp_path: Path, name
             f"assert count == {frames}\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
-        return int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
+        return int(
+            subprocess.run(
+                [sys.executable, "-c", code], capture_output=True, check=True, text=True
+            ).stdout
+        )
 
     short, long = peak(30), peak(400)  # all frames of the long one would take 370 MB
     assert long - short < 80 * 1024, f"{short} KiB, then {long} KiB"

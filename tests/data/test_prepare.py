@@ -49,7 +49,9 @@ class Files:
 
 def prepare(source: Path, folder: Path, settings: Settings = SETTINGS, **options: Any) -> Summary:
     options = {"time_limit": 60.0, "workers": 1} | options
-    return Preparation(Files(source, options.pop("benchmark", False)), folder, settings, **options).run()
+    return Preparation(
+        Files(source, options.pop("benchmark", False)), folder, settings, **options
+    ).run()
 
 
 def numbers(manifest: Manifest) -> dict[str, list[int]]:
@@ -57,7 +59,8 @@ def numbers(manifest: Manifest) -> dict[str, list[int]]:
     store = FrameStore(manifest)
     return {
         row["video"]: [
-            number_of(simplejpeg.decode_jpeg(jpeg)) for jpeg in store.jpegs(index, list(range(row["frames"])))
+            number_of(simplejpeg.decode_jpeg(jpeg))
+            for jpeg in store.jpegs(index, list(range(row["frames"])))
         ]
         for index, row in enumerate(manifest.table.to_dict("records"))
     }
@@ -66,7 +69,9 @@ def numbers(manifest: Manifest) -> dict[str, list[int]]:
 def contents(folder: Path) -> dict[str, bytes]:
     """What a prepared folder is for others: shards, manifest, problems, settings."""
     wanted = ("shard-*", "manifest.parquet", "problems.csv", "settings.json")
-    return {path.name: path.read_bytes() for pattern in wanted for path in sorted(folder.glob(pattern))}
+    return {
+        path.name: path.read_bytes() for pattern in wanted for path in sorted(folder.glob(pattern))
+    }
 
 
 def problems(folder: Path) -> dict[str, dict[str, str]]:
@@ -78,7 +83,12 @@ def problems(folder: Path) -> dict[str, dict[str, str]]:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source")
     for index in range(18):
-        write_video(folder / ("Run" if index % 2 else "Jump") / f"v_{index:02d}.avi", 16 + index, width=80, height=64)
+        write_video(
+            folder / ("Run" if index % 2 else "Jump") / f"v_{index:02d}.avi",
+            16 + index,
+            width=80,
+            height=64,
+        )
     return folder
 
 
@@ -98,17 +108,29 @@ def test_every_frame_is_stored_in_its_place(tmp_path: Path, decoder: str) -> Non
     assert found == {name: list(range(60)) for name in ("b.avi", "b.mkv", "b.mp4", "v.webm")}
 
 
-def test_original_recordings_are_stored_as_ffmpeg_decodes_them(shared_data: Path, tmp_path: Path) -> None:
+def test_original_recordings_are_stored_as_ffmpeg_decodes_them(
+    shared_data: Path, tmp_path: Path
+) -> None:
     (tmp_path / "source").mkdir()
-    originals = [min((shared_data / "originals" / action).glob("*.avi")) for action in ("Archery", "TennisSwing")]
+    originals = [
+        min((shared_data / "originals" / action).glob("*.avi"))
+        for action in ("Archery", "TennisSwing")
+    ]
     for path in originals:
         (tmp_path / "source" / path.name).symlink_to(path)
-    prepare(tmp_path / "source", tmp_path / "data", replace(SETTINGS, decoder="decord", size=240, quality=95))
+    prepare(
+        tmp_path / "source",
+        tmp_path / "data",
+        replace(SETTINGS, decoder="decord", size=240, quality=95),
+    )
     manifest = Manifest.open(tmp_path / "data")
     store = FrameStore(manifest)
     for row, path in enumerate(originals):
         truth = ffmpeg_frames(path, 320, 240)
-        stored = [simplejpeg.decode_jpeg(jpeg) for jpeg in store.jpegs(row, range(manifest.table["frames"][row]))]
+        stored = [
+            simplejpeg.decode_jpeg(jpeg)
+            for jpeg in store.jpegs(row, range(manifest.table["frames"][row]))
+        ]
         assert len(stored) == len(truth)
         for index, image in enumerate(stored):
             near = [
@@ -129,7 +151,8 @@ def test_the_manifest_says_what_every_clip_is(source: Path, prepared: Path) -> N
     assert (first["frames"], first["fps"], first["width"], first["height"]) == (16, 25.0, 60, 48)
     assert first["source"] == "Jump/v_00.avi"
     assert all(
-        len(offsets) == frames + 1 for offsets, frames in zip(table["frame_offsets"], table["frames"], strict=True)
+        len(offsets) == frames + 1
+        for offsets, frames in zip(table["frame_offsets"], table["frames"], strict=True)
     )
     assert numbers(manifest)["Run/v_17.avi"] == list(range(33))
 
@@ -152,7 +175,9 @@ def test_shards_are_read_by_tar_alone(prepared: Path) -> None:
     assert count == 18
 
 
-def test_the_number_of_workers_does_not_matter(source: Path, prepared: Path, tmp_path: Path) -> None:
+def test_the_number_of_workers_does_not_matter(
+    source: Path, prepared: Path, tmp_path: Path
+) -> None:
     prepare(source, tmp_path / "data", workers=3, shard_bytes=60_000)
     assert contents(tmp_path / "data") == contents(prepared)
 
@@ -178,11 +203,18 @@ def started(source: Path, folder: Path, program: Path, **options: Any) -> subpro
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     command = [sys.executable, str(program), __file__, str(source), str(folder)]
     return subprocess.Popen(
-        command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options
+        command,
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        **options,
     )
 
 
-def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(source: Path, prepared: Path, tmp_path: Path) -> None:
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
+    source: Path, prepared: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "data"
     journal = folder / "journal.jsonl"
     finished: set[str] = set()
@@ -191,7 +223,9 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(source: Path, prepare
         process = started(source, folder, tmp_path / "program.py")
         while process.poll() is None and lines(journal) < target:
             time.sleep(0.002)
-        time.sleep(moments.random() * (0.03 if target > len(finished) else 2.0))  # there, or while it starts
+        time.sleep(
+            moments.random() * (0.03 if target > len(finished) else 2.0)
+        )  # there, or while it starts
         os.killpg(process.pid, signal.SIGKILL) if kill % 2 else process.kill()
         process.wait()
         written = journal.read_bytes().splitlines() if journal.exists() else []
@@ -208,14 +242,19 @@ def lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def test_a_full_disk_is_said_and_nothing_is_lost(source: Path, prepared: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_said_and_nothing_is_lost(
+    source: Path, prepared: Path, tmp_path: Path
+) -> None:
     """No file may grow beyond 30 kB: the first shard fails as it would on a full disk."""
     import resource
 
     folder = tmp_path / "data"
     limit = (30_000, 30_000)
     process = started(
-        source, folder, tmp_path / "program.py", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        source,
+        folder,
+        tmp_path / "program.py",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
     )
     _, stderr = process.communicate(timeout=60)
     assert process.returncode != 0
@@ -237,7 +276,11 @@ def test_a_finished_folder_is_left_alone_and_new_videos_are_added(tmp_path: Path
     after = contents(folder)
     assert after["shard-000000.tar"] == before["shard-000000.tar"]
     found = numbers(Manifest.open(folder))
-    assert {name: len(shown) for name, shown in found.items()} == {"b.avi": 20, "c.avi": 25, "d.avi": 20}
+    assert {name: len(shown) for name, shown in found.items()} == {
+        "b.avi": 20,
+        "c.avi": 25,
+        "d.avi": 20,
+    }
     assert found["c.avi"] == list(range(25))
 
 
@@ -348,7 +391,9 @@ def test_other_settings_are_refused_with_both_values(source: Path, prepared: Pat
 
 
 @pytest.mark.parametrize("content", ["", '{"kind": "fol', "[]"])
-def test_damaged_settings_are_an_error_that_says_what_to_do(source: Path, tmp_path: Path, content: str) -> None:
+def test_damaged_settings_are_an_error_that_says_what_to_do(
+    source: Path, tmp_path: Path, content: str
+) -> None:
     (tmp_path / "settings.json").write_text(content)
     with pytest.raises(DataError, match=r"settings\.json is damaged") as caught:
         prepare(source, tmp_path)
@@ -382,7 +427,10 @@ def test_no_two_videos_have_one_member_whenever_they_came(tmp_path: Path) -> Non
     for name in ("x/a.mp4", "x/a.avi", "x/a.mp4.mkv", "x/b.mp4.mkv"):
         write_video(source / name, 10)
     prepare(source, folder)
-    for name in ("x/b.mp4", "x/b.avi"):  # the first one's path is what the member of b.mp4.mkv is called
+    for name in (
+        "x/b.mp4",
+        "x/b.avi",
+    ):  # the first one's path is what the member of b.mp4.mkv is called
         write_video(source / name, 10)
     prepare(source, folder)
     names = []
@@ -393,7 +441,9 @@ def test_no_two_videos_have_one_member_whenever_they_came(tmp_path: Path) -> Non
     assert names == [*first, "x/b%2Eavi.mjpeg", "x/b%2Emp4%2Emp4.mjpeg"]
 
 
-@given(st.lists(st.from_regex(r"a(\.(mp4|avi)){0,4}", fullmatch=True), unique=True), st.integers(0, 5))
+@given(
+    st.lists(st.from_regex(r"a(\.(mp4|avi)){0,4}", fullmatch=True), unique=True), st.integers(0, 5)
+)
 def test_members_are_different_for_any_names(names: list[str], first: int) -> None:
     videos = [Video(Path(name), name) for name in sorted(names)]
     before = member_names(videos[:first], {})
@@ -408,7 +458,9 @@ def test_another_source_into_the_same_folder_is_refused(tmp_path: Path) -> None:
         write_video(tmp_path / name, 20 + index)
     prepare(tmp_path / "one", tmp_path / "data")
     before = contents(tmp_path / "data")
-    with pytest.raises(InputError, match=r"holds videos that are not there any more: a\.avi") as caught:
+    with pytest.raises(
+        InputError, match=r"holds videos that are not there any more: a\.avi"
+    ) as caught:
         prepare(tmp_path / "other", tmp_path / "data")
     assert "--name" in caught.value.hint
     assert contents(tmp_path / "data") == before
@@ -443,7 +495,9 @@ def test_clips_of_a_long_video_share_source_and_group(tmp_path: Path) -> None:
 
 def test_benchmark_clips_are_never_cut(tmp_path: Path) -> None:
     write_video(tmp_path / "source" / "a.avi", 130)
-    prepare(tmp_path / "source", tmp_path / "data", replace(SETTINGS, max_seconds=2.0), benchmark=True)
+    prepare(
+        tmp_path / "source", tmp_path / "data", replace(SETTINGS, max_seconds=2.0), benchmark=True
+    )
     assert Manifest.open(tmp_path / "data").table["frames"].tolist() == [130]
 
 
@@ -463,13 +517,23 @@ def bad_source(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("decoder", ["decord", "pyav"])
-def test_bad_videos_are_left_out_with_the_reason(bad_source: Path, tmp_path: Path, decoder: str) -> None:
+def test_bad_videos_are_left_out_with_the_reason(
+    bad_source: Path, tmp_path: Path, decoder: str
+) -> None:
     folder = tmp_path / "data"
     summary = prepare(bad_source, folder, replace(SETTINGS, decoder=decoder))
     assert (summary.videos, summary.clips, summary.bad) == (8, 1, 7)
     assert Manifest.open(folder).table["video"].tolist() == ["good.avi"]
     listed = problems(folder)
-    assert set(listed) == {"cut.avi", "cut.mp4", "empty.avi", "flipped.avi", "single.avi", "sound.avi", "text.avi"}
+    assert set(listed) == {
+        "cut.avi",
+        "cut.mp4",
+        "empty.avi",
+        "flipped.avi",
+        "single.avi",
+        "sound.avi",
+        "text.avi",
+    }
     assert {row["kept"] for row in listed.values()} == {"no"}
     assert "of 240 frames" in listed["cut.avi"]["reason"]
     assert 50 < int(listed["cut.avi"]["frames_read"]) < 150
@@ -477,14 +541,20 @@ def test_bad_videos_are_left_out_with_the_reason(bad_source: Path, tmp_path: Pat
     assert all(len(row["reason"].splitlines()) == 1 for row in listed.values())
 
 
-def test_what_could_be_read_of_bad_videos_is_kept_if_wanted(bad_source: Path, tmp_path: Path) -> None:
+def test_what_could_be_read_of_bad_videos_is_kept_if_wanted(
+    bad_source: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "data"
     prepare(bad_source, folder, replace(SETTINGS, on_bad="keep"))
     found = numbers(Manifest.open(folder))
     assert set(found) == {"good.avi", "cut.avi", "flipped.avi", "single.avi"}
     assert found["cut.avi"][:50] == list(range(50))
     listed = problems(folder)
-    assert {name for name, row in listed.items() if row["kept"] == "yes"} == {"cut.avi", "flipped.avi", "single.avi"}
+    assert {name for name, row in listed.items() if row["kept"] == "yes"} == {
+        "cut.avi",
+        "flipped.avi",
+        "single.avi",
+    }
 
 
 def test_a_video_that_hangs_is_killed(tmp_path: Path) -> None:
@@ -535,9 +605,13 @@ def test_a_decoder_that_crashes_is_a_bad_video_until_it_does_not(
     assert numbers(Manifest.open(tmp_path / "data")) == {"a.avi": list(range(20))}
 
 
-def test_a_video_that_could_not_be_read_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_that_could_not_be_read_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    failing = CRASHING.replace("os.kill(os.getpid(), signal.SIGSEGV)", 'raise OSError(5, "Input/output error")')
+    failing = CRASHING.replace(
+        "os.kill(os.getpid(), signal.SIGSEGV)", 'raise OSError(5, "Input/output error")'
+    )
     (tmp_path / "vcsf_local.py").write_text(failing)
     (tmp_path / "crash").touch()
     write_video(tmp_path / "source" / "a.avi", 20)
@@ -581,7 +655,9 @@ def test_a_slow_video_is_waited_for_while_it_gets_on(
     settings = replace(SETTINGS, decoder="slow", fps=fps)
     assert prepare(tmp_path / "source", tmp_path / "data", settings, time_limit=2.5).bad == 0
     assert time.monotonic() - begun > 5
-    assert numbers(Manifest.open(tmp_path / "data")) == {"slow.avi": list(range(25)) if fps is None else [0]}
+    assert numbers(Manifest.open(tmp_path / "data")) == {
+        "slow.avi": list(range(25)) if fps is None else [0]
+    }
 
 
 def test_what_gets_stuck_half_way_is_killed_and_tried_again_with_a_longer_limit(
@@ -619,7 +695,9 @@ def test_an_unprepared_or_unfinished_dataset_names_the_command(tmp_path: Path) -
         Manifest.open(tmp_path / "mine")
 
 
-def test_the_hash_is_of_the_clips_and_not_of_the_place(source: Path, prepared: Path, tmp_path: Path) -> None:
+def test_the_hash_is_of_the_clips_and_not_of_the_place(
+    source: Path, prepared: Path, tmp_path: Path
+) -> None:
     prepare(source, tmp_path / "elsewhere", shard_bytes=10**9)
     one, other = Manifest.open(prepared), Manifest.open(tmp_path / "elsewhere")
     assert one.hash == other.hash

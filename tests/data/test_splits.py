@@ -1,4 +1,5 @@
-"""Labels and held-out recordings: whole recordings, every class, and the same draw from the same seed."""
+"""Labels and held-out recordings: whole recordings, every class, and the same draw from the same
+seed."""
 
 import numpy as np
 import pytest
@@ -50,13 +51,17 @@ def test_a_class_of_one_recording_learns_and_the_others_choose() -> None:
     source = np.array(["a0", "a1", "b0", "b1", "c0"], object)
     learns, chooses = hold_out(np.arange(5), label, source, 0.5, 0)
     assert (set(label[learns]), set(label[chooses])) == ({"a", "b", "c"}, {"a", "b"})
-    few = np.array([0, 2, 3, 4])  # two of three classes have one recording now: nothing is chosen by the third alone
+    few = np.array(
+        [0, 2, 3, 4]
+    )  # two of three classes have one recording now: nothing is chosen by the third alone
     assert len(hold_out(few, label, source, 0.5, 0)[1]) == 0
 
 
 def test_the_share_is_of_each_class_recordings() -> None:
     label = np.repeat(np.array(["a", "b"], object), 50)
-    source = np.array([f"{name}{index // 5}" for index, name in enumerate(label)], object)  # ten each, of five clips
+    source = np.array(
+        [f"{name}{index // 5}" for index, name in enumerate(label)], object
+    )  # ten each, of five clips
     _, chooses = hold_out(np.arange(100), label, source, 0.3, 0)
     assert [len(set(source[chooses[label[chooses] == name]])) for name in "ab"] == [3, 3]
     assert len(chooses) == 30
@@ -64,8 +69,14 @@ def test_the_share_is_of_each_class_recordings() -> None:
     assert set(other) != set(chooses)
 
 
-@given(clips(), st.sampled_from(["1%", "10%", "50%", "100%", "1-per-class", "3-per-class"]), st.integers(0, 5))
-def test_labels_are_drawn_by_class_and_by_whole_recordings_but_for_the_last(drawn: Drawn, text: str, seed: int) -> None:
+@given(
+    clips(),
+    st.sampled_from(["1%", "10%", "50%", "100%", "1-per-class", "3-per-class"]),
+    st.integers(0, 5),
+)
+def test_labels_are_drawn_by_class_and_by_whole_recordings_but_for_the_last(
+    drawn: Drawn, text: str, seed: int
+) -> None:
     rows, label, source = drawn
     few = LabelBudget.parse(text)
     labelled = draw_labelled(rows, label, source, few, seed)
@@ -73,9 +84,17 @@ def test_labels_are_drawn_by_class_and_by_whole_recordings_but_for_the_last(draw
     assert len(set(labelled)) == len(labelled)
     for name in set(label[rows]):
         members, chosen = rows[label[rows] == name], labelled[label[labelled] == name]
-        expected = max(1, round(few.share * len(members))) if few.share else min(len(members), few.count or 0)
+        expected = (
+            max(1, round(few.share * len(members)))
+            if few.share
+            else min(len(members), few.count or 0)
+        )
         assert len(chosen) == expected
-        in_part = [s for s in set(source[chosen]) if (source[chosen] == s).sum() < (source[members] == s).sum()]
+        in_part = [
+            s
+            for s in set(source[chosen])
+            if (source[chosen] == s).sum() < (source[members] == s).sum()
+        ]
         assert len(in_part) <= 1
     assert draw_labelled(rows, label, source, few, seed).tolist() == labelled.tolist()
 

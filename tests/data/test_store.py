@@ -17,7 +17,11 @@ from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.store import FrameStore, ShardWriter, member_name
 from vcsf_cli.errors import DataError
 
-CLIPS = {"Run/a": [b"first", b"2nd", b"the third"], "Run/b%2Ec": [b"x" * 700, b"y"], "single": [b"only"]}
+CLIPS = {
+    "Run/a": [b"first", b"2nd", b"the third"],
+    "Run/b%2Ec": [b"x" * 700, b"y"],
+    "single": [b"only"],
+}
 
 
 def write_clips(folder: Path, shard_bytes: int = 10**9) -> Manifest:
@@ -32,7 +36,9 @@ def write_clips(folder: Path, shard_bytes: int = 10**9) -> Manifest:
         offsets = [writer.append(name, stream, {"video": name})]
         for frame in frames:
             offsets.append(offsets[-1] + len(frame))
-        rows.append({"video": name, "frames": len(frames), "shard": writer.shard, "frame_offsets": offsets})
+        rows.append(
+            {"video": name, "frames": len(frames), "shard": writer.shard, "frame_offsets": offsets}
+        )
         stream.unlink()
     writer.finish()
     return Manifest(folder, pd.DataFrame(rows), {})
@@ -47,7 +53,9 @@ def test_a_shard_is_a_plain_tar_file(manifest: Manifest) -> None:
     with tarfile.open(manifest.folder / "shard-000000.tar") as shard:
         names = shard.getnames()
         contents = {name: shard.extractfile(name).read() for name in names}  # type: ignore[union-attr]  # all are files
-        assert {(member.mtime, member.uid, member.gid, member.uname) for member in shard} == {(0, 0, 0, "")}
+        assert {(member.mtime, member.uid, member.gid, member.uname) for member in shard} == {
+            (0, 0, 0, "")
+        }
     assert names == [f"{name}.{ending}" for name in CLIPS for ending in ("mjpeg", "json")]
     for name, frames in CLIPS.items():
         assert contents[f"{name}.mjpeg"] == b"".join(frames)
@@ -56,7 +64,9 @@ def test_a_shard_is_a_plain_tar_file(manifest: Manifest) -> None:
 
 def test_equal_clips_make_equal_shards(manifest: Manifest, tmp_path: Path) -> None:
     again = write_clips(tmp_path / "again")
-    assert (again.folder / "shard-000000.tar").read_bytes() == (manifest.folder / "shard-000000.tar").read_bytes()
+    assert (again.folder / "shard-000000.tar").read_bytes() == (
+        manifest.folder / "shard-000000.tar"
+    ).read_bytes()
 
 
 def test_a_full_shard_takes_no_further_video(tmp_path: Path) -> None:
@@ -72,7 +82,9 @@ def test_a_full_shard_takes_no_further_video(tmp_path: Path) -> None:
     assert not list(folder.glob("*.partial"))
 
 
-def test_what_lies_behind_the_last_finished_clip_is_cut_off(manifest: Manifest, tmp_path: Path) -> None:
+def test_what_lies_behind_the_last_finished_clip_is_cut_off(
+    manifest: Manifest, tmp_path: Path
+) -> None:
     """As after a kill in the middle of a member."""
     stream = tmp_path / "stream"
     writer = ShardWriter(tmp_path, 0, 0)
@@ -87,12 +99,16 @@ def test_what_lies_behind_the_last_finished_clip_is_cut_off(manifest: Manifest, 
         writer.flush()
         end = writer.end
     writer.finish()
-    assert (tmp_path / "shard-000000.tar").read_bytes() == (manifest.folder / "shard-000000.tar").read_bytes()
+    assert (tmp_path / "shard-000000.tar").read_bytes() == (
+        manifest.folder / "shard-000000.tar"
+    ).read_bytes()
 
 
 @given(data=st.data())
 @settings(max_examples=50, deadline=None)
-def test_any_frames_are_read_in_the_order_asked_for(manifest: Manifest, data: st.DataObject) -> None:
+def test_any_frames_are_read_in_the_order_asked_for(
+    manifest: Manifest, data: st.DataObject
+) -> None:
     row = data.draw(st.integers(0, len(CLIPS) - 1))
     frames = list(CLIPS.values())[row]
     wanted = data.draw(st.lists(st.integers(0, len(frames) - 1), max_size=8))

@@ -45,7 +45,8 @@ def copy(tiny_run: Path, tmp_path: Path) -> Path:
 
 
 def arguments(data: Path, *more: object, **changes: object) -> list[str]:
-    """`finetune synthetic --protocol cpu` in a few steps, where `train__epochs` means `train.epochs`."""
+    """`finetune synthetic --protocol cpu` in a few steps, where `train__epochs` means
+    `train.epochs`."""
     settings = SHORT | {key.replace("__", "."): value for key, value in changes.items()}
     sets = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     places = ["--data", str(data), "--devices", "cpu", "--workers", "0"]
@@ -67,7 +68,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def job_of(run: Path, data: Path, *assignments: str, **changes: Any) -> Job:
-    loaded = protocol.load("cpu", [f"{key}={value}" for key, value in SHORT.items()] + list(assignments))
+    loaded = protocol.load(
+        "cpu", [f"{key}={value}" for key, value in SHORT.items()] + list(assignments)
+    )
     return Job(read_run(run), Manifest.open(data / "synthetic"), 1, loaded, 0, **changes)
 
 
@@ -78,14 +81,21 @@ def start_of(job: Job) -> dict[str, torch.Tensor]:
 def difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], names: str) -> float:
     """The largest change of a weight whose name begins so and that is no statistic."""
     kept = ("running", "num_batches", ".head.")
-    chosen = [name for name in ours if name.startswith(names) and not any(part in name for part in kept)]
+    chosen = [
+        name for name in ours if name.startswith(names) and not any(part in name for part in kept)
+    ]
     assert chosen
     return max(float((ours[name] - theirs[name]).abs().max()) for name in chosen)
 
 
 def test_new_layers_and_networks_learn_at_rates_of_their_own(copy: Path, tiny_data: Path) -> None:
     """The first step of Adam moves every weight by just the learning rate."""
-    rates = {"optim__lr": 1e-2, "optim__backbone_lr": 1e-3, "optim__weight_decay": 0, "optim__schedule": "constant"}
+    rates = {
+        "optim__lr": 1e-2,
+        "optim__backbone_lr": 1e-3,
+        "optim__weight_decay": 0,
+        "optim__schedule": "constant",
+    }
     folder = finetuned(copy, tiny_data, train__epochs=1, train__batch=8, **rates)
     start, end = start_of(job_of(next(copy.glob("runs/*")), tiny_data)), weights(folder)
     for pathway in PATHWAYS:
@@ -110,10 +120,14 @@ def test_a_pathway_is_trained_as_if_it_were_alone(copy: Path, tiny_data: Path) -
     assert rows["pathway"].unique().tolist() == ["slow", "both", "fast"]
 
 
-def test_killed_it_goes_on_to_the_same_bits(copy: Path, tiny_data: Path, tiny_run: Path, tmp_path: Path) -> None:
+def test_killed_it_goes_on_to_the_same_bits(
+    copy: Path, tiny_data: Path, tiny_run: Path, tmp_path: Path
+) -> None:
     long = {"train__epochs": 8, "train__choose": "best", "train__check_every": 2}
     command = [sys.executable, "-m", "vcsf_cli", *arguments(tiny_data, "--save-every", 0, **long)]
-    process = subprocess.Popen(command, cwd=copy, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=copy, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL
+    )
     step = 0
     while process.poll() is None and step < 3:
         for path in copy.glob("runs/*/finetune/*/checkpoint.pt"):
@@ -135,10 +149,14 @@ def test_killed_it_goes_on_to_the_same_bits(copy: Path, tiny_data: Path, tiny_ru
     assert not (folder / "checkpoint.pt").exists()
 
 
-def test_interrupted_it_saves_says_how_to_go_on_and_ends_with_130(copy: Path, tiny_data: Path) -> None:
+def test_interrupted_it_saves_says_how_to_go_on_and_ends_with_130(
+    copy: Path, tiny_data: Path
+) -> None:
     command = [sys.executable, "-m", "vcsf_cli", *arguments(tiny_data, train__epochs=1000)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=copy, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=copy, env=environment, stderr=subprocess.PIPE, text=True
+    )
     while process.poll() is None and not list(copy.glob("runs/*/finetune/*/metrics.csv")):
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
@@ -151,21 +169,39 @@ def test_interrupted_it_saves_says_how_to_go_on_and_ends_with_130(copy: Path, ti
 
 def records(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
-        return [{key: value for key, value in row.items() if key not in TIMINGS} for row in csv.DictReader(file)]
+        return [
+            {key: value for key, value in row.items() if key not in TIMINGS}
+            for row in csv.DictReader(file)
+        ]
 
 
 def test_the_best_epoch_on_held_out_recordings_is_taken(copy: Path, tiny_data: Path) -> None:
-    """The first of the best; its weights are those of a training that ended there, and give its share again."""
-    changes: dict[str, object] = {"train__choose": "best", "train__batch": 2, "optim__schedule": "constant"}
+    """The first of the best; its weights are those of a training that ended there, and give its
+    share again."""
+    changes: dict[str, object] = {
+        "train__choose": "best",
+        "train__batch": 2,
+        "optim__schedule": "constant",
+    }
     changes["optim__lr"] = 1e-2
-    folder = finetuned(copy, tiny_data, "--pathway", "slow", train__epochs=6, train__check_every=1, **changes)
-    assert json.loads((folder / "status.json").read_text())["clips"] == {"learn": 4, "choose": 4, "test": 4}
-    shares = [float(row["slow_held_out_top1"]) for row in records(folder) if row["slow_held_out_top1"]]
+    folder = finetuned(
+        copy, tiny_data, "--pathway", "slow", train__epochs=6, train__check_every=1, **changes
+    )
+    assert json.loads((folder / "status.json").read_text())["clips"] == {
+        "learn": 4,
+        "choose": 4,
+        "test": 4,
+    }
+    shares = [
+        float(row["slow_held_out_top1"]) for row in records(folder) if row["slow_held_out_top1"]
+    ]
     assert len(shares) == 6
     best = int(np.argmax(shares)) + 1
     assert best < 6
     assert f"slow: epoch {best} chosen" in (copy / "said.txt").read_text()
-    ended = finetuned(copy, tiny_data, "--pathway", "slow", train__epochs=best, train__check_every=best, **changes)
+    ended = finetuned(
+        copy, tiny_data, "--pathway", "slow", train__epochs=best, train__check_every=best, **changes
+    )
     assert all(torch.equal(value, weights(ended)[name]) for name, value in weights(folder).items())
     job = job_of(next(copy.glob("runs/*")), tiny_data, "train.choose=best", pathways=("slow",))
     model = Classifier(job.network(), job.pathways, 2, 0.0, 0)
@@ -177,7 +213,11 @@ def test_the_best_epoch_on_held_out_recordings_is_taken(copy: Path, tiny_data: P
 
 def test_with_the_last_epoch_all_training_clips_learn(copy: Path, tiny_data: Path) -> None:
     folder = finetuned(copy, tiny_data)
-    assert json.loads((folder / "status.json").read_text())["clips"] == {"learn": 8, "choose": 0, "test": 4}
+    assert json.loads((folder / "status.json").read_text())["clips"] == {
+        "learn": 8,
+        "choose": 0,
+        "test": 4,
+    }
     assert not [name for name in records(folder)[0] if "held_out" in name]
 
 
@@ -188,11 +228,16 @@ def swap_test_labels(folder: Path) -> None:
     other = dict(zip(names, names[::-1], strict=True))
     changed = [{"label": other[row["label"]]} if row["split1"] == "test" else {} for row in rows]
     lists = [{"frame_offsets": list(row["frame_offsets"])} for row in rows]
-    manifests.write(folder, [row | offsets | new for row, offsets, new in zip(rows, lists, changed, strict=True)])
+    manifests.write(
+        folder,
+        [row | offsets | new for row, offsets, new in zip(rows, lists, changed, strict=True)],
+    )
 
 
 @pytest.mark.parametrize("mode", ["finetune", "linear", "knn"])
-def test_labels_of_test_clips_change_nothing_but_the_score(mode: str, copy: Path, tiny_data: Path) -> None:
+def test_labels_of_test_clips_change_nothing_but_the_score(
+    mode: str, copy: Path, tiny_data: Path
+) -> None:
     shutil.copytree(tiny_data, copy / "swapped")
     swap_test_labels(copy / "swapped" / "synthetic")
     found = []
@@ -208,22 +253,35 @@ def test_labels_of_test_clips_change_nothing_but_the_score(mode: str, copy: Path
     answers = [pd.read_csv(folder / "answers.csv") for folder in found]
     assert answers[0].drop(columns="label").equals(answers[1].drop(columns="label"))
     assert (answers[0]["label"] != answers[1]["label"]).all()
-    scores = [pd.read_csv(folder / "results.csv").query("metric == 'top1'")["value"] for folder in found]
+    scores = [
+        pd.read_csv(folder / "results.csv").query("metric == 'top1'")["value"] for folder in found
+    ]
     assert (scores[0] + scores[1]).tolist() == pytest.approx([1, 1, 1])
     for name in ("sweep-slow.csv", "sweep-fast.csv") if mode != "finetune" else ():
         assert (right / name).read_bytes() == (swapped / name).read_bytes()
     if mode == "finetune":
-        assert all(torch.equal(weights(right)[name], weights(swapped)[name]) for name in weights(right))
+        assert all(
+            torch.equal(weights(right)[name], weights(swapped)[name]) for name in weights(right)
+        )
 
 
-def test_from_scratch_each_seed_is_another_network(copy: Path, tiny_data: Path, tiny_run: Path) -> None:
+def test_from_scratch_each_seed_is_another_network(
+    copy: Path, tiny_data: Path, tiny_run: Path
+) -> None:
     recipe = load(str(tiny_run / "recipe.yaml"))
     for seed in (0, 1):
         job = Job(
-            read_run(tiny_run), Manifest.open(tiny_data / "synthetic"), 1, protocol.load("cpu"), seed, scratch=True
+            read_run(tiny_run),
+            Manifest.open(tiny_data / "synthetic"),
+            1,
+            protocol.load("cpu"),
+            seed,
+            scratch=True,
         )
         expected = build(load(str(tiny_run / "recipe.yaml"), [f"seed={seed}"])).state_dict()
-        assert all(torch.equal(value, expected[name]) for name, value in job.network().state_dict().items())
+        assert all(
+            torch.equal(value, expected[name]) for name, value in job.network().state_dict().items()
+        )
     source = f"scratch:{tiny_run / 'recipe.yaml'}"
     more = ("--from", source, "--runs", "fresh", "--seeds", "0,1")
     called(*arguments(tiny_data, *more, train__epochs=1), cwd=copy)
@@ -236,7 +294,11 @@ def test_from_scratch_each_seed_is_another_network(copy: Path, tiny_data: Path, 
     ("content", "kind", "said"),
     [
         ({}, "vcsf-pretrain", "a checkpoint of kind 'vcsf-pretrain', not of 'vcsf-finetune'"),
-        ({"classes": ["a", "b", "c"], "job": "{}"}, KIND, "tells 3 classes apart, synthetic has 2 others"),
+        (
+            {"classes": ["a", "b", "c"], "job": "{}"},
+            KIND,
+            "tells 3 classes apart, synthetic has 2 others",
+        ),
         ({"classes": ["Run", "Bow"], "job": "{}"}, KIND, ""),
     ],
 )

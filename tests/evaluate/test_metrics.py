@@ -9,7 +9,8 @@ from vcsf_cli.evaluate.metrics import accuracies, by_class, confusion, with_both
 
 CLASSES = ["a", "b", "c"]
 PROBABILITY = np.array(
-    [[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4], [0.5, 0.4, 0.1]], np.float32
+    [[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4], [0.5, 0.4, 0.1]],
+    np.float32,
 )
 TARGET = np.array([0, 0, 1, 1, 1])
 """Right, wrong, right, wrong (c), wrong (a)."""
@@ -24,10 +25,14 @@ def test_top1_and_the_mean_over_classes_that_have_test_clips() -> None:
 
 def test_the_interval_is_over_recordings_not_over_clips() -> None:
     rng = np.random.default_rng(0)
-    target = np.repeat(rng.integers(0, 2, 20), 10)  # twenty recordings of ten clips, right or wrong together
+    target = np.repeat(
+        rng.integers(0, 2, 20), 10
+    )  # twenty recordings of ten clips, right or wrong together
     probability = np.repeat(rng.random((20, 2)), 10, axis=0).astype(np.float32)
     clips, recordings = np.arange(200).astype(object), np.repeat(np.arange(20), 10).astype(object)
-    wide, narrow = (accuracies(probability, target, cluster, True) for cluster in (recordings, clips))
+    wide, narrow = (
+        accuracies(probability, target, cluster, True) for cluster in (recordings, clips)
+    )
     assert wide["top1"] == narrow["top1"]
     ratio = (wide["top1_high"] - wide["top1_low"]) / (narrow["top1_high"] - narrow["top1_low"])
     assert 2 < ratio < 4.5  # the root of ten
@@ -52,7 +57,9 @@ def test_who_is_taken_for_whom(tmp_path: Path) -> None:
     assert table["share"].tolist() == pytest.approx([0.5, 0.333333, 0])
     assert table["most_often_taken_for"].tolist() == ["b", "a", ""]
     write_confusion(tmp_path, "slow", confused)
-    assert (tmp_path / "confusion-slow.csv").read_text() == "class,a,b,c\na,1,1,0\nb,1,1,1\nc,0,0,0\n"
+    assert (
+        tmp_path / "confusion-slow.csv"
+    ).read_text() == "class,a,b,c\na,1,1,0\nb,1,1,1\nc,0,0,0\n"
     assert (tmp_path / "confusion-slow.png").read_bytes().startswith(b"\x89PNG")
 
 

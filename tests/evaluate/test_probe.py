@@ -38,11 +38,17 @@ def test_a_linear_layer_tells_apart_what_can_be_told_apart() -> None:
 
 def test_the_layer_sees_unit_length_and_learns_alike_from_the_same_seed() -> None:
     features, target = separable(0, 50)
-    layer, again, other = (fit_layer(features, target, 4, SGD, LinearTrain(epochs=5, batch=16), s) for s in (0, 0, 1))
-    assert all(torch.equal(layer.state_dict()[name], value) for name, value in again.state_dict().items())
+    layer, again, other = (
+        fit_layer(features, target, 4, SGD, LinearTrain(epochs=5, batch=16), s) for s in (0, 0, 1)
+    )
+    assert all(
+        torch.equal(layer.state_dict()[name], value) for name, value in again.state_dict().items()
+    )
     assert not torch.equal(layer.linear.weight, other.linear.weight)
     lengths = np.linspace(0.1, 9, 50, dtype=np.float32)[:, None]
-    np.testing.assert_allclose(layer.probabilities(features * lengths), layer.probabilities(features), atol=1e-5)
+    np.testing.assert_allclose(
+        layer.probabilities(features * lengths), layer.probabilities(features), atol=1e-5
+    )
     assert not list(layer.norm.parameters())
 
 
@@ -51,7 +57,9 @@ def test_learning_rate_weight_decay_and_schedule_reach_the_layer() -> None:
 
     def weights(**changes: Any) -> torch.Tensor:
         optim = Optim.model_validate(SGD.model_dump() | changes)
-        return fit_layer(features, target, 4, optim, LinearTrain(epochs=4, batch=50), 0).linear.weight.detach()
+        return fit_layer(
+            features, target, 4, optim, LinearTrain(epochs=4, batch=50), 0
+        ).linear.weight.detach()
 
     slow, fast, decayed = weights(lr=0.01), weights(lr=1.0), weights(weight_decay=1.0)
     assert slow.norm() < weights().norm() < fast.norm()
@@ -66,7 +74,9 @@ def votes_by_hand(
     found = []
     query, gallery = query - gallery.mean(0), gallery - gallery.mean(0)
     for row in query:
-        cosine = [float(row @ other / np.linalg.norm(row) / np.linalg.norm(other)) for other in gallery]
+        cosine = [
+            float(row @ other / np.linalg.norm(row) / np.linalg.norm(other)) for other in gallery
+        ]
         votes = [0.0, 0.0, 0.0]
         for near in sorted(range(len(cosine)), key=lambda index: -cosine[index])[:k]:
             votes[target[near]] += math.exp(cosine[near] / temperature)
@@ -74,13 +84,17 @@ def votes_by_hand(
     return found
 
 
-@pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (4, 0.07), (4, 1.0), (15, 0.2), (99, 0.02)])
+@pytest.mark.parametrize(
+    ("k", "temperature"), [(1, 0.07), (4, 0.07), (4, 1.0), (15, 0.2), (99, 0.02)]
+)
 def test_neighbours_vote_as_wu_et_al_say(k: int, temperature: float) -> None:
     rng = np.random.default_rng(k)
     gallery, query = (rng.normal(size=(count, 5)).astype(np.float32) + 2 for count in (20, 7))
     target = rng.integers(0, 3, 20)
     found = Voters(gallery, target, 3, k, temperature).probabilities(query)
-    np.testing.assert_allclose(found, votes_by_hand(query, gallery, target, k, temperature), atol=1e-4)
+    np.testing.assert_allclose(
+        found, votes_by_hand(query, gallery, target, k, temperature), atol=1e-4
+    )
 
 
 def test_a_clip_s_neighbours_do_not_depend_on_the_other_clips_that_are_asked_about() -> None:
@@ -109,9 +123,18 @@ class Known:
 @pytest.mark.parametrize(
     ("gives", "chosen"),
     [
-        ([[0.9, 0.9, 0.1, 0.1], [0.6, 0.6, 0.6, 0.1], [0.9, 0.1, 0.1, 0.1]], 1),  # the most right answers
-        ([[0.6, 0.6, 0.1, 0.1], [0.9, 0.9, 0.4, 0.4], [0.9, 0.1, 0.1, 0.1]], 1),  # of equally many the surer
-        ([[0.6, 0.6, 0.6, 0.6], [0.6, 0.6, 0.6, 0.6], [0.6, 0.6, 0.6, 0.6]], 0),  # of the same the first
+        (
+            [[0.9, 0.9, 0.1, 0.1], [0.6, 0.6, 0.6, 0.1], [0.9, 0.1, 0.1, 0.1]],
+            1,
+        ),  # the most right answers
+        (
+            [[0.6, 0.6, 0.1, 0.1], [0.9, 0.9, 0.4, 0.4], [0.9, 0.1, 0.1, 0.1]],
+            1,
+        ),  # of equally many the surer
+        (
+            [[0.6, 0.6, 0.6, 0.6], [0.6, 0.6, 0.6, 0.6], [0.6, 0.6, 0.6, 0.6]],
+            0,
+        ),  # of the same the first
     ],
 )
 def test_the_setting_with_the_most_right_answers_on_held_out_clips_is_chosen(
@@ -121,8 +144,16 @@ def test_the_setting_with_the_most_right_answers_on_held_out_clips_is_chosen(
         assert len(features) == len(target) == 4
         return Known(gives[setting["number"]])
 
-    features, target, grid = np.zeros((8, 2), np.float32), np.zeros(8, np.int64), {"number": [0, 1, 2]}
+    features, target, grid = (
+        np.zeros((8, 2), np.float32),
+        np.zeros(8, np.int64),
+        {"number": [0, 1, 2]},
+    )
     setting, tried = choose(features, target, np.arange(4), np.arange(4, 8), fit, grid)
     assert setting == {"number": chosen}
-    assert tried["held_out_top1"].tolist() == [np.mean([each > 0.5 for each in row]) for row in gives]
-    assert choose(features, target, np.arange(8), np.arange(0), fit, {"number": [2, 1]})[0] == {"number": 2}
+    assert tried["held_out_top1"].tolist() == [
+        np.mean([each > 0.5 for each in row]) for row in gives
+    ]
+    assert choose(features, target, np.arange(8), np.arange(0), fit, {"number": [2, 1]})[0] == {
+        "number": 2
+    }

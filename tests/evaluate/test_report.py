@@ -1,4 +1,5 @@
-"""`report.html` of `vcsf retrieve`, looked at in a real browser, with class names and file names that try to do harm."""
+"""`report.html` of `vcsf retrieve`, looked at in a real browser, with class names and file names
+that try to do harm."""
 
 from __future__ import annotations
 
@@ -138,7 +139,9 @@ def test_nothing_can_leave_it(opened: Browser, measured: Path, tmp_path: Path) -
         blocked = look(opened, measured).evaluate(tries)
         assert blocked == ["connect-src", "img-src", "script-src-elem", "script-src-elem"]
         assert asked == []
-        assert len(opened.errors) >= 4  # the console tells of them: an empty one in other tests means something
+        assert (
+            len(opened.errors) >= 4
+        )  # the console tells of them: an empty one in other tests means something
         (tmp_path / "plain.html").write_text("<p>no policy</p>")
         opened.open(tmp_path / "plain.html")
         opened.evaluate(f"fetch('{place}/outside', {{mode: 'no-cors'}}).then(() => 1, () => 0)")
@@ -151,12 +154,16 @@ def test_names_stay_text(opened: Browser, measured: Path) -> None:
     look(opened, measured)
     assert opened.evaluate("document.querySelectorAll('#harm, main img[src=x]').length") == 0
     assert "harm" not in opened.evaluate("document.title")
-    options = opened.evaluate("[...document.querySelectorAll('[name=class] option')].map((e) => e.textContent)")
+    options = opened.evaluate(
+        "[...document.querySelectorAll('[name=class] option')].map((e) => e.textContent)"
+    )
     assert BOLD in options
     choose(opened, "class", str(options.index(BOLD) - 1))
     assert opened.evaluate("document.querySelector('.query strong').textContent") == BOLD
     assert (
-        opened.evaluate("[...document.querySelectorAll('.classes tbody th')].map((e) => e.textContent)").count(BOLD)
+        opened.evaluate(
+            "[...document.querySelectorAll('.classes tbody th')].map((e) => e.textContent)"
+        ).count(BOLD)
         == 1
     )
     choose(opened, "class", "")
@@ -192,15 +199,24 @@ def test_the_filters_show_what_they_say(opened: Browser, measured: Path) -> None
     look(opened, measured)
     first = neighbours(measured).query("rank == 1").set_index(["query", "pathway"])["hit"].unstack()
     slow, fast = first["slow"] == 1, first["fast"] == 1
-    wanted = {"fast": fast & ~slow, "slow": slow & ~fast, "neither": ~slow & ~fast, "each": slow & fast}
+    wanted = {
+        "fast": fast & ~slow,
+        "slow": slow & ~fast,
+        "neither": ~slow & ~fast,
+        "each": slow & fast,
+    }
     assert count(opened) == (4, 4)
     for name, queries in wanted.items():
         choose(opened, "verdict", name)
         assert count(opened) == (queries.sum(), queries.sum())
         option = opened.evaluate(f"document.querySelector('option[value={name}]').textContent")
         assert option.endswith(f"({queries.sum()})")
-        labels = opened.evaluate("[...document.querySelectorAll('.query')].map((e) => e.getAttribute('aria-label'))")
-        assert sorted(label.rpartition(", ")[2] for label in labels) == sorted(queries[queries].index)
+        labels = opened.evaluate(
+            "[...document.querySelectorAll('.query')].map((e) => e.getAttribute('aria-label'))"
+        )
+        assert sorted(label.rpartition(", ")[2] for label in labels) == sorted(
+            queries[queries].index
+        )
     choose(opened, "verdict", "all")
     choose(opened, "class", "0")
     assert count(opened) == (2, 2)
@@ -215,7 +231,9 @@ def test_the_filters_show_what_they_say(opened: Browser, measured: Path) -> None
 
 
 def focused(opened: Browser, expression: str) -> Any:
-    return opened.evaluate(f"(() => {{ const e = document.activeElement; return {expression}; }})()")
+    return opened.evaluate(
+        f"(() => {{ const e = document.activeElement; return {expression}; }})()"
+    )
 
 
 @chromium
@@ -227,7 +245,9 @@ def test_it_is_used_by_keyboard_alone(opened: Browser, measured: Path) -> None:
     seen = []
     for _ in range(150):
         opened.press("Tab")
-        seen.append(focused(opened, "[e.tagName, e.name || '', e.className.baseVal ?? e.className]"))
+        seen.append(
+            focused(opened, "[e.tagName, e.name || '', e.className.baseVal ?? e.className]")
+        )
         assert focused(opened, "getComputedStyle(e).outlineStyle !== 'none'"), seen[-1]
         if seen[-1] == ["SELECT", "class", ""]:
             break
@@ -269,17 +289,28 @@ def test_enter_on_the_map_leads_to_the_gallery(opened: Browser, measured: Path) 
 
 
 @chromium
-def test_the_map_shows_a_clip_under_the_mouse_and_a_class_alone(opened: Browser, measured: Path) -> None:
+def test_the_map_shows_a_clip_under_the_mouse_and_a_class_alone(
+    opened: Browser, measured: Path
+) -> None:
     opened.open(measured / "report.html")
     opened.scroll("#map")
     assert opened.appears(".point") == 12
     opened.move(*opened.middle(".point"))
     assert opened.wait("document.querySelector('.card img')?.naturalWidth")
     assert not opened.evaluate("document.querySelector('.card').hidden")
-    before = opened.evaluate("[...document.querySelectorAll('.point')].map((e) => e.getAttribute('transform'))")
+    before = opened.evaluate(
+        "[...document.querySelectorAll('.point')].map((e) => e.getAttribute('transform'))"
+    )
     opened.click("#map .choice button")
-    assert opened.evaluate("document.querySelector('#map .choice button').getAttribute('aria-pressed')") == "true"
-    assert before != opened.evaluate("[...document.querySelectorAll('.point')].map((e) => e.getAttribute('transform'))")
+    assert (
+        opened.evaluate(
+            "document.querySelector('#map .choice button').getAttribute('aria-pressed')"
+        )
+        == "true"
+    )
+    assert before != opened.evaluate(
+        "[...document.querySelectorAll('.point')].map((e) => e.getAttribute('transform'))"
+    )
     opened.click(".legend button")
     assert opened.evaluate("document.querySelectorAll('.point.away').length") == 6
     opened.click(".legend button")
@@ -291,23 +322,31 @@ def test_classes_and_confusion_are_those_of_the_neighbours(opened: Browser, meas
     opened.open(measured / "report.html")
     opened.scroll("#confusion")
     opened.appears(".confusion td")
-    labels = Manifest.open(measured.parents[3] / "data" / "harmful").table.set_index("video")["label"]
+    labels = Manifest.open(measured.parents[3] / "data" / "harmful").table.set_index("video")[
+        "label"
+    ]
     first = (
         neighbours(measured)
         .query("rank == 1")
-        .assign(asked=lambda rows: rows["query"].map(labels), found=lambda rows: rows["neighbour"].map(labels))
+        .assign(
+            asked=lambda rows: rows["query"].map(labels),
+            found=lambda rows: rows["neighbour"].map(labels),
+        )
     )
     right = first.groupby(["asked", "pathway"])["hit"].mean().unstack()
     rows = opened.evaluate(
-        "[...document.querySelectorAll('.classes tbody tr')].map((row) => [...row.cells].map((cell) => cell.textContent))"
+        "[...document.querySelectorAll('.classes tbody tr')].map((row) => "
+        "[...row.cells].map((cell) => cell.textContent))"
     )
     assert {row[0]: row[1:] for row in rows} == {
-        name: ["2", *(f"{100 * right.loc[name, pathway]:.1f} %" for pathway in PATHWAYS)] for name in right.index
+        name: ["2", *(f"{100 * right.loc[name, pathway]:.1f} %" for pathway in PATHWAYS)]
+        for name in right.index
     }
     for number, pathway in enumerate(PATHWAYS, start=1):
         opened.click(f"#confusion .choice button:nth-child({number})")
         cells = opened.evaluate(
-            "[...document.querySelectorAll('.confusion tbody tr')].map((row) => [...row.cells].map((cell) => cell.textContent))"
+            "[...document.querySelectorAll('.confusion tbody tr')].map((row) => "
+            "[...row.cells].map((cell) => cell.textContent))"
         )
         table = pd.crosstab(first["asked"], first["found"])[[]]  # classes in order
         of = first[first["pathway"] == pathway]
@@ -324,7 +363,10 @@ def test_a_heading_sorts_the_classes(opened: Browser, measured: Path) -> None:
     names = "[...document.querySelectorAll('.classes tbody th')].map((e) => e.textContent)"
     opened.click(".classes th:first-child button")
     up = opened.evaluate(names)
-    assert opened.evaluate("document.querySelector('.classes th').getAttribute('aria-sort')") == "ascending"
+    assert (
+        opened.evaluate("document.querySelector('.classes th').getAttribute('aria-sort')")
+        == "ascending"
+    )
     opened.click(".classes th:first-child button")
     assert opened.evaluate(names) == up[::-1]
     assert len(set(up)) == 2
@@ -335,7 +377,9 @@ def test_every_picture_has_a_text_and_a_shape(opened: Browser, measured: Path) -
     look(opened, measured)
     pictures = "[...document.querySelectorAll('.query img')]"
     opened.wait(f"{pictures}.every((e) => e.complete)")
-    frames = int(opened.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--frames')"))
+    frames = int(
+        opened.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--frames')")
+    )
     shapes = opened.evaluate(f"{pictures}.map((e) => [e.alt, e.naturalWidth, e.naturalHeight])")
     assert len(shapes) == 4 * (1 + 3 * 3)
     assert all(len(alt) > 10 and width == frames * height > 0 for alt, width, height in shapes)
@@ -375,7 +419,9 @@ def test_it_is_no_wider_than_a_phone(opened: Browser, measured: Path, width: int
             && !e.closest(".box, nav, .unseen, caption, .legend")).map((e) => e.outerHTML.slice(0, 100))"""
     )
     assert beyond == []
-    assert opened.evaluate("document.querySelector('.query').getBoundingClientRect().width") > 0.85 * min(width, 700)
+    assert opened.evaluate(
+        "document.querySelector('.query').getBoundingClientRect().width"
+    ) > 0.85 * min(width, 700)
 
 
 @chromium
@@ -385,7 +431,9 @@ def test_it_follows_the_colours_of_the_system(opened: Browser, measured: Path) -
         opened.open(measured / "report.html", prefers_color_scheme=scheme)
         for name in ("backgroundColor", "color"):
             colour = opened.evaluate(f"getComputedStyle(document.body).{name}")
-            brightness.append(sum(int(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(",")))
+            brightness.append(
+                sum(int(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(","))
+            )
     paper, ink, dark_paper, light_ink = brightness
     assert paper > 700 > 120 > ink
     assert dark_paper < 120 < 600 < light_ink
@@ -417,11 +465,14 @@ def clips(number: int, pictures: list[str], **more: Any) -> Clips:
 
 @chromium
 def test_of_many_queries_only_those_near_the_eye_are_made(opened: Browser, tmp_path: Path) -> None:
-    """4,000 clips, whose pictures are as large as they may be: nothing of the gallery is there before it is scrolled to,
-    and then a part."""
+    """4,000 clips, whose pictures are as large as they may be: nothing of the gallery is there
+    before it is scrolled to, and then a part."""
     number, layout = 4_000, layout_for(4_000)
     noise = np.random.default_rng(0).integers(0, 256, (layout.frames, 12, 12, 3), np.uint8)
-    jpegs = [simplejpeg.encode_jpeg(cv2.resize(each, (96, 96), interpolation=cv2.INTER_CUBIC)) for each in noise]
+    jpegs = [
+        simplejpeg.encode_jpeg(cv2.resize(each, (96, 96), interpolation=cv2.INTER_CUBIC))
+        for each in noise
+    ]
     picture = strip(jpegs, layout)
     assert 0.9 * layout.largest < len(picture) <= layout.largest
     pictures = [base64.b64encode(picture).decode()]
@@ -431,7 +482,9 @@ def test_of_many_queries_only_those_near_the_eye_are_made(opened: Browser, tmp_p
     assert path.stat().st_size < 30e6
     opened.open(path, height=600)
     made = "document.querySelectorAll('.query').length"
-    assert opened.evaluate("document.querySelector('.count').textContent") == "4,000 of 4,000 queries"
+    assert (
+        opened.evaluate("document.querySelector('.count').textContent") == "4,000 of 4,000 queries"
+    )
     assert opened.evaluate(made) == 0
     opened.scroll("#gallery")
     first = opened.wait(made)
@@ -440,25 +493,34 @@ def test_of_many_queries_only_those_near_the_eye_are_made(opened: Browser, tmp_p
     opened.wait(f"{made} > {first}")
     assert opened.evaluate(made) < 200
     choose(opened, "verdict", "neither")  # the nearest is of the other class
-    assert opened.evaluate("document.querySelector('.count').textContent") == "4,000 of 4,000 queries"
+    assert (
+        opened.evaluate("document.querySelector('.count').textContent") == "4,000 of 4,000 queries"
+    )
     choose(opened, "verdict", "each")
     assert count(opened) == (0, 0)
 
 
 def luminance(colour: str) -> float:
-    """Relative luminance by WCAG 2 of a computed colour: `rgb(1, 2, 3)` or `color(srgb 0.1 0.2 0.3)`."""
+    """Relative luminance by WCAG 2 of a computed colour: `rgb(1, 2, 3)` or `color(srgb 0.1 0.2
+    0.3)`."""
     parts = [float(part) for part in re.findall(r"[\d.e-]+", colour.removeprefix("color(srgb"))]
     assert len(parts) == 3, colour  # none of them lets anything through
     parts = parts if colour.startswith("color") else [part / 255 for part in parts]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 @chromium
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_number_of_the_confusion_can_be_read(opened: Browser, tmp_path: Path, scheme: str) -> None:
+def test_every_number_of_the_confusion_can_be_read(
+    opened: Browser, tmp_path: Path, scheme: str
+) -> None:
     """At a contrast of 4.5, as WCAG 2 asks, at every depth of both colours."""
-    shares = [pair for share in range(1, 100) for pair in ([share, share, share], [share, 0, 100 - share])]
+    shares = [
+        pair for share in range(1, 100) for pair in ([share, share, share], [share, 0, 100 - share])
+    ]
     found = clips(2, [""], confusion=dict.fromkeys(PATHWAYS, shares))
     data = found.data | {"classes": [f"class {number}" for number in range(100)]}
     path = tmp_path / "report.html"
@@ -481,14 +543,18 @@ def test_every_number_of_the_confusion_can_be_read(opened: Browser, tmp_path: Pa
 
 
 @chromium
-def test_without_labels_there_are_neighbours_and_a_map_and_no_scores(opened: Browser, folder: Path) -> None:
+def test_without_labels_there_are_neighbours_and_a_map_and_no_scores(
+    opened: Browser, folder: Path
+) -> None:
     measured = retrieve(folder, "bare")
     look(opened, measured)
     assert count(opened) == (12, 12)
     for part in ("#classes", "#confusion", "label:has([name=class])", "label:has([name=verdict])"):
         assert opened.evaluate(f"document.querySelector('{part}').hidden")
     assert not opened.evaluate("document.querySelector('#map').hidden")
-    assert opened.evaluate("document.querySelectorAll('.hit, .miss, #tables, .figures').length") == 0
+    assert (
+        opened.evaluate("document.querySelectorAll('.hit, .miss, #tables, .figures').length") == 0
+    )
     assert "R@" not in opened.evaluate("document.querySelector('nav').textContent")
     opened.scroll("#map")
     opened.appears(".point")
@@ -498,7 +564,13 @@ def test_without_labels_there_are_neighbours_and_a_map_and_no_scores(opened: Bro
 def test_it_says_what_was_measured(measured: Path) -> None:
     text = (measured / "report.html").read_text(encoding="utf-8")
     run = measured.parents[1].name
-    for part in (run, "tiny, seed 0", "harmful split 1", "4 test clips query 8 training clips", "not comparable"):
+    for part in (
+        run,
+        "tiny, seed 0",
+        "harmful split 1",
+        "4 test clips query 8 training clips",
+        "not comparable",
+    ):
         assert part in text
     assert "independent reconstruction" in text
     assert "colour_histogram" in text
@@ -525,11 +597,15 @@ def test_labels_in_training_are_told_first(measured: Path, folder: Path, tmp_pat
     assert "labels were used" not in (measured / "report.html").read_text()
 
 
-def test_it_can_be_left_out_and_none_of_before_stays(measured: Path, folder: Path, tmp_path: Path) -> None:
+def test_it_can_be_left_out_and_none_of_before_stays(
+    measured: Path, folder: Path, tmp_path: Path
+) -> None:
     shutil.copytree(folder / "runs", tmp_path / "runs")
     shutil.copytree(folder / "data", tmp_path / "data")
     found = retrieve(tmp_path, "harmful", "--no-html")
     assert not (found / "report.html").exists()
     assert (found / "report.md").exists()
-    error = called("retrieve", "--no-html", "--query", found / "report.md", cwd=tmp_path, status=2).stderr
+    error = called(
+        "retrieve", "--no-html", "--query", found / "report.md", cwd=tmp_path, status=2
+    ).stderr
     assert "--no-html has no meaning with --query" in error

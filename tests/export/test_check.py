@@ -50,5 +50,7 @@ def test_the_cosine_counts_for_small_features_too() -> None:
 def test_a_file_that_can_not_be_loaded_is_told_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no model")
     np.savez(tmp_path / "clips.npz", clips=CLIPS, slow=EXPECTED["slow"])
-    with pytest.raises(RunError, match=r"the onnx file was written but can't be used: .*(?i:protobuf)"):
+    with pytest.raises(
+        RunError, match=r"the onnx file was written but can't be used: .*(?i:protobuf)"
+    ):
         compare("onnx", tmp_path / "model.onnx", tmp_path / "clips.npz")

@@ -16,7 +16,8 @@ from vcsf_cli.model.pathways import build
 
 
 class Own:
-    """A sampler of a plugin's: the fast pathway sees the second half of the window, and perhaps something else each time."""
+    """A sampler of a plugin's: the fast pathway sees the second half of the window, and perhaps
+    something else each time."""
 
     length = 8
 
@@ -27,7 +28,10 @@ class Own:
         count = max(1, frames // 16)
         parts = {"slow": (0, 8), "fast": (8, 16)}
         slow = [np.arange(0, 8, 2) + (number % 2 if self.moves else 0) for number in range(count)]
-        return [View((16 * n + np.arange(16)) % frames, slow[n], np.arange(8), parts) for n in range(count)]
+        return [
+            View((16 * n + np.arange(16)) % frames, slow[n], np.arange(8), parts)
+            for n in range(count)
+        ]
 
 
 def test_reading_is_what_the_recipe_s_windows_are() -> None:
@@ -40,7 +44,9 @@ def test_reading_is_what_the_recipe_s_windows_are() -> None:
 def test_pathways_may_see_windows_of_their_own() -> None:
     model = build(recipes.load("smoke")).eval()
     encoder = Encoder(model, Reading.of(Own()), PATHWAYS).eval()  # type: ignore[arg-type]
-    frames = torch.randint(0, 256, (2, 16, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    frames = torch.randint(
+        0, 256, (2, 16, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     window = to_input(frames)
     with torch.no_grad():
         found = encoder(frames)

@@ -1,4 +1,5 @@
-"""Writing encoders: every network becomes one graph, image networks go back into timm, ONNX's missing pool is made up for."""
+"""Writing encoders: every network becomes one graph, image networks go back into timm, ONNX's
+missing pool is made up for."""
 
 from __future__ import annotations
 
@@ -36,7 +37,11 @@ def networks(*assignments: str) -> tuple[TwoPathways, Encoder]:
 
 def clips(count: int) -> torch.Tensor:
     return torch.randint(
-        0, 256, (count, 8, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(count)
+        0,
+        256,
+        (count, 8, 32, 32, 3),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(count),
     )
 
 
@@ -44,7 +49,9 @@ def clips(count: int) -> torch.Tensor:
 def expected(model: TwoPathways, windows: torch.Tensor) -> dict[str, torch.Tensor]:
     """Features by the path that training takes."""
     view = build_sampler(recipes.load("smoke").first_stage).cover(8)[0]
-    positions = {name: torch.from_numpy(view.positions(name)).expand(len(windows), -1) for name in PATHWAYS}
+    positions = {
+        name: torch.from_numpy(view.positions(name)).expand(len(windows), -1) for name in PATHWAYS
+    }
     return model.features(to_input(windows), positions)
 
 
@@ -70,7 +77,9 @@ def test_networks_become_one_graph_for_batches_of_any_size(assignments: list[str
         for ours in found:
             assert ours.keys() == theirs.keys()
             for name, features in theirs.items():
-                torch.testing.assert_close(ours[name], features, rtol=0, atol=1e-5 * float(features.abs().max()))
+                torch.testing.assert_close(
+                    ours[name], features, rtol=0, atol=1e-5 * float(features.abs().max())
+                )
 
 
 def test_what_looks_at_values_can_not_be_made_a_graph_and_that_is_told_in_one_line(
@@ -82,7 +91,9 @@ def test_what_looks_at_values_can_not_be_made_a_graph_and_that_is_told_in_one_li
 
     _, encoder = networks()
     encoder.slow.motion["2"] = Stubborn()  # type: ignore[union-attr,operator]
-    with pytest.raises(RunError, match="these networks can't be made a graph of PyTorch's: ") as caught:
+    with pytest.raises(
+        RunError, match="these networks can't be made a graph of PyTorch's: "
+    ) as caught:
         formats.trace_encoder(encoder, 32)
     assert "\n" not in caught.value.message
     assert "--format safetensors" in caught.value.hint
@@ -92,7 +103,10 @@ def test_what_looks_at_values_can_not_be_made_a_graph_and_that_is_told_in_one_li
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
 def test_image_networks_go_back_into_timm(name: str, tmp_path: Path) -> None:
     _, encoder = networks(f"backbone={{name: timm, model: {name}}}")
-    assert formats.write_images(encoder, tmp_path) == ["timm-slow.safetensors", "timm-fast.safetensors"]
+    assert formats.write_images(encoder, tmp_path) == [
+        "timm-slow.safetensors",
+        "timm-fast.safetensors",
+    ]
     images = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
     for pathway in PATHWAYS:
         plain = timm.create_model(name, num_classes=0)
@@ -110,5 +124,8 @@ def test_image_networks_go_back_into_timm(name: str, tmp_path: Path) -> None:
 def test_the_pool_that_onnx_lacks(old: tuple[int, int, int], new: tuple[int, int, int]) -> None:
     features = torch.randn(2, 3, *old, generator=torch.Generator().manual_seed(sum(old)))
     torch.testing.assert_close(
-        formats.adaptive_average(features, new), functional.adaptive_avg_pool3d(features, new), rtol=1e-5, atol=1e-6
+        formats.adaptive_average(features, new),
+        functional.adaptive_avg_pool3d(features, new),
+        rtol=1e-5,
+        atol=1e-6,
     )

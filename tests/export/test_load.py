@@ -1,4 +1,5 @@
-"""`load_encoder` by itself: what it takes, what it refuses, and that asking for it is what imports torch."""
+"""`load_encoder` by itself: what it takes, what it refuses, and that asking for it is what imports
+torch."""
 
 from __future__ import annotations
 
@@ -26,14 +27,16 @@ from vcsf_cli.search.video import FrameTransform
 def encoder() -> VideoEncoder:
     recipe = recipes.load("smoke")
     return VideoEncoder(
-        build(recipe), recipe.first_stage, FrameTransform.of(recipe.first_stage, {}), ("slow", "fast"), {}
+        build(recipe),
+        recipe.first_stage,
+        FrameTransform.of(recipe.first_stage, {}),
+        ("slow", "fast"),
+        {},
     )
 
 
 def test_torch_is_imported_only_for_who_asks_for_the_encoder() -> None:
-    code = (
-        "import sys, vcsf_cli; assert 'torch' not in sys.modules; vcsf_cli.load_encoder; assert 'torch' in sys.modules"
-    )
+    code = "import sys, vcsf_cli; assert 'torch' not in sys.modules; vcsf_cli.load_encoder; assert 'torch' in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     with pytest.raises(AttributeError, match="load_decoder"):
@@ -41,7 +44,9 @@ def test_torch_is_imported_only_for_who_asks_for_the_encoder() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 30])
-def test_any_number_of_frames_is_a_video_as_arrays_and_as_tensors(encoder: VideoEncoder, count: int) -> None:
+def test_any_number_of_frames_is_a_video_as_arrays_and_as_tensors(
+    encoder: VideoEncoder, count: int
+) -> None:
     frames = np.random.default_rng(count).integers(0, 256, (count, 50, 40, 3), np.uint8)
     found = encoder.encode(frames)
     again = encoder.encode(torch.from_numpy(frames))

@@ -7,7 +7,8 @@ from vcsf_cli.features.bootstrap import paired_interval
 
 
 def test_the_interval_counts_recordings_and_not_clips() -> None:
-    """Ten recordings of fifty equal clips say no more than ten clips: the interval must be about as wide."""
+    """Ten recordings of fifty equal clips say no more than ten clips: the interval must be about as
+    wide."""
     rng = np.random.default_rng(0)
     ours, theirs = (rng.random(10) < 0.6).astype(float), (rng.random(10) < 0.3).astype(float)
     names = np.array([f"r{index}" for index in range(10)], object)

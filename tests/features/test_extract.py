@@ -1,4 +1,5 @@
-"""Features of whole videos: what each pathway sees is what the sampler says, and so in every way of measuring."""
+"""Features of whole videos: what each pathway sees is what the sampler says, and so in every way of
+measuring."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ class Apart:
 
 
 def test_a_pathway_sees_its_part_of_a_window(tiny_data: Path) -> None:
-    recipe = load("demo", ["data.name=synthetic", "data.size=32", "backbone.channels=[4, 8, 8, 16]"])
+    recipe = load(
+        "demo", ["data.name=synthetic", "data.size=32", "backbone.channels=[4, 8, 8, 16]"]
+    )
     model = build(recipe).eval()
     videos = EvalClips(Manifest.open(tiny_data / "synthetic"), [0, 3], Apart(), 0.875, 32)  # type: ignore[arg-type]  # measuring only covers
     found = extract(model, videos, torch.device("cpu"), 0, lambda count: None)
@@ -52,7 +55,9 @@ def to_window(frames: torch.Tensor) -> torch.Tensor:
 
 def test_measuring_reads_clips_as_the_last_stage_did() -> None:
     recipe = load("demo", ["stages=[{}, {sampler: {frames: 16}}]"])
-    assert [stage.sampler.settings["frames"] for stage in (recipe.first_stage, recipe.last_stage)] == [32, 16]
+    assert [
+        stage.sampler.settings["frames"] for stage in (recipe.first_stage, recipe.last_stage)
+    ] == [32, 16]
 
 
 @pytest.mark.parametrize("jitter", ["[-0.4, 0.4, 0.4, 0.1]", "[0.4, 0.4, 0.4, -0.1]"])

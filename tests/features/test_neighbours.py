@@ -15,12 +15,17 @@ def features(seed: int, count: int) -> dict[str, FloatArray]:
     return {name: rng.normal(size=(count, 5)).astype(np.float32) + 3 for name in ("slow", "fast")}
 
 
-def recall_by_hand(query: FloatArray, gallery: FloatArray, labels: list[str], known: list[str], k: int) -> float:
-    """Centre each set by its own mean, then count queries with their class among the k largest cosines."""
+def recall_by_hand(
+    query: FloatArray, gallery: FloatArray, labels: list[str], known: list[str], k: int
+) -> float:
+    """Centre each set by its own mean, then count queries with their class among the k largest
+    cosines."""
     query, gallery = query - query.mean(0), gallery - gallery.mean(0)
     found = 0
     for row, label in zip(query, labels, strict=True):
-        cosines = [float(row @ other / np.linalg.norm(row) / np.linalg.norm(other)) for other in gallery]
+        cosines = [
+            float(row @ other / np.linalg.norm(row) / np.linalg.norm(other)) for other in gallery
+        ]
         best = sorted(range(len(cosines)), key=lambda index: -cosines[index])[:k]
         found += any(known[index] == label for index in best)
     return found / len(query)
@@ -31,11 +36,15 @@ def test_recall_equals_its_definition(seed: int) -> None:
     query, gallery = features(seed, 40), features(seed + 10, 60)
     rng = np.random.default_rng(seed)
     labels, known = rng.choice(list("abcdefgh"), 40), rng.choice(list("abcdefgh"), 60)
-    unit = [{name: centred_unit(values) for name, values in part.items()} for part in (query, gallery)]
+    unit = [
+        {name: centred_unit(values) for name, values in part.items()} for part in (query, gallery)
+    ]
     for pathway in ("slow", "fast"):
         hit = hits(nearest(*unit, pathway, 10), labels.astype(object), known.astype(object))
         for k, value in recall(hit, [1, 5, 10]).items():
-            expected = recall_by_hand(query[pathway], gallery[pathway], labels.tolist(), known.tolist(), k)
+            expected = recall_by_hand(
+                query[pathway], gallery[pathway], labels.tolist(), known.tolist(), k
+            )
             assert value == pytest.approx(expected)
 
 
@@ -60,12 +69,16 @@ def test_excluded_pairs_are_never_neighbours_and_short_galleries_end_in_minus_on
 
 def test_equal_similarities_go_by_gallery_order() -> None:
     gallery = {"slow": np.array([[1, 0], [0, 1], [1, 0], [1, 0]], np.float32)}
-    assert nearest({"slow": np.array([[1, 0]], np.float32)}, gallery, "slow", 3).index.tolist() == [[0, 2, 3]]
+    assert nearest({"slow": np.array([[1, 0]], np.float32)}, gallery, "slow", 3).index.tolist() == [
+        [0, 2, 3]
+    ]
 
 
 def test_a_class_that_is_not_in_the_gallery_is_never_hit() -> None:
     unit = {"slow": centred_unit(features(0, 6)["slow"])}
-    hit = hits(nearest(unit, unit, "slow", 6), np.array(["x"] * 6, object), np.array(["y"] * 6, object))
+    hit = hits(
+        nearest(unit, unit, "slow", 6), np.array(["x"] * 6, object), np.array(["y"] * 6, object)
+    )
     assert recall(hit, [1, 6]) == {1: 0.0, 6: 0.0}
 
 

@@ -30,7 +30,10 @@ def test_the_queue_holds_the_last_keys_in_step(slots: int, sizes: list[int]) -> 
     for size in sizes:
         video = torch.arange(len(pushed), len(pushed) + size)
         pushed += video.tolist()
-        keys = {name: video[:, None].float().expand(-1, 2) + offset for name, offset in (("slow", 0.25), ("fast", 0.5))}
+        keys = {
+            name: video[:, None].float().expand(-1, 2) + offset
+            for name, offset in (("slow", 0.25), ("fast", 0.5))
+        }
         queue.push(keys, video, video + 1000, video - 1)
     held = queue.get_buffer("video")
     assert sorted(held[held >= 0].tolist()) == pushed[-slots:]

@@ -32,7 +32,9 @@ def test_running_statistics_move_as_far_as_with_the_whole_batch() -> None:
     parted(clips)
     (ours,), (theirs,) = batch_norms(parted), batch_norms(whole)
     torch.testing.assert_close(ours.running_mean, theirs.running_mean)
-    torch.testing.assert_close(ours.running_var, theirs.running_var, rtol=0.02, atol=1e-3)  # n / (n - 1) differs
+    torch.testing.assert_close(
+        ours.running_var, theirs.running_var, rtol=0.02, atol=1e-3
+    )  # n / (n - 1) differs
 
 
 def test_weights_keep_their_names_and_eval_mode_is_as_before() -> None:
@@ -41,7 +43,9 @@ def test_weights_keep_their_names_and_eval_mode_is_as_before() -> None:
     split(parted, 2)
     assert list(parted.state_dict()) == list(whole.state_dict())
     assert torch.equal(parted.eval()(clips), whole.eval()(clips))
-    assert {id(weight) for weight in parted.parameters()} >= {id(norm.weight) for norm in batch_norms(parted)}
+    assert {id(weight) for weight in parted.parameters()} >= {
+        id(norm.weight) for norm in batch_norms(parted)
+    }
 
 
 def test_a_split_network_can_be_copied_split_again_and_made_whole() -> None:
@@ -49,7 +53,11 @@ def test_a_split_network_can_be_copied_split_again_and_made_whole() -> None:
     parted = network()
     split(parted, 2)
     split(parted, 4)
-    assert [norm.parts for norm in batch_norms(copy.deepcopy(parted)) if isinstance(norm, SplitBatchNorm)] == [4]
+    assert [
+        norm.parts
+        for norm in batch_norms(copy.deepcopy(parted))
+        if isinstance(norm, SplitBatchNorm)
+    ] == [4]
     parted(clips)
     whole = network()
     whole.load_state_dict(parted.state_dict())

@@ -37,7 +37,8 @@ def test_the_same_recipe_builds_the_same_networks_and_a_seed_changes_them() -> N
 
 
 def test_other_weights_start_the_same_with_any_motion_module() -> None:
-    """Rows of an ablation differ in the module alone: in stage A the fast pathway is then the same to the last bit."""
+    """Rows of an ablation differ in the module alone: in stage A the fast pathway is then the same
+    to the last bit."""
     plain = build(recipes.load("demo", [*TINY, "motion=none"])).state_dict()
     for motion in MOTIONS[1:]:
         node = f"motion={{name: {motion}, after: [2, 3]}}"
@@ -60,7 +61,10 @@ def test_motion_modules_sit_in_the_slow_pathway_and_start_as_the_identity() -> N
     assert not unexpected
     assert all(".motion." in key for key in missing)
     window = torch.randn(2, 3, 32, 32, 32)
-    positions = {"slow": torch.arange(0, 32, 4).expand(2, 8), "fast": torch.arange(32).expand(2, 32)}
+    positions = {
+        "slow": torch.arange(0, 32, 4).expand(2, 8),
+        "fast": torch.arange(32).expand(2, 32),
+    }
     with torch.no_grad():
         ours, theirs = with_motion(window, positions), without(window, positions)
     for pathway, embedding in ours.items():
@@ -79,16 +83,22 @@ def test_a_pathway_compiles_to_one_graph_that_computes_the_same(motion: str) -> 
     model = build(recipes.load("demo", [*TINY, node]))
     window, positions = torch.randn(2, 3, 32, 32, 32), torch.arange(0, 32, 4).expand(2, -1)
     clip = model.slow.clip(window, positions)
-    # What dynamo can't follow is an error with `fullgraph`; generating code from the graph is the compiler's business.
+    # What dynamo can't follow is an error with `fullgraph`; generating code from the graph is the
+    # compiler's business.
     compiled = torch.compile(model.slow.eval(), fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(clip, window), model.slow(clip, window))
 
 
 def test_channels_last_is_a_matter_of_memory_alone() -> None:
     window, positions = torch.randn(2, 3, 32, 32, 32), {"fast": torch.arange(32).expand(2, -1)}
-    models = [build(recipes.load("demo", [*TINY, f"speed.channels_last={on}"])) for on in ("true", "false")]
+    models = [
+        build(recipes.load("demo", [*TINY, f"speed.channels_last={on}"]))
+        for on in ("true", "false")
+    ]
     last = [
-        model.fast.backbone.get_parameter("stages.1.body.0.weight").is_contiguous(memory_format=torch.channels_last_3d)
+        model.fast.backbone.get_parameter("stages.1.body.0.weight").is_contiguous(
+            memory_format=torch.channels_last_3d
+        )
         for model in models
     ]
     assert last == [True, False]
@@ -102,7 +112,9 @@ def test_differences_of_a_single_frame_are_refused() -> None:
         build(recipe)
 
 
-def test_pretrained_weights_need_not_be_there_where_others_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretrained_weights_need_not_be_there_where_others_follow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     recipe = recipes.load("demo", ["backbone={name: timm, model: resnet10t, pretrained: true}"])
     assert build(recipe, weights_follow=True).slow.backbone.channels

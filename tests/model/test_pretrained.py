@@ -1,4 +1,5 @@
-"""Weights of others: after an import our networks compute what theirs do, and a file that does not fit is one clear error."""
+"""Weights of others: after an import our networks compute what theirs do, and a file that does not
+fit is one clear error."""
 
 from __future__ import annotations
 
@@ -71,7 +72,9 @@ def checkpoint(theirs: coclr.S3D, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
-def imported(path: Path, model: TwoPathways, pathway: str = "fast", backbone: str = "s3d") -> pretrained.PathwayWeights:
+def imported(
+    path: Path, model: TwoPathways, pathway: str = "fast", backbone: str = "s3d"
+) -> pretrained.PathwayWeights:
     return pretrained.read_pathway_weights(path, DIGEST, pathway, model, backbone)
 
 
@@ -99,7 +102,9 @@ def refused(content: Any, folder: Path, model: TwoPathways, backbone: str = "s3d
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_torchvisions_networks_give_the_same_features_here(backbone: str, clip: Tensor, tmp_path: Path) -> None:
+def test_torchvisions_networks_give_the_same_features_here(
+    backbone: str, clip: Tensor, tmp_path: Path
+) -> None:
     torch.manual_seed(3)
     clip = clip if backbone == "s3d" else clip[:, :, :8, :32, :32]
     network = BACKBONES[backbone](num_classes=7)
@@ -109,11 +114,25 @@ def test_torchvisions_networks_give_the_same_features_here(backbone: str, clip: 
     torch.save(network.state_dict(), tmp_path / "weights.pth")
     found = imported(tmp_path / "weights.pth", model, backbone=backbone)
     pretrained.InitialWeights((found,)).put_into(model)
-    stages = [network.stem, network.layer1, network.layer2, network.layer3, network.layer4] if backbone != "s3d" else []
-    assert difference(model.fast.backbone, nn.Sequential(*stages) if stages else network.features, clip) < 1e-4
+    stages = (
+        [network.stem, network.layer1, network.layer2, network.layer3, network.layer4]
+        if backbone != "s3d"
+        else []
+    )
+    assert (
+        difference(
+            model.fast.backbone, nn.Sequential(*stages) if stages else network.features, clip
+        )
+        < 1e-4
+    )
     classifier = "classifier.1" if backbone == "s3d" else "fc"
     assert [line for line in found.lines if not line[1]] == [
-        (f"{classifier}.weight", "", "7x1024x1x1x1" if backbone == "s3d" else "7x512", "classifier"),
+        (
+            f"{classifier}.weight",
+            "",
+            "7x1024x1x1x1" if backbone == "s3d" else "7x512",
+            "classifier",
+        ),
         (f"{classifier}.bias", "", "7", "classifier"),
     ]
     assert found.layout == "torchvision"
@@ -152,7 +171,8 @@ def test_every_key_of_a_coclr_checkpoint_is_in_the_report(
         f"backbone.{name}" for name in ours.fast.backbone.state_dict()
     }
     assert capsys.readouterr().err.splitlines()[0] == (
-        f"fast starts from {checkpoint.name}, by CoCLR's names: 462 tensors taken; left out: projection head (4), momentum "
+        f"fast starts from {checkpoint.name}, by CoCLR's names: 462 tensors taken; left out: "
+        f"projection head (4), momentum "
         "encoder (928), encoder of the other view (928), queue of keys (5), training state (4)"
     )
     pretrained.InitialWeights((found,)).write(tmp_path)
@@ -160,17 +180,22 @@ def test_every_key_of_a_coclr_checkpoint_is_in_the_report(
     assert rows[0] == "pathway,file,key,own_key,shape,what"
     assert len(rows) == 1 + len(found.lines)
     name = checkpoint.name
-    assert f"fast,{name},encoder_q.0.Conv_2b.bn.weight,backbone.stages.1.1.1.weight,64,taken" in rows
+    assert (
+        f"fast,{name},encoder_q.0.Conv_2b.bn.weight,backbone.stages.1.1.1.weight,64,taken" in rows
+    )
     assert f"fast,{name},encoder_k.0.Conv_2b.bn.weight,,64,momentum encoder" in rows
 
 
 @pytest.mark.parametrize(
-    ("kind", "labels"), [("infonce", False), ("coclr", False), ("ubernce", True), ("classifier", True)]
+    ("kind", "labels"),
+    [("infonce", False), ("coclr", False), ("ubernce", True), ("classifier", True)],
 )
 def test_a_coclr_checkpoint_tells_whether_labels_trained_it(
     kind: str, labels: bool, theirs: coclr.S3D, ours: TwoPathways, tmp_path: Path
 ) -> None:
-    made = coclr.classifier(theirs) if kind == "classifier" else coclr.pretrained(theirs, theirs, kind)
+    made = (
+        coclr.classifier(theirs) if kind == "classifier" else coclr.pretrained(theirs, theirs, kind)
+    )
     torch.save(made, tmp_path / "epoch1.pth.tar")
     found = imported(tmp_path / "epoch1.pth.tar", ours)
     assert found.labels is labels
@@ -180,7 +205,11 @@ def test_a_coclr_checkpoint_tells_whether_labels_trained_it(
 def test_files_of_several_gpus_old_torch_and_with_numpy_numbers_are_read(
     theirs: coclr.S3D, ours: TwoPathways, tmp_path: Path
 ) -> None:
-    state = {f"module.{key}": value for key, value in theirs.state_dict().items() if "num_batches" not in key}
+    state = {
+        f"module.{key}": value
+        for key, value in theirs.state_dict().items()
+        if "num_batches" not in key
+    }
     path = tmp_path / "old.pth.tar"
     torch.save(
         {"state_dict": state, "best_acc": np.float64(0.5), "top": np.float32(1)},
@@ -201,17 +230,26 @@ def test_what_does_not_fit_is_named(theirs: coclr.S3D, ours: TwoPathways, tmp_pa
     assert message.endswith(": 1 unexpected (gating.fc.weight)")
     wide = {**state, **dict.fromkeys(("Conv_2b.bn.bias", "block2.1.bn.bias"), torch.zeros(65))}
     message = refused(wide, tmp_path, ours).message
-    assert "2 of another shape (Conv_2b.bn.bias [65], not [64], block2.1.bn.bias [65], not [64])" in message
+    assert (
+        "2 of another shape (Conv_2b.bn.bias [65], not [64], block2.1.bn.bias [65], not [64])"
+        in message
+    )
     message = refused({**state, "block2.1.bn.bias": torch.ones(64)}, tmp_path, ours).message
     assert message.endswith("1 given twice with two values (block2.1.bn.bias)")
-    message = refused({**state, "Conv_2b.bn.bias": torch.full((64,), torch.nan)}, tmp_path, ours).message
+    message = refused(
+        {**state, "Conv_2b.bn.bias": torch.full((64,), torch.nan)}, tmp_path, ours
+    ).message
     assert "1 not finite (Conv_2b.bn.bias)" in message
 
 
 def test_another_network_is_told_with_what_would_fit(ours: TwoPathways, tmp_path: Path) -> None:
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in video.r3d_18().state_dict().items()}
-    error = refused({name: torch.zeros(shape) for name, shape in shapes.items() if sum(shape) < 200}, tmp_path, ours)
+    error = refused(
+        {name: torch.zeros(shape) for name, shape in shapes.items() if sum(shape) < 200},
+        tmp_path,
+        ours,
+    )
     assert "385 missing (features.0.0.0.weight, " in error.message
     assert "unexpected (stem.0.weight, " in error.message
     assert "weights of `s3d` by torchvision or CoCLR would fit" in error.hint
@@ -228,7 +266,10 @@ class Evil:
 
 
 def test_code_in_a_file_is_never_run(ours: TwoPathways, tmp_path: Path) -> None:
-    for content in ({"state_dict": {}, "a": Evil(tmp_path / "ran")}, pickle.dumps(Evil(tmp_path / "ran"), 2)):
+    for content in (
+        {"state_dict": {}, "a": Evil(tmp_path / "ran")},
+        pickle.dumps(Evil(tmp_path / "ran"), 2),
+    ):
         error = refused(content, tmp_path, ours)
         assert "can't be read as weights" in error.message
         assert "code in it is never run" in error.hint
@@ -239,7 +280,10 @@ def test_what_is_no_file_of_weights(checkpoint: Path, ours: TwoPathways, tmp_pat
     whole = checkpoint.read_bytes()
     for content in (b"these are no weights\n", b"", whole[: len(whole) // 2]):
         assert "can't be read as weights" in refused(content, tmp_path, ours).message
-    assert "holds no weights by name but a dict of 'a', 'b'" in refused({"a": 1, "b": 2}, tmp_path, ours).message
+    assert (
+        "holds no weights by name but a dict of 'a', 'b'"
+        in refused({"a": 1, "b": 2}, tmp_path, ours).message
+    )
     assert "holds no weights by name" in refused([torch.zeros(1)], tmp_path, ours).message
     assert "holds no weights by name" in refused({}, tmp_path, ours).message
     broken = tmp_path / "broken.safetensors"

@@ -55,7 +55,10 @@ def hmdb(source: Path) -> list[Video]:
 
 
 def test_the_official_archives_in_a_folder_are_unpacked(tmp_path: Path) -> None:
-    write(tmp_path, {"down/UCF101.zip": zipped([ARCHERY, SURFING]), f"down/{LISTS_ZIP}": zipped(LISTS)})
+    write(
+        tmp_path,
+        {"down/UCF101.zip": zipped([ARCHERY, SURFING]), f"down/{LISTS_ZIP}": zipped(LISTS)},
+    )
     expected = {"Archery/v_Archery_g01_c01.avi": "train", "Surfing/v_Surfing_g02_c01.avi": "test"}
     assert parts(ucf(tmp_path)) == expected
     (tmp_path / "down" / "UCF101.zip").write_bytes(b"is not read again")
@@ -72,19 +75,34 @@ def test_source_may_be_the_archive_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("inner", ["brush_hair/", ""], ids=["with folder", "without folder"])
 def test_archives_in_archives_are_unpacked(tmp_path: Path, depth: int, inner: str) -> None:
-    classes = {"brush_hair.zip": zipped([f"{inner}{BRUSH}"]), "run.zip": zipped([f"{inner and 'run/'}{RUN}"])}
+    classes = {
+        "brush_hair.zip": zipped([f"{inner}{BRUSH}"]),
+        "run.zip": zipped([f"{inner and 'run/'}{RUN}"]),
+    }
     for level in range(depth):
-        classes = {f"hmdb51_{level}.zip": zipped({f"org/{name}": content for name, content in classes.items()})}
+        classes = {
+            f"hmdb51_{level}.zip": zipped(
+                {f"org/{name}": content for name, content in classes.items()}
+            )
+        }
     write(tmp_path, {**classes, "test_train_splits.zip": zipped(SPLITS)})
     assert parts(hmdb(tmp_path)) == {f"brush_hair/{BRUSH}": "train", f"run/{RUN}": "test"}
 
 
 def test_one_archive_a_class_in_several_folders(tmp_path: Path) -> None:
-    write(tmp_path, {"one/videos.zip": zipped([f"run/{RUN}"]), "two/videos.zip": zipped([f"brush_hair/{BRUSH}"])})
+    write(
+        tmp_path,
+        {
+            "one/videos.zip": zipped([f"run/{RUN}"]),
+            "two/videos.zip": zipped([f"brush_hair/{BRUSH}"]),
+        },
+    )
     assert list(by_name(hmdb(tmp_path))) == [f"brush_hair/{BRUSH}", f"run/{RUN}"]
 
 
-def test_two_archives_of_one_name_are_an_error_that_names_both(tmp_path: Path, with_unar: None) -> None:
+def test_two_archives_of_one_name_are_an_error_that_names_both(
+    tmp_path: Path, with_unar: None
+) -> None:
     write(tmp_path, {"UCF101.rar": zipped([ARCHERY]), "UCF101.zip": zipped([ARCHERY])})
     with pytest.raises(DataError) as caught:
         ucf(tmp_path)
@@ -92,7 +110,9 @@ def test_two_archives_of_one_name_are_an_error_that_names_both(tmp_path: Path, w
     assert "UCF101.zip" in caught.value.message
 
 
-def test_an_archive_beside_its_unpacked_videos_is_left_alone(tmp_path: Path, without_unar: None) -> None:
+def test_an_archive_beside_its_unpacked_videos_is_left_alone(
+    tmp_path: Path, without_unar: None
+) -> None:
     write(tmp_path, {"UCF101.rar": b"not read", LISTS_ZIP: zipped(LISTS)})
     dataset = ucf101(touch(tmp_path, ARCHERY))
     assert parts(dataset.videos()) == {"Archery/v_Archery_g01_c01.avi": "train"}
@@ -101,7 +121,9 @@ def test_an_archive_beside_its_unpacked_videos_is_left_alone(tmp_path: Path, wit
     assert LISTS_ZIP not in remark
 
 
-def test_packed_lists_beside_unpacked_or_named_ones_are_left_alone(tmp_path: Path, without_unar: None) -> None:
+def test_packed_lists_beside_unpacked_or_named_ones_are_left_alone(
+    tmp_path: Path, without_unar: None
+) -> None:
     source = write(tmp_path / "source", {"test_train_splits.rar": b"not read"})
     write(touch(source, f"run/{RUN}"), SPLITS)
     assert parts(hmdb(source)) == {f"run/{RUN}": "test"}
@@ -110,14 +132,21 @@ def test_packed_lists_beside_unpacked_or_named_ones_are_left_alone(tmp_path: Pat
 
 
 def test_unpacking_that_was_killed_begins_again(tmp_path: Path) -> None:
-    write(tmp_path, {"UCF101.zip": zipped([ARCHERY]), "unpacked/.UCF101.partial/v_Surfing_g02_c01.avi": b""})
+    write(
+        tmp_path,
+        {"UCF101.zip": zipped([ARCHERY]), "unpacked/.UCF101.partial/v_Surfing_g02_c01.avi": b""},
+    )
     assert list(by_name(ucf(tmp_path))) == ["Archery/v_Archery_g01_c01.avi"]
     assert [path.name for path in (tmp_path / "unpacked").iterdir()] == ["UCF101"]
 
 
 def damaged(content: bytes) -> bytes:
     middle = len(content) // 2
-    return content[:middle] + bytes(byte ^ 255 for byte in content[middle : middle + 40]) + content[middle + 40 :]
+    return (
+        content[:middle]
+        + bytes(byte ^ 255 for byte in content[middle : middle + 40])
+        + content[middle + 40 :]
+    )
 
 
 def locked(content: bytes) -> bytes:
@@ -140,7 +169,9 @@ def locked(content: bytes) -> bytes:
     ],
     ids=["cut off", "flipped bytes", "text", "password", "up", "absolute"],
 )
-def test_a_bad_archive_is_named_and_leaves_nothing(tmp_path: Path, content: bytes, problem: str) -> None:
+def test_a_bad_archive_is_named_and_leaves_nothing(
+    tmp_path: Path, content: bytes, problem: str
+) -> None:
     write(tmp_path, {"source/UCF101.zip": content})
     with pytest.raises(DataError, match=problem) as caught:
         ucf(tmp_path / "source")
@@ -168,14 +199,25 @@ class Unmarked(zipfile.ZipInfo):
 def test_names_in_an_archive_need_be_no_utf_8(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "org.zip", "w") as archive:
         archive.writestr(Unmarked("run/Caf\xe9_run_f_cm_np1_fr_med_0.avi"), b"")
-    write(tmp_path, {"run_test_split1.txt": "Caf\xe9_run_f_cm_np1_fr_med_0.avi 1\n".encode("latin-1")})
+    write(
+        tmp_path, {"run_test_split1.txt": "Caf\xe9_run_f_cm_np1_fr_med_0.avi 1\n".encode("latin-1")}
+    )
     assert parts(hmdb(tmp_path)) == {"run/Caf\xe9_run_f_cm_np1_fr_med_0.avi": "train"}
 
 
 def test_a_rar_archive_is_unpacked_by_unar(tmp_path: Path, with_unar: None) -> None:
-    inner = {"org/brush_hair.rar": zipped([f"brush_hair/{BRUSH}"]), "org/run.rar": zipped([f"run/{RUN}"])}
-    write(tmp_path / "source", {"hmdb51_org.rar": zipped(inner), "test_train_splits.rar": zipped(SPLITS)})
-    assert parts(hmdb(tmp_path / "source")) == {f"brush_hair/{BRUSH}": "train", f"run/{RUN}": "test"}
+    inner = {
+        "org/brush_hair.rar": zipped([f"brush_hair/{BRUSH}"]),
+        "org/run.rar": zipped([f"run/{RUN}"]),
+    }
+    write(
+        tmp_path / "source",
+        {"hmdb51_org.rar": zipped(inner), "test_train_splits.rar": zipped(SPLITS)},
+    )
+    assert parts(hmdb(tmp_path / "source")) == {
+        f"brush_hair/{BRUSH}": "train",
+        f"run/{RUN}": "test",
+    }
 
 
 @pytest.mark.skipif(shutil.which("unar") is None, reason="the program unar is not installed")
@@ -188,7 +230,19 @@ def test_a_rar_archive_without_unar_is_an_error_that_names_it(
     tmp_path: Path, without_unar: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "source", {"UCF101.rar": b"Rar!"})
-    assert main(["prepare", "ucf101", "--source", str(tmp_path / "source"), "--data", str(tmp_path / "data")]) == 1
+    assert (
+        main(
+            [
+                "prepare",
+                "ucf101",
+                "--source",
+                str(tmp_path / "source"),
+                "--data",
+                str(tmp_path / "data"),
+            ]
+        )
+        == 1
+    )
     error = capsys.readouterr().err
     assert f"{tmp_path}/source/UCF101.rar needs the program `unar`" in error
     assert "apt-get install unar" in error
@@ -206,7 +260,9 @@ def test_what_unar_says_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture(params=["an unar that makes every link", "the real unar"])
-def any_unar(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def any_unar(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if request.param != "the real unar":
         monkeypatch.setenv("PATH", str(install_unar(tmp_path / "programs")))
     elif shutil.which("unar") is None:
@@ -215,7 +271,11 @@ def any_unar(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def links_below(folder: Path) -> list[Path]:
@@ -223,7 +283,9 @@ def links_below(folder: Path) -> list[Path]:
     return [
         path
         for path in folder.rglob("*")
-        if not (stat.S_ISDIR(path.lstat().st_mode) or (path.is_file() and path.lstat().st_nlink == 1))
+        if not (
+            stat.S_ISDIR(path.lstat().st_mode) or (path.is_file() and path.lstat().st_nlink == 1)
+        )
         or path.is_symlink()
     ]
 
@@ -232,7 +294,9 @@ def links_below(folder: Path) -> list[Path]:
 def mine(tmp_path: Path) -> Path:
     """A folder with a video and an archive that no archive has to do with."""
     video = "Archery/v_Archery_g09_c01.avi"
-    return write(tmp_path / "mine", {video: b"mine", "more.zip": zipped([video]), "test.rar": tarred()})
+    return write(
+        tmp_path / "mine", {video: b"mine", "more.zip": zipped([video]), "test.rar": tarred()}
+    )
 
 
 def linking(mine: Path) -> bytes:
@@ -257,7 +321,9 @@ def test_links_in_an_archive_are_neither_followed_nor_kept(
     content = linking(mine)
     for level in range(depth):
         content = (
-            zipped({f"inner{level}.rar": content}) if level % 2 else tarred((f"in/inner{level}.rar", "file", content))
+            zipped({f"inner{level}.rar": content})
+            if level % 2
+            else tarred((f"in/inner{level}.rar", "file", content))
         )
     write(tmp_path / "source", {"UCF101.rar": content})
     dataset = ucf101(tmp_path / "source")
@@ -271,7 +337,10 @@ def test_links_in_a_zip_are_left_out(tmp_path: Path, mine: Path) -> None:
     (tmp_path / "source").mkdir()
     with zipfile.ZipFile(tmp_path / "source" / "UCF101.zip", "w") as archive:
         archive.writestr(ARCHERY, b"its own")
-        for name, kind in (("UCF-101/v_Surfing_g02_c01.avi", stat.S_IFLNK), ("v_Surfing_g03_c01.avi", stat.S_IFIFO)):
+        for name, kind in (
+            ("UCF-101/v_Surfing_g02_c01.avi", stat.S_IFLNK),
+            ("v_Surfing_g03_c01.avi", stat.S_IFIFO),
+        ):
             entry = zipfile.ZipInfo(name)
             entry.external_attr = (kind | 0o777) << 16
             archive.writestr(entry, str(mine / "Archery/v_Archery_g09_c01.avi"))
@@ -286,7 +355,8 @@ def test_nothing_is_written_outside_of_the_folder(tmp_path: Path, mine: Path, in
     before = contents(mine)
     evil = (inside.format(mine=mine), "file", b"evil")
     write(
-        tmp_path / "source", {"UCF101.rar": tarred(("folder", "link", str(mine)), evil, (ARCHERY, "file", b"its own"))}
+        tmp_path / "source",
+        {"UCF101.rar": tarred(("folder", "link", str(mine)), evil, (ARCHERY, "file", b"its own"))},
     )
     try:
         ucf(tmp_path / "source")
@@ -297,20 +367,34 @@ def test_nothing_is_written_outside_of_the_folder(tmp_path: Path, mine: Path, in
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "source"]
 
 
-def test_links_that_people_made_are_followed_and_nothing_is_deleted_through_them(tmp_path: Path, mine: Path) -> None:
+def test_links_that_people_made_are_followed_and_nothing_is_deleted_through_them(
+    tmp_path: Path, mine: Path
+) -> None:
     before = contents(mine)
     write(tmp_path / "source", {"UCF101TrainTestSplits-RecognitionTask.zip": zipped(LISTS)})
     (tmp_path / "source" / "linked").symlink_to(mine)
-    (tmp_path / "source" / "v_Surfing_g02_c01.avi").symlink_to(mine / "Archery/v_Archery_g09_c01.avi")
+    (tmp_path / "source" / "v_Surfing_g02_c01.avi").symlink_to(
+        mine / "Archery/v_Archery_g09_c01.avi"
+    )
     names = ["Archery/v_Archery_g09_c01.avi", "Surfing/v_Surfing_g02_c01.avi"]
     assert list(by_name(ucf(tmp_path / "source"))) == names
     assert contents(mine) == before
 
 
-def test_links_in_what_an_earlier_version_unpacked_are_not_followed(tmp_path: Path, mine: Path) -> None:
-    write(tmp_path, {"source/UCF101.zip": zipped([ARCHERY]), "source/unpacked/UCF101/v_Archery_g01_c01.avi": b""})
+def test_links_in_what_an_earlier_version_unpacked_are_not_followed(
+    tmp_path: Path, mine: Path
+) -> None:
+    write(
+        tmp_path,
+        {
+            "source/UCF101.zip": zipped([ARCHERY]),
+            "source/unpacked/UCF101/v_Archery_g01_c01.avi": b"",
+        },
+    )
     (tmp_path / "source/unpacked/UCF101/folder").symlink_to(mine)
-    (tmp_path / "source/unpacked/UCF101/v_Archery_g03_c01.avi").symlink_to(mine / "Archery/v_Archery_g09_c01.avi")
+    (tmp_path / "source/unpacked/UCF101/v_Archery_g03_c01.avi").symlink_to(
+        mine / "Archery/v_Archery_g09_c01.avi"
+    )
     assert list(by_name(ucf(tmp_path / "source"))) == ["Archery/v_Archery_g01_c01.avi"]
 
 
@@ -334,12 +418,20 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     bomb = zipped({ARCHERY: bytes(2**23)})
     assert len(bomb) < 2**23 / 900
     with monkeypatch.context() as unwritable:
-        unwritable.setattr(archives, "_extract", None)  # nothing is written where an archive says what it holds
-        fails_and_leaves_nothing(write(tmp_path / "one", {"UCF101.zip": bomb}), "unpacks to more than 1 MiB")
-    fails_and_leaves_nothing(write(tmp_path / "two", {"UCF101.zip": understated(bomb, 1000)}), "is damaged")
+        unwritable.setattr(
+            archives, "_extract", None
+        )  # nothing is written where an archive says what it holds
+        fails_and_leaves_nothing(
+            write(tmp_path / "one", {"UCF101.zip": bomb}), "unpacks to more than 1 MiB"
+        )
+    fails_and_leaves_nothing(
+        write(tmp_path / "two", {"UCF101.zip": understated(bomb, 1000)}), "is damaged"
+    )
     inner = zipped({ARCHERY: bytes(2**19)})
     many = zipped({f"{number}.zip": inner for number in range(4)})
-    fails_and_leaves_nothing(write(tmp_path / "three", {"UCF101.zip": many}), "unpacks to more than 1 MiB")
+    fails_and_leaves_nothing(
+        write(tmp_path / "three", {"UCF101.zip": many}), "unpacks to more than 1 MiB"
+    )
 
 
 ENDLESS = f"""#!{sys.executable}
@@ -360,7 +452,9 @@ for number in range(10**9):
 """
 
 
-@pytest.mark.parametrize(("how", "match"), [(ONE_FILE, "more than 1 MiB"), (MANY_FILES, "more than 1,000 files")])
+@pytest.mark.parametrize(
+    ("how", "match"), [(ONE_FILE, "more than 1 MiB"), (MANY_FILES, "more than 1,000 files")]
+)
 def test_a_program_that_does_not_stop_writing_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, match: str
 ) -> None:
@@ -374,36 +468,47 @@ def test_a_program_that_does_not_stop_writing_is_killed(
 
 
 @pytest.mark.skipif(shutil.which("unar") is None, reason="the program unar is not installed")
-def test_the_real_unar_is_stopped_at_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_real_unar_is_stopped_at_a_bomb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(archives, "SMALL", 2**20)
     source = write(tmp_path / "source", {"UCF101.rar": zipped({ARCHERY: bytes(2**27)})})
     fails_and_leaves_nothing(source, "unpacks to more than 1[0-9] MiB")
 
 
 def test_the_disk_is_not_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk seems to have 10 MB free, and less with every look: a disk of that size can't be had everywhere."""
+    """The disk seems to have 10 MB free, and less with every look: a disk of that size can't be had
+    everywhere."""
     free = iter(range(10_000_000, 0, -100_000))
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=next(free)))
     source = write(tmp_path / "source", {"UCF101.zip": zipped({ARCHERY: bytes(2**24)})})
     fails_and_leaves_nothing(source, "the disk would be full")
     many = {f"v_Archery_g01_c{number:02d}.avi": bytes(1000) for number in range(100)}
-    fails_and_leaves_nothing(write(tmp_path / "many", {"UCF101.zip": zipped(many)}), "the disk would be full")
+    fails_and_leaves_nothing(
+        write(tmp_path / "many", {"UCF101.zip": zipped(many)}), "the disk would be full"
+    )
     text = ENDLESS.format(pid=str(tmp_path / "pid"), how=ONE_FILE)
     monkeypatch.setenv("PATH", str(install_unar(tmp_path / "programs", text)))
     monkeypatch.setattr(archives, "SMALL", 2**60)
     free = iter(range(10_000_000, -1, -1_000_000))
-    fails_and_leaves_nothing(write(tmp_path / "rar", {"UCF101.rar": b"Rar!"}), "the disk would be full")
+    fails_and_leaves_nothing(
+        write(tmp_path / "rar", {"UCF101.rar": b"Rar!"}), "the disk would be full"
+    )
 
 
 def test_archives_in_archives_end(tmp_path: Path) -> None:
     content = zipped([ARCHERY])
     for _ in range(archives.DEEPEST + 1):
         content = zipped({"inner.zip": content})
-    fails_and_leaves_nothing(write(tmp_path / "source", {"UCF101.zip": content}), "more than 8 deep")
+    fails_and_leaves_nothing(
+        write(tmp_path / "source", {"UCF101.zip": content}), "more than 8 deep"
+    )
 
 
-def test_an_absurd_number_of_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_absurd_number_of_files_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(archives, "MOST_FILES", 100)
     flat = zipped([f"v_Archery_g01_c{number}.avi" for number in range(101)])
     deep = zipped([f"{letter}/" * 30 + "v_Archery_g01_c01.avi" for letter in "abcd"])
@@ -413,7 +518,9 @@ def test_an_absurd_number_of_files_is_refused(tmp_path: Path, monkeypatch: pytes
 
 def test_an_archive_beside_a_file_of_its_name_in_an_archive_is_said(tmp_path: Path) -> None:
     content = zipped({"a": b"", "a.zip": zipped([ARCHERY])})
-    fails_and_leaves_nothing(write(tmp_path / "source", {"UCF101.zip": content}), "unpacked over the file a")
+    fails_and_leaves_nothing(
+        write(tmp_path / "source", {"UCF101.zip": content}), "unpacked over the file a"
+    )
 
 
 @pytest.mark.skipif(shutil.which("unar") is None, reason="the program unar is not installed")
@@ -472,7 +579,9 @@ def test_a_source_that_is_another_file_is_a_mistake_of_the_command_line(tmp_path
 def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """HMDB51's two archives with two real clips."""
     folder = tmp_path_factory.mktemp("published")
-    brush, run = (write_video(folder / name, 8, width=64, height=48).read_bytes() for name in (BRUSH, RUN))
+    brush, run = (
+        write_video(folder / name, 8, width=64, height=48).read_bytes() for name in (BRUSH, RUN)
+    )
     classes = {
         "brush_hair.rar": zipped({f"brush_hair/{BRUSH}": brush}),
         "run.rar": zipped({f"run/{RUN}": run}),
@@ -552,20 +661,26 @@ def test_a_damaged_archive_that_is_deleted_is_downloaded_again(
 
 def test_an_unexpected_file_is_noticed_by_its_check_sum(tmp_path: Path, with_unar: None) -> None:
     with served({"UCF101.rar": zipped([ARCHERY]), LISTS_ZIP: zipped(LISTS)}) as site:
-        with pytest.raises(DataError, match="is not the file that was expected: its SHA-256 is") as caught:
+        with pytest.raises(
+            DataError, match="is not the file that was expected: its SHA-256 is"
+        ) as caught:
             ucf101(tmp_path / "original", mirror=site.address).videos()
         assert LISTS_ZIP in caught.value.message
         assert f"put them into {tmp_path / 'original'}" in caught.value.hint
 
 
-def test_nothing_is_downloaded_that_could_not_be_unpacked(tmp_path: Path, without_unar: None) -> None:
+def test_nothing_is_downloaded_that_could_not_be_unpacked(
+    tmp_path: Path, without_unar: None
+) -> None:
     with served({"UCF101.rar": b"Rar!"}) as site:
         with pytest.raises(DataError, match=r"/UCF101\.rar needs the program `unar`"):
             ucf101(tmp_path / "original", mirror=site.address).videos()
         assert site.requests == []
 
 
-def test_nothing_is_downloaded_into_a_folder_that_source_names(tmp_path: Path, with_unar: None) -> None:
+def test_nothing_is_downloaded_into_a_folder_that_source_names(
+    tmp_path: Path, with_unar: None
+) -> None:
     with served({}) as site:
         (tmp_path / "empty").mkdir()
         with pytest.raises(DataError, match="no video was found"):

@@ -1,4 +1,5 @@
-"""Backbones: parameters and operations as documented, stages, what sees time, and timm's networks given back to timm."""
+"""Backbones: parameters and operations as documented, stages, what sees time, and timm's networks
+given back to timm."""
 
 import copy
 from collections.abc import Callable
@@ -26,7 +27,8 @@ DOCUMENTED = [
     (backbones.r3d18, R3D_18_Weights.DEFAULT, 112, 512),
     (backbones.r2plus1d18, R2Plus1D_18_Weights.DEFAULT, 112, 512),
 ]
-"""Backbone, its weights in torchvision, the side of the clip that torchvision counts operations on, C."""
+"""Backbone, its weights in torchvision, the side of the clip that torchvision counts operations on,
+C."""
 
 STAGES = {
     "s3d": (64, 192, 480, 832, 1024),
@@ -65,7 +67,8 @@ def awake(network: nn.Module) -> nn.Module:
 def test_parameters_and_operations_are_those_that_torchvision_documents(
     backbone: Callable[[], nn.Module], weights: Any, size: int, channels: int
 ) -> None:
-    """It counts multiply-accumulates of 16 frames, and its classifier of 400 classes, which is not here."""
+    """It counts multiply-accumulates of 16 frames, and its classifier of 400 classes, which is not
+    here."""
     network = backbone()
     classes = len(weights.meta["categories"])
     assert parameters(network) + (channels + 1) * classes == weights.meta["num_params"]
@@ -74,7 +77,8 @@ def test_parameters_and_operations_are_those_that_torchvision_documents(
 
 
 def test_slow_of_slowfast_has_the_published_parameters_and_operations() -> None:
-    """PyTorchVideo's model zoo: Slow R50 of 8 frames of 256 px has 32.45 M and 54.52 GFLOPs with 400 classes."""
+    """PyTorchVideo's model zoo: Slow R50 of 8 frames of 256 px has 32.45 M and 54.52 GFLOPs with
+    400 classes."""
     slow = backbones.slowfast_r50(pathway="slow")
     classifier = 2048 * 400
     assert round((parameters(slow) + classifier + 400) / 1e6, 2) == 32.45
@@ -117,7 +121,9 @@ def test_slowfast_looks_along_time_where_the_paper_says() -> None:
         ("small", "slow", 8, [8, 8, 8, 4]), ("small", "fast", 32, [16, 8, 4, 2]),
     ],
 )  # fmt: skip
-def test_stages_have_the_channels_and_steps_they_say(name: str, pathway: str, frames: int, steps: list[int]) -> None:
+def test_stages_have_the_channels_and_steps_they_say(
+    name: str, pathway: str, frames: int, steps: list[int]
+) -> None:
     network = registry.load().build("backbone", name, pathway=pathway).to("meta")
     assert network.channels == STAGES[name]
     seen = []
@@ -140,7 +146,8 @@ def build(name: str) -> Any:
 
 @pytest.mark.parametrize("name", [*STAGES, "timm"])
 def test_what_between_returns_is_what_the_next_stage_sees(name: str) -> None:
-    """A stage whose features are replaced by ones leaves nothing of the clip to the stages after it."""
+    """A stage whose features are replaced by ones leaves nothing of the clip to the stages after
+    it."""
     network = build(name)
     first, other = torch.randn(2, 1, 3, 8, 32, 32)
     last = len(network.channels)
@@ -167,8 +174,8 @@ def test_strides_that_a_residual_network_can_not_have() -> None:
 
 
 TIMM = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_mambaout"]
-"""A CNN that names its stem, a transformer with a class token, a CNN without a stem, one that ends in a convolution
-after its last stage, and one with the channels last."""
+"""A CNN that names its stem, a transformer with a class token, a CNN without a stem, one that ends
+in a convolution after its last stage, and one with the channels last."""
 
 
 @pytest.mark.parametrize("name", TIMM)
@@ -207,7 +214,8 @@ def test_at_the_start_each_frame_has_timms_own_features(name: str, temporal: Any
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
 @pytest.mark.parametrize(
-    ("temporal", "sees"), [("shift", True), ("convolution", True), ("attention", True), ("none", False)]
+    ("temporal", "sees"),
+    [("shift", True), ("convolution", True), ("attention", True), ("none", False)],
 )
 def test_the_temporal_part_sees_the_order_of_frames(name: str, temporal: Any, sees: bool) -> None:
     torch.manual_seed(0)
@@ -228,7 +236,9 @@ def test_weights_go_back_into_timm(name: str) -> None:
     assert not any(key.startswith("image.") and "temporal" in key for key in network.state_dict())
     frame = torch.randn(1, 3, 160, 160)
     with torch.no_grad():
-        torch.testing.assert_close(theirs.forward_features(frame), network.image.forward_features(frame))
+        torch.testing.assert_close(
+            theirs.forward_features(frame), network.image.forward_features(frame)
+        )
 
 
 def test_nothing_of_a_clip_stays_in_timms_network() -> None:
@@ -237,7 +247,9 @@ def test_nothing_of_a_clip_stays_in_timms_network() -> None:
     clip = torch.randn(1, 3, 2, 32, 32)
     with pytest.raises(ZeroDivisionError):
         network(clip, lambda stage, features: 1 // 0)
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+    assert not any(
+        module._forward_hooks or module._forward_pre_hooks for module in network.modules()
+    )
     twin = copy.deepcopy(network)
     for weight in network.parameters():
         nn.init.zeros_(weight)
@@ -248,7 +260,9 @@ def test_nothing_of_a_clip_stays_in_timms_network() -> None:
 def test_pretrained_weights_are_loaded_by_timm(tmp_path: Path) -> None:
     """From a folder here: `local-dir:` is a way of timm's to name weights without the network."""
     published = timm.create_model("test_resnet")
-    timm.models.save_for_hf(published, tmp_path, model_config={"pretrained_cfg": {}}, safe_serialization=True)
+    timm.models.save_for_hf(
+        published, tmp_path, model_config={"pretrained_cfg": {}}, safe_serialization=True
+    )
     for pretrained in (True, False):
         network = backbones.timm_images(model=f"local-dir:{tmp_path}", pretrained=pretrained)
         key = next(iter(network.image.state_dict()))
@@ -265,7 +279,9 @@ def test_pretrained_weights_that_can_not_be_had(monkeypatch: pytest.MonkeyPatch)
         return create(name, **settings)
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(VcsfError, match="weights of timm model `test_resnet` can't be had: ConnectionError") as caught:
+    with pytest.raises(
+        VcsfError, match="weights of timm model `test_resnet` can't be had: ConnectionError"
+    ) as caught:
         backbones.timm_images(model="test_resnet", pretrained=True)
     assert not isinstance(caught.value, RecipeError)
     assert "pretrained to false" in caught.value.hint
@@ -317,7 +333,10 @@ def test_temporal_parts_learn_from_the_identity(part: Callable[[int], nn.Module]
     module, features = part(12), torch.randn(2, 12, 4, 3, 3)
     torch.testing.assert_close(module(features), features)
     module(features).square().sum().backward()
-    assert sum(bool(weight.grad.any()) for weight in module.parameters() if weight.grad is not None) >= 2
+    assert (
+        sum(bool(weight.grad.any()) for weight in module.parameters() if weight.grad is not None)
+        >= 2
+    )
 
 
 def test_attention_is_over_time_at_one_position() -> None:
@@ -330,14 +349,16 @@ def test_attention_is_over_time_at_one_position() -> None:
     angles = np.arange(4)
     waves = np.stack([np.sin(angles), np.cos(angles), np.sin(angles * 10000 ** (-2 / 3))], 1)
     with torch.no_grad():
-        query, key, value = (attention.inputs(attention.norm(steps) + torch.tensor(waves).float())).chunk(3, 1)
+        query, key, value = (
+            attention.inputs(attention.norm(steps) + torch.tensor(waves).float())
+        ).chunk(3, 1)
         expected = steps + attention.output((query @ key.T / 3**0.5).softmax(1) @ value)
         torch.testing.assert_close(attention(features)[0, :, :, 1, 0].T, expected)
 
 
 class Scaled(nn.Module):
-    """A motion module whose operations are easily counted, a pointwise convolution; its norm of one value a channel
-    works in evaluation alone."""
+    """A motion module whose operations are easily counted, a pointwise convolution; its norm of one
+    value a channel works in evaluation alone."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -396,10 +417,17 @@ def test_shapes_alone_are_enough_to_count(temporal: Any) -> None:
     assert counts[0] == counts[1]
     blocks = [block.attn for block in network.image.blocks]
     tokens, channels = 5, 64
-    products = 2 * sum(4 * tokens * channels**2 + 2 * tokens**2 * channels for _ in blocks)  # of two frames
-    perceptrons = 2 * sum(2 * tokens * block.mlp.fc1.weight.numel() for block in network.image.blocks)
+    products = 2 * sum(
+        4 * tokens * channels**2 + 2 * tokens**2 * channels for _ in blocks
+    )  # of two frames
+    perceptrons = 2 * sum(
+        2 * tokens * block.mlp.fc1.weight.numel() for block in network.image.blocks
+    )
     embedding = 2 * 4 * channels * 3 * 16 * 16
-    ours = {"convolution": 2 * 4 * channels * 3 * 5, "attention": 4 * (2 * 4 * channels**2 + 2 * 2 * 2 * channels)}
+    ours = {
+        "convolution": 2 * 4 * channels * 3 * 5,
+        "attention": 4 * (2 * 4 * channels**2 + 2 * 2 * 2 * channels),
+    }
     assert counts[0]["backbone"] == 2 * (products + perceptrons + embedding + ours[temporal])
 
 
@@ -408,9 +436,9 @@ def test_a_temporal_part_costs_what_it_adds(model: str) -> None:
     """A depthwise convolution is three multiply-accumulates a value, a shift none."""
 
     def flops(network: ImageFrames) -> int:
-        return costs(Pathway(network, {}, Head(network.channels[-1], 4, 2), False), torch.arange(2), 2, 32)[
-            "backbone"
-        ].flops
+        return costs(
+            Pathway(network, {}, Head(network.channels[-1], 4, 2), False), torch.arange(2), 2, 32
+        )["backbone"].flops
 
     none = flops(backbones.timm_images(model=model, temporal="none"))
     assert flops(backbones.timm_images(model=model, temporal="shift")) == none > 0
@@ -418,6 +446,7 @@ def test_a_temporal_part_costs_what_it_adds(model: str) -> None:
     values = []
     with torch.no_grad():
         network.eval()(
-            torch.zeros(1, 3, 2, 32, 32), lambda stage, features: (values.append(features.numel()), features)[1]
+            torch.zeros(1, 3, 2, 32, 32),
+            lambda stage, features: (values.append(features.numel()), features)[1],
         )
     assert flops(network) - none == 2 * 3 * sum(values)

@@ -84,7 +84,9 @@ def test_a_server_that_never_sends_everything_is_given_up(target: Path, ranges: 
     assert not target.exists()
 
 
-def test_a_connection_that_falls_silent_is_replaced(site: Site, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_that_falls_silent_is_replaced(
+    site: Site, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "SECONDS_WITHOUT_DATA", 0.2)
     site.breaks, site.stalls = [2_000_000], True
     download(f"{site.address}/a.zip", target)
@@ -92,7 +94,9 @@ def test_a_connection_that_falls_silent_is_replaced(site: Site, target: Path, mo
     assert len(site.requests) == 2
 
 
-def test_a_wrong_check_sum_leaves_nothing_and_the_right_file_can_follow(site: Site, target: Path) -> None:
+def test_a_wrong_check_sum_leaves_nothing_and_the_right_file_can_follow(
+    site: Site, target: Path
+) -> None:
     right = hashlib.sha256(BODY).hexdigest()
     site.files["a.zip"] = BODY[::-1]
     with pytest.raises(DataError) as caught:
@@ -112,7 +116,9 @@ def test_what_was_begun_from_a_longer_file_is_thrown_away(site: Site, target: Pa
     assert [wanted for _, wanted in site.requests] == [f"bytes={len(BODY) + 1}-", ""]
 
 
-def test_a_call_that_was_killed_with_everything_there_downloads_nothing_again(site: Site, target: Path) -> None:
+def test_a_call_that_was_killed_with_everything_there_downloads_nothing_again(
+    site: Site, target: Path
+) -> None:
     partial(target).write_bytes(BODY)
     download(f"{site.address}/a.zip", target, hashlib.sha256(BODY).hexdigest())
     assert target.read_bytes() == BODY
@@ -138,7 +144,9 @@ def test_a_server_that_is_not_there_is_told_with_the_reason(target: Path, have: 
     assert partial(target).exists() == bool(have)
 
 
-@pytest.mark.parametrize("address", ["files/a.zip", "http://127.0.0.1:port/a.zip", "http:// /a.zip"])
+@pytest.mark.parametrize(
+    "address", ["files/a.zip", "http://127.0.0.1:port/a.zip", "http:// /a.zip"]
+)
 def test_what_is_no_address_is_a_mistake_of_the_command_line(target: Path, address: str) -> None:
     with pytest.raises(InputError, match="is no address"):
         download(address, target)

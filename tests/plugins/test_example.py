@@ -1,4 +1,5 @@
-"""Plugins of others: the example package, installed beside vcsf and used by real commands, and ./vcsf_local.py."""
+"""Plugins of others: the example package, installed beside vcsf and used by real commands, and
+./vcsf_local.py."""
 
 import csv
 import json
@@ -17,8 +18,20 @@ from vcsf_cli.registry import Registry
 
 CHECKOUT = Path(__file__).parent.parent.parent
 EXAMPLE = CHECKOUT / "plugins" / "example"
-PARTS = {"backbone": "frame_average", "motion": "added_change", "sampler": "beginning", "loss": "in_batch"}
-TINY = ("data.size=32", "head.dim=8", "train.epochs=1", "train.batch=4", "train.log_every=1", "train.check_every=1")
+PARTS = {
+    "backbone": "frame_average",
+    "motion": "added_change",
+    "sampler": "beginning",
+    "loss": "in_batch",
+}
+TINY = (
+    "data.size=32",
+    "head.dim=8",
+    "train.epochs=1",
+    "train.batch=4",
+    "train.log_every=1",
+    "train.check_every=1",
+)
 
 Vcsf = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -37,12 +50,21 @@ def setting(*assignments: str) -> list[str]:
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of its own with the example package installed."""
     folder = tmp_path_factory.mktemp("example")
-    options = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--target", str(folder))
+    options = (
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--no-build-isolation",
+        "--target",
+        str(folder),
+    )
     subprocess.run([sys.executable, "-m", "pip", "install", *options, str(EXAMPLE)], check=True)
     return folder
 
 
-def test_the_parts_are_listed_with_who_registered_them(example: Path, vcsf: Vcsf, tmp_path: Path) -> None:
+def test_the_parts_are_listed_with_who_registered_them(
+    example: Path, vcsf: Vcsf, tmp_path: Path
+) -> None:
     listed = vcsf("plugins", cwd=tmp_path, PYTHONPATH=example).stdout
     kinds = dict(re.findall(r"^(\w+):\n((?:  .*\n)+)", listed, re.MULTILINE))
     for kind, name in PARTS.items():
@@ -60,7 +82,10 @@ def test_the_commands_of_its_manual_train_and_the_run_can_be_searched(
 
     text = vcsf(*described, cwd=tmp_path, **variables).stdout
     assert "backbone frame_average, from plugin example" in text
-    assert "width: int, default 16\n      Channels of the first stage; the second has twice as many." in text
+    assert (
+        "width: int, default 16\n      Channels of the first stage; the second has twice as many."
+        in text
+    )
 
     vcsf(*trained, *setting(*TINY), "--workers", 1, cwd=tmp_path, **variables)
     (run,) = (tmp_path / "runs").iterdir()
@@ -105,21 +130,29 @@ def vcsf_on_finish(run, results):
 """
 
 
-def test_the_local_plugin_of_the_manual_is_announced_and_used(local: Path, vcsf: Vcsf, tiny_data: Path) -> None:
+def test_the_local_plugin_of_the_manual_is_announced_and_used(
+    local: Path, vcsf: Vcsf, tiny_data: Path
+) -> None:
     with (local / "vcsf_local.py").open("a", encoding="utf-8") as file:
         file.write(OBSERVER)
-    words = setting("motion=scale", "motion.start=2", "backbone.channels=[4, 8, 8, 16]", "loss.queue=4", *TINY)
+    words = setting(
+        "motion=scale", "motion.start=2", "backbone.channels=[4, 8, 8, 16]", "loss.queue=4", *TINY
+    )
     done = vcsf("pretrain", "demo", *words, "--workers", 0, "--data", tiny_data, cwd=local)
     assert done.stderr.count("using the plugin ./vcsf_local.py") == 1
     (run,) = (local / "runs").iterdir()
     recipe, _ = strict_yaml.parse((run / "recipe.yaml").read_text(encoding="utf-8"), "recipe.yaml")
     assert recipe["motion"] == {"name": "scale", "after": [2, 3, 4], "start": 2.0}
-    losses = [line for line in (local / "logged").read_text().splitlines() if line.startswith("loss=")]
+    losses = [
+        line for line in (local / "logged").read_text().splitlines() if line.startswith("loss=")
+    ]
     assert len(losses) == 2
     assert (local / "finished").read_text() == f"{run.name} {losses[-1]}"
 
 
-def test_worker_processes_too_leave_a_broken_local_plugin_out(vcsf: Vcsf, tmp_path: Path, tiny_data: Path) -> None:
+def test_worker_processes_too_leave_a_broken_local_plugin_out(
+    vcsf: Vcsf, tmp_path: Path, tiny_data: Path
+) -> None:
     (tmp_path / "vcsf_local.py").write_text("raise RuntimeError('bang')")
     source = tiny_data / "synthetic" / "original" / "videos"
     words = ("prepare", "folder", "--source", source, "--workers", 1)
@@ -130,7 +163,9 @@ def test_worker_processes_too_leave_a_broken_local_plugin_out(vcsf: Vcsf, tmp_pa
     assert "vcsf_local" not in done.stderr
 
 
-def test_a_command_of_the_local_plugin_runs_unless_it_is_left_out(vcsf: Vcsf, tmp_path: Path) -> None:
+def test_a_command_of_the_local_plugin_runs_unless_it_is_left_out(
+    vcsf: Vcsf, tmp_path: Path
+) -> None:
     (tmp_path / "vcsf_local.py").write_text(
         "import click\nfrom vcsf_cli import hookimpl\n"
         "@click.command('hello')\ndef hello():\n    click.echo('hello')\n"

@@ -81,8 +81,14 @@ def test_what_breaks_a_contract_is_named(
     settings: list[str], named: str, said: str, tiny_data: Path, tmp_path: Path, vcsf: Vcsf
 ) -> None:
     (tmp_path / "vcsf_local.py").write_text(CODE)
-    words = [word for setting in ["train.batch=2", "train.epochs=1", *settings] for word in ("--set", setting)]
-    done = vcsf("pretrain", "smoke", *words, "--data", tiny_data, "--workers", 0, cwd=tmp_path, status=2)
+    words = [
+        word
+        for setting in ["train.batch=2", "train.epochs=1", *settings]
+        for word in ("--set", setting)
+    ]
+    done = vcsf(
+        "pretrain", "smoke", *words, "--data", tiny_data, "--workers", 0, cwd=tmp_path, status=2
+    )
     assert named in done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr

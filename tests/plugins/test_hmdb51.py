@@ -55,7 +55,9 @@ def test_official_lists_flag_each_clip_in_each_split(tmp_path: Path) -> None:
         "K\xfcr_\u65e5\u672c",
     ],
 )
-def test_names_with_odd_characters_are_found_in_lists_of_both_forms(tmp_path: Path, stem: str) -> None:
+def test_names_with_odd_characters_are_found_in_lists_of_both_forms(
+    tmp_path: Path, stem: str
+) -> None:
     name = f"{stem}{TAIL}"
     source_of(tmp_path, name)
     write(tmp_path, {"one/cartwheel_test_split1.txt": f"other{TAIL} 2\n{name} 1\n"})
@@ -71,12 +73,19 @@ def test_lists_need_be_no_utf_8(tmp_path: Path, encoding: str) -> None:
     source_of(tmp_path, f"K\xfcr{TAIL}", f"plain{TAIL}")
     lines = f"K\xfcr{TAIL} 1\r\nplain{TAIL} 2\r\n"
     write(tmp_path, {"cartwheel_test_split1.txt": lines.encode(encoding)})
-    assert parts(hmdb51(tmp_path).videos()) == {f"cartwheel/K\xfcr{TAIL}": "train", f"cartwheel/plain{TAIL}": "test"}
+    assert parts(hmdb51(tmp_path).videos()) == {
+        f"cartwheel/K\xfcr{TAIL}": "train",
+        f"cartwheel/plain{TAIL}": "test",
+    }
 
 
 def test_a_line_in_latin_1_spoils_no_other_line(tmp_path: Path) -> None:
     source_of(tmp_path, f"K\xfcr{TAIL}", f"Stra\xdfe\u2026{TAIL}")
-    lines = f"K\xfcr{TAIL} 1\n".encode("latin-1") + f"Stra\xdfe\u2026{TAIL} 2\n".encode() + b"\x85\x85.avi 0\n"
+    lines = (
+        f"K\xfcr{TAIL} 1\n".encode("latin-1")
+        + f"Stra\xdfe\u2026{TAIL} 2\n".encode()
+        + b"\x85\x85.avi 0\n"
+    )
     write(tmp_path, {"cartwheel_test_split1.txt": lines})
     assert list(parts(hmdb51(tmp_path).videos()).values()) == ["train", "test"]
 
@@ -85,7 +94,10 @@ def test_file_names_need_be_no_utf_8(tmp_path: Path) -> None:
     folder = os.fsencode(source_of(tmp_path, f"plain{TAIL}") / "cartwheel")
     Path(os.fsdecode(folder + b"/K\xfcr" + TAIL.encode())).touch()
     Path(os.fsdecode(folder + unicodedata.normalize("NFD", f"/\xc4rger{TAIL}").encode())).touch()
-    write(tmp_path, {"cartwheel_test_split1.txt": f"K\xfcr{TAIL} 1\n\xc4rger{TAIL} 2\n".encode("latin-1")})
+    write(
+        tmp_path,
+        {"cartwheel_test_split1.txt": f"K\xfcr{TAIL} 1\n\xc4rger{TAIL} 2\n".encode("latin-1")},
+    )
     videos = hmdb51(tmp_path).videos()
     assert sorted(video.split[0] for video in videos) == ["", "test", "train"]
     assert all(video.path.is_file() for video in videos)
@@ -117,7 +129,9 @@ def test_two_classes_may_have_clips_of_one_name(tmp_path: Path) -> None:
         ("kick", "without_the_class", "without_the_class"),
     ],
 )
-def test_the_recording_is_what_stands_before_the_class(tmp_path: Path, label: str, name: str, recording: str) -> None:
+def test_the_recording_is_what_stands_before_the_class(
+    tmp_path: Path, label: str, name: str, recording: str
+) -> None:
     (video,) = hmdb51(source_of(tmp_path, f"{name}.avi", label=label)).videos()
     assert (video.group, video.source) == (recording, recording)
 
@@ -152,12 +166,18 @@ def test_lists_that_are_no_folder_are_a_mistake_of_the_command_line(tmp_path: Pa
     [
         ("run_test_split1.txt", "a.avi 1\nb.avi 3\n", "run_test_split1.txt:2: `b.avi 3` is no"),
         ("run_test_split1.txt", "\na.avi\n", "run_test_split1.txt:2: `a.avi` is no"),
-        ("run_test_split1.txt", "a.avi 1\na.avi 2\n", "run_test_split1.txt:2: run/a is in two parts of split 1"),
+        (
+            "run_test_split1.txt",
+            "a.avi 1\na.avi 2\n",
+            "run_test_split1.txt:2: run/a is in two parts of split 1",
+        ),
         ("trainlist01.txt", "run/b 0\na 0\n", "trainlist01.txt:2: `a 0` is no"),
         ("trainlist01.txt", "run/a 0\n", "trainlist01.txt:1: run/a is in two parts of split 1"),
     ],
 )
-def test_a_wrong_line_of_a_list_is_named(tmp_path: Path, name: str, content: str, problem: str) -> None:
+def test_a_wrong_line_of_a_list_is_named(
+    tmp_path: Path, name: str, content: str, problem: str
+) -> None:
     touch(tmp_path, "run/a.avi")
     write(tmp_path, {"testlist01.txt": "run/a 0\n", name: content})
     with pytest.raises(DataError) as caught:
@@ -169,7 +189,9 @@ def test_missing_lists_and_unlisted_clips_are_told(tmp_path: Path) -> None:
     touch(tmp_path, "run/a.avi", "run/b.avi")
     dataset = hmdb51(tmp_path)
     assert set(parts(dataset.videos()).values()) == {""}
-    assert any("no lists of split 1, 2, 3 were found; --lists" in remark for remark in dataset.remarks())
+    assert any(
+        "no lists of split 1, 2, 3 were found; --lists" in remark for remark in dataset.remarks()
+    )
     write(tmp_path / "lists", {"run_test_split1.txt": "a.avi 0\n"})
     dataset.videos()
     assert dataset.remarks()[1:] == [
@@ -181,11 +203,17 @@ def test_missing_lists_and_unlisted_clips_are_told(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def listed(shared_data: Path) -> list[str]:
     """All clips that the lists of the three splits name."""
-    lines = (line for path in (shared_data / "splits" / "hmdb51").iterdir() for line in path.read_text().splitlines())
+    lines = (
+        line
+        for path in (shared_data / "splits" / "hmdb51").iterdir()
+        for line in path.read_text().splitlines()
+    )
     return sorted({line.rpartition(" ")[0] for line in lines})
 
 
-def test_all_clips_of_lists_of_one_part_are_found(shared_data: Path, listed: list[str], tmp_path: Path) -> None:
+def test_all_clips_of_lists_of_one_part_are_found(
+    shared_data: Path, listed: list[str], tmp_path: Path
+) -> None:
     touch(tmp_path, *(f"{name}.avi" for name in listed))
     lists = shared_data / "splits" / "hmdb51"
     dataset = hmdb51(tmp_path, lists=lists)
@@ -205,7 +233,11 @@ def test_official_lists_of_all_clips_are_a_complete_dataset(tmp_path: Path) -> N
         lines = "".join(f"{name} {int(name[1:-4]) % 3}\n" for its, name in clips if its == label)
         write(tmp_path, {f"splits/{label}_test_split{split}.txt": lines for split in (1, 2, 3)})
     dataset = hmdb51(tmp_path, strict=True)
-    assert Counter(video.split for video in dataset.videos()).keys() == {("",) * 3, ("train",) * 3, ("test",) * 3}
+    assert Counter(video.split for video in dataset.videos()).keys() == {
+        ("",) * 3,
+        ("train",) * 3,
+        ("test",) * 3,
+    }
     assert dataset.remarks() == ["51 of 51 classes, 6,766 of 6,766 clips"]
     for path in (tmp_path / "splits").glob("*_split2.txt"):
         path.unlink()
@@ -214,14 +246,27 @@ def test_official_lists_of_all_clips_are_a_complete_dataset(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("bytes_of", ["utf-8", "latin-1"])
-def test_odd_names_are_prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str], bytes_of: str) -> None:
+def test_odd_names_are_prepared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], bytes_of: str
+) -> None:
     source = tmp_path / "hmdb"
     odd, plain = "v1.2 (R\xe4d)!;-)" + TAIL, f"#20_[x]{TAIL}"
     write_video(source / "cartwheel" / plain, 8, width=64, height=48)
     video = write_video(source / "cartwheel" / "a.avi", 8, width=64, height=48)
     video.rename(os.fsdecode(os.fsencode(video.parent) + b"/" + odd.encode(bytes_of)))
     write(source, {"cartwheel_test_split1.txt": f"{odd} 1\n{plain} 2\n".encode("latin-1")})
-    command = ["prepare", "hmdb51", "--source", source, "--data", tmp_path, "--workers", 1, "--decoder", "pyav"]
+    command = [
+        "prepare",
+        "hmdb51",
+        "--source",
+        source,
+        "--data",
+        tmp_path,
+        "--workers",
+        1,
+        "--decoder",
+        "pyav",
+    ]
     assert main([str(argument) for argument in command]) == 0
     assert "1 of 51 classes, 2 of 6,766 clips" in capsys.readouterr().err
     table = Manifest.open(tmp_path / "hmdb51").table
@@ -235,4 +280,7 @@ def test_strict_refuses_a_part(tmp_path: Path, capsys: pytest.CaptureFixture[str
     source = source_of(tmp_path / "hmdb", f"A{TAIL}")
     command = ["prepare", "hmdb51", "--source", str(source), "--data", str(tmp_path), "--strict"]
     assert main(command) == 1
-    assert "error: HMDB51 is not complete: 1 of 51 classes, 1 of 6,766 clips" in capsys.readouterr().err
+    assert (
+        "error: HMDB51 is not complete: 1 of 51 classes, 1 of 6,766 clips"
+        in capsys.readouterr().err
+    )

@@ -24,13 +24,17 @@ def assert_equal(fast: torch.Tensor, slow: torch.Tensor, contrast: Contrast, pat
     """The same loss and the same gradient."""
     query = contrast.query[pathway]
     torch.testing.assert_close(fast, slow)
-    torch.testing.assert_close(torch.autograd.grad(fast, query), torch.autograd.grad(slow, query), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        torch.autograd.grad(fast, query), torch.autograd.grad(slow, query), atol=1e-5, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("queue", [10, 0])
 @pytest.mark.parametrize("pathway", ["slow", "fast"])
-def test_infonce_and_cross_instance_equal_their_formula(seed: int, queue: int, pathway: str) -> None:
+def test_infonce_and_cross_instance_equal_their_formula(
+    seed: int, queue: int, pathway: str
+) -> None:
     contrast = contrast_of(seed) if queue else batch_as_queue(contrast_of(seed))
     other = "fast" if pathway == "slow" else "slow"
     loss = InfoNCE(temperature=0.2, queue=queue)(contrast, pathway)["loss"]
@@ -43,7 +47,11 @@ def test_infonce_and_cross_instance_equal_their_formula(seed: int, queue: int, p
     ("positives", "kind", "siblings", "drop_own", "queue"),
     list(
         itertools.product(
-            ["other", "intersection", "union"], ["within", "across"], ["positives", "ignored"], [0.0, 1.0], [10, 0]
+            ["other", "intersection", "union"],
+            ["within", "across"],
+            ["positives", "ignored"],
+            [0.0, 1.0],
+            [10, 0],
         )
     ),
 )
@@ -57,7 +65,15 @@ def test_cross_pathway_equals_its_formula(
             drop_own=drop_own,
         )(contrast, pathway)["loss"]  # fmt: skip
         expected = losses_by_hand.cross_pathway(
-            contrast, pathway, 0.3, 2, positives, kind == "across", siblings == "positives", drop_own == 1, queue == 0
+            contrast,
+            pathway,
+            0.3,
+            2,
+            positives,
+            kind == "across",
+            siblings == "positives",
+            drop_own == 1,
+            queue == 0,
         )
         assert_equal(loss, expected, contrast, pathway)
 
@@ -82,7 +98,8 @@ def test_infonce_of_two_opposite_clips() -> None:
 
 
 def two_slots() -> Contrast:
-    """One clip whose own key and slots lie at right angles in a plane: slot 0 is near in fast, slot 1 in slow."""
+    """One clip whose own key and slots lie at right angles in a plane: slot 0 is near in fast, slot
+    1 in slow."""
     east, north = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     return Contrast(
         query={"slow": east.clone().requires_grad_(), "fast": None},
@@ -104,19 +121,32 @@ def two_slots() -> Contrast:
         ("other", 1.0, math.log((2 * math.e + 1) / 1)),  # slot 0 alone
         ("other", 0.0, math.log((2 * math.e + 1) / (math.e + 1))),
         ("union", 1.0, math.log((2 * math.e + 1) / (math.e + 1))),
-        ("intersection", 1.0, math.log((2 * math.e + 1) / math.e)),  # nothing is mined: the own key stays
+        (
+            "intersection",
+            1.0,
+            math.log((2 * math.e + 1) / math.e),
+        ),  # nothing is mined: the own key stays
     ],
 )
 def test_cross_pathway_by_hand(positives: str, drop_own: float, expected: float) -> None:
-    loss = CrossPathway(temperature=1.0, queue=2, neighbours=1, positives=positives, drop_own=drop_own)
+    loss = CrossPathway(
+        temperature=1.0, queue=2, neighbours=1, positives=positives, drop_own=drop_own
+    )
     terms = loss(two_slots(), "slow")
     assert float(terms["loss"].detach()) == pytest.approx(expected, rel=1e-5)
     assert float(terms["own_similarity"]) == 1.0
     assert float(terms["mined_similarity"]) == pytest.approx(
         {"other": 0.0, "union": 0.5, "intersection": 0.0}[positives]
     )
-    shares = {("other", 1.0): 1.0, ("other", 0.0): 1 / (1 + math.e), ("union", 1.0): 1.0, ("intersection", 1.0): 0.0}
-    assert float(terms["mined_share"].detach()) == pytest.approx(shares[positives, drop_own], rel=1e-5)
+    shares = {
+        ("other", 1.0): 1.0,
+        ("other", 0.0): 1 / (1 + math.e),
+        ("union", 1.0): 1.0,
+        ("intersection", 1.0): 0.0,
+    }
+    assert float(terms["mined_share"].detach()) == pytest.approx(
+        shares[positives, drop_own], rel=1e-5
+    )
 
 
 def test_mining_follows_the_key_and_not_the_query() -> None:
@@ -162,7 +192,8 @@ def test_one_positive_alone_gives_no_nan(kind: type[InfoNCE]) -> None:
 
 
 def test_keys_of_the_same_video_are_no_negatives() -> None:
-    """Slots 0, 1 and 6 hold videos of the batch: changing what they hold for these videos changes nothing."""
+    """Slots 0, 1 and 6 hold videos of the batch: changing what they hold for these videos changes
+    nothing."""
     contrast = contrast_of(2, batch=2)
     contrast.video = torch.tensor([0, 0])
     before = InfoNCE(queue=10)(contrast, "slow")["loss"].detach()

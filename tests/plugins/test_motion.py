@@ -1,4 +1,5 @@
-"""Motion modules: each against a slow twin, silent at the start, and able to see motion once awake."""
+"""Motion modules: each against a slow twin, silent at the start, and able to see motion once
+awake."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -43,7 +44,9 @@ def one_thread() -> Iterator[None]:
 def fresh(name: str, channels: int = 8, **settings: int) -> nn.Module:
     """A module as a recipe gets it."""
     torch.manual_seed(0)
-    module: nn.Module = vcsf_plugins.vcsf_motion_modules()[name](channels, **SETTINGS[name] | settings)
+    module: nn.Module = vcsf_plugins.vcsf_motion_modules()[name](
+        channels, **SETTINGS[name] | settings
+    )
     return module
 
 
@@ -62,7 +65,11 @@ def awake(name: str, **settings: int) -> nn.Module:
 
 
 def clip(
-    batch: int = 2, steps: int = 4, covered: int = 4, size: tuple[int, int] = (7, 5), window: tuple[int, int] = (23, 17)
+    batch: int = 2,
+    steps: int = 4,
+    covered: int = 4,
+    size: tuple[int, int] = (7, 5),
+    window: tuple[int, int] = (23, 17),
 ) -> tuple[Tensor, Tensor]:
     """Features of 8 channels and the window, whose steps cover `covered` frames."""
     generator = torch.Generator().manual_seed(steps)
@@ -99,7 +106,11 @@ def map_by_hand(module: DifferenceMap, features: Tensor, window: Tensor) -> Tens
     for step, now in enumerate(squeezed):
         output = features[:, :, step : step + 1].clone()
         for neighbour in (step + 1, step - 1):
-            change = module.align(squeezed[neighbour]) - now if 0 <= neighbour <= last else torch.zeros_like(now)
+            change = (
+                module.align(squeezed[neighbour]) - now
+                if 0 <= neighbour <= last
+                else torch.zeros_like(now)
+            )
             height, width = change.shape[3:]
             pooled = torch.zeros(*change.shape[:3], math.ceil(height / 2), math.ceil(width / 2))
             for row in range(pooled.shape[3]):
@@ -118,13 +129,16 @@ def map_by_hand(module: DifferenceMap, features: Tensor, window: Tensor) -> Tens
 
 
 def short_term_by_hand(module: ShortTerm, features: Tensor, window: Tensor) -> Tensor:
-    """TDN's short-term module: differences of whole frames first, then what makes features of them."""
+    """TDN's short-term module: differences of whole frames first, then what makes features of
+    them."""
     steps = []
     for step in range(features.shape[2]):
         middle = math.floor((step + 1 / 2) * window.shape[2] / features.shape[2])
         changes = []
         for frame in range(middle - module.neighbours, middle + module.neighbours):
-            before, after = (min(max(number, 0), window.shape[2] - 1) for number in (frame, frame + 1))
+            before, after = (
+                min(max(number, 0), window.shape[2] - 1) for number in (frame, frame + 1)
+            )
             changes.append(window[:, :, after] - window[:, :, before])
         pooled = functional.avg_pool2d(torch.cat(changes, 1), 2, ceil_mode=True)
         motion = module.stem(pooled[:, :, None])
@@ -164,20 +178,28 @@ def volume_by_hand(radius: int, now: Tensor, following: Tensor) -> Tensor:
                     if 0 <= row + down < height and 0 <= column + right < width:
                         ours, theirs = now[:, row, column], following[:, row + down, column + right]
                         cosine = float(ours @ theirs / (ours.norm() * theirs.norm()))
-                        volume[(down + radius) * side + right + radius, row, column] = max(0.0, cosine)
+                        volume[(down + radius) * side + right + radius, row, column] = max(
+                            0.0, cosine
+                        )
     return volume
 
 
 def correlation_by_hand(module: Correlation, features: Tensor, window: Tensor) -> Tensor:
-    """The volume of each step and the next, what is read from it, and the sum; the last step meets itself."""
+    """The volume of each step and the next, what is read from it, and the sum; the last step meets
+    itself."""
     last = features.shape[2] - 1
     steps = []
     for step in range(last + 1):
         now = module.squeeze(features[:, :, step : step + 1])[:, :, 0]
         later = min(step + 1, last)
         following = module.squeeze(features[:, :, later : later + 1])[:, :, 0]
-        volume = torch.stack([volume_by_hand(module.radius, *pair) for pair in zip(now, following, strict=True)])
-        steps.append(features[:, :, step : step + 1] + module.norm(module.expand(module.read(volume[:, :, None]))))
+        volume = torch.stack(
+            [volume_by_hand(module.radius, *pair) for pair in zip(now, following, strict=True)]
+        )
+        steps.append(
+            features[:, :, step : step + 1]
+            + module.norm(module.expand(module.read(volume[:, :, None])))
+        )
     return torch.cat(steps, 2)
 
 
@@ -196,7 +218,9 @@ BY_HAND: dict[str, Callable[..., Tensor]] = {
 def test_a_module_equals_its_slow_twin(name: str, steps: int) -> None:
     module, (features, window) = awake(name), clip(steps=steps)
     output = module(features, window)
-    torch.testing.assert_close(output, BY_HAND[name](module, features, window), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        output, BY_HAND[name](module, features, window), atol=1e-5, rtol=1e-4
+    )
     assert (output - features).abs().mean() > VISIBLE
 
 
@@ -207,8 +231,13 @@ def test_short_term_of_any_step_and_size_equals_its_slow_twin(
     covered: int, neighbours: int, size: tuple[int, int]
 ) -> None:
     """Features smaller and larger than the motion's own map, which is 3 x 3 here."""
-    module, (features, window) = awake("short_term", neighbours=neighbours), clip(steps=3, covered=covered, size=size)
-    torch.testing.assert_close(module(features, window), short_term_by_hand(module, features, window))
+    module, (features, window) = (
+        awake("short_term", neighbours=neighbours),
+        clip(steps=3, covered=covered, size=size),
+    )
+    torch.testing.assert_close(
+        module(features, window), short_term_by_hand(module, features, window)
+    )
 
 
 @torch.no_grad()
@@ -216,7 +245,9 @@ def test_short_term_of_steps_that_do_not_divide_the_window_equals_its_slow_twin(
     """Twenty frames, five of them slow, and three steps after a stride of two."""
     module, (features, window) = awake("short_term"), clip(steps=4, covered=5)
     features = features[:, :, :3]
-    torch.testing.assert_close(module(features, window), short_term_by_hand(module, features, window))
+    torch.testing.assert_close(
+        module(features, window), short_term_by_hand(module, features, window)
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -241,8 +272,12 @@ def test_the_volume_of_any_radius_equals_its_slow_twin(radius: int) -> None:
     """A radius wider than half the map, too."""
     squeezed = torch.randn(1, 3, 2, 4, 5)
     volume = awake("correlation", radius=radius).volume(squeezed)
-    torch.testing.assert_close(volume[0, :, 0], volume_by_hand(radius, squeezed[0, :, 0], squeezed[0, :, 1]))
-    torch.testing.assert_close(volume[0, :, 1], volume_by_hand(radius, squeezed[0, :, 1], squeezed[0, :, 1]))
+    torch.testing.assert_close(
+        volume[0, :, 0], volume_by_hand(radius, squeezed[0, :, 0], squeezed[0, :, 1])
+    )
+    torch.testing.assert_close(
+        volume[0, :, 1], volume_by_hand(radius, squeezed[0, :, 1], squeezed[0, :, 1])
+    )
 
 
 @torch.no_grad()
@@ -275,7 +310,10 @@ def test_a_new_module_is_exactly_the_identity(
     window: tuple[int, int],
     channels_last: bool,
 ) -> None:
-    module, (features, frames) = fresh(name).train(training), clip(batch, steps, covered, size, window)
+    module, (features, frames) = (
+        fresh(name).train(training),
+        clip(batch, steps, covered, size, window),
+    )
     if channels_last:
         features = features.contiguous(memory_format=torch.channels_last_3d)
     with torch.no_grad():
@@ -327,8 +365,9 @@ def in_order(frames: Tensor, order: list[int]) -> Tensor:
 @pytest.mark.parametrize("name", ["none", *NAMES])
 @torch.no_grad()
 def test_a_module_sees_the_order_of_frames(name: str, order: list[int]) -> None:
-    """Frames in another order give something else than the same steps in another order; without a module they don't,
-    and the map, which treats both neighbours alike, doesn't tell a clip from its reverse."""
+    """Frames in another order give something else than the same steps in another order; without a
+    module they don't, and the map, which treats both neighbours alike, doesn't tell a clip from its
+    reverse."""
     module = awake(name) if name != "none" else vcsf_plugins.vcsf_motion_modules()["none"](8)
     features, window = clip()
     # Backwards, the frames within a step are backwards too.
@@ -340,7 +379,13 @@ def test_a_module_sees_the_order_of_frames(name: str, order: list[int]) -> None:
 
 @pytest.mark.parametrize(
     ("name", "ends"),
-    [("difference_gate", [4]), ("difference_map", [0, 4]), ("short_term", []), ("additive", [4]), ("correlation", [])],
+    [
+        ("difference_gate", [4]),
+        ("difference_map", [0, 4]),
+        ("short_term", []),
+        ("additive", [4]),
+        ("correlation", []),
+    ],
 )
 @torch.no_grad()
 def test_a_still_clip_stays_still_but_for_padded_end_steps(name: str, ends: list[int]) -> None:
@@ -356,10 +401,16 @@ def test_a_still_clip_stays_still_but_for_padded_end_steps(name: str, ends: list
 @pytest.mark.parametrize("neighbours", [1, 2])
 @pytest.mark.parametrize("steps", [1, 2, 4, 8, 16])
 @torch.no_grad()
-def test_short_term_reads_the_frames_around_the_middle_of_a_step(steps: int, neighbours: int) -> None:
-    """A changed frame changes the steps whose middle is near, and no others. With four frames a step and two
-    neighbours, a frame that slow skips (it reads 0, 4, 8, 12) belongs to one step, and none goes unread."""
-    module, (features, window) = awake("short_term", neighbours=neighbours), clip(steps=steps, covered=16 // steps)
+def test_short_term_reads_the_frames_around_the_middle_of_a_step(
+    steps: int, neighbours: int
+) -> None:
+    """A changed frame changes the steps whose middle is near, and no others. With four frames a
+    step and two neighbours, a frame that slow skips (it reads 0, 4, 8, 12) belongs to one step, and
+    none goes unread."""
+    module, (features, window) = (
+        awake("short_term", neighbours=neighbours),
+        clip(steps=steps, covered=16 // steps),
+    )
     before = module(features, window)
     covered = 16 // steps
     for frame in range(16):
@@ -369,7 +420,9 @@ def test_short_term_reads_the_frames_around_the_middle_of_a_step(steps: int, nei
         near = [abs(frame - (step * covered + covered // 2)) <= neighbours for step in range(steps)]
         assert changed.tolist() == near
         if (steps, neighbours) == (4, 2):
-            assert changed.nonzero().flatten().tolist() == ([frame // 4] if frame % 4 else near_of_slow(frame))
+            assert changed.nonzero().flatten().tolist() == (
+                [frame // 4] if frame % 4 else near_of_slow(frame)
+            )
 
 
 def near_of_slow(frame: int) -> list[int]:
@@ -394,7 +447,9 @@ def test_a_window_of_one_frame_has_no_short_term_motion() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", NAMES)
-def test_bfloat16_is_near_float32_and_gives_back_the_features_type(name: str, dtype: torch.dtype) -> None:
+def test_bfloat16_is_near_float32_and_gives_back_the_features_type(
+    name: str, dtype: torch.dtype
+) -> None:
     module, (features, window) = awake(name), clip()
     features = features.to(dtype).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
@@ -411,7 +466,9 @@ def test_bfloat16_is_near_float32_and_gives_back_the_features_type(name: str, dt
 @torch.no_grad()
 def test_the_channel_last_in_memory_stays_there_and_changes_nothing(name: str) -> None:
     module, (features, window) = awake(name), clip()
-    last = [tensor.contiguous(memory_format=torch.channels_last_3d) for tensor in (features, window)]
+    last = [
+        tensor.contiguous(memory_format=torch.channels_last_3d) for tensor in (features, window)
+    ]
     output = module(*last)
     assert output.is_contiguous(memory_format=torch.channels_last_3d)
     torch.testing.assert_close(output, module(features, window))
@@ -425,14 +482,22 @@ def norm_of(channels: int) -> int:
 def test_the_parameters_are_those_of_the_formulas(channels: int) -> None:
     """Few channels leave one for the differences."""
     squeezed, compared = max(1, channels // 16), max(1, channels // 8)
-    gate = channels * squeezed + norm_of(squeezed) + 9 * squeezed + squeezed * channels + norm_of(channels)
+    gate = (
+        channels * squeezed
+        + norm_of(squeezed)
+        + 9 * squeezed
+        + squeezed * channels
+        + norm_of(channels)
+    )
     wanted = {
         "none": 0,
         "difference_gate": gate,
         "difference_map": gate + 2 * (9 * squeezed**2 + norm_of(squeezed)),
         "short_term": 12 * 49 * 32 + norm_of(32) + 32 * channels + norm_of(channels),
         "additive": gate - norm_of(squeezed),
-        "correlation": (channels * compared + norm_of(compared) + 25 * 9 * compared + norm_of(compared))
+        "correlation": (
+            channels * compared + norm_of(compared) + 25 * 9 * compared + norm_of(compared)
+        )
         + (compared * channels + norm_of(channels)),
     }
     for name, factory in vcsf_plugins.vcsf_motion_modules().items():
@@ -449,7 +514,9 @@ def test_every_module_in_the_slow_pathway_starts_as_none() -> None:
     none = build(recipes.load("demo", [*TINY, "motion=none"])).slow.eval()
     for name in NAMES:
         # The last stage has half as many steps as the slow pathway has frames.
-        slow = build(recipes.load("demo", [*TINY, f"motion={{name: {name}, after: [1, 2, 3, 4]}}"])).slow.eval()
+        slow = build(
+            recipes.load("demo", [*TINY, f"motion={{name: {name}, after: [1, 2, 3, 4]}}"])
+        ).slow.eval()
         slow.load_state_dict(none.state_dict(), strict=False)
         assert torch.equal(slow.features(window, positions), none.features(window, positions))
 

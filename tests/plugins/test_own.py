@@ -1,4 +1,5 @@
-"""A person's own videos: folders of any kind and CSV files, groups, and parts that are given or drawn."""
+"""A person's own videos: folders of any kind and CSV files, groups, and parts that are given or
+drawn."""
 
 from __future__ import annotations
 
@@ -62,7 +63,9 @@ def test_folders_of_videos_are_classes(tmp_path: Path) -> None:
     ],
     ids=["no folder", "one folder", "a video outside", "deep folders"],
 )
-def test_videos_that_do_not_lie_in_folders_of_classes_have_no_label(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_videos_that_do_not_lie_in_folders_of_classes_have_no_label(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
     dataset = folder(touch(tmp_path, *names))
     videos = dataset.videos()
     assert labels(videos) == dict.fromkeys(sorted(names))
@@ -73,7 +76,10 @@ def test_videos_that_do_not_lie_in_folders_of_classes_have_no_label(tmp_path: Pa
 
 def test_labels_can_be_taken_from_the_first_folder_or_not_at_all(tmp_path: Path) -> None:
     touch(tmp_path, "Run/outside/1/a.avi", "Run/b.avi")
-    assert labels(folder(tmp_path, labels="folder").videos()) == {"Run/b.avi": "Run", "Run/outside/1/a.avi": "Run"}
+    assert labels(folder(tmp_path, labels="folder").videos()) == {
+        "Run/b.avi": "Run",
+        "Run/outside/1/a.avi": "Run",
+    }
     touch(tmp_path, "Jump/c.avi")
     dataset = folder(tmp_path, labels="none")
     assert set(labels(dataset.videos()).values()) == {None}
@@ -81,17 +87,31 @@ def test_labels_can_be_taken_from_the_first_folder_or_not_at_all(tmp_path: Path)
 
 
 def test_a_video_outside_all_folders_has_no_class_to_take(tmp_path: Path) -> None:
-    assert "intro.avi lies in no folder" in message_of(touch(tmp_path, *CLASSES, "intro.avi"), labels="folder")
+    assert "intro.avi lies in no folder" in message_of(
+        touch(tmp_path, *CLASSES, "intro.avi"), labels="folder"
+    )
 
 
 def test_videos_are_known_by_their_endings(tmp_path: Path) -> None:
     videos = ["a.mp4", "b.avi", "c.mkv", "d.webm", "e.mov", "F.MP4", "g.Mov"]
-    touch(tmp_path, *videos, "notes.txt", "a.srt", "b.jpg", ".h.mp4", ".trash/i.mp4", "mp4", "dir.mp4/j.avi")
+    touch(
+        tmp_path,
+        *videos,
+        "notes.txt",
+        "a.srt",
+        "b.jpg",
+        ".h.mp4",
+        ".trash/i.mp4",
+        "mp4",
+        "dir.mp4/j.avi",
+    )
     assert set(by_name(folder(tmp_path).videos())) == {*videos, "dir.mp4/j.avi"}
 
 
 @pytest.mark.parametrize("kind", ["folder", "csv"])
-def test_a_source_of_the_wrong_kind_is_a_mistake_of_the_command_line(tmp_path: Path, kind: str) -> None:
+def test_a_source_of_the_wrong_kind_is_a_mistake_of_the_command_line(
+    tmp_path: Path, kind: str
+) -> None:
     source = touch(tmp_path, "a.avi") / "a.avi" if kind == "folder" else tmp_path
     with pytest.raises(InputError) as caught:
         {"folder": folder, "csv": csv}[kind](source).videos()
@@ -120,10 +140,14 @@ def test_names_need_be_no_utf_8(tmp_path: Path) -> None:
     ],
     ids=["first group", "all of it", "named group", "of the path", "empty"],
 )
-def test_the_pattern_says_the_group_and_so_the_source(tmp_path: Path, pattern: str, groups: list[str]) -> None:
+def test_the_pattern_says_the_group_and_so_the_source(
+    tmp_path: Path, pattern: str, groups: list[str]
+) -> None:
     touch(tmp_path, "Jump/a_p1_k1.avi", "Run/a_p1_k2.avi", "Run/b_p2_k1.avi")
     if not any(groups):
-        assert "fits none of the videos, such as Jump/a_p1_k1.avi" in message_of(tmp_path, group_pattern=pattern)
+        assert "fits none of the videos, such as Jump/a_p1_k1.avi" in message_of(
+            tmp_path, group_pattern=pattern
+        )
         return
     videos = folder(tmp_path, group_pattern=pattern).videos()
     assert [video.group for video in videos] == [video.source for video in videos] == groups
@@ -160,7 +184,9 @@ def test_splits_of_a_file(tmp_path: Path) -> None:
 
 def test_splits_of_a_file_without_split_and_for_videos_without_label(tmp_path: Path) -> None:
     source = touch(tmp_path / "source", "a.avi", "b.avi")
-    videos = folder(source, splits=splits(tmp_path, "part;video\ntest;a.avi\ntrain;b.avi\n")).videos()
+    videos = folder(
+        source, splits=splits(tmp_path, "part;video\ntest;a.avi\ntrain;b.avi\n")
+    ).videos()
     assert parts(videos) == {"a.avi": "test", "b.avi": "train"}
 
 
@@ -206,7 +232,8 @@ SHARES = st.sampled_from([0.1, 0.25, 0.5, 0.9])
 def drawn(videos: list[tuple[str | None, str]], share: float, seed: int) -> list[Video]:
     """Videos of classes and groups with drawn parts."""
     listed = [
-        Video(Path(f"{number}"), f"{number}", label, group, group) for number, (label, group) in enumerate(videos)
+        Video(Path(f"{number}"), f"{number}", label, group, group)
+        for number, (label, group) in enumerate(videos)
     ]
     return draw_splits(listed, share, seed)
 
@@ -220,7 +247,9 @@ def groups_of(videos: list[Video], split: int) -> dict[str | None, dict[str, set
 
 
 @given(GROUPS, SHARES, st.integers(0, 9))
-def test_every_class_of_several_groups_is_in_both_parts(videos: list[tuple[str, int]], share: float, seed: int) -> None:
+def test_every_class_of_several_groups_is_in_both_parts(
+    videos: list[tuple[str, int]], share: float, seed: int
+) -> None:
     found = drawn([(label, f"{label}{group}") for label, group in videos], share, seed)
     for split in range(3):
         for its in groups_of(found, split).values():
@@ -231,30 +260,48 @@ def test_every_class_of_several_groups_is_in_both_parts(videos: list[tuple[str, 
 
 
 @given(GROUPS, SHARES, st.integers(0, 9))
-def test_a_group_of_several_classes_straddles_no_split(videos: list[tuple[str, int]], share: float, seed: int) -> None:
+def test_a_group_of_several_classes_straddles_no_split(
+    videos: list[tuple[str, int]], share: float, seed: int
+) -> None:
     found = drawn([(label, f"{group}") for label, group in videos], share, seed)
     for split in range(3):
         its = groups_of(found, split)
-        train, test = (set().union(*(groups[part] for groups in its.values())) for part in ("train", "test"))
+        train, test = (
+            set().union(*(groups[part] for groups in its.values())) for part in ("train", "test")
+        )
         assert not train & test
         assert all(groups["train"] for groups in its.values())
         for groups in its.values():
             if not groups["test"]:  # each of its groups is the last training group of some class
-                assert all(any(other["train"] == {group} for other in its.values()) for group in groups["train"])
+                assert all(
+                    any(other["train"] == {group} for other in its.values())
+                    for group in groups["train"]
+                )
 
 
-@given(st.lists(st.tuples(st.sampled_from(["A", "B", None]), st.integers(0, 5)), min_size=1, max_size=30), SHARES)
-def test_videos_without_label_are_never_tested_nor_straddle(videos: list[tuple[str | None, int]], share: float) -> None:
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["A", "B", None]), st.integers(0, 5)), min_size=1, max_size=30
+    ),
+    SHARES,
+)
+def test_videos_without_label_are_never_tested_nor_straddle(
+    videos: list[tuple[str | None, int]], share: float
+) -> None:
     found = drawn([(label, f"{group}") for label, group in videos], share, 0)
     for split in range(3):
         its = groups_of(found, split)
         assert not its[None]["test"]
-        train, test = (set().union(*(groups[part] for groups in its.values())) for part in ("train", "test"))
+        train, test = (
+            set().union(*(groups[part] for groups in its.values())) for part in ("train", "test")
+        )
         assert not train & test
 
 
 @given(st.integers(4, 30), st.integers(1, 4), SHARES, st.integers(0, 99))
-def test_the_test_part_is_as_large_as_asked(groups: int, each: int, share: float, seed: int) -> None:
+def test_the_test_part_is_as_large_as_asked(
+    groups: int, each: int, share: float, seed: int
+) -> None:
     found = drawn([("A", f"{group}") for group in range(groups) for _ in range(each)], share, seed)
     test = sum(video.split[0] == "test" for video in found)
     assert test == each * min(max(1, int(share * groups)), groups - 1)
@@ -278,24 +325,41 @@ def test_groups_that_have_a_part_never_move(
 ) -> None:
     first = drawn([(label, f"{group}") for label, group in old], share, seed)
     kept = as_kept(first)
-    more = [*first, *(Video(Path(f"n{n}"), f"n{n}", label, f"{g}", f"{g}") for n, (label, g) in enumerate(new))]
+    more = [
+        *first,
+        *(Video(Path(f"n{n}"), f"n{n}", label, f"{g}", f"{g}") for n, (label, g) in enumerate(new)),
+    ]
     found = draw_splits(more, share, other, kept)
-    assert {video.group: video.split for video in found} | kept == {video.group: video.split for video in found}
+    assert {video.group: video.split for video in found} | kept == {
+        video.group: video.split for video in found
+    }
     assert draw_splits(found, share, other, as_kept(found)) == found
     for split in range(3):
         its = groups_of(found, split)
-        train, test = (set().union(*(groups[part] for groups in its.values())) for part in ("train", "test"))
+        train, test = (
+            set().union(*(groups[part] for groups in its.values())) for part in ("train", "test")
+        )
         assert not train & test
         assert all(groups["train"] or groups["test"] <= kept.keys() for groups in its.values())
 
 
 @given(st.integers(4, 20), st.integers(1, 20), SHARES, st.integers(0, 99))
-def test_added_groups_bring_the_test_part_to_its_share(old: int, new: int, share: float, seed: int) -> None:
-    """Old and new videos together, in each class; a class that is new is divided as if it were alone."""
+def test_added_groups_bring_the_test_part_to_its_share(
+    old: int, new: int, share: float, seed: int
+) -> None:
+    """Old and new videos together, in each class; a class that is new is divided as if it were
+    alone."""
     first = drawn([("A", f"{group}") for group in range(old)], share, seed)
-    more = [Video(Path(f"n{n}{label}"), f"n{n}{label}", label, f"n{n}{label}") for n in range(new) for label in "AB"]
+    more = [
+        Video(Path(f"n{n}{label}"), f"n{n}{label}", label, f"n{n}{label}")
+        for n in range(new)
+        for label in "AB"
+    ]
     found = draw_splits([*first, *more], share, seed, as_kept(first))
-    test = {label: sum(video.split[1] == "test" for video in found if video.label == label) for label in "AB"}
+    test = {
+        label: sum(video.split[1] == "test" for video in found if video.label == label)
+        for label in "AB"
+    }
     assert test["A"] == max(1, int(share * (old + new)))
     assert test["B"] == min(max(1, int(share * new)), new - 1)
 
@@ -304,7 +368,11 @@ def test_groups_that_were_left_out_of_a_split_stay_out_and_count_for_nothing() -
     listed = [Video(Path(f"{number}"), f"{number}", "A", f"{number}") for number in range(20)]
     kept = {f"{number}": ("", "train", "test") for number in range(10)}
     found = draw_splits(listed, 0.5, 0, kept)
-    assert [sum(video.split[0] == part for video in found) for part in ("train", "test", "")] == [5, 5, 10]
+    assert [sum(video.split[0] == part for video in found) for part in ("train", "test", "")] == [
+        5,
+        5,
+        10,
+    ]
     assert all(found[number].split == ("", "train", "test") for number in range(10))
 
 
@@ -321,7 +389,9 @@ def test_videos_without_group_are_drawn_one_by_one(tmp_path: Path) -> None:
     videos = folder(tmp_path, test_share=0.25).videos()
     for split in range(3):
         for label in ("Run", "Jump"):
-            assert sum(video.split[split] == "test" for video in videos if video.label == label) == 2
+            assert (
+                sum(video.split[split] == "test" for video in videos if video.label == label) == 2
+            )
 
 
 def listed(root: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -363,8 +433,15 @@ def test_a_manifest_as_spreadsheets_save_it(tmp_path: Path, text: str, encoding:
 def test_paths_may_be_absolute_lead_elsewhere_or_to_a_link(tmp_path: Path) -> None:
     touch(tmp_path, "lists/in/a.avi", "elsewhere/b.avi", "elsewhere/c.avi", "blobs/1234")
     (tmp_path / "lists" / "d.avi").symlink_to(tmp_path / "blobs" / "1234")
-    rows = [tmp_path / "lists/in/a.avi", tmp_path / "elsewhere/b.avi", "../elsewhere/c.avi", "d.avi"]
-    videos = csv(listed(tmp_path / "lists", "video\n" + "".join(f"{row}\n" for row in rows))).videos()
+    rows = [
+        tmp_path / "lists/in/a.avi",
+        tmp_path / "elsewhere/b.avi",
+        "../elsewhere/c.avi",
+        "d.avi",
+    ]
+    videos = csv(
+        listed(tmp_path / "lists", "video\n" + "".join(f"{row}\n" for row in rows))
+    ).videos()
     place = tmp_path.as_posix().lstrip("/")
     assert list(by_name(videos)) == sorted(
         ["d.avi", "in/a.avi", f"{place}/elsewhere/b.avi", f"{place}/elsewhere/c.avi"]
@@ -439,11 +516,23 @@ def prepare(*arguments: object) -> int:
     return main(["prepare", *(str(argument) for argument in arguments), "--workers", "1"])
 
 
-def test_a_folder_is_prepared_with_groups_and_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_is_prepared_with_groups_and_splits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("Run/p1_a.avi", "Run/p2_b.mp4", "Jump/p1_c.webm"):
         write_video(tmp_path / "mine" / name, 8, width=64, height=48)
-    rows = splits(tmp_path, "video,part\nRun/p1_a.avi,train\nJump/p1_c.webm,train\nRun/p2_b.mp4,test\n")
-    command = ["folder", "--source", tmp_path / "mine", "--data", tmp_path / "data", "--group-pattern", r"p\d"]
+    rows = splits(
+        tmp_path, "video,part\nRun/p1_a.avi,train\nJump/p1_c.webm,train\nRun/p2_b.mp4,test\n"
+    )
+    command = [
+        "folder",
+        "--source",
+        tmp_path / "mine",
+        "--data",
+        tmp_path / "data",
+        "--group-pattern",
+        r"p\d",
+    ]
     assert prepare(*command, "--splits", rows) == 0
     assert "3 videos, 2 classes" in capsys.readouterr().err
     table = Manifest.open(tmp_path / "data" / "mine").table
@@ -461,18 +550,42 @@ def make(root: Path, *names: str) -> None:
 
 
 def own(kind: str, root: Path, unlabelled: tuple[str, ...] = ()) -> list[object]:
-    """The words that prepare all videos of a folder, as a folder or as a list; of a list some may have no label."""
+    """The words that prepare all videos of a folder, as a folder or as a list; of a list some may
+    have no label."""
     if kind == "folder":
-        return ["folder", "--source", root, "--data", root.parent / "data", "--name", "mine", "--test-share", 0.5]
+        return [
+            "folder",
+            "--source",
+            root,
+            "--data",
+            root.parent / "data",
+            "--name",
+            "mine",
+            "--test-share",
+            0.5,
+        ]
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.avi"))
     rows = "".join(f"{name},{'' if name in unlabelled else name.split('/')[0]}\n" for name in names)
     write(root, {"list.csv": "video,label\n" + rows})
-    return ["csv", "--source", root / "list.csv", "--data", root.parent / "data", "--name", "mine", "--test-share", 0.5]
+    return [
+        "csv",
+        "--source",
+        root / "list.csv",
+        "--data",
+        root.parent / "data",
+        "--name",
+        "mine",
+        "--test-share",
+        0.5,
+    ]
 
 
 def splits_of(data: Path) -> dict[str, tuple[str, ...]]:
     table = Manifest.open(data / "mine").table
-    return {row[0]: tuple(row[1:]) for row in table[["video", "split1", "split2", "split3"]].to_numpy().tolist()}
+    return {
+        row[0]: tuple(row[1:])
+        for row in table[["video", "split1", "split2", "split3"]].to_numpy().tolist()
+    }
 
 
 @pytest.mark.parametrize("kind", ["folder", "csv"])
@@ -490,12 +603,17 @@ def test_no_prepared_recording_moves_when_videos_are_added(
     assert (tmp_path / "data/mine/manifest.parquet").read_bytes() == manifest
     make(source, "Run/1.avi", "Run/3.avi", "Jump/5.avi", "Jump/7.avi", "Walk/1.avi", "Walk/2.avi")
     assert prepare(*own(kind, source)) == 0
-    assert "8 recordings keep the parts that they have; those of 6 new ones are drawn" in capsys.readouterr().err
+    assert (
+        "8 recordings keep the parts that they have; those of 6 new ones are drawn"
+        in capsys.readouterr().err
+    )
     found = splits_of(tmp_path / "data")
     assert {name: found[name] for name in first} == first
     for split in range(3):
         for label, count in {"Run": 3, "Jump": 3, "Walk": 1}.items():
-            assert [p[split] for name, p in found.items() if name.startswith(label)].count("test") == count
+            assert [p[split] for name, p in found.items() if name.startswith(label)].count(
+                "test"
+            ) == count
 
 
 def test_videos_without_label_keep_the_part_of_their_recording(tmp_path: Path) -> None:
@@ -507,7 +625,9 @@ def test_videos_without_label_keep_the_part_of_their_recording(tmp_path: Path) -
     make(source, *(f"New/{number}.avi" for number in range(4)))
     assert prepare(*own("csv", source, unlabelled=tuple(names))) == 0
     found = splits_of(tmp_path / "data")
-    assert all(found[name] == ("train", "train", "train") for name in names)  # so far a training took them all
+    assert all(
+        found[name] == ("train", "train", "train") for name in names
+    )  # so far a training took them all
     assert [parts[0] for name, parts in found.items() if name.startswith("New")].count("test") == 2
 
 
@@ -528,10 +648,12 @@ def test_a_recording_whose_videos_all_were_bad_has_no_part_yet(tmp_path: Path) -
 
 
 def test_an_interrupted_first_preparation_has_drawn_nothing_yet(tmp_path: Path) -> None:
-    """Without a manifest nobody can have trained: the parts are those of a preparation of all videos at once."""
+    """Without a manifest nobody can have trained: the parts are those of a preparation of all
+    videos at once."""
     source = tmp_path / "videos"
     old, new = (
-        [f"{label}/{n}.avi" for label in ("Run", "Jump") for n in numbers] for numbers in ((2, 4, 6), (1, 3, 5))
+        [f"{label}/{n}.avi" for label in ("Run", "Jump") for n in numbers]
+        for numbers in ((2, 4, 6), (1, 3, 5))
     )
     make(source, *old)
     assert prepare(*own("folder", source)) == 0
@@ -555,7 +677,8 @@ def test_parts_are_the_same_however_often_a_call_is_killed(tmp_path: Path) -> No
     journal = tmp_path / "data/mine/journal.jsonl"
     for lines in (8, 11):
         process = subprocess.Popen(
-            [sys.executable, "-c", program, "prepare", *words, "--workers", "1"], start_new_session=True
+            [sys.executable, "-c", program, "prepare", *words, "--workers", "1"],
+            start_new_session=True,
         )
         while process.poll() is None and journal.read_bytes().count(b"\n") < lines:
             time.sleep(0.002)
@@ -567,7 +690,9 @@ def test_parts_are_the_same_however_often_a_call_is_killed(tmp_path: Path) -> No
     assert {name: found[name] for name in first} == first
     words[words.index("mine")] = "whole"
     assert prepare(*words) == 0
-    whole, killed = ((tmp_path / "data" / name / "manifest.parquet").read_bytes() for name in ("whole", "mine"))
+    whole, killed = (
+        (tmp_path / "data" / name / "manifest.parquet").read_bytes() for name in ("whole", "mine")
+    )
     assert whole == killed
 
 
@@ -589,7 +714,10 @@ def test_a_manifest_is_prepared_under_its_name(tmp_path: Path) -> None:
     write_video(tmp_path / "clips" / "a.avi", 8, width=64, height=48)
     elsewhere = write_video(tmp_path / "elsewhere" / "b.mp4", 8, width=64, height=48)
     rows = f"video,label,group,part\na.avi,Run,p1,train\n{elsewhere},Jump,p2,test\n"
-    assert prepare("csv", "--source", listed(tmp_path / "clips", rows), "--data", tmp_path / "data") == 0
+    assert (
+        prepare("csv", "--source", listed(tmp_path / "clips", rows), "--data", tmp_path / "data")
+        == 0
+    )
     table = Manifest.open(tmp_path / "data" / "list").table
     assert table[["video", "label", "source", "split1"]].to_numpy().tolist() == [
         ["a.avi", "Run", "p1", "train"],
@@ -619,7 +747,16 @@ def test_a_wrong_option_is_exit_status_2(
 
 
 def test_wrong_lines_are_exit_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert prepare("csv", "--source", listed(tmp_path, "video\nx.avi\ny.avi\n"), "--data", tmp_path / "data") == 1
+    assert (
+        prepare(
+            "csv",
+            "--source",
+            listed(tmp_path, "video\nx.avi\ny.avi\n"),
+            "--data",
+            tmp_path / "data",
+        )
+        == 1
+    )
     error = capsys.readouterr().err
     assert "line 2" in error
     assert "line 3" in error

@@ -1,4 +1,5 @@
-"""The slow_fast sampler: in range, right stride, uniform starts, same window where promised, `cover` reaching every frame."""
+"""The slow_fast sampler: in range, right stride, uniform starts, same window where promised,
+`cover` reaching every frame."""
 
 import numpy as np
 import pytest
@@ -37,7 +38,9 @@ def test_cover_reaches_every_frame(shape: tuple[int, int], frames: int) -> None:
 
 
 @given(shapes, st.integers(2, 4), st.integers(1, 200))
-def test_cover_of_a_stride_leaves_no_longer_gap_than_that(shape: tuple[int, int], stride: int, frames: int) -> None:
+def test_cover_of_a_stride_leaves_no_longer_gap_than_that(
+    shape: tuple[int, int], stride: int, frames: int
+) -> None:
     length, alpha = shape
     sampler = SlowFast(frames=length, alpha=alpha, stride=stride)
     read = np.unique(np.concatenate([view.window for view in sampler.cover(frames)]))
@@ -103,7 +106,9 @@ kinds = st.fixed_dictionaries(
 
 
 @given(kinds, st.integers(1, 200), st.integers(0, 2**32), st.integers(1, 2))
-def test_every_kind_of_window_is_in_range_and_strided(kind: dict, frames: int, seed: int, stride: int) -> None:
+def test_every_kind_of_window_is_in_range_and_strided(
+    kind: dict, frames: int, seed: int, stride: int
+) -> None:
     sampler = SlowFast(frames=8, alpha=4, stride=stride, **kind)
     allowed = {stride * speed for speed in kind.get("speeds", (1,))}
     for view in sampler.sample(frames, np.random.default_rng(seed)):
@@ -152,7 +157,9 @@ def test_near_windows_are_as_far_apart_as_their_law_says(near: float) -> None:
 def test_speeds_are_drawn_equally_and_only_where_they_fit() -> None:
     rng = np.random.default_rng(0)
     sampler = SlowFast(frames=8, alpha=4, same_window=0, speeds=(4, 1, 2))
-    strides = [int(np.diff(view.window)[0]) for _ in range(1500) for view in sampler.sample(100, rng)]
+    strides = [
+        int(np.diff(view.window)[0]) for _ in range(1500) for view in sampler.sample(100, rng)
+    ]
     assert np.bincount(strides)[[1, 2, 4]] / 3000 == pytest.approx([1 / 3] * 3, abs=0.03)
     strides = [int(np.diff(view.window)[0]) for _ in range(300) for view in sampler.sample(15, rng)]
     assert set(strides) == {1, 2}
@@ -161,13 +168,17 @@ def test_speeds_are_drawn_equally_and_only_where_they_fit() -> None:
 
 
 def test_independent_windows_are_the_same_twice_in_both_pathways_or_in_none() -> None:
-    """CoCLR's regime holds for a clip: a pathway with one window seen twice must get one `base` view."""
+    """CoCLR's regime holds for a clip: a pathway with one window seen twice must get one `base`
+    view."""
     rng = np.random.default_rng(0)
     sampler = SlowFast(frames=8, alpha=4, same_window=0.5, windows="independent")
     same = []
     for _ in range(400):
         views = sampler.sample(10_000, rng)
-        slow, fast = ([view.window[slice(*view.part(pathway))] for view in views] for pathway in ("slow", "fast"))
+        slow, fast = (
+            [view.window[slice(*view.part(pathway))] for view in views]
+            for pathway in ("slow", "fast")
+        )
         assert not np.array_equal(slow[0], fast[0])
         same.append((np.array_equal(*slow), np.array_equal(*fast)))
     assert all(slow == fast for slow, fast in same)

@@ -1,4 +1,5 @@
-"""Parts with weights of their own: a loss that learns, and a backbone that keeps some weights as they are."""
+"""Parts with weights of their own: a loss that learns, and a backbone that keeps some weights as
+they are."""
 
 from __future__ import annotations
 
@@ -53,11 +54,22 @@ stages: [{}, {train: {epochs: 4}}]
 """
 
 
-def test_a_loss_learns_and_what_is_frozen_stays_even_after_a_kill(vcsf: Vcsf, tiny_data: Path, tmp_path: Path) -> None:
+def test_a_loss_learns_and_what_is_frozen_stays_even_after_a_kill(
+    vcsf: Vcsf, tiny_data: Path, tmp_path: Path
+) -> None:
     (tmp_path / "vcsf_local.py").write_text(CODE)
     recipe = tmp_path / "stateful.yaml"
     recipe.write_text(RECIPE)
-    words = ["pretrain", str(recipe), "--data", str(tiny_data), "--workers", "0", "--save-every", "0"]
+    words = [
+        "pretrain",
+        str(recipe),
+        "--data",
+        str(tiny_data),
+        "--workers",
+        "0",
+        "--save-every",
+        "0",
+    ]
     vcsf(*words, "--runs", "whole", cwd=tmp_path)
     (path,) = (tmp_path / "whole").glob("*/checkpoint.pt")
     whole = checkpoint.load(path)["task"]
@@ -65,14 +77,18 @@ def test_a_loss_learns_and_what_is_frozen_stays_even_after_a_kill(vcsf: Vcsf, ti
     for pathway in ("slow", "fast"):
         stem, block = (f"{pathway}.backbone.stages.{stage}" for stage in (0, 1))
         assert torch.equal(first[f"{stem}.0.weight"], whole["model"][f"{stem}.0.weight"])
-        assert not torch.equal(first[f"{block}.body.0.weight"], whole["model"][f"{block}.body.0.weight"])
+        assert not torch.equal(
+            first[f"{block}.body.0.weight"], whole["model"][f"{block}.body.0.weight"]
+        )
 
     process = subprocess.Popen(
         [sys.executable, "-m", "vcsf_cli", *words, "--runs", "killed"],
         cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     killed = tmp_path / "killed" / path.parent.name / "checkpoint.pt"
-    while process.poll() is None and not (killed.exists() and checkpoint.load(killed)["position"]["stage"] == 1):
+    while process.poll() is None and not (
+        killed.exists() and checkpoint.load(killed)["position"]["stage"] == 1
+    ):
         time.sleep(0.002)
     process.kill()
     process.wait()

@@ -1,4 +1,5 @@
-"""The synthetic dataset: real files of UCF101's kind, the same every time, whose scenes do not give the action away."""
+"""The synthetic dataset: real files of UCF101's kind, the same every time, whose scenes do not give
+the action away."""
 
 from __future__ import annotations
 
@@ -42,10 +43,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def digests(root: Path) -> dict[str, str]:
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+    }
 
 
-def test_the_same_seed_gives_the_same_files_and_another_seed_others(root: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_files_and_another_seed_others(
+    root: Path, tmp_path: Path
+) -> None:
     synthetic(tmp_path / "again", **FEW).videos()
     assert digests(tmp_path / "again") == digests(root)
     synthetic(tmp_path / "other", **FEW, seed=1).videos()
@@ -166,7 +171,9 @@ def test_killed_while_it_writes_it_leaves_no_half_file(
 
 
 @pytest.mark.parametrize("content", ["", '{"classes": 3,', "[]"])
-def test_damaged_settings_are_an_error_that_says_what_to_delete(tmp_path: Path, content: str) -> None:
+def test_damaged_settings_are_an_error_that_says_what_to_delete(
+    tmp_path: Path, content: str
+) -> None:
     (tmp_path / "synthetic.json").write_text(content)
     with pytest.raises(DataError, match=r"synthetic\.json is damaged") as caught:
         synthetic(tmp_path, **FEW).videos()
@@ -176,7 +183,8 @@ def test_damaged_settings_are_an_error_that_says_what_to_delete(tmp_path: Path, 
 def test_clips_of_a_group_show_one_scene_and_different_performances() -> None:
     settings = Settings(10, 21, 3, 24, 96, 0)
     first, second, other = (
-        draw(settings, take) for take in (Take("Wave", 1, 1), Take("Wave", 1, 2), Take("Wave", 2, 1))
+        draw(settings, take)
+        for take in (Take("Wave", 1, 1), Take("Wave", 1, 2), Take("Wave", 2, 1))
     )
     shares = [histogram(clip) for clip in (first, second, other)]
     assert np.minimum(shares[0], shares[1]).sum() > 0.7
@@ -192,7 +200,9 @@ def test_every_action_moves_and_comes_back_to_its_start(label: str) -> None:
     assert np.isfinite(points).all()
     np.testing.assert_allclose(points[0], points[-1], atol=1e-6)
     assert np.abs(points - points[0]).max() > 0.08
-    assert np.abs(np.diff(points, axis=0)).max() < 0.1  # of a body height in a hundredth of the period
+    assert (
+        np.abs(np.diff(points, axis=0)).max() < 0.1
+    )  # of a body height in a hundredth of the period
 
 
 @given(st.sampled_from(sorted(ACTIONS)), st.floats(0, 1))
@@ -200,18 +210,24 @@ def test_bones_keep_their_lengths_and_feet_the_ground(label: str, phase: float) 
     pose, body = ACTIONS[label].pose(phase), Body()
     joints = place_joints(pose, body)
     assert min(point.y for point in joints.values()) == pytest.approx(pose.height, abs=1e-9)
-    for start, end, length in (("right_knee", "right_foot", body.shin), ("left_elbow", "left_hand", body.forearm)):
+    for start, end, length in (
+        ("right_knee", "right_foot", body.shin),
+        ("left_elbow", "left_hand", body.forearm),
+    ):
         across = (joints[start].x - joints[end].x) / (pose.turn or 1)
         if abs(pose.turn) > 1e-3:
             assert np.hypot(across, joints[start].y - joints[end].y) == pytest.approx(length)
 
 
 def test_the_scene_goes_along_with_the_action_but_does_not_give_it_away() -> None:
-    """All clips of the default set but fewer frames of each: colour histograms find between 15 and 35 % of the classes."""
+    """All clips of the default set but fewer frames of each: colour histograms find between 15 and
+    35 % of the classes."""
     settings = Settings(10, 21, 3, 10, 48, 0)
     shares = np.stack([histogram(draw(settings, take)) for take in ALL_TAKES])
     labels = np.array([take.label for take in ALL_TAKES], object)
     test = np.array([take.part(1) == "test" for take in ALL_TAKES])
     unit = [{NO_PATHWAY: centred_unit(shares[part])} for part in (test, ~test)]
-    value = recall(hits(nearest(unit[0], unit[1], NO_PATHWAY, 1), labels[test], labels[~test]), [1])[1]
+    value = recall(
+        hits(nearest(unit[0], unit[1], NO_PATHWAY, 1), labels[test], labels[~test]), [1]
+    )[1]
     assert 0.15 <= value <= 0.35

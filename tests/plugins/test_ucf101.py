@@ -28,7 +28,9 @@ PUSHUPS = "HandstandPushups/v_HandStandPushups_g01_c01.avi"
 def source(tmp_path: Path) -> Path:
     """Three clips and lists of the first split."""
     return write(
-        touch(tmp_path / "source", f"UCF-101/{ARCHERY}", f"UCF-101/{SURFING}", f"UCF-101/{PUSHUPS}"),
+        touch(
+            tmp_path / "source", f"UCF-101/{ARCHERY}", f"UCF-101/{SURFING}", f"UCF-101/{PUSHUPS}"
+        ),
         {
             "lists/trainlist01.txt": f"{ARCHERY} 3\n{PUSHUPS} 37\n",
             "lists/testlist01.txt": f"{SURFING}\n",
@@ -40,10 +42,18 @@ def source(tmp_path: Path) -> Path:
 def test_parts_labels_groups_and_sources(source: Path) -> None:
     videos = by_name(ucf101(source).videos())
     assert list(videos) == [ARCHERY, PUSHUPS, SURFING]
-    assert [video.split for video in videos.values()] == [("train", "", ""), ("train", "", ""), ("test", "", "")]
+    assert [video.split for video in videos.values()] == [
+        ("train", "", ""),
+        ("train", "", ""),
+        ("test", "", ""),
+    ]
     assert [video.label for video in videos.values()] == ["Archery", "HandstandPushups", "Surfing"]
     assert [video.group for video in videos.values()] == ["g08", "g01", "g01"]
-    assert [video.source for video in videos.values()] == ["Archery_g08", "HandstandPushups_g01", "Surfing_g01"]
+    assert [video.source for video in videos.values()] == [
+        "Archery_g08",
+        "HandstandPushups_g01",
+        "Surfing_g01",
+    ]
     assert all(video.path.is_file() for video in videos.values())
     assert ucf101(source).benchmark
 
@@ -56,7 +66,9 @@ def test_clips_and_lists_are_found_at_any_depth(source: Path, tmp_path: Path) ->
     assert parts(ucf101(deep).videos()) == {ARCHERY: "train", PUSHUPS: "train", SURFING: "test"}
 
 
-def test_folders_behind_links_are_found_and_circles_are_not_followed(source: Path, tmp_path: Path) -> None:
+def test_folders_behind_links_are_found_and_circles_are_not_followed(
+    source: Path, tmp_path: Path
+) -> None:
     linked = tmp_path / "linked"
     linked.mkdir()
     (linked / "ucf").symlink_to(source)
@@ -68,13 +80,19 @@ def test_lists_may_lie_elsewhere(source: Path, tmp_path: Path) -> None:
     shutil.move(source / "lists", tmp_path / "elsewhere")
     dataset = ucf101(source)
     assert set(parts(dataset.videos()).values()) == {""}
-    assert any("trainlist01.txt" in remark and "--lists DIR" in remark for remark in dataset.remarks())
+    assert any(
+        "trainlist01.txt" in remark and "--lists DIR" in remark for remark in dataset.remarks()
+    )
     assert parts(ucf101(source, lists=tmp_path / "elsewhere").videos())[SURFING] == "test"
 
 
 def test_named_lists_are_the_only_ones_that_count(source: Path, tmp_path: Path) -> None:
     lists = write(tmp_path / "mine", {"trainlist01.txt": f"{SURFING} 1\n"})
-    assert parts(ucf101(source, lists=lists).videos()) == {ARCHERY: "", PUSHUPS: "", SURFING: "train"}
+    assert parts(ucf101(source, lists=lists).videos()) == {
+        ARCHERY: "",
+        PUSHUPS: "",
+        SURFING: "train",
+    }
 
 
 def test_lists_that_are_no_folder_are_a_mistake_of_the_command_line(source: Path) -> None:
@@ -93,7 +111,9 @@ def test_lists_that_are_no_folder_are_a_mistake_of_the_command_line(source: Path
     ],
 )
 @pytest.mark.parametrize("listed", [True, False])
-def test_handstand_pushups_are_one_class_however_they_are_spelled(tmp_path: Path, place: str, listed: bool) -> None:
+def test_handstand_pushups_are_one_class_however_they_are_spelled(
+    tmp_path: Path, place: str, listed: bool
+) -> None:
     touch(tmp_path, place, "HandstandWalking/v_HandstandWalking_g01_c01.avi")
     if listed:
         write(tmp_path, {"testlist01.txt": f"{PUSHUPS}\n"})
@@ -108,7 +128,9 @@ def test_without_class_folders_the_names_say_the_class(tmp_path: Path) -> None:
     assert list(by_name(ucf101(tmp_path).videos())) == [ARCHERY, SURFING]
 
 
-@pytest.mark.parametrize("other", [f"copy/{ARCHERY}", "Archery/v_archery_g08_c01.AVI", "Archery/v_Archery_g08_c01.mp4"])
+@pytest.mark.parametrize(
+    "other", [f"copy/{ARCHERY}", "Archery/v_archery_g08_c01.AVI", "Archery/v_Archery_g08_c01.mp4"]
+)
 def test_a_clip_that_is_there_twice_is_an_error_that_names_both(source: Path, other: str) -> None:
     touch(source, other)
     with pytest.raises(DataError) as caught:
@@ -128,11 +150,18 @@ def test_a_list_that_is_there_twice_is_an_error_that_names_both(source: Path) ->
 
 
 def test_other_files_are_left_out_and_videos_among_them_told(source: Path) -> None:
-    touch(source, "holiday.mp4", "UCF-101/Archery/v_Archery_g08_c01 (1).avi", "UCF-101/Archery/._v_Archery_g08_c01.avi")
+    touch(
+        source,
+        "holiday.mp4",
+        "UCF-101/Archery/v_Archery_g08_c01 (1).avi",
+        "UCF-101/Archery/._v_Archery_g08_c01.avi",
+    )
     touch(source, "UCF-101/Archery/v_Archery_g09_c01.txt", ".hidden/v_Archery_g09_c02.avi")
     dataset = ucf101(source)
     assert len(dataset.videos()) == 3
-    assert any("2 videos left out" in remark and "holiday.mp4" in remark for remark in dataset.remarks())
+    assert any(
+        "2 videos left out" in remark and "holiday.mp4" in remark for remark in dataset.remarks()
+    )
 
 
 def test_clips_in_no_list_are_counted(source: Path) -> None:
@@ -145,8 +174,14 @@ def test_clips_in_no_list_are_counted(source: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (f"{ARCHERY} 3\nv_Surfing_g01_c02.avi\n", "trainlist01.txt:2: `v_Surfing_g01_c02.avi` is no"),
-        (f"\n\n{SURFING} 88\n", "trainlist01.txt:3: v_Surfing_g01_c02.avi is in both parts of split 1"),
+        (
+            f"{ARCHERY} 3\nv_Surfing_g01_c02.avi\n",
+            "trainlist01.txt:2: `v_Surfing_g01_c02.avi` is no",
+        ),
+        (
+            f"\n\n{SURFING} 88\n",
+            "trainlist01.txt:3: v_Surfing_g01_c02.avi is in both parts of split 1",
+        ),
     ],
     ids=["no class", "both parts"],
 )
@@ -174,7 +209,11 @@ def test_no_clip_is_an_error(tmp_path: Path) -> None:
 
 def test_a_complete_copy_by_the_official_lists(shared_data: Path, tmp_path: Path) -> None:
     lists = shared_data / "splits" / "ucf101"
-    lines = [line for part in ("train", "test") for line in (lists / f"{part}list01.txt").read_text().splitlines()]
+    lines = [
+        line
+        for part in ("train", "test")
+        for line in (lists / f"{part}list01.txt").read_text().splitlines()
+    ]
     source = touch(tmp_path / "UCF-101", *(line.split()[0] for line in lines))
     dataset = ucf101(source, lists=lists, strict=True)
     videos = dataset.videos()
@@ -183,9 +222,16 @@ def test_a_complete_copy_by_the_official_lists(shared_data: Path, tmp_path: Path
     assert len({video.source for video in videos}) == 101 * 25
     assert dataset.remarks() == ["101 of 101 classes, 13,320 of 13,320 clips"]
     counts = [Counter(video.split[split] for video in videos) for split in range(3)]
-    assert [(count["train"], count["test"]) for count in counts] == [(9537, 3783), (9586, 3734), (9624, 3696)]
+    assert [(count["train"], count["test"]) for count in counts] == [
+        (9537, 3783),
+        (9586, 3734),
+        (9624, 3696),
+    ]
     for split in range(3):
-        train, test = ({video.source for video in videos if video.split[split] == part} for part in ("train", "test"))
+        train, test = (
+            {video.source for video in videos if video.split[split] == part}
+            for part in ("train", "test")
+        )
         assert not train & test
 
     (source / ARCHERY).rename(source / "Archery" / "v_Archery_g99_c01.avi")
@@ -215,14 +261,30 @@ def test_lists_of_two_datasets_below_one_folder_are_not_mixed(shared_data: Path)
         ucf101(shared_data).videos()
 
 
-def test_a_part_is_prepared_and_strict_refuses_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_part_is_prepared_and_strict_refuses_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = write(tmp_path / "ucf", dict.fromkeys((f"lists/{name}" for name in LISTS), ""))
-    write(source, {"lists/trainlist01.txt": f"{ARCHERY} 3\n", "lists/testlist01.txt": f"{PUSHUPS}\n"})
+    write(
+        source, {"lists/trainlist01.txt": f"{ARCHERY} 3\n", "lists/testlist01.txt": f"{PUSHUPS}\n"}
+    )
     for name in (ARCHERY, PUSHUPS):
         write_video(source / name, 8, width=64, height=48)
-    command = ["prepare", "ucf101", "--source", str(source), "--data", str(tmp_path / "data"), "--workers", "1"]
+    command = [
+        "prepare",
+        "ucf101",
+        "--source",
+        str(source),
+        "--data",
+        str(tmp_path / "data"),
+        "--workers",
+        "1",
+    ]
     assert main([*command, "--strict", "--name", "strict"]) == 1
-    assert "error: UCF101 is not complete: 2 of 101 classes, 2 of 13,320 clips" in capsys.readouterr().err
+    assert (
+        "error: UCF101 is not complete: 2 of 101 classes, 2 of 13,320 clips"
+        in capsys.readouterr().err
+    )
     assert main(command) == 0
     assert "2 of 101 classes, 2 of 13,320 clips" in capsys.readouterr().err.splitlines()
     table = Manifest.open(tmp_path / "data" / "ucf101").table

@@ -33,7 +33,11 @@ finite = st.floats(-1e6, 1e6, allow_nan=False)
 
 def test_a_line_lies_where_its_values_are() -> None:
     drawing = Chart(
-        "R@k", [Line("slow", [(1, 0), (10, 50), (100, 100)], "slow")], "k", logarithmic=True, from_zero=True
+        "R@k",
+        [Line("slow", [(1, 0), (10, 50), (100, 100)], "slow")],
+        "k",
+        logarithmic=True,
+        from_zero=True,
     )
     (line,) = drawing.drawn().lines
     middle, top = (LEFT + WIDTH - RIGHT) / 2, HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * 100 / 105
@@ -43,10 +47,15 @@ def test_a_line_lies_where_its_values_are() -> None:
     assert line.words[1] == "slow, k 10: 50"
 
 
-@given(st.lists(st.tuples(finite, finite), min_size=1, max_size=20, unique_by=lambda point: point[0]))
+@given(
+    st.lists(st.tuples(finite, finite), min_size=1, max_size=20, unique_by=lambda point: point[0])
+)
 def test_everything_lies_within_the_drawing(points: list[tuple[float, float]]) -> None:
     drawing = Chart("any", [Line("any", sorted(points), "plain")], "x").drawn()
-    assert all(LEFT <= x <= WIDTH - RIGHT and TOP <= y <= HEIGHT - BOTTOM for x, y in drawing.lines[0].places)
+    assert all(
+        LEFT <= x <= WIDTH - RIGHT and TOP <= y <= HEIGHT - BOTTOM
+        for x, y in drawing.lines[0].places
+    )
     assert all(TOP - 0.1 <= y <= HEIGHT - BOTTOM + 0.1 for y, _ in drawing.up)
     assert all(LEFT - 0.1 <= x <= WIDTH - RIGHT + 0.1 for x, _ in drawing.across)
 
@@ -65,7 +74,12 @@ def test_ticks_by_hand() -> None:
     assert round_values(0, 105, 5) == [0, 50, 100]
     assert round_values(33, 57, 5) == [35, 40, 45, 50, 55]
     assert round_values(0, 0.003, 4) == [0, 0.001, 0.002, 0.003]
-    assert [number(value) for value in (0.001, 12.5, 2000.0, 0.0)] == ["0.001", "12.5", "2,000", "0"]
+    assert [number(value) for value in (0.001, 12.5, 2000.0, 0.0)] == [
+        "0.001",
+        "12.5",
+        "2,000",
+        "0",
+    ]
 
 
 @given(st.lists(st.floats(20, 190), min_size=1, max_size=8))
@@ -83,7 +97,9 @@ def test_labels_never_lie_on_each_other_and_keep_their_order(places: list[float]
 
 
 def test_a_band_goes_around_its_line_and_long_names_stand_below() -> None:
-    line = Line("a name that is long", [(1, 20), (5, 40)], line_style(0), [(1, 10, 30), (5, 30, 60)])
+    line = Line(
+        "a name that is long", [(1, 20), (5, 40)], line_style(0), [(1, 10, 30), (5, 30, 60)]
+    )
     drawing = Chart("R@k", [line], "k", " %", from_zero=True, key=True).drawn()
     (drawn,) = drawing.lines
     assert drawing.labels == []
@@ -92,7 +108,10 @@ def test_a_band_goes_around_its_line_and_long_names_stand_below() -> None:
     assert (left, right) == (LEFT, WIDTH - RIGHT_OF_KEY)
     assert low > drawn.places[0][1] > high
     assert TOP < high_end < drawn.places[1][1] < low_end
-    assert drawn.band == f"M{left:g} {low:g}L{right:g} {low_end:g}L{right:g} {high_end:g}L{left:g} {high:g}Z"
+    assert (
+        drawn.band
+        == f"M{left:g} {low:g}L{right:g} {low_end:g}L{right:g} {high_end:g}L{left:g} {high:g}Z"
+    )
 
 
 def test_no_two_of_a_dozen_rows_look_alike() -> None:
@@ -121,16 +140,22 @@ def test_a_training_is_drawn_from_its_metrics(tmp_path: Path) -> None:
         "both": pytest.approx([40, 50]),
     }
     assert [list(line.points) for line in mined.lines] == [[(30, 50), (40, 75)]]
-    assert [list(line.points) for line in rate.lines] == [[(10, 0.001), (20, 0.002), (30, 0.001), (40, 0.0005)]]
+    assert [list(line.points) for line in rate.lines] == [
+        [(10, 0.001), (20, 0.002), (30, 0.001), (40, 0.0005)]
+    ]
     assert loss.borders == [(30, "stage 2"), (40, "stage 3")]
-    path.write_text("".join(line for line in METRICS.splitlines(keepends=True) if ",1," not in line[:5]))
+    path.write_text(
+        "".join(line for line in METRICS.splitlines(keepends=True) if ",1," not in line[:5])
+    )
     assert training_charts(path)[0].borders == [(40, "stage 3")]
 
 
 def test_a_long_training_is_thinned_to_means(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     count = 4 * MOST_POINTS
-    path.write_text("step,stage,slow_loss\n" + "".join(f"{step},1,{step}\n" for step in range(count)))
+    path.write_text(
+        "step,stage,slow_loss\n" + "".join(f"{step},1,{step}\n" for step in range(count))
+    )
     (loss,) = training_charts(path)
     points = loss.lines[0].points
     assert len(points) == MOST_POINTS
@@ -152,8 +177,12 @@ def test_trainings_are_compared_pathway_by_pathway(tmp_path: Path) -> None:
         ("empty", ""),
     ):
         (tmp_path / name).write_text(text)
-    charts = compared_charts({name: (tmp_path / name, name) for name in ("whole", "late", "empty", "missing")})
-    assert {chart.title: {line.name: list(line.points) for line in chart.lines} for chart in charts} == {
+    charts = compared_charts(
+        {name: (tmp_path / name, name) for name in ("whole", "late", "empty", "missing")}
+    )
+    assert {
+        chart.title: {line.name: list(line.points) for line in chart.lines} for chart in charts
+    } == {
         "Loss, slow": {"whole": [(10, 3.0), (20, 2.0)], "late": [(30, 1.5)]},
         "Loss, fast": {"whole": [(10, 2.5), (20, 2.0), (30, 1.5), (40, 1.0)]},
         "R@1 of the check on training clips, slow": {"whole": [(20, 30), (40, 35)]},

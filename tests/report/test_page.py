@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from vcsf_cli.report.charts import Chart, Line
-from vcsf_cli.report.page import RECONSTRUCTION, Clips, Figure, Interval, Section, Table, as_json, page
+from vcsf_cli.report.page import (
+    RECONSTRUCTION,
+    Clips,
+    Figure,
+    Interval,
+    Section,
+    Table,
+    as_json,
+    page,
+)
 
 HARM = "</script><b id='harm'>\"&"
 
@@ -75,9 +84,13 @@ def test_equal_arguments_give_equal_pages() -> None:
     assert whole_page("text") == whole_page("text")
 
 
-@pytest.mark.parametrize(("value", "low", "high"), [(14.3, 4.3, 24.8), (-2.0, -8.0, 4.0), (0.0, 0.0, 0.0)])
+@pytest.mark.parametrize(
+    ("value", "low", "high"), [(14.3, 4.3, 24.8), (-2.0, -8.0, 4.0), (0.0, 0.0, 0.0)]
+)
 def test_an_interval_is_drawn_where_it_lies(value: float, low: float, high: float) -> None:
-    text = page("Title", sections=[Section("Differences", intervals=[Interval("ours", value, low, high)])])
+    text = page(
+        "Title", sections=[Section("Differences", intervals=[Interval("ours", value, low, high)])]
+    )
     reach = max(abs(low), abs(high)) or 1.0
     drawn = re.search(r'class="reach" d="M(\S+) 10H(\S+)"/><circle cx="(\S+)"', text)
     assert drawn

@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.store import FrameStore
 from vcsf_cli.report import embedding
-from vcsf_cli.report.pictures import PAGE_CHARACTERS, Layout, frames_to_show, layout_for, strip, strips
+from vcsf_cli.report.pictures import (
+    PAGE_CHARACTERS,
+    Layout,
+    frames_to_show,
+    layout_for,
+    strip,
+    strips,
+)
 
 
 def jpeg(image: np.ndarray) -> bytes:
@@ -63,7 +70,9 @@ def test_a_picture_shows_the_centre_squares_in_order() -> None:
 def test_colours_are_not_swapped() -> None:
     image = np.zeros((40, 40, 3))
     image[..., 0] = 220  # red
-    shown = cv2.imdecode(np.frombuffer(strip([jpeg(image)], Layout(1, 32, 10_000)), np.uint8), cv2.IMREAD_COLOR)
+    shown = cv2.imdecode(
+        np.frombuffer(strip([jpeg(image)], Layout(1, 32, 10_000)), np.uint8), cv2.IMREAD_COLOR
+    )
     assert shown[16, 16, 2] > 180
     assert shown[16, 16, 0] < 60
 
@@ -114,7 +123,10 @@ def test_a_map_is_the_same_every_time() -> None:
 
 def test_few_or_equal_clips_make_no_trouble() -> None:
     assert embedding.places({"slow": clusters(embedding.FEWEST - 1)}) == {}
-    assert embedding.places({"slow": clusters(embedding.FEWEST)})["slow"].shape == (embedding.FEWEST, 2)
+    assert embedding.places({"slow": clusters(embedding.FEWEST)})["slow"].shape == (
+        embedding.FEWEST,
+        2,
+    )
     equal = embedding.places({"slow": np.ones((20, 8), np.float32), "fast": clusters(20)})
     assert np.isfinite(equal["slow"]).all()
 

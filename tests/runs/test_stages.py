@@ -1,4 +1,5 @@
-"""Stages: which weights feed which, what is frozen, what waits for the queue, and stages shared between runs."""
+"""Stages: which weights feed which, what is frozen, what waits for the queue, and stages shared
+between runs."""
 
 from __future__ import annotations
 
@@ -72,7 +73,9 @@ def entries(run: Path) -> list[dict[str, object]]:
 def logged(run: Path) -> list[dict[str, str]]:
     """The records of `metrics.csv`, but for what the clock says."""
     with (run / "metrics.csv").open(newline="") as file:
-        return [{k: v for k, v in row.items() if k not in TIMES and v} for row in csv.DictReader(file)]
+        return [
+            {k: v for k, v in row.items() if k not in TIMES and v} for row in csv.DictReader(file)
+        ]
 
 
 def weights(run: Path, stage: int) -> dict[str, torch.Tensor]:
@@ -81,8 +84,16 @@ def weights(run: Path, stage: int) -> dict[str, torch.Tensor]:
 
 def test_the_manifest_says_which_weights_fed_which_stage(whole: Path) -> None:
     first, second, third = entries(whole)
-    assert [entry["trains"] for entry in (first, second, third)] == [["slow", "fast"], ["slow"], ["fast"]]
-    assert [entry["loss"] for entry in (first, second, third)] == ["infonce", "cross_pathway", "cross_pathway"]
+    assert [entry["trains"] for entry in (first, second, third)] == [
+        ["slow", "fast"],
+        ["slow"],
+        ["fast"],
+    ]
+    assert [entry["loss"] for entry in (first, second, third)] == [
+        "infonce",
+        "cross_pathway",
+        "cross_pathway",
+    ]
     assert second["weights_before"] == first["weights_after"]
     assert third["weights_before"] == second["weights_after"]
     assert second["weights_after"]["fast"] == first["weights_after"]["fast"]
@@ -101,12 +112,19 @@ def test_a_frozen_pathway_changes_neither_weights_nor_statistics(whole: Path) ->
 
 
 def test_no_step_is_taken_until_the_queue_is_full(whole: Path) -> None:
-    """8 clips in batches of 2: stage 1 has 2 x 4 steps, the others fill 6 slots with 3 batches and take 5 steps."""
+    """8 clips in batches of 2: stage 1 has 2 x 4 steps, the others fill 6 slots with 3 batches and
+    take 5 steps."""
     assert [entry["steps"] for entry in entries(whole)] == [8, 13, 18]
     with (whole / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == list(range(1, 19))
-    assert [float(row["epoch"]) for row in rows if row["stage"] == "2"] == [1.0, 1.25, 1.5, 1.75, 2.0]
+    assert [float(row["epoch"]) for row in rows if row["stage"] == "2"] == [
+        1.0,
+        1.25,
+        1.5,
+        1.75,
+        2.0,
+    ]
     mined = [row for row in rows if row["stage"] == "2"]
     assert all(row["slow_mined_share"] and not row["fast_mined_share"] for row in mined)
     assert all(0 <= float(row["slow_monitoring_mined_precision"]) <= 1 for row in mined)
@@ -120,7 +138,9 @@ def test_a_stage_inherits_what_it_does_not_name(whole: Path) -> None:
     assert [stage.loss.settings["queue"] for stage in stages] == [4, 6, 6]
 
 
-def task_of(recipe: Path, data: Path, stage: int) -> tuple[PretrainTask, list[dict[str, torch.Tensor]]]:
+def task_of(
+    recipe: Path, data: Path, stage: int
+) -> tuple[PretrainTask, list[dict[str, torch.Tensor]]]:
     """A fresh task of a stage, on the weights of the stage before, and some batches."""
     resolved, manifest = load(str(recipe)), Manifest.open(data / "synthetic")
     rows = training_rows(resolved, manifest)
@@ -128,12 +148,18 @@ def task_of(recipe: Path, data: Path, stage: int) -> tuple[PretrainTask, list[di
 
     torch.manual_seed(0)
     model = build(resolved)
-    task = PretrainTask(resolved, resolved.stages[stage], model, manifest, rows, Compute("cpu").fabric(), 0)
-    clips = TwoViewClips(manifest, build_sampler(resolved.first_stage), resolved.first_stage.augment, 32, 0)
+    task = PretrainTask(
+        resolved, resolved.stages[stage], model, manifest, rows, Compute("cpu").fabric(), 0
+    )
+    clips = TwoViewClips(
+        manifest, build_sampler(resolved.first_stage), resolved.first_stage.augment, 32, 0
+    )
     return task, list(training_loader(clips, ResumableBatchSampler(rows, 2, 0, 0, 2), 0, pin=False))
 
 
-def test_a_phase_begins_with_equal_encoders_and_an_empty_queue(tiny_data: Path, tmp_path: Path) -> None:
+def test_a_phase_begins_with_equal_encoders_and_an_empty_queue(
+    tiny_data: Path, tmp_path: Path
+) -> None:
     task, batches = task_of(write(tmp_path), tiny_data, 1)
     ours, theirs = task.model.state_dict(), task.keys.state_dict()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
@@ -151,8 +177,12 @@ def test_a_phase_begins_with_equal_encoders_and_an_empty_queue(tiny_data: Path, 
     assert share == 1
     terms["loss"].backward()
     task.after_step()
-    assert all(torch.equal(frozen[key], value) for key, value in task.keys.fast.state_dict().items())
-    assert any(not torch.equal(before[key], value) for key, value in task.keys.slow.state_dict().items())
+    assert all(
+        torch.equal(frozen[key], value) for key, value in task.keys.fast.state_dict().items()
+    )
+    assert any(
+        not torch.equal(before[key], value) for key, value in task.keys.slow.state_dict().items()
+    )
     assert all(weight.grad is None for weight in task.model.fast.parameters())
 
 
@@ -194,8 +224,11 @@ def test_killed_inside_a_stage_it_goes_on_to_the_same_bits(
         }
 
 
-def test_stages_that_another_run_has_trained_are_taken_from_it(whole: Path, tiny_data: Path, tmp_path: Path) -> None:
-    """Only stage 2 differs: stage 1 is taken, and what comes of it equals a training from the start."""
+def test_stages_that_another_run_has_trained_are_taken_from_it(
+    whole: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """Only stage 2 differs: stage 1 is taken, and what comes of it equals a training from the
+    start."""
     first, _ = pretrain(write(tmp_path), tiny_data)
     damaged = tmp_path / "runs" / "a-damaged-run"
     damaged.mkdir()
@@ -209,17 +242,28 @@ def test_stages_that_another_run_has_trained_are_taken_from_it(whole: Path, tiny
     alone, said = pretrain(recipe, tiny_data, "--no-share-stages", "--runs", "alone")
     assert "its weights are taken" not in said
     alone = tmp_path / "alone" / other.name
-    assert all(torch.equal(value, weights(alone, 3)[key]) for key, value in weights(other, 3).items())
+    assert all(
+        torch.equal(value, weights(alone, 3)[key]) for key, value in weights(other, 3).items()
+    )
     assert logged(other) == logged(alone)
 
 
-def test_a_log_that_is_taken_over_has_nothing_of_later_stages(whole: Path, tiny_data: Path, tmp_path: Path) -> None:
-    """Steps stand still while the next stage fills its queue, and its checks are logged meanwhile."""
+def test_a_log_that_is_taken_over_has_nothing_of_later_stages(
+    whole: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """Steps stand still while the next stage fills its queue, and its checks are logged
+    meanwhile."""
     recipe = write(tmp_path)
-    recipe.write_text(recipe.read_text().replace("check_every: 0", "check_every: 1").replace("queue: 6", "queue: 10"))
+    recipe.write_text(
+        recipe.read_text()
+        .replace("check_every: 0", "check_every: 1")
+        .replace("queue: 6", "queue: 10")
+    )
     pretrain(recipe, tiny_data)
     alone = write(tmp_path, "alone")
-    alone.write_text(recipe.read_text().partition("stages:")[0].replace("name: staged", "name: alone"))
+    alone.write_text(
+        recipe.read_text().partition("stages:")[0].replace("name: staged", "name: alone")
+    )
     run, said = pretrain(alone, tiny_data)
     assert "its weights are taken" in said
     assert {row["stage"] for row in logged(run)} == {"1"}
@@ -262,20 +306,27 @@ def test_a_run_whose_stages_were_all_trained_by_another_takes_them_and_is_finish
     assert " steps" not in said
     assert entries(again) == entries(first)[:stages]
     trained = checkpoint.load(again / "checkpoint.pt")
-    assert all(torch.equal(value, trained["task"]["model"][key]) for key, value in weights(first, stages).items())
+    assert all(
+        torch.equal(value, trained["task"]["model"][key])
+        for key, value in weights(first, stages).items()
+    )
     assert trained["position"]["step"] == entries(first)[stages - 1]["steps"]
     status = json.loads((again / "status.json").read_text())
     assert status["finished"]
     assert status["steps"] == trained["position"]["step"]
     assert logged(again) == [row for row in logged(first) if int(row["stage"]) <= stages]
-    measured = called("retrieve", "--from", again.name, "--data", tiny_data, "--workers", 0, cwd=tmp_path).stdout
+    measured = called(
+        "retrieve", "--from", again.name, "--data", tiny_data, "--workers", 0, cwd=tmp_path
+    ).stdout
     assert "R@1" in measured
     page = (again / "retrieve/synthetic-split1/report.html").read_text()
     assert f"Stage {stages} is from run {first.name}, ended on " in page
     assert "is finished" in pretrain(recipe, tiny_data)[1]
 
 
-def test_what_was_noted_before_the_first_checkpoint_is_forgotten(whole: Path, tiny_data: Path, tmp_path: Path) -> None:
+def test_what_was_noted_before_the_first_checkpoint_is_forgotten(
+    whole: Path, tiny_data: Path, tmp_path: Path
+) -> None:
     """A run that was killed right after it had taken stages over, and now trains them itself."""
     recipe = write(tmp_path)
     run = tmp_path / "runs" / whole.name
@@ -287,9 +338,13 @@ def test_what_was_noted_before_the_first_checkpoint_is_forgotten(whole: Path, ti
     assert all(torch.equal(value, weights(run, 3)[key]) for key, value in weights(whole, 3).items())
 
 
-def test_a_changed_first_stage_is_trained_anew(whole: Path, tiny_data: Path, tmp_path: Path) -> None:
+def test_a_changed_first_stage_is_trained_anew(
+    whole: Path, tiny_data: Path, tmp_path: Path
+) -> None:
     pretrain(write(tmp_path), tiny_data)
-    _, said = pretrain(write(tmp_path, "other", epochs=3), tiny_data, "--set", "loss.temperature=0.2")
+    _, said = pretrain(
+        write(tmp_path, "other", epochs=3), tiny_data, "--set", "loss.temperature=0.2"
+    )
     assert "its weights are taken" not in said
 
 
@@ -297,9 +352,14 @@ def test_a_changed_first_stage_is_trained_anew(whole: Path, tiny_data: Path, tmp
 def test_a_queue_that_is_never_full_in_time_is_told_before_training(
     queue: int, tiny_data: Path, tmp_path: Path
 ) -> None:
-    """Two epochs are eight batches of two: the last fills a queue of 15 too, and none is left to learn from."""
-    _, said = pretrain(write(tmp_path), tiny_data, "--set", f"stages.1.loss.queue={queue}", status=1)
-    assert "2 epochs of 8 clips have no batch left when it is full: nothing would be learned" in said
+    """Two epochs are eight batches of two: the last fills a queue of 15 too, and none is left to
+    learn from."""
+    _, said = pretrain(
+        write(tmp_path), tiny_data, "--set", f"stages.1.loss.queue={queue}", status=1
+    )
+    assert (
+        "2 epochs of 8 clips have no batch left when it is full: nothing would be learned" in said
+    )
     assert "--set stages.1.loss.queue=4" in said
     assert not (tmp_path / "runs").exists()
 
@@ -316,7 +376,9 @@ def test_both_pathways_learn_together(loss: str, tiny_data: Path, tmp_path: Path
     assert json.loads((run / "status.json").read_text())["uses_labels"] == (loss == "supervised")
     done = called("retrieve", "--from", run.name, "--data", tiny_data, "--workers", 0, cwd=tmp_path)
     said = "labels were used in training: this is not self-supervised"
-    assert (said in done.stderr) == (said in (run / "retrieve/synthetic-split1/report.md").read_text())
+    assert (said in done.stderr) == (
+        said in (run / "retrieve/synthetic-split1/report.md").read_text()
+    )
     assert (said in done.stderr) == (loss == "supervised")
     variant = "trained_with_labels" if loss == "supervised" else "trained"
     assert variant in done.stdout

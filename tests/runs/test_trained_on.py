@@ -15,7 +15,16 @@ from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.runs.run import read_run
 from vcsf_cli.runs.trained_on import compare, exposure, read, training_clips
 
-TINY = ("--set", "name=tiny", "--set", "train.batch=4", "--set", "loss.queue=4", "--set", "backbone.channels=[4,4,8,8]")
+TINY = (
+    "--set",
+    "name=tiny",
+    "--set",
+    "train.batch=4",
+    "--set",
+    "loss.queue=4",
+    "--set",
+    "backbone.channels=[4,4,8,8]",
+)
 
 
 def manifest(name: str, clips: dict[str, tuple[str, str, str]]) -> Manifest:
@@ -27,7 +36,9 @@ def manifest(name: str, clips: dict[str, tuple[str, str, str]]) -> Manifest:
     return Manifest(Path(name), pd.DataFrame(rows), {})
 
 
-TRAINED = manifest("d", {"a1": ("a", "A1", "train"), "b1": ("b", "B1", "train"), "t": ("t", "T", "test")})
+TRAINED = manifest(
+    "d", {"a1": ("a", "A1", "train"), "b1": ("b", "B1", "train"), "t": ("t", "T", "test")}
+)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +50,11 @@ TRAINED = manifest("d", {"a1": ("a", "A1", "train"), "b1": ("b", "B1", "train"),
         ("d", {"a2": ("a", "A2", "test"), "t": ("t", "T", "test")}, ["a2"]),
         ("d", {"renamed": ("r", "A1", "test")}, ["renamed"]),
         ("other", {"a1": ("a", "something else", "test"), "a2": ("a", "A2", "test")}, []),
-        ("other", {"x": ("r", "A1", "test"), "y": ("r", "Y", "test"), "z": ("z", "Z", "test")}, ["x", "y"]),
+        (
+            "other",
+            {"x": ("r", "A1", "test"), "y": ("r", "Y", "test"), "z": ("z", "Z", "test")},
+            ["x", "y"],
+        ),
         ("d", {"a2": ("a", "A2", "test"), "a3": ("a", "A3", "train")}, []),
         ("d", {"twin": ("w", "A1", "test"), "a1": ("a", "A1", "train")}, []),
     ],
@@ -55,7 +70,9 @@ TRAINED = manifest("d", {"a1": ("a", "A1", "train"), "b1": ("b", "B1", "train"),
         "a twin in both parts",
     ],
 )
-def test_test_clips_that_were_seen(name: str, clips: dict[str, tuple[str, str, str]], seen: list[str]) -> None:
+def test_test_clips_that_were_seen(
+    name: str, clips: dict[str, tuple[str, str, str]], seen: list[str]
+) -> None:
     measured = manifest(name, clips)
     test = measured.part(1, "test")
     found = exposure("run", training_clips(TRAINED, 1), "d", False, measured, 1, test)
@@ -84,7 +101,18 @@ def test_what_a_call_that_was_killed_before_its_run_began_has_left_is_written_an
     begun = tmp_path / "runs-of-a-killed-call" / run.name
     begun.mkdir(parents=True)
     (begun / "trained_on.parquet").write_bytes(b"of data that were there then")
-    called("pretrain", "smoke", *TINY, "--data", tiny_data, "--workers", 0, "--runs", begun.parent, cwd=tmp_path)
+    called(
+        "pretrain",
+        "smoke",
+        *TINY,
+        "--data",
+        tiny_data,
+        "--workers",
+        0,
+        "--runs",
+        begun.parent,
+        cwd=tmp_path,
+    )
     assert (begun / "trained_on.parquet").read_bytes() == kept
 
 
@@ -99,14 +127,27 @@ def test_a_run_remembers_its_training_clips_and_those_of_the_run_that_it_started
     for column in ("video", "source"):
         assert kept[column].tolist() == clips[column].tolist()
     assert set(kept["dataset"]) == {"synthetic"}
-    (first / "trained_on.parquet").unlink()  # as an older vcsf has left it, which this one goes on with
+    (
+        first / "trained_on.parquet"
+    ).unlink()  # as an older vcsf has left it, which this one goes on with
     called("pretrain", "smoke", *TINY, "--data", tiny_data, "--workers", 0, cwd=tmp_path)
     again = read(first)
     assert again is not None
     assert again.equals(kept)
 
-    second = pretrain(tiny_data, tmp_path, "--set", "data.split=2", "--init", first / "checkpoint.pt")
-    third = pretrain(tiny_data, tmp_path, "--set", "data.split=2", "--set", "seed=1", "--init", second / "stage-1.pt")
+    second = pretrain(
+        tiny_data, tmp_path, "--set", "data.split=2", "--init", first / "checkpoint.pt"
+    )
+    third = pretrain(
+        tiny_data,
+        tmp_path,
+        "--set",
+        "data.split=2",
+        "--set",
+        "seed=1",
+        "--init",
+        second / "stage-1.pt",
+    )
     for run in (second, third):
         found = compare(read_run(run), synthetic, 3, synthetic.part(3, "test"))
         assert found.seen is not None
@@ -120,7 +161,9 @@ def test_a_run_remembers_its_training_clips_and_those_of_the_run_that_it_started
 
     shutil.copytree(first, tmp_path / "older")
     (tmp_path / "older" / "trained_on.parquet").unlink()
-    fourth = pretrain(tiny_data, tmp_path, "--set", "seed=2", "--init", tmp_path / "older" / "checkpoint.pt")
+    fourth = pretrain(
+        tiny_data, tmp_path, "--set", "seed=2", "--init", tmp_path / "older" / "checkpoint.pt"
+    )
     found = compare(read_run(fourth), synthetic, 1, synthetic.part(1, "test"))
     assert found.unknown == ("checkpoint.pt",)
     assert any("whose training clips are not known" in remark for remark in found.remarks)

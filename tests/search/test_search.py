@@ -1,4 +1,5 @@
-"""Searching a gallery: against a slow twin, in blocks, with ties; its files when it grows, shrinks or is cut off; faiss."""
+"""Searching a gallery: against a slow twin, in blocks, with ties; its files when it grows, shrinks
+or is cut off; faiss."""
 
 from __future__ import annotations
 
@@ -44,40 +45,69 @@ def windows_of(counts: list[int], seed: int = 0, scale: float = 1.0) -> Windows:
     """A gallery in memory, of recordings with so many windows each; its rows are shuffled."""
     rng = np.random.default_rng(seed)
     total = sum(counts)
-    features = {name: (scale * rng.normal(size=(total, width)) + 2).astype(np.float32) for name, width in WIDTH.items()}
-    mean = {name: values.mean(0, dtype=np.float64).astype(np.float32) for name, values in features.items()}
+    features = {
+        name: (scale * rng.normal(size=(total, width)) + 2).astype(np.float32)
+        for name, width in WIDTH.items()
+    }
+    mean = {
+        name: values.mean(0, dtype=np.float64).astype(np.float32)
+        for name, values in features.items()
+    }
     recording = np.repeat(np.arange(len(counts)), counts)
     names = np.array([f"v{number}" for number in range(len(counts))], object)
     times = np.stack([np.arange(total), np.arange(total) + 1.0], axis=1)
     return measured(
-        Windows(features, rng.permutation(total), recording, times, mean, {}, names, np.full(len(counts), None, object))
+        Windows(
+            features,
+            rng.permutation(total),
+            recording,
+            times,
+            mean,
+            {},
+            names,
+            np.full(len(counts), None, object),
+        )
     )
 
 
 def query_of(count: int, seed: int) -> Found:
     rng = np.random.default_rng(1000 + seed)
-    return {name: (rng.normal(size=(count, width)) + 2).astype(np.float32) for name, width in WIDTH.items()}
+    return {
+        name: (rng.normal(size=(count, width)) + 2).astype(np.float32)
+        for name, width in WIDTH.items()
+    }
 
 
-def similarity_by_hand(query: Found, number: int, windows: Windows, window: int, pathway: str) -> float:
+def similarity_by_hand(
+    query: Found, number: int, windows: Windows, window: int, pathway: str
+) -> float:
     """The cosine after taking the gallery's mean away, or the mean of the two pathways' cosines."""
     cosines = []
     for name in ("slow", "fast") if pathway == "both" else (pathway,):
         mean = windows.features[name].astype(np.float64).mean(0)
-        ours, theirs = query[name][number] - mean, windows.features[name][windows.row[window]] - mean
+        ours, theirs = (
+            query[name][number] - mean,
+            windows.features[name][windows.row[window]] - mean,
+        )
         lengths = float(np.linalg.norm(ours) * np.linalg.norm(theirs))
-        cosines.append(float(ours @ theirs) / lengths if lengths > 1e-9 else 0.0)  # of one window, which is the mean
+        cosines.append(
+            float(ours @ theirs) / lengths if lengths > 1e-9 else 0.0
+        )  # of one window, which is the mean
     return sum(cosines) / len(cosines)
 
 
-def search_by_hand(query: Found, group: np.ndarray, windows: Windows, pathway: str, k: int) -> list[list[float]]:
+def search_by_hand(
+    query: Found, group: np.ndarray, windows: Windows, pathway: str, k: int
+) -> list[list[float]]:
     """For every group the similarities of the k best recordings: every window with every window."""
     found = []
     for number in range(group[-1] + 1):
         best = [-2.0] * len(windows.names)
         for mine in np.flatnonzero(group == number):
             for window, recording in enumerate(windows.recording):
-                best[recording] = max(best[recording], similarity_by_hand(query, mine, windows, window, pathway))
+                best[recording] = max(
+                    best[recording], similarity_by_hand(query, mine, windows, window, pathway)
+                )
         found.append(sorted(best, reverse=True)[:k])
     return found
 
@@ -92,12 +122,19 @@ def search_by_hand(query: Found, group: np.ndarray, windows: Windows, pathway: s
     seed=st.integers(0, 99),
 )
 def test_exact_equals_its_definition_whatever_the_blocks(
-    counts: list[int], groups: list[int], k: int, pathway: str, blocks: tuple[int, int, int], seed: int
+    counts: list[int],
+    groups: list[int],
+    k: int,
+    pathway: str,
+    blocks: tuple[int, int, int],
+    seed: int,
 ) -> None:
     windows, query = windows_of(counts, seed), query_of(sum(groups), seed)
     group = np.repeat(np.arange(len(groups)), groups)
     with pytest.MonkeyPatch.context() as patch:
-        for name, size in zip(("ROWS_AT_ONCE", "QUERIES_AT_ONCE", "CELLS_AT_ONCE"), blocks, strict=True):
+        for name, size in zip(
+            ("ROWS_AT_ONCE", "QUERIES_AT_ONCE", "CELLS_AT_ONCE"), blocks, strict=True
+        ):
             patch.setattr(exact_search, name, size)
         pairs = exact(query, group, windows, pathway, k)
     expected = search_by_hand(query, group, windows, pathway, k)
@@ -132,7 +169,13 @@ def test_equal_similarities_go_by_gallery_order_and_to_the_earliest_windows(
     count = 300
     windows = measured(
         Windows(
-            {"slow": axes[np.concatenate([[1, 0, 0] if number % 3 else [1, 1, 1] for number in range(count)])]},
+            {
+                "slow": axes[
+                    np.concatenate(
+                        [[1, 0, 0] if number % 3 else [1, 1, 1] for number in range(count)]
+                    )
+                ]
+            },
             np.arange(3 * count),
             np.repeat(np.arange(count), 3),
             np.zeros((3 * count, 2)),
@@ -150,7 +193,9 @@ def test_equal_similarities_go_by_gallery_order_and_to_the_earliest_windows(
 def test_the_inner_product_of_both_is_the_mean_of_the_cosines() -> None:
     windows, query = windows_of([4, 3]), query_of(2, 0)
     both = unit_vectors(query, windows.mean, "both") @ windows.vectors("both", 0, 7).T
-    single = [unit_vectors(query, windows.mean, p) @ windows.vectors(p, 0, 7).T for p in ("slow", "fast")]
+    single = [
+        unit_vectors(query, windows.mean, p) @ windows.vectors(p, 0, 7).T for p in ("slow", "fast")
+    ]
     np.testing.assert_allclose(both, np.mean(single, axis=0), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(windows.vectors("both", 0, 7), axis=1), 1, rtol=1e-5)
 
@@ -158,7 +203,10 @@ def test_the_inner_product_of_both_is_the_mean_of_the_cosines() -> None:
 def features_of(video: str, count: int) -> Found:
     """What a network would give of a video, the same whenever it is asked."""
     rng = np.random.default_rng(zlib.crc32(video.encode()))
-    return {name: (rng.normal(size=(count, width)) + 5).astype(np.float32) for name, width in WIDTH.items()}
+    return {
+        name: (rng.normal(size=(count, width)) + 5).astype(np.float32)
+        for name, width in WIDTH.items()
+    }
 
 
 def dataset(*videos: str, sha256: str = "") -> Manifest:
@@ -198,7 +246,9 @@ def assert_same(ours: Windows, theirs: Windows) -> None:
     np.testing.assert_array_equal(ours.recording, theirs.recording)
     np.testing.assert_array_equal(ours.times, theirs.times)
     for name in WIDTH:
-        np.testing.assert_array_equal(ours.raw(name, 0, len(ours)), theirs.raw(name, 0, len(theirs)))
+        np.testing.assert_array_equal(
+            ours.raw(name, 0, len(ours)), theirs.raw(name, 0, len(theirs))
+        )
         np.testing.assert_array_equal(ours.mean[name], theirs.mean[name])
         np.testing.assert_array_equal(ours.lengths[name], theirs.lengths[name])
 
@@ -228,11 +278,16 @@ def test_clips_cut_from_one_recording_are_one_with_its_own_time() -> None:
     assert owner.tolist() == [0, 1, 2, 2, 2, 2, 2, 3]
     seconds = (10 + len("long.avi#000") % 7) / 5
     # sorted as text, #1000 stands before #999
-    assert begin.tolist() == pytest.approx([0, 0, 0, seconds, 2 * seconds, 4 * seconds, 3 * seconds, 0])
+    assert begin.tolist() == pytest.approx(
+        [0, 0, 0, seconds, 2 * seconds, 4 * seconds, 3 * seconds, 0]
+    )
 
 
 def test_an_update_equals_a_rebuild(tmp_path: Path) -> None:
-    some, more = dataset("b.avi", "dd.avi", "gone.avi"), dataset("a.avi", "b.avi", "c.avi", "dd.avi")
+    some, more = (
+        dataset("b.avi", "dd.avi", "gone.avi"),
+        dataset("a.avi", "b.avi", "c.avi", "dd.avi"),
+    )
     fill(tmp_path / "grown", some).windows()
     before = np.load(tmp_path / "grown" / "slow.npy")
     grown = fill(tmp_path / "grown", more)
@@ -267,7 +322,12 @@ def test_another_checkpoint_throws_all_away(tmp_path: Path) -> None:
     tail=st.sampled_from([b"", b'{"video": "d.avi", "sha', b'{"video": 3}\n', b"[]\n"]),
 )
 def test_whatever_a_broken_call_left_the_next_one_ends_as_if_never_broken(
-    tmp_path_factory: pytest.TempPathFactory, whole: int, journal: int, rows: int, garbage: bytes, tail: bytes
+    tmp_path_factory: pytest.TempPathFactory,
+    whole: int,
+    journal: int,
+    rows: int,
+    garbage: bytes,
+    tail: bytes,
 ) -> None:
     """The journal cut anywhere, rows that are too many or, after a power cut, too few."""
     manifest = dataset("a.avi", "b.avi", "c.avi", "dd.avi", "eee.avi")
@@ -301,7 +361,14 @@ for clip in found.missing():
 
 def test_a_killed_call_loses_nothing_that_was_written(tmp_path: Path) -> None:
     folder = tmp_path / "index"
-    script = [sys.executable, "-c", KILLED, str(folder), str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+    script = [
+        sys.executable,
+        "-c",
+        KILLED,
+        str(folder),
+        str(Path(__file__).parent),
+        str(Path(__file__).parent.parent),
+    ]
     process = subprocess.Popen(script, start_new_session=True)
     journal = folder / "windows.jsonl"
     while not (journal.is_file() and journal.read_bytes().count(b"\n") > 20):
@@ -316,26 +383,37 @@ def test_a_killed_call_loses_nothing_that_was_written(tmp_path: Path) -> None:
     assert_same(fill(folder, manifest).windows(), fill(tmp_path / "anew", manifest).windows())
 
 
-def test_the_mean_is_kept_and_follows_the_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mean_is_kept_and_follows_the_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifest = dataset("a.avi", "b.avi")
     kept = fill(tmp_path, manifest).windows().mean
     with monkeypatch.context() as patch:
         patch.setattr(gallery, "mean_and_lengths", lambda *_: pytest.fail("it was computed again"))
-        np.testing.assert_array_equal(opened(tmp_path, manifest).windows().mean["slow"], kept["slow"])
+        np.testing.assert_array_equal(
+            opened(tmp_path, manifest).windows().mean["slow"], kept["slow"]
+        )
     windows = opened(tmp_path, dataset("a.avi")).windows()
-    np.testing.assert_allclose(windows.mean["slow"], features_of("a.avi", 4)["slow"].mean(0), rtol=1e-6)
+    np.testing.assert_allclose(
+        windows.mean["slow"], features_of("a.avi", 4)["slow"].mean(0), rtol=1e-6
+    )
 
 
 @given(counts=st.lists(st.integers(1, 5), min_size=1, max_size=8), size=st.integers(1, 9))
 def test_windows_of_batches_are_gathered_by_clip(counts: list[int], size: int) -> None:
     owner = np.repeat(np.arange(len(counts)), counts)
     values = np.arange(len(owner), dtype=np.float32)[:, None]
-    batches = [(owner[at : at + size], {"slow": values[at : at + size]}) for at in range(0, len(owner), size)]
+    batches = [
+        (owner[at : at + size], {"slow": values[at : at + size]})
+        for at in range(0, len(owner), size)
+    ]
     clips = 10 + np.arange(len(counts))
     found = list(by_clip(clips, batches))
     assert [clip for clip, _ in found] == clips.tolist()
     assert [len(features["slow"]) for _, features in found] == counts
-    np.testing.assert_array_equal(np.concatenate([features["slow"] for _, features in found]), values)
+    np.testing.assert_array_equal(
+        np.concatenate([features["slow"] for _, features in found]), values
+    )
 
 
 def clustered(recordings: int, seed: int = 0) -> Windows:
@@ -343,13 +421,24 @@ def clustered(recordings: int, seed: int = 0) -> Windows:
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(40, 16))
     own = centres[rng.integers(0, 40, recordings)] + 0.5 * rng.normal(size=(recordings, 16))
-    values = (np.repeat(own, 4, axis=0) + 0.2 * rng.normal(size=(4 * recordings, 16)) + 3).astype(np.float32)
+    values = (np.repeat(own, 4, axis=0) + 0.2 * rng.normal(size=(4 * recordings, 16)) + 3).astype(
+        np.float32
+    )
     features = {"slow": values[:, :8], "fast": values[:, 8:]}
     mean = {name: each.mean(0) for name, each in features.items()}
     recording = np.repeat(np.arange(recordings), 4)
     names = np.arange(recordings).astype(object)
     return measured(
-        Windows(features, np.arange(4 * recordings), recording, np.zeros((4 * recordings, 2)), mean, {}, names, names)
+        Windows(
+            features,
+            np.arange(4 * recordings),
+            recording,
+            np.zeros((4 * recordings, 2)),
+            mean,
+            {},
+            names,
+            names,
+        )
     )
 
 
@@ -364,7 +453,8 @@ def part_of(windows: Windows, recordings: np.ndarray) -> Windows:
 
 
 def recall(index: Approximate, windows: Windows, pathway: str = "both", k: int = 10) -> float:
-    """The share of the exact answers to queries of two windows that faiss finds, with the very same similarities."""
+    """The share of the exact answers to queries of two windows that faiss finds, with the very same
+    similarities."""
     rng = np.random.default_rng(9)
     chosen = rng.choice(len(windows), 60, replace=False)
     query = {
@@ -376,7 +466,9 @@ def recall(index: Approximate, windows: Windows, pathway: str = "both", k: int =
     assert len(found) == len(right)
     similarities = {(pair.group, pair.recording): pair.similarity for pair in right}
     same = [
-        (pair.similarity, similarities[key]) for pair in found if (key := (pair.group, pair.recording)) in similarities
+        (pair.similarity, similarities[key])
+        for pair in found
+        if (key := (pair.group, pair.recording)) in similarities
     ]
     np.testing.assert_allclose(*np.array(same).T, rtol=1e-5)
     return len(same) / len(right)
@@ -397,7 +489,9 @@ def test_faiss_finds_what_exact_finds(pathway: str, large: Windows, tmp_path: Pa
     assert (state["trained_on"], state["recall"]) == (12000, index.recall)
 
 
-def test_looking_into_one_list_is_not_enough_and_into_all_is_exact(large: Windows, tmp_path: Path) -> None:
+def test_looking_into_one_list_is_not_enough_and_into_all_is_exact(
+    large: Windows, tmp_path: Path
+) -> None:
     index = Approximate(tmp_path, large, "both")
     assert index.probes > 1
     tuned, index.probes = index.probes, 1
@@ -411,7 +505,9 @@ def test_faiss_takes_in_what_is_new_and_drops_what_is_gone(
     large: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = Approximate(tmp_path, part_of(large, np.arange(0, 2000)), "both")
-    monkeypatch.setattr(Approximate, "_trained", lambda _: pytest.fail("the lists were drawn up anew"))
+    monkeypatch.setattr(
+        Approximate, "_trained", lambda _: pytest.fail("the lists were drawn up anew")
+    )
     for kept in (np.arange(500, 3000), np.arange(0, 2500, 2)):
         windows = part_of(large, kept)
         index = Approximate(tmp_path, windows, "both")

@@ -65,7 +65,9 @@ def test_a_video_is_resampled_as_its_store_was(tmp_path: Path) -> None:
     assert (window.begin, window.end) == (0, pytest.approx(0.8))
 
 
-def test_memory_does_not_grow_with_the_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_with_the_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(video_files, "KEPT_BYTES", 2**20)
     path = write_video(tmp_path / "long.mp4", 900)
     video = VideoFile(path, SAMPLER, FrameTransform(128, 1.0, decoder="pyav"))
@@ -79,7 +81,9 @@ def test_memory_does_not_grow_with_the_video(tmp_path: Path, monkeypatch: pytest
     assert peak < 8 * 2**20  # all frames are 44 MB
 
 
-def test_features_are_those_of_each_window_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_are_those_of_each_window_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(video_files, "WINDOWS_AT_ONCE", 3)
     model = build(recipes.load("smoke")).eval()
     frames = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)
@@ -92,8 +96,12 @@ def test_features_are_those_of_each_window_by_itself(tmp_path: Path, monkeypatch
         clip = to_input(torch.from_numpy(frames[view.window])[None])
         for pathway in ("slow", "fast"):
             with torch.no_grad():
-                feature = model.pathway(pathway).features(clip, torch.from_numpy(view.positions(pathway))[None])
-            np.testing.assert_allclose(found.features[pathway][index], feature[0].numpy(), rtol=1e-4, atol=1e-6)
+                feature = model.pathway(pathway).features(
+                    clip, torch.from_numpy(view.positions(pathway))[None]
+                )
+            np.testing.assert_allclose(
+                found.features[pathway][index], feature[0].numpy(), rtol=1e-4, atol=1e-6
+            )
     for pathway, feature in found.mean().items():
         np.testing.assert_allclose(feature, found.features[pathway].mean(0), rtol=1e-5)
 

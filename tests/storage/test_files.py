@@ -1,4 +1,5 @@
-"""Writing files whole: what killed processes left is removed, what others write at the same time is not."""
+"""Writing files whole: what killed processes left is removed, what others write at the same time is
+not."""
 
 from __future__ import annotations
 
@@ -60,16 +61,26 @@ def killed(program: str, *arguments: object) -> None:
     process.communicate()
 
 
-def test_what_killed_processes_left_is_removed_by_the_next_that_writes_the_file(tmp_path: Path) -> None:
+def test_what_killed_processes_left_is_removed_by_the_next_that_writes_the_file(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "a.[b].csv"
     for _ in range(3):
         killed(WRITING, path)
     killed(WRITING, tmp_path / "c.csv")
-    (tmp_path / f".{path.name}.1.partial").touch()  # as earlier versions named it; a process 1 lives everywhere
-    kept = [tmp_path / f".{path.name}.partial", tmp_path / f".{path.name}.1.old", tmp_path / ".a.bb.1.partial"]
+    (
+        tmp_path / f".{path.name}.1.partial"
+    ).touch()  # as earlier versions named it; a process 1 lives everywhere
+    kept = [
+        tmp_path / f".{path.name}.partial",
+        tmp_path / f".{path.name}.1.old",
+        tmp_path / ".a.bb.1.partial",
+    ]
     for other in kept:
         other.touch()
-    assert len(list(tmp_path.iterdir())) == 3 + 3  # those of one file: each call removes the one before
+    assert (
+        len(list(tmp_path.iterdir())) == 3 + 3
+    )  # those of one file: each call removes the one before
     write_text(path, "whole")
     assert path.read_text() == "whole"
     left = set(tmp_path.iterdir()) - {path, *kept}
@@ -127,7 +138,10 @@ def test_an_export_that_was_killed_between_renamings_loses_nothing(tmp_path: Pat
 
 def test_two_exports_into_one_folder_at_once_are_refused(tmp_path: Path) -> None:
     other = begun(EXPORTING, tmp_path / "export", "writing")
-    with pytest.raises(InputError, match="being written by another process"), replacing(tmp_path / "export"):
+    with (
+        pytest.raises(InputError, match="being written by another process"),
+        replacing(tmp_path / "export"),
+    ):
         pass
     other.communicate("\n")
     assert other.returncode == 0

@@ -14,7 +14,9 @@ from vcsf_cli.train import monitor
 
 def unit(seed: int, count: int, dim: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return functional.normalize(torch.randn(count, dim, generator=generator, dtype=torch.float64), dim=1)
+    return functional.normalize(
+        torch.randn(count, dim, generator=generator, dtype=torch.float64), dim=1
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -63,7 +65,9 @@ def agreement_by_hand(contrast: Contrast, count: int) -> float:
                 if video not in (-1, int(contrast.video[clip]))
                 and int(contrast.queue_source[slot]) != int(contrast.source[clip])
             ]
-            slots.sort(key=lambda slot: -float(contrast.key[pathway][clip] @ contrast.queue[pathway][slot]))
+            slots.sort(
+                key=lambda slot: -float(contrast.key[pathway][clip] @ contrast.queue[pathway][slot])
+            )
             nearest.append(set(slots[:count]))
         shares.append(len(nearest[0] & nearest[1]) / count)
     return sum(shares) / len(shares)
@@ -72,7 +76,9 @@ def agreement_by_hand(contrast: Contrast, count: int) -> float:
 @pytest.mark.parametrize("seed", range(3))
 def test_agreement_is_the_share_of_nearest_slots_in_common(seed: int) -> None:
     contrast = contrast_of(seed)
-    assert monitor.agreement(contrast, 3)["agreement"] == pytest.approx(agreement_by_hand(contrast, 3))
+    assert monitor.agreement(contrast, 3)["agreement"] == pytest.approx(
+        agreement_by_hand(contrast, 3)
+    )
     contrast.queue["fast"], contrast.key["fast"] = contrast.queue["slow"], contrast.key["slow"]
     assert monitor.agreement(contrast) == {"agreement": 1.0}
     contrast.queue_video = torch.full_like(contrast.queue_video, -1)

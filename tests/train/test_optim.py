@@ -33,7 +33,9 @@ def test_optimisers_go_by_timms_names() -> None:
 def test_a_fused_optimiser_steps_like_the_other_and_is_refused_where_there_is_none() -> None:
     weights = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
     fused = build_optimizer(Optim(name="adam"), weights[:1], fused=True)
-    plain = build_optimizer(Optim(name="adam"), weights[1:], fused="auto")  # not on a GPU, so not fused
+    plain = build_optimizer(
+        Optim(name="adam"), weights[1:], fused="auto"
+    )  # not on a GPU, so not fused
     assert (fused.defaults["fused"], plain.defaults["fused"]) == (True, None)
     for weight, optimizer in zip(weights, (fused, plain), strict=True):
         weight.grad = torch.tensor([1.0, -2.0, 3.0])

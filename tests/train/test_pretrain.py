@@ -1,4 +1,5 @@
-"""Pre-training through the command line: what a run leaves behind, and that no interruption changes it."""
+"""Pre-training through the command line: what a run leaves behind, and that no interruption changes
+it."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ TIMINGS = {"clips_per_second", "data_wait"}
 
 
 def arguments(data: Path, runs: Path, **changes: object) -> list[str]:
-    """`pretrain smoke` with the settings above and changes, where `train__epochs` means `train.epochs`."""
+    """`pretrain smoke` with the settings above and changes, where `train__epochs` means
+    `train.epochs`."""
     settings = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}
     sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     return ["pretrain", "smoke", *sets, "--data", str(data), "--runs", str(runs), "--workers", "1"]
@@ -77,7 +79,10 @@ def state(run: Path) -> dict[str, torch.Tensor]:
 
 def records(run: Path) -> list[dict[str, str]]:
     with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
-        return [{key: value for key, value in row.items() if key not in TIMINGS} for row in csv.DictReader(file)]
+        return [
+            {key: value for key, value in row.items() if key not in TIMINGS}
+            for row in csv.DictReader(file)
+        ]
 
 
 def assert_same(run: Path, other: Path) -> None:
@@ -118,13 +123,23 @@ def test_metrics_are_in_a_table_and_in_tensorboard(whole: Path) -> None:
     assert [int(row["step"]) for row in logged] == list(range(2, STEPS + 1, 2))
     wanted = ("loss", "own_key_accuracy", "alignment", "uniformity", "effective_rank")
     for row in logged:
-        assert all(math.isfinite(float(row[f"{pathway}_{name}"])) for pathway in ("slow", "fast") for name in wanted)
-        assert float(row["loss"]) == pytest.approx(float(row["slow_loss"]) + float(row["fast_loss"]), abs=1e-5)
+        assert all(
+            math.isfinite(float(row[f"{pathway}_{name}"]))
+            for pathway in ("slow", "fast")
+            for name in wanted
+        )
+        assert float(row["loss"]) == pytest.approx(
+            float(row["slow_loss"]) + float(row["fast_loss"]), abs=1e-5
+        )
         assert float(row["clips_per_second"]) > 0
         assert 0 <= float(row["data_wait"]) <= 1
     checks = [row for row in rows if row["both_check_R@1"]]
     assert [int(row["step"]) for row in checks] == [8, 16, 24]
-    assert all(0 <= float(row[f"{pathway}_check_R@1"]) <= 1 for row in checks for pathway in ("slow", "fast", "both"))
+    assert all(
+        0 <= float(row[f"{pathway}_check_R@1"]) <= 1
+        for row in checks
+        for pathway in ("slow", "fast", "both")
+    )
     board = EventAccumulator(str(whole / "tensorboard")).Reload()
     assert [event.step for event in board.Scalars("loss")] == [int(row["step"]) for row in logged]
     assert [event.value for event in board.Scalars("lr")] == pytest.approx(
@@ -143,10 +158,17 @@ def started(
     folder: Path, data: Path, *more: str, epochs: object = SETTINGS["train.epochs"], **options: Any
 ) -> subprocess.Popen[str]:
     """A training in a process of its own, which saves after every step."""
-    command = [sys.executable, "-m", "vcsf_cli", *arguments(data, Path("runs"), train__epochs=epochs)]
+    command = [
+        sys.executable,
+        "-m",
+        "vcsf_cli",
+        *arguments(data, Path("runs"), train__epochs=epochs),
+    ]
     command += ["--save-every", "0", *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, **options
+    )
 
 
 def wait_for_steps(process: subprocess.Popen[str], folder: Path, steps: int) -> None:
@@ -159,14 +181,18 @@ def wait_for_steps(process: subprocess.Popen[str], folder: Path, steps: int) -> 
         time.sleep(0.005)
 
 
-def test_killed_at_any_moment_it_goes_on_to_the_same_bits(whole: Path, tiny_data: Path, tmp_path: Path) -> None:
+def test_killed_at_any_moment_it_goes_on_to_the_same_bits(
+    whole: Path, tiny_data: Path, tmp_path: Path
+) -> None:
     moments = random.Random(1)
     targets = sorted(moments.randrange(STEPS - 4) for _ in range(KILLS))
     before = 0
     for target in targets:
         process = started(tmp_path, tiny_data)
         wait_for_steps(process, tmp_path, target)
-        time.sleep(moments.random() * (0.05 if target > before else 4.0))  # there, or while it starts
+        time.sleep(
+            moments.random() * (0.05 if target > before else 4.0)
+        )  # there, or while it starts
         process.kill()
         before = target
         process.communicate()
@@ -188,19 +214,30 @@ def test_interrupted_it_saves_says_how_to_go_on_and_ends_with_130(
     log = tmp_path / "runs" / whole.name / "metrics.csv"
     while process.poll() is None and not log.exists():
         time.sleep(0.005)
-    os.killpg(process.pid, number)  # a terminal and a cluster's scheduler tell the processes that read as well
+    os.killpg(
+        process.pid, number
+    )  # a terminal and a cluster's scheduler tell the processes that read as well
     _, narration = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command goes on: vcsf pretrain smoke" in narration
     assert "Traceback" not in narration
-    assert checkpoint.load(tmp_path / "runs" / whole.name / "checkpoint.pt")["position"]["step"] >= 2
+    assert (
+        checkpoint.load(tmp_path / "runs" / whole.name / "checkpoint.pt")["position"]["step"] >= 2
+    )
     called(*arguments(tiny_data, Path("runs")), cwd=tmp_path)
     assert_same(tmp_path / "runs" / whole.name, whole)
 
 
 def test_a_polite_kill_during_checks_saves_too(tiny_data: Path, tmp_path: Path) -> None:
     process = started(
-        tmp_path, tiny_data, "--save-every", "1000", "--set", "train.check_every=1", epochs=2000, start_new_session=True
+        tmp_path,
+        tiny_data,
+        "--save-every",
+        "1000",
+        "--set",
+        "train.check_every=1",
+        epochs=2000,
+        start_new_session=True,
     )
     while process.poll() is None and not list(tmp_path.glob("runs/*/metrics.csv")):
         time.sleep(0.005)
@@ -216,7 +253,9 @@ def test_the_death_of_a_reader_is_one_error(tiny_data: Path, tmp_path: Path) -> 
     process = started(tmp_path, tiny_data, epochs=2000)
     wait_for_steps(process, tmp_path, 1)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    reader = next(int(child) for child in children if "pt_data" in Path(f"/proc/{child}/comm").read_text())
+    reader = next(
+        int(child) for child in children if "pt_data" in Path(f"/proc/{child}/comm").read_text()
+    )
     os.kill(reader, signal.SIGKILL)
     _, narration = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -226,7 +265,9 @@ def test_the_death_of_a_reader_is_one_error(tiny_data: Path, tmp_path: Path) -> 
     assert "--workers 0 does without" in behind
 
 
-def test_the_number_of_workers_does_not_matter(whole: Path, tiny_data: Path, tmp_path: Path) -> None:
+def test_the_number_of_workers_does_not_matter(
+    whole: Path, tiny_data: Path, tmp_path: Path
+) -> None:
     called(*arguments(tiny_data, Path("runs")), "--workers", 0, cwd=tmp_path)
     assert_same(only_run(tmp_path / "runs"), whole)
 
@@ -234,9 +275,16 @@ def test_the_number_of_workers_does_not_matter(whole: Path, tiny_data: Path, tmp
 def test_a_full_disk_stops_with_one_error_and_the_run_goes_on_later(
     whole: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
-    limit = (40_000, 40_000)  # bytes of a file; with workers their shared memory would be what is full
+    limit = (
+        40_000,
+        40_000,
+    )  # bytes of a file; with workers their shared memory would be what is full
     process = started(
-        tmp_path, tiny_data, "--workers", "0", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        tmp_path,
+        tiny_data,
+        "--workers",
+        "0",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
     )
     _, narration = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -251,14 +299,18 @@ def test_two_at_once_are_refused(tiny_data: Path, tmp_path: Path) -> None:
     process = started(tmp_path, tiny_data, epochs=1000)
     try:
         wait_for_steps(process, tmp_path, 1)
-        done = called(*arguments(tiny_data, Path("runs"), train__epochs=1000), cwd=tmp_path, status=1)
+        done = called(
+            *arguments(tiny_data, Path("runs"), train__epochs=1000), cwd=tmp_path, status=1
+        )
         assert "is being trained by another process" in done.stderr
     finally:
         process.kill()
         process.communicate()
 
 
-def test_a_loss_that_is_no_number_stops_with_the_batch_named(tiny_data: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_stops_with_the_batch_named(
+    tiny_data: Path, tmp_path: Path
+) -> None:
     done = called(*arguments(tiny_data, Path("runs"), optim__lr=1e30), cwd=tmp_path, status=1)
     assert "error: the loss is nan at step" in done.stderr
     batch = json.loads((only_run(tmp_path / "runs") / "bad_batch.json").read_text())
@@ -267,7 +319,9 @@ def test_a_loss_that_is_no_number_stops_with_the_batch_named(tiny_data: Path, tm
     assert batch["videos"][0] in done.stderr
 
 
-def test_other_data_under_the_same_name_is_refused(whole: Path, tiny_data: Path, tmp_path: Path) -> None:
+def test_other_data_under_the_same_name_is_refused(
+    whole: Path, tiny_data: Path, tmp_path: Path
+) -> None:
     runs = tmp_path / "runs"
     shutil.copytree(whole.parent, runs)
     called(
@@ -291,7 +345,9 @@ def test_other_data_under_the_same_name_is_refused(whole: Path, tiny_data: Path,
     assert "was begun on other data" in done.stderr
 
 
-def test_a_damaged_checkpoint_is_told_and_left_alone(whole: Path, tiny_data: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_told_and_left_alone(
+    whole: Path, tiny_data: Path, tmp_path: Path
+) -> None:
     runs = tmp_path / "runs"
     shutil.copytree(whole.parent, runs)
     run = only_run(runs)
@@ -303,7 +359,9 @@ def test_a_damaged_checkpoint_is_told_and_left_alone(whole: Path, tiny_data: Pat
     assert (run / "checkpoint.pt").stat().st_size == 5000
 
 
-@pytest.mark.parametrize("changes", [{"optim__lr": 0.5}, {"head__dim": 6}], ids=["optimiser", "network"])
+@pytest.mark.parametrize(
+    "changes", [{"optim__lr": 0.5}, {"head__dim": 6}], ids=["optimiser", "network"]
+)
 def test_another_runs_checkpoint_is_refused(
     changes: dict[str, object], whole: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
@@ -311,14 +369,23 @@ def test_another_runs_checkpoint_is_refused(
     run = only_run(tmp_path / "runs")
     shutil.copy(whole / "checkpoint.pt", run / "checkpoint.pt")
     said = "checkpoint.pt is another run's: it was trained with another recipe"
-    assert said in called("retrieve", "--from", run.name, "--data", tiny_data, cwd=tmp_path, status=1).stderr
+    assert (
+        said
+        in called(
+            "retrieve", "--from", run.name, "--data", tiny_data, cwd=tmp_path, status=1
+        ).stderr
+    )
     status = json.loads((run / "status.json").read_text())
     (run / "status.json").write_text(json.dumps(status | {"finished": False}))
-    assert said in called(*arguments(tiny_data, Path("runs"), **changes), cwd=tmp_path, status=1).stderr
+    assert (
+        said
+        in called(*arguments(tiny_data, Path("runs"), **changes), cwd=tmp_path, status=1).stderr
+    )
 
 
 def test_test_clips_are_never_read(whole: Path, tiny_data: Path, tmp_path: Path) -> None:
-    """With every frame of every test clip overwritten, the training and its checks are the same to the last bit."""
+    """With every frame of every test clip overwritten, the training and its checks are the same to
+    the last bit."""
     shutil.copytree(tiny_data, tmp_path / "data")
     manifest = Manifest.open(tmp_path / "data" / "synthetic")
     for row in manifest.part(1, "test"):
@@ -347,20 +414,30 @@ def test_labels_change_what_is_watched_and_nothing_that_is_learned(
     shutil.copytree(tiny_data, tmp_path / "data")
     folder = tmp_path / "data" / "synthetic"
     rows = Manifest.open(folder).table.to_dict("records")
-    manifests.write(folder, [row | {"label": None, "frame_offsets": list(row["frame_offsets"])} for row in rows])
+    manifests.write(
+        folder, [row | {"label": None, "frame_offsets": list(row["frame_offsets"])} for row in rows]
+    )
     called(*arguments(tmp_path / "data", Path("runs")), cwd=tmp_path)
     run = only_run(tmp_path / "runs")
     ours, theirs = state(run), state(whole)
-    assert [key for key in ours if not key.endswith("queue/label") and not torch.equal(ours[key], theirs[key])] == []
+    assert [
+        key
+        for key in ours
+        if not key.endswith("queue/label") and not torch.equal(ours[key], theirs[key])
+    ] == []
     assert "both_check_R@1" not in records(run)[0]
 
 
 def test_a_pathway_that_is_not_trained_stays_as_it_is(tiny_data: Path, tmp_path: Path) -> None:
-    called(*arguments(tiny_data, Path("runs"), train__pathways="[slow]", train__epochs=1), cwd=tmp_path)
+    called(
+        *arguments(tiny_data, Path("runs"), train__pathways="[slow]", train__epochs=1), cwd=tmp_path
+    )
     run = only_run(tmp_path / "runs")
     untrained = build(load(str(run / "recipe.yaml"))).state_dict()
     trained = checkpoint.load(run / "checkpoint.pt")["task"]["model"]
-    changed = {key.partition(".")[0] for key in trained if not torch.equal(trained[key], untrained[key])}
+    changed = {
+        key.partition(".")[0] for key in trained if not torch.equal(trained[key], untrained[key])
+    }
     assert changed == {"slow"}
 
 
@@ -387,7 +464,10 @@ def test_pathways_share_or_separate_colours_and_windows_as_the_recipe_says(tiny_
     manifest = Manifest.open(tiny_data / "synthetic")
 
     def windows(*assignments: str) -> dict[str, torch.Tensor]:
-        recipe = load("smoke", ["augment.base=1.0", "augment.colour=1.0", "sampler.same_window=0.0", *assignments])
+        recipe = load(
+            "smoke",
+            ["augment.base=1.0", "augment.colour=1.0", "sampler.same_window=0.0", *assignments],
+        )
         stage, rows = recipe.first_stage, manifest.part(1, "train")
         clips = TwoViewClips(manifest, build_sampler(stage), stage.augment, 32, 0)
         (batch,) = training_loader(clips, ResumableBatchSampler(rows, 8, 0, 0, 1), 0, pin=False)
@@ -403,7 +483,9 @@ def test_pathways_share_or_separate_colours_and_windows_as_the_recipe_says(tiny_
     assert not torch.equal(independent["slow"], independent["fast"])
 
 
-def test_a_dry_run_says_what_would_be_done_and_does_nothing(tiny_data: Path, tmp_path: Path) -> None:
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(
+    tiny_data: Path, tmp_path: Path
+) -> None:
     done = called(*arguments(tiny_data, Path("runs")), "--dry-run", cwd=tmp_path)
     (tmp_path / "printed.yaml").write_text(done.stdout)
     printed = load(str(tmp_path / "printed.yaml"))
@@ -411,7 +493,9 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(tiny_data: Path, tmp
     for name in ("slow", "fast"):
         count = sum(weight.numel() for weight in build(printed).pathway(name).parameters())
         assert re.search(
-            rf"^{name}: {count:,} parameters \(.*\), 0\.\d+ GFLOPs a clip \(backbone 0\.\d+, motion ", done.stderr, re.M
+            rf"^{name}: {count:,} parameters \(.*\), 0\.\d+ GFLOPs a clip \(backbone 0\.\d+, motion ",
+            done.stderr,
+            re.M,
         )
     assert "stage 1: 8 clips an epoch, 6 epochs, " in done.stderr
     assert "estimated time: " in done.stderr
@@ -420,7 +504,16 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(tiny_data: Path, tmp
 
 
 def test_what_is_wrong_with_a_recipe_is_said_before_data_is_looked_for(tmp_path: Path) -> None:
-    done = called("pretrain", "smoke", "--set", "loss.temprature=1", "--set", "train.epoch=1", cwd=tmp_path, status=2)
+    done = called(
+        "pretrain",
+        "smoke",
+        "--set",
+        "loss.temprature=1",
+        "--set",
+        "train.epoch=1",
+        cwd=tmp_path,
+        status=2,
+    )
     assert "2 problems" in done.stderr
     assert "did you mean `temperature`?" in done.stderr
     assert "did you mean `epochs`?" in done.stderr

@@ -1,4 +1,5 @@
-"""Several processes train like one: batches divided, keys gathered, gradients averaged; and batches in parts."""
+"""Several processes train like one: batches divided, keys gathered, gradients averaged; and batches
+in parts."""
 
 from __future__ import annotations
 
@@ -56,10 +57,20 @@ def arguments(recipe: Path, data: Path, runs: str, *more: str) -> list[str]:
 
 
 def two_processes(recipe: Path, data: Path, runs: str, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "vcsf_cli", *arguments(recipe, data, runs, "--devices", "2", *more)]
+    command = [
+        sys.executable,
+        "-m",
+        "vcsf_cli",
+        *arguments(recipe, data, runs, "--devices", "2", *more),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
-        command, cwd=recipe.parent, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=recipe.parent,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -83,7 +94,8 @@ def assert_close(folder: Path, ours: str, theirs: str) -> None:
 
 
 def test_two_processes_train_like_one_and_go_on_after_a_kill(recipe: Path, tiny_data: Path) -> None:
-    """The batch of 4 is 2 in each process; batch norm is frozen. Both are killed in the second stage and go on."""
+    """The batch of 4 is 2 in each process; batch norm is frozen. Both are killed in the second
+    stage and go on."""
     folder = recipe.parent
     called(*arguments(recipe, tiny_data, "one", "--devices", "cpu"), cwd=folder)
     (folder / "vcsf_local.py").write_text(KILLS_ALL)
@@ -100,10 +112,14 @@ def test_two_processes_train_like_one_and_go_on_after_a_kill(recipe: Path, tiny_
 
 
 @pytest.mark.parametrize("queue", [4, 0])
-def test_a_batch_in_parts_trains_like_a_whole_one(queue: int, recipe: Path, tiny_data: Path) -> None:
+def test_a_batch_in_parts_trains_like_a_whole_one(
+    queue: int, recipe: Path, tiny_data: Path
+) -> None:
     folder, words = recipe.parent, ("--devices", "cpu", "--set", f"loss.queue={queue}")
     called(*arguments(recipe, tiny_data, "whole", *words), cwd=folder)
-    called(*arguments(recipe, tiny_data, "parts", *words, "--set", "train.accumulate=2"), cwd=folder)
+    called(
+        *arguments(recipe, tiny_data, "parts", *words, "--set", "train.accumulate=2"), cwd=folder
+    )
     assert_close(folder, "parts", "whole")
 
 
@@ -111,7 +127,9 @@ def test_split_statistics_train_and_are_another_training(recipe: Path, tiny_data
     folder = recipe.parent
     words = ("--devices", "cpu", "--set", "train.norm={}", "--set", "train.parts=2")
     for norm in ("batch", "split"):
-        called(*arguments(recipe, tiny_data, norm, *(word.format(norm) for word in words)), cwd=folder)
+        called(
+            *arguments(recipe, tiny_data, norm, *(word.format(norm) for word in words)), cwd=folder
+        )
     assert losses(folder, "split")[1] != losses(folder, "batch")[1]
     assert all(value.isfinite().all() for value in weights(folder, "split").values())
     assert weights(folder, "split").keys() == weights(folder, "batch").keys()
@@ -122,24 +140,45 @@ def test_every_process_gets_its_own_clips_of_the_same_batches() -> None:
 
     rows = np.arange(17)
     whole = list(ResumableBatchSampler(rows, 6, 3, 0, 2))
-    parts = [list(ResumableBatchSampler(rows, 6, 3, 0, 2, process=process, processes=3)) for process in range(3)]
-    assert [[key for piece in pieces for key in piece] for pieces in zip(*parts, strict=True)] == whole
+    parts = [
+        list(ResumableBatchSampler(rows, 6, 3, 0, 2, process=process, processes=3))
+        for process in range(3)
+    ]
+    assert [
+        [key for piece in pieces for key in piece] for pieces in zip(*parts, strict=True)
+    ] == whole
     assert all(len(piece) == 2 for pieces in parts for piece in pieces)
     assert len(ResumableBatchSampler(rows, 6, 3, 0, 2, process=1, processes=3)) == len(whole)
 
 
 def test_parts_of_less_than_two_clips_are_told(recipe: Path, tiny_data: Path) -> None:
     split = ("--set", "train.norm=split", "--set", "train.parts=3")
-    done = called(*arguments(recipe, tiny_data, "runs", "--devices", "1", *split), cwd=recipe.parent, status=2)
+    done = called(
+        *arguments(recipe, tiny_data, "runs", "--devices", "1", *split), cwd=recipe.parent, status=2
+    )
     assert "a batch of 4 clips of a process is divided into 3 parts" in done.stderr
     accumulate = ("--set", "train.accumulate=4", "--set", "train.norm=batch")
-    done = called(*arguments(recipe, tiny_data, "runs", "--devices", "1", *accumulate), cwd=recipe.parent, status=2)
+    done = called(
+        *arguments(recipe, tiny_data, "runs", "--devices", "1", *accumulate),
+        cwd=recipe.parent,
+        status=2,
+    )
     assert "batch statistics need two clips or more in each" in done.stderr
-    done = called(*arguments(recipe, tiny_data, "runs", *accumulate, "--dry-run"), cwd=recipe.parent, status=2)
+    done = called(
+        *arguments(recipe, tiny_data, "runs", *accumulate, "--dry-run"), cwd=recipe.parent, status=2
+    )
     assert "batch statistics need two clips or more in each" in done.stderr
     done = called(
         *arguments(
-            recipe, tiny_data, "runs", "--devices", "1", "--set", "train.accumulate=5", "--set", "train.norm=frozen"
+            recipe,
+            tiny_data,
+            "runs",
+            "--devices",
+            "1",
+            "--set",
+            "train.accumulate=5",
+            "--set",
+            "train.norm=frozen",
         ),
         cwd=recipe.parent,
         status=2,
@@ -148,7 +187,16 @@ def test_parts_of_less_than_two_clips_are_told(recipe: Path, tiny_data: Path) ->
 
 
 def test_parts_that_are_not_equal_are_told(recipe: Path, tiny_data: Path) -> None:
-    words = ("--devices", "1", "--set", "train.batch=8", "--set", "train.norm=split", "--set", "train.parts=3")
+    words = (
+        "--devices",
+        "1",
+        "--set",
+        "train.batch=8",
+        "--set",
+        "train.norm=split",
+        "--set",
+        "train.parts=3",
+    )
     done = called(*arguments(recipe, tiny_data, "runs", *words), cwd=recipe.parent, status=2)
     assert "a batch of 8 clips of a process can't be divided into 3 equal parts" in done.stderr
 
@@ -157,23 +205,34 @@ def test_a_dry_run_estimates_the_time_of_several_processes(recipe: Path, tiny_da
     def seconds(processes: int) -> float:
         machine = Compute(str(processes), workers=1)
         return min(
-            seconds_a_clip(resolved, resolved.stages[0], manifest, machine, time.monotonic() + 5) for _ in range(3)
+            seconds_a_clip(resolved, resolved.stages[0], manifest, machine, time.monotonic() + 5)
+            for _ in range(3)
         )
 
-    done = called(*arguments(recipe, tiny_data, "runs", "--devices", "2", "--dry-run"), cwd=recipe.parent)
+    done = called(
+        *arguments(recipe, tiny_data, "runs", "--devices", "2", "--dry-run"), cwd=recipe.parent
+    )
     assert "stage 2: 8 clips an epoch, 3 epochs, " in done.stderr
     resolved, manifest = load(str(recipe)), Manifest.open(tiny_data / "synthetic")
     assert seconds(2) < seconds(1)
 
 
-def test_synced_and_plain_batch_norm_in_one_training_are_refused(recipe: Path, tiny_data: Path) -> None:
+def test_synced_and_plain_batch_norm_in_one_training_are_refused(
+    recipe: Path, tiny_data: Path
+) -> None:
     stages = ("--set", "stages=[{train: {norm: synced}}, {train: {norm: batch}}]")
-    done = called(*arguments(recipe, tiny_data, "runs", "--devices", "1", *stages), cwd=recipe.parent, status=2)
+    done = called(
+        *arguments(recipe, tiny_data, "runs", "--devices", "1", *stages),
+        cwd=recipe.parent,
+        status=2,
+    )
     assert "`synced` in one stage and not in another" in done.stderr
 
 
 def test_a_batch_that_can_not_be_divided_is_told(recipe: Path, tiny_data: Path) -> None:
-    done = called(*arguments(recipe, tiny_data, "runs", "--devices", "3"), cwd=recipe.parent, status=2)
+    done = called(
+        *arguments(recipe, tiny_data, "runs", "--devices", "3"), cwd=recipe.parent, status=2
+    )
     assert "a batch of 4 clips can't be divided among 3 processes" in done.stderr
 
 
@@ -191,13 +250,27 @@ def test_a_number_of_slurms_does_not_silence_a_process_that_trains_alone(
 
 def test_torchrun_starts_the_processes_as_well(recipe: Path, tiny_data: Path) -> None:
     words = arguments(recipe, tiny_data, "torchrun", "--devices", "2")
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vcsf_cli", *words]
+    launcher = [
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "vcsf_cli",
+        *words,
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, "-m", *launcher], cwd=recipe.parent, env=environment, capture_output=True, text=True
+        [sys.executable, "-m", *launcher],
+        cwd=recipe.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("finished: ") == 1  # one process speaks for all
     process = two_processes(recipe, tiny_data, "two")
     assert process.wait(timeout=300) == 0
-    assert losses(recipe.parent, "torchrun") == pytest.approx(losses(recipe.parent, "two"), rel=1e-5)
+    assert losses(recipe.parent, "torchrun") == pytest.approx(
+        losses(recipe.parent, "two"), rel=1e-5
+    )

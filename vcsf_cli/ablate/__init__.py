@@ -1,1 +1,2 @@
-"""Tables of rows that differ from each other by a few keys: trained, measured, and set side by side."""
+"""Tables of rows that differ from each other by a few keys: trained, measured, and set side by
+side."""

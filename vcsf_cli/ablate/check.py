@@ -75,7 +75,9 @@ def check_measure(cell: RunSpec, measure: Measure, manifest: Manifest) -> None:
         VcsfError: If it hasn't.
     """
     if measure.task != "retrieve":
-        _ = measured.classification_job(cell.run, manifest, cell.split, measure, cell.line.trains).division
+        _ = measured.classification_job(
+            cell.run, manifest, cell.split, measure, cell.line.trains
+        ).division
     elif query_gallery(manifest, cell.split).leave_one_out:
         raise InputError(
             f"{manifest.name} has no labelled training and test parts in split {cell.split}",
@@ -84,7 +86,8 @@ def check_measure(cell: RunSpec, measure: Measure, manifest: Manifest) -> None:
 
 
 def _check_seen(plan: Plan, cell: RunSpec, measure: Measure, allow_seen: bool) -> None:
-    """See that no test clip is seen in training, unless that is allowed; a damaged run is passed over here and told later.
+    """See that no test clip is seen in training, unless that is allowed; a damaged run is passed
+    over here and told later.
 
     Raises:
         InputError: If one is.

@@ -1,17 +1,20 @@
-"""How far two rows of a table are apart, and how far that may be luck: of their trainings, and of the clips in the test.
+"""How far two rows of a table are apart, and how far that may be luck: of their trainings, and of
+the clips in the test.
 
-A row's number varies with the seed it is trained with, and with the recordings that happen to be in the test. The interval
-has both: the spread of the difference over places (seed and split), and a paired bootstrap over recordings, whose variances
-are added, with Student's t of as many degrees of freedom as Satterthwaite's formula gives (Biometrics Bulletin 2, 1946).
-Recordings are drawn, not single clips: clips cut from one recording are right or wrong together, and whoever draws clips
+A row's number varies with the seed it is trained with, and with the recordings that happen to be in
+the test. The interval has both: the spread of the difference over places (seed and split), and a
+paired bootstrap over recordings, whose variances are added, with Student's t of as many degrees of
+freedom as Satterthwaite's formula gives (Biometrics Bulletin 2, 1946). Recordings are drawn, not
+single clips: clips cut from one recording are right or wrong together, and whoever draws clips
 takes them for more evidence than they are (Efron and Tibshirani 1993, ch. 8).
 
-Measured on pairs of rows that do not differ, of 1,000 clips in 100 recordings, whose seeds scatter by 5 points: the interval
-leaves zero out in 8 % of the cases with 3 seeds and in 5 % with 5 (1,200 pairs each; 7 % and 5 % by the normal distribution,
-where 3 seeds tell little of how far seeds scatter), of seeds that scatter by 1 point in 2 %. Drawing places as well as
-recordings again gives 14 % and 11 % in its place (600 pairs), because three places are too few to draw from; drawing
-recordings alone, of numbers that are means over seeds, 58 % and 60 %. `tests/ablate/test_difference.py` bounds it.
-"""
+Measured on pairs of rows that do not differ, of 1,000 clips in 100 recordings, whose seeds scatter
+by 5 points: the interval leaves zero out in 8 % of the cases with 3 seeds and in 5 % with 5 (1,200
+pairs each; 7 % and 5 % by the normal distribution, where 3 seeds tell little of how far seeds
+scatter), of seeds that scatter by 1 point in 2 %. Drawing places as well as recordings again gives
+14 % and 11 % in its place (600 pairs), because three places are too few to draw from; drawing
+recordings alone, of numbers that are means over seeds, 58 % and 60 %.
+`tests/ablate/test_difference.py` bounds it."""
 
 from __future__ import annotations
 
@@ -54,17 +57,20 @@ class Difference:
     places: int
 
 
-def mean_difference(pairs: Sequence[tuple[int, pd.Series, pd.Series]], source: Mapping[str, str]) -> Difference | None:
+def mean_difference(
+    pairs: Sequence[tuple[int, pd.Series, pd.Series]], source: Mapping[str, str]
+) -> Difference | None:
     """The mean over places of the difference of two rows' means, with its interval.
 
     Args:
-        pairs: Of every place its split, and what each row got for every clip (index), such as 1 or 0.
+        pairs: Of every place its split, and what each row got for every clip (index), such as 1 or
+            0.
         source: The recording of each clip.
 
     Returns:
-        None if the rows have no clip in common. The interval is of these trainings only, over recordings, for fewer places
-        than `FEWEST_PLACES`; there is none for fewer recordings than `_FEWEST_RECORDINGS`.
-    """
+        None if the rows have no clip in common. The interval is of these trainings only, over
+        recordings, for fewer places than `FEWEST_PLACES`; there is none for fewer recordings than
+        `_FEWEST_RECORDINGS`."""
     joined = [(split, *ours.align(theirs, join="inner")) for split, ours, theirs in pairs]
     joined = [each for each in joined if len(each[1])]
     if not joined:
@@ -84,8 +90,11 @@ def mean_difference(pairs: Sequence[tuple[int, pd.Series, pd.Series]], source: M
     return Difference(value, low, high, clips, len(joined))
 
 
-def redrawn(differences: Sequence[FloatArray], codes: npt.NDArray[np.int64], recordings: int) -> FloatArray:
-    """Means (draws, places) when recordings are drawn with replacement, the same ones for all places of a split.
+def redrawn(
+    differences: Sequence[FloatArray], codes: npt.NDArray[np.int64], recordings: int
+) -> FloatArray:
+    """Means (draws, places) when recordings are drawn with replacement, the same ones for all
+    places of a split.
 
     Args:
         differences: Of each place those of its clips, (clips,).
@@ -105,10 +114,15 @@ def redrawn(differences: Sequence[FloatArray], codes: npt.NDArray[np.int64], rec
 
 @lru_cache(maxsize=8)
 def draw_recordings(recordings: int) -> FloatArray:
-    """How often each recording is drawn, (draws, recordings); the same for all numbers of a table."""
+    """How often each recording is drawn, (draws, recordings); the same for all numbers of a
+    table."""
     drawn = np.random.default_rng(0).integers(recordings, size=(DRAWS, recordings))
     cell = drawn + recordings * np.arange(DRAWS)[:, None]
-    return np.bincount(cell.ravel(), minlength=DRAWS * recordings).reshape(DRAWS, recordings).astype(np.float64)
+    return (
+        np.bincount(cell.ravel(), minlength=DRAWS * recordings)
+        .reshape(DRAWS, recordings)
+        .astype(np.float64)
+    )
 
 
 def interval(means: FloatArray, drawn: FloatArray, recordings: int) -> tuple[float, float]:
@@ -122,7 +136,11 @@ def interval(means: FloatArray, drawn: FloatArray, recordings: int) -> tuple[flo
     if len(means) < FEWEST_PLACES:
         low, high = np.quantile(drawn, _ENDS)
         return float(low), float(high)
-    value, of_trainings, of_recordings = float(means.mean()), means.var(ddof=1) / len(means), drawn.var(ddof=1)
+    value, of_trainings, of_recordings = (
+        float(means.mean()),
+        means.var(ddof=1) / len(means),
+        drawn.var(ddof=1),
+    )
     both = of_trainings + of_recordings
     if not both:
         return value, value
@@ -132,7 +150,8 @@ def interval(means: FloatArray, drawn: FloatArray, recordings: int) -> tuple[flo
 
 
 def is_finding(places: int, low: float, high: float) -> bool:
-    """Whether a difference says something of other trainings than these: its interval leaves zero out."""
+    """Whether a difference says something of other trainings than these: its interval leaves zero
+    out."""
     return places >= FEWEST_PLACES and (low > 0 or high < 0)
 
 
@@ -148,12 +167,14 @@ def describe_intervals(places: Sequence[int], recordings: bool) -> str:
     found = []
     if any(count >= FEWEST_PLACES for count in places):
         found.append(
-            f"with a 95 % interval over trainings (Student's t) and over {drawn}; {whole}; * where it leaves zero out"
+            f"with a 95 % interval over trainings (Student's t) and over {drawn}; {whole}; * "
+            f"where it leaves zero out"
         )
     if any(count < FEWEST_PLACES for count in places):
         few = f"of fewer than {FEWEST_PLACES} seeds and splits " if found else ""
         found.append(
-            f"{few}with a 95 % interval over {drawn} of these trainings only, which other seeds may leave, so without *"
+            f"{few}with a 95 % interval over {drawn} of these trainings only, which other seeds "
+            f"may leave, so without *"
         )
         found[-1] += "" if len(found) > 1 else f"; {whole}"
     if not recordings:

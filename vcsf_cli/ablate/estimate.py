@@ -1,5 +1,5 @@
-"""What a plan costs before it is begun: floating-point operations, hours at a measured or assumed speed, on one
-device or on several side by side, and disk."""
+"""What a plan costs before it is begun: floating-point operations, hours at a measured or assumed
+speed, on one device or on several side by side, and disk."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ _PEAKS = {"h200": 989e12, "h100": 989e12}
 _SHARE_OF_PEAK = 0.3
 """What such networks are taken to reach of it."""
 _READING = 0.011
-"""Core seconds that a training clip of two views takes to read at 128 px, measured on one core; GPUs have `_CORES` of them."""
+"""Core seconds that a training clip of two views takes to read at 128 px, measured on one core;
+GPUs have `_CORES` of them."""
 _CORES = 16
 
 OFFICIAL = {
@@ -64,7 +65,8 @@ class Speed:
 
 @dataclass(frozen=True)
 class Network:
-    """What one clip costs in each pathway's network: operations of a forward pass, parameters, channels before the head."""
+    """What one clip costs in each pathway's network: operations of a forward pass, parameters,
+    channels before the head."""
 
     flops: dict[str, int]
     parameters: dict[str, int]
@@ -80,13 +82,16 @@ def _count_network(recipe: Recipe) -> Network:
     model = build(recipe)
     costs = pathway_costs(model, recipe.first_stage, build_sampler(recipe.first_stage))
     flops = {name: sum(cost.flops for cost in parts.values()) for name, parts in costs.items()}
-    parameters = {name: sum(cost.parameters for cost in parts.values()) for name, parts in costs.items()}
+    parameters = {
+        name: sum(cost.parameters for cost in parts.values()) for name, parts in costs.items()
+    }
     return Network(flops, parameters, stage_channels(model.slow.backbone)[-1])
 
 
 def _step_flops(recipe: Recipe, network: Network) -> list[int]:
-    """Operations that a training clip takes in each stage: a learning pathway encodes a query, whose gradient costs twice
-    as much again, and a key; a frozen one a key, where the loss asks for it."""
+    """Operations that a training clip takes in each stage: a learning pathway encodes a query,
+    whose gradient costs twice as much again, and a key; a frozen one a key, where the loss asks for
+    it."""
     found = []
     for stage in recipe.stages:
         crosses = build_loss(stage).crosses
@@ -161,7 +166,9 @@ class Work:
     def moments(self, speed: Speed) -> list[float]:
         """Seconds after which each stage is over, and last the measurements."""
         return list(
-            itertools.accumulate([*(stage.seconds(speed) for stage in self.stages), self.measure / speed.flops])
+            itertools.accumulate(
+                [*(stage.seconds(speed) for stage in self.stages), self.measure / speed.flops]
+            )
         )
 
     def seconds(self, speed: Speed) -> float:
@@ -230,12 +237,16 @@ class Costs:
         first, done = own_stages(cell), _epochs_done(cell)
         if not is_begun(cell):  # what was noted before the first checkpoint is forgotten
             own = self.plan.stages_of(cell)
-            first = max([0, *(count for count in range(1, len(own) + 1) if own[count - 1] in available)])
+            first = max(
+                [0, *(count for count in range(1, len(own) + 1) if own[count - 1] in available)]
+            )
         left, (clips, _, _) = [], self.clips(*where(cell))
         for index, per_clip in enumerate(_step_flops(cell.recipe, self.network(cell))):
             if index >= first:
                 epochs = cell.recipe.stages[index].train.epochs - done.get(index, 0)
-                left.append(StageWork(epochs, float(per_clip * clips * epochs), float(clips * epochs)))
+                left.append(
+                    StageWork(epochs, float(per_clip * clips * epochs), float(clips * epochs))
+                )
         return Work(cell, tuple(left), missing, measure)
 
     def measuring(self, cell: RunSpec, measure: Measure) -> float:
@@ -254,7 +265,8 @@ class Costs:
         return every * windows * crops * (train + test)
 
     def disk(self, works: list[Work]) -> int:
-        """Bytes that are written: checkpoints with optimiser and key encoder, weights after each stage, features."""
+        """Bytes that are written: checkpoints with optimiser and key encoder, weights after each
+        stage, features."""
         total = 0
         for work in works:
             network = self.network(work.cell)
@@ -262,8 +274,14 @@ class Costs:
             if not work.damage and not self.plan.is_trained(work.cell):
                 total += weights * (4 + len(work.cell.recipe.stages))
             for measure in work.measures:
-                train, test, _ = self.clips(self.plan.measured_on(work.cell, measure), work.cell.split)
-                total += 3 * weights if measure.task == "finetune" else (train + test) * 2 * network.channels * _BYTES
+                train, test, _ = self.clips(
+                    self.plan.measured_on(work.cell, measure), work.cell.split
+                )
+                total += (
+                    3 * weights
+                    if measure.task == "finetune"
+                    else (train + test) * 2 * network.channels * _BYTES
+                )
         return total
 
 
@@ -282,7 +300,8 @@ def own_stages(cell: RunSpec) -> int:
 
 
 def is_begun(cell: RunSpec) -> bool:
-    """Whether a run goes on from a checkpoint of its own, so that it takes over no stage of another."""
+    """Whether a run goes on from a checkpoint of its own, so that it takes over no stage of
+    another."""
     return cell.run.checkpoint.is_file()
 
 
@@ -312,7 +331,12 @@ def _trained_stages(runs: Path) -> set[str]:
 
 
 def choose_speed(
-    plan: Plan, costs_: Costs, works: list[Work], assumed: str | None, machine: Compute, threads: int | None = None
+    plan: Plan,
+    costs_: Costs,
+    works: list[Work],
+    assumed: str | None,
+    machine: Compute,
+    threads: int | None = None,
 ) -> Speed | None:
     """How fast the work is taken to go.
 
@@ -320,7 +344,8 @@ def choose_speed(
         plan: The plan.
         costs_: Its counts.
         works: What is to be done.
-        assumed: `h200`, or training clips a second of the first row's first stage; None: measure some batches.
+        assumed: `h200`, or training clips a second of the first row's first stage; None: measure
+            some batches.
         machine: Where to compute.
         threads: Of the CPU, where several runs share it; None for all.
 
@@ -332,13 +357,16 @@ def choose_speed(
     if assumed in _PEAKS:
         peak = _PEAKS[assumed]
         words = (
-            f"calculated, not measured: {_SHARE_OF_PEAK:.0%} of the {peak / 1e12:.0f} TFLOPS that one {assumed.upper()} has in "
+            f"calculated, not measured: {_SHARE_OF_PEAK:.0%} of the {peak / 1e12:.0f} TFLOPS that "
+            f"one {assumed.upper()} has in "
             f"bfloat16, clips read by {_CORES} cores in {1000 * _READING:.0f} ms each"
         )
         return Speed(_SHARE_OF_PEAK * peak, _READING / _CORES, words)
     if assumed is not None:
         return Speed(
-            float(assumed) * per_clip, 0.0, f"from {assumed} training clips a second in stage 1, as you assume"
+            float(assumed) * per_clip,
+            0.0,
+            f"from {assumed} training clips a second in stage 1, as you assume",
         )
     left = [work for work in works if work.is_left]
     todo = next((work.cell for work in left if work.stages), left[0].cell if left else None)
@@ -360,12 +388,14 @@ def choose_speed(
     return Speed(
         counted / seconds,
         0.0,
-        f"from a few small batches of row `{todo.line.name}` on {machine.device()}, the others by their operations",
+        f"from a few small batches of row `{todo.line.name}` on {machine.device()}, the others by "
+        f"their operations",
     )
 
 
 def must_wait(ours: Sequence[str], theirs: Sequence[str], finished: int) -> bool:
-    """Whether a run that was not begun could take over a stage that another, which is worked on, has yet to finish.
+    """Whether a run that was not begun could take over a stage that another, which is worked on,
+    has yet to finish.
 
     Args:
         ours: What its stages' weights depend on, with all before each.
@@ -375,7 +405,9 @@ def must_wait(ours: Sequence[str], theirs: Sequence[str], finished: int) -> bool
     return sum(stage in theirs for stage in ours) > finished
 
 
-def total_seconds(works: Sequence[Work], stages: Mapping[str, Sequence[str]], speed: Speed, lanes: int) -> float:
+def total_seconds(
+    works: Sequence[Work], stages: Mapping[str, Sequence[str]], speed: Speed, lanes: int
+) -> float:
     """How long some work takes on several devices, by the rule that it is begun by.
 
     Args:
@@ -391,7 +423,9 @@ def total_seconds(works: Sequence[Work], stages: Mapping[str, Sequence[str]], sp
     def waits_for(work: Work, other: Work, begun: float) -> bool:
         ours, theirs = (stages[each.cell.recipe.hash] for each in (work, other))
         ended = sum(begun + moment <= now for moment in other.moments(speed)[:-1])
-        return not is_begun(work.cell) and must_wait(ours, theirs, len(theirs) - len(other.stages) + ended)
+        return not is_begun(work.cell) and must_wait(
+            ours, theirs, len(theirs) - len(other.stages) + ended
+        )
 
     while waiting or running:
         for work in list(waiting):

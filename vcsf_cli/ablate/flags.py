@@ -1,4 +1,5 @@
-"""A table from flags: `vcsf ablate --no-motion-module` is the recipe as it is and the recipe without that part."""
+"""A table from flags: `vcsf ablate --no-motion-module` is the recipe as it is and the recipe
+without that part."""
 
 from __future__ import annotations
 
@@ -16,9 +17,7 @@ from vcsf_cli.errors import InputError
 _CROSSED = "cross_pathway"
 """The loss by which pathways find positives for each other."""
 
-_EQUAL = (
-    "all stages with InfoNCE instead of positives of the other pathway: as many epochs for each pathway as in `full`"
-)
+_EQUAL = "all stages with InfoNCE instead of positives of the other pathway: as many epochs for each pathway as in `full`"
 
 LISTS: Mapping[str, str] = {
     "alpha": "sampler.alpha",
@@ -28,7 +27,8 @@ LISTS: Mapping[str, str] = {
     "backbone": "backbone.name",
     "motion": "motion.name",
 }
-"""Flags with several values, and the key that each changes; `loss.` is that of cross-pathway training."""
+"""Flags with several values, and the key that each changes; `loss.` is that of cross-pathway
+training."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,9 @@ def draft_from_flags(flags: Flags, base: str, assignments: Sequence[str], **keys
         where = ""
         if LISTS[flag].startswith("loss."):
             where = "" if _crossed(recipe, f"--{flag}") == [""] else "stages.*."
-        vary[f"{where}{LISTS[flag]}"] = [strict_yaml.parse(text, f"--{flag}")[0] for text in dict.fromkeys(texts)]
+        vary[f"{where}{LISTS[flag]}"] = [
+            strict_yaml.parse(text, f"--{flag}")[0] for text in dict.fromkeys(texts)
+        ]
     if flags.only:
         keys = {"pathways": [*PATHWAYS, "both"]} | keys
     title = f"Ablation of {recipe.name}: {', '.join(flags.words)}"
@@ -99,14 +101,17 @@ def draft_from_flags(flags: Flags, base: str, assignments: Sequence[str], **keys
 
 
 def _crossed(recipe: Recipe, flag: str) -> list[str]:
-    """Where in the recipe cross-pathway training is: `stages.1.` and so on, or empty text for the top level.
+    """Where in the recipe cross-pathway training is: `stages.1.` and so on, or empty text for the
+    top level.
 
     Raises:
         InputError: If it is nowhere.
     """
     staged = bool(recipe.tree["stages"])
     found = [
-        f"stages.{index}." if staged else "" for index, stage in enumerate(recipe.stages) if stage.loss.name == _CROSSED
+        f"stages.{index}." if staged else ""
+        for index, stage in enumerate(recipe.stages)
+        if stage.loss.name == _CROSSED
     ]
     if not found:
         raise InputError(
@@ -124,7 +129,10 @@ def _without_stage_a(recipe: Recipe) -> dict[str, Any]:
     """
     first = _crossed(recipe, "--no-stage-a")[0]
     if first in ("", "stages.0."):
-        raise InputError(f"--no-stage-a: {recipe.name} has no stage before cross-pathway training", "leave it out")
+        raise InputError(
+            f"--no-stage-a: {recipe.name} has no stage before cross-pathway training",
+            "leave it out",
+        )
     index = int(first.split(".")[1])
     epochs = sum(stage.train.epochs for stage in recipe.stages[:index])
     return {

@@ -1,4 +1,5 @@
-"""What was measured of a run, from the files that `vcsf retrieve` and `vcsf finetune` left: rows, and every clip's hit."""
+"""What was measured of a run, from the files that `vcsf retrieve` and `vcsf finetune` left: rows,
+and every clip's hit."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ METRICS = ("top1", "top5", "class_mean")
 """Of classification; the ends of top1's own interval are no numbers of a table."""
 
 _CLOSE = 1e-6
-"""How near a mean over clips must be to the number in results.csv, which may have been computed in float32."""
+"""How near a mean over clips must be to the number in results.csv, which may have been computed in
+float32."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Measurement:
 
     Args:
         rows: Tidy rows, one a pathway and metric.
-        clips: 1 or 0 for every test clip (index) by `(pathway, metric)`, for metrics that are means over clips.
+        clips: 1 or 0 for every test clip (index) by `(pathway, metric)`, for metrics that are means
+            over clips.
     """
 
     rows: pd.DataFrame
@@ -57,7 +60,8 @@ def table_metrics(measure: Measure) -> list[str]:
 def find_measurement(
     run: Run, manifest: Manifest, split: int, measure: Measure, pathways: Sequence[str]
 ) -> Measurement | None:
-    """What was measured of a finished run as it is now; None if it wasn't, or not of these data and this checkpoint.
+    """What was measured of a finished run as it is now; None if it wasn't, or not of these data and
+    this checkpoint.
 
     Raises:
         RunError: If the run or its measurement is damaged.
@@ -67,12 +71,18 @@ def find_measurement(
     return read_classification(classification_job(run, manifest, split, measure, pathways))
 
 
-def classification_job(run: Run, manifest: Manifest, split: int, measure: Measure, pathways: Sequence[str]) -> Job:
+def classification_job(
+    run: Run, manifest: Manifest, split: int, measure: Measure, pathways: Sequence[str]
+) -> Job:
     """The measurement by classification."""
-    return Job(run, manifest, split, load_protocol(measure), run.recipe.seed, pathways=tuple(pathways))
+    return Job(
+        run, manifest, split, load_protocol(measure), run.recipe.seed, pathways=tuple(pathways)
+    )
 
 
-def tested_clips(run: Run, manifest: Manifest, split: int, measure: Measure, pathways: Sequence[str]) -> Indices:
+def tested_clips(
+    run: Run, manifest: Manifest, split: int, measure: Measure, pathways: Sequence[str]
+) -> Indices:
     """Rows of the manifest that a measurement tests.
 
     Raises:
@@ -93,11 +103,14 @@ def measurement_key(measure: Measure) -> str:
     return "" if measure.task == "retrieve" else load_protocol(measure).model_dump_json()
 
 
-def read_retrieval(run: Run, manifest: Manifest, split: int, ks: Sequence[int]) -> Measurement | None:
-    """R@k of the trained networks, if the files agree with each other, with the data and with the checkpoint.
+def read_retrieval(
+    run: Run, manifest: Manifest, split: int, ks: Sequence[int]
+) -> Measurement | None:
+    """R@k of the trained networks, if the files agree with each other, with the data and with the
+    checkpoint.
 
-    Any k can be had of neighbours up to a rank that is no lower, whichever k was asked for when they were found.
-    """
+    Any k can be had of neighbours up to a rank that is no lower, whichever k was asked for when
+    they were found."""
     folder = folder_of_retrieval(run, manifest, split)
     try:
         key = json.loads((pq.read_schema(folder / "features.parquet").metadata or {})[b"vcsf"])
@@ -113,16 +126,24 @@ def read_retrieval(run: Run, manifest: Manifest, split: int, ks: Sequence[int]) 
     kept, clips = [], {}
     for pathway, own in rows.groupby("pathway", sort=False):
         of_pathway = near[near["pathway"] == pathway]
-        known = {int(name.partition("@")[2]): value for name, value in zip(own["metric"], own["value"], strict=True)}
+        known = {
+            int(name.partition("@")[2]): value
+            for name, value in zip(own["metric"], own["value"], strict=True)
+        }
         if max(known) < max(ks):
             return None
         for k in sorted({*ks, *known}):
             hit = of_pathway[of_pathway["rank"] <= k].groupby("query")["hit"].max().astype(float)
             # A killed call can leave neighbours behind that are not those of the results.
-            if len(hit) != own["clips"].iloc[0] or abs(hit.mean() - known.get(k, hit.mean())) > _CLOSE:
+            if (
+                len(hit) != own["clips"].iloc[0]
+                or abs(hit.mean() - known.get(k, hit.mean())) > _CLOSE
+            ):
                 return None
             if k in ks:
-                kept.append(own.iloc[:1].assign(metric=f"R@{k}", value=float(known.get(k, hit.mean()))))
+                kept.append(
+                    own.iloc[:1].assign(metric=f"R@{k}", value=float(known.get(k, hit.mean())))
+                )
                 clips[str(pathway), f"R@{k}"] = hit
     return Measurement(pd.concat(kept, ignore_index=True), clips) if kept else None
 
@@ -133,7 +154,8 @@ def folder_of_retrieval(run: Run, manifest: Manifest, split: int) -> Path:
 
 
 def asked_before(run: Run, manifest: Manifest, split: int) -> set[int]:
-    """The k that results are there of; who measures again asks for them too, so that nobody misses them."""
+    """The k that results are there of; who measures again asks for them too, so that nobody misses
+    them."""
     try:
         rows = results.read(folder_of_retrieval(run, manifest, split) / "results.csv")
         return {int(metric.partition("@")[2]) for metric in rows["metric"]}

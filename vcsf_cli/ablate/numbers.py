@@ -1,4 +1,5 @@
-"""The numbers of a table: mean and spread over seeds and splits, and each row's difference to the first."""
+"""The numbers of a table: mean and spread over seeds and splits, and each row's difference to the
+first."""
 
 from __future__ import annotations
 
@@ -22,13 +23,15 @@ COLUMNS = (
     "row", "pathway", "dataset", "task", "metric", "mean", "deviation", "lowest", "highest", "runs", "clips",
     "difference", "difference_low", "difference_high", "places",
 )  # fmt: skip
-"""A line of numbers.csv. `mean`, `lowest` and `highest` are fractions over `runs` seeds and splits, `deviation` the standard
-deviation over these (of a sample; empty of one run); `difference` is to the first row, the mean over the `places` (seeds and
-splits) that both rows have, with the ends of its 95 % interval (empty of fewer recordings than can be drawn from, and of
-these trainings only for fewer places than `difference.FEWEST_PLACES`); `clips` is the number of clips that it is of."""
+"""A line of numbers.csv. `mean`, `lowest` and `highest` are fractions over `runs` seeds and splits,
+`deviation` the standard deviation over these (of a sample; empty of one run); `difference` is to
+the first row, the mean over the `places` (seeds and splits) that both rows have, with the ends of
+its 95 % interval (empty of fewer recordings than can be drawn from, and of these trainings only for
+fewer places than `difference.FEWEST_PLACES`); `clips` is the number of clips that it is of."""
 
 _NEARLY_ALL = 0.99
-"""Share of an official part's clips below which a dataset is a subset; some published copies have a few broken videos."""
+"""Share of an official part's clips below which a dataset is a subset; some published copies have a
+few broken videos."""
 
 
 _NAMED = 5
@@ -84,7 +87,8 @@ class TableResults:
         cells: The runs that were measured.
         missing: What was not.
         seen: Names of the rows that have numbers of test clips which were seen in training.
-        exposures: What a reader has to know of test clips and training clips, by row, a sentence each.
+        exposures: What a reader has to know of test clips and training clips, by row, a sentence
+            each.
     """
 
     plan: Plan
@@ -105,7 +109,8 @@ class TableResults:
             named = "; ".join(each.words for each in self.missing[:_NAMED])
             more = f"; and {len(self.missing) - _NAMED} more" if len(self.missing) > _NAMED else ""
             found.append(
-                f"Not finished: {every - len(self.missing)} of {every} measurements are there, not {named}{more}."
+                f"Not finished: {every - len(self.missing)} of {every} measurements are there, "
+                f"not {named}{more}."
             )
         first, *others = self.plan.table.lines
         for group in self.groups:
@@ -116,19 +121,26 @@ class TableResults:
             ].set_index("row")
             most = own["runs"].groupby(level=0).max()
             for line in (line for line in others if line.name in most and first.name in most):
-                runs, places = max(most[line.name], most[first.name]), own["places"][[line.name]].fillna(0).min()
+                runs, places = (
+                    max(most[line.name], most[first.name]),
+                    own["places"][[line.name]].fillna(0).min(),
+                )
                 if places < runs:
                     found.append(
-                        f"{group.task} on {group.dataset}, difference of {line.name} to {first.name}: over {places:.0f} of "
+                        f"{group.task} on {group.dataset}, difference of {line.name} to "
+                        f"{first.name}: over {places:.0f} of "
                         f"{runs:.0f} runs, those of the seeds and splits that both rows have."
                     )
         return found
 
     @property
     def words_of_differences(self) -> str:
-        """What the intervals of the differences are, in words; empty if there are no differences."""
+        """What the intervals of the differences are, in words; empty if there are no
+        differences."""
         known = self.values[self.values["difference"].notna()]["difference_low"].notna()
-        return describe_intervals(self.values["places"][known[known].index].tolist(), bool(known.all()))
+        return describe_intervals(
+            self.values["places"][known[known].index].tolist(), bool(known.all())
+        )
 
     def value(self, line: RowSpec, pathway: str, group: Group, metric: str) -> pd.Series | None:
         """A line of `values`, None where nothing was measured."""
@@ -170,7 +182,9 @@ def gather_results(plan: Plan) -> TableResults:
             if own and exposure:
                 seen |= {cell.line.name} if exposure.count else set()
                 about = f"{measure.task} on {plan.measured_on(cell, measure)}, seed {cell.seed}, split {cell.split}"
-                exposures.setdefault(cell.line.name, []).extend(f"{about}: {remark}" for remark in exposure.remarks)
+                exposures.setdefault(cell.line.name, []).extend(
+                    f"{about}: {remark}" for remark in exposure.remarks
+                )
         every = [each for of_line in found.values() for each in of_line.values()]
         if not every:
             continue
@@ -183,21 +197,38 @@ def gather_results(plan: Plan) -> TableResults:
             for pathway in line.pathways:
                 for metric in metrics:
                     first = plan.table.lines[0]
-                    against = None if line is first else (found[first.name], _matching_pathway(first, pathway))
+                    against = (
+                        None
+                        if line is first
+                        else (found[first.name], _matching_pathway(first, pathway))
+                    )
                     value = summarise(found[line.name], pathway, metric, against, source)
                     if value:
-                        named = {"row": line.name, "pathway": pathway, "dataset": dataset, "task": task}
+                        named = {
+                            "row": line.name,
+                            "pathway": pathway,
+                            "dataset": dataset,
+                            "task": task,
+                        }
                         lines.append({**named, "metric": metric, **value})
     gathered = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["row"])
     gathered = gathered[["row", *(name for name in gathered.columns if name != "row")]]
     values = pd.DataFrame(lines, columns=list(COLUMNS))
     return TableResults(
-        plan, tuple(groups), values, gathered, tuple(cells.values()), tuple(missing), frozenset(seen), exposures
+        plan,
+        tuple(groups),
+        values,
+        gathered,
+        tuple(cells.values()),
+        tuple(missing),
+        frozenset(seen),
+        exposures,
     )
 
 
 def _matching_pathway(first: RowSpec, pathway: str) -> str:
-    """The pathway of the first row that another row's pathway is compared with: the same if it is shown, else the last."""
+    """The pathway of the first row that another row's pathway is compared with: the same if it is
+    shown, else the last."""
     return pathway if pathway in first.pathways else first.pathways[-1]
 
 
@@ -232,7 +263,9 @@ def summarise(
     }
     if against is None:
         return result
-    return result | difference_to(found, (pathway, metric), against[0], (against[1], metric), source)
+    return result | difference_to(
+        found, (pathway, metric), against[0], (against[1], metric), source
+    )
 
 
 def difference_to(
@@ -242,8 +275,8 @@ def difference_to(
     other_key: tuple[str, str],
     source: dict[str, str],
 ) -> dict[str, float]:
-    """The mean difference over the seeds and splits, and there over the clips, that both rows have; empty if there are none,
-    or the metric is no mean over clips."""
+    """The mean difference over the seeds and splits, and there over the clips, that both rows have;
+    empty if there are none, or the metric is no mean over clips."""
     pairs = [
         (place[1], ours[place].clips[key], theirs[place].clips[other_key])
         for place in ours
@@ -267,12 +300,15 @@ def describe_training(plan: Plan, cells: Sequence[RunSpec]) -> str:
     model = first.recipe.first_stage
     splits, seeds = (sorted({getattr(cell, key) for cell in cells}) for key in ("split", "seed"))
     clips = "/".join(
-        f"{len(training_rows(cell.recipe, plan.manifest(model.data.name))):,}" for cell in _one_a_split(cells)
+        f"{len(training_rows(cell.recipe, plan.manifest(model.data.name))):,}"
+        for cell in _one_a_split(cells)
     )
     frames = f"{model.sampler.settings['frames']}x" if "frames" in model.sampler.settings else ""
     return (
-        f"{model.backbone.name}, {frames}{model.data.size}^2; {model.data.name} split {_join_numbers(splits)}, {clips} clips; "
-        f"{describe_schedule(epochs_by_pathway(first.recipe))}; seed{'s' if len(seeds) > 1 else ''} {_join_numbers(seeds)}"
+        f"{model.backbone.name}, {frames}{model.data.size}^2; {model.data.name} split "
+        f"{_join_numbers(splits)}, {clips} clips; "
+        f"{describe_schedule(epochs_by_pathway(first.recipe))}; "
+        f"seed{'s' if len(seeds) > 1 else ''} {_join_numbers(seeds)}"
     )
 
 
@@ -287,31 +323,51 @@ def _join_numbers(numbers: Sequence[int]) -> str:
 
 
 def incomparable(numbers: TableResults) -> list[str]:
-    """Why the numbers can't stand beside published ones, in words, with the rows if it isn't all; empty if they can."""
+    """Why the numbers can't stand beside published ones, in words, with the rows if it isn't all;
+    empty if they can."""
     limited: dict[str, list[str]] = {}
-    rows = {line.name: [cell for cell in numbers.cells if cell.line is line] for line in numbers.plan.table.lines}
+    rows = {
+        line.name: [cell for cell in numbers.cells if cell.line is line]
+        for line in numbers.plan.table.lines
+    }
     rows = {name: cells for name, cells in rows.items() if cells}
     for name, cells in rows.items():
-        limits = [limit for cell in _one_a_split(cells) for limit in _comparability_limits(numbers.plan, cell)]
+        limits = [
+            limit
+            for cell in _one_a_split(cells)
+            for limit in _comparability_limits(numbers.plan, cell)
+        ]
         for limit in dict.fromkeys(limits):
             limited.setdefault(limit, []).append(name)
-    found = [limit if len(names) == len(rows) else f"{limit} ({', '.join(names)})" for limit, names in limited.items()]
+    found = [
+        limit if len(names) == len(rows) else f"{limit} ({', '.join(names)})"
+        for limit, names in limited.items()
+    ]
     trained_on = {cell.recipe.first_stage.data.name for cell in numbers.plan.cells}
-    for dataset, split, clips in numbers.rows[["dataset", "split", "clips"]].drop_duplicates().to_numpy():
+    for dataset, split, clips in (
+        numbers.rows[["dataset", "split", "clips"]].drop_duplicates().to_numpy()
+    ):
         tested = OFFICIAL.get(dataset, {}).get(split)
         if tested is None and dataset not in trained_on:
             found.append(f"subset: measured on {dataset}")
         elif tested is None:
             continue
         elif clips < _NEARLY_ALL * tested[1]:
-            found.append(f"subset: measured on {clips:,} test clips of {dataset} split {split}, not {tested[1]:,}")
+            found.append(
+                f"subset: measured on {clips:,} test clips of {dataset} split {split}, not "
+                f"{tested[1]:,}"
+            )
     return list(dict.fromkeys(found))
 
 
 def _comparability_limits(plan: Plan, cell: RunSpec) -> list[str]:
-    """Why a run's numbers can't stand beside published ones: fewer clips to train on, a shorter schedule."""
+    """Why a run's numbers can't stand beside published ones: fewer clips to train on, a shorter
+    schedule."""
     name = cell.recipe.first_stage.data.name
-    clips, wanted = len(training_rows(cell.recipe, plan.manifest(name))), OFFICIAL["ucf101"][cell.split][0]
+    clips, wanted = (
+        len(training_rows(cell.recipe, plan.manifest(name))),
+        OFFICIAL["ucf101"][cell.split][0],
+    )
     found = []
     if name not in OFFICIAL or clips < _NEARLY_ALL * wanted:
         found.append(f"subset: trained on {clips:,} clips of {name}, not {wanted:,} of ucf101")

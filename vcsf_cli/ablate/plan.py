@@ -1,4 +1,5 @@
-"""Rows x seeds x splits: which trainings and measurements a table needs, which are done, and in which order to work."""
+"""Rows x seeds x splits: which trainings and measurements a table needs, which are done, and in
+which order to work."""
 
 from __future__ import annotations
 
@@ -77,14 +78,18 @@ class Plan:
             "seed": len(self.table.seeds or ()),
             "split": len(self.table.splits or ()),
         }
-        product = " x ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count)
+        product = " x ".join(
+            f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count
+        )
         measures = ", ".join(measure.words for measure in self.table.measures)
         found = [
-            f"{self.table.title}: {product} = {len(self.cells)} runs, measured by {measures}; table: {self.folder}"
+            f"{self.table.title}: {product} = {len(self.cells)} runs, measured by {measures}; "
+            f"table: {self.folder}"
         ]
         for name in (name for name, manifest in self.manifests.items() if manifest is None):
             found.append(
-                f"{name} is not prepared in {self.data}: its sizes are taken to be the official ones, or usual"
+                f"{name} is not prepared in {self.data}: its sizes are taken to be the official "
+                f"ones, or usual"
             )
         return found
 
@@ -128,11 +133,12 @@ class Plan:
         return measured.find_measurement(cell.run, manifest, cell.split, measure, cell.line.trains)
 
     def exposure(self, cell: RunSpec, measure: Measure) -> trained_on.Exposure | None:
-        """What a run has seen, or will have seen when it is trained, of a measurement's test clips; None where data for saying
-        so are not prepared.
+        """What a run has seen, or will have seen when it is trained, of a measurement's test clips;
+        None where data for saying so are not prepared.
 
         Raises:
-            VcsfError: If the run is damaged, or the dataset does not have what the measurement needs.
+            VcsfError: If the run is damaged, or the dataset does not have what the measurement
+                needs.
         """
         manifest = self.manifests[self.measured_on(cell, measure)]
         own = self.manifests[cell.recipe.first_stage.data.name]
@@ -155,7 +161,10 @@ class Plan:
         """What each stage's weights depend on, with all before it."""
         manifest = self.manifests[cell.recipe.first_stage.data.name]
         data = manifest.hash if manifest else cell.recipe.first_stage.data.name
-        return [stages.stage_fingerprint(cell.recipe, count, data) for count in range(1, len(cell.recipe.stages) + 1)]
+        return [
+            stages.stage_fingerprint(cell.recipe, count, data)
+            for count in range(1, len(cell.recipe.stages) + 1)
+        ]
 
 
 def build_plan(table: Table, data: Path, runs: Path) -> Plan:
@@ -173,14 +182,17 @@ def build_plan(table: Table, data: Path, runs: Path) -> Plan:
                 changed += (f"data.split={split}",) if split != own.first_stage.data.split else ()
                 assignments = (*line.assignments, *changed)
                 recipe = recipes.load(line.base, assignments)
-                cells.append(RunSpec(line, recipe, assignments, Run(run_folder(runs, recipe), recipe)))
+                cells.append(
+                    RunSpec(line, recipe, assignments, Run(run_folder(runs, recipe), recipe))
+                )
     plan = Plan(table, tuple(cells), data, runs)
     _check_columns(plan)
     return plan
 
 
 def _check_columns(plan: Plan) -> None:
-    """See that every measurement is of one dataset, so that its rows can be compared, and is asked for once.
+    """See that every measurement is of one dataset, so that its rows can be compared, and is asked
+    for once.
 
     Raises:
         InputError: If one isn't.
@@ -194,12 +206,15 @@ def _check_columns(plan: Plan) -> None:
             which = ", ".join(f"`{row}` on {name}" for name, row in rows.items())
             raise InputError(
                 f"`{measure.words}` would be of several datasets, each row's own: {which}",
-                f"say which one all rows are measured on: {{task: {measure.task}, data: {next(iter(rows))}}}",
+                f"say which one all rows are measured on: "
+                f"{{task: {measure.task}, data: {next(iter(rows))}}}",
             )
         twin = columns.setdefault(
-            (measure.task, measure.data or next(iter(rows)), measured.measurement_key(measure)), measure
+            (measure.task, measure.data or next(iter(rows)), measured.measurement_key(measure)),
+            measure,
         )
         if twin is not measure:
             raise InputError(
-                f"`{twin.words}` and `{measure.words}` are one measurement that is asked for twice", "leave one out"
+                f"`{twin.words}` and `{measure.words}` are one measurement that is asked for twice",
+                "leave one out",
             )

@@ -1,4 +1,5 @@
-"""A table as files: CSV, Markdown and LaTeX, and the drawing on a terminal, all from one grid of cells."""
+"""A table as files: CSV, Markdown and LaTeX, and the drawing on a terminal, all from one grid of
+cells."""
 
 from __future__ import annotations
 
@@ -115,12 +116,18 @@ def _our_row(numbers: TableResults, line: RowSpec, pathway: str) -> tuple[Cell, 
     cells = [cell for cell in numbers.cells if cell.line is line]
     mark = f" {_LABELS_MARK}" if any(cell.run.uses_labels for cell in cells) else ""
     mark += f" {_SEEN_MARK}" if line.name in numbers.seen else ""
-    found = [Cell(f"{line.name}{mark}"), Cell(pathway), Cell(describe_training(numbers.plan, cells))]
+    found = [
+        Cell(f"{line.name}{mark}"),
+        Cell(pathway),
+        Cell(describe_training(numbers.plan, cells)),
+    ]
     for group in numbers.groups:
         for metric in _shown_metrics(group):
             value = numbers.value(line, pathway, group, metric)
             found.append(Cell(format_mean(value), _is_best(numbers, group, metric, value)))
-        found.append(Cell(format_difference(numbers.value(line, pathway, group, _shown_metrics(group)[0]))))
+        found.append(
+            Cell(format_difference(numbers.value(line, pathway, group, _shown_metrics(group)[0])))
+        )
     return tuple(found)
 
 
@@ -128,7 +135,9 @@ def _is_best(numbers: TableResults, group: Group, metric: str, value: pd.Series 
     """Whether no row of ours has a higher mean, of several that have one."""
     values = numbers.values
     column = values[
-        (values["dataset"] == group.dataset) & (values["task"] == group.task) & (values["metric"] == metric)
+        (values["dataset"] == group.dataset)
+        & (values["task"] == group.task)
+        & (values["metric"] == metric)
     ]
     return value is not None and len(column) > 1 and bool(value["mean"] >= column["mean"].max())
 
@@ -142,10 +151,13 @@ def format_mean(value: pd.Series | None) -> str:
 
 
 def format_difference(value: pd.Series | None) -> str:
-    """The difference to the first row in points, with its interval if it has one, and a mark if it is a finding."""
+    """The difference to the first row in points, with its interval if it has one, and a mark if it
+    is a finding."""
     if value is None or np.isnan(value["difference"]):
         return ""
-    difference, low, high = (100 * value[key] for key in ("difference", "difference_low", "difference_high"))
+    difference, low, high = (
+        100 * value[key] for key in ("difference", "difference_low", "difference_high")
+    )
     if np.isnan(low):
         return f"{difference:+.1f}"
     return f"{difference:+.1f} ({low:+.1f} to {high:+.1f}){' *' if is_finding(value['places'], low, high) else ''}"
@@ -162,17 +174,27 @@ def _published_rows(numbers: TableResults) -> list[tuple[Cell, ...]]:
         for entry, values in published.of(group.measure.task, data):
             key = (entry.name, "published", entry.what)
             texts = {
-                name: f"{values[m]:.1f}" for name, m in zip(names, _shown_metrics(group), strict=True) if m in values
+                name: f"{values[m]:.1f}"
+                for name, m in zip(names, _shown_metrics(group), strict=True)
+                if m in values
             }
             if texts:
                 found.setdefault(key, {}).update(texts)
     return [
-        tuple(Cell(text) for text in (*key, *(texts.get(name, "\N{EN DASH}") if name else "" for name in columns)))
+        tuple(
+            Cell(text)
+            for text in (
+                *key,
+                *(texts.get(name, "\N{EN DASH}") if name else "" for name in columns),
+            )
+        )
         for key, texts in found.items()
     ]
 
 
-def table_notes(numbers: TableResults, limits: Sequence[str], bold: bool, beside: bool) -> list[str]:
+def table_notes(
+    numbers: TableResults, limits: Sequence[str], bold: bool, beside: bool
+) -> list[str]:
     """What a reader has to know.
 
     Args:
@@ -182,12 +204,18 @@ def table_notes(numbers: TableResults, limits: Sequence[str], bold: bool, beside
         beside: Whether published rows stand beside ours.
     """
     lines = numbers.plan.table.lines
-    pathway = "" if all(set(line.pathways) <= set(lines[0].pathways) for line in lines) else f" {lines[0].pathways[-1]}"
+    pathway = (
+        ""
+        if all(set(line.pathways) <= set(lines[0].pathways) for line in lines)
+        else f" {lines[0].pathways[-1]}"
+    )
     notes = [_NOTE_OF_SPREAD] if (numbers.values["runs"] > 1).any() else []
     intervals = numbers.words_of_differences
     if intervals:
         same = f"{pathway} where it lacks the row's pathway" if pathway else ", the same pathway"
-        notes.append(_NOTE_OF_DIFFERENCES.format(first=lines[0].name, pathway=same, intervals=intervals))
+        notes.append(
+            _NOTE_OF_DIFFERENCES.format(first=lines[0].name, pathway=same, intervals=intervals)
+        )
     if bold:
         notes.append(_NOTE_OF_BOLD.format(see=": see the intervals" if intervals else ""))
     notes += [line.note for line in lines if line.note]
@@ -200,7 +228,10 @@ def table_notes(numbers: TableResults, limits: Sequence[str], bold: bool, beside
     if limits:
         notes.append(f"Not comparable with published tables: {'; '.join(limits)}.")
     if beside:
-        notes.append("Published rows: as their sources state them, of splits and protocols of their own choice.")
+        notes.append(
+            "Published rows: as their sources state them, of splits and protocols of their own "
+            "choice."
+        )
     return [*notes, RECONSTRUCTION]
 
 
@@ -217,7 +248,8 @@ def write(folder: Path, numbers: TableResults, table: Shown) -> None:
         with files.whole(folder / name, "w") as file:
             frame.to_csv(file, index=False, lineterminator="\n")
     texts = pd.DataFrame(
-        [[cell.text for cell in row] for row in (*table.ours, *table.theirs)], columns=list(table.header)
+        [[cell.text for cell in row] for row in (*table.ours, *table.theirs)],
+        columns=list(table.header),
     )
     with files.whole(folder / "table.csv", "w") as file:
         texts.to_csv(file, index=False, lineterminator="\n")
@@ -226,7 +258,8 @@ def write(folder: Path, numbers: TableResults, table: Shown) -> None:
 
 
 def _one_line(text: str) -> str:
-    """Text without line breaks: a name that has one would tear the table, and a note end its comment."""
+    """Text without line breaks: a name that has one would tear the table, and a note end its
+    comment."""
     return " ".join(text.split())
 
 
@@ -249,7 +282,11 @@ def grid(table: Shown) -> str:
         return f"**{_in_markdown(cell.text)}**" if cell.bold else _in_markdown(cell.text)
 
     rule = ["---"] * table.names + ["---:"] * (len(table.header) - table.names)
-    rows = [map(_in_markdown, table.header), rule, *(map(text, row) for row in (*table.ours, *table.theirs))]
+    rows = [
+        map(_in_markdown, table.header),
+        rule,
+        *(map(text, row) for row in (*table.ours, *table.theirs)),
+    ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -262,8 +299,12 @@ def latex(table: Shown) -> str:
     """The table in LaTeX, for a document that uses booktabs."""
 
     def line(row: Sequence[Cell]) -> str:
-        texts = [rf"\textbf{{{escape_latex(cell.text)}}}" if cell.bold else escape_latex(cell.text) for cell in row]
-        # What begins with a bracket or a star would be read as an option of the line break or rule before it.
+        texts = [
+            rf"\textbf{{{escape_latex(cell.text)}}}" if cell.bold else escape_latex(cell.text)
+            for cell in row
+        ]
+        # What begins with a bracket or a star would be read as an option of the line break or rule
+        # before it.
         return ("{}" if texts[0].startswith(("[", "*")) else "") + " & ".join(texts) + r" \\"
 
     columns = "l" * table.names + "r" * (len(table.header) - table.names)
@@ -295,6 +336,7 @@ def drawn(table: Shown) -> RichTable:
 
 
 def benchmark(manifest: Manifest) -> str:
-    """The benchmark that a prepared dataset is or is a subset of: the one it is named after, else the kind that it was
-    prepared as. A name that only begins like a benchmark's says nothing: UCF50 is another dataset than UCF101."""
+    """The benchmark that a prepared dataset is or is a subset of: the one it is named after, else
+    the kind that it was prepared as. A name that only begins like a benchmark's says nothing: UCF50
+    is another dataset than UCF101."""
     return manifest.name if manifest.name in _BENCHMARKS else str(manifest.settings["kind"])

@@ -1,4 +1,5 @@
-"""`report.html` of a table: its numbers, and what lies in the folders of its runs, gathered into one page."""
+"""`report.html` of a table: its numbers, and what lies in the folders of its runs, gathered into
+one page."""
 
 from __future__ import annotations
 
@@ -29,8 +30,8 @@ from vcsf_cli.storage import files
 FILE = "report.html"
 
 _MOST_ROWS = 4
-"""Whose clips are shown. They share their pictures; the neighbours of a row are at most 0.7 MB, and its map of 2,000 clips
-takes some 15 seconds."""
+"""Whose clips are shown. They share their pictures; the neighbours of a row are at most 0.7 MB, and
+its map of 2,000 clips takes some 15 seconds."""
 
 
 def write(numbers: TableResults, table: Shown) -> Path:
@@ -50,7 +51,12 @@ def write(numbers: TableResults, table: Shown) -> Path:
         [_build_table(table)],
         [
             *difference_sections(numbers),
-            Section("Notes", facts=[(str(number), note) for number, note in enumerate(table.notes[:-1], start=1)]),
+            Section(
+                "Notes",
+                facts=[
+                    (str(number), note) for number, note in enumerate(table.notes[:-1], start=1)
+                ],
+            ),
             *_curve_sections(numbers),
             _runs_section(numbers, seen),
         ],
@@ -68,8 +74,13 @@ def _build_table(table: Shown) -> Table:
     def moved(row: list[Any]) -> list[Any]:
         return [*row[:TRAINED], *row[TRAINED + 1 :], row[TRAINED]]
 
-    rows = [[strong.format(c.text) if c.bold else c.text for c in row] for row in (*table.ours, *table.theirs)]
-    return Table("Per cent", moved(list(table.header)), [moved(row) for row in rows], table.names - 1, 1)
+    rows = [
+        [strong.format(c.text) if c.bold else c.text for c in row]
+        for row in (*table.ours, *table.theirs)
+    ]
+    return Table(
+        "Per cent", moved(list(table.header)), [moved(row) for row in rows], table.names - 1, 1
+    )
 
 
 def difference_sections(numbers: TableResults) -> list[Section]:
@@ -82,7 +93,10 @@ def difference_sections(numbers: TableResults) -> list[Section]:
             for pathway in row.pathways:
                 value = numbers.value(row, pathway, group, group.metrics[0])
                 if value is not None and not np.isnan(value["difference_low"]):
-                    ends = [100 * value[key] for key in ("difference", "difference_low", "difference_high")]
+                    ends = [
+                        100 * value[key]
+                        for key in ("difference", "difference_low", "difference_high")
+                    ]
                     intervals.append(Interval(f"{row.name}, {pathway}", *ends))
         if intervals:
             title = f"Differences of {group.metrics[0]} to {first.name}{_measurement_suffix(numbers, group)}"
@@ -111,7 +125,8 @@ def _curve_sections(numbers: TableResults) -> list[Section]:
     charts = compared_charts(trainings)
     if charts:
         text = (
-            "Of each row's first seed and split. The check counts nearest neighbours among training clips; no test clip is "
+            "Of each row's first seed and split. The check counts nearest neighbours among "
+            "training clips; no test clip is "
             "in it."
         )
         sections.append(Section("Training", text, charts=charts))
@@ -131,13 +146,19 @@ def recall_charts(numbers: TableResults, group: Group) -> list[Chart]:
             known = {k: 100 * value for k, value in values.items() if value is not None}
             points = [(k, float(value["mean"])) for k, value in known.items()]
             several = any(value is not None and value["runs"] > 1 for value in values.values())
-            band = [(k, float(value["lowest"]), float(value["highest"])) for k, value in known.items()]
+            band = [
+                (k, float(value["lowest"]), float(value["highest"])) for k, value in known.items()
+            ]
             if points:
                 lines.append(Line(row.name, points, line_style(index), band if several else ()))
         if lines:
             title = f"{pathway}{_measurement_suffix(numbers, group)}"
             ticks = list(ks.values())
-            charts.append(Chart(title, lines, "k", " %", (), ticks, logarithmic=True, from_zero=True, key=True))
+            charts.append(
+                Chart(
+                    title, lines, "k", " %", (), ticks, logarithmic=True, from_zero=True, key=True
+                )
+            )
     return charts
 
 
@@ -149,12 +170,19 @@ def _runs_section(numbers: TableResults, seen: Mapping[str, tuple[Group, RunSpec
     for cell in numbers.cells:
         for group in groups or [numbers.groups[0]]:
             report = _report_link(numbers, group, cell)
-            rows.append([link.format(report, cell.name) if report else cell.name, cell.run.name, group.dataset])
+            rows.append(
+                [
+                    link.format(report, cell.name) if report else cell.name,
+                    cell.run.name,
+                    group.dataset,
+                ]
+            )
     text = ""
     if len(seen) > 1:
         group, cell = next(iter(seen.values()))
         text = (
-            f"Confusion, map and gallery below are of {len(seen)} of the rows, of runs on split {cell.split}: the first, and "
+            f"Confusion, map and gallery below are of {len(seen)} of the rows, of runs on split "
+            f"{cell.split}: the first, and "
             f"those with the highest {group.metrics[0]}."
         )
     commands = "\n".join(pretrain_command(cell) for cell in numbers.plan.cells)
@@ -163,7 +191,8 @@ def _runs_section(numbers: TableResults, seen: Mapping[str, tuple[Group, RunSpec
 
 
 def _report_link(numbers: TableResults, group: Group, cell: RunSpec) -> str:
-    """Where a run's own report of retrieval is, seen from the table's folder; empty if there is none."""
+    """Where a run's own report of retrieval is, seen from the table's folder; empty if there is
+    none."""
     path = _retrieved_in(numbers, group, cell) / RETRIEVAL_REPORT
     if group.measure.task != "retrieve" or not path.is_file():
         return ""
@@ -176,7 +205,8 @@ def _retrieved_in(numbers: TableResults, group: Group, cell: RunSpec) -> Path:
 
 
 def _seen_rows(numbers: TableResults) -> dict[str, tuple[Group, RunSpec]]:
-    """The rows whose clips are shown, each by a run on the same split: the first, then the best of the others."""
+    """The rows whose clips are shown, each by a run on the same split: the first, then the best of
+    the others."""
     group = next((group for group in numbers.groups if group.measure.task == "retrieve"), None)
     if group is None:
         return {}
@@ -191,7 +221,10 @@ def _seen_rows(numbers: TableResults) -> dict[str, tuple[Group, RunSpec]]:
         split = next((cell.split for _, cell in found.values()), None)
         for cell in numbers.cells:
             fits = (
-                cell.line is row and row.name not in found and split in (None, cell.split) and len(found) < _MOST_ROWS
+                cell.line is row
+                and row.name not in found
+                and split in (None, cell.split)
+                and len(found) < _MOST_ROWS
             )
             if fits and _is_there(numbers, group, cell):
                 found[row.name] = group, cell
@@ -205,7 +238,9 @@ def _is_there(numbers: TableResults, group: Group, cell: RunSpec) -> bool:
 
 def _rows_clips(numbers: TableResults, seen: Mapping[str, tuple[Group, RunSpec]]) -> Clips | None:
     """Classes of every measurement, and clips as some rows find them."""
-    recall = [table for group in numbers.groups if (table := _class_table(numbers, group))["columns"]]
+    recall = [
+        table for group in numbers.groups if (table := _class_table(numbers, group))["columns"]
+    ]
     clips = None
     if seen:
         group, cell = next(iter(seen.values()))
@@ -219,14 +254,19 @@ def _rows_clips(numbers: TableResults, seen: Mapping[str, tuple[Group, RunSpec]]
 
 
 def _class_table(numbers: TableResults, group: Group) -> dict[str, Any]:
-    """Each class's share of right answers, means over seeds and splits, a column a row of the table."""
+    """Each class's share of right answers, means over seeds and splits, a column a row of the
+    table."""
     metric, hits = group.metrics[0], {}
     for index, row in enumerate(numbers.plan.table.lines):
         key = (row.pathways[-1], metric)
-        cells = [cell for cell in numbers.cells if cell.line is row and _is_there(numbers, group, cell)]
+        cells = [
+            cell for cell in numbers.cells if cell.line is row and _is_there(numbers, group, cell)
+        ]
         found = [numbers.plan.found(cell, group.measure) for cell in cells]
         clips = [each.clips[key] for each in found if each is not None and key in each.clips]
         if clips:
-            hits[f"{row.name}, {key[0]}", line_style(index)] = pd.concat(clips).groupby(level=0).mean()
+            hits[f"{row.name}, {key[0]}", line_style(index)] = (
+                pd.concat(clips).groupby(level=0).mean()
+            )
     title = f"{metric} by class: {group.task} on {group.dataset}"
     return by_class(title, numbers.plan.manifest(group.dataset), hits)

@@ -37,7 +37,11 @@ class RowSpec:
     @property
     def trains(self) -> tuple[str, ...]:
         """The pathways that a measurement by classification has to train."""
-        return PATHWAYS if "both" in self.pathways else tuple(name for name in PATHWAYS if name in self.pathways)
+        return (
+            PATHWAYS
+            if "both" in self.pathways
+            else tuple(name for name in PATHWAYS if name in self.pathways)
+        )
 
 
 @dataclass(frozen=True)
@@ -88,25 +92,34 @@ def resolve_table(draft: Draft, assignments: Sequence[str] = ()) -> Table:
 
 
 def named_apart(table: Table) -> Table:
-    """A table whose name ends in a hash of what it is of, as one that options changed needs a folder of its own."""
+    """A table whose name ends in a hash of what it is of, as one that options changed needs a
+    folder of its own."""
     rows = [
-        [line.name, recipes.load(line.base, line.assignments).hash, line.pathways, line.note] for line in table.lines
+        [line.name, recipes.load(line.base, line.assignments).hash, line.pathways, line.note]
+        for line in table.lines
     ]
     measures = [measure.model_dump(mode="json") for measure in table.measures]
     content = json.dumps([table.title, rows, table.seeds, table.splits, measures, table.published])
     return replace(table, name=f"{table.name}-{hashlib.sha256(content.encode()).hexdigest()[:6]}")
 
 
-def _all_rows(content: TableFile, rows: Mapping[str, Row], shared: Sequence[str], checker: Checker) -> list[RowSpec]:
-    """All rows, those of the grid last; a point of the grid that is a row already is told by that row's name."""
+def _all_rows(
+    content: TableFile, rows: Mapping[str, Row], shared: Sequence[str], checker: Checker
+) -> list[RowSpec]:
+    """All rows, those of the grid last; a point of the grid that is a row already is told by that
+    row's name."""
     bases: dict[str, str] = {}
     lines: dict[str, RowSpec] = {}
     told: set[str] = set()
-    given: list[tuple[str, Row, tuple[str, ...]]] = [(name, row, ("rows", name)) for name, row in rows.items()]
+    given: list[tuple[str, Row, tuple[str, ...]]] = [
+        (name, row, ("rows", name)) for name, row in rows.items()
+    ]
     given += [(_row_name(point), Row(set=point), (key,)) for key, point in _varied_points(content)]
     for name, row, path in given:
         if name in told:
-            checker.add(RecipeError(f"{checker.place(*path)}: there are two rows `{name}`", "leave one out"))
+            checker.add(
+                RecipeError(f"{checker.place(*path)}: there are two rows `{name}`", "leave one out")
+            )
             continue
         told.add(name)
         try:
@@ -160,7 +173,8 @@ def plain(value: Any) -> str:
 
 
 def _expand_assignments(base: str, before: Sequence[str], values: Mapping[str, Any]) -> list[str]:
-    """Assignments; `stages.*.loss.k` becomes one for each stage that has a `loss` of its own with a `k`.
+    """Assignments; `stages.*.loss.k` becomes one for each stage that has a `loss` of its own with a
+    `k`.
 
     Raises:
         RecipeError: If no stage has.
@@ -174,7 +188,9 @@ def _expand_assignments(base: str, before: Sequence[str], values: Mapping[str, A
         stages = recipes.load(base, (*before, *found)).tree["stages"]
         own = [index for index, stage in enumerate(stages) if has(stage, rest)]
         if not own:
-            raise RecipeError(f"`{key}`: no stage has a `{rest}` of its own", f"`{rest}` sets it for all stages")
+            raise RecipeError(
+                f"`{key}`: no stage has a `{rest}` of its own", f"`{rest}` sets it for all stages"
+            )
         found += [assignment(f"stages.{index}.{rest}", value) for index in own]
     return found
 

@@ -1,4 +1,5 @@
-"""Doing a plan's work: a process for each run, several side by side, each stage trained once, failures told and passed over."""
+"""Doing a plan's work: a process for each run, several side by side, each stage trained once,
+failures told and passed over."""
 
 from __future__ import annotations
 
@@ -61,11 +62,16 @@ class RunOptions:
 
     @property
     def threads(self) -> int | None:
-        """Threads of each run where several share the CPU, unless the user has said how many; None for all."""
+        """Threads of each run where several share the CPU, unless the user has said how many; None
+        for all."""
         lanes = sum(Compute(device).device().type == "cpu" for device in self.devices)
         if lanes < 2 or _THREADS in os.environ:
             return None
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
         return max(1, cores // lanes)
 
     def machines(self) -> list[Compute]:
@@ -119,14 +125,24 @@ def remaining_commands(plan: Plan, cell: RunSpec, how: RunOptions, device: str) 
         changed = [word for each in cell.assignments for word in ("--set", each)]
         commands.append(["pretrain", cell.line.base, *changed, *places, *arithmetic])
     for measure in plan.missing(cell):
-        start = [plan.measured_on(cell, measure), "--from", str(cell.run.folder), "--split", str(cell.split)]
+        start = [
+            plan.measured_on(cell, measure),
+            "--from",
+            str(cell.run.folder),
+            "--split",
+            str(cell.split),
+        ]
         start += ["--allow-seen"] if how.allow_seen else []
         if measure.task == "retrieve":
-            before = asked_before(cell.run, plan.manifest(plan.measured_on(cell, measure)), cell.split)
+            before = asked_before(
+                cell.run, plan.manifest(plan.measured_on(cell, measure)), cell.split
+            )
             ks = sorted({*recall_ks(measure), *before})
             commands.append(["retrieve", *start, "--k", ",".join(map(str, ks)), *places])
         else:
-            commands.append(["finetune", *start, *_by_classification(cell, measure), *places, *arithmetic])
+            commands.append(
+                ["finetune", *start, *_by_classification(cell, measure), *places, *arithmetic]
+            )
     return commands
 
 
@@ -134,7 +150,13 @@ def _by_classification(cell: RunSpec, measure: Measure) -> list[str]:
     """Options of `vcsf finetune`."""
     pathway = "both" if len(cell.line.trains) > 1 else cell.line.trains[0]
     changed = [word for each in measure.assignments for word in ("--set", each)]
-    return ["--pathway", pathway, "--protocol", measure.protocol or DEFAULT_PROTOCOLS[measure.task], *changed]
+    return [
+        "--pathway",
+        pathway,
+        "--protocol",
+        measure.protocol or DEFAULT_PROTOCOLS[measure.task],
+        *changed,
+    ]
 
 
 class TableRun:
@@ -156,7 +178,8 @@ class TableRun:
         self.not_before: dict[str, float] = {}
 
     def _is_left(self, cell: RunSpec) -> bool:
-        """Whether there is something to do for a run that is whole; that one is damaged is noted."""
+        """Whether there is something to do for a run that is whole; that one is damaged is
+        noted."""
         try:
             return bool(self.plan.missing(cell)) and own_stages(cell) >= 0
         except RunError as error:
@@ -181,7 +204,8 @@ class TableRun:
         return self.failures
 
     def _start(self) -> None:
-        """Give every free device the next run that needs not wait for a stage which another is training."""
+        """Give every free device the next run that needs not wait for a stage which another is
+        training."""
         free = list(self.how.devices)
         for worker in self.workers:
             free.remove(worker.device)
@@ -193,7 +217,8 @@ class TableRun:
                 self.workers.append(self._begin(cell, free.pop(0)))
 
     def waits_for(self, cell: RunSpec, other: RunSpec) -> bool:
-        """Whether a run could take over a stage that another one, which is being worked on, has yet to finish."""
+        """Whether a run could take over a stage that another one, which is being worked on, has yet
+        to finish."""
         if is_begun(cell) or self.plan.is_trained(cell):
             return False
         ours, theirs = (self.stages[each.recipe.hash] for each in (cell, other))
@@ -215,7 +240,8 @@ class TableRun:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches us, and we end them one by one
-            env=os.environ | ({} if self.how.threads is None else {_THREADS: str(self.how.threads)}),
+            env=os.environ
+            | ({} if self.how.threads is None else {_THREADS: str(self.how.threads)}),
         )
         return _RowProcess(cell, device, process, log, said_before, time.monotonic())
 
@@ -228,12 +254,18 @@ class TableRun:
         if worker.process.returncode == 0:
             say(f"done: {cell.name} in {took}")
             return
-        why = last_error(path, worker.said_before) or f"it ended with status {worker.process.returncode}"
+        why = (
+            last_error(path, worker.said_before)
+            or f"it ended with status {worker.process.returncode}"
+        )
         if _ANOTHERS not in why:
             self._fail(cell, why)
             return
         if cell.name not in self.not_before:
-            say(f"{cell.name} is worked on by another process: it waits for that; going on with the others")
+            say(
+                f"{cell.name} is worked on by another process: it waits for that; going on with "
+                f"the others"
+            )
         self.not_before[cell.name] = time.monotonic() + AGAIN_AFTER
         self.waiting.append(cell)
 
@@ -268,5 +300,6 @@ def pretrain_command(cell: RunSpec) -> str:
 
 
 def parse_devices(named: Sequence[str]) -> tuple[str, ...]:
-    """What `--devices` names: one for each run that is worked on side by side; `0,1` are the first two GPUs."""
+    """What `--devices` names: one for each run that is worked on side by side; `0,1` are the first
+    two GPUs."""
     return tuple(f"cuda:{name}" if name.isdecimal() else name for name in named)

@@ -1,8 +1,8 @@
 """One run's work in a process of its own: command lines of vcsf, one after the other.
 
-`python -m vcsf_cli.ablate.worker '[["pretrain", ...], ["retrieve", ...]]'`, whose parent holds the other end of its stdin: when
-the parent dies, however it dies, so does this process with all that it started, and no run is left locked.
-"""
+`python -m vcsf_cli.ablate.worker '[["pretrain", ...], ["retrieve", ...]]'`, whose parent holds the
+other end of its stdin: when the parent dies, however it dies, so does this process with all that it
+started, and no run is left locked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def _die_with_parent() -> None:
 
 
 class Commands:
-    """Runs command lines, and passes on to the one under way the signals that ask this process to stop."""
+    """Runs command lines, and passes on to the one under way the signals that ask this process to
+    stop."""
 
     def __init__(self) -> None:
         self.stopped = False
@@ -50,7 +51,8 @@ class Commands:
 
 
 def work(lines: list[list[str]]) -> int:
-    """Run command lines in order, the others too if a measurement fails; the status of the last that fails, else 0."""
+    """Run command lines in order, the others too if a measurement fails; the status of the last
+    that fails, else 0."""
     commands, failed = Commands(), 0
     for words in lines:
         say(f"$ vcsf {shlex.join(words)}")

@@ -1,13 +1,17 @@
-"""One module a command; each has a click `command`, and imports what is slow to load when it runs."""
+"""One module a command; each has a click `command`, and imports what is slow to load when it
+runs."""
 
 COMMANDS = {
     "prepare": "Turn videos into a store of frames that clips are read from fast.",
     "pretrain": "Train the slow and the fast pathway as a recipe says.",
-    "retrieve": "Measure nearest-neighbour retrieval of a trained run, or search with videos of your own.",
-    "finetune": "Measure classification: linear probe, k-NN, fine-tuning, or training from scratch.",
+    "retrieve": "Measure nearest-neighbour retrieval of a trained run, or search with videos of "
+    "your own.",
+    "finetune": "Measure classification: linear probe, k-NN, fine-tuning, or training from "
+    "scratch.",
     "ablate": "Train and measure the rows of a table, and make the table.",
     "export": "Write a trained run as a folder that others can use.",
     "recipes": "List, show and check recipes.",
     "plugins": "List and describe the components there are.",
 }
-"""Every built-in command with its line of help, said here so that `vcsf --help` imports none of them."""
+"""Every built-in command with its line of help, said here so that `vcsf --help` imports none of
+them."""

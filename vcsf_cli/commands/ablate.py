@@ -46,7 +46,10 @@ class _NameList(click.ParamType[list[str]]):
     name = "A,B,..."
 
     def convert(
-        self, value: str | list[str], parameter: click.Parameter | None, context: click.Context | None
+        self,
+        value: str | list[str],
+        parameter: click.Parameter | None,
+        context: click.Context | None,
     ) -> list[str]:
         found = value if isinstance(value, list) else [word.strip() for word in value.split(",")]
         if not all(found):
@@ -60,7 +63,10 @@ class _IntList(_NameList):
     name = "N,N,..."
 
     def convert(
-        self, value: str | list[str], parameter: click.Parameter | None, context: click.Context | None
+        self,
+        value: str | list[str],
+        parameter: click.Parameter | None,
+        context: click.Context | None,
     ) -> list[str]:
         found = super().convert(value, parameter, context)
         if not all(word.isdecimal() for word in found):
@@ -74,13 +80,18 @@ class _Measures(_NameList):
     name = "TASK[:DATASET[:PROTOCOL]],..."
 
     def convert(
-        self, value: str | list[str], parameter: click.Parameter | None, context: click.Context | None
+        self,
+        value: str | list[str],
+        parameter: click.Parameter | None,
+        context: click.Context | None,
     ) -> list[str]:
         found = super().convert(value, parameter, context)
         for word in found:
             task = word.split(":")[0]
             if task not in _TASKS:
-                self.fail(f"`{task}` can't be measured; {did_you_mean(task, _TASKS)}", parameter, context)
+                self.fail(
+                    f"`{task}` can't be measured; {did_you_mean(task, _TASKS)}", parameter, context
+                )
         return found
 
 
@@ -89,17 +100,25 @@ class _Assumed(click.ParamType[str]):
 
     name = "h200|h100|CLIPS/S"
 
-    def convert(self, value: str, parameter: click.Parameter | None, context: click.Context | None) -> str:
+    def convert(
+        self, value: str, parameter: click.Parameter | None, context: click.Context | None
+    ) -> str:
         number = value.lower().removesuffix("/s")
         try:
             if number in ("h200", "h100") or float(number) > 0:
                 return number
         except ValueError:
             pass
-        self.fail(f"`{value}` is neither a card that is known (h200, h100) nor clips a second", parameter, context)
+        self.fail(
+            f"`{value}` is neither a card that is known (h200, h100) nor clips a second",
+            parameter,
+            context,
+        )
 
 
-def _complete_table(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def _complete_table(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
     """Names of tables, then files as the shell completes them."""
 
     names = [CompletionItem(name) for name in tables.table_names() if name.startswith(incomplete)]
@@ -110,16 +129,42 @@ def _row_options(function: Any) -> Any:
     """The options that make rows."""
     options = [
         click.option("--no-motion-module", is_flag=True, help="A row without the motion module."),
-        click.option("--no-cross-pathway", is_flag=True, help="A row of as many epochs with InfoNCE alone."),
-        click.option("--no-stage-a", is_flag=True, help="A row without the stages before cross-pathway training."),
-        click.option("--slow-only", is_flag=True, help="A row where the slow pathway learns by itself."),
-        click.option("--fast-only", is_flag=True, help="A row where the fast pathway learns by itself."),
-        click.option("--alpha", type=_IntList(), help="A row for each: the slow pathway reads every N-th frame."),
-        click.option("--neighbours", type=_IntList(), help="A row for each: positives that a pathway may name."),
-        click.option("--positives", type=_NameList(), help="A row for each: other, intersection, union."),
+        click.option(
+            "--no-cross-pathway", is_flag=True, help="A row of as many epochs with InfoNCE alone."
+        ),
+        click.option(
+            "--no-stage-a",
+            is_flag=True,
+            help="A row without the stages before cross-pathway training.",
+        ),
+        click.option(
+            "--slow-only", is_flag=True, help="A row where the slow pathway learns by itself."
+        ),
+        click.option(
+            "--fast-only", is_flag=True, help="A row where the fast pathway learns by itself."
+        ),
+        click.option(
+            "--alpha",
+            type=_IntList(),
+            help="A row for each: the slow pathway reads every N-th frame.",
+        ),
+        click.option(
+            "--neighbours",
+            type=_IntList(),
+            help="A row for each: positives that a pathway may name.",
+        ),
+        click.option(
+            "--positives", type=_NameList(), help="A row for each: other, intersection, union."
+        ),
         click.option("--contrast", type=_NameList(), help="A row for each: within, across."),
-        click.option("--backbone", type=_NameList(), help="A row for each; `vcsf plugins` lists them."),
-        click.option("--motion", type=_NameList(), help="A row for each motion module; `vcsf plugins` lists them."),
+        click.option(
+            "--backbone", type=_NameList(), help="A row for each; `vcsf plugins` lists them."
+        ),
+        click.option(
+            "--motion",
+            type=_NameList(),
+            help="A row for each motion module; `vcsf plugins` lists them.",
+        ),
     ]
     for option in reversed(options):
         function = option(function)
@@ -131,12 +176,23 @@ def _row_options(function: Any) -> Any:
 @click.option(
     "--base",
     shell_complete=complete_recipe,
-    help=f"The recipe that flags change, or that takes the place of TABLE's.  [default: {_DEFAULT_BASE}]",
+    help=f"The recipe that flags change, or that takes the place of TABLE's.  [default: "
+    f"{_DEFAULT_BASE}]",
 )
 @_row_options
-@click.option("--seeds", type=_IntList(), help="Train with each of these seeds.  [default: the table's]")
-@click.option("--splits", type=_IntList(), help="Train and test on each of these splits.  [default: the table's]")
-@click.option("--measure", type=_Measures(), help="What to measure.  [default: the table's; of flags: retrieve]")
+@click.option(
+    "--seeds", type=_IntList(), help="Train with each of these seeds.  [default: the table's]"
+)
+@click.option(
+    "--splits",
+    type=_IntList(),
+    help="Train and test on each of these splits.  [default: the table's]",
+)
+@click.option(
+    "--measure",
+    type=_Measures(),
+    help="What to measure.  [default: the table's; of flags: retrieve]",
+)
 @set_option
 @allow_seen_option
 @data_option
@@ -147,17 +203,27 @@ def _row_options(function: Any) -> Any:
     default="auto",
     show_default=True,
     metavar="auto|cpu|cuda:N|N,...",
-    help="Devices, each of which works on a row of its own; numbers are GPUs: 0,1 are the first two.",
+    help="Devices, each of which works on a row of its own; numbers are GPUs: 0,1 are the first "
+    "two.",
 )
 @precision_option
-@click.option("--workers", type=click.IntRange(0), help="Processes that read clips, for each row that is worked on.")
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    help="Processes that read clips, for each row that is worked on.",
+)
 @save_every_option
 @click.option(
     "--assume",
     type=_Assumed(),
-    help="Calculate the time with the speed of a card, or of so many training clips a second, instead of measuring.",
+    help="Calculate the time with the speed of a card, or of so many training clips a second, "
+    "instead of measuring.",
 )
-@click.option("--with-published", is_flag=True, help="Show published rows beside a subset or a short schedule too.")
+@click.option(
+    "--with-published",
+    is_flag=True,
+    help="Show published rows beside a subset or a short schedule too.",
+)
 @click.option("--table-only", is_flag=True, help="Make the table of what was measured before.")
 @click.option("--dry-run", is_flag=True, help="Check everything and print the plan, train nothing.")
 def command(
@@ -197,7 +263,8 @@ def command(
     content = resolve_table(draft, assignments)
     if table is None and len(content.lines) == 1:
         raise InputError(
-            f"a table of one row: {content.lines[0].name}", "give values that the recipe doesn't have already"
+            f"a table of one row: {content.lines[0].name}",
+            "give values that the recipe doesn't have already",
         )
 
     from vcsf_cli.ablate.check import check
@@ -205,7 +272,14 @@ def command(
     from vcsf_cli.ablate.plan import build_plan
     from vcsf_cli.ablate.run import RunOptions, parse_devices
 
-    if base or seeds or splits or measure or assignments or any(isinstance(value, list) for value in options.values()):
+    if (
+        base
+        or seeds
+        or splits
+        or measure
+        or assignments
+        or any(isinstance(value, list) for value in options.values())
+    ):
         content = named_apart(content)
     machine = RunOptions(parse_devices(devices), precision, workers, save_every, allow_seen)
     plan = build_plan(content, data, runs)
@@ -221,7 +295,9 @@ def command(
         _carry_out(plan, machine, with_published)
 
 
-def _read_draft(table: str | None, base: str | None, options: dict[str, Any], assignments: tuple[str, ...]) -> Draft:
+def _read_draft(
+    table: str | None, base: str | None, options: dict[str, Any], assignments: tuple[str, ...]
+) -> Draft:
     """The table of a file, or of flags.
 
     Raises:
@@ -252,7 +328,11 @@ def _read_draft(table: str | None, base: str | None, options: dict[str, Any], as
 
 
 def override(
-    draft: Draft, base: str | None, seeds: list[str] | None, splits: list[str] | None, measure: list[str] | None
+    draft: Draft,
+    base: str | None,
+    seeds: list[str] | None,
+    splits: list[str] | None,
+    measure: list[str] | None,
 ) -> None:
     """What options say instead of the table.
 
@@ -263,7 +343,8 @@ def override(
         for name, row in dict(draft.tree.get("rows") or {}).items():
             if isinstance(row, dict) and row.get("base"):
                 raise InputError(
-                    f"row `{name}` of {draft.name} has a recipe of its own, so that --base can't take its place",
+                    f"row `{name}` of {draft.name} has a recipe of its own, so that --base can't "
+                    f"take its place",
                     "copy the table and change it there, or leave out --base",
                 )
         draft.tree["base"] = base
@@ -273,7 +354,8 @@ def override(
     if measure:
         keys = ("task", "data", "protocol")
         draft.tree["measure"] = [
-            {key: word for key, word in zip(keys, each.split(":", 2), strict=False) if word} for each in measure
+            {key: word for key, word in zip(keys, each.split(":", 2), strict=False) if word}
+            for each in measure
         ]
 
 
@@ -326,10 +408,17 @@ def tell(plan: Plan, costs: Costs, assume: str | None, how: RunOptions, dry_run:
     if speed:
         stages = {work.cell.recipe.hash: plan.stages_of(work.cell) for work in left}
         together = total_seconds(left, stages, speed, len(how.devices))
-        several = f", by {len(how.devices)} side by side {duration(together)}" if how.several else ""
-        write(f"estimated time: {duration(sum(work.seconds(speed) for work in left))}{several} ({speed.words})")
+        several = (
+            f", by {len(how.devices)} side by side {duration(together)}" if how.several else ""
+        )
+        write(
+            f"estimated time: {duration(sum(work.seconds(speed) for work in left))}{several} "
+            f"({speed.words})"
+        )
     else:
-        write("the time is unknown: nothing is there to be measured on; --assume h200 calculates it")
+        write(
+            "the time is unknown: nothing is there to be measured on; --assume h200 calculates it"
+        )
     write(f"estimated disk: {max(1, round(costs.disk(works) / 1e6)):,} MB in {plan.runs}")
 
 

@@ -35,7 +35,8 @@ FORMATS = ("safetensors", "torch-export", "onnx")
     multiple=True,
     default=("safetensors",),
     show_default=True,
-    help="What to write; may be given often. A format is added to an export of the same checkpoint.",
+    help="What to write; may be given often. A format is added to an export of the same "
+    "checkpoint.",
 )
 @click.option(
     "--pathway",
@@ -54,7 +55,8 @@ FORMATS = ("safetensors", "torch-export", "onnx")
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="VIDEO",
-    help="A video to compare the files with the checkpoint on; may be given often.  [default: clips of the run's dataset]",
+    help="A video to compare the files with the checkpoint on; may be given often.  [default: "
+    "clips of the run's dataset]",
 )
 @data_option
 @runs_option
@@ -67,11 +69,12 @@ def command(
     data: Path,
     runs: Path,
 ) -> None:
-    """Write a run's encoder as a folder: weights, config.json and a model card, as model hubs want it.
+    """Write a run's encoder as a folder: weights, config.json and a model card, as model hubs want
+    it.
 
-    `torch-export` (model.pt2) and `onnx` (model.onnx) need no vcsf: they take whole windows of uint8 frames, in batches of any
-    size. Every file is loaded in a fresh process and compared with the checkpoint on real clips before the folder appears.
-    """
+    `torch-export` (model.pt2) and `onnx` (model.onnx) need no vcsf: they take whole windows of
+    uint8 frames, in batches of any size. Every file is loaded in a fresh process and compared with
+    the checkpoint on real clips before the folder appears."""
     from vcsf_cli.export.folder import check_place
     from vcsf_cli.export.formats import check_packages
     from vcsf_cli.runs.run import WITH_LABELS, find_run
@@ -110,7 +113,9 @@ def _open_dataset(run: Run, data: Path, clips: tuple[Path, ...]) -> Manifest | N
 
     missing = [path for path in clips if not path.is_file()]
     if missing:
-        raise InputError(f"there is no video file {missing[0]}", "--clips takes the path of a video")
+        raise InputError(
+            f"there is no video file {missing[0]}", "--clips takes the path of a video"
+        )
     try:
         return Manifest.open(data / run.status["dataset"])
     except InputError as error:
@@ -119,5 +124,6 @@ def _open_dataset(run: Run, data: Path, clips: tuple[Path, ...]) -> Manifest | N
             return None
         raise InputError(
             f"there are no clips to compare with: {error.message}",
-            "--data says where datasets are; or give a video of the kind that it was trained on: --clips VIDEO",
+            "--data says where datasets are; or give a video of the kind that it was trained on: "
+            "--clips VIDEO",
         ) from error

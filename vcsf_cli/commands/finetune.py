@@ -48,7 +48,10 @@ class _LabelsType(click.ParamType[LabelBudget]):
     name = "1%|10%|N-per-class"
 
     def convert(
-        self, value: str | LabelBudget, parameter: click.Parameter | None, context: click.Context | None
+        self,
+        value: str | LabelBudget,
+        parameter: click.Parameter | None,
+        context: click.Context | None,
     ) -> LabelBudget:
         try:
             return value if isinstance(value, LabelBudget) else LabelBudget.parse(value)
@@ -62,7 +65,10 @@ class Seeds(click.ParamType[list[int]]):
     name = "N,N,..."
 
     def convert(
-        self, value: str | list[int], parameter: click.Parameter | None, context: click.Context | None
+        self,
+        value: str | list[int],
+        parameter: click.Parameter | None,
+        context: click.Context | None,
     ) -> list[int]:
         if isinstance(value, list):
             return value
@@ -79,27 +85,41 @@ class Seeds(click.ParamType[list[int]]):
     "source",
     metavar="RUN|scratch:RECIPE",
     shell_complete=complete_run,
-    help="A run folder or name, or the untrained networks of a recipe.  [default: the newest finished run]",
+    help="A run folder or name, or the untrained networks of a recipe.  [default: the newest "
+    "finished run]",
 )
 @click.option(
-    "--linear", is_flag=True, help="Leave the networks as they are and train a linear layer on their features."
+    "--linear",
+    is_flag=True,
+    help="Leave the networks as they are and train a linear layer on their features.",
 )
-@click.option("--knn", is_flag=True, help="Let the nearest training clips vote; nothing is trained.")
-@click.option("--labels", "few", type=_LabelsType(), help="Use so many labels of the training part.  [default: all]")
+@click.option(
+    "--knn", is_flag=True, help="Let the nearest training clips vote; nothing is trained."
+)
+@click.option(
+    "--labels",
+    "few",
+    type=_LabelsType(),
+    help="Use so many labels of the training part.  [default: all]",
+)
 @click.option(
     "--split",
     type=click.Choice(["1", "2", "3", "all"]),
-    help="Official split, or all three one after the other.  [default: the one that the run was trained on]",
+    help="Official split, or all three one after the other.  [default: the one that the run was "
+    "trained on]",
 )
 @click.option(
     "--pathway",
     type=click.Choice(["slow", "fast", "both"]),
     default="both",
     show_default=True,
-    help="Each pathway is trained by itself; both reports them and the mean of their probabilities.",
+    help="Each pathway is trained by itself; both reports them and the mean of their "
+    "probabilities.",
 )
 @click.option(
-    "--protocol", "named", help="A protocol's name or file.  [default: coclr, or linear or knn as the options say]"
+    "--protocol",
+    "named",
+    help="A protocol's name or file.  [default: coclr, or linear or knn as the options say]",
 )
 @click.option(
     "--set",
@@ -108,7 +128,9 @@ class Seeds(click.ParamType[list[int]]):
     metavar="KEY=VALUE",
     help="Set a key of the protocol, such as `train.epochs=100`; may be given often.",
 )
-@click.option("--seeds", type=Seeds(), help="Measure once with each of these seeds.  [default: the recipe's]")
+@click.option(
+    "--seeds", type=Seeds(), help="Measure once with each of these seeds.  [default: the recipe's]"
+)
 @allow_seen_option
 @data_option
 @runs_option
@@ -116,7 +138,11 @@ class Seeds(click.ParamType[list[int]]):
 @precision_option
 @workers_option
 @save_every_option
-@click.option("--dry-run", is_flag=True, help="Check everything, print the resolved protocol, measure nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check everything, print the resolved protocol, measure nothing.",
+)
 def command(
     dataset: str,
     source: str | None,
@@ -134,13 +160,13 @@ def command(
     dry_run: bool,
     **how: Any,
 ) -> None:
-    """Measure how well the networks of a run tell the classes of DATASET apart: the whole network fine-tuned, or with
-    --linear or --knn its features as they are.
+    """Measure how well the networks of a run tell the classes of DATASET apart: the whole network
+    fine-tuned, or with --linear or --knn its features as they are.
 
-    Protocols (coclr, cpu, linear, knn, or a file of your own) say how. Nothing is chosen on test clips: whole recordings of
-    the training part are held out. The same command goes on where an earlier one stopped, and shows the table again when
-    all is done. Rows are in results.csv of the run, everything else in its folder `finetune`.
-    """
+    Protocols (coclr, cpu, linear, knn, or a file of your own) say how. Nothing is chosen on test
+    clips: whole recordings of the training part are held out. The same command goes on where an
+    earlier one stopped, and shows the table again when all is done. Rows are in results.csv of the
+    run, everything else in its folder `finetune`."""
     from vcsf_cli.data.manifest import Manifest
 
     protocol = protocols.load(_protocol_name(named, linear, knn), assignments)
@@ -168,13 +194,21 @@ def command(
 
 
 def _build_compute(
-    run: Run, protocol: Protocol, devices: str, precision: str, workers: int | None, save_every: float
+    run: Run,
+    protocol: Protocol,
+    devices: str,
+    precision: str,
+    workers: int | None,
+    save_every: float,
 ) -> Compute:
-    """Where and how to compute: training as the recipe says, features in float32 as retrieval does."""
+    """Where and how to compute: training as the recipe says, features in float32 as retrieval
+    does."""
     from vcsf_cli.train.compute import Compute
 
     if precision == "auto":
-        precision = run.recipe.first_stage.speed.precision if protocol.mode == "finetune" else "float32"
+        precision = (
+            run.recipe.first_stage.speed.precision if protocol.mode == "finetune" else "float32"
+        )
     return Compute(devices, precision, workers, save_every)
 
 
@@ -184,7 +218,10 @@ def _measure_all(jobs: list[Job], machine: Compute) -> None:
 
     tables = []
     for job in jobs:
-        say(f"{job.task} of {job.run.name}, {job.manifest.name} split {job.split}, seed {job.seed}: {job.summary()}")
+        say(
+            f"{job.task} of {job.run.name}, {job.manifest.name} split {job.split}, seed "
+            f"{job.seed}: {job.summary()}"
+        )
         try:
             tables.append(measure(job, machine))
         except KeyboardInterrupt:
@@ -202,7 +239,10 @@ def _protocol_name(named: str | None, linear: bool, knn: bool) -> str:
         InputError: If they ask for two things at once.
     """
     if linear and knn:
-        raise InputError("--linear and --knn are two measurements", "give one of them, and the other in a second call")
+        raise InputError(
+            "--linear and --knn are two measurements",
+            "give one of them, and the other in a second call",
+        )
     return named or ("linear" if linear else "knn" if knn else _DEFAULT_PROTOCOL)
 
 
@@ -233,12 +273,17 @@ def _open_source(runs: Path, source: str | None) -> tuple[Run, bool]:
         recipe = recipes.load(source.removeprefix(_SCRATCH))
         if recipe.first_stage.init != Init():
             raise InputError(
-                f"{source} starts from the weights of a file, not from scratch", "leave out its key `init`"
+                f"{source} starts from the weights of a file, not from scratch",
+                "leave out its key `init`",
             )
         model = recipe.first_stage
-        if any(settings.get("pretrained") for settings in (model.backbone.settings, model.slow, model.fast)):
+        if any(
+            settings.get("pretrained")
+            for settings in (model.backbone.settings, model.slow, model.fast)
+        ):
             raise InputError(
-                f"{source} starts from a pretrained backbone, not from scratch", "leave out its key `pretrained`"
+                f"{source} starts from a pretrained backbone, not from scratch",
+                "leave out its key `pretrained`",
             )
         return untrained_run(runs, recipe), True
     run = find_run(runs, source)
@@ -259,16 +304,22 @@ def _rehearse(jobs: list[Job], machine: Compute) -> None:
         say(f"folder: {job.folder}{' (finished)' if job.finished else ''}")
     if jobs[0].protocol.mode == "finetune":
         seconds = len(jobs) * estimate(jobs[0], machine)
-        say(f"estimated time: {duration(seconds)} on {machine.device()}, extrapolated from a few small batches")
+        say(
+            f"estimated time: {duration(seconds)} on {machine.device()}, extrapolated from a few "
+            f"small batches"
+        )
 
 
 def show(tables: list[pd.DataFrame]) -> None:
-    """Print what was measured on stdout, in per cent, and mean and spread of several measurements."""
+    """Print what was measured on stdout, in per cent, and mean and spread of several
+    measurements."""
     import pandas as pd
     from rich.console import Console
 
     rows = pd.concat(tables, ignore_index=True)
-    console = Console(soft_wrap=True, markup=False, emoji=False)  # brackets and colons in names stay
+    console = Console(
+        soft_wrap=True, markup=False, emoji=False
+    )  # brackets and colons in names stay
     console.print(_results_table(rows))
     if len(tables) > 1:
         console.print(_spread_table(rows, len(tables)))
@@ -281,7 +332,13 @@ def _results_table(rows: pd.DataFrame) -> Table:
     keys = ["split", "seed", "pathway"]
     shown = [key for key in keys if key == "pathway" or rows[key].nunique() > 1]
     same = [f"{key} {rows[key][0]}" for key in keys if key not in shown]
-    title = [rows["dataset"][0], rows["task"][0], rows["variant"][0], *same, f"{rows['clips'][0]:,} test clips"]
+    title = [
+        rows["dataset"][0],
+        rows["task"][0],
+        rows["variant"][0],
+        *same,
+        f"{rows['clips'][0]:,} test clips",
+    ]
     seen = rows.groupby("split")["seen"].first().dropna()
     title += [f"{sum(seen):,} seen in training"] if sum(seen) else []
     metrics = [name for name in ("top5", "class_mean") if name in set(rows["metric"])]
@@ -292,7 +349,9 @@ def _results_table(rows: pd.DataFrame) -> Table:
         value = dict(zip(group["metric"], 100 * group["value"], strict=True))
         interval = f"{value['top1_low']:.1f}–{value['top1_high']:.1f}"
         names = [str(group[key].iloc[0]) for key in shown]
-        table.add_row(*names, f"{value['top1']:.1f}", interval, *[f"{value[name]:.1f}" for name in metrics])
+        table.add_row(
+            *names, f"{value['top1']:.1f}", interval, *[f"{value[name]:.1f}" for name in metrics]
+        )
     return table
 
 

@@ -81,14 +81,18 @@ class _InitFile(click.ParamType[tuple[tuple[str, ...], Path]]):
         if isinstance(value, tuple):
             return value
         begin, _, rest = value.partition("=")
-        pathways, path = ((begin,), Path(rest)) if begin in PATHWAYS and rest else (PATHWAYS, Path(value))
+        pathways, path = (
+            ((begin,), Path(rest)) if begin in PATHWAYS and rest else (PATHWAYS, Path(value))
+        )
         if not path.is_file():
             self.fail(f"there is no file {path}", parameter, context)
         return pathways, path
 
 
 def by_pathway(
-    context: click.Context, parameter: click.Parameter, given: tuple[tuple[tuple[str, ...], Path], ...]
+    context: click.Context,
+    parameter: click.Parameter,
+    given: tuple[tuple[tuple[str, ...], Path], ...],
 ) -> dict[str, Path]:
     """The file of each pathway that has one.
 
@@ -109,13 +113,15 @@ init_option = click.option(
     multiple=True,
     type=_InitFile(),
     callback=by_pathway,
-    help="Start from the weights in this file instead of random ones: of torchvision, of CoCLR, or of vcsf itself.",
+    help="Start from the weights in this file instead of random ones: of torchvision, of CoCLR, "
+    "or of vcsf itself.",
 )
 
 allow_seen_option = click.option(
     "--allow-seen",
     is_flag=True,
-    help="Measure test clips that the run saw in training too, which is refused otherwise; the results are marked.",
+    help="Measure test clips that the run saw in training too, which is refused otherwise; the "
+    "results are marked.",
 )
 
 precision_option = click.option(
@@ -123,20 +129,25 @@ precision_option = click.option(
     type=click.Choice(["auto", "float32", "bf16"]),
     default="auto",
     show_default=True,
-    help="Arithmetic of the networks; auto is what the recipe says, else bf16 on a GPU that has it and float32 elsewhere.",
+    help="Arithmetic of the networks; auto is what the recipe says, else bf16 on a GPU that has "
+    "it and float32 elsewhere.",
 )
 
 
 def where(option: str, folder: Path) -> str:
     """What a next command in the same shell needs to use the same folder, such as ` --data DIR`.
 
-    It is empty where the command takes that folder anyway: the one in the environment, else the default.
-    """
-    taken = os.environ.get(f"VCSF_{option.upper()}") or option  # click takes an empty variable for none
+    It is empty where the command takes that folder anyway: the one in the environment, else the
+    default."""
+    taken = (
+        os.environ.get(f"VCSF_{option.upper()}") or option
+    )  # click takes an empty variable for none
     return "" if folder == Path(taken) else f" --{option} {shlex.quote(str(folder))}"
 
 
-def complete_recipe(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_recipe(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
     """Names of recipes, then files as the shell completes them."""
     from vcsf_cli.config.recipe import recipe_names
 
@@ -144,7 +155,9 @@ def complete_recipe(context: click.Context, parameter: click.Parameter, incomple
     return names or [CompletionItem(incomplete, type="file")]
 
 
-def complete_run(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_run(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
     """Names of the run folders in `--runs`, then folders as the shell completes them."""
     folder = context.params.get("runs") or Path("runs")
     names = sorted(path.parent.name for path in Path(folder).glob("*/recipe.yaml"))

@@ -37,12 +37,19 @@ def command(kind: str | None, name: str | None) -> None:
 
 def description(component: Component) -> str:
     """Everything about one component."""
-    lines = [f"{component.kind} {component.name}, from plugin {component.plugin}", "", component.summary, ""]
+    lines = [
+        f"{component.kind} {component.name}, from plugin {component.plugin}",
+        "",
+        component.summary,
+        "",
+    ]
     documentation = registry.own_documentation(component.factory)
     rest = documentation.partition("\n\n")[2].partition("Args:")[0].strip()
     if rest:
         lines += [rest, ""]
-    lines += [line for parameter in component.parameters.values() for line in _parameter_lines(parameter)]
+    lines += [
+        line for parameter in component.parameters.values() for line in _parameter_lines(parameter)
+    ]
     if not component.parameters:
         lines.append("It takes no parameters.")
     return "\n".join(lines)
@@ -51,7 +58,10 @@ def description(component: Component) -> str:
 def _parameter_lines(parameter: Parameter) -> list[str]:
     """A parameter with its type, default and help."""
     value = "required" if parameter.required else f"default {parameter.default!r}"
-    return [f"  {parameter.name}: {_type_name(parameter.annotation)}, {value}", f"      {parameter.help}"]
+    return [
+        f"  {parameter.name}: {_type_name(parameter.annotation)}, {value}",
+        f"      {parameter.help}",
+    ]
 
 
 def _type_name(annotation: Any) -> str:

@@ -25,7 +25,11 @@ from vcsf_cli.narrate import duration, say
 
 _OWN_SOURCE = frozenset({"folder", "csv"})
 """Kinds that have no videos unless `--source` names them."""
-RECIPES = {"synthetic": "recipes/demo.yaml", "ucf101": "recipes/vcsf.yaml", "hmdb51": "recipes/vcsf_hmdb51.yaml"}
+RECIPES = {
+    "synthetic": "recipes/demo.yaml",
+    "ucf101": "recipes/vcsf.yaml",
+    "hmdb51": "recipes/vcsf_hmdb51.yaml",
+}
 """What to train on a kind whose own name the recipe has."""
 
 
@@ -33,10 +37,15 @@ def _shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options of every kind of dataset."""
     options = [
         click.option(
-            "--source", type=click.Path(path_type=Path), help="The videos: a folder, an archive or a CSV file."
+            "--source",
+            type=click.Path(path_type=Path),
+            help="The videos: a folder, an archive or a CSV file.",
         ),
         data_option,
-        click.option("--name", help="The dataset's folder in --data.  [default: the kind, or the source's name]"),
+        click.option(
+            "--name",
+            help="The dataset's folder in --data.  [default: the kind, or the source's name]",
+        ),
         click.option(
             "--size",
             type=click.IntRange(16),
@@ -45,13 +54,22 @@ def _shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Short side of stored frames; never enlarged.",
         ),
         click.option(
-            "--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="Of the stored JPEGs."
+            "--quality",
+            type=click.IntRange(1, 100),
+            default=90,
+            show_default=True,
+            help="Of the stored JPEGs.",
         ),
         click.option(
-            "--decoder", default=default_decoder, show_default="decord where installed, else pyav", help="Video reader."
+            "--decoder",
+            default=default_decoder,
+            show_default="decord where installed, else pyav",
+            help="Video reader.",
         ),
         click.option(
-            "--fps", type=click.FloatRange(0, min_open=True), help="Resample to this rate.  [default: each video's own]"
+            "--fps",
+            type=click.FloatRange(0, min_open=True),
+            help="Resample to this rate.  [default: each video's own]",
         ),
         click.option(
             "--max-seconds",
@@ -107,7 +125,8 @@ class _Kinds(click.Group):
         taken = component.parameters.keys() & {parameter.name for parameter in command.params}
         if taken:
             raise PluginError(
-                f"dataset `{name}` of plugin `{component.plugin}` has a keyword `{min(taken)}`, which is an option of "
+                f"dataset `{name}` of plugin `{component.plugin}` has a keyword `{min(taken)}`, "
+                f"which is an option of "
                 "`vcsf prepare` itself",
                 "rename it",
             )
@@ -171,7 +190,9 @@ def prepare(
     plugins = registry.load()
     plugins.find("decoder", decoder)
     if source is not None and not source.exists():
-        raise InputError(f"--source {source} does not exist", "name a folder, an archive or a CSV file")
+        raise InputError(
+            f"--source {source} does not exist", "name a folder, an archive or a CSV file"
+        )
     if source is None and kind in _OWN_SOURCE:
         raise InputError(f"vcsf prepare {kind} needs --source", "it says where the videos are")
     if name is None and source is not None and kind in _OWN_SOURCE:
@@ -180,21 +201,29 @@ def prepare(
     if not name or name in (".", "..") or Path(name).name != name:
         raise InputError(f"--name {name!r} is no folder name", "give letters and digits")
     folder = data / name
-    dataset: Dataset = plugins.build("dataset", kind, source or folder / "original", **check(component, chosen))
+    dataset: Dataset = plugins.build(
+        "dataset", kind, source or folder / "original", **check(component, chosen)
+    )
     settings = Settings(kind, decoder, size, quality, fps, max_seconds, on_bad)
     begun = time.monotonic()
     try:
-        summary = Preparation(dataset, folder, settings, time_limit, workers or os.cpu_count() or 1).run()
+        summary = Preparation(
+            dataset, folder, settings, time_limit, workers or os.cpu_count() or 1
+        ).run()
     except KeyboardInterrupt:
         say(f"interrupted; the same command goes on: vcsf {shlex.join(sys.argv[1:])}")
         raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
     if summary.new:
         seconds = time.monotonic() - begun
-        say(f"prepared {summary.new:,} videos in {duration(seconds)}, {summary.new / seconds:.1f} a second")
+        say(
+            f"prepared {summary.new:,} videos in {duration(seconds)}, {summary.new / seconds:.1f} "
+            f"a second"
+        )
     else:
         say("everything was prepared already")
     say(
-        f"{folder}: {summary.clips:,} clips of {summary.videos:,} videos, {summary.frames:,} frames, "
+        f"{folder}: {summary.clips:,} clips of {summary.videos:,} videos, {summary.frames:,} "
+        f"frames, "
         f"{summary.size / 2**20:,.1f} MiB, {summary.bad} bad"
     )
     if summary.bad:
@@ -202,7 +231,8 @@ def prepare(
     if 100 * summary.bad > max_bad * summary.videos:
         raise DataError(
             f"{summary.bad} of {summary.videos} videos are bad, more than {max_bad:g} %",
-            f"see {folder / PROBLEMS}; the others are prepared and can be used, --max-bad says how many are fine",
+            f"see {folder / PROBLEMS}; the others are prepared and can be used, --max-bad says "
+            f"how many are fine",
         )
     say(next_command(kind, name, data))
 
@@ -210,7 +240,11 @@ def prepare(
 def next_command(kind: str, name: str, data: Path) -> str:
     """What to type after preparing."""
     recipe = RECIPES.get(kind, "recipes/vcsf.yaml")
-    own = "" if kind in RECIPES and name == kind else f" --set {shlex.quote(f'data.name={_as_yaml(name)}')}"
+    own = (
+        ""
+        if kind in RECIPES and name == kind
+        else f" --set {shlex.quote(f'data.name={_as_yaml(name)}')}"
+    )
     return f"next: vcsf pretrain {recipe}{own}{where('data', data)}"
 
 
@@ -229,8 +263,12 @@ def check(component: Component, chosen: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: If one doesn't fit.
     """
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in chosen.items()}
-    checked, problems = registry.check_settings(component, plain, lambda key: f"--{key.replace('_', '-')}")
+    plain = {
+        name: str(value) if isinstance(value, Path) else value for name, value in chosen.items()
+    }
+    checked, problems = registry.check_settings(
+        component, plain, lambda key: f"--{key.replace('_', '-')}"
+    )
     if problems:
         raise InputError("; ".join(problem.message for problem in problems), problems[0].hint)
     return checked

@@ -49,16 +49,20 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Machines that train together, with --devices COUNT each; start the command on all, by torchrun or Slurm.",
+    help="Machines that train together, with --devices COUNT each; start the command on all, by "
+    "torchrun or Slurm.",
 )
 @click.option(
     "--share-stages/--no-share-stages",
     default=True,
     show_default=True,
-    help="Take the weights of the first stages, or of all, that another run in --runs has trained already.",
+    help="Take the weights of the first stages, or of all, that another run in --runs has trained "
+    "already.",
 )
 @click.option(
-    "--dry-run", is_flag=True, help="Check everything, print the resolved recipe and an estimate, train nothing."
+    "--dry-run",
+    is_flag=True,
+    help="Check everything, print the resolved recipe and an estimate, train nothing.",
 )
 def command(
     recipe: str,
@@ -74,18 +78,24 @@ def command(
     share_stages: bool,
     dry_run: bool,
 ) -> None:
-    """Train the slow and the fast pathway as RECIPE (a file, or a name that `vcsf recipes` lists) says.
+    """Train the slow and the fast pathway as RECIPE (a file, or a name that `vcsf recipes` lists)
+    says.
 
-    The same command goes on where an earlier one stopped, however it stopped, and does nothing when the run is
-    finished. A changed recipe is another run, in a folder of its own.
-    """
+    The same command goes on where an earlier one stopped, however it stopped, and does nothing when
+    the run is finished. A changed recipe is another run, in a folder of its own."""
     resolved = resolve(recipe, assignments, init)
     from vcsf_cli.data.manifest import Manifest
     from vcsf_cli.model.parts import uses_labels
     from vcsf_cli.model.pathways import build
     from vcsf_cli.runs.run import WITH_LABELS, open_run, run_folder
     from vcsf_cli.train.compute import Compute
-    from vcsf_cli.train.pretrain import Trainer, check_parts, check_shapes, training_rows, warnings_for
+    from vcsf_cli.train.pretrain import (
+        Trainer,
+        check_parts,
+        check_shapes,
+        training_rows,
+        warnings_for,
+    )
 
     precision = resolved.first_stage.speed.precision if precision == "auto" else precision
     machine = Compute(devices, precision, workers, save_every, share_stages, nodes)
@@ -112,7 +122,10 @@ def command(
         say(f"warning: {warning}")
     if run.uses_labels:
         say(f"warning: {WITH_LABELS}")
-    say(f"run {run.name} on {len(rows):,} clips of {manifest.name}, {machine.device()}: {run.folder}")
+    say(
+        f"run {run.name} on {len(rows):,} clips of {manifest.name}, {machine.device()}: "
+        f"{run.folder}"
+    )
     try:
         Trainer(run, manifest, machine, start).train()
     except KeyboardInterrupt:
@@ -134,8 +147,11 @@ def resolve(recipe: str, assignments: tuple[str, ...], init: dict[str, Path]) ->
     return recipes.load(recipe, (*assignments, *digests(resolved.first_stage.init, init)))
 
 
-def _read_initial_weights(resolved: Recipe, init: dict[str, Path], folder: Path, model: TwoPathways) -> InitialWeights:
-    """The weights that a run starts from, told to the user; a run with a checkpoint goes on from that."""
+def _read_initial_weights(
+    resolved: Recipe, init: dict[str, Path], folder: Path, model: TwoPathways
+) -> InitialWeights:
+    """The weights that a run starts from, told to the user; a run with a checkpoint goes on from
+    that."""
     from vcsf_cli.model.pretrained import InitialWeights, read
     from vcsf_cli.runs.run import Run
 
@@ -148,7 +164,8 @@ def _read_initial_weights(resolved: Recipe, init: dict[str, Path], folder: Path,
 
 
 def _starts_from_labels(model: TwoPathways) -> Iterator[bool]:
-    """Whether the backbone of each pathway says that labels may have trained the weights that it starts from."""
+    """Whether the backbone of each pathway says that labels may have trained the weights that it
+    starts from."""
     for pathway in (model.slow, model.fast):
         yield bool(getattr(pathway.backbone, "uses_labels", False))
 
@@ -164,16 +181,22 @@ def sizes(resolved: Recipe, model: TwoPathways) -> list[str]:
     from vcsf_cli.model.parts import build_sampler
 
     lines = []
-    for name, parts in pathway_costs(model, resolved.first_stage, build_sampler(resolved.first_stage)).items():
+    for name, parts in pathway_costs(
+        model, resolved.first_stage, build_sampler(resolved.first_stage)
+    ).items():
         parameters = ", ".join(f"{part} {cost.parameters:,}" for part, cost in parts.items())
         flops = ", ".join(f"{part} {round(cost.flops / 1e9, 3):,}" for part, cost in parts.items())
         total = sum(cost.parameters for cost in parts.values())
         billions = round(sum(cost.flops for cost in parts.values()) / 1e9, 3)
-        lines.append(f"{name}: {total:,} parameters ({parameters}), {billions:,} GFLOPs a clip ({flops})")
+        lines.append(
+            f"{name}: {total:,} parameters ({parameters}), {billions:,} GFLOPs a clip ({flops})"
+        )
     return lines
 
 
-def _dry_run_report(resolved: Recipe, model: TwoPathways, data: Path, folder: Path, machine: Compute) -> None:
+def _dry_run_report(
+    resolved: Recipe, model: TwoPathways, data: Path, folder: Path, machine: Compute
+) -> None:
     """`--dry-run`: the resolved recipe on stdout, everything else on stderr."""
     from vcsf_cli.data.manifest import Manifest
     from vcsf_cli.train.pretrain import check_batches, training_rows, warnings_for
@@ -199,6 +222,7 @@ def _dry_run_report(resolved: Recipe, model: TwoPathways, data: Path, folder: Pa
         say(f"stage {index}: {clips:,} clips an epoch, {epochs} epochs, {duration(seconds)}")
         total_seconds += seconds
     say(
-        f"estimated time: {duration(total_seconds)} on {machine.device()}, extrapolated from a few batches timed for at "
+        f"estimated time: {duration(total_seconds)} on {machine.device()}, extrapolated from a "
+        f"few batches timed for at "
         "most 20 s"
     )

@@ -46,7 +46,8 @@ def show(recipe: str, assignments: tuple[str, ...]) -> None:
 @set_option
 @data_option
 def check(recipe_names: tuple[str, ...], assignments: tuple[str, ...], data: Path) -> None:
-    """Check recipes, all of them if none is named: keys, values, names, and whether the networks can be built.
+    """Check recipes, all of them if none is named: keys, values, names, and whether the networks
+    can be built.
 
     Where a recipe's dataset is prepared, its sizes are checked against it too.
     """
@@ -85,7 +86,10 @@ def _check_one(name: str, assignments: tuple[str, ...], data: Path) -> None:
     try:
         manifest = Manifest.open(data / recipe.first_stage.data.name)
     except InputError:
-        say(f"{name} is right ({recipe.first_stage.data.name} is not prepared in {data}: sizes are unchecked)")
+        say(
+            f"{name} is right ({recipe.first_stage.data.name} is not prepared in {data}: sizes "
+            f"are unchecked)"
+        )
         return
     warnings = warnings_for(recipe, len(training_rows(recipe, manifest)))
     say(f"{name} is right")

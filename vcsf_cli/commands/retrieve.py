@@ -1,4 +1,5 @@
-"""`vcsf retrieve`: nearest-neighbour retrieval of a trained run, measured on a dataset or used to search with videos."""
+"""`vcsf retrieve`: nearest-neighbour retrieval of a trained run, measured on a dataset or used to
+search with videos."""
 
 from __future__ import annotations
 
@@ -44,14 +45,19 @@ class _Ks(click.ParamType[list[int]]):
     name = "K,K,..."
 
     def convert(
-        self, value: str | list[int], parameter: click.Parameter | None, context: click.Context | None
+        self,
+        value: str | list[int],
+        parameter: click.Parameter | None,
+        context: click.Context | None,
     ) -> list[int]:
         if isinstance(value, list):
             return value
         try:
             ks = sorted({int(part) for part in value.split(",")})
         except ValueError:
-            self.fail(f"`{value}` is no list of whole numbers; write --k 1,5,10", parameter, context)
+            self.fail(
+                f"`{value}` is no list of whole numbers; write --k 1,5,10", parameter, context
+            )
         if ks[0] < 1:
             self.fail("k starts at 1", parameter, context)
         return ks
@@ -72,9 +78,17 @@ def _search_options(function: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Path(path_type=Path, exists=True, file_okay=False),
             help="Search with every video below this folder.",
         ),
-        click.option("--gallery", metavar="DATASET", help="What to search.  [default: the run's own dataset]"),
-        click.option("--pathway", type=click.Choice(["slow", "fast", "both"]), help="Which features.  [default: both]"),
-        click.option("--windows", "each_window", is_flag=True, help="Answers for each window of a query."),
+        click.option(
+            "--gallery", metavar="DATASET", help="What to search.  [default: the run's own dataset]"
+        ),
+        click.option(
+            "--pathway",
+            type=click.Choice(["slow", "fast", "both"]),
+            help="Which features.  [default: both]",
+        ),
+        click.option(
+            "--windows", "each_window", is_flag=True, help="Answers for each window of a query."
+        ),
         click.option(
             "--index",
             type=click.Choice(["auto", "exact", "faiss"]),
@@ -102,7 +116,9 @@ def _search_options(function: Callable[..., Any]) -> Callable[..., Any]:
     help="A run folder or name.  [default: the newest finished run]",
 )
 @click.option(
-    "--split", type=click.IntRange(1, 3), help="Official split.  [default: the one that the run was trained on]"
+    "--split",
+    type=click.IntRange(1, 3),
+    help="Official split.  [default: the one that the run was trained on]",
 )
 @click.option(
     "--k",
@@ -110,10 +126,14 @@ def _search_options(function: Callable[..., Any]) -> Callable[..., Any]:
     type=_Ks(),
     help="The k of R@k; of a search, how many answers.  [default: 1,5,10,20,50; of a search: 5]",
 )
-@click.option("--baselines", is_flag=True, help="Measure the untrained network and colour histograms too.")
+@click.option(
+    "--baselines", is_flag=True, help="Measure the untrained network and colour histograms too."
+)
 @click.option("--untrained", is_flag=True, help="Measure the recipe's untrained network too.")
 @allow_seen_option
-@click.option("--html/--no-html", default=True, show_default=True, help="Whether to write report.html.")
+@click.option(
+    "--html/--no-html", default=True, show_default=True, help="Whether to write report.html."
+)
 @_search_options
 @data_option
 @runs_option
@@ -134,20 +154,30 @@ def command(
     workers: int | None,
     **searching: Any,
 ) -> None:
-    """Let test clips search the training clips of DATASET (default: the run's own) and count hits of the right class.
+    """Let test clips search the training clips of DATASET (default: the run's own) and count hits
+    of the right class.
 
-    Writes results.csv, neighbours.csv, features.parquet, report.md and report.html into the run's folder `retrieve`. The
-    last shows the tables, curves, a map of the embedding and every query with its neighbours as moving pictures.
+    Writes results.csv, neighbours.csv, features.parquet, report.md and report.html into the run's
+    folder `retrieve`. The last shows the tables, curves, a map of the embedding and every query
+    with its neighbours as moving pictures.
 
-    With --query or --query-dir, search the dataset --gallery with videos that need not be prepared: the nearest of its
-    videos, and when. The gallery's features are kept in the run's folder `index`.
-    """
+    With --query or --query-dir, search the dataset --gallery with videos that need not be prepared:
+    the nearest of its videos, and when. The gallery's features are kept in the run's folder
+    `index`."""
     from vcsf_cli.data.manifest import Manifest
     from vcsf_cli.runs.run import WITH_LABELS, find_run
 
     search = bool(searching["queries"] or searching["query_dir"])
     if search:
-        refuse({"DATASET": dataset, "--split": split, "--baselines": baselines, "--untrained": untrained}, search)
+        refuse(
+            {
+                "DATASET": dataset,
+                "--split": split,
+                "--baselines": baselines,
+                "--untrained": untrained,
+            },
+            search,
+        )
         refuse({"--allow-seen": allow_seen, "--no-html": not html}, search)
     else:
         renamed = {"each_window": "windows", "table": "csv"}
@@ -170,7 +200,9 @@ def command(
         find(run, manifest, machine, max(ks or [_SEARCH_K]), **searching)
         say(_next_search(manifest, run, data, runs, **searching))
         return
-    measure(run, manifest, machine, ks or _BENCHMARK_KS, split, baselines, untrained, allow_seen, html)
+    measure(
+        run, manifest, machine, ks or _BENCHMARK_KS, split, baselines, untrained, allow_seen, html
+    )
 
 
 def measure(
@@ -187,14 +219,16 @@ def measure(
     """The benchmark.
 
     Raises:
-        InputError: If the dataset has no such split, or test clips of it were seen in training and that is not allowed.
+        InputError: If the dataset has no such split, or test clips of it were seen in training and
+            that is not allowed.
     """
     from vcsf_cli.evaluate.retrieval import Benchmark
 
     split = split or run.recipe.first_stage.data.split
     if not (manifest.table[f"split{split}"] != "").any() and (manifest.table["split1"] != "").any():
         raise InputError(
-            f"{manifest.name} has no split {split}", "leave out --split, or prepare the dataset with its lists"
+            f"{manifest.name} has no split {split}",
+            "leave out --split, or prepare the dataset with its lists",
         )
     benchmark = Benchmark(run, manifest, split, ks, machine)
     benchmark.exposure.refuse(allow_seen)
@@ -207,7 +241,9 @@ def measure(
     conclude(benchmark, trained, others, html)
 
 
-def conclude(benchmark: Benchmark, trained: VariantHits, others: list[VariantHits], html: bool) -> None:
+def conclude(
+    benchmark: Benchmark, trained: VariantHits, others: list[VariantHits], html: bool
+) -> None:
     """Write and show what was measured."""
     import pandas as pd
 
@@ -215,23 +251,33 @@ def conclude(benchmark: Benchmark, trained: VariantHits, others: list[VariantHit
 
     folder = benchmark.folder
     if benchmark.parts.leave_one_out:
-        for stale in ("results.csv", "report.md"):  # of a time when there were labels and a test part
+        for stale in (
+            "results.csv",
+            "report.md",
+        ):  # of a time when there were labels and a test part
             (folder / stale).unlink(missing_ok=True)
         say(
-            f"{benchmark.manifest.name} has no labels or no test part in split {benchmark.split}: no R@k; every clip's "
+            f"{benchmark.manifest.name} has no labels or no test part in split {benchmark.split}: "
+            f"no R@k; every clip's "
             "nearest other clips are in neighbours.csv"
         )
         _write_page(benchmark, pd.DataFrame(), [], html)
         click.echo(folder)
         return
-    rows = results.write(folder / "results.csv", [row for m in (trained, *others) for row in benchmark.result_rows(m)])
+    rows = results.write(
+        folder / "results.csv",
+        [row for m in (trained, *others) for row in benchmark.result_rows(m)],
+    )
     measured = rows[rows["variant"].isin([m.variant for m in (trained, *others)])]
     comparisons = benchmark.comparisons(trained, others)
     report = benchmark.report(measured, comparisons)
     parts = benchmark.parts
     for remark in benchmark.remarks():
         say(remark)
-    say(f"{len(parts.query):,} test clips query {len(parts.gallery):,} training clips; left out: {parts.left_out}")
+    say(
+        f"{len(parts.query):,} test clips query {len(parts.gallery):,} training clips; left out: "
+        f"{parts.left_out}"
+    )
     show(measured, benchmark.exposure.mark)
     for line in comparisons:
         click.echo(str(line))
@@ -239,7 +285,9 @@ def conclude(benchmark: Benchmark, trained: VariantHits, others: list[VariantHit
     say(f"report: {report}")
 
 
-def _write_page(benchmark: Benchmark, rows: pd.DataFrame, differences: list[Difference], wanted: bool) -> None:
+def _write_page(
+    benchmark: Benchmark, rows: pd.DataFrame, differences: list[Difference], wanted: bool
+) -> None:
     """Write `report.html`, or see that none of an earlier measurement stays."""
     from vcsf_cli.evaluate import report
 
@@ -279,10 +327,16 @@ def refuse(options: dict[str, Any], search: bool) -> None:
     for option, value in options.items():
         if value not in (None, False, ()):
             if option == "DATASET":
-                raise InputError(f"with --query, `{value}` has no meaning as DATASET", f"write --gallery {value}")
+                raise InputError(
+                    f"with --query, `{value}` has no meaning as DATASET", f"write --gallery {value}"
+                )
             if search:
-                raise InputError(f"{option} has no meaning with --query", "it is an option of the benchmark")
-            raise InputError(f"{option} needs --query or --query-dir", "they name the videos to search with")
+                raise InputError(
+                    f"{option} has no meaning with --query", "it is an option of the benchmark"
+                )
+            raise InputError(
+                f"{option} needs --query or --query-dir", "they name the videos to search with"
+            )
 
 
 def find(
@@ -341,7 +395,9 @@ def _videos_in(folder: Path) -> list[Path]:
     try:
         videos = registry.load().build("dataset", "folder", folder, labels="none").videos()
     except DataError as error:
-        raise DataError(f"--query-dir {folder}: {error.message}", "look whether it is the right folder") from error
+        raise DataError(
+            f"--query-dir {folder}: {error.message}", "look whether it is the right folder"
+        ) from error
     return [video.path for video in videos]
 
 
@@ -370,7 +426,8 @@ def _show_answers(answers: pd.DataFrame) -> None:
 
 
 def _print_wide(table: Table) -> None:
-    """Print a table as wide as the terminal, and where there is none as wide as it is: a name is never cut."""
+    """Print a table as wide as the terminal, and where there is none as wide as it is: a name is
+    never cut."""
     from rich.console import Console
 
     console = Console(markup=False, emoji=False)  # brackets and colons in names stay
@@ -390,7 +447,8 @@ def _next_search(
     table: Path | None,
     **_: Any,
 ) -> str:
-    """What to type after a search: the answers of every window, then all of them as a file, then the benchmark."""
+    """What to type after a search: the answers of every window, then all of them as a file, then
+    the benchmark."""
     asked = [f"--query {shlex.quote(str(query))}" for query in queries]
     asked += [f"--query-dir {shlex.quote(str(query_dir))}"] if query_dir else []
     on = f"--from {run.name}{where('data', data)}{where('runs', runs)}"

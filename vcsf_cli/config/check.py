@@ -1,4 +1,5 @@
-"""What is wrong in a recipe, a protocol or a table: every problem with its key, its line and what to write instead."""
+"""What is wrong in a recipe, a protocol or a table: every problem with its key, its line and what
+to write instead."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ PATHWAY_KEYS: Mapping[str, Any] = {"input": Literal["rgb", "difference"]}
 """Keys of the nodes `slow` and `fast` that are vcsf's own; the others override the backbone's."""
 
 _CHEAP = ("sampler", "loss")
-"""Components that are built to see whether their settings fit; networks are built when they are needed."""
+"""Components that are built to see whether their settings fit; networks are built when they are
+needed."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -55,14 +57,20 @@ class Checker:
 
     def place(self, *path: str | int) -> str:
         """A key in words: `` `loss.temprature` (recipes/vcsf.yaml:12) ``."""
-        if path[:1] == ("stages",) and len(path) > 2 and path not in self.marks and self._is_inherited(path):
+        if (
+            path[:1] == ("stages",)
+            and len(path) > 2
+            and path not in self.marks
+            and self._is_inherited(path)
+        ):
             path = path[2:]
         key = ".".join(str(part) for part in path)
         mark = self.marks.get(path)
         return f"`{key}` ({mark})" if mark else f"`{key}`"
 
     def _is_inherited(self, path: tuple[str | int, ...]) -> bool:
-        """Whether a stage has what stands at this path of it from the top level, where it is told once for all stages."""
+        """Whether a stage has what stands at this path of it from the top level, where it is told
+        once for all stages."""
         return path[2:] in self.marks or not any(mark[:3] == path[:3] for mark in self.marks)
 
     def finish(self) -> None:
@@ -90,14 +98,20 @@ class Checker:
         return plain if len(self.problems) == before else None
 
     def misfit(self, detail: ErrorDetails, prefix: tuple[str | int, ...]) -> None:
-        """Remember what the model says of a value, in words that name the key and what it may be."""
+        """Remember what the model says of a value, in words that name the key and what it may
+        be."""
         path = tuple(part for part in detail["loc"] if part != "function-after")
         given = detail["input"]
         if detail["type"] in ("missing", "too_long") and isinstance(given, list):
             path = path[:-1] if detail["type"] == "missing" else path
             wanted = registry.fixed_length(_field_at(path, self.schema).annotation)
             problem = registry.needs(wanted, len(given)) if wanted else detail["msg"].lower()
-            self.add(RecipeError(f"{self.place(*prefix, *path)} is {given!r}: {problem}", _hint_for(path, self.schema)))
+            self.add(
+                RecipeError(
+                    f"{self.place(*prefix, *path)} is {given!r}: {problem}",
+                    _hint_for(path, self.schema),
+                )
+            )
             return
         place = self.place(*prefix, *path)
         if detail["type"] == "extra_forbidden":
@@ -107,7 +121,12 @@ class Checker:
             self.add(RecipeError(f"the {self.what} needs {place}"))
         else:
             text = detail["msg"].removeprefix("Value error, ")
-            self.add(RecipeError(f"{place} is {given!r}: {text[:1].lower()}{text[1:]}", _hint_for(path, self.schema)))
+            self.add(
+                RecipeError(
+                    f"{place} is {given!r}: {text[:1].lower()}{text[1:]}",
+                    _hint_for(path, self.schema),
+                )
+            )
 
     def _components(self, tree: dict[str, Any], prefix: tuple[str | int, ...]) -> dict[str, Any]:
         """The component nodes of a stage with their factories' defaults."""
@@ -117,7 +136,9 @@ class Checker:
             if not isinstance(node, dict) or not isinstance(node.get("name"), str):
                 continue
             try:
-                component = registry.load().find(kind, node["name"], self.place(*prefix, key, "name"))
+                component = registry.load().find(
+                    kind, node["name"], self.place(*prefix, key, "name")
+                )
             except RecipeError as problem:
                 self.add(problem)
                 continue
@@ -130,15 +151,24 @@ class Checker:
                 self._factory(component, settings, (*prefix, key))
             if key == "backbone":
                 for pathway in ("slow", "fast"):
-                    checked[pathway] = self._pathway(component, tree.get(pathway) or {}, (*prefix, pathway))
+                    checked[pathway] = self._pathway(
+                        component, tree.get(pathway) or {}, (*prefix, pathway)
+                    )
         if "motion" in checked:
             checked["motion"].setdefault("after", [2, 3, 4])
         if checked.get("motion", {}).get("name") == "none":
-            del checked["motion"]["after"]  # nothing sits anywhere: two ways to say so must not be two runs
+            del checked["motion"][
+                "after"
+            ]  # nothing sits anywhere: two ways to say so must not be two runs
         return checked
 
     def _settings(
-        self, component: Component, settings: dict[str, Any], path: tuple[str | int, ...], *, whole: bool = True
+        self,
+        component: Component,
+        settings: dict[str, Any],
+        path: tuple[str | int, ...],
+        *,
+        whole: bool = True,
     ) -> tuple[dict[str, Any], bool]:
         """Settings with their defaults, and whether all of them fit."""
         checked, problems = registry.check_settings(
@@ -146,11 +176,17 @@ class Checker:
         )
         for problem in problems:
             self.add(problem)
-        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in checked.items()}
+        plain = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in checked.items()
+        }
         return plain, not problems
 
-    def _factory(self, component: Component, settings: dict[str, Any], path: tuple[str | int, ...]) -> None:
-        """What only the factory sees, such as settings that don't fit each other; told where the key that it names is."""
+    def _factory(
+        self, component: Component, settings: dict[str, Any], path: tuple[str | int, ...]
+    ) -> None:
+        """What only the factory sees, such as settings that don't fit each other; told where the
+        key that it names is."""
         try:
             registry.load().build(component.kind, component.name, **settings)
         except VcsfError as error:
@@ -164,7 +200,9 @@ class Checker:
                 message = f"{self.place(*path)}: {error.message}"
             self.add(RecipeError(message, error.hint))
 
-    def _own(self, node: dict[str, Any], own: Mapping[str, Any], path: tuple[str | int, ...]) -> dict[str, Any]:
+    def _own(
+        self, node: dict[str, Any], own: Mapping[str, Any], path: tuple[str | int, ...]
+    ) -> dict[str, Any]:
         """vcsf's own keys of a component's node."""
         checked = {}
         for key, annotation in own.items():
@@ -174,12 +212,18 @@ class Checker:
                 except ValidationError as error:
                     message = error.errors()[0]["msg"].lower()
                     hint = (
-                        f"known: {', '.join(get_args(annotation))}" if get_args(annotation) and key == "input" else ""
+                        f"known: {', '.join(get_args(annotation))}"
+                        if get_args(annotation) and key == "input"
+                        else ""
                     )
-                    self.add(RecipeError(f"{self.place(*path, key)} is {node[key]!r}: {message}", hint))
+                    self.add(
+                        RecipeError(f"{self.place(*path, key)} is {node[key]!r}: {message}", hint)
+                    )
         return checked
 
-    def _pathway(self, component: Component, node: Any, path: tuple[str | int, ...]) -> dict[str, Any]:
+    def _pathway(
+        self, component: Component, node: Any, path: tuple[str | int, ...]
+    ) -> dict[str, Any]:
         """The node `slow` or `fast`: vcsf's own keys, and overrides of the backbone's settings."""
         if not isinstance(node, dict):
             return {}
@@ -188,7 +232,8 @@ class Checker:
         return {"input": "rgb"} | self._own(node, PATHWAY_KEYS, path) | changed
 
     def optimiser(self, node: Any, epochs: int | None, prefix: tuple[str | int, ...] = ()) -> None:
-        """An optimiser's name, and whether its schedule fits into the training; wrong types are told elsewhere."""
+        """An optimiser's name, and whether its schedule fits into the training; wrong types are
+        told elsewhere."""
         name, known = node.get("name") if isinstance(node, dict) else None, optimisers()
         if isinstance(name, str) and name not in known:
             self.add(UnknownName("optimiser", name, known, self.place(*prefix, "optim", "name")))
@@ -208,7 +253,8 @@ class Checker:
         if any(drop >= epochs for drop in optim.drops):
             self.add(
                 RecipeError(
-                    f"{self.place(*prefix, 'optim', 'drops')} is {optim.drops}, but training ends after epoch {epochs}",
+                    f"{self.place(*prefix, 'optim', 'drops')} is {optim.drops}, but training ends "
+                    f"after epoch {epochs}",
                     "drop earlier, or train longer",
                 )
             )
@@ -255,7 +301,8 @@ def optimisers() -> list[str]:
 
 
 def part(model: type[Model], tree: Any) -> Model:
-    """A node's model; through JSON, so that a list is a tuple where one is wanted but no text becomes a number."""
+    """A node's model; through JSON, so that a list is a tuple where one is wanted but no text
+    becomes a number."""
     return model.model_validate_json(json.dumps(tree), strict=True)
 
 

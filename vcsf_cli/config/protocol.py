@@ -1,7 +1,8 @@
-"""Protocols of `vcsf finetune`: strict YAML in `recipes/protocols/`, read with the strictness of recipes.
+"""Protocols of `vcsf finetune`: strict YAML in `recipes/protocols/`, read with the strictness of
+recipes.
 
-A protocol says how a network is measured by classification, and nothing of which network or which clips.
-"""
+A protocol says how a network is measured by classification, and nothing of which network or which
+clips."""
 
 from __future__ import annotations
 
@@ -24,13 +25,15 @@ _Crops = Literal["centre", "ten"]
 
 
 class _FinetuneAugment(Augment):
-    """As in pre-training, but one view and other defaults (CoCLR's fine-tuning: crop, flip, colour jitter)."""
+    """As in pre-training, but one view and other defaults (CoCLR's fine-tuning: crop, flip, colour
+    jitter)."""
 
     colour: Probability = 0.3
     grey: Probability = 0.0
     blur: Probability = 0.0
     base: Probability = 1.0
-    """Probability that a clip is `base` (colour, grey, blur, each with its own probability) at all."""
+    """Probability that a clip is `base` (colour, grey, blur, each with its own probability) at
+    all."""
 
 
 class _FinetuneOptim(Optim):
@@ -47,10 +50,12 @@ class _FinetuneTrain(Node):
     epochs: Annotated[int, Gt(0)]
     batch: Annotated[int, Gt(1)] = 64
     accumulate: Annotated[int, Gt(0)] = 1
-    """Parts of the batch whose gradients are added up one after the other, for devices with little memory."""
+    """Parts of the batch whose gradients are added up one after the other, for devices with little
+    memory."""
     choose: Literal["last", "best"] = "last"
-    """`last`: all training clips are learned from, and the last epoch counts; `best`: whole recordings are held out, and of
-    the epochs that are checked on them each pathway's best counts."""
+    """`last`: all training clips are learned from, and the last epoch counts; `best`: whole
+    recordings are held out, and of the epochs that are checked on them each pathway's best
+    counts."""
     log_every: Annotated[int, Gt(0)] = 20
     """Optimiser steps between two lines of metrics.csv."""
     check_every: Annotated[int, Gt(0)] = 10
@@ -73,7 +78,8 @@ class Finetune(Node):
 
 
 class _Grid(Node):
-    """What the sweep tries, in all combinations; the first is taken where there is nothing to choose by."""
+    """What the sweep tries, in all combinations; the first is taken where there is nothing to
+    choose by."""
 
     lr: Annotated[list[Annotated[float, Gt(0)]], MinLen(1)]
     weight_decay: Annotated[list[Annotated[float, Ge(0)]], MinLen(1)]
@@ -98,7 +104,8 @@ class LinearTrain(Node):
 
 
 class Linear(Node):
-    """One linear layer on frozen features of unit length, after batch norm without weights of its own."""
+    """One linear layer on frozen features of unit length, after batch norm without weights of its
+    own."""
 
     mode: Literal["linear"]
     name: Name
@@ -111,7 +118,8 @@ class Linear(Node):
 
 
 class _KnnGrid(Node):
-    """What is tried, in all combinations; the first is taken where there is nothing to choose by."""
+    """What is tried, in all combinations; the first is taken where there is nothing to choose
+    by."""
 
     k: Annotated[list[Annotated[int, Gt(0)]], MinLen(1)]
     temperature: Annotated[list[Annotated[float, Gt(0)]], MinLen(1)]
@@ -129,7 +137,11 @@ class Knn(Node):
 
 Protocol = Finetune | Linear | Knn
 
-_MODES: Mapping[str, type[Finetune] | type[Linear] | type[Knn]] = {"finetune": Finetune, "linear": Linear, "knn": Knn}
+_MODES: Mapping[str, type[Finetune] | type[Linear] | type[Knn]] = {
+    "finetune": Finetune,
+    "linear": Linear,
+    "knn": Knn,
+}
 
 
 def protocol_names() -> dict[str, Path]:
@@ -157,7 +169,8 @@ def load(named: str, assignments: Sequence[str] = ()) -> Protocol:
 
 
 def is_known(protocol: Protocol) -> bool:
-    """Whether a protocol is what its name says wherever vcsf is installed: no file of the user's, and no key set."""
+    """Whether a protocol is what its name says wherever vcsf is installed: no file of the user's,
+    and no key set."""
     path = protocol_names().get(protocol.name)
     return path is not None and load(str(path)) == protocol
 
@@ -177,7 +190,9 @@ def find(named: str) -> Path:
     return names[short]
 
 
-def _validate_protocol(tree: dict[str, Any], marks: strict_yaml.Marks, problems: Sequence[RecipeError]) -> Protocol:
+def _validate_protocol(
+    tree: dict[str, Any], marks: strict_yaml.Marks, problems: Sequence[RecipeError]
+) -> Protocol:
     """The protocol of what a file and assignments say.
 
     Raises:
@@ -187,7 +202,9 @@ def _validate_protocol(tree: dict[str, Any], marks: strict_yaml.Marks, problems:
     schema = _MODES.get(str(mode), Finetune)
     checker = Checker(marks, problems, schema, "protocol")
     if mode is None:
-        raise RecipeError(f"the protocol needs {checker.place('mode')}", f"known: {', '.join(_MODES)}")
+        raise RecipeError(
+            f"the protocol needs {checker.place('mode')}", f"known: {', '.join(_MODES)}"
+        )
     if mode not in _MODES:
         raise UnknownName("mode", str(mode), _MODES, checker.place("mode"))
     try:

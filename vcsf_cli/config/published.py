@@ -45,7 +45,13 @@ class Entry(Node):
     @property
     def what(self) -> str:
         """Network, input, data and sources in one line."""
-        parts = [self.backbone, self.input, self.training, f"from {', '.join(self.source)}", self.note]
+        parts = [
+            self.backbone,
+            self.input,
+            self.training,
+            f"from {', '.join(self.source)}",
+            self.note,
+        ]
         return "; ".join(text for text in parts if text)
 
     @property
@@ -85,5 +91,9 @@ def entries() -> tuple[Entry, ...]:
 
 def of(task: str, data: str) -> list[tuple[Entry, dict[str, Any]]]:
     """The published numbers of a task on a dataset, by their first metric, the highest last."""
-    found = [(entry, entry.values(data)) for entry in entries() if entry.task == task and entry.values(data)]
+    found = [
+        (entry, entry.values(data))
+        for entry in entries()
+        if entry.task == task and entry.values(data)
+    ]
     return sorted(found, key=lambda pair: next(iter(pair[1].values())))

@@ -1,8 +1,8 @@
 """From YAML to a checked recipe: `extends`, `--set`, defaults, and all errors at once.
 
-A recipe is resolved in this order: the file that it extends, the file, the assignments of `--set`, the defaults.
-Naming another component replaces its whole node, so that no stale setting leaks from the one before.
-"""
+A recipe is resolved in this order: the file that it extends, the file, the assignments of `--set`,
+the defaults. Naming another component replaces its whole node, so that no stale setting leaks from
+the one before."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class Recipe:
     Args:
         name: Its name, from which run folders are named.
         seed: Seed of everything random.
-        tree: The whole resolved recipe as plain values; written as YAML it is itself a valid recipe.
+        tree: The whole resolved recipe as plain values; written as YAML it is itself a valid
+            recipe.
         stages: What to train, in order; at least one.
     """
 
@@ -75,7 +76,8 @@ class Recipe:
 
 
 def recipe_dirs() -> list[tuple[str, Path]]:
-    """Folders where recipes are found by name, each with who brought it: vcsf's own, then those of plugins."""
+    """Folders where recipes are found by name, each with who brought it: vcsf's own, then those of
+    plugins."""
     own = _PACKAGED if _PACKAGED.is_dir() else CHECKOUT
     return [("vcsf", own), *registry.load().recipe_dirs()]
 
@@ -94,7 +96,10 @@ def recipe_names() -> dict[str, Path]:
             if name.startswith((f"{PROTOCOLS}/", f"{TABLES}/")):
                 continue
             if name in found and not path.samefile(found[name]):
-                raise PluginError(f"recipe `{name}` is brought by both `{owners[name]}` and `{owner}`", registry.RENAME)
+                raise PluginError(
+                    f"recipe `{name}` is brought by both `{owners[name]}` and `{owner}`",
+                    registry.RENAME,
+                )
             found.setdefault(name, path)
             owners.setdefault(name, owner)
     return found
@@ -103,7 +108,8 @@ def recipe_names() -> dict[str, Path]:
 def find_recipe(named: str) -> Path:
     """The file of a recipe given as a path or a name.
 
-    `recipes/vcsf.yaml` also works where there is no such file: it is then the recipe that vcsf brought along.
+    `recipes/vcsf.yaml` also works where there is no such file: it is then the recipe that vcsf
+    brought along.
 
     Raises:
         InputError: If there is none.
@@ -115,7 +121,9 @@ def find_recipe(named: str) -> Path:
     short = named.removeprefix("recipes/").removesuffix(".yaml")
     if short in names and (short == named or named == f"recipes/{short}.yaml"):
         if short != named:
-            say(f"{named} is not in this folder: using the recipe `{short}` that vcsf brought along")
+            say(
+                f"{named} is not in this folder: using the recipe `{short}` that vcsf brought along"
+            )
         return names[short]
     if path.is_dir():
         raise InputError(f"{named} is a folder, not a recipe", "name a .yaml file in it")
@@ -153,10 +161,16 @@ def _read_extended(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any],
     try:
         base_path = beside if beside.is_file() else find_recipe(str(base_name))
     except InputError as error:
-        raise RecipeError(f"`extends` ({marks[('extends',)]}): {error.message}", error.hint) from error
+        raise RecipeError(
+            f"`extends` ({marks[('extends',)]}): {error.message}", error.hint
+        ) from error
     base, base_marks = _read_extended(base_path, (*chain, path.resolve()))
     old, new = base.get("backbone"), tree.get("backbone")
-    if isinstance(old, dict) and isinstance(new, dict) and new.get("name", old.get("name")) != old.get("name"):
+    if (
+        isinstance(old, dict)
+        and isinstance(new, dict)
+        and new.get("name", old.get("name")) != old.get("name")
+    ):
         _forget_overrides(base)
     return merge(base, tree), base_marks | marks
 
@@ -174,7 +188,8 @@ def _expand_names(node: dict[str, Any], marks: Marks, path: strict_yaml.Path) ->
 
 
 def merge(base: Any, over: Any, key: str = "") -> Any:
-    """`over` laid on `base`: mappings key by key, anything else whole, as is a node that names another component."""
+    """`over` laid on `base`: mappings key by key, anything else whole, as is a node that names
+    another component."""
     if not (isinstance(base, dict) and isinstance(over, dict)):
         return copy.deepcopy(over)
     if key in COMPONENTS and "name" in over and over["name"] != _named_component(key, base):
@@ -191,10 +206,13 @@ def _named_component(key: str, node: Mapping[str, Any]) -> Any:
 
 
 def _forget_overrides(tree: dict[str, Any]) -> None:
-    """Drop what `slow` and `fast` change in a backbone's settings, because another one takes its place."""
+    """Drop what `slow` and `fast` change in a backbone's settings, because another one takes its
+    place."""
     for pathway in PATHWAYS:
         if isinstance(tree.get(pathway), dict):
-            tree[pathway] = {key: value for key, value in tree[pathway].items() if key in PATHWAY_KEYS}
+            tree[pathway] = {
+                key: value for key, value in tree[pathway].items() if key in PATHWAY_KEYS
+            }
 
 
 def assign_all(tree: dict[str, Any], marks: Marks, assignments: Sequence[str]) -> list[RecipeError]:
@@ -216,13 +234,42 @@ def assign(tree: dict[str, Any], marks: Marks, assignment: str) -> None:
     """
     key, equals, text = assignment.partition("=")
     if not equals or not key:
-        raise RecipeError(f"--set {assignment} is no assignment", "write key=value, such as loss.temperature=0.1")
+        raise RecipeError(
+            f"--set {assignment} is no assignment", "write key=value, such as loss.temperature=0.1"
+        )
     value, inner = strict_yaml.parse(text, f"--set {key}")
     *parents, last = key.split(".")
     if last == "name" and not isinstance(value, str | list | dict):
         value = text.strip()  # a name is text, whatever it looks like
     if last in COMPONENTS and (not parents or parents[0] == "stages") and isinstance(value, str):
         parents, last, key = [*parents, last], "name", f"{key}.name"
+    node = _descend(tree, parents, key)
+    if isinstance(node, list):
+        if not last.isdecimal() or int(last) >= len(node):
+            raise RecipeError(f"--set {key}: there is no such entry", positions(node))
+        node[int(last)] = value
+    elif (
+        last == "name"
+        and parents
+        and parents[-1] in COMPONENTS
+        and _named_component(".".join(parents), node) != value
+    ):
+        if parents == ["backbone"]:
+            _forget_overrides(tree)
+        node.clear()
+        node["name"] = value
+    else:
+        node[last] = value
+    place = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
+    marks |= dict.fromkeys([place, *((*place, *below) for below in inner)], "")
+
+
+def _descend(tree: dict[str, Any], parents: list[str], key: str) -> Any:
+    """The node that `parents` lead to, made where there is none yet.
+
+    Raises:
+        RecipeError: If they lead through a value, or past the end of a list; `key` is named.
+    """
     node: Any = tree
     for depth, parent in enumerate(parents):
         where = ".".join(parents[: depth + 1])
@@ -236,21 +283,7 @@ def assign(tree: dict[str, Any], marks: Marks, assignment: str) -> None:
             node = node[parent]
         if not isinstance(node, dict | list):
             raise RecipeError(f"--set {key}: `{where}` is a value, not a node", f"it is {node!r}")
-    if isinstance(node, list):
-        if not last.isdecimal() or int(last) >= len(node):
-            raise RecipeError(f"--set {key}: there is no such entry", positions(node))
-        node[int(last)] = value
-    elif (
-        last == "name" and parents and parents[-1] in COMPONENTS and _named_component(".".join(parents), node) != value
-    ):
-        if parents == ["backbone"]:
-            _forget_overrides(tree)
-        node.clear()
-        node["name"] = value
-    else:
-        node[last] = value
-    place = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
-    marks |= dict.fromkeys([place, *((*place, *below) for below in inner)], "")
+    return node
 
 
 def positions(items: list[Any]) -> str:
@@ -276,19 +309,32 @@ def resolve(tree: dict[str, Any], marks: Marks, problems: Sequence[RecipeError] 
             checker.add(UnknownName("key", key, _TOP_LEVEL, checker.place(key)))
     name, seed, stages = tree.get("name"), tree.get("seed"), tree.get("stages")
     if not isinstance(name, str) or not name or not all(c.isalnum() or c in "-_." for c in name):
-        checker.add(RecipeError(f"{checker.place('name')} is {name!r}", "give letters, digits, `-`, `_` and `.`"))
+        checker.add(
+            RecipeError(
+                f"{checker.place('name')} is {name!r}", "give letters, digits, `-`, `_` and `.`"
+            )
+        )
     elif len(name.encode()) > _LONGEST_NAME:
         checker.add(
             RecipeError(
-                f"{checker.place('name')} is {len(name)} letters long", f"give at most {_LONGEST_NAME}: folders bear it"
+                f"{checker.place('name')} is {len(name)} letters long",
+                f"give at most {_LONGEST_NAME}: folders bear it",
             )
         )
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= LARGEST_SEED:
         checker.add(
-            RecipeError(f"{checker.place('seed')} is {seed!r}", f"give a whole number from 0 to {LARGEST_SEED}")
+            RecipeError(
+                f"{checker.place('seed')} is {seed!r}",
+                f"give a whole number from 0 to {LARGEST_SEED}",
+            )
         )
     if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
-        checker.add(RecipeError(f"{checker.place('stages')} is no list of stages", "write `stages: []` for one stage"))
+        checker.add(
+            RecipeError(
+                f"{checker.place('stages')} is no list of stages",
+                "write `stages: []` for one stage",
+            )
+        )
         stages = []
     shared = {key: value for key, value in tree.items() if key in Stage.model_fields}
     resolved: dict[str, Any] = {"name": name, "seed": seed}
@@ -300,18 +346,25 @@ def resolve(tree: dict[str, Any], marks: Marks, problems: Sequence[RecipeError] 
         for key in sorted(stage.keys() & MODEL_KEYS):
             checker.add(
                 RecipeError(
-                    f"{checker.place('stages', index, key)}: a stage can't change `{key}`", "set it at the top level"
+                    f"{checker.place('stages', index, key)}: a stage can't change `{key}`",
+                    "set it at the top level",
                 )
             )
         for key in sorted(stage.keys() - set(Stage.model_fields)):
-            checker.add(UnknownName("key", key, Stage.model_fields, checker.place("stages", index, key)))
+            checker.add(
+                UnknownName("key", key, Stage.model_fields, checker.place("stages", index, key))
+            )
         full = checker.stage(
-            merge(shared, {k: v for k, v in stage.items() if k in Stage.model_fields}), ("stages", index)
+            merge(shared, {k: v for k, v in stage.items() if k in Stage.model_fields}),
+            ("stages", index),
         )
         if full:
             resolved["stages"].append({key: full[key] for key in full if key in stage})
             all_stages.append(full)
     checker.finish()
     return Recipe(
-        str(name), int(seed or 0), resolved, tuple(validate_stage(stage) for stage in all_stages or [resolved_top])
+        str(name),
+        int(seed or 0),
+        resolved,
+        tuple(validate_stage(stage) for stage in all_stages or [resolved_top]),
     )

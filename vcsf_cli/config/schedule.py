@@ -15,7 +15,9 @@ _REFERENCE = "vcsf"
 def epochs_by_pathway(recipe: Recipe) -> dict[str, int]:
     """Epochs that each pathway learns for."""
     return {
-        pathway: sum(stage.train.epochs for stage in recipe.stages if pathway in stage.train.pathways)
+        pathway: sum(
+            stage.train.epochs for stage in recipe.stages if pathway in stage.train.pathways
+        )
         for pathway in PATHWAYS
     }
 
@@ -28,6 +30,14 @@ def describe_schedule(epochs: Mapping[str, int]) -> str:
 
 
 def shortness(recipe: Recipe) -> str:
-    """In words, by how much a recipe's schedule falls short of the whole one; empty if it doesn't."""
-    epochs, whole = epochs_by_pathway(recipe), max(epochs_by_pathway(recipes.load(_REFERENCE)).values())
-    return f"short schedule: {describe_schedule(epochs)}, not {whole:,}" if max(epochs.values()) < whole else ""
+    """In words, by how much a recipe's schedule falls short of the whole one; empty if it
+    doesn't."""
+    epochs, whole = (
+        epochs_by_pathway(recipe),
+        max(epochs_by_pathway(recipes.load(_REFERENCE)).values()),
+    )
+    return (
+        f"short schedule: {describe_schedule(epochs)}, not {whole:,}"
+        if max(epochs.values()) < whole
+        else ""
+    )

@@ -1,4 +1,5 @@
-"""The keys of a recipe that belong to vcsf itself; components check theirs by their factory's signature."""
+"""The keys of a recipe that belong to vcsf itself; components check theirs by their factory's
+signature."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ class Component(BaseModel):
 
 
 class Data(Node):
-    """What to train on: a folder under `--data`, an official split, and the pixels of a clip's side."""
+    """What to train on: a folder under `--data`, an official split, and the pixels of a clip's
+    side."""
 
     name: Annotated[str, MinLen(1)]
     split: Literal[1, 2, 3] = 1
@@ -48,7 +50,8 @@ class Augment(Node):
 
     name: Literal["standard"] = "standard"
     border: Annotated[float, Interval(gt=0, le=1)] = 0.875
-    """Side of the centre square that crops come from, as a fraction of the short side (CoCLR: 224 of 256)."""
+    """Side of the centre square that crops come from, as a fraction of the short side (CoCLR: 224
+    of 256)."""
     area: Range = (0.2, 1.0)
     """Area of the crop as a fraction of that square."""
     aspect: Range = (3 / 4, 4 / 3)
@@ -56,7 +59,9 @@ class Augment(Node):
     flip: Probability = 0.5
     colour: Probability = 0.8
     """Probability of colour jitter in a `base` view."""
-    jitter: Annotated[tuple[_Strength, _Strength, _Strength, _Strength], "brightness, contrast, saturation, hue"] = (
+    jitter: Annotated[
+        tuple[_Strength, _Strength, _Strength, _Strength], "brightness, contrast, saturation, hue"
+    ] = (
         0.4,
         0.4,
         0.4,
@@ -67,15 +72,17 @@ class Augment(Node):
     sigma: Range = (0.1, 2.0)
     """Standard deviation of the blur in pixels of a 128 px clip; it scales with the clip's size."""
     draws: Literal["shared", "separate"] = "shared"
-    """Whether both pathways see one colour draw of a view, or each its own; the crop is always shared."""
+    """Whether both pathways see one colour draw of a view, or each its own; the crop is always
+    shared."""
     erase: Probability = 0.0
-    """Probability that a draw erases the background: a random frame of the clip is mixed into all its frames, as a still,
-    so that the scene says less and movement more (BE, Wang et al., CVPR 2021)."""
+    """Probability that a draw erases the background: a random frame of the clip is mixed into all
+    its frames, as a still, so that the scene says less and movement more (BE, Wang et al., CVPR
+    2021)."""
     still: Annotated[float, Interval(ge=0, lt=1)] = 0.3
     """Largest share of that frame in the mixture; the share is uniform from 0."""
     base: Probability = 0.3
-    """Probability that a view of two different windows is `base` (colour, grey, blur) and not only cropped and
-    flipped. Of one window seen twice, always just one view is `base`."""
+    """Probability that a view of two different windows is `base` (colour, grey, blur) and not only
+    cropped and flipped. Of one window seen twice, always just one view is `base`."""
 
     @field_validator("area", "aspect", "sigma")
     @classmethod
@@ -122,11 +129,13 @@ class Train(Node):
     batch: Annotated[int, Gt(1)] = 32
     """Clips of one step of the optimiser, over all processes."""
     accumulate: Annotated[int, Gt(0)] = 1
-    """Parts of the batch whose gradients are added up one after the other, for devices with little memory. Each part has
-    batch-norm statistics and random draws of its own; else it changes nothing."""
+    """Parts of the batch whose gradients are added up one after the other, for devices with little
+    memory. Each part has batch-norm statistics and random draws of its own; else it changes
+    nothing."""
     norm: Literal["batch", "split", "synced", "frozen"] = "batch"
-    """Batch-norm statistics: of a process's batch; of parts of it, with keys shuffled between them (what MoCo's
-    shuffle-BN does over GPUs, for one process); of all processes' batches (GPUs only); or the running ones."""
+    """Batch-norm statistics: of a process's batch; of parts of it, with keys shuffled between them
+    (what MoCo's shuffle-BN does over GPUs, for one process); of all processes' batches (GPUs only);
+    or the running ones."""
     parts: Annotated[int, Gt(1)] = 4
     """Parts of a process's batch with `norm: split`."""
     pathways: Annotated[tuple[Literal["slow", "fast"], ...], MinLen(1)] = PATHWAYS
@@ -145,11 +154,14 @@ class Speed(Node):
     """How a step is computed, not what."""
 
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Arithmetic of the networks while they train; auto: bf16 on a GPU that has it, else float32."""
+    """Arithmetic of the networks while they train; auto: bf16 on a GPU that has it, else
+    float32."""
     compile: bool = False
-    """Whether torch compiles each pathway: minutes at the start, for shorter steps on a GPU. On a CPU it gains nothing."""
+    """Whether torch compiles each pathway: minutes at the start, for shorter steps on a GPU. On a
+    CPU it gains nothing."""
     fused: Literal["auto"] | bool = "auto"
-    """Whether the optimiser updates all weights in one kernel; auto: on a GPU, if the optimiser can."""
+    """Whether the optimiser updates all weights in one kernel; auto: on a GPU, if the optimiser
+    can."""
     channels_last: bool = True
     """Whether clips and weights lie in memory with the channel last."""
 
@@ -158,12 +170,14 @@ _Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 
 
 def _is_default(value: Any) -> bool:
-    """Whether a pathway, or a recipe, starts from random weights; it then says nothing of others."""
+    """Whether a pathway, or a recipe, starts from random weights; it then says nothing of
+    others."""
     return value in (None, Init())
 
 
 class Init(Node):
-    """The SHA-256 of files of weights that pathways start from; `--init FILE` sets it. None: random weights."""
+    """The SHA-256 of files of weights that pathways start from; `--init FILE` sets it. None: random
+    weights."""
 
     slow: _Digest | None = Field(default=None, exclude_if=_is_default)
     fast: _Digest | None = Field(default=None, exclude_if=_is_default)
@@ -197,7 +211,8 @@ DEFAULTS: dict[str, Any] = {
 """Top-level nodes that a recipe need not name and that have no model with defaults above."""
 
 MODEL_KEYS = frozenset({"data", "backbone", "slow", "fast", "motion", "head", "speed", "init"})
-"""What a later stage can't change: it goes on with the networks, the clips and the way to compute of the stage before."""
+"""What a later stage can't change: it goes on with the networks, the clips and the way to compute
+of the stage before."""
 
 COMPONENTS = {"sampler": "sampler", "backbone": "backbone", "motion": "motion", "loss": "loss"}
 """Recipe keys of component nodes and the kind of their component."""

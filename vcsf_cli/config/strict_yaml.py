@@ -1,8 +1,8 @@
-"""YAML as a reader expects it: YAML 1.2's plain values, no repeated keys, and the line of every value kept.
+"""YAML as a reader expects it: YAML 1.2's plain values, no repeated keys, and the line of every
+value kept.
 
-PyYAML's own loader follows YAML 1.1, where `1e-4` is text, `012` is ten, `1:30` is ninety, `no` is false, and the last
-of two equal keys wins in silence.
-"""
+PyYAML's own loader follows YAML 1.1, where `1e-4` is text, `012` is ten, `1:30` is ninety, `no` is
+false, and the last of two equal keys wins in silence."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ _CONSTANTS: dict[str, Any] = {
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader that resolves nothing by itself: every tag that is not text, list or mapping was written out."""
+    """A loader that resolves nothing by itself: every tag that is not text, list or mapping was
+    written out."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML declares it as an instance's
 
@@ -50,7 +51,9 @@ def read(path: FilePath, what: str, hint: str) -> tuple[dict[str, Any], Marks]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} can't be read: {error}", f"a {what} is a YAML text file") from error
+        raise InputError(
+            f"{path} can't be read: {error}", f"a {what} is a YAML text file"
+        ) from error
     tree, marks = parse(text, str(path))
     if not isinstance(tree, dict):
         raise RecipeError(f"{path} is no {what}: it holds no keys", hint)
@@ -58,10 +61,12 @@ def read(path: FilePath, what: str, hint: str) -> tuple[dict[str, Any], Marks]:
 
 
 def parse(text: str, file: str) -> tuple[Any, Marks]:
-    """The value of a YAML text, and `file:line` of every node by its path of keys and list positions.
+    """The value of a YAML text, and `file:line` of every node by its path of keys and list
+    positions.
 
     Raises:
-        RecipeError: If it is no YAML, repeats a key, or has a number that YAML versions read differently.
+        RecipeError: If it is no YAML, repeats a key, or has a number that YAML versions read
+            differently.
     """
     try:
         node = yaml.compose(text, Loader=_Loader)
@@ -69,14 +74,18 @@ def parse(text: str, file: str) -> tuple[Any, Marks]:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         place = f"{file}:{mark.line + 1}" if mark else file
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise RecipeError(f"{place} is no YAML: {problem}", "look at the indentation and the quotes") from error
+        raise RecipeError(
+            f"{place} is no YAML: {problem}", "look at the indentation and the quotes"
+        ) from error
     marks: Marks = {}
     if node is None:
         return None, marks
     return _value(node, file, (), marks, ()), marks
 
 
-def _value(node: yaml.Node, file: str, path: Path, marks: Marks, parents: tuple[yaml.Node, ...]) -> Any:
+def _value(
+    node: yaml.Node, file: str, path: Path, marks: Marks, parents: tuple[yaml.Node, ...]
+) -> Any:
     place = marks[path] = f"{file}:{node.start_mark.line + 1}"
     if node in parents:
         raise RecipeError(f"{place}: an alias contains itself", "write the value out")
@@ -86,15 +95,23 @@ def _value(node: yaml.Node, file: str, path: Path, marks: Marks, parents: tuple[
     if node.tag not in ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
         raise RecipeError(f"{place}: the tag `{node.tag}` is not allowed", "write a plain value")
     if isinstance(node, yaml.SequenceNode):
-        return [_value(item, file, (*path, index), marks, parents) for index, item in enumerate(node.value)]
+        return [
+            _value(item, file, (*path, index), marks, parents)
+            for index, item in enumerate(node.value)
+        ]
     mapping: dict[str, Any] = {}
     for key_node, value_node in node.value:
         key = key_node.value
         here = f"{file}:{key_node.start_mark.line + 1}"
         if not isinstance(key, str):
-            raise RecipeError(f"{here}: a key must be a word", "look at the brackets and the colons")
+            raise RecipeError(
+                f"{here}: a key must be a word", "look at the brackets and the colons"
+            )
         if key in mapping:
-            raise RecipeError(f"{here}: the key `{key}` is given twice", f"it was first given at {marks[(*path, key)]}")
+            raise RecipeError(
+                f"{here}: the key `{key}` is given twice",
+                f"it was first given at {marks[(*path, key)]}",
+            )
         mapping[key] = _value(value_node, file, (*path, key), marks, parents)
         marks[(*path, key)] = here
     return mapping
@@ -110,7 +127,8 @@ def _scalar(node: yaml.ScalarNode, place: str) -> Any:
         return _CONSTANTS[text]
     if _LEADING_ZERO.fullmatch(text):
         raise RecipeError(
-            f"{place}: `{text}` starts with a zero", f'write `{text.lstrip("0") or 0}`, or "{text}" if it is text'
+            f"{place}: `{text}` starts with a zero",
+            f'write `{text.lstrip("0") or 0}`, or "{text}" if it is text',
         )
     if _INTEGER.fullmatch(text):
         return int(text)
@@ -120,12 +138,14 @@ def _scalar(node: yaml.ScalarNode, place: str) -> Any:
 
 
 def dump(value: Any) -> str:
-    """A value as YAML text that `parse` reads back as it is: keys in their order, small lists on one line."""
+    """A value as YAML text that `parse` reads back as it is: keys in their order, small lists on
+    one line."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes every scalar as the plain text that `parse` reads, and quotes text that any YAML version would misread."""
+    """Writes every scalar as the plain text that `parse` reads, and quotes text that any YAML
+    version would misread."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML declares it as an instance's
 
@@ -145,19 +165,27 @@ _OTHER_READERS = yaml.SafeDumper(io.StringIO())
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     tag: str = _OTHER_READERS.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]  # PyYAML's
     misread = tag != _TEXT or not _BREAKS.isdisjoint(text)
-    looks_like_a_value = text in _CONSTANTS or _FLOAT.fullmatch(text) or _LEADING_ZERO.fullmatch(text)
-    return dumper.represent_scalar(_TEXT, text, style='"' if misread or looks_like_a_value else None)
+    looks_like_a_value = (
+        text in _CONSTANTS or _FLOAT.fullmatch(text) or _LEADING_ZERO.fullmatch(text)
+    )
+    return dumper.represent_scalar(
+        _TEXT, text, style='"' if misread or looks_like_a_value else None
+    )
 
 
 def _represent_value(dumper: yaml.SafeDumper, value: bool | int | float | None) -> yaml.ScalarNode:
     special = {None: "null", True: "true", False: "false", math.inf: ".inf", -math.inf: "-.inf"}
     plain = (
-        special[value] if value is None or isinstance(value, bool) or value in (math.inf, -math.inf) else repr(value)
+        special[value]
+        if value is None or isinstance(value, bool) or value in (math.inf, -math.inf)
+        else repr(value)
     )
     return dumper.represent_scalar(_TEXT, plain)
 
 
-def _represent_list(dumper: yaml.SafeDumper, items: list[Any] | tuple[Any, ...]) -> yaml.SequenceNode:
+def _represent_list(
+    dumper: yaml.SafeDumper, items: list[Any] | tuple[Any, ...]
+) -> yaml.SequenceNode:
     flat = all(not isinstance(item, dict | list | tuple) for item in items)
     return dumper.represent_sequence("tag:yaml.org,2002:seq", list(items), flow_style=flat)
 

@@ -1,7 +1,7 @@
 """What a table is: strict YAML in `recipes/tables/`, or flags, with what is wrong in it.
 
-A row is a recipe with assignments, the same as `--set` of `vcsf pretrain` takes, so that it can be trained by hand too.
-"""
+A row is a recipe with assignments, the same as `--set` of `vcsf pretrain` takes, so that it can be
+trained by hand too."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ class Measure(Node):
     @property
     def words(self) -> str:
         """Task, dataset, protocol and what is changed in it, as they are narrated."""
-        return " ".join(word for word in (self.task, self.data, self.protocol, *self.assignments) if word)
+        return " ".join(
+            word for word in (self.task, self.data, self.protocol, *self.assignments) if word
+        )
 
     @property
     def assignments(self) -> list[str]:
@@ -74,7 +76,8 @@ class TableFile(Node):
     title: Text
     base: Text
     rows: dict[str, Any] = Field(default_factory=dict)
-    """By name; the first is what the others are compared with. None: `full`, the recipe as it is."""
+    """By name; the first is what the others are compared with. None: `full`, the recipe as it
+    is."""
     vary: dict[str, Annotated[list[Any], MinLen(1)]] = Field(default_factory=dict)
     """Values of keys: each value is a row more, with that key alone changed."""
     grid: dict[str, Annotated[list[Any], MinLen(1)]] = Field(default_factory=dict)
@@ -140,7 +143,8 @@ def assignment(key: str, value: Any) -> str:
 
 
 def contents(draft: Draft) -> tuple[TableFile, dict[str, Row], list[Measure], Checker]:
-    """The keys, rows and measurements of a table, and the checker that gathers what is wrong with its rows.
+    """The keys, rows and measurements of a table, and the checker that gathers what is wrong with
+    its rows.
 
     Raises:
         RecipeError: With everything that is wrong in them.
@@ -149,11 +153,23 @@ def contents(draft: Draft) -> tuple[TableFile, dict[str, Row], list[Measure], Ch
     content = _build_node(checker, TableFile, draft.tree, ())
     checker.finish()
     rows = {
-        name: _build_node(Checker(draft.marks, checker.problems, Row, "row"), Row, row or {}, ("rows", name), checker)
+        name: _build_node(
+            Checker(draft.marks, checker.problems, Row, "row"),
+            Row,
+            row or {},
+            ("rows", name),
+            checker,
+        )
         for name, row in (content.rows or {"full": {}}).items()
     }
     measures = [
-        _build_node(Checker(draft.marks, (), Measure, "measurement"), Measure, item, ("measure", index), checker)
+        _build_node(
+            Checker(draft.marks, (), Measure, "measurement"),
+            Measure,
+            item,
+            ("measure", index),
+            checker,
+        )
         for index, item in enumerate(content.measure)
     ]
     told: list[str] = []
@@ -178,7 +194,9 @@ def _build_node(
 ) -> Any:
     """A node's model; None, with its problems remembered, if it doesn't fit."""
     if not isinstance(tree, dict):
-        (gather or checker).add(RecipeError(f"{checker.place(*prefix)} is {tree!r}", "write keys and values"))
+        (gather or checker).add(
+            RecipeError(f"{checker.place(*prefix)} is {tree!r}", "write keys and values")
+        )
         return None
     try:
         return part(schema, tree)
@@ -191,24 +209,34 @@ def _build_node(
 
 
 def check_measure(measure: Measure, checker: Checker, index: int) -> None:
-    """See that no key was given that the task has no use for, and that the protocol is of its kind."""
+    """See that no key was given that the task has no use for, and that the protocol is of its
+    kind."""
     if measure.task == "retrieve":
         for key in ("protocol", "set"):
             if getattr(measure, key):
-                checker.add(RecipeError(f"{checker.place('measure', index, key)} has no meaning for `retrieve`"))
+                checker.add(
+                    RecipeError(
+                        f"{checker.place('measure', index, key)} has no meaning for `retrieve`"
+                    )
+                )
         return
     if measure.k:
         place = checker.place("measure", index, "k")
-        checker.add(RecipeError(f"{place} has no meaning for `{measure.task}`", "k is of `retrieve`"))
+        checker.add(
+            RecipeError(f"{place} has no meaning for `{measure.task}`", "k is of `retrieve`")
+        )
     try:
-        protocol = protocols.load(measure.protocol or DEFAULT_PROTOCOLS[measure.task], measure.assignments)
+        protocol = protocols.load(
+            measure.protocol or DEFAULT_PROTOCOLS[measure.task], measure.assignments
+        )
     except InputError as error:
         checker.add(RecipeError(f"{checker.place('measure', index)}: {error.message}", error.hint))
         return
     if protocol.mode != measure.task:
         checker.add(
             RecipeError(
-                f"{checker.place('measure', index, 'protocol')} is of mode {protocol.mode}, not {measure.task}",
+                f"{checker.place('measure', index, 'protocol')} is of mode {protocol.mode}, not "
+                f"{measure.task}",
                 "name another protocol, or another task",
             )
         )

@@ -1,8 +1,9 @@
-"""Augmentation of clips, as in CoCLR's pre-training: one draw per view, the same for all its frames and both pathways.
+"""Augmentation of clips, as in CoCLR's pre-training: one draw per view, the same for all its frames
+and both pathways.
 
-Crop, resize and flip happen in the worker, on uint8. Colour, grey and blur happen in batch on the device, but are drawn
-in the worker with everything else, so that a clip depends on (seed, epoch, video) alone.
-"""
+Crop, resize and flip happen in the worker, on uint8. Colour, grey and blur happen in batch on the
+device, but are drawn in the worker with everything else, so that a clip depends on (seed, epoch,
+video) alone."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ STD = (0.229, 0.224, 0.225)
 """Of ImageNet's RGB pixels; every network here is fed pixels normalised by them."""
 
 COLOURS = 8
-"""Brightness, contrast, saturation, hue, grey, sigma of the blur, share of the still and its place in the clip: one row of
-a view's colour draw."""
+"""Brightness, contrast, saturation, hue, grey, sigma of the blur, share of the still and its place
+in the clip: one row of a view's colour draw."""
 
 NEUTRAL = (1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
@@ -50,15 +51,21 @@ def centre_square(height: int, width: int, border: float) -> Crop:
 
 
 def ten_crops(height: int, width: int, border: float) -> list[Crop]:
-    """Squares as large as the centre one in the four corners and the centre of the whole frame, then the same mirrored."""
+    """Squares as large as the centre one in the four corners and the centre of the whole frame,
+    then the same mirrored."""
     centre = centre_square(height, width, border)
     down, right = height - centre.height, width - centre.width
     places = [(0, 0), (0, right), (down, 0), (down, right), (centre.top, centre.left)]
-    return [Crop(*place, centre.height, centre.width, flip) for flip in (False, True) for place in places]
+    return [
+        Crop(*place, centre.height, centre.width, flip)
+        for flip in (False, True)
+        for place in places
+    ]
 
 
 def draw_crop(augment: Augment, height: int, width: int, rng: np.random.Generator) -> Crop:
-    """A random-resized crop (area, aspect) of the centre square, mirrored with probability `flip`."""
+    """A random-resized crop (area, aspect) of the centre square, mirrored with probability
+    `flip`."""
     square = centre_square(height, width, augment.border)
     side = square.height
     flip = bool(rng.random() < augment.flip)
@@ -78,23 +85,27 @@ def apply_crop(frame: Frames, crop: Crop, size: int) -> Frames:
     part = frame[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     if part.shape[:2] != (size, size):
         shrinks = part.shape[0] > size and part.shape[1] > size
-        resized = cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        resized = cv2.resize(
+            part, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        )
         part = np.asarray(resized, np.uint8)
     return part[:, ::-1] if crop.flip else part
 
 
 def draw_base(augment: Augment, same_window: bool, rng: np.random.Generator) -> tuple[bool, bool]:
-    """Which of two views is `base` (colour, grey, blur): just one of them if both show the same window, else each
-    with probability `base`."""
+    """Which of two views is `base` (colour, grey, blur): just one of them if both show the same
+    window, else each with probability `base`."""
     if same_window:
         first = bool(rng.random() < 0.5)
         return first, not first
     return bool(rng.random() < augment.base), bool(rng.random() < augment.base)
 
 
-def draw_colour(augment: Augment, base: bool, size: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """A colour draw: factors of brightness, contrast and saturation, hue in turns, grey 0 or 1, sigma in pixels (0: no
-    blur), share of the still, and its place in the clip from 0 to 1."""
+def draw_colour(
+    augment: Augment, base: bool, size: int, rng: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    """A colour draw: factors of brightness, contrast and saturation, hue in turns, grey 0 or 1,
+    sigma in pixels (0: no blur), share of the still, and its place in the clip from 0 to 1."""
     row = np.array(NEUTRAL, np.float32)
     if augment.erase and rng.random() < augment.erase:
         row[6:] = rng.uniform(0, augment.still), rng.random()
@@ -119,7 +130,9 @@ def _colour_matrix(colour: Tensor) -> Tensor:
     luma = colour.new_tensor(LUMA).expand(3, 3)
     keep = (saturation * (1 - grey))[:, None, None]
     saturate = keep * torch.eye(3, device=colour.device) + (1 - keep) * luma
-    to_yiq = colour.new_tensor([LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135)])
+    to_yiq = colour.new_tensor(
+        [LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135)]
+    )
     cos, sin = torch.cos(2 * math.pi * hue), torch.sin(2 * math.pi * hue)
     zero, one = torch.zeros_like(cos), torch.ones_like(cos)
     turn = torch.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], 1).view(-1, 3, 3)
@@ -128,11 +141,13 @@ def _colour_matrix(colour: Tensor) -> Tensor:
 
 
 def blur(clips: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of clips (B, L, H, W, 3), one sigma (B,) in pixels per clip; edges are repeated."""
+    """Gaussian blur of clips (B, L, H, W, 3), one sigma (B,) in pixels per clip; edges are
+    repeated."""
     radius = max(1, math.ceil(3 * float(sigma.max())))
     taps = torch.arange(-radius, radius + 1, device=clips.device)
     kernel = torch.exp(-0.5 * (taps / sigma[:, None]) ** 2)
-    # Every clip's kernel ends at its own three sigma: a clip must not depend on what it is blurred together with.
+    # Every clip's kernel ends at its own three sigma: a clip must not depend on what it is blurred
+    # together with.
     kernel = kernel * (taps.abs() <= (3 * sigma[:, None]).ceil())
     kernel = kernel / kernel.sum(1, keepdim=True)
     for axis in (2, 3):
@@ -146,7 +161,8 @@ def blur(clips: Tensor, sigma: Tensor) -> Tensor:
 
 
 def to_input(clips: Tensor, colour: Tensor | None = None) -> Tensor:
-    """Network input (B, 3, L, H, W), normalised float32, channel last in memory, of uint8 clips (B, L, H, W, 3).
+    """Network input (B, 3, L, H, W), normalised float32, channel last in memory, of uint8 clips (B,
+    L, H, W, 3).
 
     Args:
         clips: On the device where the work is to be done.
@@ -160,7 +176,8 @@ def to_input(clips: Tensor, colour: Tensor | None = None) -> Tensor:
 
 
 def erase(images: Tensor, colour: Tensor) -> Tensor:
-    """Mix a frame of each clip (B, L, H, W, 3) into all its frames: (1 - share) x_t + share x_s (BE, eq. 1)."""
+    """Mix a frame of each clip (B, L, H, W, 3) into all its frames: (1 - share) x_t + share x_s
+    (BE, eq. 1)."""
     erased = (colour[:, 6] > 0).nonzero()[:, 0]
     if not len(erased):
         return images
@@ -173,7 +190,8 @@ def erase(images: Tensor, colour: Tensor) -> Tensor:
 
 
 def jitter(images: Tensor, colour: Tensor) -> Tensor:
-    """Brightness, contrast, saturation, hue, grey and blur, in this order, on RGB clips (B, L, H, W, 3) from 0 to 1.
+    """Brightness, contrast, saturation, hue, grey and blur, in this order, on RGB clips (B, L, H,
+    W, 3) from 0 to 1.
 
     Contrast is around the mean luma of the whole clip, so that all its frames change alike.
     """

@@ -1,4 +1,5 @@
-"""Reading clips from a prepared dataset: two augmented views for training, all windows for measuring."""
+"""Reading clips from a prepared dataset: two augmented views for training, all windows for
+measuring."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ class ClipIds:
 
 
 class TwoViewClips(Dataset[Batch]):
-    """Two augmented views of a video. An item's key is (epoch, row), and it depends on (seed, epoch, row) alone.
+    """Two augmented views of a video. An item's key is (epoch, row), and it depends on (seed,
+    epoch, row) alone.
 
     Args:
         manifest: The prepared dataset.
@@ -58,7 +60,9 @@ class TwoViewClips(Dataset[Batch]):
         seed: Of every draw.
     """
 
-    def __init__(self, manifest: Manifest, sampler: WindowSampler, augment: Augment, size: int, seed: int) -> None:
+    def __init__(
+        self, manifest: Manifest, sampler: WindowSampler, augment: Augment, size: int, seed: int
+    ) -> None:
         self.store = FrameStore(manifest)
         self.numbers = ClipIds(manifest)
         self.sampler, self.augment, self.size, self.seed = sampler, augment, size, seed
@@ -67,29 +71,45 @@ class TwoViewClips(Dataset[Batch]):
         epoch, row = key
         rng = np.random.default_rng((self.seed, epoch, row))
         views = self.sampler.sample(int(self.numbers.frames[row]), rng)
-        base = augmentation.draw_base(self.augment, np.array_equal(views[0].window, views[1].window), rng)
+        base = augmentation.draw_base(
+            self.augment, np.array_equal(views[0].window, views[1].window), rng
+        )
         return self._read(row, views, base, rng)
 
-    def _read(self, row: int, views: Sequence[View], base: Sequence[bool], rng: np.random.Generator) -> dict[str, Any]:
+    def _read(
+        self, row: int, views: Sequence[View], base: Sequence[bool], rng: np.random.Generator
+    ) -> dict[str, Any]:
         """Views of a video, each with a crop of its own, and with colours if it is `base`."""
-        wanted, back = np.unique(np.concatenate([view.window for view in views]), return_inverse=True)
+        wanted, back = np.unique(
+            np.concatenate([view.window for view in views]), return_inverse=True
+        )
         decoded = [decode(jpeg) for jpeg in self.store.jpegs(row, wanted.tolist())]
         length = len(views[0].window)
         frames = np.empty((len(views), length, self.size, self.size, 3), np.uint8)
         draws = 1 if self.augment.draws == "shared" else len(PATHWAYS)
         colour = np.empty((len(views), draws, augmentation.COLOURS), np.float32)
         for index in range(len(views)):
-            crop = augmentation.draw_crop(self.augment, decoded[0].shape[0], decoded[0].shape[1], rng)
+            crop = augmentation.draw_crop(
+                self.augment, decoded[0].shape[0], decoded[0].shape[1], rng
+            )
             for position in range(length):
                 frame = decoded[back[index * length + position]]
                 frames[index, position] = augmentation.apply_crop(frame, crop, self.size)
             for draw in range(draws):
-                colour[index, draw] = augmentation.draw_colour(self.augment, base[index], self.size, rng)
+                colour[index, draw] = augmentation.draw_colour(
+                    self.augment, base[index], self.size, rng
+                )
         return {
             "frames": frames,
             "colour": colour,
-            **{pathway: np.stack([view.positions(pathway) for view in views]) for pathway in PATHWAYS},
-            **{f"{pathway}_part": np.array([view.part(pathway) for view in views]) for pathway in PATHWAYS},
+            **{
+                pathway: np.stack([view.positions(pathway) for view in views])
+                for pathway in PATHWAYS
+            },
+            **{
+                f"{pathway}_part": np.array([view.part(pathway) for view in views])
+                for pathway in PATHWAYS
+            },
             "video": row,
             "source": self.numbers.source[row],
             "label": self.numbers.label[row],
@@ -109,8 +129,11 @@ class LabelledClips(TwoViewClips):
 def pathway_inputs(
     batch: Batch, view: int, pathways: Sequence[str], device: torch.device, channels_last: bool
 ) -> dict[str, Tensor]:
-    """The window (B, 3, L, H, W) that each pathway sees in a view, normalised, made once where they see the same."""
-    frames, colour = (batch[name][:, view].to(device, non_blocking=True) for name in ("frames", "colour"))
+    """The window (B, 3, L, H, W) that each pathway sees in a view, normalised, made once where they
+    see the same."""
+    frames, colour = (
+        batch[name][:, view].to(device, non_blocking=True) for name in ("frames", "colour")
+    )
     made: dict[tuple[int, int, int], Tensor] = {}
     windows = {}
     for pathway in pathways:
@@ -126,7 +149,8 @@ def pathway_inputs(
 
 
 class EvalClips(Dataset[dict[str, Any]]):
-    """All frames of a video that its windows read, cropped, each once, and the windows as positions in them.
+    """All frames of a video that its windows read, cropped, each once, and the windows as positions
+    in them.
 
     Of ten crops, each has frames and windows of its own.
 
@@ -176,11 +200,16 @@ class EvalClips(Dataset[dict[str, Any]]):
             for number, crop in enumerate(self._crops(*frame.shape[:2])):
                 frames[number, position] = augmentation.apply_crop(frame, crop, self.size)
         first = len(jpegs) * np.arange(crops)[:, None, None]
-        windows = (first + back.reshape(len(views), -1)).reshape(crops * len(views), -1).astype(np.int64)
+        windows = (
+            (first + back.reshape(len(views), -1)).reshape(crops * len(views), -1).astype(np.int64)
+        )
         return {
             "frames": torch.from_numpy(frames).flatten(0, 1),
             "windows": torch.from_numpy(windows),
-            **{p: torch.from_numpy(np.stack([view.positions(p) for view in views] * crops)) for p in PATHWAYS},
+            **{
+                p: torch.from_numpy(np.stack([view.positions(p) for view in views] * crops))
+                for p in PATHWAYS
+            },
         }
 
     def _crops(self, height: int, width: int) -> list[augmentation.Crop]:

@@ -1,4 +1,5 @@
-"""Decoding one video into files of JPEG frames: the part of preparing that runs in a process that can be killed."""
+"""Decoding one video into files of JPEG frames: the part of preparing that runs in a process that
+can be killed."""
 
 from __future__ import annotations
 
@@ -96,7 +97,8 @@ class StorageError(VcsfError):
 
 
 class _Heartbeat:
-    """A file that is touched whenever a video gets on, so that whoever waits for it can tell slow from stuck.
+    """A file that is touched whenever a video gets on, so that whoever waits for it can tell slow
+    from stuck.
 
     Args:
         path: The file.
@@ -145,7 +147,9 @@ def decode(recording: DecodeJob) -> Decoded:
     writer = _ClipWriter(recording, decoded)
     try:
         decoder = registry.load().build("decoder", recording.decoder)
-        heart = _Heartbeat(heartbeat_path(recording.work))  # from here on the time without a frame counts
+        heart = _Heartbeat(
+            heartbeat_path(recording.work)
+        )  # from here on the time without a frame counts
         decoded.sha256 = sha256(recording.path, heart)
         reader: Reader = decoder.open(recording.path)
         decoded.declared = reader.declared
@@ -162,14 +166,17 @@ def decode(recording: DecodeJob) -> Decoded:
         decoded.problem = f"{recording.path} can't be read: {error.strerror or error}"
         decoded.unread = True
     except Exception as error:  # noqa: BLE001 - a decoder that fails on one video must not stop the others
-        decoded.problem = f"the decoder `{recording.decoder}` failed: {type(error).__name__}: {error}"
+        decoded.problem = (
+            f"the decoder `{recording.decoder}` failed: {type(error).__name__}: {error}"
+        )
     finally:
         writer.close()
     return decoded
 
 
 def sha256(path: Path, heart: _Heartbeat) -> str:
-    """The SHA-256 of a file, in hexadecimal; a large one takes longer than a video may be without a frame."""
+    """The SHA-256 of a file, in hexadecimal; a large one takes longer than a video may be without a
+    frame."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_HASHED_AT_ONCE):
@@ -179,7 +186,8 @@ def sha256(path: Path, heart: _Heartbeat) -> str:
 
 
 def judge(decoded: Decoded) -> str:
-    """What is wrong with a video that decoded without an error; one frame, or one in fifty, may be missing."""
+    """What is wrong with a video that decoded without an error; one frame, or one in fifty, may be
+    missing."""
     if decoded.read == 0:
         return "no frame could be decoded"
     if decoded.read == 1:
@@ -189,8 +197,11 @@ def judge(decoded: Decoded) -> str:
     return ""
 
 
-def _read_frames(reader: Reader, fps: float | None, decoded: Decoded, heart: _Heartbeat) -> Iterator[Frames]:
-    """Images of a video, at its own rate or at `fps`; `decoded.read` counts what was decoded, and each is a beat."""
+def _read_frames(
+    reader: Reader, fps: float | None, decoded: Decoded, heart: _Heartbeat
+) -> Iterator[Frames]:
+    """Images of a video, at its own rate or at `fps`; `decoded.read` counts what was decoded, and
+    each is a beat."""
 
     def counted() -> Iterator[Frame]:
         for frame in reader.stream():
@@ -208,7 +219,8 @@ def resample(frames: Iterator[Frame], own: float, fps: float) -> Iterator[Frames
     """At every multiple of 1/fps the frame that is on screen then.
 
     Args:
-        frames: The video's frames; one without a time follows the one before at the video's own rate.
+        frames: The video's frames; one without a time follows the one before at the video's own
+            rate.
         own: The video's own rate.
         fps: The rate wanted.
     """

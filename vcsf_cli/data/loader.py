@@ -21,7 +21,8 @@ from vcsf_cli.errors import RunError, VcsfError
 
 
 class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
-    """The batches of a stage: a permutation of the rows from (seed, epoch), the last incomplete batch left out.
+    """The batches of a stage: a permutation of the rows from (seed, epoch), the last incomplete
+    batch left out.
 
     Args:
         rows: Rows of the manifest to train on.
@@ -61,7 +62,9 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
                 yield [(epoch, int(row)) for row in chosen]
 
 
-def training_loader(clips: TwoViewClips, order: ResumableBatchSampler, workers: int, pin: bool) -> DataLoader[Batch]:
+def training_loader(
+    clips: TwoViewClips, order: ResumableBatchSampler, workers: int, pin: bool
+) -> DataLoader[Batch]:
     """Batches in order; what they hold does not depend on the number of workers."""
     return DataLoader(
         clips,
@@ -97,7 +100,8 @@ def iterate(loader: DataLoader[Item]) -> Iterator[Item]:
 
 @contextmanager
 def reader_deaths() -> Iterator[None]:
-    """Tells the death of a process that reads; torch raises it wherever the main process is, in the midst of a step too.
+    """Tells the death of a process that reads; torch raises it wherever the main process is, in the
+    midst of a step too.
 
     Raises:
         RunError: If a process that reads has died.
@@ -106,7 +110,9 @@ def reader_deaths() -> Iterator[None]:
         try:
             yield
         except (ConnectionError, EOFError):  # it was about to hand over a batch
-            time.sleep(1)  # torch's handler of its death comes right behind and raises here, not while we tell of it
+            time.sleep(
+                1
+            )  # torch's handler of its death comes right behind and raises here, not while we tell of it
             raise
     except (RuntimeError, ConnectionError, EOFError) as error:
         ours = ("DataLoader worker", "unable to resize file")
@@ -114,13 +120,15 @@ def reader_deaths() -> Iterator[None]:
             raise
         raise RunError(
             f"a process that reads clips died: {str(error).splitlines()[0]}",
-            "memory or /dev/shm may be too small: --workers 0 does without, and the same command goes on",
+            "memory or /dev/shm may be too small: --workers 0 does without, and the same command "
+            "goes on",
         ) from error
 
 
 @contextmanager
 def _sigterm_held_back() -> Iterator[None]:
-    """Processes that are begun here are begun with SIGTERM held back: none comes before `leave_signals` knows what to do."""
+    """Processes that are begun here are begun with SIGTERM held back: none comes before
+    `leave_signals` knows what to do."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         yield
@@ -129,8 +137,9 @@ def _sigterm_held_back() -> Iterator[None]:
 
 
 def leave_signals(worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM, which a cluster's scheduler sends to all processes at once, to the main process: it finishes
-    its step and saves. A worker ends when the main process itself says so, and computes on one thread."""
+    """Leave Ctrl-C and SIGTERM, which a cluster's scheduler sends to all processes at once, to the
+    main process: it finishes its step and saves. A worker ends when the main process itself says
+    so, and computes on one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     if parent is not None and hasattr(signal, "sigwaitinfo"):
@@ -141,7 +150,8 @@ def leave_signals(worker: int) -> None:
 
 
 def _exit_on_sigterm(parent: int) -> None:
-    """End this process at a SIGTERM from another one, and pass over those that come from elsewhere."""
+    """End this process at a SIGTERM from another one, and pass over those that come from
+    elsewhere."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
@@ -149,4 +159,9 @@ def _exit_on_sigterm(parent: int) -> None:
 
 def video_loader(videos: EvalClips, workers: int) -> DataLoader[dict[str, Any]]:
     """One video at a time, in order."""
-    return DataLoader(videos, batch_size=None, num_workers=workers, worker_init_fn=leave_signals if workers else None)
+    return DataLoader(
+        videos,
+        batch_size=None,
+        num_workers=workers,
+        worker_init_fn=leave_signals if workers else None,
+    )

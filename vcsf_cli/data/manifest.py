@@ -38,7 +38,10 @@ _SCHEMA = pa.schema(
         ("shard", pa.int64()),
         ("offset", pa.int64()),  # of the clip's bytes in its shard
         ("bytes", pa.int64()),
-        ("frame_offsets", pa.list_(pa.int64())),  # of every frame in the shard, and of the end of the last one
+        (
+            "frame_offsets",
+            pa.list_(pa.int64()),
+        ),  # of every frame in the shard, and of the end of the last one
         ("sha256", pa.string()),  # of the clip's bytes
     ]
 )
@@ -68,12 +71,16 @@ class Manifest:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of what the clips are and which parts they belong to; where their bytes lie does not matter."""
-        content = self.table.drop(columns=list(_WHERE)).to_json(orient="split", index=False, double_precision=6)
+        """SHA-256 of what the clips are and which parts they belong to; where their bytes lie does
+        not matter."""
+        content = self.table.drop(columns=list(_WHERE)).to_json(
+            orient="split", index=False, double_precision=6
+        )
         return hashlib.sha256(content.encode()).hexdigest()
 
     def training_part(self, split: int) -> Indices:
-        """Rows to train on: the training part of a split, or all rows if no clip has a part in it."""
+        """Rows to train on: the training part of a split, or all rows if no clip has a part in
+        it."""
         has_parts = (self.table[f"split{split}"] != "").any()
         return self.part(split, "train") if has_parts else np.arange(len(self.table))
 
@@ -98,14 +105,16 @@ class Manifest:
             begun = (folder / SETTINGS).is_file()
             state = "is not prepared to its end" if begun else "is not prepared"
             raise InputError(
-                f"dataset {name} {state}: there is no {folder / FILE}", f"{prepare}; --data says where datasets are"
+                f"dataset {name} {state}: there is no {folder / FILE}",
+                f"{prepare}; --data says where datasets are",
             )
         try:
             table = pq.read_table(folder / FILE, schema=_SCHEMA).to_pandas()
             settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(
-                f"{folder / FILE} is damaged: {error}", f"delete the folder and prepare again: {prepare}"
+                f"{folder / FILE} is damaged: {error}",
+                f"delete the folder and prepare again: {prepare}",
             ) from error
         return cls(folder, table, settings)
 
@@ -113,8 +122,9 @@ class Manifest:
 def read_parts(folder: Path) -> dict[str, tuple[str, str, str]]:
     """The part in each split of every recording of a dataset; none if no manifest was written yet.
 
-    A recording of which only unlabelled clips are left is test where these have no part: that is how test parts are drawn.
-    In a split without any part everything is training data, as it is for a training.
+    A recording of which only unlabelled clips are left is test where these have no part: that is
+    how test parts are drawn. In a split without any part everything is training data, as it is for
+    a training.
 
     Raises:
         DataError: If the manifest is damaged.
@@ -127,13 +137,16 @@ def read_parts(folder: Path) -> dict[str, tuple[str, str, str]]:
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(
             f"{path} is damaged: {error}",
-            "bring it back: it says which part each recording was drawn into; without it, delete it to draw them anew, and "
+            "bring it back: it says which part each recording was drawn into; without it, delete "
+            "it to draw them anew, and "
             "train again",
         ) from error
     unlabelled = table["label"].isna().groupby(table["source"]).all()
     found = {}
     for split in SPLITS:
-        has_train, has_test = (table[split].eq(part).groupby(table["source"]).any() for part in ("train", "test"))
+        has_train, has_test = (
+            table[split].eq(part).groupby(table["source"]).any() for part in ("train", "test")
+        )
         if not has_train.any() and not has_test.any():
             has_train |= True
         found[split] = np.select([has_train, has_test | unlabelled], ["train", "test"], "").tolist()

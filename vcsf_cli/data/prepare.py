@@ -1,9 +1,9 @@
-"""Preparing a dataset: every video is decoded once, in parallel, and appended to the store in the listing's order.
+"""Preparing a dataset: every video is decoded once, in parallel, and appended to the store in the
+listing's order.
 
-What is finished is in `journal.jsonl`, one line a video, written after the video's clips are in their shard. A call
-that finds a journal cuts off whatever lies behind the last line, and goes on: no finished video is decoded again, and
-the final bytes are those of an uninterrupted call.
-"""
+What is finished is in `journal.jsonl`, one line a video, written after the video's clips are in
+their shard. A call that finds a journal cuts off whatever lies behind the last line, and goes on:
+no finished video is decoded again, and the final bytes are those of an uninterrupted call."""
 
 from __future__ import annotations
 
@@ -25,7 +25,14 @@ from pebble import ProcessExpired, ProcessPool
 from vcsf_cli import registry
 from vcsf_cli.contracts import Dataset, Video
 from vcsf_cli.data import manifest
-from vcsf_cli.data.decode import Decoded, DecodeJob, StorageError, decode, heartbeat_path, ignore_interrupts
+from vcsf_cli.data.decode import (
+    Decoded,
+    DecodeJob,
+    StorageError,
+    decode,
+    heartbeat_path,
+    ignore_interrupts,
+)
 from vcsf_cli.data.store import SHARD_BYTES, ShardWriter, member_name, read_description, shard_name
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.narrate import Progress, say
@@ -113,7 +120,8 @@ class _Journal:
 
     @staticmethod
     def _lies_there(folder: Path, entry: dict[str, Any]) -> bool:
-        """Whether an entry's shard is long enough: after a power cut the journal may be ahead of it."""
+        """Whether an entry's shard is long enough: after a power cut the journal may be ahead of
+        it."""
         if not entry["clips"]:
             return True
         for name in (shard_name(entry["shard"]), f"{shard_name(entry['shard'])}.partial"):
@@ -198,12 +206,15 @@ class Preparation:
         """Prepare what is not prepared yet.
 
         Raises:
-            InputError: If the folder holds a dataset of other settings, videos or labels, or another process is
-                preparing it.
+            InputError: If the folder holds a dataset of other settings, videos or labels, or
+                another process is preparing it.
             DataError: If there is no video, a prepared one has changed, or the disk is full.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        busy = InputError(f"{self.folder} is being prepared by another process", "wait for it, or give another --name")
+        busy = InputError(
+            f"{self.folder} is being prepared by another process",
+            "wait for it, or give another --name",
+        )
         with files.only_one(self.folder / "lock", busy):
             self._check_settings()
             with registry.load().blame_for("dataset", self.settings.kind):
@@ -214,7 +225,9 @@ class Preparation:
             for remark in remarks:
                 say(remark)
             path = self.folder / manifest.SETTINGS
-            if not path.exists():  # only now: a call that finds no video binds nobody to its options
+            if (
+                not path.exists()
+            ):  # only now: a call that finds no video binds nobody to its options
                 files.write_text(path, json.dumps(asdict(self.settings), indent=2) + "\n")
             self.journal = _Journal(self.folder)
             self._check_listing(videos)
@@ -222,8 +235,11 @@ class Preparation:
             for left_over in self.folder.glob(f"{_WORK}*"):
                 shutil.rmtree(left_over, ignore_errors=True)
             try:
-                # Every call has its own: a worker that outlives a killed call goes on writing into its call's.
-                with tempfile.TemporaryDirectory(prefix=_WORK, dir=self.folder, ignore_cleanup_errors=True) as work:
+                # Every call has its own: a worker that outlives a killed call goes on writing into
+                # its call's.
+                with tempfile.TemporaryDirectory(
+                    prefix=_WORK, dir=self.folder, ignore_cleanup_errors=True
+                ) as work:
                     self._store(todo, len(videos), self._members(videos), Path(work))
             except (OSError, StorageError) as error:
                 message = (
@@ -250,7 +266,9 @@ class Preparation:
                 f"delete {self.folder} and prepare again, or give another --name",
             )
         differing = [
-            f"{key} {there.get(key)!r}, not {value!r}" for key, value in wanted.items() if there.get(key) != value
+            f"{key} {there.get(key)!r}, not {value!r}"
+            for key, value in wanted.items()
+            if there.get(key) != value
         ]
         if differing:
             raise InputError(
@@ -259,7 +277,8 @@ class Preparation:
             )
 
     def _check_listing(self, videos: list[Video]) -> None:
-        """See that what is stored is among the videos, and described as it was then: the shards can't be rewritten."""
+        """See that what is stored is among the videos, and described as it was then: the shards
+        can't be rewritten."""
         stored = [entry for entry in self.journal.entries.values() if entry["clips"]]
         listed = {video.name: _listing_entry(video) for video in videos}
         beside = "give another --name for a dataset beside it"
@@ -267,14 +286,16 @@ class Preparation:
         if vanished:
             more = f" and {len(vanished) - 3:,} more" if len(vanished) > 3 else ""
             raise InputError(
-                f"{self.folder} holds videos that are not there any more: {', '.join(vanished[:3])}{more}",
+                f"{self.folder} holds videos that are not there any more: "
+                f"{', '.join(vanished[:3])}{more}",
                 f"if this is another --source, {beside}; else bring them back",
             )
         for entry in stored:
             for key, value in listed[entry["name"]].items():
                 if entry.get(key, value) != value:
                     raise InputError(
-                        f"{self.folder} was prepared with another {key} of {entry['name']}: {entry[key]!r}, not "
+                        f"{self.folder} was prepared with another {key} of {entry['name']}: "
+                        f"{entry[key]!r}, not "
                         f"{value!r}; that comes from {self._origin(key)}",
                         f"give it as before, or {beside}",
                     )
@@ -289,11 +310,16 @@ class Preparation:
 
     def _members(self, videos: list[Video]) -> dict[str, str]:
         entries = self.journal.entries.values()
-        stored = {entry["member"]: entry["name"] for entry in entries if entry["clips"] and "member" in entry}
+        stored = {
+            entry["member"]: entry["name"]
+            for entry in entries
+            if entry["clips"] and "member" in entry
+        }
         return member_names(videos, stored)
 
     def _todo(self, videos: list[Video]) -> list[Video]:
-        """The videos that are not finished: new ones, bad ones whose file has changed, what crashed or took too long."""
+        """The videos that are not finished: new ones, bad ones whose file has changed, what crashed
+        or took too long."""
         todo = []
         corrected = {}
         for video in videos:
@@ -305,9 +331,12 @@ class Preparation:
             changed = size != entry["size"]
             if changed and not entry["problem"]:
                 if not self._is_the_original(video, entry):
-                    was = f" (it had {entry['size']:,} bytes then)" if entry["size"] != _GONE else ""
+                    was = (
+                        f" (it had {entry['size']:,} bytes then)" if entry["size"] != _GONE else ""
+                    )
                     raise DataError(
-                        f"{video.path} {'is gone' if size == _GONE else 'has changed'} since it was prepared{was}",
+                        f"{video.path} {'is gone' if size == _GONE else 'has changed'} since it "
+                        f"was prepared{was}",
                         "prepare the dataset under another --name, or bring the file back",
                     )
                 corrected[video.name] = size
@@ -320,12 +349,14 @@ class Preparation:
         return todo
 
     def _is_the_original(self, video: Video, entry: dict[str, Any]) -> bool:
-        """Whether a file is the one that was decoded, where the journal lacks its size: earlier versions looked only
-        after decoding, when a disk may have been unplugged."""
+        """Whether a file is the one that was decoded, where the journal lacks its size: earlier
+        versions looked only after decoding, when a disk may have been unplugged."""
         if entry["size"] != _GONE:
             return False
         clip = entry["clips"][0]
-        description = read_description(self.folder, entry["shard"], clip["offset"] + sum(clip["sizes"]))
+        description = read_description(
+            self.folder, entry["shard"], clip["offset"] + sum(clip["sizes"])
+        )
         return bool(description["original_sha256"] == files.sha256(video.path))
 
     def _store(self, todo: list[Video], total: int, members: dict[str, str], work: Path) -> None:
@@ -341,19 +372,28 @@ class Preparation:
     def _bad(self) -> int:
         return sum(bool(entry["problem"]) for entry in self.journal.entries.values())
 
-    def _decoded(self, todo: list[Video], work: Path) -> Iterator[tuple[Video, int, Decoded, float | None]]:
-        """Every video in order, its file's size before it was decoded, what came of it, and the time limit above which
-        it is worth another try, None if never."""
+    def _decoded(
+        self, todo: list[Video], work: Path
+    ) -> Iterator[tuple[Video, int, Decoded, float | None]]:
+        """Every video in order, its file's size before it was decoded, what came of it, and the
+        time limit above which it is worth another try, None if never."""
         waiting: deque[tuple[Video, Task]] = deque()
         left = iter(enumerate(todo))
         context = multiprocessing.get_context("spawn")
-        with ProcessPool(max_workers=self.workers, context=context, initializer=ignore_interrupts) as pool:
+        with ProcessPool(
+            max_workers=self.workers, context=context, initializer=ignore_interrupts
+        ) as pool:
             try:
                 while True:
-                    while len(waiting) < 3 * self.workers and (following := next(left, None)) is not None:
+                    while (
+                        len(waiting) < 3 * self.workers
+                        and (following := next(left, None)) is not None
+                    ):
                         number, video = following
                         recording = self._recording(video, str(work / f"{number:07d}"))
-                        size = file_size(video.path)  # not later: a disk may be unplugged while it is decoded
+                        size = file_size(
+                            video.path
+                        )  # not later: a disk may be unplugged while it is decoded
                         future = pool.schedule(decode, args=[recording])
                         waiting.append((video, Task(future, heartbeat_path(recording.work), size)))
                     if not waiting:
@@ -366,7 +406,9 @@ class Preparation:
                     except CancelledError:
                         problem = f"no frame for {self.time_limit:g} s: killed; see --time-limit"
                         yield video, task.size, Decoded(problem=problem), self.time_limit
-                    except ProcessExpired as error:  # perhaps the system had no memory left: the next call tries again
+                    except (
+                        ProcessExpired
+                    ) as error:  # perhaps the system had no memory left: the next call tries again
                         problem = f"the decoder crashed (exit status {error.exitcode})"
                         yield video, task.size, Decoded(problem=problem), 0.0
                     for left_over in work.glob(f"{task.heartbeat.stem}*"):
@@ -378,20 +420,31 @@ class Preparation:
     def _recording(self, video: Video, work: str) -> DecodeJob:
         settings = self.settings
         longest = None if self.dataset.benchmark else settings.max_seconds
-        return DecodeJob(video.path, work, settings.decoder, settings.size, settings.quality, settings.fps, longest)
+        return DecodeJob(
+            video.path,
+            work,
+            settings.decoder,
+            settings.size,
+            settings.quality,
+            settings.fps,
+            longest,
+        )
 
     def _await(self, first: Task, tasks: list[Task]) -> None:
         """Wait until one task is done, killing every one that stands still for too long."""
         before = time.monotonic()
         while not wait([first.future], SECONDS_BETWEEN_LOOKS).done:
             now = time.monotonic()
-            # A look that took longer was no look: this process itself stood still, and perhaps all of them.
+            # A look that took longer was no look: this process itself stood still, and perhaps all
+            # of them.
             seconds, before = min(now - before, _LONGEST_LOOK), now
             for task in tasks:
                 if task.still_for(seconds) >= self.time_limit:
                     task.future.cancel()  # which kills its process
 
-    def _append(self, writer: ShardWriter, video: Video, size: int, decoded: Decoded, member: str) -> dict[str, Any]:
+    def _append(
+        self, writer: ShardWriter, video: Video, size: int, decoded: Decoded, member: str
+    ) -> dict[str, Any]:
         """Append a video's clips to the store and describe them for the journal."""
         keeps = decoded.clips and (not decoded.problem or self.settings.on_bad == "keep")
         clips = []
@@ -400,7 +453,12 @@ class Preparation:
         for number, clip in enumerate(decoded.clips):
             suffix = f"#{number:03d}" if len(decoded.clips) > 1 else ""
             if keeps:
-                shape = {"frames": len(clip.sizes), "fps": decoded.fps, "width": clip.width, "height": clip.height}
+                shape = {
+                    "frames": len(clip.sizes),
+                    "fps": decoded.fps,
+                    "width": clip.width,
+                    "height": clip.height,
+                }
                 description = {
                     "video": video.name + suffix,
                     **_listing_entry(video),
@@ -426,7 +484,8 @@ class Preparation:
             "name": video.name,
             "member": member,
             **_listing_entry(video),
-            # A bad video whose file changed or vanished meanwhile gets no file's size: the next call tries it again.
+            # A bad video whose file changed or vanished meanwhile gets no file's size: the next
+            # call tries it again.
             "size": size if not decoded.problem or size == file_size(video.path) else _GONE,
             "problem": decoded.problem,
             "read": decoded.read,
@@ -445,11 +504,14 @@ class Preparation:
             table.writerow(["video", "reason", "frames_read", "frames_declared", "kept"])
             for entry in problems:
                 kept = "yes" if entry["clips"] else "no"
-                table.writerow([entry["name"], entry["problem"], entry["read"], entry["declared"], kept])
+                table.writerow(
+                    [entry["name"], entry["problem"], entry["read"], entry["declared"], kept]
+                )
         rows = [row for video, entry in entries for row in _manifest_rows(video, entry)]
         if not rows:
             raise DataError(
-                f"none of the {len(videos)} videos could be prepared", f"the reasons are in {self.folder / PROBLEMS}"
+                f"none of the {len(videos)} videos could be prepared",
+                f"the reasons are in {self.folder / PROBLEMS}",
             )
         manifest.write(self.folder, rows)
         frames, size = sum(row["frames"] for row in rows), sum(row["bytes"] for row in rows)
@@ -470,7 +532,8 @@ def _listing_entry(video: Video) -> dict[str, str | None]:
 
 
 def _manifest_rows(video: Video, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The manifest's rows of a video: labels and parts are the listing's, the rest is the journal's."""
+    """The manifest's rows of a video: labels and parts are the listing's, the rest is the
+    journal's."""
     for clip in entry["clips"]:
         offsets = [clip["offset"]]
         for size in clip["sizes"]:
@@ -487,11 +550,13 @@ def _manifest_rows(video: Video, entry: dict[str, Any]) -> Iterator[dict[str, An
 
 
 def member_names(videos: list[Video], stored: dict[str, str]) -> dict[str, str]:
-    """Names in the shards, no two alike: the path without its ending, or with it where that is another video's name too.
+    """Names in the shards, no two alike: the path without its ending, or with it where that is
+    another video's name too.
 
     Args:
         videos: All videos.
-        stored: The video whose clips have a name already, by name; a video added later can't have it.
+        stored: The video whose clips have a name already, by name; a video added later can't have
+            it.
     """
     endings = {video.name: PurePosixPath(video.name).suffix for video in videos}
     names = {name: name.removesuffix(ending) for name, ending in endings.items()}
@@ -501,7 +566,9 @@ def member_names(videos: list[Video], stored: dict[str, str]) -> dict[str, str]:
     taken = {*names.values()}
     found = {}
     for video, name in names.items():
-        while stored.get(member_name(name), video) != video or (name != names[video] and name in taken):
+        while stored.get(member_name(name), video) != video or (
+            name != names[video] and name in taken
+        ):
             name += endings[video] or "~"
         taken.add(name)
         found[video] = member_name(name)

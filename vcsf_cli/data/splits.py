@@ -1,8 +1,8 @@
-"""Which clips do what: query and gallery, and of a training part those with labels and those held out, drawn by class, from
-a seed, by whole recordings.
+"""Which clips do what: query and gallery, and of a training part those with labels and those held
+out, drawn by class, from a seed, by whole recordings.
 
-Clips cut from one recording show the same scene: a clip whose sibling was learned from says nothing about new videos.
-"""
+Clips cut from one recording show the same scene: a clip whose sibling was learned from says nothing
+about new videos."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ class LabelBudget:
             return cls(text, share=float(percent[1]) / 100)
         if number and int(number[1]):
             return cls(text, count=int(number[1]))
-        raise ValueError(f"`{text}` is neither a percentage nor a number of clips; write 1%, 10% or 5-per-class")
+        raise ValueError(
+            f"`{text}` is neither a percentage nor a number of clips; write 1%, 10% or 5-per-class"
+        )
 
     def of(self, clips: int) -> int:
         """How many of a class's clips have a label: at least one."""
@@ -58,8 +60,11 @@ class LabelBudget:
         return min(clips, self.count or 1)
 
 
-def draw_labelled(rows: Indices, label: Labels, source: Labels, few: LabelBudget, seed: int) -> Indices:
-    """Rows that have a label: of each class one recording after the other in seeded order, the last one perhaps in part.
+def draw_labelled(
+    rows: Indices, label: Labels, source: Labels, few: LabelBudget, seed: int
+) -> Indices:
+    """Rows that have a label: of each class one recording after the other in seeded order, the last
+    one perhaps in part.
 
     Args:
         rows: Rows of the manifest to draw from.
@@ -77,9 +82,11 @@ def draw_labelled(rows: Indices, label: Labels, source: Labels, few: LabelBudget
     return np.sort(np.array(drawn, np.int64))
 
 
-def hold_out(rows: Indices, label: Labels, source: Labels, share: float, seed: int) -> tuple[Indices, Indices]:
-    """Rows that learn and rows that choose: whole recordings, about `share` of each class's, at least one of each class
-    that can spare one.
+def hold_out(
+    rows: Indices, label: Labels, source: Labels, share: float, seed: int
+) -> tuple[Indices, Indices]:
+    """Rows that learn and rows that choose: whole recordings, about `share` of each class's, at
+    least one of each class that can spare one.
 
     Returns:
         Both parts. Where most classes can't spare a recording all rows learn and none chooses.
@@ -92,7 +99,9 @@ def hold_out(rows: Indices, label: Labels, source: Labels, share: float, seed: i
         classes_of.setdefault(source[row], set()).add(label[row])
     held: set[object] = set()
     for number, name in enumerate(classes):
-        wanted = max(1, round(share * len(recordings[name]))) - len(held.intersection(recordings[name]))
+        wanted = max(1, round(share * len(recordings[name]))) - len(
+            held.intersection(recordings[name])
+        )
         for recording in np.random.default_rng((seed, number)).permutation(recordings[name]):
             if wanted <= 0:
                 break
@@ -138,13 +147,18 @@ class QueryGallery:
 
 
 def query_gallery(manifest: Manifest, split: int) -> QueryGallery:
-    """Test clips query training clips; without labels or without a test part all clips query the others."""
+    """Test clips query training clips; without labels or without a test part all clips query the
+    others."""
     table = manifest.table
     labelled = table["label"].notna().to_numpy()
     test, train = manifest.part(split, "test"), manifest.part(split, "train")
     test, train = test[labelled[test]], train[labelled[train]]
     if len(test) and len(train):
         outside = len(table) - len(test) - len(train)
-        words = f"{outside:,} clips are in neither part of split {split} or have no label" if outside else "none"
+        words = (
+            f"{outside:,} clips are in neither part of split {split} or have no label"
+            if outside
+            else "none"
+        )
         return QueryGallery(test, train, False, words)
     return QueryGallery(np.arange(len(table)), np.arange(len(table)), True, "none")

@@ -1,8 +1,9 @@
-"""The store of prepared clips: tar shards whose members are streams of JPEG frames, each with a `.json` beside it.
+"""The store of prepared clips: tar shards whose members are streams of JPEG frames, each with a
+`.json` beside it.
 
-A shard is a plain tar file: `tar` lists it, WebDataset reads it, and a member `.mjpeg` plays in ffmpeg. Its bytes
-depend on the clips and their order alone, not on who wrote it when, nor on interruptions.
-"""
+A shard is a plain tar file: `tar` lists it, WebDataset reads it, and a member `.mjpeg` plays in
+ffmpeg. Its bytes depend on the clips and their order alone, not on who wrote it when, nor on
+interruptions."""
 
 from __future__ import annotations
 
@@ -30,9 +31,14 @@ def shard_name(number: int) -> str:
 
 
 def member_name(video: str) -> str:
-    """A clip's name in a shard, without its ending: WebDataset splits names at the first dot and some tools trip over
-    other characters, so in every part of the path they are written as `%` and two hexadecimal digits."""
-    return re.sub(r"[^A-Za-z0-9_/-]", lambda match: "".join(f"%{byte:02X}" for byte in match.group().encode()), video)
+    """A clip's name in a shard, without its ending: WebDataset splits names at the first dot and
+    some tools trip over other characters, so in every part of the path they are written as `%` and
+    two hexadecimal digits."""
+    return re.sub(
+        r"[^A-Za-z0-9_/-]",
+        lambda match: "".join(f"%{byte:02X}" for byte in match.group().encode()),
+        video,
+    )
 
 
 class ShardWriter:
@@ -154,8 +160,11 @@ class FrameStore:
         self.videos = table["video"].to_numpy(object)
         self.shards = table["shard"].to_numpy(np.int64)
         lengths = table["frames"].to_numpy(np.int64) + 1
-        # One flat array instead of a list a clip: it is shared by forked workers without being copied.
-        self.offsets = np.concatenate([*table["frame_offsets"], np.empty(0, np.int64)]).astype(np.int64)
+        # One flat array instead of a list a clip: it is shared by forked workers without being
+        # copied.
+        self.offsets = np.concatenate([*table["frame_offsets"], np.empty(0, np.int64)]).astype(
+            np.int64
+        )
         self.starts = np.concatenate([[0], np.cumsum(lengths)])
         self._files: dict[int, int] = {}
         self._process = os.getpid()
@@ -164,7 +173,8 @@ class FrameStore:
         return self.__dict__ | {"_files": {}}
 
     def jpegs(self, row: int, frames: Sequence[int]) -> list[bytes]:
-        """The JPEGs of a clip's frames, in the order asked for; rising runs of frames are read at once.
+        """The JPEGs of a clip's frames, in the order asked for; rising runs of frames are read at
+        once.
 
         Raises:
             DataError: If the shard is missing or too short.
@@ -186,14 +196,21 @@ class FrameStore:
     def _read(self, row: int, begin: int, end: int) -> bytes:
         shard = int(self.shards[row])
         path = self.folder / shard_name(shard)
-        if self._process != os.getpid():  # a file position is never used, but a parent may close its files
+        if (
+            self._process != os.getpid()
+        ):  # a file position is never used, but a parent may close its files
             self._files, self._process = {}, os.getpid()
         try:
             if shard not in self._files:
                 self._files[shard] = os.open(path, os.O_RDONLY)
             data = os.pread(self._files[shard], end - begin, begin)
         except OSError as error:
-            raise DataError(f"{path} can't be read: {error.strerror}", "prepare the dataset again") from error
+            raise DataError(
+                f"{path} can't be read: {error.strerror}", "prepare the dataset again"
+            ) from error
         if len(data) != end - begin:
-            raise DataError(f"{path} is too short for {self.videos[row]}", "it was damaged: prepare the dataset again")
+            raise DataError(
+                f"{path} is too short for {self.videos[row]}",
+                "it was damaged: prepare the dataset again",
+            )
         return data

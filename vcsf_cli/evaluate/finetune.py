@@ -58,7 +58,9 @@ class Classifier(nn.Module):
         seed: Of the new layers.
     """
 
-    def __init__(self, model: TwoPathways, pathways: tuple[str, ...], classes: int, dropout: float, seed: int) -> None:
+    def __init__(
+        self, model: TwoPathways, pathways: tuple[str, ...], classes: int, dropout: float, seed: int
+    ) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict({name: model.pathway(name) for name in pathways})
         self.dropout = nn.Dropout(dropout)
@@ -73,7 +75,9 @@ class Classifier(nn.Module):
         for name in pathways:
             model.pathway(name).head.requires_grad_(False)
 
-    def forward(self, windows: Mapping[str, Tensor], positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(
+        self, windows: Mapping[str, Tensor], positions: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         """Logits (B, classes) by pathway.
 
         Args:
@@ -87,12 +91,14 @@ class Classifier(nn.Module):
         return found
 
     def features(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Probabilities (B, classes) by pathway; of a video they are the mean over its windows, as features are."""
+        """Probabilities (B, classes) by pathway; of a video they are the mean over its windows, as
+        features are."""
         logits = self({name: pathway_window(windows, name) for name in self.layers}, positions)
         return {name: values.softmax(1) for name, values in logits.items()}
 
     def groups(self, backbone_scale: float) -> list[dict[str, Any]]:
-        """Weights for the optimiser: new layers at the scheduled learning rate, all else at a share of it."""
+        """Weights for the optimiser: new layers at the scheduled learning rate, all else at a share
+        of it."""
         backbone = [weight for weight in self.encoders.parameters() if weight.requires_grad]
         return [
             {"params": list(self.layers.parameters()), "lr_scale": 1.0},
@@ -115,8 +121,16 @@ class _ClassifyTask:
         machine: The same, for the check.
     """
 
-    def __init__(self, job: Job, model: Classifier, position: TrainState, fabric: Fabric, machine: Compute) -> None:
-        self.job, self.model, self.position, self.fabric, self.machine = job, model, position, fabric, machine
+    def __init__(
+        self, job: Job, model: Classifier, position: TrainState, fabric: Fabric, machine: Compute
+    ) -> None:
+        self.job, self.model, self.position, self.fabric, self.machine = (
+            job,
+            model,
+            position,
+            fabric,
+            machine,
+        )
         self.protocol = cast(Finetune, job.protocol)
         self.channels_last = job.run.recipe.first_stage.speed.channels_last
         self.videos = job.manifest.table["video"].to_numpy(object)
@@ -132,11 +146,14 @@ class _ClassifyTask:
         """Nothing has to be filled."""
 
     def step(self, batch: Batch) -> Iterator[tuple[float, Terms]]:
-        """Cross-entropy of each pathway and their sum, of each part of a batch, with the part's share of the batch."""
+        """Cross-entropy of each pathway and their sum, of each part of a batch, with the part's
+        share of the batch."""
         size = len(batch["video"])
         for rows in torch.arange(size).chunk(self.protocol.train.accumulate):
             part = {name: values[rows] for name, values in batch.items()}
-            windows = pathway_inputs(part, 0, self.job.pathways, self.fabric.device, self.channels_last)
+            windows = pathway_inputs(
+                part, 0, self.job.pathways, self.fabric.device, self.channels_last
+            )
             with self.fabric.autocast():
                 logits = self.model(windows, {name: part[name][:, 0] for name in self.job.pathways})
             target = torch.from_numpy(self.job.known[part["video"].numpy()]).to(self.fabric.device)
@@ -144,7 +161,9 @@ class _ClassifyTask:
             for pathway, values in logits.items():
                 terms[f"{pathway}_loss"] = functional.cross_entropy(values, target)
                 terms[f"{pathway}_top1"] = (values.argmax(1) == target).float().mean()
-            terms["loss"] = torch.stack([terms[f"{pathway}_loss"] for pathway in self.job.pathways]).sum()
+            terms["loss"] = torch.stack(
+                [terms[f"{pathway}_loss"] for pathway in self.job.pathways]
+            ).sum()
             yield len(rows) / size, terms
 
     def average_gradients(self) -> None:
@@ -158,16 +177,27 @@ class _ClassifyTask:
         return {}
 
     def evaluate(self) -> dict[str, float]:
-        """Share of right answers on held-out recordings by pathway; what is better than before is kept."""
+        """Share of right answers on held-out recordings by pathway; what is better than before is
+        kept."""
         rows = self.job.division.chooses
         if not len(rows):
             return {}
-        found, target = predict(self.job, self.model, rows, self.machine, "centre"), self.job.known[rows]
-        shares = {pathway: float(right(values, target).mean()) for pathway, values in with_both(found).items()}
+        found, target = (
+            predict(self.job, self.model, rows, self.machine, "centre"),
+            self.job.known[rows],
+        )
+        shares = {
+            pathway: float(right(values, target).mean())
+            for pathway, values in with_both(found).items()
+        }
         for pathway in self.job.pathways:
             if pathway not in self.best or shares[pathway] > self.best[pathway]["share"]:
                 weights = copy.deepcopy(self.model.of(pathway).state_dict())
-                self.best[pathway] = {"share": shares[pathway], "epoch": self.position.epoch, "weights": weights}
+                self.best[pathway] = {
+                    "share": shares[pathway],
+                    "epoch": self.position.epoch,
+                    "weights": weights,
+                }
         return {f"{pathway}_held_out_top1": share for pathway, share in shares.items()}
 
     def name(self, batch: Batch) -> list[str]:
@@ -190,12 +220,16 @@ class _ClassifyTask:
     def take_best(self, path: Path) -> None:
         """Put each pathway back to its best epoch, where epochs were compared."""
         for pathway, best in self.best.items():
-            say(f"{pathway}: epoch {best['epoch']} chosen, {best['share']:.1%} right on held-out recordings")
+            say(
+                f"{pathway}: epoch {best['epoch']} chosen, {best['share']:.1%} right on held-out "
+                f"recordings"
+            )
             checkpoint.load_weights(self.model.of(pathway), best["weights"], path)
 
 
 def measure(job: Job, machine: Compute) -> pd.DataFrame:
-    """Measure by classification, as the job's protocol says: tidy rows with the columns of `results.csv`.
+    """Measure by classification, as the job's protocol says: tidy rows with the columns of
+    `results.csv`.
 
     Raises:
         RunError: If another process is at it, or the work fails.
@@ -211,7 +245,9 @@ def finetune(job: Job, machine: Compute) -> pd.DataFrame:
         RunError: If another process is at it, or the training fails.
     """
     rows = run_job(job, machine, _learn_and_predict)
-    Run(job.folder, job.run.recipe).checkpoint.unlink(missing_ok=True)  # classifier.pt is what stays
+    Run(job.folder, job.run.recipe).checkpoint.unlink(
+        missing_ok=True
+    )  # classifier.pt is what stays
     return rows
 
 
@@ -242,7 +278,10 @@ def _build_classifier(job: Job, fabric: Fabric) -> Classifier:
     """The classifier at its start, on its device."""
     dropout = cast(Finetune, job.protocol).dropout
     return cast(
-        Classifier, fabric.to_device(Classifier(job.network(), job.pathways, len(job.classes), dropout, job.seed))
+        Classifier,
+        fabric.to_device(
+            Classifier(job.network(), job.pathways, len(job.classes), dropout, job.seed)
+        ),
     )
 
 
@@ -265,7 +304,12 @@ def learn(job: Job, run: Run, model: Classifier, fabric: Fabric, machine: Comput
         training_loader(
             _labelled_clips(job),
             ResumableBatchSampler(
-                job.division.learns, plan.clips, job.seed, position.epoch, plan.epochs, position.batch
+                job.division.learns,
+                plan.clips,
+                job.seed,
+                position.epoch,
+                plan.epochs,
+                position.batch,
             ),
             machine.num_workers,
             pin=fabric.device.type == "cuda",
@@ -322,12 +366,14 @@ def own_checkpoint(job: Job, run: Run) -> dict[str, Any]:
     saved = checkpoint.load(run.checkpoint, KIND)
     if saved["classes"] != job.classes:
         raise RunError(
-            f"{run.checkpoint} tells {len(saved['classes'])} classes apart, {job.manifest.name} has {len(job.classes)} others",
+            f"{run.checkpoint} tells {len(saved['classes'])} classes apart, {job.manifest.name} "
+            f"has {len(job.classes)} others",
             f"it is another dataset's: delete {run.folder} and start again",
         )
     if json.loads(saved["job"]) != job.identity:
         raise RunError(
-            f"{run.checkpoint} is another fine-tuning's", f"bring back its own, or delete {run.folder} and start again"
+            f"{run.checkpoint} is another fine-tuning's",
+            f"bring back its own, or delete {run.folder} and start again",
         )
     return saved
 
@@ -340,9 +386,12 @@ def predict(
     crops: Literal["centre", "ten"],
     progress: Progress | None = None,
 ) -> Features:
-    """Probabilities (rows, classes) by pathway: the mean over windows with hop L/2 - 1 over the whole video, and crops."""
+    """Probabilities (rows, classes) by pathway: the mean over windows with hop L/2 - 1 over the
+    whole video, and crops."""
     stage, border = job.run.recipe.last_stage, cast(Finetune, job.protocol).augment.border
-    videos = EvalClips(job.manifest, rows.tolist(), build_sampler(stage), border, stage.data.size, crops=crops)
+    videos = EvalClips(
+        job.manifest, rows.tolist(), build_sampler(stage), border, stage.data.size, crops=crops
+    )
 
     def done(count: int) -> None:
         if progress:
@@ -352,10 +401,11 @@ def predict(
 
 
 def estimate(job: Job, machine: Compute) -> float:
-    """Seconds that training and testing take, extrapolated from a few small batches and one test clip.
+    """Seconds that training and testing take, extrapolated from a few small batches and one test
+    clip.
 
-    Reading and computing overlap when training, so a clip is taken to last as long as the slower of the two.
-    """
+    Reading and computing overlap when training, so a clip is taken to last as long as the slower of
+    the two."""
     protocol, division, fabric = cast(Finetune, job.protocol), job.division, machine.fabric()
     model, plan = _build_classifier(job, fabric), loop_config(job, 0)
     task = _ClassifyTask(job, model, TrainState(), fabric, machine)
@@ -363,7 +413,10 @@ def estimate(job: Job, machine: Compute) -> float:
     size = min(TIMED_CLIPS, plan.clips)
     batches = iterate(
         training_loader(
-            _labelled_clips(job), ResumableBatchSampler(division.learns, size, job.seed, 0, 1000), 0, pin=False
+            _labelled_clips(job),
+            ResumableBatchSampler(division.learns, size, job.seed, 0, 1000),
+            0,
+            pin=False,
         )
     )
     read, compute = time_steps(fabric, task, optimizer, batches, TIMED_BATCHES)

@@ -1,7 +1,8 @@
-"""One measurement by classification: what it depends on, where it lives, which clips learn, choose and are tested.
+"""One measurement by classification: what it depends on, where it lives, which clips learn, choose
+and are tested.
 
-Linear probe, k-NN and fine-tuning share it: each gives probabilities of test clips, everything else is the same.
-"""
+Linear probe, k-NN and fine-tuning share it: each gives probabilities of test clips, everything else
+is the same."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ class _Split:
 
     Args:
         learns: Learned from.
-        chooses: Whole recordings held out of the training part; empty where nothing is chosen, or can be.
+        chooses: Whole recordings held out of the training part; empty where nothing is chosen, or
+            can be.
         test: Measured, once, when everything is chosen.
         left_out: Clips of the dataset that take no part, and why, in words.
     """
@@ -66,7 +68,8 @@ class Job:
     """One measurement by classification.
 
     Args:
-        run: The run whose checkpoint is measured; of a job from scratch the folder that belongs to the recipe.
+        run: The run whose checkpoint is measured; of a job from scratch the folder that belongs to
+            the recipe.
         manifest: The dataset; it need not be the one that the run was trained on.
         split: The official split.
         protocol: How to measure.
@@ -92,7 +95,11 @@ class Job:
         Raises:
             RunError: If the run has no checkpoint.
         """
-        start = {"scratch": self.run.recipe.hash} if self.scratch else {"checkpoint": self._checkpoint()}
+        start = (
+            {"scratch": self.run.recipe.hash}
+            if self.scratch
+            else {"checkpoint": self._checkpoint()}
+        )
         return {
             "from": start,
             "dataset": self.manifest.name,
@@ -127,7 +134,8 @@ class Job:
 
     @property
     def task(self) -> str:
-        """Mode, protocol where it is not named after the mode, and labels: `linear`, `finetune-coclr`, `linear-10%`.
+        """Mode, protocol where it is not named after the mode, and labels: `linear`,
+        `finetune-coclr`, `linear-10%`.
 
         A protocol that is not just as vcsf has it bears a hash besides: `finetune-coclr-3f2a1b`.
         """
@@ -153,7 +161,8 @@ class Job:
         """Which clips learn, choose and are tested.
 
         Raises:
-            DataError: If there are no labels, fewer than two classes, or test clips of a class that no training clip has.
+            DataError: If there are no labels, fewer than two classes, or test clips of a class that
+                no training clip has.
             InputError: If the dataset has no such split.
         """
         name, split, label = self.manifest.name, self.split, self.label
@@ -161,7 +170,8 @@ class Job:
         if not known.any():
             raise DataError(
                 f"{name} has no labels: there are no classes to tell apart",
-                "prepare it in folders of classes, or with a CSV list of labels; vcsf retrieve works without",
+                "prepare it in folders of classes, or with a CSV list of labels; vcsf retrieve "
+                "works without",
             )
         train, test = self.manifest.part(split, "train"), self.manifest.part(split, "test")
         train, test = train[known[train]], test[known[test]]
@@ -169,23 +179,35 @@ class Job:
             part = "training" if not len(train) else "test"
             raise InputError(
                 f"{name} has no labelled {part} clips in split {split}",
-                "choose another --split, or prepare the dataset again: it draws splits by group, or takes yours",
+                "choose another --split, or prepare the dataset again: it draws splits by group, "
+                "or takes yours",
             )
         missing = missing_classes(train, test, label)
         if missing:
             named = ", ".join(f"{each} ({count})" for each, count in list(missing.items())[:5])
             raise DataError(
-                f"{sum(missing.values()):,} test clips of split {split} are of {len(missing)} classes that no training clip "
+                f"{sum(missing.values()):,} test clips of split {split} are of {len(missing)} "
+                f"classes that no training clip "
                 f"has: {named}{', ...' if len(missing) > 5 else ''}",
-                "they can only be got wrong: give these classes training clips, or choose another --split",
+                "they can only be got wrong: give these classes training clips, or choose another "
+                "--split",
             )
         if len(set(label[train])) < 2:
-            raise DataError(f"{name} has one class only in split {split}", "there is nothing to tell apart")
+            raise DataError(
+                f"{name} has one class only in split {split}", "there is nothing to tell apart"
+            )
         outside = len(label) - len(train) - len(test)
-        words = [f"{outside:,} clips are in neither part of split {split} or have no label"] if outside else []
+        words = (
+            [f"{outside:,} clips are in neither part of split {split} or have no label"]
+            if outside
+            else []
+        )
         if self.few:
             labelled = draw_labelled(train, label, self.source, self.few, self.seed)
-            words.append(f"{len(train) - len(labelled):,} training clips without a label (--labels {self.few.text})")
+            words.append(
+                f"{len(train) - len(labelled):,} training clips without a label (--labels "
+                f"{self.few.text})"
+            )
             train = labelled
         learns, chooses = train, train[:0]
         if self.chooses:
@@ -204,11 +226,14 @@ class Job:
 
     def target(self, rows: Indices) -> metrics.IntArray:
         """The number of the class of each of some rows."""
-        return np.searchsorted(np.array(self.classes), self.label[rows].astype(str)).astype(np.int64)
+        return np.searchsorted(np.array(self.classes), self.label[rows].astype(str)).astype(
+            np.int64
+        )
 
     @cached_property
     def known(self) -> metrics.IntArray:
-        """The number of the class of each row of the training part, -1 elsewhere: all that is known before the test."""
+        """The number of the class of each row of the training part, -1 elsewhere: all that is known
+        before the test."""
         found = np.full(len(self.label), -1)
         found[self.division.train] = self.target(self.division.train)
         return found
@@ -226,7 +251,9 @@ class Job:
     @property
     def finished(self) -> bool:
         """Whether it was measured before."""
-        return (self.folder / "status.json").is_file() and Run(self.folder, self.run.recipe).finished
+        return (self.folder / "status.json").is_file() and Run(
+            self.folder, self.run.recipe
+        ).finished
 
     @cached_property
     def exposure(self) -> trained_on.Exposure | None:
@@ -254,14 +281,19 @@ class Job:
         chosen_by = set(self.label[self.division.chooses])
         if chosen_by and len(chosen_by) < len(self.classes):
             found.append(
-                f"{len(self.classes) - len(chosen_by)} of {len(self.classes)} classes have one recording with labels only: "
+                f"{len(self.classes) - len(chosen_by)} of {len(self.classes)} classes have one "
+                f"recording with labels only: "
                 "they learn, and nothing is chosen by them"
             )
         if self.chooses and not len(self.division.chooses):
             taken = (
-                "the last epoch counts" if isinstance(self.protocol, Finetune) else "the grid's first values are taken"
+                "the last epoch counts"
+                if isinstance(self.protocol, Finetune)
+                else "the grid's first values are taken"
             )
-            found.append(f"too few recordings with labels to hold some of most classes out: {taken}")
+            found.append(
+                f"too few recordings with labels to hold some of most classes out: {taken}"
+            )
         return found
 
     def summary(self) -> str:
@@ -269,13 +301,15 @@ class Job:
         division = self.division
         held = f", {len(division.chooses):,} held out to choose" if len(division.chooses) else ""
         return (
-            f"{len(division.learns):,} clips of {len(self.classes)} classes learn{held}, {len(division.test):,} test clips; "
+            f"{len(division.learns):,} clips of {len(self.classes)} classes learn{held}, "
+            f"{len(division.test):,} test clips; "
             f"left out: {division.left_out}"
         )
 
 
 def untrained_run(runs: Path, recipe: Recipe) -> Run:
-    """The run folder of a recipe for jobs from scratch, whether or not anything was trained there."""
+    """The run folder of a recipe for jobs from scratch, whether or not anything was trained
+    there."""
     return Run(run_folder(runs, recipe), recipe)
 
 
@@ -292,7 +326,8 @@ def check(jobs: Sequence[Job], machine: Compute, allow_seen: bool = False) -> No
     """
     if machine.processes > 1:
         raise InputError(
-            f"fine-tuning works on one device, not on {machine.processes}", "give auto, cpu, cuda or cuda:N"
+            f"fine-tuning works on one device, not on {machine.processes}",
+            "give auto, cpu, cuda or cuda:N",
         )
     machine.bf16()
     for job in jobs:
@@ -302,7 +337,9 @@ def check(jobs: Sequence[Job], machine: Compute, allow_seen: bool = False) -> No
     jobs[0].network()
 
 
-def run_job(job: Job, machine: Compute, predict: Callable[[Job, Compute], Features]) -> pd.DataFrame:
+def run_job(
+    job: Job, machine: Compute, predict: Callable[[Job, Compute], Features]
+) -> pd.DataFrame:
     """Measure, unless it was done before: tidy rows, which the run's `results.csv` then has too.
 
     Args:
@@ -324,7 +361,10 @@ def run_job(job: Job, machine: Compute, predict: Callable[[Job, Compute], Featur
         job.run.folder.mkdir(parents=True, exist_ok=True)
         files.write_text(job.run.folder / "recipe.yaml", job.run.recipe.yaml())
     folder.mkdir(parents=True, exist_ok=True)
-    busy = RunError(f"{folder} is being worked on by another process", "wait for it, or change a key of the protocol")
+    busy = RunError(
+        f"{folder} is being worked on by another process",
+        "wait for it, or change a key of the protocol",
+    )
     with files.only_one(folder / "lock", busy):
         run = begin(job)
         begun = time.monotonic()
@@ -339,15 +379,23 @@ def begin(job: Job) -> Run:
     """The job's own folder as a run, with what it is resolved to."""
     run, division = Run(job.folder, job.run.recipe), job.division
     if not (run.folder / "status.json").is_file():
-        files.write_text(run.folder / "protocol.yaml", strict_yaml.dump(job.protocol.model_dump(mode="json")))
-        files.write_text(run.folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        files.write_text(
+            run.folder / "protocol.yaml", strict_yaml.dump(job.protocol.model_dump(mode="json"))
+        )
+        files.write_text(
+            run.folder / "environment.json", json.dumps(environment(), indent=2) + "\n"
+        )
         status = {
             "finished": False,
             "begun": now(),
             **job.identity,
             "variant": job.variant,
             **job.exposed,
-            "clips": {"learn": len(division.learns), "choose": len(division.chooses), "test": len(division.test)},
+            "clips": {
+                "learn": len(division.learns),
+                "choose": len(division.chooses),
+                "test": len(division.test),
+            },
             "left_out": division.left_out,
             "classes": job.classes,
         }
@@ -370,9 +418,16 @@ def conclude(job: Job, probability: Features) -> pd.DataFrame:
         confused = metrics.confusion(scores, target, job.classes)
         metrics.write_confusion(folder, pathway, confused)
         lines.append(metrics.by_class(confused).assign(pathway=pathway))
-        answer = {"video": video, "pathway": pathway, "label": classes[target], "answer": classes[scores.argmax(1)]}
+        answer = {
+            "video": video,
+            "pathway": pathway,
+            "label": classes[target],
+            "answer": classes[scores.argmax(1)],
+        }
         answers.append(pd.DataFrame(answer | {"probability": scores.max(1).round(6)}))
-        found = metrics.accuracies(scores, target, job.source[test], ranks=job.protocol.mode != "knn")
+        found = metrics.accuracies(
+            scores, target, job.source[test], ranks=job.protocol.mode != "knn"
+        )
         rows += [
             {
                 "run": job.run.name,

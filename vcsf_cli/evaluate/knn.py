@@ -28,7 +28,9 @@ def knn(job: Job, machine: Compute) -> pd.DataFrame:
 
     def predict(job: Job, machine: Compute) -> Features:
         features = labelled_features(job, machine)
-        voters = {pathway: fit_classifier(job, pathway, features[pathway], fit) for pathway in features}
+        voters = {
+            pathway: fit_classifier(job, pathway, features[pathway], fit) for pathway in features
+        }
         return predict_test(job, features, voters)
 
     return run_job(job, machine, predict)
@@ -36,7 +38,8 @@ def knn(job: Job, machine: Compute) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Voters:
-    """Training clips that vote for their class with the weight exp(cosine / temperature) (Wu et al., CVPR 2018, sec. 3.4).
+    """Training clips that vote for their class with the weight exp(cosine / temperature) (Wu et
+    al., CVPR 2018, sec. 3.4).
 
     Args:
         gallery: Their features (N, C).
@@ -55,11 +58,13 @@ class Voters:
     def probabilities(self, features: FloatArray) -> FloatArray:
         """Shares of the votes (M, classes) of features (M, C).
 
-        All are centred by the training clips' mean, so that what is said of a clip does not depend on which others are asked
-        about: less the mean of test clips of one class nothing of that class is left.
-        """
+        All are centred by the training clips' mean, so that what is said of a clip does not depend
+        on which others are asked about: less the mean of test clips of one class nothing of that
+        class is left."""
         mean = feature_mean(self.gallery)
-        near = nearest({"": centred_unit(features, mean)}, {"": centred_unit(self.gallery, mean)}, "", self.k)
+        near = nearest(
+            {"": centred_unit(features, mean)}, {"": centred_unit(self.gallery, mean)}, "", self.k
+        )
         # Less the largest, so that no weight is too large for a float; shares stay the same.
         weight = np.exp((near.similarity - near.similarity[:, :1]) / self.temperature)
         votes = np.zeros((len(features), self.classes), np.float32)

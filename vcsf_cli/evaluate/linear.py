@@ -36,8 +36,13 @@ def linear(job: Job, machine: Compute) -> pd.DataFrame:
 
     def predict(job: Job, machine: Compute) -> Features:
         features = labelled_features(job, machine)
-        layers = {pathway: fit_classifier(job, pathway, features[pathway], fit) for pathway in features}
-        content = {"classes": job.classes, "layers": {pathway: layer.state_dict() for pathway, layer in layers.items()}}
+        layers = {
+            pathway: fit_classifier(job, pathway, features[pathway], fit) for pathway in features
+        }
+        content = {
+            "classes": job.classes,
+            "layers": {pathway: layer.state_dict() for pathway, layer in layers.items()},
+        }
         checkpoint.save(job.folder / "classifier.pt", content, KIND)
         return predict_test(job, features, layers)
 
@@ -45,7 +50,8 @@ def linear(job: Job, machine: Compute) -> pd.DataFrame:
 
 
 class _Layer(nn.Module):
-    """A linear layer on features of unit length, after batch norm without weights of its own (CoCLR's linear probe).
+    """A linear layer on features of unit length, after batch norm without weights of its own
+    (CoCLR's linear probe).
 
     Args:
         channels: C.
@@ -72,9 +78,15 @@ class _Layer(nn.Module):
 
 
 def fit_layer(
-    features: FloatArray, target: IntArray, classes: int, optim: Optim, train: LinearTrain, seed: int
+    features: FloatArray,
+    target: IntArray,
+    classes: int,
+    optim: Optim,
+    train: LinearTrain,
+    seed: int,
 ) -> _Layer:
-    """Learn a layer from features (N, C) and their classes (N,), in batches of a seeded order, on the CPU."""
+    """Learn a layer from features (N, C) and their classes (N,), in batches of a seeded order, on
+    the CPU."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layer = _Layer(features.shape[1], classes)

@@ -1,4 +1,5 @@
-"""How good a classifier is: shares of right answers with an interval, what is taken for what, and each class by itself."""
+"""How good a classifier is: shares of right answers with an interval, what is taken for what, and
+each class by itself."""
 
 from __future__ import annotations
 
@@ -43,20 +44,22 @@ def accuracies(
         probability: (N, classes).
         target: Class of each clip, (N,).
         recording: What each clip was cut from, (N,): whole recordings are drawn for the interval.
-        ranks: Whether classes far from the first have an order that means something; without there is no top5, nor is
-            there one of so few classes that it would be 1.
+        ranks: Whether classes far from the first have an order that means something; without there
+            is no top5, nor is there one of so few classes that it would be 1.
 
     Returns:
-        `top1`, the ends `top1_low` and `top1_high` of its 95 % bootstrap interval, `top5`, and `class_mean`: the mean over
-        the classes that have test clips of the share of theirs that are right.
-    """
+        `top1`, the ends `top1_low` and `top1_high` of its 95 % bootstrap interval, `top5`, and
+        `class_mean`: the mean over the classes that have test clips of the share of theirs that are
+        right."""
     classes = probability.shape[1]
     scores, wanted = torch.from_numpy(probability), torch.from_numpy(target)
     correct = right(probability, target)
     top1, low, high = paired_interval(correct, np.zeros_like(correct), recording)
     found = {"top1": top1, "top1_low": low, "top1_high": high}
     if ranks and classes > TOP:
-        found["top5"] = float(multiclass_accuracy(scores, wanted, classes, average="micro", top_k=TOP))
+        found["top5"] = float(
+            multiclass_accuracy(scores, wanted, classes, average="micro", top_k=TOP)
+        )
     by_class = multiclass_accuracy(scores, wanted, classes, average="none")
     found["class_mean"] = float(by_class[np.unique(target)].mean())
     return found
@@ -64,12 +67,17 @@ def accuracies(
 
 def confusion(probability: FloatArray, target: IntArray, classes: Sequence[str]) -> pd.DataFrame:
     """How many clips of a class (row) were taken for which (column)."""
-    counts = multiclass_confusion_matrix(torch.from_numpy(probability), torch.from_numpy(target), len(classes))
-    return pd.DataFrame(counts.numpy(), index=pd.Index(classes, name="class"), columns=list(classes))
+    counts = multiclass_confusion_matrix(
+        torch.from_numpy(probability), torch.from_numpy(target), len(classes)
+    )
+    return pd.DataFrame(
+        counts.numpy(), index=pd.Index(classes, name="class"), columns=list(classes)
+    )
 
 
 def by_class(confused: pd.DataFrame) -> pd.DataFrame:
-    """A line a class: test clips, how many were right, their share, and what it is most often taken for."""
+    """A line a class: test clips, how many were right, their share, and what it is most often taken
+    for."""
     counts = confused.to_numpy()
     clips, correct = counts.sum(1), counts.diagonal()
     wrong = counts - np.diag(correct)
@@ -102,7 +110,9 @@ def draw(path: Path, confused: pd.DataFrame, title: str) -> None:
     side = max(4.0, 2 + 0.16 * len(counts))
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), vmin=0, vmax=1, cmap="Blues")
+    image = axes.imshow(
+        counts / np.maximum(counts.sum(1, keepdims=True), 1), vmin=0, vmax=1, cmap="Blues"
+    )
     ticks = range(len(counts))
     axes.set_xticks(ticks, list(confused.columns), rotation=90, fontsize=7)
     axes.set_yticks(ticks, list(confused.index), fontsize=7)

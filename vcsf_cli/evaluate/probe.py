@@ -39,11 +39,15 @@ _Fit = Callable[[FloatArray, IntArray, dict[str, Any]], Classifier]
 def predict_test(job: Job, features: Features, classifiers: Mapping[str, Classifier]) -> Features:
     """Probabilities (test clips, classes) by pathway."""
     test = job.division.test
-    return {pathway: each.probabilities(features[pathway][test]) for pathway, each in classifiers.items()}
+    return {
+        pathway: each.probabilities(features[pathway][test])
+        for pathway, each in classifiers.items()
+    }
 
 
 def labelled_features(job: Job, machine: Compute) -> Features:
-    """Mean features (rows, C) of all labelled clips of the dataset, by pathway; computed once for all splits and probes.
+    """Mean features (rows, C) of all labelled clips of the dataset, by pathway; computed once for
+    all splits and probes.
 
     Rows that have no label are zero.
     """
@@ -61,17 +65,30 @@ def labelled_features(job: Job, machine: Compute) -> Features:
         "device": device.type,
         "bf16": bf16,
     }
-    path = job.run.folder / FOLDER / f"features-{job.manifest.name}-{job.variant}-{job.protocol.crops}.parquet"
+    path = (
+        job.run.folder
+        / FOLDER
+        / f"features-{job.manifest.name}-{job.variant}-{job.protocol.crops}.parquet"
+    )
     found = read_features(path, key)
     if found is None:
         sampler, border, size = build_sampler(stage), stage.augment.border, stage.data.size
-        videos = EvalClips(job.manifest, rows.tolist(), sampler, border, size, crops=job.protocol.crops)
+        videos = EvalClips(
+            job.manifest, rows.tolist(), sampler, border, size, crops=job.protocol.crops
+        )
         model = job.network().to(device)
         with Progress(len(rows), "videos", "features") as progress:
             found = extract(
-                model, videos, device, machine.num_workers, lambda count: progress.advance(count - progress.done), bf16
+                model,
+                videos,
+                device,
+                machine.num_workers,
+                lambda count: progress.advance(count - progress.done),
+                bf16,
             )
-        write_features(path, key, found, table["video"].to_numpy()[rows], job.label[rows], [""] * len(rows))
+        write_features(
+            path, key, found, table["video"].to_numpy()[rows], job.label[rows], [""] * len(rows)
+        )
     whole = {}
     for pathway in job.pathways:
         whole[pathway] = np.zeros((len(table), found[pathway].shape[1]), np.float32)
@@ -79,8 +96,11 @@ def labelled_features(job: Job, machine: Compute) -> Features:
     return whole
 
 
-def fit_classifier(job: Job, pathway: str, features: FloatArray, fit: Callable[..., Fitted]) -> Fitted:
-    """The classifier of a pathway: settings chosen on held-out recordings, then learned from all training clips.
+def fit_classifier(
+    job: Job, pathway: str, features: FloatArray, fit: Callable[..., Fitted]
+) -> Fitted:
+    """The classifier of a pathway: settings chosen on held-out recordings, then learned from all
+    training clips.
 
     What each setting gave there is kept in `sweep-<pathway>.csv`.
     """
@@ -90,18 +110,25 @@ def fit_classifier(job: Job, pathway: str, features: FloatArray, fit: Callable[.
         tried.to_csv(file, index=False, lineterminator="\n")
     if len(division.chooses):
         say(
-            f"{pathway}: {', '.join(f'{name} {value:g}' for name, value in setting.items())}, chosen on held-out recordings"
+            f"{pathway}: {', '.join(f'{name} {value:g}' for name, value in setting.items())}, "
+            f"chosen on held-out recordings"
         )
     return fit(features[division.train], job.known[division.train], setting)
 
 
 def choose(
-    features: FloatArray, target: IntArray, learns: Indices, chooses: Indices, fit: _Fit, grid: dict[str, list[Any]]
+    features: FloatArray,
+    target: IntArray,
+    learns: Indices,
+    chooses: Indices,
+    fit: _Fit,
+    grid: dict[str, list[Any]],
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """The setting of a grid with the most right answers on held-out recordings, and what each setting gave there.
+    """The setting of a grid with the most right answers on held-out recordings, and what each
+    setting gave there.
 
-    Of equally many right answers the surer ones win, then the earlier setting. The first setting is taken where nothing is
-    held out.
+    Of equally many right answers the surer ones win, then the earlier setting. The first setting is
+    taken where nothing is held out.
 
     Args:
         features: (N, C).
@@ -111,14 +138,20 @@ def choose(
         fit: What is tried.
         grid: The values of each setting.
     """
-    settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    settings = [
+        dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
+    ]
     if not len(chooses):
         return settings[0], pd.DataFrame(settings[:1])
     wanted = target[chooses]
     shares, losses = [], []
     for setting in settings:
-        probability = fit(features[learns], target[learns], setting).probabilities(features[chooses])
+        probability = fit(features[learns], target[learns], setting).probabilities(
+            features[chooses]
+        )
         shares.append(float(right(probability, wanted).mean()))
-        losses.append(float(-np.log(np.maximum(probability[np.arange(len(wanted)), wanted], 1e-9)).mean()))
+        losses.append(
+            float(-np.log(np.maximum(probability[np.arange(len(wanted)), wanted], 1e-9)).mean())
+        )
     best = max(range(len(settings)), key=lambda number: (shares[number], -losses[number], -number))
     return settings[best], pd.DataFrame(settings).assign(held_out_top1=shares, held_out_loss=losses)

@@ -27,7 +27,8 @@ def write(benchmark: Benchmark, rows: pd.DataFrame, differences: Sequence[Differ
 
     Args:
         benchmark: Its folder holds `features.parquet` and `neighbours.csv`.
-        rows: What was measured, as in `results.csv`; empty where there are no labels or no test part.
+        rows: What was measured, as in `results.csv`; empty where there are no labels or no test
+            part.
         differences: Of the trained networks and others.
 
     Raises:
@@ -85,7 +86,9 @@ def _program_versions(run: Run) -> str:
 
 def _read_environment(run: Run) -> dict[str, Any]:
     """What `environment.json` says."""
-    environment: dict[str, Any] = json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))
+    environment: dict[str, Any] = json.loads(
+        (run.folder / "environment.json").read_text(encoding="utf-8")
+    )
     return environment
 
 
@@ -111,7 +114,9 @@ def _recall_tables(rows: pd.DataFrame) -> list[Table]:
     return [Table("R@k in per cent of test clips", header, results.cells(table), names=2)]
 
 
-def _report_sections(benchmark: Benchmark, rows: pd.DataFrame, differences: Sequence[Difference]) -> list[Section]:
+def _report_sections(
+    benchmark: Benchmark, rows: pd.DataFrame, differences: Sequence[Difference]
+) -> list[Section]:
     """Everything between the table and the clips."""
     run, sections = benchmark.run, []
     charts = recall_charts(rows)
@@ -128,7 +133,10 @@ def _report_sections(benchmark: Benchmark, rows: pd.DataFrame, differences: Sequ
     command = f"vcsf retrieve {benchmark.manifest.name} --from {run.name} --split {benchmark.split}"
     documents = [
         ("Recipe", run.recipe.yaml()),
-        ("Environment of the training", json.dumps(_read_environment(run), indent=2, ensure_ascii=False)),
+        (
+            "Environment of the training",
+            json.dumps(_read_environment(run), indent=2, ensure_ascii=False),
+        ),
         ("Again", f"{command} --k {','.join(map(str, benchmark.ks))}"),
     ]
     return [*sections, Section("Protocol", PROTOCOL.replace("`", ""), documents=documents)]
@@ -154,13 +162,19 @@ def recall_charts(rows: pd.DataFrame) -> list[Chart]:
     if len(ks) < 2:
         return []
     charts = []
-    for pathway in [name for name in dict.fromkeys(table.index.get_level_values(1)) if name != NO_PATHWAY]:
+    for pathway in [
+        name for name in dict.fromkeys(table.index.get_level_values(1)) if name != NO_PATHWAY
+    ]:
         lines = []
         for (variant, of), values in zip(table.index, table.to_numpy(), strict=True):
             if of in (pathway, NO_PATHWAY):
                 kind = _STYLES.get(variant, pathway)
                 name = variant.replace("colour_", "").replace("_with_labels", "")
-                lines.append(Line(name, list(zip(map(float, ks), values.tolist(), strict=True)), kind))
+                lines.append(
+                    Line(name, list(zip(map(float, ks), values.tolist(), strict=True)), kind)
+                )
         ticks = [float(k) for k in ks]
-        charts.append(Chart(pathway, lines, "k", " %", ticks=ticks, logarithmic=True, from_zero=True))
+        charts.append(
+            Chart(pathway, lines, "k", " %", ticks=ticks, logarithmic=True, from_zero=True)
+        )
     return charts

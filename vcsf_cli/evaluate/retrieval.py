@@ -1,4 +1,5 @@
-"""The retrieval benchmark of a run on a prepared dataset: features, neighbours, R@k, and the baselines beside it."""
+"""The retrieval benchmark of a run on a prepared dataset: features, neighbours, R@k, and the
+baselines beside it."""
 
 from __future__ import annotations
 
@@ -21,7 +22,15 @@ from vcsf_cli.data.splits import query_gallery
 from vcsf_cli.features.bootstrap import paired_interval
 from vcsf_cli.features.cache import read_features, write_features
 from vcsf_cli.features.extract import Features, extract
-from vcsf_cli.features.neighbours import BoolArray, Neighbours, centred_unit, hits, measured_pathways, nearest, recall
+from vcsf_cli.features.neighbours import (
+    BoolArray,
+    Neighbours,
+    centred_unit,
+    hits,
+    measured_pathways,
+    nearest,
+    recall,
+)
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import build
 from vcsf_cli.narrate import Progress
@@ -44,15 +53,19 @@ COMPLETE = {"ucf101": 13_320, "hmdb51": 6_766}
 """Clips of the benchmarks whose results are published; fewer are a part of them."""
 
 PROTOCOL = (
-    "Features before the head, mean over windows of the recipe's length with hop L/2 - 1 over the whole video, centre "
-    "crop; less the mean of their own set (test or train), unit length, cosine similarity; `both` is the mean of the "
-    "two pathways' similarities. R@k: a test clip counts when one of its k nearest training clips is of its class."
+    "Features before the head, mean over windows of the recipe's length with hop L/2 - 1 over the "
+    "whole video, centre "
+    "crop; less the mean of their own set (test or train), unit length, cosine similarity; `both` "
+    "is the mean of the "
+    "two pathways' similarities. R@k: a test clip counts when one of its k nearest training clips "
+    "is of its class."
 )
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better the trained networks are than another variant, in points of per cent, with a 95 % interval."""
+    """How much better the trained networks are than another variant, in points of per cent, with a
+    95 % interval."""
 
     name: str
     value: float
@@ -68,9 +81,11 @@ class _Variant:
     """Something that gives features: the trained networks, the untrained ones, or a baseline.
 
     Args:
-        name: `trained` (`trained_with_labels` if a loss read them), `untrained` or `colour_histogram`.
+        name: `trained` (`trained_with_labels` if a loss read them), `untrained` or
+            `colour_histogram`.
         folder: Where its features and neighbours are kept.
-        identity: What its features depend on besides the data; equal identities give equal features.
+        identity: What its features depend on besides the data; equal identities give equal
+            features.
         compute: Features of videos, with a function to call with the number done.
     """
 
@@ -91,8 +106,16 @@ class Benchmark:
         machine: Where to compute.
     """
 
-    def __init__(self, run: Run, manifest: Manifest, split: int, ks: list[int], machine: Compute) -> None:
-        self.run, self.manifest, self.split, self.ks, self.machine = run, manifest, split, ks, machine
+    def __init__(
+        self, run: Run, manifest: Manifest, split: int, ks: list[int], machine: Compute
+    ) -> None:
+        self.run, self.manifest, self.split, self.ks, self.machine = (
+            run,
+            manifest,
+            split,
+            ks,
+            machine,
+        )
         self.stage = run.recipe.last_stage
         self.parts = query_gallery(manifest, split)
         self.folder = run.folder / "retrieve" / f"{manifest.name}-split{split}"
@@ -115,7 +138,9 @@ class Benchmark:
         Raises:
             RunError: If the run has no whole checkpoint.
         """
-        identity = {"checkpoint": files.sha256(self.run.checkpoint) if self.run.checkpoint.is_file() else ""}
+        identity = {
+            "checkpoint": files.sha256(self.run.checkpoint) if self.run.checkpoint.is_file() else ""
+        }
         model, _ = restore(self.run)
         name = TRAINED_WITH_LABELS if self.run.uses_labels else TRAINED
         return self._network(name, self.folder, identity, model)
@@ -131,12 +156,16 @@ class Benchmark:
 
         def compute(videos: EvalClips, done: Callable[[int], None]) -> Features:
             found = []
-            for count, video in enumerate(iterate(video_loader(videos, self.machine.num_workers)), start=1):
+            for count, video in enumerate(
+                iterate(video_loader(videos, self.machine.num_workers)), start=1
+            ):
                 found.append(histogram(video["frames"].numpy()))
                 done(count)
             return {NO_PATHWAY: np.stack(found)}
 
-        return _Variant("colour_histogram", self.folder / "colour_histogram", {"bins": _BINS}, compute)
+        return _Variant(
+            "colour_histogram", self.folder / "colour_histogram", {"bins": _BINS}, compute
+        )
 
     def _network(self, name: str, folder: Path, identity: dict[str, Any], model: Any) -> _Variant:
         device, bf16 = self.machine.device(), self.machine.bf16()
@@ -148,7 +177,8 @@ class Benchmark:
         return _Variant(name, folder, identity, compute)
 
     def features(self, variant: _Variant) -> Features:
-        """Features of all clips that take part, from `features.parquet` if they were computed before."""
+        """Features of all clips that take part, from `features.parquet` if they were computed
+        before."""
         rows = self.parts.rows
         stage = self.stage
         key = {
@@ -163,11 +193,19 @@ class Benchmark:
         kept = read_features(path, key)
         if kept is not None:
             return kept
-        videos = EvalClips(self.manifest, rows.tolist(), build_sampler(stage), stage.augment.border, stage.data.size)
+        videos = EvalClips(
+            self.manifest,
+            rows.tolist(),
+            build_sampler(stage),
+            stage.augment.border,
+            stage.data.size,
+        )
         with Progress(
             len(rows),
             "videos",
-            f"features of the {variant.name} network".replace("colour_histogram network", "colour histogram"),
+            f"features of the {variant.name} network".replace(
+                "colour_histogram network", "colour histogram"
+            ),
         ) as progress:
             found = variant.compute(videos, lambda count: progress.advance(count - progress.done))
         variant.folder.mkdir(parents=True, exist_ok=True)
@@ -184,11 +222,17 @@ class Benchmark:
         features = self.features(variant)
         place = np.full(len(self.manifest.table), -1)
         place[self.parts.rows] = np.arange(len(self.parts.rows))
-        query = {name: centred_unit(values[place[self.parts.query]]) for name, values in features.items()}
-        gallery = {name: centred_unit(values[place[self.parts.gallery]]) for name, values in features.items()}
+        query = {
+            name: centred_unit(values[place[self.parts.query]]) for name, values in features.items()
+        }
+        gallery = {
+            name: centred_unit(values[place[self.parts.gallery]])
+            for name, values in features.items()
+        }
         excluded = np.eye(len(self.parts.query), dtype=bool) if self.parts.leave_one_out else None
         found = {
-            pathway: nearest(query, gallery, pathway, max(self.ks), excluded) for pathway in measured_pathways(features)
+            pathway: nearest(query, gallery, pathway, max(self.ks), excluded)
+            for pathway in measured_pathways(features)
         }
         hit = {
             pathway: hits(near, self.labels[self.parts.query], self.labels[self.parts.gallery])
@@ -197,7 +241,9 @@ class Benchmark:
         self._write_neighbours(variant.folder / "neighbours.csv", found, hit)
         return VariantHits(variant.name, {} if self.parts.leave_one_out else hit)
 
-    def _write_neighbours(self, path: Path, found: dict[str, Neighbours], hit: dict[str, BoolArray]) -> None:
+    def _write_neighbours(
+        self, path: Path, found: dict[str, Neighbours], hit: dict[str, BoolArray]
+    ) -> None:
         tables = []
         for pathway, near in found.items():
             count, k = near.index.shape
@@ -211,7 +257,9 @@ class Benchmark:
                     "rank": np.tile(np.arange(1, k + 1), count),
                     "neighbour": self.videos[neighbour],
                     "similarity": near.similarity.ravel().round(6),
-                    "hit": pd.array(np.where(known, hit[pathway].ravel().astype(int), -1)).astype("Int64"),
+                    "hit": pd.array(np.where(known, hit[pathway].ravel().astype(int), -1)).astype(
+                        "Int64"
+                    ),
                 }
             )
             table.loc[~known, "hit"] = pd.NA
@@ -220,14 +268,22 @@ class Benchmark:
             pd.concat(tables).to_csv(file, index=False, lineterminator="\n")
 
     def remarks(self) -> list[str]:
-        """What limits the numbers, in words: a gallery smaller than k, classes that only test clips have."""
+        """What limits the numbers, in words: a gallery smaller than k, classes that only test clips
+        have."""
         gallery, found = len(self.parts.gallery), []
         beyond = [f"R@{k}" for k in self.ks if k > gallery]
         if beyond:
-            found.append(f"there are only {gallery:,} training clips: {', '.join(beyond)} is R@{gallery}")
-        alone = int((~np.isin(self.labels[self.parts.query], self.labels[self.parts.gallery])).sum())
+            found.append(
+                f"there are only {gallery:,} training clips: {', '.join(beyond)} is R@{gallery}"
+            )
+        alone = int(
+            (~np.isin(self.labels[self.parts.query], self.labels[self.parts.gallery])).sum()
+        )
         if alone:
-            found.append(f"{alone:,} test clips are of a class that no training clip has, and count as misses")
+            found.append(
+                f"{alone:,} test clips are of a class that no training clip has, and count as "
+                f"misses"
+            )
         return found
 
     def result_rows(self, measured: VariantHits) -> list[dict[str, object]]:
@@ -257,7 +313,8 @@ class Benchmark:
 
     @property
     def caveat(self) -> str:
-        """That the numbers can't stand beside published ones, unless they are of a whole benchmark and a full schedule."""
+        """That the numbers can't stand beside published ones, unless they are of a whole benchmark
+        and a full schedule."""
         whole = len(self.manifest.table) >= COMPLETE.get(self.manifest.name, math.inf)
         if whole and not shortness(self.run.recipe):
             return ""
@@ -272,7 +329,9 @@ class Benchmark:
         for other in others:
             theirs = _headline_pathway(other)
             difference, low, high = paired_interval(
-                trained.hit[ours][:, :k].any(1).astype(float), other.hit[theirs][:, :k].any(1).astype(float), cluster
+                trained.hit[ours][:, :k].any(1).astype(float),
+                other.hit[theirs][:, :k].any(1).astype(float),
+                cluster,
             )
             name = f"R@{k} of trained {ours} less {other.variant}{'' if theirs == NO_PATHWAY else ' ' + theirs}"
             found.append(Difference(name, 100 * difference, 100 * low, 100 * high))
@@ -286,26 +345,37 @@ class Benchmark:
         epochs = ", ".join(str(each.train.epochs) for each in recipe.stages)
         parts, ks = self.parts, ",".join(map(str, self.ks))
         facts = [
-            f"run: `{self.run.name}`, seed {recipe.seed}, {status.get('steps', '?')} steps ({epochs} epochs) on "
+            f"run: `{self.run.name}`, seed {recipe.seed}, {status.get('steps', '?')} steps "
+            f"({epochs} epochs) on "
             f"`{status['dataset']}` split {stage.data.split}",
-            f"measured on: `{self.manifest.name}` split {self.split}: {len(parts.query):,} test clips query "
+            f"measured on: `{self.manifest.name}` split {self.split}: {len(parts.query):,} test "
+            f"clips query "
             f"{len(parts.gallery):,} training clips; left out: {parts.left_out}",
             *([WITH_LABELS] if self.run.uses_labels else []),
             *self.run.imported,
             *self.exposure.remarks,
             *self.remarks(),
-            f"again: `vcsf retrieve {self.manifest.name} --from {self.run.name} --split {self.split} --k {ks}`",
+            f"again: `vcsf retrieve {self.manifest.name} --from {self.run.name} --split "
+            f"{self.split} --k {ks}`",
         ]
         intervals = "\n".join(f"- {line}" for line in comparisons)
         sections = [
             (f"Retrieval of {self.run.name}", "\n".join(f"- {fact}" for fact in facts)),
-            ("R@k in per cent", results.markdown(results.pivot(rows)) + (f"\n{self.caveat}" if self.caveat else "")),
+            (
+                "R@k in per cent",
+                results.markdown(results.pivot(rows)) + (f"\n{self.caveat}" if self.caveat else ""),
+            ),
             ("Protocol", PROTOCOL),
             ("Recipe", f"```yaml\n{recipe.yaml()}```"),
-            ("Environment", f"```json\n{(self.run.folder / 'environment.json').read_text(encoding='utf-8')}```"),
+            (
+                "Environment",
+                f"```json\n{(self.run.folder / 'environment.json').read_text(encoding='utf-8')}```",
+            ),
         ]
         if intervals:
-            note = "Paired bootstrap over the recordings that test clips were cut from, 10,000 draws."
+            note = (
+                "Paired bootstrap over the recordings that test clips were cut from, 10,000 draws."
+            )
             sections.insert(2, ("Differences", f"{intervals}\n\n{note}"))
         results.write_report(path, sections)
         return path

@@ -1,8 +1,9 @@
-"""Comparing an exported file with the checkpoint: in a process of its own, by the runtime that others will use.
+"""Comparing an exported file with the checkpoint: in a process of its own, by the runtime that
+others will use.
 
-`python -m vcsf_cli.export.check FORMAT PATH CLIPS.npz` prints how far the file is from the features in `CLIPS.npz`. It
-imports nothing but numpy and the format's runtime, so that ONNX is checked without PyTorch.
-"""
+`python -m vcsf_cli.export.check FORMAT PATH CLIPS.npz` prints how far the file is from the features
+in `CLIPS.npz`. It imports nothing but numpy and the format's runtime, so that ONNX is checked
+without PyTorch."""
 
 from __future__ import annotations
 
@@ -46,13 +47,13 @@ class _Comparison:
     @property
     def good(self) -> bool:
         """Whether that is no more than rounding; what is no number is not good."""
-        return self.difference <= _LARGEST_DIFFERENCE * self.scale and self.cosine >= _SMALLEST_COSINE
+        return (
+            self.difference <= _LARGEST_DIFFERENCE * self.scale and self.cosine >= _SMALLEST_COSINE
+        )
 
     def __str__(self) -> str:
         relative = self.difference / self.scale if self.scale else float("nan")
-        return (
-            f"largest difference {self.difference:.1e}, {relative:.1e} of the largest feature; cosine {self.cosine:.7f}"
-        )
+        return f"largest difference {self.difference:.1e}, {relative:.1e} of the largest feature; cosine {self.cosine:.7f}"
 
 
 def compare(kind: str, path: Path, clips: Path) -> dict[str, _Comparison]:
@@ -61,7 +62,8 @@ def compare(kind: str, path: Path, clips: Path) -> dict[str, _Comparison]:
     Args:
         kind: Its format.
         path: The file, or for safetensors the folder.
-        clips: An .npz of `clips`, uint8 (N, L, H, W, 3), and of the features (N, C) expected by pathway.
+        clips: An .npz of `clips`, uint8 (N, L, H, W, 3), and of the features (N, C) expected by
+            pathway.
 
     Raises:
         RunError: If it can't be loaded, or is further from the checkpoint than rounding explains.
@@ -74,19 +76,27 @@ def compare(kind: str, path: Path, clips: Path) -> dict[str, _Comparison]:
             f"the {kind} file was written but can't be used: {reason}",
             "nothing was exported; try other versions of the packages",
         )
-    found = {pathway: _Comparison(**values) for pathway, values in json.loads(done.stdout.splitlines()[-1]).items()}
+    found = {
+        pathway: _Comparison(**values)
+        for pathway, values in json.loads(done.stdout.splitlines()[-1]).items()
+    }
     for pathway, comparison in found.items():
         if not comparison.good:
             raise RunError(
-                f"the {kind} file does not compute what the checkpoint does: {pathway}: {comparison}",
-                f"at most {_LARGEST_DIFFERENCE:g} of the largest feature and a cosine of at least {_SMALLEST_COSINE} are "
+                f"the {kind} file does not compute what the checkpoint does: {pathway}: "
+                f"{comparison}",
+                f"at most {_LARGEST_DIFFERENCE:g} of the largest feature and a cosine of at least "
+                f"{_SMALLEST_COSINE} are "
                 "rounding; nothing was exported, try other versions of the packages",
             )
     return found
 
 
-def measure(encode: Encode, clips: npt.NDArray[np.uint8], expected: Mapping[str, Values]) -> dict[str, _Comparison]:
-    """Compare what a function makes of clips, the first by itself and the others as a batch, with what is expected."""
+def measure(
+    encode: Encode, clips: npt.NDArray[np.uint8], expected: Mapping[str, Values]
+) -> dict[str, _Comparison]:
+    """Compare what a function makes of clips, the first by itself and the others as a batch, with
+    what is expected."""
     batches = [batch for batch in (clips[:1], clips[1:]) if len(batch)]
     parts = [encode(batch) for batch in batches]
     found = {}
@@ -97,7 +107,10 @@ def measure(encode: Encode, clips: npt.NDArray[np.uint8], expected: Mapping[str,
         lengths = np.linalg.norm(theirs, axis=1) * np.linalg.norm(ours.astype(np.float64), axis=1)
         cosine = (theirs * ours).sum(1) / np.maximum(lengths, 1e-30)
         found[pathway] = _Comparison(
-            len(clips), float(np.abs(theirs - ours).max()), float(np.abs(ours).max()), float(cosine.min())
+            len(clips),
+            float(np.abs(theirs - ours).max()),
+            float(np.abs(ours).max()),
+            float(cosine.min()),
         )
     return found
 
@@ -119,7 +132,9 @@ def _torch_export(path: Path) -> Encode:
 
     def encode(clips: npt.NDArray[np.uint8]) -> Mapping[str, Values]:
         with torch.no_grad():
-            return {name: features.numpy() for name, features in module(torch.from_numpy(clips)).items()}
+            return {
+                name: features.numpy() for name, features in module(torch.from_numpy(clips)).items()
+            }
 
     return encode
 
@@ -134,7 +149,9 @@ def safetensors(folder: Path) -> Encode:
 
     def encode(clips: npt.NDArray[np.uint8]) -> Mapping[str, Values]:
         with torch.no_grad():
-            return {name: features.numpy() for name, features in module(torch.from_numpy(clips)).items()}
+            return {
+                name: features.numpy() for name, features in module(torch.from_numpy(clips)).items()
+            }
 
     return encode
 
@@ -152,7 +169,9 @@ def main(arguments: list[str]) -> None:
     with np.load(clips, allow_pickle=False) as arrays:
         expected = {name: arrays[name] for name in arrays.files if name != "clips"}
         found = measure(_RUNTIMES[kind](Path(path)), arrays["clips"], expected)
-    sys.stdout.write(json.dumps({pathway: asdict(comparison) for pathway, comparison in found.items()}) + "\n")
+    sys.stdout.write(
+        json.dumps({pathway: asdict(comparison) for pathway, comparison in found.items()}) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The pathways as one network: uint8 windows in, pooled features out, everything in between fixed."""
+"""The pathways as one network: uint8 windows in, pooled features out, everything in between
+fixed."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ class Reading:
         ]
         if any(reading != found[0] for reading in found):
             raise RunError(
-                "the sampler's windows differ in the frames that pathways read of them: they can't be fixed in a graph",
+                "the sampler's windows differ in the frames that pathways read of them: they "
+                "can't be fixed in a graph",
                 "export a run whose sampler lets all windows be read alike, as `slow_fast` does",
             )
         return found[0]
@@ -59,8 +61,9 @@ class Reading:
 class Encoder(nn.Module):
     """Pathways without their heads, which read whole windows as they come from a video.
 
-    The slow pathway's choice of frames, differences and the normalisation are inside, as constants: nothing is left to
-    whoever uses it, and nothing looks at a tensor's values, so that it becomes one graph for batches of any size.
+    The slow pathway's choice of frames, differences and the normalisation are inside, as constants:
+    nothing is left to whoever uses it, and nothing looks at a tensor's values, so that it becomes
+    one graph for batches of any size.
 
     Args:
         model: The networks; they are shared, not copied.
@@ -99,7 +102,11 @@ class Encoder(nn.Module):
     def _clip(self, name: str, pathway: Pathway, part: Tensor) -> Tensor:
         """What `Pathway.clip` gives, (B, 3, T, H, W)."""
         frames = part.index_select(2, self.get_buffer(f"{name}_frames0"))
-        return frames - part.index_select(2, self.get_buffer(f"{name}_frames1")) if pathway.difference else frames
+        return (
+            frames - part.index_select(2, self.get_buffer(f"{name}_frames1"))
+            if pathway.difference
+            else frames
+        )
 
 
 def headless(pathway: Pathway) -> Pathway:

@@ -1,4 +1,5 @@
-"""One export of a run: its files are written, compared with the checkpoint, described, and appear all at once."""
+"""One export of a run: its files are written, compared with the checkpoint, described, and appear
+all at once."""
 
 from __future__ import annotations
 
@@ -51,27 +52,38 @@ class Exporter:
         DataError: If clips can't be read.
     """
 
-    def __init__(self, run: Run, manifest: Manifest | None, videos: Iterable[Path], pathway: str) -> None:
+    def __init__(
+        self, run: Run, manifest: Manifest | None, videos: Iterable[Path], pathway: str
+    ) -> None:
         self.run, self.stage = run, run.recipe.last_stage
         self.model, _ = restore(run)
         self.checkpoint = files.sha256(run.checkpoint)
         self.sampler = build_sampler(self.stage)
-        # Whoever uses the export may not have the decoder that the store was made with; frames are the same by all.
-        self.look = replace(FrameTransform.of(self.stage, manifest.settings if manifest else {}), decoder="")
+        # Whoever uses the export may not have the decoder that the store was made with; frames are
+        # the same by all.
+        self.look = replace(
+            FrameTransform.of(self.stage, manifest.settings if manifest else {}), decoder=""
+        )
         pathways = PATHWAYS if pathway == "both" else (pathway,)
         self.encoder = Encoder(self.model, Reading.of(self.sampler), pathways).eval()
         paths = list(videos)
-        windows = self._of_videos(paths) if paths or manifest is None else self._of_dataset(manifest)
+        windows = (
+            self._of_videos(paths) if paths or manifest is None else self._of_dataset(manifest)
+        )
         self.clips = np.stack([frames for frames, _ in windows])
         with torch.no_grad():
-            features = encode_batch(self.model, torch.from_numpy(self.clips), [view for _, view in windows])
+            features = encode_batch(
+                self.model, torch.from_numpy(self.clips), [view for _, view in windows]
+            )
         self.expected = {name: features[name].numpy() for name in pathways}
         self.licence = ""
 
     def _of_dataset(self, manifest: Manifest) -> list[tuple[Frames, View]]:
         """The middle windows of clips from all over a dataset."""
         rows = np.unique(np.linspace(0, len(manifest.table) - 1, COMPARED).astype(int)).tolist()
-        videos = EvalClips(manifest, rows, self.sampler, self.look.border, self.look.size, centre_only=True)
+        videos = EvalClips(
+            manifest, rows, self.sampler, self.look.border, self.look.size, centre_only=True
+        )
         found = []
         for index, row in enumerate(rows):
             video = videos[index]
@@ -84,7 +96,10 @@ class Exporter:
         for number, path in enumerate(paths):
             share = -(-(COMPARED - len(found)) // (len(paths) - number))
             windows = VideoFile(path, self.sampler, self.look).windows()
-            found += [(window.frames, window.view) for window, _ in zip(windows, range(share), strict=False)]
+            found += [
+                (window.frames, window.view)
+                for window, _ in zip(windows, range(share), strict=False)
+            ]
         return found
 
     def write(self, out: Path, wanted: Iterable[str]) -> None:
@@ -94,7 +109,9 @@ class Exporter:
             RunError: If a file can't be written in a format, or is not what the checkpoint is.
         """
         widths = {name: values.shape[1] for name, values in self.expected.items()}
-        config = describe(self.run, self.checkpoint, self.encoder, widths, self.look) | {"compared": {}}
+        config = describe(self.run, self.checkpoint, self.encoder, widths, self.look) | {
+            "compared": {}
+        }
         measured = training_mean(self.run, self.checkpoint)
         centre = {name: measured[0][name] for name in widths} if measured else {}
         config["centre"] = measured[1] if measured else None
@@ -115,12 +132,16 @@ class Exporter:
                     formats.write_torch_export(program, path)
                 else:
                     formats.write_onnx(program, self.encoder.pathways, path)
-                    config["files"][kind] += [beside.name for beside in folder.glob(f"{path.name}.*")]
+                    config["files"][kind] += [
+                        beside.name for beside in folder.glob(f"{path.name}.*")
+                    ]
                 self._describe(folder, config)
                 config["compared"][kind] = self._compared(kind, path)
             self._describe(folder, config)
 
-    def _keep_others(self, out: Path, folder: Path, config: dict[str, Any], wanted: set[str]) -> None:
+    def _keep_others(
+        self, out: Path, folder: Path, config: dict[str, Any], wanted: set[str]
+    ) -> None:
         """Take over other formats from an earlier export of the same checkpoint and pathways."""
         if not is_export(out):
             return
@@ -128,21 +149,30 @@ class Exporter:
         if (out / CARD).is_file():
             self.licence = licence_in((out / CARD).read_text(encoding="utf-8"))
         others = [kind for kind in earlier["files"] if kind not in wanted]
-        same = all(earlier[key] == json.loads(json.dumps(config[key])) for key in ("run", "features", "input", "video"))
+        same = all(
+            earlier[key] == json.loads(json.dumps(config[key]))
+            for key in ("run", "features", "input", "video")
+        )
         for kind in others:
             if not same:
                 say(f"{kind} in {out} is of another checkpoint or pathway: it is left out")
                 continue
             for name in earlier["files"][kind]:
                 shutil.copy2(out / name, folder / name)
-            config["files"][kind], config["compared"][kind] = earlier["files"][kind], earlier["compared"][kind]
+            config["files"][kind], config["compared"][kind] = (
+                earlier["files"][kind],
+                earlier["compared"][kind],
+            )
             if kind == "safetensors":  # what was measured since is not in this file
                 config["centre"] = earlier["centre"]
 
     def _describe(self, folder: Path, config: dict[str, Any]) -> None:
         """Write `config.json` and the card."""
         files.write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
-        files.write_text(folder / CARD, card(self.run, config, read_results(self.run, self.checkpoint), self.licence))
+        files.write_text(
+            folder / CARD,
+            card(self.run, config, read_results(self.run, self.checkpoint), self.licence),
+        )
 
     def _compared(self, kind: str, path: Path) -> dict[str, Any]:
         """Compare a file with the checkpoint, and print how far it is from it."""

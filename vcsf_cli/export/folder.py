@@ -51,7 +51,8 @@ def describe(
         "vcsf": __version__,
         "architecture": {
             pathway: {
-                "backbone": stage.backbone.model_dump() | (stage.slow if pathway == "slow" else stage.fast),
+                "backbone": stage.backbone.model_dump()
+                | (stage.slow if pathway == "slow" else stage.fast),
                 "motion": stage.motion.model_dump() if pathway == "slow" else {"name": "none"},
             }
             for pathway in encoder.pathways
@@ -105,16 +106,21 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} can't be read: {error}", "export the run again: vcsf export --from RUN") from error
+        raise RunError(
+            f"{path} can't be read: {error}", "export the run again: vcsf export --from RUN"
+        ) from error
     if not isinstance(config, dict) or config.get("model_type") != KIND:
-        raise RunError(f"{path} is not that of an exported encoder", "name a folder that `vcsf export` made")
+        raise RunError(
+            f"{path} is not that of an exported encoder", "name a folder that `vcsf export` made"
+        )
     if config["version"] > VERSION:
         raise RunError(f"{path} was written by a newer vcsf", "upgrade vcsf")
     return config
 
 
 def exported_recipe(config: dict[str, Any]) -> Recipe:
-    """The recipe in a `config.json`, whose weights all come from the file: none are fetched to start from.
+    """The recipe in a `config.json`, whose weights all come from the file: none are fetched to
+    start from.
 
     Raises:
         RecipeError: If a plugin that it needs is not here.
@@ -136,11 +142,16 @@ def check_place(out: Path) -> None:
         raise InputError(f"--out {out} is a file", "name a folder")
     above = next(folder for folder in out.resolve().parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise InputError(f"--out {out} can't be made in {above}", "name a place that you can write to")
+        raise InputError(
+            f"--out {out} can't be made in {above}", "name a place that you can write to"
+        )
     if not out.is_dir() or not any(out.iterdir()):
         return
     if not is_export(out):
-        raise InputError(f"--out {out} holds something else than an export", "name another folder, or an empty one")
+        raise InputError(
+            f"--out {out} holds something else than an export",
+            "name another folder, or an empty one",
+        )
     own = {CONFIG, CARD}.union(*read_config(out)["files"].values())
     others = sorted(path.name for path in out.iterdir() if path.name not in own)
     if others:
@@ -152,9 +163,11 @@ def check_place(out: Path) -> None:
 
 @contextmanager
 def replacing(out: Path) -> Iterator[Path]:
-    """A folder to write into that becomes `out` when all went well; on any error nothing is left of it.
+    """A folder to write into that becomes `out` when all went well; on any error nothing is left of
+    it.
 
-    What a killed process left is removed; where it was killed between two renamings, the export before is put back.
+    What a killed process left is removed; where it was killed between two renamings, the export
+    before is put back.
 
     Raises:
         InputError: If another process is writing the same export.
@@ -163,7 +176,9 @@ def replacing(out: Path) -> Iterator[Path]:
     work = out.with_name(f".{out.name}.partial")
     new, old = work / "new", work / "old"
     work.mkdir(parents=True, exist_ok=True)
-    busy = InputError(f"{out} is being written by another process", "wait for it, or give another --out")
+    busy = InputError(
+        f"{out} is being written by another process", "wait for it, or give another --out"
+    )
     with files.only_one(work / "lock", busy):
         by_earlier_versions = [*_named_by_process(out, "old"), *_named_by_process(out, "partial")]
         for before in (old, *_named_by_process(out, "old")):
@@ -184,6 +199,7 @@ def replacing(out: Path) -> Iterator[Path]:
 
 
 def _named_by_process(out: Path, ending: str) -> list[Path]:
-    """What earlier versions left of an export when they were killed: they named it after their process."""
+    """What earlier versions left of an export when they were killed: they named it after their
+    process."""
     name = re.compile(rf"\.{re.escape(out.name)}\.\d+\.{ending}")
     return [path for path in out.parent.iterdir() if name.fullmatch(path.name)]

@@ -27,7 +27,8 @@ NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
 """Packages of the extra `export` by the format that needs them."""
 
 _LARGEST_FILE = 2**31 - 2**24
-"""Bytes of weights that an ONNX file can hold; more lie in a second one, `model.onnx.data`, beside it."""
+"""Bytes of weights that an ONNX file can hold; more lie in a second one, `model.onnx.data`, beside
+it."""
 
 
 def check_packages(formats: Sequence[str]) -> None:
@@ -37,22 +38,29 @@ def check_packages(formats: Sequence[str]) -> None:
         InputError: If something is missing.
     """
     for name in formats:
-        missing = [package for package in NEEDED.get(name, ()) if importlib.util.find_spec(package) is None]
+        missing = [
+            package for package in NEEDED.get(name, ()) if importlib.util.find_spec(package) is None
+        ]
         if missing:
             raise InputError(
-                f"--format {name} needs {' and '.join(missing)}, which is not installed", "pip install 'vcsf[export]'"
+                f"--format {name} needs {' and '.join(missing)}, which is not installed",
+                "pip install 'vcsf[export]'",
             )
 
 
-def write_safetensors(encoder: Encoder, centre: Mapping[str, npt.NDArray[np.float32]], path: Path) -> None:
-    """Write weights, `slow.backbone...` and so on, and the centres of features (C,), `centre.slow` and so on."""
+def write_safetensors(
+    encoder: Encoder, centre: Mapping[str, npt.NDArray[np.float32]], path: Path
+) -> None:
+    """Write weights, `slow.backbone...` and so on, and the centres of features (C,), `centre.slow`
+    and so on."""
     tensors = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
     tensors |= {f"centre.{pathway}": torch.from_numpy(values) for pathway, values in centre.items()}
     path.write_bytes(save(tensors, {"format": "pt"}))
 
 
 def write_images(encoder: Encoder, folder: Path) -> list[str]:
-    """Write the image network of each pathway of timm's, with timm's own names; returns what was written."""
+    """Write the image network of each pathway of timm's, with timm's own names; returns what was
+    written."""
     written = []
     for pathway in encoder.pathways:
         image = cast(nn.Module, encoder.get_submodule(f"{pathway}.backbone").image)
@@ -75,7 +83,9 @@ def trace_encoder(encoder: Encoder, size: int) -> _Program:
     example = torch.zeros(2, encoder.reading.length, size, size, 3, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1)
     with quiet(), torch.no_grad(), _one_line_errors("a graph of PyTorch's"):
-        return torch.export.export(encoder.eval(), (example,), dynamic_shapes={"frames": {0: batch}})
+        return torch.export.export(
+            encoder.eval(), (example,), dynamic_shapes={"frames": {0: batch}}
+        )
 
 
 def write_torch_export(program: _Program, path: Path) -> None:
@@ -93,7 +103,9 @@ def write_onnx(program: _Program, pathways: Sequence[str], path: Path) -> None:
     (example,), _ = program.example_inputs
     size = sum(tensor.nbytes for tensor in program.state_dict.values())
     with quiet(), torch.no_grad(), _one_line_errors("ONNX"):
-        program = program.run_decompositions({torch.ops.aten.adaptive_avg_pool3d.default: adaptive_average})
+        program = program.run_decompositions(
+            {torch.ops.aten.adaptive_avg_pool3d.default: adaptive_average}
+        )
         translated = torch.onnx.export(
             program,
             (example,),
@@ -108,7 +120,8 @@ def write_onnx(program: _Program, pathways: Sequence[str], path: Path) -> None:
 
 
 def adaptive_average(features: Tensor, size: Sequence[int]) -> Tensor:
-    """`adaptive_avg_pool3d` of features (..., T, h, w), one axis after the other: ONNX has no such pool."""
+    """`adaptive_avg_pool3d` of features (..., T, h, w), one axis after the other: ONNX has no such
+    pool."""
     for axis, length in zip((-3, -2, -1), size, strict=True):
         old = features.shape[axis]
         if old % length == 0:
@@ -116,7 +129,10 @@ def adaptive_average(features: Tensor, size: Sequence[int]) -> Tensor:
             features = features.reshape(*around[0], length, old // length, *around[1]).mean(axis)
             continue
         bounds = [(step * old // length, -(-(step + 1) * old // length)) for step in range(length)]
-        parts = [features.narrow(axis, begin, end - begin).mean(axis, keepdim=True) for begin, end in bounds]
+        parts = [
+            features.narrow(axis, begin, end - begin).mean(axis, keepdim=True)
+            for begin, end in bounds
+        ]
         features = torch.cat(parts, axis)
     return features
 
@@ -139,11 +155,16 @@ def _one_line_errors(what: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave out what the exporters say to their developers: warnings, logs, and whole graphs where they fail."""
+    """Leave out what the exporters say to their developers: warnings, logs, and whole graphs where
+    they fail."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

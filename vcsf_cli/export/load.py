@@ -22,7 +22,13 @@ from vcsf_cli.features.extract import Features
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.runs.restore import restore
 from vcsf_cli.runs.run import read_run
-from vcsf_cli.search.video import FrameTransform, GivenFrames, VideoFile, WindowFeatures, encode_with
+from vcsf_cli.search.video import (
+    FrameTransform,
+    GivenFrames,
+    VideoFile,
+    WindowFeatures,
+    encode_with,
+)
 from vcsf_cli.storage import checkpoint
 
 _Source = str | Path | Frames | Tensor
@@ -30,18 +36,20 @@ _Source = str | Path | Frames | Tensor
 
 
 class VideoEncoder(Encoder):
-    """An encoder that also reads videos. Called, it is its pathways on uint8 windows (B, L, H, W, 3), as `Encoder`.
+    """An encoder that also reads videos. Called, it is its pathways on uint8 windows (B, L, H, W,
+    3), as `Encoder`.
 
-    Features are pooled, before any centring or scaling. To compare videos as `vcsf retrieve` does, subtract a centre
-    (`centre`, or the mean over your own videos), scale to unit length, and take cosines; the similarity by both pathways
-    is the mean of the two cosines.
+    Features are pooled, before any centring or scaling. To compare videos as `vcsf retrieve` does,
+    subtract a centre (`centre`, or the mean over your own videos), scale to unit length, and take
+    cosines; the similarity by both pathways is the mean of the two cosines.
 
     Args:
         model: The networks; they are shared, not copied.
         stage: Says which sampler gives a video's windows.
         look: How frames are made small.
         pathways: The pathways that there are.
-        centre: Mean feature (C,) of the training clips by pathway, where it was measured; else empty.
+        centre: Mean feature (C,) of the training clips by pathway, where it was measured; else
+            empty.
     """
 
     def __init__(
@@ -52,7 +60,9 @@ class VideoEncoder(Encoder):
         pathways: Sequence[str],
         centre: Mapping[str, Tensor],
     ) -> None:
-        sampler: Sampler = registry.load().build("sampler", stage.sampler.name, **stage.sampler.settings)
+        sampler: Sampler = registry.load().build(
+            "sampler", stage.sampler.name, **stage.sampler.settings
+        )
         super().__init__(model, Reading.of(sampler), pathways)
         self.sampler, self.look = sampler, look
         self.centre: Features = {pathway: values.numpy() for pathway, values in centre.items()}
@@ -61,9 +71,10 @@ class VideoEncoder(Encoder):
     def encode(self, video: _Source) -> Features:
         """The feature of a video, the mean over its windows: float32 (C,) by pathway.
 
-        A prepared clip's feature differs a little from its original's, because the store keeps frames as JPEGs: of 40
-        synthetic videos and the demo's run the cosine of the two was at least 0.9999 in the slow pathway and 0.995 in the
-        fast one, which reads differences; each video was nearest to its own clip.
+        A prepared clip's feature differs a little from its original's, because the store keeps
+        frames as JPEGs: of 40 synthetic videos and the demo's run the cosine of the two was at
+        least 0.9999 in the slow pathway and 0.995 in the fast one, which reads differences; each
+        video was nearest to its own clip.
 
         Args:
             video: A file, or any number of frames: uint8 (T, H, W, 3), RGB.
@@ -79,13 +90,18 @@ class VideoEncoder(Encoder):
 
         Args:
             video: As `encode` takes it.
-            fps: Frames per second of frames, None for the rate that windows are taken at; a file says its own.
+            fps: Frames per second of frames, None for the rate that windows are taken at; a file
+                says its own.
         """
         source = (
-            Path(video) if isinstance(video, str | Path) else _frames_as_video(video, fps or self.look.fps or USUAL_FPS)
+            Path(video)
+            if isinstance(video, str | Path)
+            else _frames_as_video(video, fps or self.look.fps or USUAL_FPS)
         )
         opened = VideoFile(source, self.sampler, self.look)
-        return encode_with(lambda frames, views: self(frames), opened, next(self.parameters()).device)
+        return encode_with(
+            lambda frames, views: self(frames), opened, next(self.parameters()).device
+        )
 
 
 def _frames_as_video(frames: Frames | Tensor, fps: float) -> GivenFrames:
@@ -97,7 +113,8 @@ def _frames_as_video(frames: Frames | Tensor, fps: float) -> GivenFrames:
     array = frames.cpu().numpy() if isinstance(frames, Tensor) else frames
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3 or not len(array):
         raise InputError(
-            f"frames of type {array.dtype} and shape {array.shape} are no video", "give uint8 (T, H, W, 3), RGB"
+            f"frames of type {array.dtype} and shape {array.shape} are no video",
+            "give uint8 (T, H, W, 3), RGB",
         )
     return GivenFrames(array, fps)
 
@@ -105,9 +122,9 @@ def _frames_as_video(frames: Frames | Tensor, fps: float) -> GivenFrames:
 def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> VideoEncoder:
     """The encoder in a folder that `vcsf export` made, or in a run folder. Runs no code from it.
 
-    Of an exported folder it needs `config.json` and `model.safetensors`. A run folder does not say how its store was
-    prepared: frames are then made 128 px on their short side, at the video's own rate, as `vcsf prepare` does unless
-    told otherwise.
+    Of an exported folder it needs `config.json` and `model.safetensors`. A run folder does not say
+    how its store was prepared: frames are then made 128 px on their short side, at the video's own
+    rate, as `vcsf prepare` does unless told otherwise.
 
     Args:
         path: The folder.
@@ -120,7 +137,9 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> VideoE
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}", "name one that `vcsf export` made, or a run folder")
+        raise InputError(
+            f"there is no folder {folder}", "name one that `vcsf export` made, or a run folder"
+        )
     loaded = _load_export(folder) if (folder / CONFIG).is_file() else _load_run(folder)
     return loaded.to(device)
 
@@ -143,9 +162,15 @@ def _load_export(folder: Path) -> VideoEncoder:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path} is damaged: {error}", "export the run again") from error
-    centre = {name: tensors.pop(f"centre.{name}") for name in config["features"] if f"centre.{name}" in tensors}
+    centre = {
+        name: tensors.pop(f"centre.{name}")
+        for name in config["features"]
+        if f"centre.{name}" in tensors
+    }
     recipe = exported_recipe(config)
     look = FrameTransform(**config["video"])
-    encoder = VideoEncoder(build(recipe), recipe.last_stage, look, tuple(config["features"]), centre)
+    encoder = VideoEncoder(
+        build(recipe), recipe.last_stage, look, tuple(config["features"]), centre
+    )
     checkpoint.load_weights(encoder, tensors, path)
     return encoder

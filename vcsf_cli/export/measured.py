@@ -1,4 +1,5 @@
-"""What was measured of a run and belongs into its export: results, and the centre of its training clips' features."""
+"""What was measured of a run and belongs into its export: results, and the centre of its training
+clips' features."""
 
 from __future__ import annotations
 
@@ -17,24 +18,30 @@ from vcsf_cli.runs import results
 from vcsf_cli.runs.run import Run
 
 _CACHE = "features.parquet"
-"""Beside the results of retrieval: features, and in its metadata the checkpoint that they are of."""
+"""Beside the results of retrieval: features, and in its metadata the checkpoint that they are
+of."""
 
 
 def read_results(run: Run, checkpoint: str) -> pd.DataFrame:
-    """The rows of every `results.csv` that `vcsf retrieve` and `vcsf finetune` wrote of a checkpoint, of what was measured
-    again with other settings the last; columns as in `results.COLUMNS`.
+    """The rows of every `results.csv` that `vcsf retrieve` and `vcsf finetune` wrote of a
+    checkpoint, of what was measured again with other settings the last; columns as in
+    `results.COLUMNS`.
 
     Args:
         run: The run.
         checkpoint: SHA-256 of its checkpoint.
     """
     folders = [
-        path.parent for path in run.folder.glob("*/*/results.csv") if _measured_checkpoint(path.parent) == checkpoint
+        path.parent
+        for path in run.folder.glob("*/*/results.csv")
+        if _measured_checkpoint(path.parent) == checkpoint
     ]
     if not folders:
         return pd.DataFrame(columns=list(results.COLUMNS))
     folders.sort(key=lambda folder: (str(_read_status(folder).get("ended", "")), folder.name))
-    rows = pd.concat([results.read(folder / "results.csv") for folder in folders], ignore_index=True)
+    rows = pd.concat(
+        [results.read(folder / "results.csv") for folder in folders], ignore_index=True
+    )
     return rows.drop_duplicates([*results.SAME, "metric"], keep="last", ignore_index=True)
 
 
@@ -55,7 +62,8 @@ def _read_status(folder: Path) -> dict[str, Any]:
 
 
 def training_mean(run: Run, checkpoint: str) -> tuple[Features, dict[str, Any]] | None:
-    """The mean feature (C,) of a run's training clips by pathway and what it is of, if `vcsf retrieve` computed them.
+    """The mean feature (C,) of a run's training clips by pathway and what it is of, if `vcsf
+    retrieve` computed them.
 
     It is what retrieval subtracts from the clips that are searched.
     """
@@ -70,7 +78,9 @@ def training_mean(run: Run, checkpoint: str) -> tuple[Features, dict[str, Any]] 
     centre = {}
     for name in table.column_names:
         if name not in ("video", "label", "part"):
-            features = np.stack(table[name].combine_chunks().to_numpy(zero_copy_only=False))[searched]
+            features = np.stack(table[name].combine_chunks().to_numpy(zero_copy_only=False))[
+                searched
+            ]
             centre[name] = feature_mean(features)
     return centre, {"dataset": run.status["dataset"], "split": split, "clips": int(searched.sum())}
 

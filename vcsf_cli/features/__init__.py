@@ -1,1 +1,2 @@
-"""Features of whole clips: from windows to features, who is near whom, and intervals over recordings."""
+"""Features of whole clips: from windows to features, who is near whom, and intervals over
+recordings."""

@@ -15,8 +15,8 @@ def paired_interval(
 ) -> tuple[float, float, float]:
     """The difference of two means over the same queries, with a 95 % bootstrap interval.
 
-    Whole clusters are drawn, because clips cut from one recording are right or wrong together (Efron and Tibshirani
-    1993, ch. 8: the unit that is drawn is the one that was sampled).
+    Whole clusters are drawn, because clips cut from one recording are right or wrong together
+    (Efron and Tibshirani 1993, ch. 8: the unit that is drawn is the one that was sampled).
 
     Args:
         ours: One number a query, such as its R@1, (Q,).
@@ -32,7 +32,9 @@ def paired_interval(
     _, number = np.unique(cluster.astype(str), return_inverse=True)
     sums = np.bincount(number, difference)
     sizes = np.bincount(number).astype(np.float64)
-    weights = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
+    weights = np.random.default_rng(seed).multinomial(
+        len(sums), np.full(len(sums), 1 / len(sums)), size=draws
+    )
     means = (weights @ sums) / (weights @ sizes)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(difference.mean()), float(low), float(high)

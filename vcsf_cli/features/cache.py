@@ -15,7 +15,9 @@ from vcsf_cli.features.extract import Features
 from vcsf_cli.storage import files
 
 
-def write_features(path: Path, key: dict[str, Any], features: Features, video: Any, label: Any, part: Any) -> None:
+def write_features(
+    path: Path, key: dict[str, Any], features: Features, video: Any, label: Any, part: Any
+) -> None:
     """Write `features.parquet`, with what the features depend on in its metadata."""
     columns: dict[str, Any] = {
         "video": pa.array(video, pa.string()),
@@ -23,7 +25,9 @@ def write_features(path: Path, key: dict[str, Any], features: Features, video: A
         "part": pa.array(list(part), pa.string()),
     }
     for pathway, values in features.items():
-        columns[pathway] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel(), pa.float32()), values.shape[1])
+        columns[pathway] = pa.FixedSizeListArray.from_arrays(
+            pa.array(values.ravel(), pa.float32()), values.shape[1]
+        )
     table = pa.table(columns).replace_schema_metadata({"vcsf": json.dumps(key, sort_keys=True)})
     with files.whole(path) as file:
         pq.write_table(table, file)
@@ -40,4 +44,7 @@ def read_features(path: Path, key: dict[str, Any]) -> Features | None:
     if (table.schema.metadata or {}).get(b"vcsf") != json.dumps(key, sort_keys=True).encode():
         return None
     names = [name for name in table.column_names if name not in ("video", "label", "part")]
-    return {name: np.stack(table[name].combine_chunks().to_numpy(zero_copy_only=False)) for name in names}
+    return {
+        name: np.stack(table[name].combine_chunks().to_numpy(zero_copy_only=False))
+        for name in names
+    }

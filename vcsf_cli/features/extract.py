@@ -23,7 +23,8 @@ WINDOWS_AT_ONCE = 32
 
 
 class Network(Protocol):
-    """What gives a vector by pathway for every window: the two pathways, or a classifier its probabilities."""
+    """What gives a vector by pathway for every window: the two pathways, or a classifier its
+    probabilities."""
 
     training: bool
 
@@ -41,9 +42,15 @@ class Network(Protocol):
 
 
 def extract(
-    model: Network, videos: EvalClips, device: torch.device, workers: int, done: Done, bf16: bool = False
+    model: Network,
+    videos: EvalClips,
+    device: torch.device,
+    workers: int,
+    done: Done,
+    bf16: bool = False,
 ) -> Features:
-    """Mean feature of each video's windows, float32 (N, C) by pathway, before any centring or scaling.
+    """Mean feature of each video's windows, float32 (N, C) by pathway, before any centring or
+    scaling.
 
     Args:
         model: In eval mode while this runs; it is left as it was.
@@ -66,20 +73,25 @@ def extract(
             done(int(owners[-1] + 1))
     finally:
         model.train(training)
-    return {pathway: (total / counts[:, None]).astype(np.float32) for pathway, total in sums.items()}
+    return {
+        pathway: (total / counts[:, None]).astype(np.float32) for pathway, total in sums.items()
+    }
 
 
 @torch.no_grad()
 def extract_windows(
     model: Network, videos: EvalClips, device: torch.device, workers: int, bf16: bool = False
 ) -> Iterator[tuple[npt.NDArray[np.int64], Features]]:
-    """Features of every window of each video in order, batch by batch: the number of the video of each, (B,), and
-    float32 (B, C) by pathway. The model must be in eval mode."""
+    """Features of every window of each video in order, batch by batch: the number of the video of
+    each, (B,), and float32 (B, C) by pathway. The model must be in eval mode."""
     (view, *_) = videos.sampler.cover(videos.sampler.length)
     for owners, frames, positions in batches(videos, workers):
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             features = model.features(seen_by(view, to_input(frames.to(device))), positions)
-        yield owners, {pathway: feature.float().cpu().numpy() for pathway, feature in features.items()}
+        yield (
+            owners,
+            {pathway: feature.float().cpu().numpy() for pathway, feature in features.items()},
+        )
 
 
 def seen_by(view: View, windows: Tensor) -> dict[str, Tensor]:
@@ -87,17 +99,24 @@ def seen_by(view: View, windows: Tensor) -> dict[str, Tensor]:
     return {pathway: windows[:, :, slice(*view.part(pathway))] for pathway in PATHWAYS}
 
 
-def batches(videos: EvalClips, workers: int) -> Iterator[tuple[npt.NDArray[np.int64], Tensor, dict[str, Tensor]]]:
-    """Windows of consecutive videos in batches: the number of the video of each, uint8 (B, L, H, W, 3), and positions.
+def batches(
+    videos: EvalClips, workers: int
+) -> Iterator[tuple[npt.NDArray[np.int64], Tensor, dict[str, Tensor]]]:
+    """Windows of consecutive videos in batches: the number of the video of each, uint8 (B, L, H, W,
+    3), and positions.
 
-    A batch of a fixed size may end within a video, so that a long video needs no more memory than a short one.
-    """
+    A batch of a fixed size may end within a video, so that a long video needs no more memory than a
+    short one."""
     owners: list[int] = []
     frames: list[Tensor] = []
     positions: dict[str, list[Tensor]] = {pathway: [] for pathway in PATHWAYS}
 
     def flush() -> tuple[npt.NDArray[np.int64], Tensor, dict[str, Tensor]]:
-        batch = np.array(owners), torch.stack(frames), {p: torch.stack(items) for p, items in positions.items()}
+        batch = (
+            np.array(owners),
+            torch.stack(frames),
+            {p: torch.stack(items) for p, items in positions.items()},
+        )
         owners.clear()
         frames.clear()
         for items in positions.values():

@@ -1,4 +1,5 @@
-"""Nearest-neighbour retrieval: who is near whom, and how often one of the k nearest is of the right class."""
+"""Nearest-neighbour retrieval: who is near whom, and how often one of the k nearest is of the right
+class."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ QUERIES_AT_ONCE = 512
 
 
 def centred_unit(features: FloatArray, mean: FloatArray | None = None) -> FloatArray:
-    """Features (N, C) less a mean (C,), each of unit length; less their own mean they are what the benchmark compares
-    (CoCLR)."""
+    """Features (N, C) less a mean (C,), each of unit length; less their own mean they are what the
+    benchmark compares (CoCLR)."""
     centred = features - (feature_mean(features) if mean is None else mean)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
     unit: FloatArray = centred / np.maximum(length, 1e-12)
@@ -50,8 +51,11 @@ class Neighbours:
     similarity: FloatArray
 
 
-def nearest(query: Features, gallery: Features, pathway: str, k: int, excluded: BoolArray | None = None) -> Neighbours:
-    """The k nearest gallery clips by cosine similarity; `both` is the mean of the pathways' similarities.
+def nearest(
+    query: Features, gallery: Features, pathway: str, k: int, excluded: BoolArray | None = None
+) -> Neighbours:
+    """The k nearest gallery clips by cosine similarity; `both` is the mean of the pathways'
+    similarities.
 
     Args:
         query: Unit-length features (Q, C) by pathway.
@@ -67,7 +71,9 @@ def nearest(query: Features, gallery: Features, pathway: str, k: int, excluded: 
     similarity = np.empty((rows, k), np.float32)
     for start in range(0, rows, QUERIES_AT_ONCE):
         part = slice(start, start + QUERIES_AT_ONCE)
-        total: FloatArray = np.stack([query[name][part] @ gallery[name].T for name in used]).mean(0, dtype=np.float32)
+        total: FloatArray = np.stack([query[name][part] @ gallery[name].T for name in used]).mean(
+            0, dtype=np.float32
+        )
         if excluded is not None:
             total[excluded[part]] = -np.inf
         order = np.argsort(-total, axis=1, kind="stable")[:, :k]
@@ -78,10 +84,14 @@ def nearest(query: Features, gallery: Features, pathway: str, k: int, excluded: 
 
 
 def hits(
-    neighbours: Neighbours, query_label: npt.NDArray[np.object_], gallery_label: npt.NDArray[np.object_]
+    neighbours: Neighbours,
+    query_label: npt.NDArray[np.object_],
+    gallery_label: npt.NDArray[np.object_],
 ) -> BoolArray:
     """Whether each neighbour is of its query's class, (Q, k)."""
-    right: BoolArray = (gallery_label[neighbours.index] == query_label[:, None]) & (neighbours.index >= 0)
+    right: BoolArray = (gallery_label[neighbours.index] == query_label[:, None]) & (
+        neighbours.index >= 0
+    )
     return right
 
 

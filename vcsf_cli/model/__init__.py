@@ -1,1 +1,2 @@
-"""The two pathways, their heads, the momentum encoder and its queue; sampler and loss; weights from files."""
+"""The two pathways, their heads, the momentum encoder and its queue; sampler and loss; weights from
+files."""

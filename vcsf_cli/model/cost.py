@@ -35,7 +35,9 @@ _WRONG_SHAPES = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticErro
 """What torch and parts raise when clips are too small for them."""
 
 
-def pathway_costs(model: TwoPathways, stage: Stage, sampler: Sampler) -> dict[str, dict[str, _Cost]]:
+def pathway_costs(
+    model: TwoPathways, stage: Stage, sampler: Sampler
+) -> dict[str, dict[str, _Cost]]:
     """The costs of both pathways' parts, by pathway.
 
     Args:
@@ -52,10 +54,13 @@ def pathway_costs(model: TwoPathways, stage: Stage, sampler: Sampler) -> dict[st
     for name in PATHWAYS:
         begin, end = view.part(name)
         try:
-            found[name] = costs(model.pathway(name), torch.from_numpy(view.positions(name)), end - begin, size)
+            found[name] = costs(
+                model.pathway(name), torch.from_numpy(view.positions(name)), end - begin, size
+            )
         except _WRONG_SHAPES as error:
             raise InputError(
-                f"backbone `{stage.backbone.name}` can't read clips of {len(view.positions(name))} frames of {size} x {size} "
+                f"backbone `{stage.backbone.name}` can't read clips of "
+                f"{len(view.positions(name))} frames of {size} x {size} "
                 f"pixels in the {name} pathway: {str(error).splitlines()[0]}",
                 "set data.size or sampler.frames higher, or take another backbone",
             ) from error
@@ -65,9 +70,9 @@ def pathway_costs(model: TwoPathways, stage: Stage, sampler: Sampler) -> dict[st
 def costs(pathway: Pathway, positions: Tensor, length: int, size: int) -> dict[str, _Cost]:
     """The costs of a pathway's parts, by `PARTS`.
 
-    FLOPs are torch's count: those of convolutions, matrix products and attention, a multiplication and an addition
-    being two. So they are twice the multiply-accumulates that papers and torchvision call FLOPs. Norms, activations,
-    pools and gates are not counted.
+    FLOPs are torch's count: those of convolutions, matrix products and attention, a multiplication
+    and an addition being two. So they are twice the multiply-accumulates that papers and
+    torchvision call FLOPs. Norms, activations, pools and gates are not counted.
 
     Args:
         pathway: The encoder; it is left as it is.
@@ -77,16 +82,23 @@ def costs(pathway: Pathway, positions: Tensor, length: int, size: int) -> dict[s
     """
     try:
         flops = count_flops(pathway, positions, length, size, "meta")
-    except RuntimeError:  # somebody's part must see numbers, or is wrong, which it will say once more
+    except (
+        RuntimeError
+    ):  # somebody's part must see numbers, or is wrong, which it will say once more
         flops = count_flops(pathway, positions, length, size, "cpu")
     return {
-        part: _Cost(sum(weight.numel() for weight in getattr(pathway, part).parameters()), flops[part])
+        part: _Cost(
+            sum(weight.numel() for weight in getattr(pathway, part).parameters()), flops[part]
+        )
         for part in PARTS
     }
 
 
-def count_flops(pathway: Pathway, positions: Tensor, length: int, size: int, device: str) -> dict[str, int]:
-    """FLOPs of a pathway's parts; on the device `meta` there are shapes alone, so that counting takes no time."""
+def count_flops(
+    pathway: Pathway, positions: Tensor, length: int, size: int, device: str
+) -> dict[str, int]:
+    """FLOPs of a pathway's parts; on the device `meta` there are shapes alone, so that counting
+    takes no time."""
     blank = copy.deepcopy(pathway).to(device).eval()
     window = torch.zeros(1, 3, length, size, size, device=device)
     # The CPU's fused attention is unknown to the counter, its matrix products are not.

@@ -19,11 +19,13 @@ def key_encoder(model: TwoPathways) -> TwoPathways:
 
 
 @torch.no_grad()
-def ema_update(keys: TwoPathways, queries: TwoPathways, pathways: Iterable[str], momentum: float) -> None:
+def ema_update(
+    keys: TwoPathways, queries: TwoPathways, pathways: Iterable[str], momentum: float
+) -> None:
     """Move the key encoder's weights towards the query encoder's: k <- m k + (1 - m) q.
 
-    Batch-norm statistics are not moved: the key encoder gathers its own from the keys that it computes.
-    """
+    Batch-norm statistics are not moved: the key encoder gathers its own from the keys that it
+    computes."""
     for pathway in pathways:
         targets: list[Tensor] = list(keys.pathway(pathway).parameters())
         sources: list[Tensor] = list(queries.pathway(pathway).parameters())
@@ -31,7 +33,8 @@ def ema_update(keys: TwoPathways, queries: TwoPathways, pathways: Iterable[str],
 
 
 class Queue(nn.Module):
-    """The last K keys of both pathways in step, with the video, source and label that each slot came from.
+    """The last K keys of both pathways in step, with the video, source and label that each slot
+    came from.
 
     Args:
         slots: K; 0 keeps nothing.
@@ -64,8 +67,11 @@ class Queue(nn.Module):
         return {pathway: self.get_buffer(pathway) for pathway in PATHWAYS}
 
     @torch.no_grad()
-    def push(self, keys: Mapping[str, Tensor], video: Tensor, source: Tensor, label: Tensor) -> None:
-        """Put the keys (B, D) of a batch in the place of the oldest; of more than K keys the last K stay."""
+    def push(
+        self, keys: Mapping[str, Tensor], video: Tensor, source: Tensor, label: Tensor
+    ) -> None:
+        """Put the keys (B, D) of a batch in the place of the oldest; of more than K keys the last K
+        stay."""
         if not self.slots:
             return
         position = self.get_buffer("next")

@@ -1,4 +1,5 @@
-"""Whose statistics batch norm takes in training: the batch's, those of parts of it, of all processes, or none."""
+"""Whose statistics batch norm takes in training: the batch's, those of parts of it, of all
+processes, or none."""
 
 from __future__ import annotations
 
@@ -11,9 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 class SplitBatchNorm(_BatchNorm):
     """Batch norm of each part of the batch by itself; in eval mode like any other.
 
-    Own key and query of a clip are normalised by statistics of the same clips, which tells them apart from the keys of a
-    queue: a network can use that and learn nothing (MoCo, He et al., CVPR 2020, section 3.3). MoCo shuffles keys between
-    GPUs; with one process, keys are shuffled between the parts of the batch instead.
+    Own key and query of a clip are normalised by statistics of the same clips, which tells them
+    apart from the keys of a queue: a network can use that and learn nothing (MoCo, He et al., CVPR
+    2020, section 3.3). MoCo shuffles keys between GPUs; with one process, keys are shuffled between
+    the parts of the batch instead.
 
     Args:
         norm: The batch norm whose weights and statistics it takes.
@@ -22,7 +24,9 @@ class SplitBatchNorm(_BatchNorm):
     parts = 1
 
     def __init__(self, norm: _BatchNorm) -> None:
-        super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        super().__init__(
+            norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
+        )
         self.weight, self.bias = norm.weight, norm.bias
         self.running_mean, self.running_var = norm.running_mean, norm.running_var
         self.num_batches_tracked = norm.num_batches_tracked
@@ -43,7 +47,9 @@ class SplitBatchNorm(_BatchNorm):
         statistics = self.running_mean, self.running_var
         return torch.cat(
             [
-                functional.batch_norm(part, *statistics, self.weight, self.bias, True, share, self.eps)
+                functional.batch_norm(
+                    part, *statistics, self.weight, self.bias, True, share, self.eps
+                )
                 for part in input.tensor_split(self.parts)
             ]
         )
@@ -55,10 +61,15 @@ def batch_norms(network: nn.Module) -> list[_BatchNorm]:
 
 
 def split(network: nn.Module, parts: int) -> None:
-    """Let every batch norm of a network take its statistics by parts of the batch; 1 is the whole batch again."""
+    """Let every batch norm of a network take its statistics by parts of the batch; 1 is the whole
+    batch again."""
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, _BatchNorm) and not isinstance(child, SplitBatchNorm | nn.SyncBatchNorm) and parts > 1:
+            if (
+                isinstance(child, _BatchNorm)
+                and not isinstance(child, SplitBatchNorm | nn.SyncBatchNorm)
+                and parts > 1
+            ):
                 setattr(module, name, SplitBatchNorm(child))
     for norm in batch_norms(network):
         if isinstance(norm, SplitBatchNorm):

@@ -40,4 +40,7 @@ def uses_labels(recipe: Recipe) -> bool:
 
 def build_sampler(stage: Stage) -> WindowSampler:
     """The sampler of a stage."""
-    return cast(WindowSampler, registry.load().build("sampler", stage.sampler.name, **stage.sampler.settings))
+    return cast(
+        WindowSampler,
+        registry.load().build("sampler", stage.sampler.name, **stage.sampler.settings),
+    )

@@ -1,4 +1,5 @@
-"""The slow and the fast pathway: two encoders without lateral links, each with a head; motion modules in slow."""
+"""The slow and the fast pathway: two encoders without lateral links, each with a head; motion
+modules in slow."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ Windows = Tensor | Mapping[str, Tensor]
 
 
 class Head(nn.Module):
-    """Projection to the space of the loss: 1x1x1 convolution, ReLU, 1x1x1 convolution, on pooled features.
+    """Projection to the space of the loss: 1x1x1 convolution, ReLU, 1x1x1 convolution, on pooled
+    features.
 
     Args:
         channels: C of the backbone's features.
@@ -31,7 +33,9 @@ class Head(nn.Module):
     def __init__(self, channels: int, hidden: int, dim: int) -> None:
         super().__init__()
         # On pooled features a 1x1x1 convolution is a linear layer.
-        self.layers = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim))
+        self.layers = nn.Sequential(
+            nn.Linear(channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim)
+        )
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Unit-length embeddings (B, D) of pooled features (B, C)."""
@@ -45,10 +49,13 @@ class Pathway(nn.Module):
         backbone: Its network, as the hook `vcsf_backbones` describes it.
         motion: Motion modules by the number of the stage that they follow.
         head: From pooled features to the space of the loss.
-        difference: Whether it sees the change from each of its frames to the window's next instead of the frame.
+        difference: Whether it sees the change from each of its frames to the window's next instead
+            of the frame.
     """
 
-    def __init__(self, backbone: nn.Module, motion: Mapping[int, nn.Module], head: Head, difference: bool) -> None:
+    def __init__(
+        self, backbone: nn.Module, motion: Mapping[int, nn.Module], head: Head, difference: bool
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.motion = nn.ModuleDict({str(stage): module for stage, module in motion.items()})
@@ -58,12 +65,13 @@ class Pathway(nn.Module):
     def clip(self, window: Tensor, positions: Tensor) -> Tensor:
         """What the backbone sees, (B, 3, T, H, W), of a window (B, 3, L, H, W) at positions (B, T).
 
-        As a difference, position p gives x[p + 1] - x[p]; the window's last gives the difference before it once more.
-        """
+        As a difference, position p gives x[p + 1] - x[p]; the window's last gives the difference
+        before it once more."""
         return difference(window, positions) if self.difference else select(window, positions)
 
     def forward(self, clip: Tensor, window: Tensor) -> Tensor:
-        """Pooled features (B, C), the representation before the head, of what `clip` gives for a window (B, 3, L, H, W).
+        """Pooled features (B, C), the representation before the head, of what `clip` gives for a
+        window (B, 3, L, H, W).
 
         It looks at no value of a tensor, so that it compiles to one graph.
         """
@@ -75,7 +83,8 @@ class Pathway(nn.Module):
             moved: Tensor = self.motion[key](features, window)
             if moved.shape != features.shape:
                 raise PluginError(
-                    f"a motion module ({type(self.motion[key]).__name__}) makes features of shape {tuple(moved.shape)} of "
+                    f"a motion module ({type(self.motion[key]).__name__}) makes features of shape "
+                    f"{tuple(moved.shape)} of "
                     f"{tuple(features.shape)}",
                     "it must keep their shape",
                 )
@@ -85,7 +94,8 @@ class Pathway(nn.Module):
         channels = stage_channels(self.backbone)[-1]
         if features.dim() != 5 or features.shape[1] != channels:
             raise PluginError(
-                f"a backbone ({type(self.backbone).__name__}) returns features of shape {tuple(features.shape)}",
+                f"a backbone ({type(self.backbone).__name__}) returns features of shape "
+                f"{tuple(features.shape)}",
                 f"its `channels` promise (B, {channels}, T, h, w)",
             )
         return features.mean((2, 3, 4))
@@ -98,11 +108,14 @@ class Pathway(nn.Module):
 def _takes_all(window: Tensor, positions: Tensor) -> bool:
     """Whether positions (B, T) are all frames of a window (B, 3, L, H, W) in order."""
     length = window.shape[2]
-    return positions.shape[1] == length and bool((positions == torch.arange(length, device=positions.device)).all())
+    return positions.shape[1] == length and bool(
+        (positions == torch.arange(length, device=positions.device)).all()
+    )
 
 
 def difference(window: Tensor, positions: Tensor) -> Tensor:
-    """x[p + 1] - x[p] of a window (B, 3, L, H, W) at positions (B, T); the last position gives what the one before does."""
+    """x[p + 1] - x[p] of a window (B, 3, L, H, W) at positions (B, T); the last position gives what
+    the one before does."""
     if _takes_all(window, positions):
         change = torch.empty_like(window)
         torch.sub(window[:, :, 1:], window[:, :, :-1], out=change[:, :, :-1])
@@ -113,7 +126,8 @@ def difference(window: Tensor, positions: Tensor) -> Tensor:
 
 
 def select(window: Tensor, positions: Tensor) -> Tensor:
-    """Frames of a window (B, 3, L, H, W) at positions (B, T), which usually are the same for all clips."""
+    """Frames of a window (B, 3, L, H, W) at positions (B, T), which usually are the same for all
+    clips."""
     if _takes_all(window, positions):
         return window
     if bool((positions == positions[0]).all()):
@@ -130,7 +144,9 @@ class TwoPathways(nn.Module):
         self.slow = slow
         self.fast = fast
         # What a part has frozen stays so whatever a stage trains.
-        self.fixed = frozenset(name for name, weight in self.named_parameters() if not weight.requires_grad)
+        self.fixed = frozenset(
+            name for name, weight in self.named_parameters() if not weight.requires_grad
+        )
 
     def pathway(self, name: str) -> Pathway:
         """The pathway of a name, `slow` or `fast`."""
@@ -148,7 +164,10 @@ class TwoPathways(nn.Module):
 
     def features(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Pooled features (B, C) by pathway."""
-        return {name: self.pathway(name).features(pathway_window(windows, name), at) for name, at in positions.items()}
+        return {
+            name: self.pathway(name).features(pathway_window(windows, name), at)
+            for name, at in positions.items()
+        }
 
 
 def pathway_window(windows: Windows, pathway: str) -> Tensor:
@@ -157,16 +176,19 @@ def pathway_window(windows: Windows, pathway: str) -> Tensor:
 
 
 def build(recipe: Recipe, *, weights_follow: bool = False) -> TwoPathways:
-    """The networks of a recipe, initialised from its seed: the untrained network of the recipe is always the same.
+    """The networks of a recipe, initialised from its seed: the untrained network of the recipe is
+    always the same.
 
     Motion modules are drawn last: with another module or none, all other weights start the same.
 
     Args:
         recipe: The recipe.
-        weights_follow: Whether all weights are loaded next, so that pretrained ones need not be there to be had.
+        weights_follow: Whether all weights are loaded next, so that pretrained ones need not be
+            there to be had.
 
     Raises:
-        RecipeError: If a motion module is asked for after a stage that the backbone hasn't, or changes of a single frame.
+        RecipeError: If a motion module is asked for after a stage that the backbone hasn't, or
+            changes of a single frame.
     """
     _check_frames(recipe)
     with torch.random.fork_rng(devices=[]):
@@ -205,13 +227,15 @@ def _check_frames(recipe: Recipe) -> None:
         for pathway in PATHWAYS:
             if _sees_difference(stage, pathway) and stage.sampler.settings.get("frames", 2) < 2:
                 raise RecipeError(
-                    f"`{pathway}.input` is `difference`, but a window has one frame: nothing changes in it",
+                    f"`{pathway}.input` is `difference`, but a window has one frame: nothing "
+                    f"changes in it",
                     f"set sampler.frames to 2 or more, or {pathway}.input to rgb",
                 )
 
 
 def _build_network(recipe: Recipe, pathway: str, weights_follow: bool) -> tuple[nn.Module, Head]:
-    """Backbone and head of a pathway, with random weights or those that its backbone starts from."""
+    """Backbone and head of a pathway, with random weights or those that its backbone starts
+    from."""
     stage, plugins = recipe.first_stage, registry.load()
     component = plugins.find("backbone", stage.backbone.name)
     settings = stage.backbone.settings | _own_settings(stage, pathway)
@@ -241,7 +265,8 @@ def _build_motion(recipe: Recipe, backbone: nn.Module) -> dict[int, nn.Module]:
     for number in after:
         if not 1 <= number <= len(channels):
             raise RecipeError(
-                f"`motion.after` names stage {number}, `{recipe.first_stage.backbone.name}` has only {len(channels)}",
+                f"`motion.after` names stage {number}, `{recipe.first_stage.backbone.name}` has "
+                f"only {len(channels)}",
                 "stage 1 is the stem",
             )
     build_one = partial(registry.load().build, "motion", recipe.first_stage.motion.name, **settings)

@@ -1,8 +1,8 @@
 """Starting from weights that others have trained: files of other code, and vcsf's own.
 
-A backbone says how other code names its weights (`layouts`, see `vcsf_cli.contracts.Layout`). Loading is strict: every
-tensor of the backbone is given, and everything in the file is either taken or known to be left out.
-"""
+A backbone says how other code names its weights (`layouts`, see `vcsf_cli.contracts.Layout`).
+Loading is strict: every tensor of the backbone is given, and everything in the file is either taken
+or known to be left out."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ _EXPORTED = tuple(f"{pathway}.backbone." for pathway in PATHWAYS)
 """How keys of an exported folder's weights begin."""
 
 _UNCOUNTED = "num_batches_tracked"
-"""Of a batch norm, which needs it only with a momentum of None; files from before it was invented have none."""
+"""Of a batch norm, which needs it only with a momentum of None; files from before it was invented
+have none."""
 
 _SHOWN = 3
 """Keys of a kind that an error names."""
@@ -74,7 +75,8 @@ class PathwayWeights:
         labels: Whether labels have trained these weights.
         remark: A sentence for the user, or nothing.
         weights: By the pathway's own key.
-        lines: What became of each key of the file: its name, our name or nothing, its shape, what it is.
+        lines: What became of each key of the file: its name, our name or nothing, its shape, what
+            it is.
     """
 
     pathway: str
@@ -89,14 +91,20 @@ class PathwayWeights:
     @property
     def facts(self) -> dict[str, Any]:
         """What a run remembers of it."""
-        return {"file": self.file.name, "sha256": self.digest, "layout": self.layout, "labels": self.labels}
+        return {
+            "file": self.file.name,
+            "sha256": self.digest,
+            "layout": self.layout,
+            "labels": self.labels,
+        }
 
     def narrate(self) -> None:
         """Say what was taken and what was left out."""
         left = Counter(what for _, own, _, what in self.lines if not own)
         named = ", ".join(f"{what} ({count})" for what, count in left.items()) or "nothing"
         say(
-            f"{self.pathway} starts from {self.file.name}, by {self.layout}'s names: {len(self.weights)} tensors taken; left "
+            f"{self.pathway} starts from {self.file.name}, by {self.layout}'s names: "
+            f"{len(self.weights)} tensors taken; left "
             f"out: {named}"
         )
         if self.layout != OWN:
@@ -145,7 +153,11 @@ class InitialWeights:
         if not self.imported or not is_first():
             return
         table = pd.DataFrame(
-            [(each.pathway, each.file.name, *line) for each in self.imported for line in each.lines],
+            [
+                (each.pathway, each.file.name, *line)
+                for each in self.imported
+                for line in each.lines
+            ],
             columns=["pathway", "file", "key", "own_key", "shape", "what"],
         )
         with files.whole(folder / FILE, "w") as file:
@@ -167,8 +179,10 @@ def assignments(wanted: Init, given: Mapping[str, Path]) -> list[str]:
         digest, named = files.sha256(path), getattr(wanted, pathway)
         if named not in (None, digest):
             raise InputError(
-                f"{path} is not what the recipe starts the {pathway} pathway from: its SHA-256 is {digest}, not {named}",
-                f"give the file that the recipe was made with, or --set init.{pathway}=null for another run",
+                f"{path} is not what the recipe starts the {pathway} pathway from: its SHA-256 is "
+                f"{digest}, not {named}",
+                f"give the file that the recipe was made with, or --set init.{pathway}=null for "
+                f"another run",
             )
         found.append(f'init.{pathway}="{digest}"')
     return found
@@ -195,11 +209,17 @@ def read(recipe: Recipe, given: Mapping[str, Path], model: TwoPathways) -> Initi
                 f"the {pathway} pathway of this recipe starts from weights with SHA-256 {digest}",
                 f"give the file: --init {pathway}=FILE, or --init FILE for both pathways",
             )
-        imported.append(read_pathway_weights(given[pathway], digest, pathway, model, recipe.first_stage.backbone.name))
+        imported.append(
+            read_pathway_weights(
+                given[pathway], digest, pathway, model, recipe.first_stage.backbone.name
+            )
+        )
     return InitialWeights(tuple(imported))
 
 
-def read_pathway_weights(path: Path, digest: str, pathway: str, model: TwoPathways, backbone: str) -> PathwayWeights:
+def read_pathway_weights(
+    path: Path, digest: str, pathway: str, model: TwoPathways, backbone: str
+) -> PathwayWeights:
     """The weights of one pathway from one file.
 
     Raises:
@@ -210,16 +230,21 @@ def read_pathway_weights(path: Path, digest: str, pathway: str, model: TwoPathwa
     layouts = {OWN: _own_layout(network, pathway)} if content.own else _backbone_layouts(network)
     if not layouts:
         raise InputError(
-            f"backbone `{backbone}` takes no weights of other code, and {path} is not what vcsf pretrain or export wrote",
-            "give a checkpoint.pt, a stage-N.pt or an exported model.safetensors of the same backbone",
+            f"backbone `{backbone}` takes no weights of other code, and {path} is not what vcsf "
+            f"pretrain or export wrote",
+            "give a checkpoint.pt, a stage-N.pt or an exported model.safetensors of the same "
+            "backbone",
         )
     name, prefix = closest(content.tensors, layouts)
     layout = layouts[name]
     taken, lines, problems = _match_tensors(content.tensors, layout, prefix, network.state_dict())
     if problems:
-        fitting = "the same backbone, motion module and settings" if content.own else f"`{backbone}`"
+        fitting = (
+            "the same backbone, motion module and settings" if content.own else f"`{backbone}`"
+        )
         raise InputError(
-            f"{path} does not fit backbone `{backbone}`, as {name} names its weights: {'; '.join(problems)}",
+            f"{path} does not fit backbone `{backbone}`, as {name} names its weights: "
+            f"{'; '.join(problems)}",
             f"weights of {fitting} by {' or '.join(layouts)} would fit; nothing is loaded in part",
         )
     lines += [(key, "", "", "training state") for key in content.others]
@@ -241,17 +266,29 @@ def _read_weight_file(path: Path) -> _WeightFile:
         tensors = loaded["task"]["model"] if kind == checkpoint.KIND else loaded["model"]
         return _WeightFile(tensors, [], True, _used_labels(path, "status.json", "uses_labels"))
     if path.suffix == ".safetensors" and any(key.startswith(_EXPORTED) for key in loaded):
-        return _WeightFile(loaded, [], True, _used_labels(path, "config.json", "trained_with_labels"))
-    inner = next((key for key in _WHOLE if isinstance(loaded, dict) and isinstance(loaded.get(key), dict)), None)
+        return _WeightFile(
+            loaded, [], True, _used_labels(path, "config.json", "trained_with_labels")
+        )
+    inner = next(
+        (key for key in _WHOLE if isinstance(loaded, dict) and isinstance(loaded.get(key), dict)),
+        None,
+    )
     tensors = loaded if inner is None else loaded[inner]
     if not _is_state(tensors):
-        found = f"a dict of {', '.join(map(repr, list(loaded)[:_SHOWN]))}" if isinstance(loaded, dict) else type(loaded)
+        found = (
+            f"a dict of {', '.join(map(repr, list(loaded)[:_SHOWN]))}"
+            if isinstance(loaded, dict)
+            else type(loaded)
+        )
         raise InputError(
             f"{path} holds no weights by name but {found}",
-            "what is wanted is a state dict: a dict of tensors, by itself or under the key `state_dict` or `model`",
+            "what is wanted is a state dict: a dict of tensors, by itself or under the key "
+            "`state_dict` or `model`",
         )
     others = [] if inner is None else [str(key) for key in loaded if key != inner]
-    if all(key.startswith("module.") for key in tensors):  # what torch's wrapper for several GPUs adds
+    if all(
+        key.startswith("module.") for key in tensors
+    ):  # what torch's wrapper for several GPUs adds
         tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
     return _WeightFile(tensors, others)
 
@@ -261,7 +298,9 @@ def _is_state(content: Any) -> bool:
     return (
         isinstance(content, dict)
         and len(content) > 0
-        and all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in content.items())
+        and all(
+            isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in content.items()
+        )
     )
 
 
@@ -273,7 +312,8 @@ def _load_tensors(path: Path) -> Any:
     """
     scalar = cast(Any, np.float64(0).__reduce__()[0])
     plain = [np.dtype, *(type(np.dtype(name)) for name in ("float64", "float32", "int64"))]
-    # Checkpoints have accuracies beside the weights, some as numbers of numpy; version 1 of it called that by another name.
+    # Checkpoints have accuracies beside the weights, some as numbers of numpy; version 1 of it
+    # called that by another name.
     safe = [scalar, (scalar, "numpy.core.multiarray.scalar"), *plain]
     try:
         if path.suffix == ".safetensors":
@@ -284,7 +324,8 @@ def _load_tensors(path: Path) -> Any:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{path} can't be read as weights: {reason.partition(' This file can still')[0]}",
-            "give a file that torch.save wrote and that holds nothing but tensors, numbers and text, or a .safetensors; code in "
+            "give a file that torch.save wrote and that holds nothing but tensors, numbers and "
+            "text, or a .safetensors; code in "
             "it is never run",
         ) from error
 
@@ -299,13 +340,15 @@ def _used_labels(path: Path, beside: str, key: str) -> bool:
         return bool(json.loads((path.parent / beside).read_text(encoding="utf-8"))[key])
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(
-            f"{path} is vcsf's own, but there is no {beside} beside it that says whether labels were used",
+            f"{path} is vcsf's own, but there is no {beside} beside it that says whether labels "
+            f"were used",
             "name the file in the folder where vcsf wrote it",
         ) from None
 
 
 def _own_layout(network: Pathway, pathway: str) -> Layout:
-    """How vcsf's own files name the weights of a pathway; its head is not taken, whatever there is besides is not either."""
+    """How vcsf's own files name the weights of a pathway; its head is not taken, whatever there is
+    besides is not either."""
     keys = {key: key for key in network.state_dict() if not key.startswith("head.")}
     left_out = {f"{other}.": f"the {other} pathway" for other in PATHWAYS if other != pathway}
     left_out |= {f"{pathway}.head.": "projection head", "centre.": "the centre of features"}
@@ -313,7 +356,8 @@ def _own_layout(network: Pathway, pathway: str) -> Layout:
 
 
 def _backbone_layouts(network: Pathway) -> dict[str, Layout]:
-    """How other code names the weights of a pathway's backbone, with our own keys as the pathway has them."""
+    """How other code names the weights of a pathway's backbone, with our own keys as the pathway
+    has them."""
     found: Mapping[str, Layout] = getattr(network.backbone, "layouts", {})
     return {
         name: replace(layout, keys={key: f"backbone.{own}" for key, own in layout.keys.items()})
@@ -324,7 +368,9 @@ def _backbone_layouts(network: Pathway) -> dict[str, Layout]:
 def closest(tensors: Mapping[str, Tensor], layouts: Mapping[str, Layout]) -> tuple[str, str]:
     """The name of the layout, and its prefix, by which most tensors of a file are known."""
     known = {
-        (name, prefix): sum(key.startswith(prefix) and key.removeprefix(prefix) in layout.keys for key in tensors)
+        (name, prefix): sum(
+            key.startswith(prefix) and key.removeprefix(prefix) in layout.keys for key in tensors
+        )
         for name, layout in layouts.items()
         for prefix in layout.prefixes
     }
@@ -346,7 +392,9 @@ def _match_tensors(
     for key, tensor in tensors.items():
         shape = "x".join(map(str, tensor.shape))
         name = layout.keys.get(key.removeprefix(prefix)) if key.startswith(prefix) else None
-        what = next((what for begin, what in layout.left_out.items() if key.startswith(begin)), None)
+        what = next(
+            (what for begin, what in layout.left_out.items() if key.startswith(begin)), None
+        )
         if name is None:
             if what is None:
                 wrong["unexpected"].append(key)
@@ -354,7 +402,9 @@ def _match_tensors(
             continue
         lines.append((key, name, shape, "taken"))
         if tensor.shape != own[name].shape:
-            wrong["of another shape"].append(f"{key} {list(tensor.shape)}, not {list(own[name].shape)}")
+            wrong["of another shape"].append(
+                f"{key} {list(tensor.shape)}, not {list(own[name].shape)}"
+            )
         elif not tensor.isfinite().all():
             wrong["not finite"].append(key)
         elif name in taken and not taken[name].equal(tensor):
@@ -378,11 +428,11 @@ def _in_words(wrong: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _fold_eps(backbone: nn.Module, eps: float, taken: dict[str, Tensor]) -> None:
-    """Let running variances take up the difference between the file's eps and that of our batch norms.
+    """Let running variances take up the difference between the file's eps and that of our batch
+    norms.
 
-    A batch norm divides by the root of variance + eps, so that it is the same in eval mode. In training it divides by the
-    batch's own variance + our eps.
-    """
+    A batch norm divides by the root of variance + eps, so that it is the same in eval mode. In
+    training it divides by the batch's own variance + our eps."""
     for name, module in backbone.named_modules():
         key = f"backbone.{name}.running_var"
         if isinstance(module, _BatchNorm) and key in taken:

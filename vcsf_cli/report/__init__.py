@@ -1,1 +1,2 @@
-"""Reports as one HTML file that needs nothing from outside: tables, curves, a map of the embedding and a gallery."""
+"""Reports as one HTML file that needs nothing from outside: tables, curves, a map of the embedding
+and a gallery."""

@@ -20,7 +20,8 @@ RIGHT_OF_KEY = 14
 """Where names stand below, not beside their lines."""
 _LABEL_HEIGHT = 13
 MOST_POINTS = 300
-"""Of a line; longer ones are thinned to means of neighbouring points, which the eye can't tell from them."""
+"""Of a line; longer ones are thinned to means of neighbouring points, which the eye can't tell from
+them."""
 _MARKED = 16
 """Lines of at most so many points get a mark at each."""
 
@@ -30,7 +31,8 @@ _CURVES = (
     ("R@1 of the check on training clips", "{}_check_R@1", " %", 100.0, False),
     ("Mined positives that are of the class", "{}_monitoring_mined_precision", " %", 100.0, True),
 )
-"""Of a training, each by pathway: title, column of metrics.csv, unit, factor, whether y begins at 0."""
+"""Of a training, each by pathway: title, column of metrics.csv, unit, factor, whether y begins at
+0."""
 COMPARED = _CURVES[:2]
 COLOURS, STROKES = 7, ("", " second", " third")
 
@@ -42,7 +44,8 @@ class Line:
     Args:
         name: What stands beside it.
         points: (x, y), by rising x.
-        kind: How it looks: `slow`, `fast`, `both`, `plain`, `dashed` and `dotted` for others, or what `line_style` gives.
+        kind: How it looks: `slow`, `fast`, `both`, `plain`, `dashed` and `dotted` for others, or
+            what `line_style` gives.
         band: (x, lowest, highest), by rising x; empty for none.
     """
 
@@ -85,14 +88,24 @@ class Chart:
         drawing = Drawing(self.title, self.below, self._in_words(), right)
         values = self.ticks or round_values(along.low, along.high, 4)
         drawing.across = [(along.place(value), number(value)) for value in values]
-        drawing.up = [(up.place(value), number(value) + self.unit) for value in round_values(up.low, up.high, 5)]
-        drawing.borders = [(along.place(x), name) for x, name in self.borders if along.low <= x <= along.high]
+        drawing.up = [
+            (up.place(value), number(value) + self.unit)
+            for value in round_values(up.low, up.high, 5)
+        ]
+        drawing.borders = [
+            (along.place(x), name) for x, name in self.borders if along.low <= x <= along.high
+        ]
         for line in self.lines:
             places = [(along.place(x), up.place(y)) for x, y in line.points]
-            words = [f"{line.name}, {self.below} {number(x)}: {number(y)}{self.unit}" for x, y in line.points]
+            words = [
+                f"{line.name}, {self.below} {number(x)}: {number(y)}{self.unit}"
+                for x, y in line.points
+            ]
             edge = [(along.place(x), up.place(low)) for x, low, _ in line.band]
             edge += [(along.place(x), up.place(high)) for x, _, high in reversed(line.band)]
-            drawing.lines.append(Drawn(line.name, line.kind, places, words if len(places) <= _MARKED else [], edge))
+            drawing.lines.append(
+                Drawn(line.name, line.kind, places, words if len(places) <= _MARKED else [], edge)
+            )
         if not self.key:
             ends = [line.places[-1][1] for line in drawing.lines]
             drawing.labels = spread_out(ends, _LABEL_HEIGHT, TOP + 4, HEIGHT - BOTTOM)
@@ -111,7 +124,8 @@ class Chart:
 
     def _in_words(self) -> str:
         parts = [
-            f"{line.name} from {number(line.points[0][1])} to {number(line.points[-1][1])}{self.unit}"
+            f"{line.name} from {number(line.points[0][1])} to "
+            f"{number(line.points[-1][1])}{self.unit}"
             for line in self.lines
         ]
         return f"{self.title} by {self.below}: {'; '.join(parts)}"
@@ -143,7 +157,8 @@ class _Axis:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A line in its place; `words` tell what each of its marks means, `edge` goes around its band."""
+    """A line in its place; `words` tell what each of its marks means, `edge` goes around its
+    band."""
 
     name: str
     kind: str
@@ -202,7 +217,8 @@ def round_values(low: float, high: float, count: int) -> list[float]:
 
 
 def spread_out(places: Sequence[float], apart: float, low: float, high: float) -> list[float]:
-    """Places moved so that no two are nearer than `apart`, in their order, from `low` to about `high`."""
+    """Places moved so that no two are nearer than `apart`, in their order, from `low` to about
+    `high`."""
     order = sorted(range(len(places)), key=lambda index: places[index])
     moved = [places[index] for index in order]
     for index in range(len(moved)):
@@ -223,12 +239,14 @@ def _read_metrics(path: Path) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame({"step": []})
     text = path.read_text(encoding="utf-8")
-    return pd.read_csv(io.StringIO(text[: text.rfind("\n") + 1] or "step\n"))  # a kill may have cut the last line
+    return pd.read_csv(
+        io.StringIO(text[: text.rfind("\n") + 1] or "step\n")
+    )  # a kill may have cut the last line
 
 
 def training_charts(metrics: Path) -> list[Chart]:
-    """Curves of a training from its `metrics.csv`: losses, the check's R@1, the precision of mined positives and the
-    learning rate; none without the file."""
+    """Curves of a training from its `metrics.csv`: losses, the check's R@1, the precision of mined
+    positives and the learning rate; none without the file."""
     table = _read_metrics(metrics)
     if not len(table):
         return []
@@ -237,7 +255,9 @@ def training_charts(metrics: Path) -> list[Chart]:
     borders = [(float(table["step"][index]), f"stage {stage[index]:g}") for index in begins]
     charts = []
     for title, column, unit, factor, from_zero in _CURVES:
-        lines = _logged_lines([(name, table, column.format(name), name) for name in PATHWAYS_AND_BOTH], factor)
+        lines = _logged_lines(
+            [(name, table, column.format(name), name) for name in PATHWAYS_AND_BOTH], factor
+        )
         if lines:
             charts.append(Chart(title, lines, "step", unit, borders, from_zero=from_zero))
     rate = _logged_lines([("rate", table, "lr", "plain")], 1.0)
@@ -256,13 +276,20 @@ def compared_charts(trainings: Mapping[str, tuple[Path, str]]) -> list[Chart]:
     charts = []
     for title, column, unit, factor, from_zero in COMPARED:
         for pathway in PATHWAYS_AND_BOTH:
-            lines = _logged_lines([(name, table, column.format(pathway), kind) for name, table, kind in tables], factor)
+            lines = _logged_lines(
+                [(name, table, column.format(pathway), kind) for name, table, kind in tables],
+                factor,
+            )
             if lines:
-                charts.append(Chart(f"{title}, {pathway}", lines, "step", unit, from_zero=from_zero, key=True))
+                charts.append(
+                    Chart(f"{title}, {pathway}", lines, "step", unit, from_zero=from_zero, key=True)
+                )
     return charts
 
 
-def _logged_lines(wanted: Iterable[tuple[str, pd.DataFrame, str, str]], factor: float) -> list[Line]:
+def _logged_lines(
+    wanted: Iterable[tuple[str, pd.DataFrame, str, str]], factor: float
+) -> list[Line]:
     """Lines of what was logged; those without a value are left out.
 
     Args:

@@ -1,4 +1,5 @@
-"""The clips of a page: their pictures, and what retrieval found for them, of one run or of several on the same clips."""
+"""The clips of a page: their pictures, and what retrieval found for them, of one run or of several
+on the same clips."""
 
 from __future__ import annotations
 
@@ -56,13 +57,17 @@ class Classes:
     numbers: Indices
 
 
-def build_clips(manifest: Manifest, parts: QueryGallery, folders: Mapping[str, Path]) -> Clips | None:
-    """The clips with their pictures, neighbours and places on the map; None where no clip has a neighbour.
+def build_clips(
+    manifest: Manifest, parts: QueryGallery, folders: Mapping[str, Path]
+) -> Clips | None:
+    """The clips with their pictures, neighbours and places on the map; None where no clip has a
+    neighbour.
 
     Args:
         manifest: The dataset.
         parts: Who asks and who is searched.
-        folders: Where retrieval of each run left its `neighbours.csv` and `features.parquet`, by the name to show.
+        folders: Where retrieval of each run left its `neighbours.csv` and `features.parquet`, by
+            the name to show.
 
     Raises:
         DataError: If the dataset's shards can't be read.
@@ -74,7 +79,9 @@ def build_clips(manifest: Manifest, parts: QueryGallery, folders: Mapping[str, P
     shown = _shown_queries(near)
     points = embedding.chosen(len(parts.rows))
     mapped = parts.rows[points] if len(points) >= embedding.FEWEST else np.empty(0, np.int64)
-    rows = np.unique(np.concatenate([parts.query[shown], mapped, *(each[shown].ravel() for each in near)]))
+    rows = np.unique(
+        np.concatenate([parts.query[shown], mapped, *(each[shown].ravel() for each in near)])
+    )
     rows = rows[rows >= 0]
     place = np.full(len(manifest.table), -1)
     place[rows] = np.arange(len(rows))
@@ -88,21 +95,36 @@ def build_clips(manifest: Manifest, parts: QueryGallery, folders: Mapping[str, P
         "frames": layout.frames,
         "marked": bool(classes.names),
         "scored": not parts.leave_one_out,
-        "words": _describe_gallery(parts.leave_one_out, bool(classes.names), len(shown), len(parts.query)),
+        "words": _describe_gallery(
+            parts.leave_one_out, bool(classes.names), len(shown), len(parts.query)
+        ),
         "mapped": place[mapped].tolist(),
-        "map_words": _describe_map(len(points), len(parts.rows), parts.leave_one_out, bool(classes.names)),
-        "recall": [] if parts.leave_one_out else [_class_recall(manifest, classes, parts.query, first)],
+        "map_words": _describe_map(
+            len(points), len(parts.rows), parts.leave_one_out, bool(classes.names)
+        ),
+        "recall": []
+        if parts.leave_one_out
+        else [_class_recall(manifest, classes, parts.query, first)],
     }
     views = [
         view(name, found[name], shown, place, folders[name], points)
-        | ({} if parts.leave_one_out else {"confusion": _count_confusion(classes.numbers, parts.query, found[name])})
+        | (
+            {}
+            if parts.leave_one_out
+            else {"confusion": _count_confusion(classes.numbers, parts.query, found[name])}
+        )
         for name in folders
     ]
     return Clips(data, views, strips(manifest, rows, layout, os.cpu_count() or 1))
 
 
 def view(
-    name: str, found: Mapping[str, _NeighbourLists], shown: Indices, place: Indices, folder: Path, points: Indices
+    name: str,
+    found: Mapping[str, _NeighbourLists],
+    shown: Indices,
+    place: Indices,
+    folder: Path,
+    points: Indices,
 ) -> dict[str, Any]:
     """What one run finds for the queries that are shown, and its map.
 
@@ -119,21 +141,29 @@ def view(
         "name": name,
         "pathways": list(found),
         "near": {
-            pathway: [place[near[near >= 0]].tolist() for near in each.near[shown]] for pathway, each in found.items()
+            pathway: [place[near[near >= 0]].tolist() for near in each.near[shown]]
+            for pathway, each in found.items()
         },
         "similarity": {
-            pathway: (1000 * each.similarity[shown]).round().astype(int).tolist() for pathway, each in found.items()
+            pathway: (1000 * each.similarity[shown]).round().astype(int).tolist()
+            for pathway, each in found.items()
         },
         "k": max(each.near.shape[1] for each in found.values()),
         "places": {pathway: values.ravel().tolist() for pathway, values in places.items()},
     }
 
 
-def _read_neighbours(folder: Path, manifest: Manifest, parts: QueryGallery) -> dict[str, _NeighbourLists]:
+def _read_neighbours(
+    folder: Path, manifest: Manifest, parts: QueryGallery
+) -> dict[str, _NeighbourLists]:
     """The nearest clips by pathway, from `neighbours.csv`."""
     columns = {"query": str, "pathway": str, "rank": int, "neighbour": str, "similarity": float}
     table = pd.read_csv(
-        folder / "neighbours.csv", usecols=list(columns), dtype=columns, keep_default_na=False, na_values={}
+        folder / "neighbours.csv",
+        usecols=list(columns),
+        dtype=columns,
+        keep_default_na=False,
+        na_values={},
     )
     table = table[table["rank"] <= NEIGHBOURS]
     row_of = {video: row for row, video in enumerate(manifest.table["video"])}
@@ -152,7 +182,8 @@ def _read_neighbours(folder: Path, manifest: Manifest, parts: QueryGallery) -> d
 
 
 def _shown_queries(near: Sequence[Indices]) -> Indices:
-    """Which queries the gallery shows: all, or as many of them, drawn with a fixed seed, as a page holds.
+    """Which queries the gallery shows: all, or as many of them, drawn with a fixed seed, as a page
+    holds.
 
     Args:
         near: The neighbours of every query, (Q, k) for each pathway and run.
@@ -166,7 +197,8 @@ def _shown_queries(near: Sequence[Indices]) -> Indices:
 
 
 def _read_unit_features(folder: Path, points: Indices) -> Features:
-    """Unit-length features of some of the clips that take part, from `features.parquet`, centred as the benchmark does."""
+    """Unit-length features of some of the clips that take part, from `features.parquet`, centred as
+    the benchmark does."""
     table = pq.read_table(folder / "features.parquet")
     part = np.array(table["part"].to_pylist())
     features = {}
@@ -183,11 +215,16 @@ def _clip_classes(manifest: Manifest, parts: QueryGallery) -> Classes:
     labels = manifest.table["label"].to_numpy(object)
     names = sorted({str(label) for label in labels[parts.rows] if pd.notna(label)})
     number = {name: index for index, name in enumerate(names)}
-    return Classes(names, np.array([-1 if pd.isna(label) else number.get(str(label), -1) for label in labels]))
+    return Classes(
+        names, np.array([-1 if pd.isna(label) else number.get(str(label), -1) for label in labels])
+    )
 
 
-def _count_confusion(classes: Indices, query: Indices, found: Mapping[str, _NeighbourLists]) -> dict[str, Any]:
-    """How often the nearest clip of a class's queries is of which class, by pathway: (class, class, count).
+def _count_confusion(
+    classes: Indices, query: Indices, found: Mapping[str, _NeighbourLists]
+) -> dict[str, Any]:
+    """How often the nearest clip of a class's queries is of which class, by pathway: (class, class,
+    count).
 
     Args:
         classes: Number of each video's class.
@@ -198,7 +235,9 @@ def _count_confusion(classes: Indices, query: Indices, found: Mapping[str, _Neig
     for pathway, each in found.items():
         pairs = np.stack([classes[query], classes[each.near[:, 0]]], axis=1)
         kinds, counts = np.unique(pairs, axis=0, return_counts=True)
-        confusion[pathway] = [[int(a), int(b), int(count)] for (a, b), count in zip(kinds, counts, strict=True)]
+        confusion[pathway] = [
+            [int(a), int(b), int(count)] for (a, b), count in zip(kinds, counts, strict=True)
+        ]
     return confusion
 
 
@@ -208,19 +247,25 @@ def _class_recall(
     """R@1 of each class by pathway."""
     videos = manifest.table["video"].to_numpy(object)[query]
     hits = {
-        (f"R@1 {pathway}", pathway): pd.Series(classes.numbers[query] == classes.numbers[each.near[:, 0]], videos)
+        (f"R@1 {pathway}", pathway): pd.Series(
+            classes.numbers[query] == classes.numbers[each.near[:, 0]], videos
+        )
         for pathway, each in found.items()
     }
     return by_class("R@1 by class", manifest, hits)
 
 
-def by_class(title: str, manifest: Manifest, hits: Mapping[tuple[str, str], pd.Series]) -> dict[str, Any]:
-    """Shares of each class's test clips that were answered rightly, as a table that the page's script makes.
+def by_class(
+    title: str, manifest: Manifest, hits: Mapping[tuple[str, str], pd.Series]
+) -> dict[str, Any]:
+    """Shares of each class's test clips that were answered rightly, as a table that the page's
+    script makes.
 
     Args:
         title: Its caption.
         manifest: The dataset, which knows the clips' classes.
-        hits: A number from 0 to 1 for every clip (index), by a column's heading and its kind as in `charts.Line`.
+        hits: A number from 0 to 1 for every clip (index), by a column's heading and its kind as in
+            `charts.Line`.
     """
     if not hits:
         return {"title": title, "columns": [], "rows": []}
@@ -231,7 +276,11 @@ def by_class(title: str, manifest: Manifest, hits: Mapping[tuple[str, str], pd.S
         "title": title,
         "columns": list(hits),
         "rows": [
-            [str(name), int(clips[name]), *(None if pd.isna(share) else round(float(share), 6) for share in values)]
+            [
+                str(name),
+                int(clips[name]),
+                *(None if pd.isna(share) else round(float(share), 6) for share in values),
+            ]
             for name, values in zip(shares.index, shares.to_numpy(), strict=True)
         ],
     }
@@ -240,20 +289,26 @@ def by_class(title: str, manifest: Manifest, hits: Mapping[tuple[str, str], pd.S
 def _describe_gallery(leave_one_out: bool, marked: bool, shown: int, count: int) -> str:
     """What the gallery shows."""
     where = "other clips" if leave_one_out else "training clips"
-    words = [f"Each query with its nearest {where} by each pathway, and how similar they are (cosine)."]
+    words = [
+        f"Each query with its nearest {where} by each pathway, and how similar they are (cosine)."
+    ]
     if marked:
         words.append(
-            "✓ marks a clip of the query's class. A query is called right where its nearest clip is of its class."
+            "✓ marks a clip of the query's class. A query is called right where its nearest clip "
+            "is of its class."
         )
     if shown < count:
-        words.append(f"{shown:,} of {count:,} queries are here, drawn with a fixed seed; tables are of all.")
+        words.append(
+            f"{shown:,} of {count:,} queries are here, drawn with a fixed seed; tables are of all."
+        )
     return " ".join(words)
 
 
 def _describe_map(points: int, count: int, leave_one_out: bool, marked: bool) -> str:
     """What the map shows."""
     words = [
-        "t-SNE of the features: near clips are similar; distances between groups and sizes of groups mean nothing."
+        "t-SNE of the features: near clips are similar; distances between groups and sizes of "
+        "groups mean nothing."
     ]
     if marked:
         words.append("Colour and shape stand for the class.")

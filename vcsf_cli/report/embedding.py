@@ -1,4 +1,5 @@
-"""The map of the embedding: features in two dimensions, such that near clips lie near each other."""
+"""The map of the embedding: features in two dimensions, such that near clips lie near each
+other."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from vcsf_cli.features.extract import Features
 from vcsf_cli.features.neighbours import FloatArray
 
 MOST = 2_000
-"""Points of a map: t-SNE of so many takes some 5 seconds a pathway, and more would hide each other."""
+"""Points of a map: t-SNE of so many takes some 5 seconds a pathway, and more would hide each
+other."""
 FEWEST = 5
 _DIMENSIONS = 50
 """Of the features that t-SNE sees, as its authors do (van der Maaten and Hinton, JMLR 2008)."""
@@ -32,14 +34,17 @@ def chosen(count: int) -> Indices:
 
 
 def places(features: Features) -> dict[str, npt.NDArray[np.int64]]:
-    """Where clips lie, (N, 2) by pathway; `both` if there are two. Nothing for fewer than `FEWEST` clips.
+    """Where clips lie, (N, 2) by pathway; `both` if there are two. Nothing for fewer than `FEWEST`
+    clips.
 
     Args:
         features: Unit-length features (N, C) by pathway.
     """
     if len(next(iter(features.values()))) < FEWEST:
         return {}
-    if len(features) > 1:  # the cosine of joined unit vectors is the mean of their cosines, which the benchmark uses
+    if (
+        len(features) > 1
+    ):  # the cosine of joined unit vectors is the mean of their cosines, which the benchmark uses
         features = features | {"both": np.concatenate(list(features.values()), axis=1)}
     # On several threads sums are formed in any order, and two calls give two maps.
     with threadpool_limits(1):
@@ -51,10 +56,14 @@ def _in_two_dimensions(features: FloatArray) -> FloatArray:
     count = len(features)
     if min(features.shape) < 2 or not np.ptp(features, axis=0).any():
         return np.zeros((count, 2), np.float32)
-    reduced = PCA(min(_DIMENSIONS, *features.shape), svd_solver="full").fit_transform(features.astype(np.float64))
+    reduced = PCA(min(_DIMENSIONS, *features.shape), svd_solver="full").fit_transform(
+        features.astype(np.float64)
+    )
     perplexity = min(_PERPLEXITY, (count - 1) / 3)
     begin = reduced[:, :2] / reduced[:, 0].std() * 1e-4
-    found: FloatArray = TSNE(perplexity=perplexity, init=begin, max_iter=STEPS, random_state=0).fit_transform(reduced)
+    found: FloatArray = TSNE(
+        perplexity=perplexity, init=begin, max_iter=STEPS, random_state=0
+    ).fit_transform(reduced)
     return found
 
 
@@ -62,5 +71,7 @@ def within(points: FloatArray) -> npt.NDArray[np.int64]:
     """Points (N, 2) moved and scaled, each direction by itself, into 0 to `SIDE`."""
     low, high = points.min(0), points.max(0)
     scale = SIDE / np.maximum(high - low, 1e-12)
-    moved: npt.NDArray[np.int64] = ((points - (low + high) / 2) * scale + SIDE / 2).round().astype(np.int64)
+    moved: npt.NDArray[np.int64] = (
+        ((points - (low + high) / 2) * scale + SIDE / 2).round().astype(np.int64)
+    )
     return moved

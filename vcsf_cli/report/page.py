@@ -1,4 +1,5 @@
-"""One HTML file with everything in it: what is shown is text, tables and drawings; what moves is a few lines of script."""
+"""One HTML file with everything in it: what is shown is text, tables and drawings; what moves is a
+few lines of script."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from markupsafe import Markup
 from vcsf_cli.report.charts import Chart
 
 RECONSTRUCTION = (
-    "vcsf is an independent reconstruction of VCSF (Li, Yang, Jiang, Chen, Du, IEEE SMC 2023), of which only the abstract "
+    "vcsf is an independent reconstruction of VCSF (Li, Yang, Jiang, Chen, Du, IEEE SMC 2023), of "
+    "which only the abstract "
     "is public. No table of that paper is claimed to be reproduced."
 )
 
@@ -91,16 +93,21 @@ class Section:
     @property
     def reach(self) -> float:
         """How far from zero the intervals go."""
-        return max([abs(end) for each in self.intervals for end in (each.low, each.high)], default=0.0) or 1.0
+        return (
+            max([abs(end) for each in self.intervals for end in (each.low, each.high)], default=0.0)
+            or 1.0
+        )
 
 
 @dataclass(frozen=True)
 class Clips:
-    """The clips of a page, for the parts that its script makes: classes, confusion, map and gallery.
+    """The clips of a page, for the parts that its script makes: classes, confusion, map and
+    gallery.
 
     Args:
         data: What `report.clips` gathers.
-        views: What each run that is shown finds for them, read when it is chosen; without any there are classes alone.
+        views: What each run that is shown finds for them, read when it is chosen; without any there
+            are classes alone.
         pictures: A picture in base64 for each of its videos.
     """
 
@@ -153,7 +160,9 @@ def page(
         style=Markup(own("page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        data=as_json(clips.data | {"names": [each["name"] for each in clips.views]}) if clips else "",
+        data=as_json(clips.data | {"names": [each["name"] for each in clips.views]})
+        if clips
+        else "",
         views=[as_json(each) for each in clips.views] if clips else [],
         pictures=as_json(clips.pictures) if clips else "",
     )
@@ -167,4 +176,6 @@ def own(name: str) -> str:
 def as_json(value: Any) -> Markup:
     """JSON that can stand in a script element: no text in it can end that element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+    return Markup(
+        text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    )

@@ -1,4 +1,5 @@
-"""The moving pictures of a page: a few frames of a video side by side in one small image, which the page plays."""
+"""The moving pictures of a page: a few frames of a video side by side in one small image, which the
+page plays."""
 
 from __future__ import annotations
 
@@ -19,9 +20,21 @@ from vcsf_cli.data.store import FrameStore
 from vcsf_cli.narrate import Progress
 
 PAGE_CHARACTERS = 24_000_000
-"""All pictures of a page, in base64; with names, neighbours and the page itself it stays under 30 MB."""
+"""All pictures of a page, in base64; with names, neighbours and the page itself it stays under 30
+MB."""
 
-_LAYOUTS = ((8, 80), (8, 64), (6, 64), (6, 56), (4, 56), (4, 48), (3, 48), (2, 48), (1, 48), (1, 32))
+_LAYOUTS = (
+    (8, 80),
+    (8, 64),
+    (6, 64),
+    (6, 56),
+    (4, 56),
+    (4, 48),
+    (3, 48),
+    (2, 48),
+    (1, 48),
+    (1, 32),
+)
 """Frames and pixels of a side, from the richest to the poorest."""
 
 _BYTES_A_PIXEL = 0.13
@@ -57,13 +70,14 @@ def layout_for(videos: int) -> Layout:
 
 
 def frames_to_show(length: int, count: int) -> list[int]:
-    """So many frames of a video of a length, in the middle of equal parts of it; a frame may come twice."""
+    """So many frames of a video of a length, in the middle of equal parts of it; a frame may come
+    twice."""
     return [int((part + 0.5) * length / count) for part in range(count)]
 
 
 def strip(jpegs: Sequence[bytes], layout: Layout) -> bytes:
-    """The centre squares of frames side by side, as WebP of at most `layout.largest` bytes: where no quality is low enough,
-    as for noise, the squares are smaller."""
+    """The centre squares of frames side by side, as WebP of at most `layout.largest` bytes: where
+    no quality is low enough, as for noise, the squares are smaller."""
     side, data = layout.side, b""
     while side >= _SMALLEST:
         image = np.concatenate([square(jpeg, side) for jpeg in jpegs], axis=1)

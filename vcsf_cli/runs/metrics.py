@@ -1,4 +1,5 @@
-"""metrics.csv: one line per log interval, appended, and cut back when a run goes on from an earlier point."""
+"""metrics.csv: one line per log interval, appended, and cut back when a run goes on from an earlier
+point."""
 
 from __future__ import annotations
 
@@ -10,12 +11,13 @@ from vcsf_cli.storage.files import whole
 
 
 class MetricsFile:
-    """A CSV file of records with a `step`, a `stage` from 1 and a number of finished epochs, `epoch`.
+    """A CSV file of records with a `step`, a `stage` from 1 and a number of finished epochs,
+    `epoch`.
 
     Args:
         path: The file; made with the first record.
-        step: Where the training goes on: what is there of later steps is cut off, for a run that was killed does them
-            again.
+        step: Where the training goes on: what is there of later steps is cut off, for a run that
+            was killed does them again.
         stage: The same by stages, counted from 1, and ...
         epoch: ... by finished epochs: while a queue is filled, steps stand still.
     """
@@ -27,7 +29,11 @@ class MetricsFile:
         if records:
             self.columns = list(records[0])
             self._rewrite(
-                [each for each in records if int(each["step"]) <= step and _record_place(each) <= (stage, epoch)]
+                [
+                    each
+                    for each in records
+                    if int(each["step"]) <= step and _record_place(each) <= (stage, epoch)
+                ]
             )
 
     def read(self) -> list[dict[str, str]]:
@@ -50,7 +56,9 @@ class MetricsFile:
         """The last values that the last stage of it has logged."""
         found: dict[str, float] = {}
         for record in self.read():
-            found = merge_record(found, {name: float(value) for name, value in record.items() if value})
+            found = merge_record(
+                found, {name: float(value) for name, value in record.items() if value}
+            )
         return found
 
     def _rewrite(self, records: list[dict[str, str]]) -> None:

@@ -13,11 +13,12 @@ COLUMNS = (
     "run", "variant", "seed", "dataset", "split", "task", "pathway", "metric", "value", "clips", "left_out",
     "training_data", "seen",
 )  # fmt: skip
-"""One measured number a row. `variant`: `trained`, `trained_with_labels`, `untrained` or a baseline's name; `value`: a
-fraction from 0 to 1; `clips`: how many clips it was measured on; `left_out`: how many clips of the dataset took no part;
-`training_data`: whether the dataset is the `same` as in the training, has `changed` since or is an `other` one, empty for what
-was not trained; `seen`: how many of `clips` are of recordings that were trained on, empty where that is unknown or nothing was
-trained. Rows that an older vcsf has written lack these two."""
+"""One measured number a row. `variant`: `trained`, `trained_with_labels`, `untrained` or a
+baseline's name; `value`: a fraction from 0 to 1; `clips`: how many clips it was measured on;
+`left_out`: how many clips of the dataset took no part; `training_data`: whether the dataset is the
+`same` as in the training, has `changed` since or is an `other` one, empty for what was not trained;
+`seen`: how many of `clips` are of recordings that were trained on, empty where that is unknown or
+nothing was trained. Rows that an older vcsf has written lack these two."""
 
 
 NUMBERS = ("seed", "split", "value", "clips", "left_out", "seen", "rank", "hit")
@@ -25,23 +26,31 @@ NUMBERS = ("seed", "split", "value", "clips", "left_out", "seen", "rank", "hit")
 
 
 def read(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
-    """A table of results, names being text whatever they look like: a class may be called None, a clip 0001."""
+    """A table of results, names being text whatever they look like: a class may be called None, a
+    clip 0001."""
     names = list(pd.read_csv(path, nrows=0).columns)
     return pd.read_csv(
         path,
         usecols=columns,
-        dtype={name: "Int64" if name == "seen" else str for name in names if name == "seen" or name not in NUMBERS},
+        dtype={
+            name: "Int64" if name == "seen" else str
+            for name in names
+            if name == "seen" or name not in NUMBERS
+        },
         keep_default_na=False,
         na_values={name: [""] for name in names if name in NUMBERS},
     )
 
 
 def write(path: Path, rows: Iterable[dict[str, object]]) -> pd.DataFrame:
-    """Write `results.csv`; rows of variants that are not measured now stay as they are, if they are of as many clips."""
+    """Write `results.csv`; rows of variants that are not measured now stay as they are, if they are
+    of as many clips."""
     new = pd.DataFrame(list(rows), columns=list(COLUMNS)).astype({"seen": "Int64"})
     if path.is_file():
         old = read(path)
-        old = old[~old["variant"].isin(new["variant"].unique()) & old["clips"].isin(new["clips"].unique())]
+        old = old[
+            ~old["variant"].isin(new["variant"].unique()) & old["clips"].isin(new["clips"].unique())
+        ]
         new = pd.concat([new, old], ignore_index=True) if len(old) else new
     with whole(path, "w") as file:
         new.to_csv(file, index=False, lineterminator="\n")
@@ -53,8 +62,8 @@ SAME = ("variant", "seed", "dataset", "split", "task", "pathway")
 
 
 def merge(path: Path, rows: pd.DataFrame) -> None:
-    """Write rows into a file of many measurements, which several processes may do at a time; what was measured before of
-    the same kind is replaced."""
+    """Write rows into a file of many measurements, which several processes may do at a time; what
+    was measured before of the same kind is replaced."""
     with in_turn(path.with_name(f"{path.name}.lock")):
         if path.is_file():
             old = read(path)
@@ -66,7 +75,8 @@ def merge(path: Path, rows: pd.DataFrame) -> None:
 
 
 def spread(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean, lowest and highest value over splits and seeds: a line a variant, task, pathway and metric, in their order."""
+    """Mean, lowest and highest value over splits and seeds: a line a variant, task, pathway and
+    metric, in their order."""
     grouped = rows.groupby(["variant", "task", "pathway", "metric"], sort=False)["value"]
     return grouped.agg(["mean", "min", "max", "count"]).reset_index()
 
@@ -84,7 +94,8 @@ def cells(table: pd.DataFrame) -> list[list[str]]:
     """The lines of a pivoted table as text: variant, pathway, then percentages with one decimal."""
     names = [[str(part) for part in index] for index in table.index.to_list()]
     return [
-        [*name, *[f"{value:.1f}" for value in values]] for name, values in zip(names, table.to_numpy(), strict=True)
+        [*name, *[f"{value:.1f}" for value in values]]
+        for name, values in zip(names, table.to_numpy(), strict=True)
     ]
 
 

@@ -1,4 +1,5 @@
-"""Run folders: `runs/<name>-<hash of the resolved recipe>/`, which remember everything about a training."""
+"""Run folders: `runs/<name>-<hash of the resolved recipe>/`, which remember everything about a
+training."""
 
 from __future__ import annotations
 
@@ -79,7 +80,8 @@ class Run:
     def imported(self) -> list[str]:
         """A sentence for each pathway that started from the weights in a file."""
         return [
-            f"{pathway} started from the weights in {init['file']} ({init['layout']}'s names, SHA-256 {init['sha256'][:12]}...), "
+            f"{pathway} started from the weights in {init['file']} ({init['layout']}'s names, "
+            f"SHA-256 {init['sha256'][:12]}...), "
             "not from random ones as the untrained network does"
             for pathway, init in self.status.get("init", {}).items()
         ]
@@ -112,7 +114,8 @@ def open_run(
     init: Mapping[str, Any] | None = None,
     started_from: Sequence[Path] = (),
 ) -> Run:
-    """The run of a recipe: a new folder, or the one where an earlier call stopped. It remembers its training clips.
+    """The run of a recipe: a new folder, or the one where an earlier call stopped. It remembers its
+    training clips.
 
     Args:
         runs: Folder of run folders.
@@ -120,7 +123,8 @@ def open_run(
         manifest: Its dataset.
         uses_labels: Whether labels are used in training.
         init: What to remember of the weights that it starts from.
-        started_from: Files of vcsf's own among these weights; what they were trained on, this run has seen too.
+        started_from: Files of vcsf's own among these weights; what they were trained on, this run
+            has seen too.
 
     Raises:
         RunError: If the run was begun on other data.
@@ -190,7 +194,8 @@ def _read_status(folder: Path) -> dict[str, Any]:
             raise ValueError("it holds no keys")
     except (OSError, ValueError) as error:
         raise RunError(
-            f"{path} can't be read: {error}", "this run folder is damaged: train into another --runs"
+            f"{path} can't be read: {error}",
+            "this run folder is damaged: train into another --runs",
         ) from error
     return status
 
@@ -198,9 +203,8 @@ def _read_status(folder: Path) -> dict[str, Any]:
 def _newest_run(runs: Path) -> Run | None:
     """The finished run that ended last, None if there is none.
 
-    Runs that can't be used, because they are damaged or a plugin is absent, are passed over with a warning if they may be
-    newer.
-    """
+    Runs that can't be used, because they are damaged or a plugin is absent, are passed over with a
+    warning if they may be newer."""
     ended: list[tuple[str, Path]] = []
     for folder in sorted(path.parent for path in runs.glob("*/status.json")):
         try:
@@ -229,7 +233,10 @@ def read_run(folder: Path) -> Run:
         InputError: If the folder is none, or nothing was ever trained in it.
     """
     if not (folder / "recipe.yaml").is_file():
-        raise InputError(f"{folder} is no run folder: it has no recipe.yaml", "name a folder that `vcsf pretrain` made")
+        raise InputError(
+            f"{folder} is no run folder: it has no recipe.yaml",
+            "name a folder that `vcsf pretrain` made",
+        )
     if not (folder / "status.json").is_file():
         raise InputError(
             f"{folder} holds no pre-trained run, at most networks trained from scratch",
@@ -239,7 +246,8 @@ def read_run(folder: Path) -> Run:
 
 
 def find_run(runs: Path, named: str | None) -> Run:
-    """A run by its folder, name or the unique beginning of its name; without one the newest finished run.
+    """A run by its folder, name or the unique beginning of its name; without one the newest
+    finished run.
 
     Raises:
         InputError: If there is none, or several begin like this.
@@ -247,20 +255,28 @@ def find_run(runs: Path, named: str | None) -> Run:
     if named is None:
         newest = _newest_run(runs)
         if newest is None:
-            raise InputError(f"there is no finished run in {runs}", "train one first: vcsf pretrain recipes/demo.yaml")
+            raise InputError(
+                f"there is no finished run in {runs}",
+                "train one first: vcsf pretrain recipes/demo.yaml",
+            )
         return newest
     if (Path(named) / "recipe.yaml").is_file():
         return read_run(Path(named))
     if Path(named).is_file():
         raise InputError(f"{named} is a file, not a run folder", "name the folder that it lies in")
     names = sorted(path.parent.name for path in runs.glob("*/status.json"))
-    matching = [name for name in names if name == named] or [name for name in names if name.startswith(named)]
+    matching = [name for name in names if name == named] or [
+        name for name in names if name.startswith(named)
+    ]
     if len(matching) > 1:
-        raise InputError(f"several runs in {runs} begin with {named}", f"they are {', '.join(matching)}")
+        raise InputError(
+            f"several runs in {runs} begin with {named}", f"they are {', '.join(matching)}"
+        )
     if not matching and Path(named).is_dir():
         return read_run(Path(named))
     if not matching:
         raise InputError(
-            f"there is no run {named} in {runs}", did_you_mean(named, names) or "--runs says where runs are"
+            f"there is no run {named} in {runs}",
+            did_you_mean(named, names) or "--runs says where runs are",
         )
     return read_run(runs / matching[0])

@@ -1,8 +1,9 @@
-"""Which weights fed which stage: `stages.json` of a run, and stages that another run has trained already.
+"""Which weights fed which stage: `stages.json` of a run, and stages that another run has trained
+already.
 
-Two runs agree on their first stages if those have the same recipe, seed and data. The later run then takes the weights
-of the earlier one instead of training them again: on a CPU they would be the same to the last bit.
-"""
+Two runs agree on their first stages if those have the same recipe, seed and data. The later run
+then takes the weights of the earlier one instead of training them again: on a CPU they would be the
+same to the last bit."""
 
 from __future__ import annotations
 
@@ -31,12 +32,17 @@ def weights_file(folder: Path, stage: int) -> Path:
 
 def stage_fingerprint(recipe: Recipe, stages: int, data_hash: str) -> str:
     """Hash of everything that the weights after so many stages depend on, but for the machine."""
-    content = [recipe.seed, data_hash, [stage.model_dump(mode="json") for stage in recipe.stages[:stages]]]
+    content = [
+        recipe.seed,
+        data_hash,
+        [stage.model_dump(mode="json") for stage in recipe.stages[:stages]],
+    ]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def digests(model: TwoPathways) -> dict[str, str]:
-    """The first sixteen hexadecimal digits of the SHA-256 of each pathway's weights and statistics."""
+    """The first sixteen hexadecimal digits of the SHA-256 of each pathway's weights and
+    statistics."""
     found: dict[str, str] = {}
     for pathway in PATHWAYS:
         digest = hashlib.sha256()
@@ -62,7 +68,8 @@ def read(folder: Path) -> list[dict[str, Any]]:
             raise ValueError("it is no list of stages")
     except (OSError, ValueError) as error:
         raise RunError(
-            f"{path} can't be read: {error}", "this run folder is damaged: train into another --runs"
+            f"{path} can't be read: {error}",
+            "this run folder is damaged: train into another --runs",
         ) from error
     return entries
 
@@ -96,19 +103,27 @@ class Stages:
         self._write([*self.entries, entry])
 
     def end(self, index: int, model: TwoPathways, step: int) -> None:
-        """Keep the weights that a stage has come to, for the next one and for other runs; nothing happens if it had ended."""
-        if "ended" in self.entries[index]:  # by another run, or by an earlier call that was stopped right behind it
+        """Keep the weights that a stage has come to, for the next one and for other runs; nothing
+        happens if it had ended."""
+        if (
+            "ended" in self.entries[index]
+        ):  # by another run, or by an earlier call that was stopped right behind it
             return
         agreed = stage_fingerprint(self.run.recipe, index + 1, self.data_hash)
         content = {"prefix": agreed, "step": step, "model": model.state_dict()}
         if is_first():
             checkpoint.save(weights_file(self.run.folder, index), content, checkpoint.STAGE)
-        entry = {"weights_after": digests(model), "steps": step, "ended": now(), "trained_by": self.run.name}
+        entry = {
+            "weights_after": digests(model),
+            "steps": step,
+            "ended": now(),
+            "trained_by": self.run.name,
+        }
         self._write([*self.entries[:index], self.entries[index] | entry | {"prefix": agreed}])
 
     def found(self, model: TwoPathways) -> tuple[str, int] | None:
-        """The run beside this one that has trained the most stages which this one begins with, and how many those are;
-        None if there is none. What can't be used is told and passed over.
+        """The run beside this one that has trained the most stages which this one begins with, and
+        how many those are; None if there is none. What can't be used is told and passed over.
 
         Args:
             model: The networks that the weights must fit.
@@ -120,17 +135,25 @@ class Stages:
                 if folder == self.run.folder or not source.is_file():
                     continue
                 try:
-                    if [entry.get("prefix") for entry in read(folder)[count - 1 : count]] != [wanted]:
+                    if [entry.get("prefix") for entry in read(folder)[count - 1 : count]] != [
+                        wanted
+                    ]:
                         continue
-                    checkpoint.check_weights(model, checkpoint.load(source, checkpoint.STAGE)["model"], source)
+                    checkpoint.check_weights(
+                        model, checkpoint.load(source, checkpoint.STAGE)["model"], source
+                    )
                 except RunError as error:
-                    say(f"warning: stage {count} of run {folder.name} can't be taken: {error.message}")
+                    say(
+                        f"warning: stage {count} of run {folder.name} can't be taken: "
+                        f"{error.message}"
+                    )
                     continue
                 return folder.name, count
         return None
 
     def take_over(self, model: TwoPathways, run: str, count: int) -> tuple[int, str]:
-        """Load the weights of the first stages from the run that `found` has named, and take its log.
+        """Load the weights of the first stages from the run that `found` has named, and take its
+        log.
 
         Returns:
             Optimiser steps of these stages, and the run that trained them.
@@ -143,7 +166,9 @@ class Stages:
             body = {key: value for key, value in content.items() if key not in ("kind", "version")}
             checkpoint.save(weights_file(self.run.folder, count - 1), body, checkpoint.STAGE)
             if (log := folder / self.run.metrics.name).is_file():
-                shutil.copyfile(log, self.run.metrics)  # it is cut back to these stages when it is opened
+                shutil.copyfile(
+                    log, self.run.metrics
+                )  # it is cut back to these stages when it is opened
         self._write(entries)
         return int(content["step"]), str(entries[-1]["trained_by"])
 

@@ -1,8 +1,8 @@
-"""What a run was trained on: remembered in its folder, and compared with the clips that it is measured on.
+"""What a run was trained on: remembered in its folder, and compared with the clips that it is
+measured on.
 
-A run sees its training clips, with labels or without. What it finds for a clip that it has seen, or for another clip of the same
-recording, says nothing about new videos.
-"""
+A run sees its training clips, with labels or without. What it finds for a clip that it has seen, or
+for another clip of the same recording, says nothing about new videos."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ OWN = "vcsf"
 """The layout of vcsf's own files in `status.json`."""
 
 UNKNOWN = "training_clips_unknown"
-"""In `status.json`: names of the files that a run started from and whose training clips are not known."""
+"""In `status.json`: names of the files that a run started from and whose training clips are not
+known."""
 _DIGITS = 16
 """Hexadecimal digits of a clip's SHA-256 that are kept: enough to tell clips apart."""
 
@@ -49,9 +50,10 @@ class Exposure:
         manifest: The dataset that it is measured on.
         split: The split.
         test: Rows of the test clips.
-        training_data: Whether that is the data of the training: `same` to the last clip, `changed` since, or `other`, another
-            dataset.
-        seen: Rows of the test clips that are of recordings which it was trained on; None if it can't be told.
+        training_data: Whether that is the data of the training: `same` to the last clip, `changed`
+            since, or `other`, another dataset.
+        seen: Rows of the test clips that are of recordings which it was trained on; None if it
+            can't be told.
         unknown: Files of weights that it started from, whose training clips are not known.
     """
 
@@ -66,12 +68,19 @@ class Exposure:
     @property
     def columns(self) -> dict[str, Any]:
         """Its columns of a result row."""
-        return {"training_data": self.training_data, "seen": None if self.seen is None else len(self.seen)}
+        return {
+            "training_data": self.training_data,
+            "seen": None if self.seen is None else len(self.seen),
+        }
 
     @property
     def mark(self) -> str:
         """What stands beside numbers that seen test clips are in; empty if there are none."""
-        return f"{self.count:,} of {len(self.test):,} test clips seen in training" if self.count else ""
+        return (
+            f"{self.count:,} of {len(self.test):,} test clips seen in training"
+            if self.count
+            else ""
+        )
 
     @property
     def count(self) -> int:
@@ -86,17 +95,21 @@ class Exposure:
             checked = ""
             if self.seen is None:
                 checked = (
-                    "; the run, which an older vcsf began, does not remember its training clips, so it can't be checked whether "
+                    "; the run, which an older vcsf began, does not remember its training clips, "
+                    "so it can't be checked whether "
                     "test clips were among them"
                 )
             elif len(self.test) and not self.count:
                 checked = "; no test clip was seen in training"
             found.append(f"the data of {name} has changed since the run was trained on it{checked}")
         if self.count:
-            found.append(f"{self.mark}: the run was trained on them, or on other clips of their recordings")
+            found.append(
+                f"{self.mark}: the run was trained on them, or on other clips of their recordings"
+            )
         if self.unknown and len(self.test):
             found.append(
-                f"the run started from {', '.join(self.unknown)}, whose training clips are not known: test clips among them are "
+                f"the run started from {', '.join(self.unknown)}, whose training clips are not "
+                f"known: test clips among them are "
                 "not counted"
             )
         return found
@@ -110,10 +123,13 @@ class Exposure:
         if self.seen is None or not self.count or allow_seen:
             return
         raise InputError(
-            f"{self.count:,} of {len(self.test):,} test clips of {self.manifest.name} split {self.split} were seen in "
-            f"training, such as {self.manifest.table['video'][self.seen[0]]}: run {self.run} was trained on them, or on other "
+            f"{self.count:,} of {len(self.test):,} test clips of {self.manifest.name} split "
+            f"{self.split} were seen in "
+            f"training, such as {self.manifest.table['video'][self.seen[0]]}: run {self.run} was "
+            f"trained on them, or on other "
             "clips of their recordings",
-            "measure on the split and the data of the training, or train another run on these; --allow-seen measures all the "
+            "measure on the split and the data of the training, or train another run on these; "
+            "--allow-seen measures all the "
             "same, and marks the results",
         )
 
@@ -121,18 +137,23 @@ class Exposure:
 def training_clips(manifest: Manifest, split: int) -> pd.DataFrame:
     """The clips that a training on a split of a dataset sees, columns as in the file of a run."""
     table = manifest.table.iloc[manifest.training_part(split)]
-    found = table[["video", "source"]].assign(dataset=manifest.name, sha256=table["sha256"].str[:_DIGITS])
+    found = table[["video", "source"]].assign(
+        dataset=manifest.name, sha256=table["sha256"].str[:_DIGITS]
+    )
     return found[["dataset", "video", "source", "sha256"]].astype(str)
 
 
-def remember(folder: Path, manifest: Manifest, split: int, started_from: Sequence[Path] = ()) -> None:
+def remember(
+    folder: Path, manifest: Manifest, split: int, started_from: Sequence[Path] = ()
+) -> None:
     """Write which clips a run is trained on into its folder.
 
     Args:
         folder: The run's folder.
         manifest: Its dataset.
         split: What it is trained on of that.
-        started_from: Files of vcsf's own weights that it starts from; what they were trained on, it has seen.
+        started_from: Files of vcsf's own weights that it starts from; what they were trained on, it
+            has seen.
     """
     tables = [training_clips(manifest, split)]
     tables += [table for path in started_from if (table := read(path.parent)) is not None]
@@ -142,7 +163,8 @@ def remember(folder: Path, manifest: Manifest, split: int, started_from: Sequenc
 
 
 def unremembered(started_from: Sequence[Path]) -> list[str]:
-    """Names of those files of vcsf's own weights whose training clips the folder that they lie in does not say."""
+    """Names of those files of vcsf's own weights whose training clips the folder that they lie in
+    does not say."""
     found = []
     for path in started_from:
         status = path.parent / "status.json"
@@ -153,7 +175,8 @@ def unremembered(started_from: Sequence[Path]) -> list[str]:
 
 
 def _unknown(status: Mapping[str, Any]) -> list[str]:
-    """The files that a run started from and whose training clips are not known, as its `status.json` says."""
+    """The files that a run started from and whose training clips are not known, as its
+    `status.json` says."""
     own = [str(init["file"]) for init in status.get("init", {}).values() if init["layout"] == OWN]
     return list(status.get(UNKNOWN, dict.fromkeys(own)))
 
@@ -168,11 +191,14 @@ def read(folder: Path) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     try:
-        table: pd.DataFrame = pq.read_table(path, columns=["dataset", "video", "source", "sha256"]).to_pandas()
+        table: pd.DataFrame = pq.read_table(
+            path, columns=["dataset", "video", "source", "sha256"]
+        ).to_pandas()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise RunError(
             f"{path} is damaged: {error}",
-            "bring it back: it says which clips the run was trained on; or train into another --runs",
+            "bring it back: it says which clips the run was trained on; or train into another "
+            "--runs",
         ) from error
     return table
 
@@ -229,12 +255,14 @@ def exposure(
     return Exposure(run, manifest, split, test, training_data, seen, tuple(unknown))
 
 
-def _seen_rows(manifest: Manifest, split: int, clips: pd.DataFrame, names: Collection[str]) -> np.ndarray:
+def _seen_rows(
+    manifest: Manifest, split: int, clips: pd.DataFrame, names: Collection[str]
+) -> np.ndarray:
     """Whether each clip of a dataset is of a recording that was trained on.
 
-    A clip is known again by its bytes, and in datasets of the same name by its name and its recording's. Equal bytes or
-    recordings that the measured split has on both sides itself say nothing of the training.
-    """
+    A clip is known again by its bytes, and in datasets of the same name by its name and its
+    recording's. Equal bytes or recordings that the measured split has on both sides itself say
+    nothing of the training."""
     table = manifest.table
     named = clips[clips["dataset"].isin(names)]
     digest, source = table["sha256"].str[:_DIGITS], table["source"]

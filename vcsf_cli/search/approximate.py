@@ -1,9 +1,10 @@
-"""A faiss index over a gallery's windows, kept on disk: it names candidates, which are then ranked exactly.
+"""A faiss index over a gallery's windows, kept on disk: it names candidates, which are then ranked
+exactly.
 
-Inverted lists with one byte a number (`IVF,SQ8`): a quarter of the memory of whole vectors, nothing to train beside k-means,
-and so little lost that the number of lists looked into decides what is found. Product quantisation would be smaller still,
-but its codebooks take long to train, and its coarser similarities would need more candidates.
-"""
+Inverted lists with one byte a number (`IVF,SQ8`): a quarter of the memory of whole vectors, nothing
+to train beside k-means, and so little lost that the number of lists looked into decides what is
+found. Product quantisation would be smaller still, but its codebooks take long to train, and its
+coarser similarities would need more candidates."""
 
 from __future__ import annotations
 
@@ -22,9 +23,11 @@ from vcsf_cli.search.gallery import ROWS_AT_ONCE, Windows, pathways_in, unit_vec
 from vcsf_cli.storage import files
 
 WORTH_IT = 1_000_000
-"""Windows from which on an exact search takes a second a query, and more where memory does not hold the gallery."""
+"""Windows from which on an exact search takes a second a query, and more where memory does not hold
+the gallery."""
 _GROWTH = 2.0
-"""The lists are drawn up anew when a gallery has become so many times as large, or as small, as it was."""
+"""The lists are drawn up anew when a gallery has become so many times as large, or as small, as it
+was."""
 _WINDOWS_A_LIST = 64
 """That k-means learns a list from; faiss asks for 39."""
 _SAMPLE = 64
@@ -46,7 +49,9 @@ def load_faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise InputError("--index faiss needs faiss, which is not installed", "pip install 'vcsf[faiss]'") from error
+        raise InputError(
+            "--index faiss needs faiss, which is not installed", "pip install 'vcsf[faiss]'"
+        ) from error
     return faiss
 
 
@@ -95,15 +100,22 @@ class Approximate:
         while True:
             self.index.nprobe = probes
             similarity, rows = self.index.search(vectors, min(wanted, everything))
-            parts = zip(np.split(similarity, beginnings(group)[1:]), np.split(rows, beginnings(group)[1:]), strict=True)
+            parts = zip(
+                np.split(similarity, beginnings(group)[1:]),
+                np.split(rows, beginnings(group)[1:]),
+                strict=True,
+            )
             found = [self._recordings(*part, _MORE * k) for part in parts]
-            if min(map(len, found)) >= enough or (wanted >= everything and probes >= self.index.nlist):
+            if min(map(len, found)) >= enough or (
+                wanted >= everything and probes >= self.index.nlist
+            ):
                 return found
             # Many windows of few recordings, or short lists: look further.
             wanted, probes = min(4 * wanted, everything), min(2 * probes, self.index.nlist)
 
     def _recordings(self, similarity: Any, rows: Any, most: int) -> Indices:
-        """The recordings of rows that were found, (q, n), the most similar first; row -1 is none."""
+        """The recordings of rows that were found, (q, n), the most similar first; row -1 is
+        none."""
         near = np.argsort(-similarity[rows >= 0], kind="stable")
         rows = rows[rows >= 0][near]
         recording = self.windows.recording[self.position[rows]]
@@ -112,7 +124,8 @@ class Approximate:
         return nearest
 
     def _kept(self) -> tuple[Any, dict[str, Any]]:
-        """The index and its state from disk; None if there is none, or it was drawn up for another size."""
+        """The index and its state from disk; None if there is none, or it was drawn up for another
+        size."""
         try:
             state: dict[str, Any] = json.loads(self.state_file.read_text(encoding="utf-8"))
             file = self.folder / state["file"]
@@ -128,10 +141,16 @@ class Approximate:
         """An empty index with its lists drawn up, and its state."""
         count = len(self.windows)
         lists = max(1, min(int(2 * np.sqrt(count)), count // 39))
-        chosen = np.random.default_rng(0).choice(count, min(count, lists * _WINDOWS_A_LIST), replace=False)
+        chosen = np.random.default_rng(0).choice(
+            count, min(count, lists * _WINDOWS_A_LIST), replace=False
+        )
         vectors = self._vectors(np.sort(chosen), self.windows.mean)
-        index = self.faiss.index_factory(vectors.shape[1], f"IVF{lists},SQ8", self.faiss.METRIC_INNER_PRODUCT)
-        index.cp.min_points_per_centroid = 1  # a gallery of a few windows has one list: nothing to warn of
+        index = self.faiss.index_factory(
+            vectors.shape[1], f"IVF{lists},SQ8", self.faiss.METRIC_INNER_PRODUCT
+        )
+        index.cp.min_points_per_centroid = (
+            1  # a gallery of a few windows has one list: nothing to warn of
+        )
         index.train(vectors)
         mean = {name: values.tolist() for name, values in self.windows.mean.items()}
         return index, {"trained_on": count, "mean": mean, "probes": 1, "recall": 0.0}
@@ -139,7 +158,10 @@ class Approximate:
     def _vectors(self, numbers: Indices, mean: Features) -> Any:
         """Unit vectors of some windows."""
         rows = self.windows.row[numbers]
-        features = {name: np.asarray(self.windows.features[name][rows]) for name in pathways_in(self.pathway)}
+        features = {
+            name: np.asarray(self.windows.features[name][rows])
+            for name in pathways_in(self.pathway)
+        }
         return unit_vectors(features, mean, self.pathway)
 
     def _update(self) -> bool:
@@ -149,7 +171,9 @@ class Approximate:
         gone = np.flatnonzero(there & (self.position < 0))
         new = np.flatnonzero(~there[self.windows.row])
         if (len(gone) or len(new)) and self.file is not None:
-            self.index = self.faiss.read_index(str(self.file))  # all of it: what is mapped can't be changed
+            self.index = self.faiss.read_index(
+                str(self.file)
+            )  # all of it: what is mapped can't be changed
         if len(gone):
             self.index.remove_ids(gone)
         for begin in range(0, len(new), ROWS_AT_ONCE):
@@ -162,18 +186,24 @@ class Approximate:
         lists = self.index.invlists
         sizes = [lists.list_size(number) for number in range(self.index.nlist)]
         rows = [
-            self.faiss.rev_swig_ptr(lists.get_ids(number), size).copy() for number, size in enumerate(sizes) if size
+            self.faiss.rev_swig_ptr(lists.get_ids(number), size).copy()
+            for number, size in enumerate(sizes)
+            if size
         ]
         return np.concatenate([*rows, np.empty(0, np.int64)])
 
     def _tune(self) -> None:
-        """Look into just so many lists that enough of the exact neighbours of a sample of windows are found.
+        """Look into just so many lists that enough of the exact neighbours of a sample of windows
+        are found.
 
         A window's own recording does not count: a query that nobody has prepared has none.
         """
         count = len(self.windows)
         sample = np.sort(np.random.default_rng(1).choice(count, min(_SAMPLE, count), replace=False))
-        query = {name: np.asarray(rows[self.windows.row[sample]]) for name, rows in self.windows.features.items()}
+        query = {
+            name: np.asarray(rows[self.windows.row[sample]])
+            for name, rows in self.windows.features.items()
+        }
         group, own = np.arange(len(sample)), self.windows.recording[sample]
         nearest = nearest_recordings(query, group, self.windows, self.pathway, COMPARED + 1)
         right = [near[near != mine][:COMPARED] for near, mine in zip(nearest, own, strict=True)]

@@ -1,4 +1,5 @@
-"""Searching a gallery window by window: which recordings hold the windows most like a query's, and when."""
+"""Searching a gallery window by window: which recordings hold the windows most like a query's, and
+when."""
 
 from __future__ import annotations
 
@@ -9,11 +10,19 @@ import numpy as np
 
 from vcsf_cli.contracts import Indices
 from vcsf_cli.features.extract import Features
-from vcsf_cli.search.gallery import ROWS_AT_ONCE, SHORTEST, FloatArray, Windows, pathways_in, unit_vectors
+from vcsf_cli.search.gallery import (
+    ROWS_AT_ONCE,
+    SHORTEST,
+    FloatArray,
+    Windows,
+    pathways_in,
+    unit_vectors,
+)
 
 QUERIES_AT_ONCE = 512
 CELLS_AT_ONCE = 2**24
-"""Of the table of groups and recordings, 64 MiB: more groups are searched one part after the other."""
+"""Of the table of groups and recordings, 64 MiB: more groups are searched one part after the
+other."""
 
 
 class Pair(NamedTuple):
@@ -37,7 +46,8 @@ class Pair(NamedTuple):
 def exact(query: Features, group: Indices, windows: Windows, pathway: str, k: int) -> list[Pair]:
     """The k recordings nearest to each group of query windows, by their best pair of windows.
 
-    The gallery is read block by block, so that memory does not grow with it but for one number a recording.
+    The gallery is read block by block, so that memory does not grow with it but for one number a
+    recording.
 
     Args:
         query: Features of the query's windows as the network gave them, (Q, C) by pathway.
@@ -53,7 +63,9 @@ def exact(query: Features, group: Indices, windows: Windows, pathway: str, k: in
     return rank(query, group, nearest, windows, pathway, k)
 
 
-def nearest_recordings(query: Features, group: Indices, windows: Windows, pathway: str, k: int) -> list[Indices]:
+def nearest_recordings(
+    query: Features, group: Indices, windows: Windows, pathway: str, k: int
+) -> list[Indices]:
     """The k nearest recordings of each group, nearest first; arguments as of `exact`."""
     groups = int(group[-1]) + 1
     at_once = max(1, CELLS_AT_ONCE // len(windows.names))
@@ -66,17 +78,22 @@ def nearest_recordings(query: Features, group: Indices, windows: Windows, pathwa
     return found
 
 
-def best_similarities(query: Features, group: Indices, windows: Windows, pathway: str) -> FloatArray:
-    """The similarity of the best pair of windows of every group and recording, (G, R); arguments as of `exact`.
+def best_similarities(
+    query: Features, group: Indices, windows: Windows, pathway: str
+) -> FloatArray:
+    """The similarity of the best pair of windows of every group and recording, (G, R); arguments as
+    of `exact`.
 
-    A cosine is q(x - m) / |x - m| for a query q of unit length, a window x and the mean m. As qx - qm it needs of the
-    gallery what lies on disk, read once, and the lengths.
-    """
+    A cosine is q(x - m) / |x - m| for a query q of unit length, a window x and the mean m. As qx -
+    qm it needs of the gallery what lies on disk, read once, and the lengths."""
     used = pathways_in(pathway)
-    vectors = {name: unit_vectors(query, windows.mean, name) / np.float32(len(used)) for name in used}
+    vectors = {
+        name: unit_vectors(query, windows.mean, name) / np.float32(len(used)) for name in used
+    }
     at_mean = {name: (vectors[name] @ windows.mean[name])[:, None] for name in used}
     lengths = {
-        name: np.where(windows.lengths[name] > SHORTEST, windows.lengths[name], np.float32(np.inf)) for name in used
+        name: np.where(windows.lengths[name] > SHORTEST, windows.lengths[name], np.float32(np.inf))
+        for name in used
     }
     best = np.full((int(group[-1]) + 1, len(windows.names)), -np.inf, np.float32)
     for begin in range(0, len(windows), ROWS_AT_ONCE):
@@ -86,8 +103,12 @@ def best_similarities(query: Features, group: Indices, windows: Windows, pathway
         for first in range(0, len(group), QUERIES_AT_ONCE):
             some = slice(first, first + QUERIES_AT_ONCE)
             owner = group[some]
-            parts = [(vectors[p][some] @ block[p] - at_mean[p][some]) / lengths[p][rows] for p in used]
-            similarity = np.maximum.reduceat(sum(parts[1:], parts[0]), beginnings(recording), axis=1)
+            parts = [
+                (vectors[p][some] @ block[p] - at_mean[p][some]) / lengths[p][rows] for p in used
+            ]
+            similarity = np.maximum.reduceat(
+                sum(parts[1:], parts[0]), beginnings(recording), axis=1
+            )
             similarity = np.maximum.reduceat(similarity, beginnings(owner), axis=0)
             cells = best[owner[0] : owner[-1] + 1, recording[0] : recording[-1] + 1]
             np.maximum(cells, similarity, out=cells)
@@ -100,7 +121,12 @@ def beginnings(numbers: Indices) -> Indices:
 
 
 def rank(
-    query: Features, group: Indices, candidates: Sequence[Indices], windows: Windows, pathway: str, k: int
+    query: Features,
+    group: Indices,
+    candidates: Sequence[Indices],
+    windows: Windows,
+    pathway: str,
+    k: int,
 ) -> list[Pair]:
     """The k best of each group's candidates, by their best pair of windows.
 
@@ -112,18 +138,28 @@ def rank(
     found: list[Pair] = []
     for number, recordings in enumerate(candidates):
         begin, end = (int(edge) for edge in np.searchsorted(group, [number, number + 1]))
-        pairs = [_best_pair(vectors[begin:end], number, begin, windows, int(each), pathway) for each in recordings]
+        pairs = [
+            _best_pair(vectors[begin:end], number, begin, windows, int(each), pathway)
+            for each in recordings
+        ]
         found += sorted(pairs, key=lambda pair: (-pair.similarity, pair.recording))[:k]
     return found
 
 
-def _best_pair(vectors: FloatArray, group: int, first: int, windows: Windows, recording: int, pathway: str) -> Pair:
-    """The most similar windows of a group, whose first window is number `first`, and a recording."""
+def _best_pair(
+    vectors: FloatArray, group: int, first: int, windows: Windows, recording: int, pathway: str
+) -> Pair:
+    """The most similar windows of a group, whose first window is number `first`, and a
+    recording."""
     best = Pair(group, recording, -np.inf, first, int(windows.starts[recording]))
-    for begin in range(int(windows.starts[recording]), int(windows.starts[recording + 1]), ROWS_AT_ONCE):
+    for begin in range(
+        int(windows.starts[recording]), int(windows.starts[recording + 1]), ROWS_AT_ONCE
+    ):
         end = min(begin + ROWS_AT_ONCE, int(windows.starts[recording + 1]))
         similarity = vectors @ windows.vectors(pathway, begin, end).T
         row, column = divmod(int(similarity.argmax()), end - begin)
         if similarity[row, column] > best.similarity:
-            best = Pair(group, recording, float(similarity[row, column]), first + row, begin + column)
+            best = Pair(
+                group, recording, float(similarity[row, column]), first + row, begin + column
+            )
     return best

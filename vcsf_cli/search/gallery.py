@@ -1,9 +1,10 @@
-"""The gallery of a search: features of every window of a prepared dataset's clips, kept on disk beside the run.
+"""The gallery of a search: features of every window of a prepared dataset's clips, kept on disk
+beside the run.
 
-`slow.npy` and `fast.npy` hold one row a window and only ever grow; `windows.jsonl` says which rows are whose, one line a
-clip, written after its rows are on disk. A call that finds them goes on behind the last line, whether the call before was
-killed or the dataset has grown since. Rows of clips that the dataset has no longer stay where they are, unused.
-"""
+`slow.npy` and `fast.npy` hold one row a window and only ever grow; `windows.jsonl` says which rows
+are whose, one line a clip, written after its rows are on disk. A call that finds them goes on
+behind the last line, whether the call before was killed or the dataset has grown since. Rows of
+clips that the dataset has no longer stay where they are, unused."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ Times = npt.NDArray[np.float64]
 _HEADER_BYTES = 128
 """Of a `.npy` file of rows: numpy leaves room in it for a number of rows that grows."""
 ROWS_AT_ONCE = 4096
-"""Rows that are centred and scaled together: few enough for the processor's cache, enough for a fast matrix product."""
+"""Rows that are centred and scaled together: few enough for the processor's cache, enough for a
+fast matrix product."""
 SHORTEST = np.float32(1e-12)
 """A feature that is the mean itself has no direction; it is similar to nothing."""
 _SECONDS_BETWEEN_WRITES = 5.0
@@ -49,7 +51,8 @@ class Windows:
         row: The row of every window, (N,).
         recording: The number of every window's recording, (N,), rising.
         times: When every window begins and ends in its recording, in seconds, (N, 2).
-        mean: The mean over the windows by pathway, (C,): what every feature is centred by, a query's too.
+        mean: The mean over the windows by pathway, (C,): what every feature is centred by, a
+            query's too.
         lengths: Of the windows' features less the mean, (N,) by pathway.
         names: Of the recordings.
         labels: Of the recordings, None where unknown.
@@ -77,11 +80,17 @@ class Windows:
         rows = self.row[begin:end]
         first, last = int(rows[0]), int(rows[-1])
         consecutive = last - first == len(rows) - 1 and bool((np.diff(rows) == 1).all())
-        return np.asarray(self.features[pathway][first : last + 1] if consecutive else self.features[pathway][rows])
+        return np.asarray(
+            self.features[pathway][first : last + 1]
+            if consecutive
+            else self.features[pathway][rows]
+        )
 
     def vectors(self, pathway: str, begin: int, end: int) -> FloatArray:
         """Unit vectors (n, D) of consecutive windows, as `unit_vectors` makes them."""
-        return unit_vectors({name: self.raw(name, begin, end) for name in pathways_in(pathway)}, self.mean, pathway)
+        return unit_vectors(
+            {name: self.raw(name, begin, end) for name in pathways_in(pathway)}, self.mean, pathway
+        )
 
 
 def pathways_in(pathway: str) -> tuple[str, ...]:
@@ -98,8 +107,9 @@ def _vector_lengths(vectors: FloatArray) -> FloatArray:
 def unit_vectors(features: Features, mean: Features, pathway: str) -> FloatArray:
     """Vectors (N, D) whose inner products are the similarities of a search.
 
-    Of one pathway: its feature less the mean, of unit length, so that the product is the cosine. Of `both`: the two beside
-    each other, each divided by the square root of two, so that it is the mean of the two cosines.
+    Of one pathway: its feature less the mean, of unit length, so that the product is the cosine. Of
+    `both`: the two beside each other, each divided by the square root of two, so that it is the
+    mean of the two cosines.
 
     Args:
         features: (N, C) by pathway.
@@ -127,9 +137,12 @@ def recordings(manifest: Manifest) -> tuple[npt.NDArray[np.object_], Indices, Ti
     """The recordings that a dataset's clips were cut from.
 
     Returns:
-        Their names; the number of every clip's recording, (clips,); and where every clip begins in it, in seconds, (clips,).
-    """
-    videos, seconds = manifest.table["video"].to_list(), manifest.table["frames"] / manifest.table["fps"]
+        Their names; the number of every clip's recording, (clips,); and where every clip begins in
+    it, in seconds, (clips,)."""
+    videos, seconds = (
+        manifest.table["video"].to_list(),
+        manifest.table["frames"] / manifest.table["fps"],
+    )
     known = set(videos)
     numbered: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for clip, video in enumerate(videos):
@@ -182,7 +195,9 @@ class Gallery:
         key: What features depend on besides the clips, such as the checkpoint's hash.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, sampler: Sampler, key: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, sampler: Sampler, key: dict[str, Any]
+    ) -> None:
         self.folder, self.manifest = folder, manifest
         table = manifest.table
         self.videos, self.hashes = table["video"].to_list(), table["sha256"].to_list()
@@ -203,8 +218,12 @@ class Gallery:
             files.write_text(path, key)
         self.entries: dict[str, dict[str, Any]] = {}
         self.rows = 0
-        lines = self.journal.read_bytes().splitlines(keepends=True) if self.journal.is_file() else []
-        stored = min((len(self._stored(pathway)) for pathway in PATHWAYS), default=0) if lines else 0
+        lines = (
+            self.journal.read_bytes().splitlines(keepends=True) if self.journal.is_file() else []
+        )
+        stored = (
+            min((len(self._stored(pathway)) for pathway in PATHWAYS), default=0) if lines else 0
+        )
         good = 0
         for line in lines:
             entry = _parse_entry(line)
@@ -215,7 +234,9 @@ class Gallery:
             self.rows = entry["first"] + entry["windows"]
         if lines:
             os.truncate(self.journal, good)
-        self._files = {pathway: _GrowingRows(self.folder / f"{pathway}.npy", self.rows) for pathway in PATHWAYS}
+        self._files = {
+            pathway: _GrowingRows(self.folder / f"{pathway}.npy", self.rows) for pathway in PATHWAYS
+        }
 
     def _stored(self, pathway: str) -> FloatArray:
         """The rows of a pathway's file; none if it is damaged."""
@@ -226,9 +247,14 @@ class Gallery:
                 (_, width), _, _ = np.lib.format.read_array_header_1_0(file)
         except (OSError, ValueError):
             return np.empty((0, 1), np.float32)
-        # Counted by what is there: a call that was killed may have left a header that is ahead of it, or behind.
+        # Counted by what is there: a call that was killed may have left a header that is ahead of
+        # it, or behind.
         rows = (path.stat().st_size - _HEADER_BYTES) // (4 * width)
-        return np.memmap(path, "<f4", "r", _HEADER_BYTES, (rows, width)) if rows else np.empty((0, width), np.float32)
+        return (
+            np.memmap(path, "<f4", "r", _HEADER_BYTES, (rows, width))
+            if rows
+            else np.empty((0, width), np.float32)
+        )
 
     def _entry(self, clip: int) -> dict[str, Any] | None:
         """What the journal says of a clip, None if it is not there or was another clip."""
@@ -239,17 +265,25 @@ class Gallery:
 
     def missing(self) -> Indices:
         """Rows of the manifest whose windows have no features yet."""
-        return np.array([clip for clip in range(len(self.videos)) if self._entry(clip) is None], np.int64)
+        return np.array(
+            [clip for clip in range(len(self.videos)) if self._entry(clip) is None], np.int64
+        )
 
     def add(self, clip: int, features: Features) -> None:
-        """Add a clip's windows, (W, C) by pathway; they are on disk after some seconds, or after `flush`.
+        """Add a clip's windows, (W, C) by pathway; they are on disk after some seconds, or after
+        `flush`.
 
         Args:
             clip: Its row in the manifest.
             features: Of all its windows in order.
         """
         count = len(features[PATHWAYS[0]])
-        entry = {"video": self.videos[clip], "sha256": self.hashes[clip], "first": self.rows, "windows": count}
+        entry = {
+            "video": self.videos[clip],
+            "sha256": self.hashes[clip],
+            "first": self.rows,
+            "windows": count,
+        }
         self.rows += count
         self._waiting.append((entry, features))
         if time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
@@ -273,16 +307,25 @@ class Gallery:
         """The windows of all clips, once none is missing."""
         names, owner, begin = recordings(self.manifest)
         labels = np.full(len(names), None, object)
-        labels[owner] = [None if pd.isna(label) else label for label in self.manifest.table["label"]]
+        labels[owner] = [
+            None if pd.isna(label) else label for label in self.manifest.table["label"]
+        ]
         order = np.lexsort((begin, owner))
         entries = [self._entry(clip) for clip in order]
         counts = np.array([entry["windows"] for entry in entries if entry is not None], np.int64)
-        row = np.concatenate([np.arange(e["first"], e["first"] + e["windows"]) for e in entries if e is not None])
+        row = np.concatenate(
+            [np.arange(e["first"], e["first"] + e["windows"]) for e in entries if e is not None]
+        )
         frames = np.concatenate([self.spans[int(self.frames[clip])] for clip in order])
         fps = self.manifest.table["fps"].to_numpy()
-        times = np.repeat(begin[order], counts)[:, None] + frames / np.repeat(fps[order], counts)[:, None]
+        times = (
+            np.repeat(begin[order], counts)[:, None]
+            + frames / np.repeat(fps[order], counts)[:, None]
+        )
         features: Features = {pathway: self._stored(pathway) for pathway in PATHWAYS}
-        found = Windows(features, row, np.repeat(owner[order], counts), times, {}, {}, names, labels)
+        found = Windows(
+            features, row, np.repeat(owner[order], counts), times, {}, {}, names, labels
+        )
         self._measure(found)
         return found
 
@@ -293,11 +336,15 @@ class Gallery:
             with np.load(path) as kept:
                 if str(kept["windows"]) == these:
                     windows.mean.update({pathway: kept[pathway] for pathway in PATHWAYS})
-                    windows.lengths.update({pathway: kept[f"{pathway}_lengths"] for pathway in PATHWAYS})
+                    windows.lengths.update(
+                        {pathway: kept[f"{pathway}_lengths"] for pathway in PATHWAYS}
+                    )
                     return
         for pathway in PATHWAYS:
             windows.mean[pathway], windows.lengths[pathway] = mean_and_lengths(windows, pathway)
-        arrays = windows.mean | {f"{pathway}_lengths": values for pathway, values in windows.lengths.items()}
+        arrays = windows.mean | {
+            f"{pathway}_lengths": values for pathway, values in windows.lengths.items()
+        }
         with files.whole(path) as file:
             np.savez(file, windows=np.array(these), **arrays)  # type: ignore[arg-type]  # numpy's stub takes no names
 
@@ -308,20 +355,32 @@ def _parse_entry(line: bytes) -> dict[str, Any] | None:
         entry: dict[str, Any] = json.loads(line)
     except ValueError:
         return None
-    whole = line.endswith(b"\n") and isinstance(entry, dict) and entry.keys() >= {"video", "sha256", "first", "windows"}
+    whole = (
+        line.endswith(b"\n")
+        and isinstance(entry, dict)
+        and entry.keys() >= {"video", "sha256", "first", "windows"}
+    )
     return entry if whole else None
 
 
 def mean_and_lengths(windows: Windows, pathway: str) -> tuple[FloatArray, FloatArray]:
     """The mean feature (C,) over all windows, and how far each is from it, (N,), block by block."""
     blocks = range(0, len(windows), ROWS_AT_ONCE)
-    total = sum(windows.raw(pathway, begin, begin + ROWS_AT_ONCE).sum(0, dtype=np.float64) for begin in blocks)
+    total = sum(
+        windows.raw(pathway, begin, begin + ROWS_AT_ONCE).sum(0, dtype=np.float64)
+        for begin in blocks
+    )
     mean = np.asarray(total / len(windows), np.float32)
-    lengths = [_vector_lengths(windows.raw(pathway, begin, begin + ROWS_AT_ONCE) - mean) for begin in blocks]
+    lengths = [
+        _vector_lengths(windows.raw(pathway, begin, begin + ROWS_AT_ONCE) - mean)
+        for begin in blocks
+    ]
     return mean, np.concatenate(lengths)
 
 
-def by_clip(clips: Indices, batches: Iterable[tuple[Indices, Features]]) -> Iterator[tuple[int, Features]]:
+def by_clip(
+    clips: Indices, batches: Iterable[tuple[Indices, Features]]
+) -> Iterator[tuple[int, Features]]:
     """Each clip with the features (W, C) of all its windows, from batches that may end anywhere.
 
     Args:
@@ -335,7 +394,9 @@ def by_clip(clips: Indices, batches: Iterable[tuple[Indices, Features]]) -> Iter
             if number != current:
                 yield int(clips[current]), concatenate(parts)
                 parts, current = [], int(number)
-            parts.append({pathway: values[owners == number] for pathway, values in features.items()})
+            parts.append(
+                {pathway: values[owners == number] for pathway, values in features.items()}
+            )
     if parts:
         yield int(clips[current]), concatenate(parts)
 

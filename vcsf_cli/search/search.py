@@ -1,4 +1,5 @@
-"""Searching a prepared dataset with video files that were never prepared: a run's networks, the gallery, the answers."""
+"""Searching a prepared dataset with video files that were never prepared: a run's networks, the
+gallery, the answers."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ COLUMNS = (
     "begin",
     "end",
 )
-"""One answer a row. Times are seconds: of the query's window in the query, of the gallery's in its recording."""
+"""One answer a row. Times are seconds: of the query's window in the query, of the gallery's in its
+recording."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,10 @@ class Search:
                     )
                 progress.advance(1)
         if not found:
-            raise DataError("no query could be read", "the reasons are above; give a video that plays to its end")
+            raise DataError(
+                "no query could be read",
+                "the reasons are above; give a video that plays to its end",
+            )
         return found
 
     def _encoded(self, path: Path, progress: Progress) -> WindowFeatures:
@@ -109,8 +114,11 @@ class Search:
 
         return encode_windows(self.model, video, self.device, self.machine.bf16(), done)
 
-    def answers(self, queries: list[Query], pathway: str, k: int, each_window: bool, index: str) -> pd.DataFrame:
-        """The k nearest recordings of every query, or of each of its windows, columns as in `COLUMNS`.
+    def answers(
+        self, queries: list[Query], pathway: str, k: int, each_window: bool, index: str
+    ) -> pd.DataFrame:
+        """The k nearest recordings of every query, or of each of its windows, columns as in
+        `COLUMNS`.
 
         Args:
             queries: From `read`.
@@ -124,12 +132,19 @@ class Search:
             InputError: If faiss is wanted and not installed.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        busy = RunError(f"another search is at work on {self.folder}", "wait until it has built the index")
+        busy = RunError(
+            f"another search is at work on {self.folder}", "wait until it has built the index"
+        )
         with files.only_one(self.folder / "lock", busy):
             windows = self._gallery()
-            approximate = Approximate(self.folder, windows, pathway) if _wants_faiss(index, len(windows)) else None
+            approximate = (
+                Approximate(self.folder, windows, pathway)
+                if _wants_faiss(index, len(windows))
+                else None
+            )
         of_all: Features = {
-            name: np.concatenate([query.windows.features[name] for query in queries]) for name in PATHWAYS
+            name: np.concatenate([query.windows.features[name] for query in queries])
+            for name in PATHWAYS
         }
         owner = np.repeat(np.arange(len(queries)), [len(query.windows.begin) for query in queries])
         group = np.arange(len(owner)) if each_window else owner
@@ -137,7 +152,8 @@ class Search:
             pairs = exact(of_all, group, windows, pathway, k)
         else:
             say(
-                f"faiss looks into {approximate.probes:,} of {approximate.index.nlist:,} lists and finds "
+                f"faiss looks into {approximate.probes:,} of {approximate.index.nlist:,} lists "
+                f"and finds "
                 f"{approximate.recall:.0%} of the exact neighbours of a sample"
             )
             pairs = approximate.search(of_all, group, k)
@@ -156,10 +172,16 @@ class Search:
         clips, total = gallery.missing(), len(self.manifest.table)
         if not len(clips):
             return gallery.windows()
-        videos = EvalClips(self.manifest, clips.tolist(), self.sampler, stage.augment.border, stage.data.size)
-        batches = extract_windows(self.model, videos, self.device, self.machine.num_workers, self.machine.bf16())
+        videos = EvalClips(
+            self.manifest, clips.tolist(), self.sampler, stage.augment.border, stage.data.size
+        )
+        batches = extract_windows(
+            self.model, videos, self.device, self.machine.num_workers, self.machine.bf16()
+        )
         try:
-            with Progress(total, "clips", f"index of {self.manifest.name}", total - len(clips)) as progress:
+            with Progress(
+                total, "clips", f"index of {self.manifest.name}", total - len(clips)
+            ) as progress:
                 for clip, features in by_clip(clips, batches):
                     gallery.add(clip, features)
                     progress.advance()
@@ -169,13 +191,17 @@ class Search:
 
 
 def _wants_faiss(index: str, windows: int) -> bool:
-    """Whether to search with faiss; where it would pay but is not installed, an exact search still works."""
+    """Whether to search with faiss; where it would pay but is not installed, an exact search still
+    works."""
     if index != "auto" or windows < WORTH_IT:
         return index == "faiss"
     try:
         load_faiss()
     except InputError:
-        say(f"{windows:,} windows are searched one by one; faiss would be faster: pip install 'vcsf[faiss]'")
+        say(
+            f"{windows:,} windows are searched one by one; faiss would be faster: pip install "
+            f"'vcsf[faiss]'"
+        )
         return False
     return True
 
@@ -191,10 +217,25 @@ def _answer_table(
     for pair in pairs:
         rank, group = (rank + 1 if pair.group == group else 1), pair.group
         first, last = windows.times[pair.window]
-        seconds = (round(float(time), 3) for time in (begin[pair.query], end[pair.query], first, last))
+        seconds = (
+            round(float(time), 3) for time in (begin[pair.query], end[pair.query], first, last)
+        )
         query_begin, query_end, shown_from, shown_to = seconds
         name, label = windows.names[pair.recording], windows.labels[pair.recording]
         query = queries[int(owner[pair.query])].name
         similarity = round(pair.similarity, 6)
-        rows.append((query, query_begin, query_end, pathway, rank, name, label, similarity, shown_from, shown_to))
+        rows.append(
+            (
+                query,
+                query_begin,
+                query_end,
+                pathway,
+                rank,
+                name,
+                label,
+                similarity,
+                shown_from,
+                shown_to,
+            )
+        )
     return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -1,4 +1,5 @@
-"""Features of a video file that was never prepared: decoded, cut into the sampler's windows, and encoded as it streams."""
+"""Features of a video file that was never prepared: decoded, cut into the sampler's windows, and
+encoded as it streams."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ from vcsf_cli.model.pathways import TwoPathways
 from vcsf_cli.video import SequentialReader, short_side
 
 KEPT_BYTES = 256 * 2**20
-"""Frames of a video that take no more than this are kept while they are counted; a longer video is decoded once to count
-its frames, which the sampler must know, and once more to read them."""
+"""Frames of a video that take no more than this are kept while they are counted; a longer video is
+decoded once to count its frames, which the sampler must know, and once more to read them."""
 
 Done = Callable[[int], None]
 Encode = Callable[[Tensor, list[View]], dict[str, Tensor]]
@@ -33,12 +34,14 @@ Encode = Callable[[Tensor, list[View]], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class FrameTransform:
-    """How a video file is looked at: as a prepared store shows it, but for what JPEG changes in its pixels.
+    """How a video file is looked at: as a prepared store shows it, but for what JPEG changes in its
+    pixels.
 
     Args:
         size: Pixels of a clip's side.
         border: Side of the centre square as a fraction of the short side.
-        stored: Short side in pixels that frames are made first, as in the store; smaller ones keep theirs.
+        stored: Short side in pixels that frames are made first, as in the store; smaller ones keep
+            theirs.
         fps: Frames per second to resample to, None for the video's own.
         decoder: Its name; empty for decord where it is installed, else PyAV.
     """
@@ -51,7 +54,8 @@ class FrameTransform:
 
     @classmethod
     def of(cls, stage: Stage, settings: Mapping[str, Any]) -> FrameTransform:
-        """As a recipe's stage measures clips of a store with these settings (`Manifest.settings`; may be empty)."""
+        """As a recipe's stage measures clips of a store with these settings (`Manifest.settings`;
+        may be empty)."""
         return cls(
             stage.data.size,
             stage.augment.border,
@@ -165,8 +169,13 @@ class VideoFile:
                 if last >= needed_from[index]:
                     held[last] = frame
             seen = [held[number] for number in view.window.tolist()]
-            begin, end = (cast(float, held[int(number)].time) for number in (view.window.min(), view.window.max()))
-            yield Window(view, np.stack([frame.image for frame in seen]), begin, end + 1 / self.rate)
+            begin, end = (
+                cast(float, held[int(number)].time)
+                for number in (view.window.min(), view.window.max())
+            )
+            yield Window(
+                view, np.stack([frame.image for frame in seen]), begin, end + 1 / self.rate
+            )
 
     def _count(self) -> int:
         """The number of frames; they are kept if they are few."""
@@ -203,9 +212,14 @@ class VideoFile:
 
 
 def encode_windows(
-    model: TwoPathways, video: VideoFile, device: torch.device, bf16: bool = False, done: Done | None = None
+    model: TwoPathways,
+    video: VideoFile,
+    device: torch.device,
+    bf16: bool = False,
+    done: Done | None = None,
 ) -> WindowFeatures:
-    """Features of every window of a video, as `features.extract.extract` computes those of prepared clips.
+    """Features of every window of a video, as `features.extract.extract` computes those of prepared
+    clips.
 
     Args:
         model: In eval mode, on `device`.
@@ -214,17 +228,24 @@ def encode_windows(
         bf16: Whether the networks compute in bfloat16.
         done: Called with the number of windows finished so far.
     """
-    return encode_with(lambda frames, views: encode_batch(model, frames, views), video, device, bf16, done)
+    return encode_with(
+        lambda frames, views: encode_batch(model, frames, views), video, device, bf16, done
+    )
 
 
 @torch.no_grad()
 def encode_with(
-    encode: Encode, video: VideoFile, device: torch.device, bf16: bool = False, done: Done | None = None
+    encode: Encode,
+    video: VideoFile,
+    device: torch.device,
+    bf16: bool = False,
+    done: Done | None = None,
 ) -> WindowFeatures:
     """What a function makes of the windows of a video.
 
     Args:
-        encode: Features (B, C) by pathway of uint8 windows (B, L, H, W, 3) and the views that they are.
+        encode: Features (B, C) by pathway of uint8 windows (B, L, H, W, 3) and the views that they
+            are.
         video: What to read.
         device: Where to compute.
         bf16: Whether networks compute in bfloat16.
@@ -242,11 +263,14 @@ def encode_with(
         if done is not None:
             done(len(times))
     begin, end = np.array(times).T
-    return WindowFeatures({pathway: np.concatenate(parts) for pathway, parts in found.items()}, begin, end)
+    return WindowFeatures(
+        {pathway: np.concatenate(parts) for pathway, parts in found.items()}, begin, end
+    )
 
 
 def encode_batch(model: TwoPathways, frames: Tensor, views: list[View]) -> dict[str, Tensor]:
-    """Pooled features (B, C) by pathway of uint8 windows (B, L, H, W, 3) that these views describe."""
+    """Pooled features (B, C) by pathway of uint8 windows (B, L, H, W, 3) that these views
+    describe."""
     positions: dict[str, Tensor] = {
         p: torch.from_numpy(np.stack([view.positions(p) for view in views])) for p in PATHWAYS
     }

@@ -23,7 +23,8 @@ VERSION = 1
 
 def save(path: Path, content: dict[str, Any], kind: str = KIND) -> None:
     """Write a checkpoint; what stood there before stays until the new one is complete."""
-    # Through memory: of a full disk torch's own writer would only say that it is somewhere else than it thought.
+    # Through memory: of a full disk torch's own writer would only say that it is somewhere else
+    # than it thought.
     data = io.BytesIO()
     torch.save({"kind": kind, "version": VERSION, **content}, data)
     with whole(path) as file:
@@ -40,17 +41,21 @@ def load(path: Path, kind: str = KIND) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise RunError(
-            f"{path} does not exist: nothing was saved yet", "run `vcsf pretrain` on the recipe again"
+            f"{path} does not exist: nothing was saved yet",
+            "run `vcsf pretrain` on the recipe again",
         ) from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(
-            f"{path} is damaged or no checkpoint of vcsf: {reason}", "restore it from a copy, or train again"
+            f"{path} is damaged or no checkpoint of vcsf: {reason}",
+            "restore it from a copy, or train again",
         ) from error
     if not isinstance(content, dict) or content.get("kind") != kind:
         found = content.get("kind") if isinstance(content, dict) else None
         raise RunError(
-            f"{path} is {f'a checkpoint of kind {found!r}' if found else 'no checkpoint of vcsf'}, not of {kind!r}",
+            f"{path} is "
+            f"{f'a checkpoint of kind {found!r}' if found else 'no checkpoint of vcsf'}, not of "
+            f"{kind!r}",
             "bring back the file that vcsf wrote there",
         )
     if content["version"] > VERSION:
@@ -77,6 +82,8 @@ def load_weights(module: nn.Module, state: dict[str, Any], path: Path) -> None:
         module.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise RunError(
-            f"the weights in {path} don't fit the recipe's networks: {str(error).splitlines()[-1].strip()}",
-            "the code of a backbone, motion module or head has changed since; use the version that trained it",
+            f"the weights in {path} don't fit the recipe's networks: "
+            f"{str(error).splitlines()[-1].strip()}",
+            "the code of a backbone, motion module or head has changed since; use the version "
+            "that trained it",
         ) from error

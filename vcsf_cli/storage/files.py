@@ -22,7 +22,8 @@ _LOCKS = fcntl is not None
 
 @contextmanager
 def whole(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """A file that gets its name only when it is complete and on disk; on any error nothing is left of it.
+    """A file that gets its name only when it is complete and on disk; on any error nothing is left
+    of it.
 
     What a killed process left when it wrote the same file is removed.
 
@@ -38,7 +39,9 @@ def whole(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            if not _LOCKS:  # Windows renames no open file; elsewhere it stays locked until it has its name
+            if (
+                not _LOCKS
+            ):  # Windows renames no open file; elsewhere it stays locked until it has its name
                 file.close()
             partial.replace(path)
     finally:
@@ -48,16 +51,17 @@ def whole(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 def _open_partial(path: Path, mode: str) -> IO[Any]:
     """A new file beside `path` that is locked as long as it is open.
 
-    The lock says that its writer lives. It ends with the process, however that ends, and holds across the machines that
-    share a file system, where a process's number says nothing.
-    """
+    The lock says that its writer lives. It ends with the process, however that ends, and holds
+    across the machines that share a file system, where a process's number says nothing."""
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     while True:
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
         file = partial.open(mode.replace("w", "x"), **text)
         if not _LOCKS:
             return file
-        with suppress(OSError):  # a file system without locks: there nobody removes what others left
+        with suppress(
+            OSError
+        ):  # a file system without locks: there nobody removes what others left
             fcntl.flock(file, fcntl.LOCK_EX)
         if partial.exists():
             return file
@@ -65,8 +69,8 @@ def _open_partial(path: Path, mode: str) -> IO[Any]:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove files that were begun as `path` and that no process has locked, among them those that earlier versions
-    named after their process."""
+    """Remove files that were begun as `path` and that no process has locked, among them those that
+    earlier versions named after their process."""
     name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]+\.partial")
     for partial in path.parent.glob(".*.partial") if _LOCKS else ():
         if name.fullmatch(partial.name):
@@ -90,7 +94,8 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def in_turn(path: Path) -> Iterator[None]:
-    """Hold a lock file, after whoever holds it now; the lock ends with the process, however it ends."""
+    """Hold a lock file, after whoever holds it now; the lock ends with the process, however it
+    ends."""
     with path.open("a") as file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)

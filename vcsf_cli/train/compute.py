@@ -21,7 +21,8 @@ class Compute:
     """Where and how to compute.
 
     Args:
-        devices: `auto`, `cpu`, `cuda`, `cuda:N`, or a number of GPUs, which are processes where there is no GPU.
+        devices: `auto`, `cpu`, `cuda`, `cuda:N`, or a number of GPUs, which are processes where
+            there is no GPU.
         precision: `auto`, `float32` or `bf16`.
         workers: Processes that read clips; None for a good number.
         save_every: Seconds between two checkpoints.
@@ -43,7 +44,11 @@ class Compute:
     @property
     def num_workers(self) -> int:
         """Number of processes that read clips for each process that trains."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
         good = min(_MOST_WORKERS, max(1, (cores - 1) // self.processes))
         return good if self.workers is None else self.workers
 
@@ -65,7 +70,8 @@ class Compute:
             raise InputError("--devices 0: somebody has to train", "give auto, or a number from 1")
         if kind == "cuda" and max(int(index or 0), self.processes - 1) >= torch.cuda.device_count():
             raise InputError(
-                f"--devices {self.devices}: this machine has {torch.cuda.device_count()} GPUs that torch can use",
+                f"--devices {self.devices}: this machine has {torch.cuda.device_count()} GPUs "
+                f"that torch can use",
                 "GPUs are counted from 0; auto takes what there is",
             )
         return torch.device(wanted)
@@ -78,9 +84,11 @@ class Compute:
         """
         if self.device().type == "cpu":
             if self.precision == "bf16":
-                # Of a convolution over two frames torch 2.14 gives what lay in memory as the weights' gradient.
+                # Of a convolution over two frames torch 2.14 gives what lay in memory as the
+                # weights' gradient.
                 raise InputError(
-                    "bf16 needs a GPU: on CPUs torch's gradients of some 3D convolutions in bf16 are garbage",
+                    "bf16 needs a GPU: on CPUs torch's gradients of some 3D convolutions in bf16 "
+                    "are garbage",
                     "leave --precision and speed.precision out on a CPU",
                 )
             return False
@@ -100,7 +108,9 @@ class Compute:
         return Fabric(
             accelerator=device.type,
             strategy="ddp" if together else "auto",
-            devices=[device.index or 0] if device.type == "cuda" and not together else self.processes,
+            devices=[device.index or 0]
+            if device.type == "cuda" and not together
+            else self.processes,
             num_nodes=self.nodes,
             precision="bf16-mixed" if self.bf16() else "32-true",
         )
@@ -110,8 +120,9 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def _keep_freed_memory() -> None:
-    """Keep the memory of freed tensors for the next ones instead of giving it back to the kernel, which has to clear
-    every page again at each step: a quarter of a step's time on a CPU. Works with glibc, elsewhere nothing happens."""
+    """Keep the memory of freed tensors for the next ones instead of giving it back to the kernel,
+    which has to clear every page again at each step: a quarter of a step's time on a CPU. Works
+    with glibc, elsewhere nothing happens."""
     try:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(M_MMAP_MAX, 0)

@@ -1,4 +1,5 @@
-"""The one loop that trains any task: steps, logging, checkpoints, and stopping where it can go on."""
+"""The one loop that trains any task: steps, logging, checkpoints, and stopping where it can go
+on."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ class Task(Protocol):
         ...
 
     def step(self, batch: Batch) -> Iterator[tuple[float, dict[str, Tensor]]]:
-        """Terms of each part of a batch, with its share of the batch; `loss` is what is minimised."""
+        """Terms of each part of a batch, with its share of the batch; `loss` is what is
+        minimised."""
         ...
 
     def average_gradients(self) -> None:
@@ -115,7 +117,8 @@ class Interrupted(KeyboardInterrupt):
 
 
 class _Stopper:
-    """Turns the first SIGINT or SIGTERM into a request to stop after the step; the second one stops at once."""
+    """Turns the first SIGINT or SIGTERM into a request to stop after the step; the second one stops
+    at once."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -127,7 +130,10 @@ class _Stopper:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._restore()
 
@@ -156,7 +162,9 @@ class Log:
             step = position.step
             self.file = MetricsFile(run.metrics, step, position.stage + 1, position.epoch)
             self.last = self.file.last()
-            self.board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=step + 1 if step else None)
+            self.board = SummaryWriter(
+                str(run.folder / "tensorboard"), purge_step=step + 1 if step else None
+            )
 
     def close(self) -> None:
         """Complete what is open."""
@@ -190,8 +198,9 @@ def fit(
     Args:
         fabric: Devices and precision.
         task: What to train.
-        optimizer: Of the task's parameters as they are, not wrapped by fabric: the task itself averages gradients over
-            processes. A group's `lr_scale` multiplies the learning rate of the plan.
+        optimizer: Of the task's parameters as they are, not wrapped by fabric: the task itself
+            averages gradients over processes. A group's `lr_scale` multiplies the learning rate of
+            the plan.
         batches: The batches that are left of the stage, in order.
         plan: How long, and how often to log and save.
         position: How far the run has come; changed in place.
@@ -212,7 +221,9 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = plan.learning_rate(passed) * group.get("lr_scale", 1.0)
             # Draws are each process's own, and in one process what they always were.
-            torch.manual_seed((plan.seed * 1_000_003 + position.step) * fabric.world_size + fabric.global_rank)
+            torch.manual_seed(
+                (plan.seed * 1_000_003 + position.step) * fabric.world_size + fabric.global_rank
+            )
             if task.ready:
                 values = _train_step(fabric, task, optimizer, batch, position, log.run)
             else:
@@ -238,7 +249,12 @@ def fit(
 
 
 def _train_step(
-    fabric: Fabric, task: Task, optimizer: torch.optim.Optimizer, batch: Batch, position: TrainState, run: Run
+    fabric: Fabric,
+    task: Task,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    position: TrainState,
+    run: Run,
 ) -> dict[str, float]:
     """One step of the optimiser; the terms of the batch.
 
@@ -251,7 +267,9 @@ def _train_step(
             sums[name] = sums.get(name, torch.zeros_like(value.detach())) + share * value.detach()
         fabric.backward(share * terms["loss"])
     values = _average_terms(fabric, sums)
-    path = run.folder / ("bad_batch.json" if fabric.world_size == 1 else f"bad_batch-{fabric.global_rank}.json")
+    path = run.folder / (
+        "bad_batch.json" if fabric.world_size == 1 else f"bad_batch-{fabric.global_rank}.json"
+    )
     _check_finite(values, task.name(batch), position, path)
     task.average_gradients()
     optimizer.step()
@@ -289,7 +307,11 @@ def advance(position: TrainState, values: Mapping[str, float], plan: LoopConfig)
 
 
 def _build_record(
-    position: TrainState, task: Task, plan: LoopConfig, optimizer: torch.optim.Optimizer, clock: _Clock
+    position: TrainState,
+    task: Task,
+    plan: LoopConfig,
+    optimizer: torch.optim.Optimizer,
+    clock: _Clock,
 ) -> dict[str, float]:
     """The means since the last record, and the state of things."""
     means = {name: total / position.count for name, total in position.sums.items()}
@@ -325,7 +347,9 @@ def progress_note(last: Mapping[str, float], position: TrainState, plan: LoopCon
     return "  ".join(parts)
 
 
-def _check_finite(values: Mapping[str, float], videos: list[str], position: TrainState, path: Path) -> None:
+def _check_finite(
+    values: Mapping[str, float], videos: list[str], position: TrainState, path: Path
+) -> None:
     """Stop before a loss that is no number spoils the weights; the last checkpoint is still good.
 
     Raises:
@@ -342,7 +366,8 @@ def _check_finite(values: Mapping[str, float], videos: list[str], position: Trai
     }
     write_text(path, json.dumps(content, indent=2) + "\n")
     raise RunError(
-        f"the loss is {values['loss']} at step {position.step + 1} (batch {position.batch + 1} of epoch "
+        f"the loss is {values['loss']} at step {position.step + 1} (batch {position.batch + 1} of "
+        f"epoch "
         f"{position.epoch + 1}: {', '.join(videos[:3])}, ...)",
         f"the batch is in {path}; try a lower optim.lr, or --precision float32",
     )

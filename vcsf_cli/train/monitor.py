@@ -1,4 +1,5 @@
-"""What is watched while training and never used by it: whether embeddings collapse, and whether positives are right."""
+"""What is watched while training and never used by it: whether embeddings collapse, and whether
+positives are right."""
 
 from __future__ import annotations
 
@@ -18,17 +19,20 @@ NEIGHBOURS = 5
 
 
 def embeddings(query: Tensor, key: Tensor) -> dict[str, float]:
-    """Alignment, uniformity (Wang and Isola, ICML 2020) and effective rank (Roy and Vetterli, EUSIPCO 2007) of a batch's
-    embeddings (B, D): how near the views of a clip are, how spread out the clips are, and how many dimensions they use.
-    One clip is not spread out.
-    """
+    """Alignment, uniformity (Wang and Isola, ICML 2020) and effective rank (Roy and Vetterli,
+    EUSIPCO 2007) of a batch's embeddings (B, D): how near the views of a clip are, how spread out
+    the clips are, and how many dimensions they use. One clip is not spread out."""
     query, key = query.float(), key.float()
-    found = {"alignment": float((query - key).square().sum(1).mean()), "effective_rank": effective_rank(query)}
+    found = {
+        "alignment": float((query - key).square().sum(1).mean()),
+        "effective_rank": effective_rank(query),
+    }
     return found | {"uniformity": uniformity(query)} if len(query) > 1 else found
 
 
 def uniformity(vectors: Tensor) -> float:
-    """log of the mean over pairs of exp(-2 |x - y|^2), for unit-length vectors (B, D); lower is more even."""
+    """log of the mean over pairs of exp(-2 |x - y|^2), for unit-length vectors (B, D); lower is
+    more even."""
     return float(torch.pdist(vectors).square().mul(-2).exp().mean().log())
 
 
@@ -40,20 +44,23 @@ def effective_rank(vectors: Tensor) -> float:
 
 
 def collapse(pathway: str, rank: float, shape: Sequence[int]) -> str:
-    """A warning if a batch's embeddings of a shape (B, D) use a few of their dimensions only, else nothing."""
+    """A warning if a batch's embeddings of a shape (B, D) use a few of their dimensions only, else
+    nothing."""
     most = min(shape)
     if rank >= _COLLAPSED * most or most < 1 / _COLLAPSED:
         return ""
     return (
-        f"the {pathway} pathway's embeddings use {rank:.1f} of {most} dimensions: they collapse, and little is learned. "
-        "A lower optim.lr, a loss.queue that is small beside the number of steps, or negatives of the batch "
+        f"the {pathway} pathway's embeddings use {rank:.1f} of {most} dimensions: they collapse, "
+        f"and little is learned. "
+        "A lower optim.lr, a loss.queue that is small beside the number of steps, or negatives of "
+        "the batch "
         "(loss.queue=0) help"
     )
 
 
 def positives(contrast: Contrast, mined: Tensor) -> dict[str, float]:
-    """How many slots a clip has as mined positives (B, K), and how many of those whose labels are known are of its class:
-    the one thing that is watched with labels while training."""
+    """How many slots a clip has as mined positives (B, K), and how many of those whose labels are
+    known are of its class: the one thing that is watched with labels while training."""
     known = mined & (contrast.queue_label >= 0) & (contrast.label[:, None] >= 0)
     right = known & (contrast.queue_label == contrast.label[:, None])
     found = {"mined": float(mined.sum(1).float().mean())}
@@ -63,9 +70,11 @@ def positives(contrast: Contrast, mined: Tensor) -> dict[str, float]:
 
 
 def agreement(contrast: Contrast, count: int = NEIGHBOURS) -> dict[str, float]:
-    """Share of the slots nearest to a clip's key that slow and fast have in common, other clips of its recording left out as
-    in mining; nothing while there are no slots."""
-    same = (contrast.queue_video == contrast.video[:, None]) | (contrast.queue_source == contrast.source[:, None])
+    """Share of the slots nearest to a clip's key that slow and fast have in common, other clips of
+    its recording left out as in mining; nothing while there are no slots."""
+    same = (contrast.queue_video == contrast.video[:, None]) | (
+        contrast.queue_source == contrast.source[:, None]
+    )
     allowed = (contrast.queue_video >= 0) & ~same
     count = min(count, int(allowed.sum(1).min()))
     if not count:

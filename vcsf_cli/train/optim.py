@@ -23,8 +23,8 @@ def build_optimizer(
 
     Args:
         optim: Its node.
-        parameters: What it changes, on their device; or groups of it, each with an `lr_scale` that multiplies the
-            scheduled learning rate.
+        parameters: What it changes, on their device; or groups of it, each with an `lr_scale` that
+            multiplies the scheduled learning rate.
         fused: Whether one kernel updates all weights; auto: on a GPU, if this optimiser can.
 
     Raises:
@@ -36,12 +36,24 @@ def build_optimizer(
         raise UnknownName("optimiser", optim.name, known, "`optim.name`")
     weights: list[Any] = list(parameters)
     first = weights[0]["params"][0] if isinstance(weights[0], dict) else weights[0]
-    can = "fused" in inspect.signature(get_optimizer_class(optim.name, bind_defaults=False)).parameters
+    can = (
+        "fused"
+        in inspect.signature(get_optimizer_class(optim.name, bind_defaults=False)).parameters
+    )
     if fused is True and not can:
-        raise InputError(f"there is no fused `{optim.name}`", "leave out speed.fused, or take adam, adamw or sgd")
-    extra: dict[str, Any] = {"fused": True} if can and (fused is True or (fused == "auto" and first.is_cuda)) else {}
+        raise InputError(
+            f"there is no fused `{optim.name}`", "leave out speed.fused, or take adam, adamw or sgd"
+        )
+    extra: dict[str, Any] = (
+        {"fused": True} if can and (fused is True or (fused == "auto" and first.is_cuda)) else {}
+    )
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
-        weights, opt=optim.name, lr=optim.lr, weight_decay=optim.weight_decay, momentum=optim.momentum, **extra
+        weights,
+        opt=optim.name,
+        lr=optim.lr,
+        weight_decay=optim.weight_decay,
+        momentum=optim.momentum,
+        **extra,
     )
     return optimizer
 

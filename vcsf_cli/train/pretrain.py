@@ -1,4 +1,5 @@
-"""Pre-training as a recipe says: its stages one after the other, going on where an earlier call stopped."""
+"""Pre-training as a recipe says: its stages one after the other, going on where an earlier call
+stopped."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ NEEDED = {"batch": 2, "split": 2}
 
 
 def training_rows(recipe: Recipe, manifest: Manifest) -> Indices:
-    """Rows of the manifest to train on: the training part of the recipe's split, or all if the data has no split.
+    """Rows of the manifest to train on: the training part of the recipe's split, or all if the data
+    has no split.
 
     Raises:
         DataError: If there are fewer than a batch.
@@ -55,14 +57,16 @@ def training_rows(recipe: Recipe, manifest: Manifest) -> Indices:
         )
     if len(rows) < largest:
         raise DataError(
-            f"{manifest.name} has {len(rows)} clips to train on in split {data.split}, fewer than a batch of {largest}",
+            f"{manifest.name} has {len(rows)} clips to train on in split {data.split}, fewer than "
+            f"a batch of {largest}",
             f"set a smaller train.batch, such as --set train.batch={max(2, len(rows) // 4)}",
         )
     for index, stage in enumerate(recipe.stages):
         loss, batches = build_loss(stage), len(rows) // stage.train.batch * stage.train.epochs
         if loss.waits_for_queue and math.ceil(loss.queue / stage.train.batch) >= batches:
             raise DataError(
-                f"loss `{stage.loss.name}` waits for a queue of {loss.queue} keys, but {stage.train.epochs} epochs of "
+                f"loss `{stage.loss.name}` waits for a queue of {loss.queue} keys, but "
+                f"{stage.train.epochs} epochs of "
                 f"{len(rows)} clips have no batch left when it is full: nothing would be learned",
                 f"--set {f'stages.{index}.' if recipe.tree['stages'] else ''}loss.queue={max(1, len(rows) // 2)} would be half "
                 "the clips",
@@ -71,7 +75,8 @@ def training_rows(recipe: Recipe, manifest: Manifest) -> Indices:
 
 
 def check_batches(recipe: Recipe, processes: int) -> None:
-    """Whether batches can be divided among processes, and into parts that batch norm can take statistics of.
+    """Whether batches can be divided among processes, and into parts that batch norm can take
+    statistics of.
 
     Raises:
         InputError: If they can't.
@@ -79,7 +84,8 @@ def check_batches(recipe: Recipe, processes: int) -> None:
     norms = {stage.train.norm for stage in recipe.stages}
     if "synced" in norms and norms & {"batch", "split"}:
         raise InputError(
-            "train.norm is `synced` in one stage and not in another: networks have one kind for all of a training",
+            "train.norm is `synced` in one stage and not in another: networks have one kind for "
+            "all of a training",
             "set the top level's train.norm alone; `frozen` may stand beside it",
         )
     for stage in recipe.stages:
@@ -92,26 +98,34 @@ def check_batches(recipe: Recipe, processes: int) -> None:
         parts = stage.train.accumulate * (stage.train.parts if stage.train.norm == "split" else 1)
         least = batch // processes // parts
         if least < NEEDED.get(stage.train.norm, 1):
-            needs = "batch statistics need two clips or more in each" if least else "some would have no clip"
+            needs = (
+                "batch statistics need two clips or more in each"
+                if least
+                else "some would have no clip"
+            )
             raise InputError(
-                f"a batch of {batch // processes} clips of a process is divided into {parts} parts by train.accumulate and "
+                f"a batch of {batch // processes} clips of a process is divided into {parts} "
+                f"parts by train.accumulate and "
                 f"train.norm: {needs}",
                 "set train.batch higher, or train.accumulate or train.parts lower",
             )
         if stage.train.norm == "split" and batch // processes % parts:
             raise InputError(
-                f"a batch of {batch // processes} clips of a process can't be divided into {parts} equal parts, as train.norm "
+                f"a batch of {batch // processes} clips of a process can't be divided into "
+                f"{parts} equal parts, as train.norm "
                 "`split` does",
                 "change train.batch, train.accumulate or train.parts",
             )
         if stage.train.norm == "synced" and processes > 1 and not torch.cuda.is_available():
             raise InputError(
-                "train.norm `synced` needs GPUs", "torch has synced batch norm for GPUs only; frozen works"
+                "train.norm `synced` needs GPUs",
+                "torch has synced batch norm for GPUs only; frozen works",
             )
 
 
 def check_parts(recipe: Recipe) -> None:
-    """Let the samplers draw views of a video that does not exist; the other parts were checked with the recipe.
+    """Let the samplers draw views of a video that does not exist; the other parts were checked with
+    the recipe.
 
     Raises:
         PluginError: If a sampler raises, or what it gives are no views.
@@ -146,16 +160,24 @@ def warnings_for(recipe: Recipe, clips: int) -> list[str]:
         where = f" in stage {number}" if staged else ""
         optim, epochs = stage.optim, stage.train.epochs
         if optim.schedule != "step" and optim.drops:
-            found.append(f"optim.drops is {optim.drops}{where}, which the schedule `{optim.schedule}` does not read")
+            found.append(
+                f"optim.drops is {optim.drops}{where}, which the schedule `{optim.schedule}` does "
+                f"not read"
+            )
         if optim.warmup >= epochs:
-            found.append(f"optim.warmup is {optim.warmup:g}{where}, which ends after {epochs} epochs: it is never over")
+            found.append(
+                f"optim.warmup is {optim.warmup:g}{where}, which ends after {epochs} epochs: it "
+                f"is never over"
+            )
     for slots, numbers in stages_of.items():
         if slots > clips // 2:
             where = f" in stages {', '.join(numbers)}" if staged else ""
             setting = "of stages.N.loss.queue " if staged else "--set loss.queue="
             found.append(
-                f"loss.queue is {slots}{where}, more than half of the {clips} training clips: most of a clip's negatives "
-                f"are then its own neighbours' and stale keys; {setting}{max(1, clips // 2)} or less is usual"
+                f"loss.queue is {slots}{where}, more than half of the {clips} training clips: "
+                f"most of a clip's negatives "
+                f"are then its own neighbours' and stale keys; {setting}{max(1, clips // 2)} or "
+                f"less is usual"
             )
     return found
 
@@ -170,7 +192,9 @@ class Trainer:
         start: Weights that a run without checkpoint starts from, where they are not random.
     """
 
-    def __init__(self, run: Run, manifest: Manifest, machine: Compute, start: InitialWeights) -> None:
+    def __init__(
+        self, run: Run, manifest: Manifest, machine: Compute, start: InitialWeights
+    ) -> None:
         self.run, self.manifest, self.machine = run, manifest, machine
         self.recipe = run.recipe
         self.rows = training_rows(self.recipe, manifest)
@@ -179,7 +203,9 @@ class Trainer:
         self.fabric.launch()
         model = build(self.recipe, weights_follow=run.checkpoint.exists())
         start.put_into(model)
-        if self.fabric.world_size > 1 and any(stage.train.norm == "synced" for stage in self.recipe.stages):
+        if self.fabric.world_size > 1 and any(
+            stage.train.norm == "synced" for stage in self.recipe.stages
+        ):
             model = cast(TwoPathways, torch.nn.SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]  # torch's
         self.model = cast(TwoPathways, self.fabric.to_device(model))
         self.saved: dict[str, Any] | None = None
@@ -191,16 +217,24 @@ class Trainer:
             RunError: If another process trains the same run, or the training fails.
         """
         busy = RunError(
-            f"run {self.run.name} is being trained by another process", "wait for it, or change a recipe key"
+            f"run {self.run.name} is being trained by another process",
+            "wait for it, or change a recipe key",
         )
         with only_one(self.run.folder / "lock", busy) if is_first() else nullcontext():
             # Not before the lock is held: another process may just have written a later one.
-            self.saved = own_checkpoint(self.run) if self._agreed(self.run.checkpoint.exists()) else None
+            self.saved = (
+                own_checkpoint(self.run) if self._agreed(self.run.checkpoint.exists()) else None
+            )
             if self.saved:
                 at = self.saved["position"]
-                say(f"going on after step {at['step']:,} (stage {at['stage'] + 1}, epoch {at['epoch'] + 1})")
+                say(
+                    f"going on after step {at['step']:,} (stage {at['stage'] + 1}, epoch "
+                    f"{at['epoch'] + 1})"
+                )
             self.stages = Stages(self.run, self.manifest.hash)
-            position = TrainState(**self.saved["position"]) if self.saved else self._first_position()
+            position = (
+                TrainState(**self.saved["position"]) if self.saved else self._first_position()
+            )
             log = Log(self.run, position)
             first = position.stage
             for index in range(first, len(self.recipe.stages)):
@@ -224,7 +258,10 @@ class Trainer:
         step, trained_by = self.stages.take_over(self.model, run, count)
         which = "stage 1 is" if count == 1 else f"stages 1 to {count} are"
         stages = self.recipe.stages
-        say(f"{which} the same as those of run {trained_by}: its weights are taken (--no-share-stages trains anew)")
+        say(
+            f"{which} the same as those of run {trained_by}: its weights are taken "
+            f"(--no-share-stages trains anew)"
+        )
         if count == len(stages):
             return TrainState(stage=count - 1, epoch=stages[-1].train.epochs, step=step)
         return TrainState(stage=count, step=step)
@@ -243,7 +280,13 @@ class Trainer:
         before = sum(earlier.train.epochs for earlier in self.recipe.stages[:index])
         resumes = self.saved is not None and index == self.saved["position"]["stage"]
         task = PretrainTask(
-            self.recipe, stage, self.model, self.manifest, self.rows, self.fabric, self.machine.num_workers
+            self.recipe,
+            stage,
+            self.model,
+            self.manifest,
+            self.rows,
+            self.fabric,
+            self.machine.num_workers,
         )
         optimizer = build_optimizer(stage.optim, task.parameters(), stage.speed.fused)
         if self.saved is not None and resumes:
@@ -252,12 +295,16 @@ class Trainer:
                 optimizer.load_state_dict(self.saved["optimizer"])
             except (ValueError, KeyError) as error:
                 raise RunError(
-                    f"the optimiser's state in {self.run.checkpoint} doesn't fit the recipe's networks: {error}",
-                    "the code of a network or an optimiser has changed since; use the version that trained it",
+                    f"the optimiser's state in {self.run.checkpoint} doesn't fit the recipe's "
+                    f"networks: {error}",
+                    "the code of a network or an optimiser has changed since; use the version "
+                    "that trained it",
                 ) from error
         self.stages.begin(index, self.model)
         plan = loop_config(stage, len(self.rows), self.recipe.seed, self.machine.save_every)
-        clips = TwoViewClips(self.manifest, build_sampler(stage), stage.augment, stage.data.size, self.recipe.seed)
+        clips = TwoViewClips(
+            self.manifest, build_sampler(stage), stage.augment, stage.data.size, self.recipe.seed
+        )
         order = ResumableBatchSampler(
             self.rows,
             stage.train.batch,
@@ -268,7 +315,9 @@ class Trainer:
             self.fabric.global_rank,
             self.fabric.world_size,
         )
-        loader = training_loader(clips, order, self.machine.num_workers, pin=self.fabric.device.type == "cuda")
+        loader = training_loader(
+            clips, order, self.machine.num_workers, pin=self.fabric.device.type == "cuda"
+        )
 
         def save() -> None:
             content = {
@@ -287,7 +336,8 @@ class Trainer:
         except torch.OutOfMemoryError as error:
             raise RunError(
                 f"{self.fabric.device} has too little memory: {str(error).splitlines()[0]}",
-                f"set a smaller train.batch (now {stage.train.batch}) or data.size; that is another run",
+                f"set a smaller train.batch (now {stage.train.batch}) or data.size; that is "
+                f"another run",
             ) from error
         save()
         self.stages.end(index, self.model, position.step)

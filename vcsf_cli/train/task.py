@@ -68,7 +68,9 @@ class PretrainTask:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.loss = cast(Loss, fabric.to_device(build_loss(stage)))
-        self.queue = cast(Queue, fabric.to_device(Queue(self.loss.queue, stage.head.dim, recipe.seed)))
+        self.queue = cast(
+            Queue, fabric.to_device(Queue(self.loss.queue, stage.head.dim, recipe.seed))
+        )
         self.keyed = list(PATHWAYS) if self.loss.crosses else self.trained
         self.checked = self._checked_rows(rows, recipe.seed)
         self.numbers = ClipIds(manifest)
@@ -76,11 +78,14 @@ class PretrainTask:
         self._fresh: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
         self._warned: set[str] = set()
         for name, weight in model.named_parameters():
-            weight.requires_grad_(name.partition(".")[0] in self.trained and name not in model.fixed)
+            weight.requires_grad_(
+                name.partition(".")[0] in self.trained and name not in model.fixed
+            )
         self._set_mode()
 
     def _set_mode(self) -> None:
-        """What learns in training mode, its batch norms as the stage says; what is frozen in eval mode."""
+        """What learns in training mode, its batch norms as the stage says; what is frozen in eval
+        mode."""
         for pathway in PATHWAYS:
             for network in (self.model.pathway(pathway), self.keys.pathway(pathway)):
                 network.train(pathway in self.trained)
@@ -92,13 +97,21 @@ class PretrainTask:
         """The training clips of the leave-one-source-out check: all, or a seeded choice."""
         labelled = rows[self.manifest.table["label"].notna().to_numpy()[rows]]
         if len(labelled) > self.stage.train.check_clips:
-            labelled = np.random.default_rng(seed).choice(labelled, self.stage.train.check_clips, replace=False)
+            labelled = np.random.default_rng(seed).choice(
+                labelled, self.stage.train.check_clips, replace=False
+            )
         return np.sort(labelled)
 
     def parameters(self) -> list[nn.Parameter]:
-        """What the optimiser changes: the trained pathways' weights, and what a loss has of its own."""
+        """What the optimiser changes: the trained pathways' weights, and what a loss has of its
+        own."""
         learners = [*(self.model.pathway(pathway) for pathway in self.trained), self.loss]
-        return [weight for learner in learners for weight in learner.parameters() if weight.requires_grad]
+        return [
+            weight
+            for learner in learners
+            for weight in learner.parameters()
+            if weight.requires_grad
+        ]
 
     @property
     def ready(self) -> bool:
@@ -111,7 +124,11 @@ class PretrainTask:
         self._fresh = self._gathered(key), self._gathered(self._numbers(batch))
         size = len(batch["video"])
         for rows in torch.arange(size).tensor_split(self.stage.train.accumulate):
-            part = {name: values[rows] for name, values in batch.items()} if len(rows) < size else batch
+            part = (
+                {name: values[rows] for name, values in batch.items()}
+                if len(rows) < size
+                else batch
+            )
             query = self._encode(self.model, part, 0, self.trained)
             own = {pathway: values[rows.to(values.device)] for pathway, values in key.items()}
             contrast = self._last = self._contrast(part, query, own)
@@ -119,7 +136,9 @@ class PretrainTask:
             for pathway in self.trained:
                 for name, value in self._loss(contrast, pathway).items():
                     terms[f"{pathway}_{name}"] = value
-            terms["loss"] = torch.stack([terms[f"{pathway}_loss"] for pathway in self.trained]).sum()
+            terms["loss"] = torch.stack(
+                [terms[f"{pathway}_loss"] for pathway in self.trained]
+            ).sum()
             yield len(rows) / size, terms
 
     def _loss(self, contrast: Contrast, pathway: str) -> Terms:
@@ -146,9 +165,15 @@ class PretrainTask:
         order = torch.randperm(size) if self.stage.train.norm == "split" else torch.arange(size)
         found: list[dict[str, Tensor]] = []
         for rows in order.tensor_split(self.stage.train.accumulate):
-            found.append(self._encode(self.keys, {name: values[rows] for name, values in batch.items()}, 1, self.keyed))
+            found.append(
+                self._encode(
+                    self.keys, {name: values[rows] for name, values in batch.items()}, 1, self.keyed
+                )
+            )
         back = order.argsort()
-        return {pathway: torch.cat([part[pathway] for part in found])[back] for pathway in self.keyed}
+        return {
+            pathway: torch.cat([part[pathway] for part in found])[back] for pathway in self.keyed
+        }
 
     def _numbers(self, batch: Batch) -> dict[str, Tensor]:
         """What a batch's clips are, (B,) each."""
@@ -158,20 +183,36 @@ class PretrainTask:
         """The values (B, ...) of all processes, in their order: the same everywhere."""
         if self.fabric.world_size == 1:
             return values
-        return {name: cast(Tensor, self.fabric.all_gather(value)).flatten(0, 1) for name, value in values.items()}
+        return {
+            name: cast(Tensor, self.fabric.all_gather(value)).flatten(0, 1)
+            for name, value in values.items()
+        }
 
-    def _encode(self, model: TwoPathways, batch: Batch, view: int, pathways: Sequence[str]) -> dict[str, Tensor]:
+    def _encode(
+        self, model: TwoPathways, batch: Batch, view: int, pathways: Sequence[str]
+    ) -> dict[str, Tensor]:
         """Embeddings (B, D) of one view by pathway."""
-        windows = pathway_inputs(batch, view, pathways, self.fabric.device, self.stage.speed.channels_last)
+        windows = pathway_inputs(
+            batch, view, pathways, self.fabric.device, self.stage.speed.channels_last
+        )
         with self.fabric.autocast():
-            embeddings: dict[str, Tensor] = model(windows, {name: batch[name][:, view] for name in pathways})
+            embeddings: dict[str, Tensor] = model(
+                windows, {name: batch[name][:, view] for name in pathways}
+            )
         return embeddings
 
-    def _contrast(self, batch: Batch, query: Mapping[str, Tensor], key: dict[str, Tensor]) -> Contrast:
-        """What the loss sees: with the queue as it was before this batch, or the batch itself in its place."""
+    def _contrast(
+        self, batch: Batch, query: Mapping[str, Tensor], key: dict[str, Tensor]
+    ) -> Contrast:
+        """What the loss sees: with the queue as it was before this batch, or the batch itself in
+        its place."""
         numbers = self._numbers(batch)
         keys, batch_numbers = self._fresh
-        queued = {name: self.queue.get_buffer(name) for name in numbers} if self.queue.slots else batch_numbers
+        queued = (
+            {name: self.queue.get_buffer(name) for name in numbers}
+            if self.queue.slots
+            else batch_numbers
+        )
         return Contrast(
             query={pathway: query.get(pathway) for pathway in PATHWAYS},
             key=key,
@@ -197,14 +238,28 @@ class PretrainTask:
         self.average_statistics()
 
     def average_gradients(self) -> None:
-        """Give all processes the mean of their gradients: one sum a step, whatever learns and in how many parts."""
-        average(self.fabric, [weight.grad for weight in self.parameters() if weight.grad is not None])
+        """Give all processes the mean of their gradients: one sum a step, whatever learns and in
+        how many parts."""
+        average(
+            self.fabric, [weight.grad for weight in self.parameters() if weight.grad is not None]
+        )
 
     def average_statistics(self) -> None:
-        """Give all processes the mean of their batch-norm statistics, so that networks stay the same everywhere."""
-        networks = [network.pathway(pathway) for network in (self.model, self.keys) for pathway in self.trained]
+        """Give all processes the mean of their batch-norm statistics, so that networks stay the
+        same everywhere."""
+        networks = [
+            network.pathway(pathway)
+            for network in (self.model, self.keys)
+            for pathway in self.trained
+        ]
         average(
-            self.fabric, [value for network in networks for value in network.buffers() if value.is_floating_point()]
+            self.fabric,
+            [
+                value
+                for network in networks
+                for value in network.buffers()
+                if value.is_floating_point()
+            ],
         )
 
     @torch.no_grad()
@@ -218,7 +273,9 @@ class PretrainTask:
             if mined is not None:
                 found |= monitor.positives(contrast, mined(contrast, pathway))
             watched |= {f"{pathway}_{name}": value for name, value in found.items()}
-            warning = monitor.collapse(pathway, found["effective_rank"], contrast.key[pathway].shape)
+            warning = monitor.collapse(
+                pathway, found["effective_rank"], contrast.key[pathway].shape
+            )
             if warning and pathway not in self._warned:
                 self._warned.add(pathway)
                 say(f"warning: {warning}")
@@ -227,8 +284,8 @@ class PretrainTask:
         return watched
 
     def evaluate(self) -> dict[str, float]:
-        """R@1 of training clips among training clips of other recordings, one window each: a check that uses labels for
-        watching only, and no test clip."""
+        """R@1 of training clips among training clips of other recordings, one window each: a check
+        that uses labels for watching only, and no test clip."""
         if len(self.checked) < 2:
             return {}
         stage = self.stage
@@ -240,8 +297,12 @@ class PretrainTask:
             stage.data.size,
             centre_only=True,
         )
-        with torch.compiler.set_stance("force_eager"):  # windows come in batches of any size: each would be compiled
-            features = extract(self.model, videos, self.fabric.device, self.workers, lambda count: None)
+        with torch.compiler.set_stance(
+            "force_eager"
+        ):  # windows come in batches of any size: each would be compiled
+            features = extract(
+                self.model, videos, self.fabric.device, self.workers, lambda count: None
+            )
         self._set_mode()
         unit = {pathway: centred_unit(feature) for pathway, feature in features.items()}
         source = self.numbers.source[self.checked]
@@ -254,7 +315,10 @@ class PretrainTask:
 
     def name(self, batch: Batch) -> list[str]:
         """The videos of a batch."""
-        return [str(name) for name in self.manifest.table["video"].to_numpy(object)[batch["video"].numpy()]]
+        return [
+            str(name)
+            for name in self.manifest.table["video"].to_numpy(object)[batch["video"].numpy()]
+        ]
 
     def state(self) -> dict[str, Any]:
         """Weights, key encoder, queue, and what a loss has of its own."""
@@ -278,13 +342,19 @@ def average(fabric: Fabric, tensors: Sequence[Tensor]) -> None:
     """Replace tensors by their mean over all processes, in one message."""
     if fabric.world_size == 1 or not tensors:
         return
-    flat = cast(Tensor, fabric.all_reduce(torch.cat([tensor.flatten() for tensor in tensors]), reduce_op="mean"))
-    for tensor, mean in zip(tensors, flat.split_with_sizes([tensor.numel() for tensor in tensors]), strict=True):
+    flat = cast(
+        Tensor,
+        fabric.all_reduce(torch.cat([tensor.flatten() for tensor in tensors]), reduce_op="mean"),
+    )
+    for tensor, mean in zip(
+        tensors, flat.split_with_sizes([tensor.numel() for tensor in tensors]), strict=True
+    ):
         tensor.copy_(mean.view_as(tensor))
 
 
 def _copy_queue(contrast: Contrast) -> Contrast:
-    """A contrast with a copy of its queue, which is about to be overwritten: what is watched is what the loss has seen."""
+    """A contrast with a copy of its queue, which is about to be overwritten: what is watched is
+    what the loss has seen."""
     fields = ("queue_video", "queue_source", "queue_label")
     return replace(
         contrast,

@@ -33,36 +33,52 @@ TIMED_BATCHES = 4
 
 
 def estimate(recipe: Recipe, manifest: Manifest, machine: Compute) -> list[tuple[int, float]]:
-    """Clips an epoch and estimated seconds of every stage, from batches of real clips timed for some seconds.
+    """Clips an epoch and estimated seconds of every stage, from batches of real clips timed for
+    some seconds.
 
-    Stages that compute the same are timed once; what there is no time left for is taken to last as long as the slowest.
-    """
+    Stages that compute the same are timed once; what there is no time left for is taken to last as
+    long as the slowest."""
     rows = training_rows(recipe, manifest)
     deadline = time.monotonic() + _SECONDS_OF_TIMING
     timed: dict[str, float] = {}
     estimates = []
     for stage in recipe.stages:
-        kind = stage.model_dump_json(exclude={"optim": True, "train": {"epochs", "batch", "log_every", "check_every"}})
+        kind = stage.model_dump_json(
+            exclude={"optim": True, "train": {"epochs", "batch", "log_every", "check_every"}}
+        )
         if kind not in timed:
             late = time.monotonic() > deadline and timed
-            timed[kind] = max(timed.values()) if late else seconds_a_clip(recipe, stage, manifest, machine, deadline)
+            timed[kind] = (
+                max(timed.values())
+                if late
+                else seconds_a_clip(recipe, stage, manifest, machine, deadline)
+            )
         per_epoch = len(rows) // stage.train.batch * stage.train.batch
         estimates.append((per_epoch, timed[kind] * per_epoch * stage.train.epochs))
     return estimates
 
 
-def seconds_a_clip(recipe: Recipe, stage: Stage, manifest: Manifest, machine: Compute, deadline: float) -> float:
-    """Seconds that training on a clip takes, measured with a few clips and, where there is time before the deadline, with
-    whole batches, which small networks compute much faster.
+def seconds_a_clip(
+    recipe: Recipe, stage: Stage, manifest: Manifest, machine: Compute, deadline: float
+) -> float:
+    """Seconds that training on a clip takes, measured with a few clips and, where there is time
+    before the deadline, with whole batches, which small networks compute much faster.
 
-    Reading and computing overlap when training, so a clip is taken to last as long as the slower of the two. Of several
-    processes one is timed, with its share of a batch; what they tell each other is left out.
-    """
+    Reading and computing overlap when training, so a clip is taken to last as long as the slower of
+    the two. Of several processes one is timed, with its share of a batch; what they tell each other
+    is left out."""
     processes = machine.processes * machine.nodes
-    rows, fabric = training_rows(recipe, manifest), replace(machine, devices=str(machine.device()), nodes=1).fabric()
-    task = PretrainTask(recipe, stage, cast(TwoPathways, fabric.to_device(build(recipe))), manifest, rows, fabric, 0)
+    rows, fabric = (
+        training_rows(recipe, manifest),
+        replace(machine, devices=str(machine.device()), nodes=1).fabric(),
+    )
+    task = PretrainTask(
+        recipe, stage, cast(TwoPathways, fabric.to_device(build(recipe))), manifest, rows, fabric, 0
+    )
     optimizer = build_optimizer(stage.optim, task.parameters(), stage.speed.fused)
-    clips = TwoViewClips(manifest, build_sampler(stage), stage.augment, stage.data.size, recipe.seed)
+    clips = TwoViewClips(
+        manifest, build_sampler(stage), stage.augment, stage.data.size, recipe.seed
+    )
 
     def timed(size: int) -> tuple[float, float]:
         """Seconds that a clip takes to read and to compute, in batches of so many."""
@@ -88,8 +104,9 @@ def time_steps(
     count: int,
     deadline: float = math.inf,
 ) -> tuple[float, float]:
-    """Mean seconds that a batch takes to read and to learn from, of at most so many batches until a deadline on
-    `time.monotonic`'s clock; the first one pays for warming up and counts only if it is the only one."""
+    """Mean seconds that a batch takes to read and to learn from, of at most so many batches until a
+    deadline on `time.monotonic`'s clock; the first one pays for warming up and counts only if it is
+    the only one."""
     reading: list[float] = []
     computing: list[float] = []
     while not computing or (len(computing) < count and time.monotonic() < deadline):

@@ -1,4 +1,5 @@
-"""Image networks of timm as encoders of clips: frame by frame, with a temporal part of ours between their stages."""
+"""Image networks of timm as encoders of clips: frame by frame, with a temporal part of ours between
+their stages."""
 
 from __future__ import annotations
 
@@ -20,10 +21,12 @@ from vcsf_plugins.backbones.temporal import TemporalAttention, TemporalConvoluti
 Temporal = Literal["shift", "convolution", "attention", "none"]
 
 Network = Any
-"""A module of timm, with `forward_features` and what else timm gives its networks, none of it typed."""
+"""A module of timm, with `forward_features` and what else timm gives its networks, none of it
+typed."""
 
 GROUPS = 4
-"""Stages of a transformer's blocks, which all have one resolution; its patch embedding is one more."""
+"""Stages of a transformer's blocks, which all have one resolution; its patch embedding is one
+more."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Layout:
 
     Args:
         kind: `NCHW`, `NHWC`, or tokens `NLC`.
-        prefix: Tokens before those of the map, such as a class token; they pass the end of a stage unchanged.
+        prefix: Tokens before those of the map, such as a class token; they pass the end of a stage
+            unchanged.
     """
 
     kind: Literal["NCHW", "NHWC", "NLC"]
@@ -74,8 +78,9 @@ class Layout:
 class ImageFrames(nn.Module):
     """A timm network on every frame, with a temporal part after each stage.
 
-    The network runs as timm wrote it; at the end of a stage its features are taken out, reshaped to those of a clip,
-    and what comes back takes their place. So `image` keeps timm's own keys and its weights go back into timm.
+    The network runs as timm wrote it; at the end of a stage its features are taken out, reshaped to
+    those of a clip, and what comes back takes their place. So `image` keeps timm's own keys and its
+    weights go back into timm.
 
     Args:
         image: The network of timm.
@@ -121,12 +126,14 @@ class ImageFrames(nn.Module):
         time, height, width = clip.shape[2:]
         if self.size not in (None, (height, width)):
             raise RecipeError(
-                f"this timm model reads images of {self.size[0]} x {self.size[1]} pixels only, not {height} x {width}",
+                f"this timm model reads images of {self.size[0]} x {self.size[1]} pixels only, "
+                f"not {height} x {width}",
                 f"set data.size to {self.size[0]}, or take a model for images of any size",
             )
 
         def end(stage: int, features: Tensor) -> Tensor:
-            """The features of `time` frames each, in timm's layout, as the next stage shall see them."""
+            """The features of `time` frames each, in timm's layout, as the next stage shall see
+            them."""
             layout = self.layout[stage - 1]
             image_map = layout.to_map(features, height, width)
             video = self.after(stage, _as_clips(image_map, time), between)
@@ -151,7 +158,9 @@ def _as_clips(frames: Tensor, time: int) -> Tensor:
 
 
 @contextmanager
-def _cutting(image: Network, cuts: Sequence[Cut], end: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
+def _cutting(
+    image: Network, cuts: Sequence[Cut], end: Callable[[int, Tensor], Tensor]
+) -> Iterator[None]:
     """While it lasts, an image network goes on with `end(stage, features)` where a stage ends."""
 
     def replace(stage: int, value: Any) -> Any:
@@ -164,9 +173,17 @@ def _cutting(image: Network, cuts: Sequence[Cut], end: Callable[[int, Tensor], T
     for stage, cut in enumerate(cuts, start=1):
         module = image.get_submodule(cut.module)
         if cut.before:
-            handles.append(module.register_forward_pre_hook(lambda _, inputs, stage=stage: replace(stage, inputs)))
+            handles.append(
+                module.register_forward_pre_hook(
+                    lambda _, inputs, stage=stage: replace(stage, inputs)
+                )
+            )
         else:
-            handles.append(module.register_forward_hook(lambda _, inputs, output, stage=stage: replace(stage, output)))
+            handles.append(
+                module.register_forward_hook(
+                    lambda _, inputs, output, stage=stage: replace(stage, output)
+                )
+            )
     try:
         yield
     finally:
@@ -174,28 +191,35 @@ def _cutting(image: Network, cuts: Sequence[Cut], end: Callable[[int, Tensor], T
             handle.remove()
 
 
-def timm_images(*, model: str, pretrained: bool = False, temporal: Temporal = "shift") -> ImageFrames:
-    """Any image network of timm that is a chain of stages, CNN or transformer, on each frame, with a temporal part.
+def timm_images(
+    *, model: str, pretrained: bool = False, temporal: Temporal = "shift"
+) -> ImageFrames:
+    """Any image network of timm that is a chain of stages, CNN or transformer, on each frame, with
+    a temporal part.
 
-    Stages are timm's own (`feature_info`), after a stem where timm names none; a transformer's are its patch embedding
-    and four groups of its blocks. The last ends where timm's features end, with their final norm or convolution. A
-    class token is carried along and left out of the features. No part strides time. What only timm's classifier uses,
-    such as a norm after the pool, stays in `image` untrained.
+    Stages are timm's own (`feature_info`), after a stem where timm names none; a transformer's are
+    its patch embedding and four groups of its blocks. The last ends where timm's features end, with
+    their final norm or convolution. A class token is carried along and left out of the features. No
+    part strides time. What only timm's classifier uses, such as a norm after the pool, stays in
+    `image` untrained.
 
     The temporal part, none of it timm's, follows these papers but for what is said:
 
-    - `shift` (TSM, Lin et al., ICCV 2019): an eighth of the channels comes from the frame before, an eighth from the
-      one after. Here all of a stage's input is shifted, there the residual branch of every block.
-    - `convolution`: a depthwise 3x1x1 convolution beside the features of every stage, as in R(2+1)D's factorisation,
-      but residual, and nothing at the start.
-    - `attention` (divided attention as in TimeSformer, Bertasius et al., ICML 2021): each position over time, residual
-      and nothing at the start. Here after the last stage alone, there in every block.
+    - `shift` (TSM, Lin et al., ICCV 2019): an eighth of the channels comes from the frame before,
+      an eighth from the one after. Here all of a stage's input is shifted, there the residual
+      branch of every block.
+    - `convolution`: a depthwise 3x1x1 convolution beside the features of every stage, as in
+      R(2+1)D's factorisation, but residual, and nothing at the start.
+    - `attention` (divided attention as in TimeSformer, Bertasius et al., ICML 2021): each position
+      over time, residual and nothing at the start. Here after the last stage alone, there in every
+      block.
 
     Clips keep vcsf's normalisation, ImageNet's; some of timm's weights were trained with another.
 
     Args:
         model: Its name in timm, such as `resnet18`, `convnext_tiny` or `vit_small_patch16_224`.
-        pretrained: Start from timm's weights, fetched or from its cache; most of them have seen labels.
+        pretrained: Start from timm's weights, fetched or from its cache; most of them have seen
+            labels.
         temporal: What looks along time: `shift`, `convolution`, `attention`, or `none`.
     """
     blank = _image_network(model)
@@ -208,12 +232,15 @@ def timm_images(*, model: str, pretrained: bool = False, temporal: Temporal = "s
 
 
 def _any_size(network: type[nn.Module]) -> dict[str, bool]:
-    """The settings by which a class of timm networks reads images of any size, as far as it has them."""
+    """The settings by which a class of timm networks reads images of any size, as far as it has
+    them."""
     known = inspect.signature(network).parameters
     return {name: True for name in ("dynamic_img_size", "dynamic_img_pad") if name in known}
 
 
-def _image_network(model: str, pretrained: bool = False, device: str = "meta", **settings: Any) -> Network:
+def _image_network(
+    model: str, pretrained: bool = False, device: str = "meta", **settings: Any
+) -> Network:
     """A network of timm without its classifier; on the device `meta` it costs next to nothing.
 
     Raises:
@@ -232,10 +259,13 @@ def _image_network(model: str, pretrained: bool = False, device: str = "meta", *
     except Exception as error:  # what the clients of weight hosts raise is theirs, and changes
         reason = f"{type(error).__name__}: {error}"
         if not pretrained:
-            raise RecipeError(f"timm can't build `{model}`: {reason}", "see backbone.model") from error
+            raise RecipeError(
+                f"timm can't build `{model}`: {reason}", "see backbone.model"
+            ) from error
         raise VcsfError(
             f"the weights of timm model `{model}` can't be had: {reason}",
-            "timm fetches them once and keeps them, so be online that once; or set backbone.pretrained to false",
+            "timm fetches them once and keeps them, so be online that once; or set "
+            "backbone.pretrained to false",
         ) from error
 
 
@@ -253,8 +283,8 @@ def _stage_cuts(image: Network) -> list[Cut]:
 def _describe_stages(model: str, image: Network) -> tuple[list[Cut], list[Layout], list[int]]:
     """Cuts, layouts and channels of the stages of a network on the device `meta`.
 
-    It is run once. At each cut the gradient must come from the cut before and from nowhere else: whatever passes by a
-    cut would never see a motion module.
+    It is run once. At each cut the gradient must come from the cut before and from nowhere else:
+    whatever passes by a cut would never see a motion module.
 
     Raises:
         RecipeError: If its stages are no such chain.
@@ -262,21 +292,28 @@ def _describe_stages(model: str, image: Network) -> tuple[list[Cut], list[Layout
     cuts = _stage_cuts(image)
     layouts: list[Layout] = []
     channels: list[int] = []
-    starts = [torch.zeros(2, *image.pretrained_cfg["input_size"], device="meta", requires_grad=True)]
+    starts = [
+        torch.zeros(2, *image.pretrained_cfg["input_size"], device="meta", requires_grad=True)
+    ]
 
     def refuse(reason: str) -> RecipeError:
         return RecipeError(
             f"timm model `{model}` can't be cut into stages: {reason}",
-            "take one that is a chain of stages, such as resnet18, convnext_tiny or vit_small_patch16_224",
+            "take one that is a chain of stages, such as resnet18, convnext_tiny or "
+            "vit_small_patch16_224",
         )
 
     def end(stage: int, features: Any) -> Tensor:
         if stage != len(starts):
             raise refuse("its stages are not run once and in order")
-        layout = _feature_layout(features, getattr(image, "num_prefix_tokens", 0), getattr(image, "output_fmt", None))
+        layout = _feature_layout(
+            features, getattr(image, "num_prefix_tokens", 0), getattr(image, "output_fmt", None)
+        )
         if layout is None:
             raise refuse(f"stage {stage} does not end with one map of features")
-        gradients = torch.autograd.grad(features.sum(), starts, allow_unused=True, retain_graph=True)
+        gradients = torch.autograd.grad(
+            features.sum(), starts, allow_unused=True, retain_graph=True
+        )
         if [gradient is not None for gradient in gradients] != [False] * (stage - 1) + [True]:
             raise refuse(f"something passes by the end of stage {stage - 1}")
         layouts.append(layout)

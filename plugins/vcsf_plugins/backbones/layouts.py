@@ -16,13 +16,16 @@ TORCHVISION_EPS = 1e-3
 """Of the batch norms of torchvision's S3D."""
 
 _REMARK = (
-    "torchvision trained them on frames normalised by mean 0.43216, 0.394666, 0.37645 and deviation 0.22803, 0.22145, "
-    "0.216989; here it is ImageNet's mean and deviation, and features differ accordingly until training has adapted"
+    "torchvision trained them on frames normalised by mean 0.43216, 0.394666, 0.37645 and "
+    "deviation 0.22803, 0.22145, "
+    "0.216989; here it is ImageNet's mean and deviation, and features differ accordingly until "
+    "training has adapted"
 )
 
 
 def torchvision_layout(network: nn.Module, own: nn.Module, eps: float | None = None) -> Layout:
-    """How torchvision names the weights of a backbone that is made of the modules of one of its networks.
+    """How torchvision names the weights of a backbone that is made of the modules of one of its
+    networks.
 
     Args:
         network: The network as torchvision builds it.
@@ -52,11 +55,12 @@ BLOCKS = (
 
 
 def coclr_layout(own: nn.Module) -> Layout:
-    """How CoCLR's checkpoints name the weights of S3D (github.com/TengdaHan/CoCLR, `backbone/s3dg.py`).
+    """How CoCLR's checkpoints name the weights of S3D (github.com/TengdaHan/CoCLR,
+    `backbone/s3dg.py`).
 
-    They have every weight under two names, that of its layer and that of its place in a block. Weights are in
-    `encoder_q.0.` after pre-training and in `backbone.` after a probe or fine-tuning.
-    """
+    They have every weight under two names, that of its layer and that of its place in a block.
+    Weights are in `encoder_q.0.` after pre-training and in `backbone.` after a probe or
+    fine-tuning."""
     keys: dict[str, str] = {}
     for name in own.state_dict():
         stage, layer, inside = _coclr_place(name)
@@ -89,7 +93,7 @@ def _coclr_place(name: str) -> tuple[int, int, str]:
 
 
 def _coclr_labels(keys: Collection[str]) -> bool:
-    """Whether labels trained a checkpoint of CoCLR: it has a classifier, or is UberNCE's, which alone of those with a
-    queue of labels has no second queue."""
+    """Whether labels trained a checkpoint of CoCLR: it has a classifier, or is UberNCE's, which
+    alone of those with a queue of labels has no second queue."""
     supervised = "queue_label" in keys and "queue_second" not in keys
     return supervised or any(key.startswith("final_fc.") for key in keys)

@@ -53,12 +53,14 @@ class _Bottleneck(nn.Module):
 
 
 def slowfast_r50(*, width: Annotated[float, Gt(0)] = 1.0, pathway: Pathway = "fast") -> Staged:
-    """A pathway of SlowFast on a ResNet-50 (Feichtenhofer et al., ICCV 2019, table 1), neither striding time.
+    """A pathway of SlowFast on a ResNet-50 (Feichtenhofer et al., ICCV 2019, table 1), neither
+    striding time.
 
-    Slow looks along time in res4 and res5 alone, fast in its stem and in every block. Differences to the paper: no
-    lateral connections, so that each pathway is an encoder of its own; fast is as wide as slow unless `width` says
-    otherwise; and there is no classifier. The stride of a stage is in its 1x3x3 convolution, and the last norm of each
-    block starts at zero, as in the authors' code.
+    Slow looks along time in res4 and res5 alone, fast in its stem and in every block. Differences
+    to the paper: no lateral connections, so that each pathway is an encoder of its own; fast is as
+    wide as slow unless `width` says otherwise; and there is no classifier. The stride of a stage is
+    in its 1x3x3 convolution, and the last norm of each block starts at zero, as in the authors'
+    code.
 
     Args:
         width: Channels as a share of ResNet-50's; the paper's fast pathway has 0.125, its beta.
@@ -68,7 +70,9 @@ def slowfast_r50(*, width: Annotated[float, Gt(0)] = 1.0, pathway: Pathway = "fa
     stem_kernel, *kernels = _TEMPORAL_KERNELS[pathway]
     stages = [
         nn.Sequential(
-            nn.Conv3d(3, first, (stem_kernel, 7, 7), (1, 2, 2), (stem_kernel // 2, 3, 3), bias=False),
+            nn.Conv3d(
+                3, first, (stem_kernel, 7, 7), (1, 2, 2), (stem_kernel // 2, 3, 3), bias=False
+            ),
             nn.BatchNorm3d(first),
             nn.ReLU(inplace=True),
         )
@@ -79,7 +83,9 @@ def slowfast_r50(*, width: Annotated[float, Gt(0)] = 1.0, pathway: Pathway = "fa
         layers: list[nn.Module] = [] if index else [nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))]
         for block in range(blocks):
             before = 4 * inner[index] if block else channels[-1]
-            layers.append(_Bottleneck(before, inner[index], 2 if index and not block else 1, kernel))
+            layers.append(
+                _Bottleneck(before, inner[index], 2 if index and not block else 1, kernel)
+            )
         stages.append(nn.Sequential(*layers))
         channels.append(4 * inner[index])
     network = Staged(stages, channels)

@@ -8,7 +8,8 @@ from vcsf_plugins.backbones.staged import Pathway, Staged, Strides
 
 
 class _SmallBlock(nn.Module):
-    """A residual block of a spatial (1x3x3) and a temporal (3x1x1) convolution, R(2+1)D's factorisation.
+    """A residual block of a spatial (1x3x3) and a temporal (3x1x1) convolution, R(2+1)D's
+    factorisation.
 
     Args:
         channels_in: Channels before.
@@ -46,18 +47,20 @@ def small(
 ) -> Staged:
     """A small (2+1)D residual network for CPUs: a stem and three blocks, each halving the image.
 
-    It is no paper's. Of R(2+1)D it has the factorised convolutions, but one pair a block, no channels added in between
-    to keep the number of parameters, and a projection beside every block.
+    It is no paper's. Of R(2+1)D it has the factorised convolutions, but one pair a block, no
+    channels added in between to keep the number of parameters, and a projection beside every block.
 
     Args:
         channels: Channels after the stem and after each block.
-        temporal_strides: Strides along time of the stem and the blocks; by default 1, 1, 1, 2 for slow, 2, 2, 2, 2 for
-            fast. The stem looks along time only where it also strides.
+        temporal_strides: Strides along time of the stem and the blocks; by default 1, 1, 1, 2 for
+            slow, 2, 2, 2, 2 for fast. The stem looks along time only where it also strides.
     """
     strides = temporal_strides or ((1, 1, 1, 2) if pathway == "slow" else (2, 2, 2, 2))
     depth = 1 if strides[0] == 1 else 3
     stem = nn.Sequential(
-        nn.Conv3d(3, channels[0], (depth, 5, 5), (strides[0], 2, 2), (depth // 2, 2, 2), bias=False),
+        nn.Conv3d(
+            3, channels[0], (depth, 5, 5), (strides[0], 2, 2), (depth // 2, 2, 2), bias=False
+        ),
         nn.BatchNorm3d(channels[0]),
         nn.ReLU(inplace=True),
     )

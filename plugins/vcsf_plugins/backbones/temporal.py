@@ -11,7 +11,8 @@ from torch.nn import functional
 
 
 def temporal_shift(features: Tensor) -> Tensor:
-    """Features (B, C, T, h, w) with an eighth of the channels from the step before and an eighth from the next.
+    """Features (B, C, T, h, w) with an eighth of the channels from the step before and an eighth
+    from the next.
 
     TSM's shift; what would come from outside the clip is zero.
     """
@@ -22,7 +23,8 @@ def temporal_shift(features: Tensor) -> Tensor:
 
 
 class TemporalConvolution(nn.Module):
-    """A depthwise 3x1x1 convolution beside the features; its norm starts at zero, so that it starts as the identity.
+    """A depthwise 3x1x1 convolution beside the features; its norm starts at zero, so that it starts
+    as the identity.
 
     Args:
         channels: C of the features.
@@ -30,7 +32,9 @@ class TemporalConvolution(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.convolution = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0), groups=channels, bias=False)
+        self.convolution = nn.Conv3d(
+            channels, channels, (3, 1, 1), padding=(1, 0, 0), groups=channels, bias=False
+        )
         self.norm = nn.BatchNorm3d(channels)
         nn.init.zeros_(self.norm.weight)
 
@@ -40,9 +44,11 @@ class TemporalConvolution(nn.Module):
 
 
 class TemporalAttention(nn.Module):
-    """Self-attention of each position over time beside the features; its projection starts at zero: the identity.
+    """Self-attention of each position over time beside the features; its projection starts at zero:
+    the identity.
 
-    Steps are told apart by the sines and cosines of "Attention Is All You Need", so any number of them will do.
+    Steps are told apart by the sines and cosines of "Attention Is All You Need", so any number of
+    them will do.
 
     Args:
         channels: C of the features.
@@ -63,13 +69,18 @@ class TemporalAttention(nn.Module):
         steps = features.permute(0, 3, 4, 2, 1).reshape(-1, time, channels)
         inputs = self.inputs(self.norm(steps) + waves(time, channels, steps))
         query, key, value = inputs.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        change = self.output(mixed).view(batch, height, width, time, channels).permute(0, 4, 3, 1, 2)
+        mixed = (
+            functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        )
+        change = (
+            self.output(mixed).view(batch, height, width, time, channels).permute(0, 4, 3, 1, 2)
+        )
         return features + cast(Tensor, change)
 
 
 def waves(time: int, channels: int, like: Tensor) -> Tensor:
-    """Sines and cosines (T, C) of steps 0 to T - 1, of wave lengths from 2 pi to 10000 times that."""
+    """Sines and cosines (T, C) of steps 0 to T - 1, of wave lengths from 2 pi to 10000 times
+    that."""
     steps = torch.arange(time, device=like.device, dtype=torch.float32)[:, None]
     pairs = torch.arange((channels + 1) // 2, device=like.device, dtype=torch.float32)
     angles = steps * 10000 ** (-2 * pairs / channels)

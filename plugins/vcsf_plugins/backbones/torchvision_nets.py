@@ -12,19 +12,28 @@ from torchvision.models.video.resnet import VideoResNet
 from torchvision.models.video.s3d import S3D
 
 from vcsf_cli.errors import RecipeError
-from vcsf_plugins.backbones.layouts import COCLR, TORCHVISION, TORCHVISION_EPS, coclr_layout, torchvision_layout
+from vcsf_plugins.backbones.layouts import (
+    COCLR,
+    TORCHVISION,
+    TORCHVISION_EPS,
+    coclr_layout,
+    torchvision_layout,
+)
 from vcsf_plugins.backbones.staged import Pathway, Staged, Stride, Strides
 
 
 def s3d(*, temporal_stem_stride: Stride | None = None, pathway: Pathway = "fast") -> Staged:
-    """S3D without gating (Xie et al., ECCV 2018), torchvision's layers with CoCLR's batch norm and initialisation.
+    """S3D without gating (Xie et al., ECCV 2018), torchvision's layers with CoCLR's batch norm and
+    initialisation.
 
-    Differences to the paper: it reads 64 frames of 224 px, here the recipe says; the slow pathway's stem does not stride
-    time; and there is no classifier, nor dropout before it. Of torchvision's, batch norm has momentum 0.1 and eps 1e-5
-    instead of 1e-3 both, and convolutions start from N(0, 0.01).
+    Differences to the paper: it reads 64 frames of 224 px, here the recipe says; the slow pathway's
+    stem does not stride time; and there is no classifier, nor dropout before it. Of torchvision's,
+    batch norm has momentum 0.1 and eps 1e-5 instead of 1e-3 both, and convolutions start from N(0,
+    0.01).
 
     Args:
-        temporal_stem_stride: Stride of the stem along time; by default 1 for slow (8 frames: 8, 4, 2), 2 for fast.
+        temporal_stem_stride: Stride of the stem along time; by default 1 for slow (8 frames: 8, 4,
+            2), 2 for fast.
     """
     # With torchvision's momentum the running statistics stay near their start in short runs.
     network = S3D(norm_layer=partial(nn.BatchNorm3d, momentum=0.1, eps=1e-5))
@@ -51,23 +60,25 @@ def s3d(*, temporal_stem_stride: Stride | None = None, pathway: Pathway = "fast"
 def r3d18(*, temporal_strides: Strides | None = None, pathway: Pathway = "fast") -> Staged:
     """R3D-18 (Tran et al., CVPR 2018) as in torchvision.
 
-    Differences to the paper: the slow pathway strides time once less, and there is no classifier. The paper's input is
-    16 frames of 112 px, here the recipe says.
+    Differences to the paper: the slow pathway strides time once less, and there is no classifier.
+    The paper's input is 16 frames of 112 px, here the recipe says.
 
     Args:
-        temporal_strides: Strides along time of layers 1 to 4; by default 1, 1, 2, 2 for slow, so that 8 frames end as
-            2 and not as 1, and 1, 2, 2, 2 for fast.
+        temporal_strides: Strides along time of layers 1 to 4; by default 1, 1, 2, 2 for slow, so
+            that 8 frames end as 2 and not as 1, and 1, 2, 2, 2 for fast.
     """
     return _residual18(r3d_18(), temporal_strides, pathway)
 
 
 def r2plus1d18(*, temporal_strides: Strides | None = None, pathway: Pathway = "fast") -> Staged:
-    """R(2+1)D-18 (Tran et al., CVPR 2018) as in torchvision: each 3x3x3 convolution is a 1x3x3 and a 3x1x1 one.
+    """R(2+1)D-18 (Tran et al., CVPR 2018) as in torchvision: each 3x3x3 convolution is a 1x3x3 and
+    a 3x1x1 one.
 
     Differences to the paper: those of `r3d18`.
 
     Args:
-        temporal_strides: Strides along time of layers 1 to 4; by default 1, 1, 2, 2 for slow, 1, 2, 2, 2 for fast.
+        temporal_strides: Strides along time of layers 1 to 4; by default 1, 1, 2, 2 for slow, 1, 2,
+            2, 2 for fast.
     """
     return _residual18(r2plus1d_18(), temporal_strides, pathway)
 
@@ -81,7 +92,8 @@ def _residual18(network: VideoResNet, temporal_strides: Strides | None, pathway:
     strides = temporal_strides or ((1, 1, 2, 2) if pathway == "slow" else (1, 2, 2, 2))
     if strides[0] != 1:
         raise RecipeError(
-            f"temporal_strides is {list(strides)}: layer 1 has no projection beside it, so it can't stride time",
+            f"temporal_strides is {list(strides)}: layer 1 has no projection beside it, so it "
+            f"can't stride time",
             "let the first of them be 1",
         )
     layers = [network.layer1, network.layer2, network.layer3, network.layer4]
@@ -96,5 +108,8 @@ def _residual18(network: VideoResNet, temporal_strides: Strides | None, pathway:
 
 
 def _temporal_convolution(convolution: nn.Module) -> nn.Conv3d:
-    """The one that strides along time: the last of torchvision's factorised pair, else the convolution itself."""
-    return cast(nn.Conv3d, convolution[-1] if isinstance(convolution, nn.Sequential) else convolution)
+    """The one that strides along time: the last of torchvision's factorised pair, else the
+    convolution itself."""
+    return cast(
+        nn.Conv3d, convolution[-1] if isinstance(convolution, nn.Sequential) else convolution
+    )

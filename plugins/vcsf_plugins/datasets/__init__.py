@@ -1,4 +1,5 @@
-"""What `vcsf prepare` can read: the benchmarks and a person's own videos. Nothing here decodes video."""
+"""What `vcsf prepare` can read: the benchmarks and a person's own videos. Nothing here decodes
+video."""
 
 from vcsf_plugins.datasets.hmdb51 import hmdb51
 from vcsf_plugins.datasets.own import csv, folder

@@ -1,8 +1,8 @@
 """Official archives: downloading what is missing, and unpacking, nested ones too.
 
-An archive is not trusted. No link in it is followed or kept, whatever program unpacked it; it may unpack to a bounded
-number of bytes and files and never fills the disk; and what can't be unpacked leaves nothing behind.
-"""
+An archive is not trusted. No link in it is followed or kept, whatever program unpacked it; it may
+unpack to a bounded number of bytes and files and never fills the disk; and what can't be unpacked
+leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -37,11 +37,13 @@ _UNPACKED = "unpacked"
 _BEGUN = ".downloading"
 """Marks a folder that vcsf made to download into, until all archives are there and unpacked."""
 _LARGEST_RATIO = 100
-"""How many times its own size an archive may unpack to: videos hardly shrink, lists of names about tenfold."""
+"""How many times its own size an archive may unpack to: videos hardly shrink, lists of names about
+tenfold."""
 SMALL = 2**28
 """Bytes that any archive may unpack to, however small it is."""
 MOST_FILES = 200_000
-"""Files and folders that an archive may hold, those of the archives in it included; UCF101's holds 13,422."""
+"""Files and folders that an archive may hold, those of the archives in it included; UCF101's holds
+13,422."""
 DEEPEST = 8
 """How deep archives may lie in archives; HMDB51's lie one deep."""
 _HEADROOM = 2**30
@@ -73,7 +75,8 @@ class _Provided:
 
     Args:
         root: The folder.
-        unpacked: The folder that archives were unpacked into, where links are not to be followed; it may not exist.
+        unpacked: The folder that archives were unpacked into, where links are not to be followed;
+            it may not exist.
         remarks: What the user should know about its archives.
     """
 
@@ -83,12 +86,17 @@ class _Provided:
 
 
 def provide(
-    root: Path, archives: Sequence[Archive], mirror: str, is_list: Callable[[str], bool], lists: Path | None
+    root: Path,
+    archives: Sequence[Archive],
+    mirror: str,
+    is_list: Callable[[str], bool],
+    lists: Path | None,
 ) -> _Provided:
     """The folder where the dataset's files lie: `root` itself, or where its archives are unpacked.
 
     Args:
-        root: A folder, an archive, or what does not exist yet: then the archives are downloaded into it.
+        root: A folder, an archive, or what does not exist yet: then the archives are downloaded
+            into it.
         archives: What the dataset is published as.
         mirror: Where to download from.
         is_list: Whether a file's name is that of an official list.
@@ -100,14 +108,23 @@ def provide(
     """
     if root.is_file():
         if root.suffix.lower() not in _ENDINGS:
-            raise InputError(f"{root} is neither a folder nor a .zip or .rar archive", "name the dataset's folder")
+            raise InputError(
+                f"{root} is neither a folder nor a .zip or .rar archive",
+                "name the dataset's folder",
+            )
         folder = root.parent / f"{root.stem}-{_UNPACKED}"
         return _Provided(folder, folder, _unpack(root, folder))
-    own = (path for path in videos_below(root, root / _UNPACKED) if path.relative_to(root).parts[0] != _UNPACKED)
+    own = (
+        path
+        for path in videos_below(root, root / _UNPACKED)
+        if path.relative_to(root).parts[0] != _UNPACKED
+    )
     if not root.exists() or ((root / _BEGUN).exists() and not any(own)):
         fetch(root, archives, mirror)
     remarks = _unpack_below(root, is_list, lists is not None)
-    if (root / _BEGUN).exists():  # not before: what proves damaged can be deleted, and is downloaded again
+    if (
+        root / _BEGUN
+    ).exists():  # not before: what proves damaged can be deleted, and is downloaded again
         (root / _BEGUN).unlink()
     return _Provided(root, root / _UNPACKED, remarks)
 
@@ -124,23 +141,31 @@ def fetch(root: Path, archives: Sequence[Archive], mirror: str) -> None:
     names = ", ".join(each.name for each in archives)
     by_hand = f"get {names} yourself, put them into {root} and run it again; or name a folder with the videos and lists"
     for archive in missing:
-        _program_for(f"{mirror.rstrip('/')}/{archive.name}")  # rather now than after hours of downloading
+        _program_for(
+            f"{mirror.rstrip('/')}/{archive.name}"
+        )  # rather now than after hours of downloading
     for archive in missing:
         try:
             download(f"{mirror.rstrip('/')}/{archive.name}", root / archive.name, archive.sha256)
         except DataError as error:
             raise DataError(
-                error.message, f"the same command goes on with the download; or {by_hand} with --source"
+                error.message,
+                f"the same command goes on with the download; or {by_hand} with --source",
             ) from error
 
 
 def _unpack_below(root: Path, is_list: Callable[[str], bool], has_lists: bool) -> list[str]:
-    """Unpack the archives below a folder, but those whose content somebody has unpacked beside them.
+    """Unpack the archives below a folder, but those whose content somebody has unpacked beside
+    them.
 
     Raises:
         DataError: If one fails, or two would be unpacked into the same folder.
     """
-    files = [path for path in files_below(root, root / _UNPACKED) if path.relative_to(root).parts[0] != _UNPACKED]
+    files = [
+        path
+        for path in files_below(root, root / _UNPACKED)
+        if path.relative_to(root).parts[0] != _UNPACKED
+    ]
     has_videos = any(path.suffix.lower() in VIDEO_ENDINGS for path in files)
     has_lists = has_lists or any(is_list(path.name) for path in files)
     begun: dict[Path, Path] = {}
@@ -153,7 +178,10 @@ def _unpack_below(root: Path, is_list: Callable[[str], bool], has_lists: bool) -
         folder = (root / _UNPACKED / archive.relative_to(root)).with_suffix("")
         other = begun.setdefault(folder, archive)
         if other != archive:
-            raise DataError(f"{other} and {archive} are two archives of one name", "leave only one of them there")
+            raise DataError(
+                f"{other} and {archive} are two archives of one name",
+                "leave only one of them there",
+            )
         remarks += _unpack(archive, folder)
     what = "archives left packed, because videos or lists lie beside them"
     return remarks + ([f"{what}: {', '.join(left_packed)}"] if left_packed else [])
@@ -175,20 +203,28 @@ class _Allowance:
         self.headroom = min(_HEADROOM, free // 10)
 
     def check(self, files: int, size: int, to_write: int = 0) -> None:
-        """See that so many files and bytes are within bounds, and that bytes to be written leave the headroom.
+        """See that so many files and bytes are within bounds, and that bytes to be written leave
+        the headroom.
 
         Raises:
             DataError: If not.
         """
         if files > self.files or size > self.bytes:
-            what = f"{MOST_FILES:,} files and folders" if files > self.files else f"{self.most // 2**20:,} MiB"
+            what = (
+                f"{MOST_FILES:,} files and folders"
+                if files > self.files
+                else f"{self.most // 2**20:,} MiB"
+            )
             raise DataError(
                 f"{self.archive} unpacks to more than {what}, which no dataset of its size does",
-                "do not trust this file; if you do, unpack it yourself and name its folder with --source",
+                "do not trust this file; if you do, unpack it yourself and name its folder with "
+                "--source",
             )
         if shutil.disk_usage(self.folder).free - to_write < self.headroom:
             raise DataError(
-                f"{self.archive} can't be unpacked into {self.folder.parent}: the disk would be full", "make room there"
+                f"{self.archive} can't be unpacked into {self.folder.parent}: the disk would be "
+                f"full",
+                "make room there",
             )
 
     def take(self, files: int, size: int) -> None:
@@ -202,10 +238,12 @@ class _Allowance:
 
 
 def _unpack(archive: Path, folder: Path) -> list[str]:
-    """Unpack an archive and those in it; the folder gets its name when it is complete. Returns remarks.
+    """Unpack an archive and those in it; the folder gets its name when it is complete. Returns
+    remarks.
 
     Raises:
-        DataError: If the archive is damaged, leads out of its folder, is too large, or there is no program for it.
+        DataError: If the archive is damaged, leads out of its folder, is too large, or there is no
+            program for it.
     """
     if folder.is_dir():
         return []
@@ -228,16 +266,19 @@ def _unpack(archive: Path, folder: Path) -> list[str]:
             f"{archive} can't be unpacked into {folder}: {error.strerror or error}",
             "make room there" if full else "unpack it yourself and name its folder with --source",
         ) from error
-    return [f"{archive.name}: {left_out:,} links or special files in it were left out"] if left_out else []
+    return (
+        [f"{archive.name}: {left_out:,} links or special files in it were left out"]
+        if left_out
+        else []
+    )
 
 
 @contextmanager
 def _in_turn(archive: Path) -> Iterator[int]:
     """Hold an archive, after whoever unpacks it now; gives the file descriptor that holds it.
 
-    A program that unpacks is handed the descriptor: where it outlives this process, the next one waits for it and
-    doesn't write into the same folder.
-    """
+    A program that unpacks is handed the descriptor: where it outlives this process, the next one
+    waits for it and doesn't write into the same folder."""
     with archive.open("rb") as file:
         if fcntl is not None:
             try:
@@ -251,7 +292,8 @@ def _in_turn(archive: Path) -> Iterator[int]:
 
 
 def _unpack_nested(archive: Path, folder: Path, lock: int) -> int:
-    """Unpack an archive and those in it, which are then deleted; returns how many entries were left out.
+    """Unpack an archive and those in it, which are then deleted; returns how many entries were left
+    out.
 
     Raises:
         DataError: If one of them is damaged, too large, or lies too deep.
@@ -262,19 +304,27 @@ def _unpack_nested(archive: Path, folder: Path, lock: int) -> int:
     while waiting:
         packed, (target, depth) = waiting.popitem()
         if target.exists() and not target.is_dir():
-            raise DataError(f"{packed} would be unpacked over the file {target.name}", "unpack it yourself")
+            raise DataError(
+                f"{packed} would be unpacked over the file {target.name}", "unpack it yourself"
+            )
         left_out += _unpack_into(packed, target, archive, allowance, lock) + _sweep(target)
         if packed != archive:
             packed.unlink()
         inner = [path for path in files_below(target, target) if path.suffix.lower() in _ENDINGS]
         if inner and depth == DEEPEST:
-            raise DataError(f"{archive} holds archives in archives, more than {DEEPEST} deep", "do not trust this file")
-        waiting |= {path: (path.with_suffix(""), depth + 1) for path in inner if path not in waiting}
+            raise DataError(
+                f"{archive} holds archives in archives, more than {DEEPEST} deep",
+                "do not trust this file",
+            )
+        waiting |= {
+            path: (path.with_suffix(""), depth + 1) for path in inner if path not in waiting
+        }
     return left_out
 
 
 def _entries(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Everything below a folder with its state; no link is followed, and folders that can't be read are opened up."""
+    """Everything below a folder with its state; no link is followed, and folders that can't be read
+    are opened up."""
     waiting = [folder]
     while waiting:
         above = waiting.pop()
@@ -289,7 +339,8 @@ def _entries(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def _sweep(folder: Path) -> int:
-    """Remove whatever is neither a folder nor a file that lies in this folder alone; returns how much that was."""
+    """Remove whatever is neither a folder nor a file that lies in this folder alone; returns how
+    much that was."""
     files = defaultdict(list)
     others = []
     for path, state in _entries(folder):
@@ -336,8 +387,11 @@ def _measure(folder: Path) -> tuple[int, int]:
     return count, size
 
 
-def _unpack_into(archive: Path, folder: Path, outermost: Path, allowance: _Allowance, lock: int) -> int:
-    """Unpack one archive, which may have come out of another, into a folder; returns how many entries were left out.
+def _unpack_into(
+    archive: Path, folder: Path, outermost: Path, allowance: _Allowance, lock: int
+) -> int:
+    """Unpack one archive, which may have come out of another, into a folder; returns how many
+    entries were left out.
 
     Raises:
         DataError: If it is too large, or damaged, saying that the outermost one is to be replaced.
@@ -347,15 +401,26 @@ def _unpack_into(archive: Path, folder: Path, outermost: Path, allowance: _Allow
     folder.mkdir(exist_ok=True)
     if program is None:
         return _unzip(archive, folder, again, allowance)
-    command = [program, "-quiet", "-force-overwrite", "-no-directory", "-output-directory", str(folder), str(archive)]
+    command = [
+        program,
+        "-quiet",
+        "-force-overwrite",
+        "-no-directory",
+        "-output-directory",
+        str(folder),
+        str(archive),
+    ]
     status, said = _watched(command, folder, allowance, lock)
     if status:
         raise DataError(f"{archive} can't be unpacked: {said}", again)
     return 0
 
 
-def _watched(command: Sequence[str], folder: Path, allowance: _Allowance, lock: int) -> tuple[int, str]:
-    """Run a program that fills a folder; returns its exit status and what it said. It is killed if it writes too much.
+def _watched(
+    command: Sequence[str], folder: Path, allowance: _Allowance, lock: int
+) -> tuple[int, str]:
+    """Run a program that fills a folder; returns its exit status and what it said. It is killed if
+    it writes too much.
 
     Raises:
         DataError: If it does.
@@ -378,7 +443,9 @@ def _watched(command: Sequence[str], folder: Path, allowance: _Allowance, lock: 
                     break
                 except subprocess.TimeoutExpired:
                     allowance.check(0, 0)
-                if time.monotonic() - looked > 10 * took:  # counting many files must not slow the program down
+                if (
+                    time.monotonic() - looked > 10 * took
+                ):  # counting many files must not slow the program down
                     looked = time.monotonic()
                     allowance.check(*_measure(folder))
                     took = time.monotonic() - looked
@@ -400,13 +467,15 @@ def _program_for(archive: str) -> str | None:
     if program is None:
         raise DataError(
             f"{archive} needs the program `unar`",
-            "install it (Debian: apt-get install unar), or unpack the archive yourself and name its folder with --source",
+            "install it (Debian: apt-get install unar), or unpack the archive yourself and name "
+            "its folder with --source",
         )
     return program
 
 
 def _unzip(archive: Path, folder: Path, again: str, allowance: _Allowance) -> int:
-    """Unpack a .zip and verify every file's check sum; returns how many links and the like were left out.
+    """Unpack a .zip and verify every file's check sum; returns how many links and the like were
+    left out.
 
     Args:
         archive: The .zip.
@@ -424,12 +493,15 @@ def _unzip(archive: Path, folder: Path, again: str, allowance: _Allowance) -> in
             allowance.check(len(entries), size, to_write=size)
             made = 0
             for entry in entries:
-                if not entry.flag_bits & 0x800:  # its name is not marked as UTF-8, and was read as code page 437
+                if (
+                    not entry.flag_bits & 0x800
+                ):  # its name is not marked as UTF-8, and was read as code page 437
                     entry.filename = decode_text(entry.filename.encode("cp437"))
                 path = PurePosixPath(entry.filename)
                 if path.is_absolute() or ".." in path.parts:
                     raise DataError(
-                        f"{archive} holds `{entry.filename}`, which leads out of its folder", "do not trust this file"
+                        f"{archive} holds `{entry.filename}`, which leads out of its folder",
+                        "do not trust this file",
                     )
                 made += len(path.parts)
             allowance.take(made, 0)
@@ -437,9 +509,19 @@ def _unzip(archive: Path, folder: Path, again: str, allowance: _Allowance) -> in
             for entry in plain:
                 _extract(content, entry, folder, allowance)
             return len(entries) - len(plain)
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        struct.error,
+        EOFError,
+        ValueError,
+    ) as error:
         raise DataError(f"{archive} is damaged: {error}", again) from error
-    except (RuntimeError, NotImplementedError) as error:  # a password, or a compression that Python lacks
+    except (
+        RuntimeError,
+        NotImplementedError,
+    ) as error:  # a password, or a compression that Python lacks
         raise DataError(f"{archive} can't be unpacked: {error}", "unpack it yourself") from error
 
 
@@ -449,7 +531,9 @@ def _is_plain(entry: zipfile.ZipInfo) -> bool:
     return kind in (0, stat.S_IFREG, stat.S_IFDIR)
 
 
-def _extract(content: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, allowance: _Allowance) -> None:
+def _extract(
+    content: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, allowance: _Allowance
+) -> None:
     """Write one entry of a .zip, whose name is known to stay in the folder."""
     path = folder / entry.filename
     if entry.is_dir():

@@ -23,10 +23,11 @@ class _BrokenOff(Exception):
 
 
 def download(url: str, path: Path, sha256: str = "") -> None:
-    """Download a file; it gets its name when it is complete and its size, and check sum if known, are right.
+    """Download a file; it gets its name when it is complete and its size, and check sum if known,
+    are right.
 
-    After a break it goes on as long as every new connection gets further than the ones before. What an interrupted call
-    got lies in `<name>.partial`, and the next call goes on from there.
+    After a break it goes on as long as every new connection gets further than the ones before. What
+    an interrupted call got lies in `<name>.partial`, and the next call goes on from there.
 
     Raises:
         InputError: If `url` is no address.
@@ -42,12 +43,18 @@ def download(url: str, path: Path, sha256: str = "") -> None:
                 partial.replace(path)
                 return
         except urllib.error.HTTPError as error:
-            raise DataError(f"{url} can't be downloaded: the server says {error.code} {error.reason}") from error
+            raise DataError(
+                f"{url} can't be downloaded: the server says {error.code} {error.reason}"
+            ) from error
         except _BrokenOff as error:
             reason = str(error)
         except OSError as error:
-            raise DataError(f"{partial} can't be written: {error.strerror}", "make room there") from error
-    raise DataError(f"{url} can't be downloaded: {reason}" + (f"; {size:,} bytes are here" if size else ""))
+            raise DataError(
+                f"{partial} can't be written: {error.strerror}", "make room there"
+            ) from error
+    raise DataError(
+        f"{url} can't be downloaded: {reason}" + (f"; {size:,} bytes are here" if size else "")
+    )
 
 
 def file_size(path: Path) -> int:
@@ -74,7 +81,9 @@ def _continue_file(url: str, partial: Path) -> bool:
         total = have + int(length) if length else None
         with (
             partial.open("ab" if have else "wb") as file,
-            Progress((total or 0) // _CHUNK, "MiB", f"downloading {partial.stem}", have // _CHUNK) as progress,
+            Progress(
+                (total or 0) // _CHUNK, "MiB", f"downloading {partial.stem}", have // _CHUNK
+            ) as progress,
         ):
             for chunk in _chunks(response):
                 file.write(chunk)
@@ -90,14 +99,21 @@ def connect(url: str, begin: int) -> http.client.HTTPResponse:
         BrokenOff: If there is no answer.
         urllib.error.HTTPError: If the server refuses.
     """
-    headers = {"User-Agent": f"vcsf/{__version__}", **({"Range": f"bytes={begin}-"} if begin else {})}
+    headers = {
+        "User-Agent": f"vcsf/{__version__}",
+        **({"Range": f"bytes={begin}-"} if begin else {}),
+    }
     try:
         request = urllib.request.Request(url, headers=headers)
-        response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=SECONDS_WITHOUT_DATA)
+        response: http.client.HTTPResponse = urllib.request.urlopen(
+            request, timeout=SECONDS_WITHOUT_DATA
+        )
     except urllib.error.HTTPError:
         raise
     except (http.client.InvalidURL, ValueError) as error:
-        raise InputError(f"{url} is no address to download from: {error}", "it begins with https://") from error
+        raise InputError(
+            f"{url} is no address to download from: {error}", "it begins with https://"
+        ) from error
     except (OSError, http.client.HTTPException) as error:
         raise _BrokenOff(getattr(error, "reason", None) or error) from error
     return response
@@ -131,4 +147,6 @@ def check(url: str, path: Path, sha256: str) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:
         path.unlink()
-        raise DataError(f"{url} is not the file that was expected: its SHA-256 is {found}, not {sha256}")
+        raise DataError(
+            f"{url} is not the file that was expected: its SHA-256 is {found}, not {sha256}"
+        )

@@ -55,13 +55,19 @@ class HMDB51(Listing):
             key=lambda v: "/".join(parse_clip(v)),
         )
         count = completeness(len({video.label for video in videos}), CLASSES, len(videos), CLIPS)
-        lost = [str(split) for split in (1, 2, 3) if not any(split in part for part in parts.values())]
+        lost = [
+            str(split) for split in (1, 2, 3) if not any(split in part for part in parts.values())
+        ]
         if self.strict and (len(videos) < CLIPS or lost):
             what = f"; missing are the lists of split {', '.join(lost)}" if lost else ""
-            raise DataError(f"HMDB51 is not complete: {count}{what}", "leave out --strict to use what is there")
+            raise DataError(
+                f"HMDB51 is not complete: {count}{what}", "leave out --strict to use what is there"
+            )
         self._remarks = [*provided.remarks, count]
         if lost:
-            self._remarks.append(f"no lists of split {', '.join(lost)} were found; --lists DIR says where they are")
+            self._remarks.append(
+                f"no lists of split {', '.join(lost)} were found; --lists DIR says where they are"
+            )
         unlisted = sum(parse_clip(video) not in parts for video in videos)
         if parts and unlisted:
             self._remarks.append(f"{unlisted:,} clips are in no list: they belong to no split")
@@ -82,22 +88,30 @@ def read_parts(lists: dict[str, Path]) -> Parts:
     parts: Parts = {}
     for name, path in sorted(lists.items()):
         match = _CLASS_LIST.fullmatch(name)
-        entries = _class_list(path, match["label"]) if match else _flat_list(path, name.partition("list")[0])
+        entries = (
+            _class_list(path, match["label"])
+            if match
+            else _flat_list(path, name.partition("list")[0])
+        )
         split = int(name[-5])
         for number, clip, part in entries:
             if parts.setdefault(clip, {}).setdefault(split, part) != part:
                 raise DataError(
-                    f"{path}:{number}: {'/'.join(clip)} is in two parts of split {split}", "use the official lists"
+                    f"{path}:{number}: {'/'.join(clip)} is in two parts of split {split}",
+                    "use the official lists",
                 )
     return parts
 
 
 def _class_list(path: Path, label: str) -> Iterator[tuple[int, Clip, str]]:
-    """Line number, clip and part from an official list: `name.avi 0|1|2` a line, where the name may hold spaces."""
+    """Line number, clip and part from an official list: `name.avi 0|1|2` a line, where the name may
+    hold spaces."""
     for number, line in read_lines(path):
         name, _, flag = line.rpartition(" ")
         if flag not in _FLAGS or not name:
-            raise DataError(f"{path}:{number}: `{line}` is no `name.avi 0|1|2`", "is it the official list?")
+            raise DataError(
+                f"{path}:{number}: `{line}` is no `name.avi 0|1|2`", "is it the official list?"
+            )
         yield number, (label.lower(), _video_stem(name)), _FLAGS[flag]
 
 
@@ -106,7 +120,9 @@ def _flat_list(path: Path, part: str) -> Iterator[tuple[int, Clip, str]]:
     for number, line in read_lines(path):
         label, slash, name = re.sub(r"\s+\d+$", "", line).partition("/")
         if not slash:
-            raise DataError(f"{path}:{number}: `{line}` is no `class/name 0`", "is it a list of HMDB51?")
+            raise DataError(
+                f"{path}:{number}: `{line}` is no `class/name 0`", "is it a list of HMDB51?"
+            )
         yield number, (label.lower(), _video_stem(name)), part
 
 
@@ -133,7 +149,9 @@ def build_video(path: Path, parts: Parts) -> Video:
     return Video(path, f"{label}/{name}", label, recording, recording, split)
 
 
-def hmdb51(root: Path, /, *, lists: Path | None = None, strict: bool = False, mirror: str = SITE) -> HMDB51:
+def hmdb51(
+    root: Path, /, *, lists: Path | None = None, strict: bool = False, mirror: str = SITE
+) -> HMDB51:
     """HMDB51: class folders and official lists anywhere below --source, or the official archives.
 
     Args:

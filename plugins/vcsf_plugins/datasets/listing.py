@@ -1,4 +1,5 @@
-"""What the listings of datasets have in common: finding files, and saying what is wrong with them."""
+"""What the listings of datasets have in common: finding files, and saying what is wrong with
+them."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ from pathlib import Path
 from vcsf_cli.contracts import Video
 from vcsf_cli.errors import DataError, InputError
 
-VIDEO_ENDINGS = frozenset({".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"})
+VIDEO_ENDINGS = frozenset(
+    {".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"}
+)
 
 
 class Listing:
@@ -34,15 +37,18 @@ def files_below(root: Path, unpacked: Path | None = None) -> Iterator[Path]:
 
     Args:
         root: The folder.
-        unpacked: What archives were unpacked into: in this folder no link is followed or listed. People link folders
-            and videos into their datasets, but a link in an archive is somebody else's.
+        unpacked: What archives were unpacked into: in this folder no link is followed or listed.
+            People link folders and videos into their datasets, but a link in an archive is somebody
+            else's.
 
     Raises:
         DataError: If a folder can't be read.
     """
 
     def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename} can't be read: {error.strerror}", "look at its permissions") from error
+        raise DataError(
+            f"{error.filename} can't be read: {error.strerror}", "look at its permissions"
+        ) from error
 
     seen: set[tuple[int, int]] = set()
     for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
@@ -84,7 +90,8 @@ def once(videos: Iterable[Video], key: Callable[[Video], str] = by_name) -> list
         other = found.setdefault(key(video), video)
         if other is not video:
             raise DataError(
-                f"{video.name} is there twice: {other.path} and {video.path}", "leave only one of them below --source"
+                f"{video.name} is there twice: {other.path} and {video.path}",
+                "leave only one of them below --source",
             )
     if not found:
         raise DataError("no video was found", "look whether --source is the right folder")
@@ -100,7 +107,8 @@ def decode_text(data: bytes) -> str:
 
 
 def readable(path: Path) -> str:
-    """A path with `/`, as text that can be written to any file, whatever bytes its names are made of."""
+    """A path with `/`, as text that can be written to any file, whatever bytes its names are made
+    of."""
     return decode_text(os.fsencode(path.as_posix()))
 
 
@@ -121,7 +129,9 @@ def find_lists(
         DataError: If one is there twice.
     """
     if lists is not None and not lists.is_dir():
-        raise InputError(f"--lists {lists} is no folder", "name the folder that the official lists lie in")
+        raise InputError(
+            f"--lists {lists} is no folder", "name the folder that the official lists lie in"
+        )
     found: dict[str, Path] = {}
     for path in files_below(lists or root, unpacked):
         if not is_list(path.name):

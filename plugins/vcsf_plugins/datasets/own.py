@@ -41,7 +41,8 @@ class Drawn(Listing):
         self._kept: Mapping[str, Parts] = {}
 
     def keep_parts(self, parts: Mapping[str, Parts]) -> None:
-        """Leave recordings in the parts that they have already; `videos` then draws for the others alone."""
+        """Leave recordings in the parts that they have already; `videos` then draws for the others
+        alone."""
         self._kept = parts
 
     def draw(self, videos: list[Video]) -> list[Video]:
@@ -59,14 +60,22 @@ class Folder(Drawn):
     """Videos below a folder; see `folder`."""
 
     def __init__(
-        self, root: Path, labels: str, group_pattern: str | None, splits: Path | None, test_share: float, seed: int
+        self,
+        root: Path,
+        labels: str,
+        group_pattern: str | None,
+        splits: Path | None,
+        test_share: float,
+        seed: int,
     ) -> None:
         super().__init__(test_share, seed)
         self.root, self.labels, self.splits = root, labels, splits
         try:
             self.group_pattern = re.compile(group_pattern) if group_pattern else None
         except re.error as error:
-            raise InputError(f"--group-pattern {group_pattern!r} is no regular expression: {error}") from error
+            raise InputError(
+                f"--group-pattern {group_pattern!r} is no regular expression: {error}"
+            ) from error
 
     def videos(self) -> list[Video]:
         """All videos, sorted by name.
@@ -75,7 +84,9 @@ class Folder(Drawn):
             DataError: If there are none, the pattern fits none, or the splits don't fit the videos.
         """
         if not self.root.is_dir():
-            raise InputError(f"--source {self.root} is no folder", "for a list of videos use `vcsf prepare csv`")
+            raise InputError(
+                f"--source {self.root} is no folder", "for a list of videos use `vcsf prepare csv`"
+            )
         paths = list(videos_below(self.root))
         names = {path: readable(path.relative_to(self.root)) for path in paths}
         labelled = self._labelled(list(names.values()))
@@ -84,19 +95,28 @@ class Folder(Drawn):
             for path, name in names.items()
         )
         videos = [replace(video, source=video.group) for video in videos]
-        self._remarks = [f"{len(videos):,} videos, " + self._about_labels(videos), *self._about_groups(videos)]
+        self._remarks = [
+            f"{len(videos):,} videos, " + self._about_labels(videos),
+            *self._about_groups(videos),
+        ]
         if self.splits is not None:
             videos = _read_splits(self.splits, videos)
             left_out = sum(not any(video.split) for video in videos)
-            self._remarks += [f"{left_out:,} videos are in no part of {self.splits}"] if left_out else []
+            self._remarks += (
+                [f"{left_out:,} videos are in no part of {self.splits}"] if left_out else []
+            )
             return videos
         return self.draw(videos) if labelled else videos
 
     def _labelled(self, names: list[str]) -> bool:
-        """Whether the first folder of a video is its class: if so asked, or if all lie in at least two folders."""
+        """Whether the first folder of a video is its class: if so asked, or if all lie in at least
+        two folders."""
         loose = [name for name in names if "/" not in name]
         if self.labels == "folder" and loose:
-            raise DataError(f"{loose[0]} lies in no folder that would be its class", "--labels none needs no folders")
+            raise DataError(
+                f"{loose[0]} lies in no folder that would be its class",
+                "--labels none needs no folders",
+            )
         if self.labels != "auto":
             return self.labels == "folder"
         firsts = {name.partition("/")[0] for name in names}
@@ -105,7 +125,9 @@ class Folder(Drawn):
     def _about_labels(self, videos: list[Video]) -> str:
         if _label_set(videos):
             return f"{len(_label_set(videos))} classes"
-        why = " (they don't lie in folders of classes: see --labels)" if self.labels == "auto" else ""
+        why = (
+            " (they don't lie in folders of classes: see --labels)" if self.labels == "auto" else ""
+        )
         return f"unlabelled{why}"
 
     def _about_groups(self, videos: list[Video]) -> list[str]:
@@ -114,16 +136,23 @@ class Folder(Drawn):
         single = [video.name for video in videos if not video.group]
         if len(single) == len(videos):
             raise DataError(
-                f"--group-pattern {self.group_pattern.pattern!r} fits none of the videos, such as {single[0]}",
+                f"--group-pattern {self.group_pattern.pattern!r} fits none of the videos, such as "
+                f"{single[0]}",
                 "it is searched for in the path below --source",
             )
-        return [f"--group-pattern doesn't fit {len(single):,} videos, such as {single[0]}"] if single else []
+        return (
+            [f"--group-pattern doesn't fit {len(single):,} videos, such as {single[0]}"]
+            if single
+            else []
+        )
 
     def _group(self, name: str) -> str:
         match = self.group_pattern.search(name) if self.group_pattern else None
         if match is None:
             return ""
-        return (match.groupdict().get("group") or (match.group(1) if match.re.groups else match.group())) or ""
+        return (
+            match.groupdict().get("group") or (match.group(1) if match.re.groups else match.group())
+        ) or ""
 
 
 class _Listed(Drawn):
@@ -141,7 +170,10 @@ class _Listed(Drawn):
             DataError: With every line that is wrong.
         """
         if not self.root.is_file():
-            raise InputError(f"--source {self.root} is no file", "for a folder of videos use `vcsf prepare folder`")
+            raise InputError(
+                f"--source {self.root} is no file",
+                "for a folder of videos use `vcsf prepare folder`",
+            )
         lines = read_table(self.root, required=("video",), known=COLUMNS)
         problems: list[str] = []
         videos: list[Video] = []
@@ -159,7 +191,9 @@ class _Listed(Drawn):
             group, part = line.get("group", ""), line.get("part", "")
             if part not in PARTS:
                 problems.append(f"line {number}: part `{part}` is not train, test or empty")
-            videos.append(Video(path, name, line.get("label") or None, group, group, (part, "", "")))
+            videos.append(
+                Video(path, name, line.get("label") or None, group, group, (part, "", ""))
+            )
         _raise_problems(self.root, problems + _straddling(videos))
         videos = once(videos)
         self._remarks = [f"{len(videos):,} videos, {len(_label_set(videos))} classes"]
@@ -174,7 +208,8 @@ def _label_set(videos: Iterable[Video]) -> set[str]:
 
 
 def _relative_name(path: Path, root: Path) -> str:
-    """A video's name in the manifest: its path below a folder, or all of its path without the leading slash.
+    """A video's name in the manifest: its path below a folder, or all of its path without the
+    leading slash.
 
     Links are not followed: a video that is one has the link's name.
     """
@@ -193,7 +228,9 @@ def _raise_problems(path: Path, problems: list[str]) -> None:
         raise DataError(f"{path} has {count}\n{shown}{more}", "mend these lines")
 
 
-def read_table(path: Path, required: tuple[str, ...], known: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
+def read_table(
+    path: Path, required: tuple[str, ...], known: tuple[str, ...]
+) -> list[tuple[int, dict[str, str]]]:
     """The lines of a CSV file with a header, numbered as an editor does.
 
     Raises:
@@ -202,14 +239,23 @@ def read_table(path: Path, required: tuple[str, ...], known: tuple[str, ...]) ->
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} can't be read as UTF-8 text: {error}", "save it as CSV, UTF-8") from error
+        raise DataError(
+            f"{path} can't be read as UTF-8 text: {error}", "save it as CSV, UTF-8"
+        ) from error
     header = text.partition("\n")[0]
     delimiter = ";" if ";" in header and "," not in header else ","
     reader = csv_module.DictReader(io.StringIO(text), delimiter=delimiter, strict=True)
     columns = [name.strip() for name in reader.fieldnames or []]
-    missing, unknown = [c for c in required if c not in columns], [c for c in columns if c not in known]
+    missing, unknown = (
+        [c for c in required if c not in columns],
+        [c for c in columns if c not in known],
+    )
     if missing or unknown:
-        what = f"lacks the column `{missing[0]}`" if missing else f"has an unknown column `{unknown[0]}`"
+        what = (
+            f"lacks the column `{missing[0]}`"
+            if missing
+            else f"has an unknown column `{unknown[0]}`"
+        )
         raise DataError(f"{path} {what}", f"its first line names columns, of {', '.join(known)}")
     reader.fieldnames = columns
     try:
@@ -219,13 +265,21 @@ def read_table(path: Path, required: tuple[str, ...], known: tuple[str, ...]) ->
         raise DataError(f"{path}, line {reader.line_num + 1}: {error}", hint) from error
     if not lines:
         raise DataError(f"{path} lists no video", "put one video on every line after the first")
-    too_long = [f"line {number}: it has more cells than the first line" for number, line in lines if None in line]
+    too_long = [
+        f"line {number}: it has more cells than the first line"
+        for number, line in lines
+        if None in line
+    ]
     _raise_problems(path, too_long)
-    return [(number, {key: (value or "").strip() for key, value in line.items()}) for number, line in lines]
+    return [
+        (number, {key: (value or "").strip() for key, value in line.items()})
+        for number, line in lines
+    ]
 
 
 def _read_splits(path: Path, videos: list[Video]) -> list[Video]:
-    """Videos with the parts that a file `video,part[,split]` gives them; a line without split is of split 1.
+    """Videos with the parts that a file `video,part[,split]` gives them; a line without split is of
+    split 1.
 
     Raises:
         DataError: With every line that is wrong.
@@ -235,7 +289,11 @@ def _read_splits(path: Path, videos: list[Video]) -> list[Video]:
     parts: dict[str, list[str]] = {video.name: ["", "", ""] for video in videos}
     problems = []
     for number, line in read_table(path, ("video", "part"), ("video", "part", "split")):
-        name, part, split = PurePosixPath(line["video"]).as_posix(), line["part"], line.get("split") or "1"
+        name, part, split = (
+            PurePosixPath(line["video"]).as_posix(),
+            line["part"],
+            line.get("split") or "1",
+        )
         if name not in parts:
             problems.append(f"line {number}: there is no video {name}")
         elif part not in PARTS:
@@ -266,7 +324,9 @@ def _straddling(videos: list[Video]) -> list[str]:
             if video.group and video.split[split] in ("train", "test"):
                 parts[video.group].add(video.split[split])
         problems += [
-            f"group {group} is in both parts of split {split + 1}" for group in sorted(parts) if len(parts[group]) > 1
+            f"group {group} is in both parts of split {split + 1}"
+            for group in sorted(parts)
+            if len(parts[group]) > 1
         ]
     return problems
 
@@ -277,18 +337,22 @@ def _recording_name(video: Video) -> str:
 
 
 def draw_splits(
-    videos: list[Video], test_share: float, seed: int, kept: Mapping[str, Parts] = MappingProxyType({})
+    videos: list[Video],
+    test_share: float,
+    seed: int,
+    kept: Mapping[str, Parts] = MappingProxyType({}),
 ) -> list[Video]:
-    """Three seeded splits by group: of each class about `test_share` of the videos are test, and no group is in both
-    parts. A group that spans classes goes to one part with all its videos; a class of one group is all train; a video
-    without label is in no part where its group is test.
+    """Three seeded splits by group: of each class about `test_share` of the videos are test, and no
+    group is in both parts. A group that spans classes goes to one part with all its videos; a class
+    of one group is all train; a video without label is in no part where its group is test.
 
     Args:
         videos: All videos.
         test_share: Share of a class's videos that are test.
         seed: Of the draw.
-        kept: The parts that groups have already, by name. The others are drawn so that of each class, old and new videos
-            together, about `test_share` are test. A group that was left out of a split stays out of it.
+        kept: The parts that groups have already, by name. The others are drawn so that of each
+            class, old and new videos together, about `test_share` are test. A group that was left
+            out of a split stays out of it.
     """
     members: dict[str, Counter[str]] = defaultdict(Counter)
     for video in videos:
@@ -314,7 +378,9 @@ def draw_splits(
             return "train"
         return "test" if video.label is not None else ""
 
-    return [replace(video, split=(part(video, 0), part(video, 1), part(video, 2))) for video in videos]
+    return [
+        replace(video, split=(part(video, 0), part(video, 1), part(video, 2))) for video in videos
+    ]
 
 
 def _draw_test(
@@ -328,7 +394,8 @@ def _draw_test(
 
     Args:
         members: Number of videos by class in each group.
-        test_share: Share of a class's videos that are test; more only where its smallest group already is more.
+        test_share: Share of a class's videos that are test; more only where its smallest group
+            already is more.
         rng: Says the order in which groups are tried.
         test: Groups that are in the test part already.
         train: Groups that are in the training part already.
@@ -352,10 +419,14 @@ def _draw_test(
     for group in test:
         choose(group)
     for group in order:
-        fits = all(taken[label] + n <= test_share * total[label] for label, n in members[group].items())
+        fits = all(
+            taken[label] + n <= test_share * total[label] for label, n in members[group].items()
+        )
         if fits and leaves_train(group):
             choose(group)
-    for group in sorted(order, key=lambda group: members[group].total()):  # better too much test than none of a class
+    for group in sorted(
+        order, key=lambda group: members[group].total()
+    ):  # better too much test than none of a class
         if leaves_train(group) and not all(taken[label] for label in members[group]):
             choose(group)
     return chosen
@@ -374,9 +445,12 @@ def folder(
     """Videos of your own below --source, in folders named after their classes or without labels.
 
     Args:
-        labels: Whether the first folder is the class; auto: if every video lies in one of several folders.
-        group_pattern: Regular expression whose first group, found in a video's path, says what never straddles a split.
-        splits: CSV file `video,part[,split]` with train and test parts; else they are drawn by group.
+        labels: Whether the first folder is the class; auto: if every video lies in one of several
+            folders.
+        group_pattern: Regular expression whose first group, found in a video's path, says what
+            never straddles a split.
+        splits: CSV file `video,part[,split]` with train and test parts; else they are drawn by
+            group.
         test_share: Share of test videos when parts are drawn.
         seed: Of the draw; recordings that are prepared already keep their parts.
     """
@@ -384,7 +458,8 @@ def folder(
 
 
 def csv(root: Path, /, *, test_share: Share = 0.25, seed: int = 0) -> _Listed:
-    """Videos that a CSV file --source lists: `video,label[,group][,part]`, paths relative to the file.
+    """Videos that a CSV file --source lists: `video,label[,group][,part]`, paths relative to the
+    file.
 
     Args:
         test_share: Share of test videos when no part is given and parts are drawn by group.

@@ -8,7 +8,14 @@ from pathlib import Path
 from vcsf_cli.contracts import Video
 from vcsf_cli.errors import DataError
 from vcsf_plugins.datasets.archives import Archive, provide
-from vcsf_plugins.datasets.listing import Listing, completeness, find_lists, once, read_lines, videos_below
+from vcsf_plugins.datasets.listing import (
+    Listing,
+    completeness,
+    find_lists,
+    once,
+    read_lines,
+    videos_below,
+)
 
 Parts = dict[str, dict[int, str]]
 """Part by split of every clip that the lists name, by its file's stem in lower case."""
@@ -44,26 +51,41 @@ class UCF101(Listing):
         provided = provide(self.root, ARCHIVES, self.mirror, LISTS.__contains__, self.lists)
         lists = find_lists(provided.root, self.lists, LISTS.__contains__, provided.unpacked)
         parts, labels = read_parts(lists)
-        matches = {path: NAME.fullmatch(path.stem) for path in videos_below(provided.root, provided.unpacked)}
+        matches = {
+            path: NAME.fullmatch(path.stem)
+            for path in videos_below(provided.root, provided.unpacked)
+        }
         videos = once(
-            (build_video(path, match, parts, labels) for path, match in matches.items() if match), key=parse_clip
+            (build_video(path, match, parts, labels) for path, match in matches.items() if match),
+            key=parse_clip,
         )
         self._remarks = provided.remarks + self._completeness(videos, lists, set(parts))
         others = sorted(path.name for path, match in matches.items() if not match)
         if others:
-            self._remarks.append(f"{len(others):,} videos left out, whose names are not of UCF101: such as {others[0]}")
+            self._remarks.append(
+                f"{len(others):,} videos left out, whose names are not of UCF101: such as "
+                f"{others[0]}"
+            )
         return videos
 
-    def _completeness(self, videos: list[Video], lists: dict[str, Path], listed: set[str]) -> list[str]:
+    def _completeness(
+        self, videos: list[Video], lists: dict[str, Path], listed: set[str]
+    ) -> list[str]:
         count = completeness(len({video.label for video in videos}), CLASSES, len(videos), CLIPS)
         there = {parse_clip(video) for video in videos}
         missing, lost = sorted(listed - there), [name for name in LISTS if name not in lists]
         if self.strict and (missing or lost or len(videos) < CLIPS):
-            what = f"; missing are {', '.join((missing or lost)[:3])} ..." if missing or lost else ""
-            raise DataError(f"UCF101 is not complete: {count}{what}", "leave out --strict to use what is there")
+            what = (
+                f"; missing are {', '.join((missing or lost)[:3])} ..." if missing or lost else ""
+            )
+            raise DataError(
+                f"UCF101 is not complete: {count}{what}", "leave out --strict to use what is there"
+            )
         remarks = [count]
         if lost:
-            remarks.append(f"lists that were not found: {', '.join(lost)}; --lists DIR says where they are")
+            remarks.append(
+                f"lists that were not found: {', '.join(lost)}; --lists DIR says where they are"
+            )
         if listed and there - listed:
             remarks.append(f"{len(there - listed):,} clips are in no list: they belong to no split")
         return remarks
@@ -98,16 +120,22 @@ def read_parts(lists: dict[str, Path]) -> tuple[Parts, dict[str, str]]:
             label, slash, file = line.split()[0].partition("/")
             if not slash:
                 raise DataError(
-                    f"{path}:{number}: `{line}` is no `Class/v_Class_g01_c01.avi`", "is it the official list?"
+                    f"{path}:{number}: `{line}` is no `Class/v_Class_g01_c01.avi`",
+                    "is it the official list?",
                 )
             key = Path(file).stem.lower()
             if parts.setdefault(key, {}).setdefault(split, part) != part:
-                raise DataError(f"{path}:{number}: {file} is in both parts of split {split}", "use the official lists")
+                raise DataError(
+                    f"{path}:{number}: {file} is in both parts of split {split}",
+                    "use the official lists",
+                )
             labels[key] = label
     return parts, labels
 
 
-def ucf101(root: Path, /, *, lists: Path | None = None, strict: bool = False, mirror: str = SITE) -> UCF101:
+def ucf101(
+    root: Path, /, *, lists: Path | None = None, strict: bool = False, mirror: str = SITE
+) -> UCF101:
     """UCF101: class folders and official lists anywhere below --source, or the official archives.
 
     Args:

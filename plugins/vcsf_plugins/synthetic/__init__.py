@@ -1,4 +1,5 @@
-"""A synthetic dataset of UCF101's kind: an articulated figure performs actions before changing scenes."""
+"""A synthetic dataset of UCF101's kind: an articulated figure performs actions before changing
+scenes."""
 
 from vcsf_plugins.synthetic.dataset import synthetic
 

@@ -39,7 +39,10 @@ def walk(phase: float) -> Pose:
     lift = _sine_wave(phase + 0.25)
     return Pose(
         arms=(Limb(-22 * swing, 12), Limb(22 * swing, 12)),
-        legs=(Limb(26 * swing, 8 + 34 * max(0.0, lift)), Limb(-26 * swing, 8 + 34 * max(0.0, -lift))),
+        legs=(
+            Limb(26 * swing, 8 + 34 * max(0.0, lift)),
+            Limb(-26 * swing, 8 + 34 * max(0.0, -lift)),
+        ),
         lean=3,
     )
 
@@ -49,7 +52,10 @@ def run(phase: float) -> Pose:
     lift = _sine_wave(phase + 0.2)
     return Pose(
         arms=(Limb(-45 * swing, 85), Limb(45 * swing, 85)),
-        legs=(Limb(12 + 42 * swing, 25 + 70 * max(0.0, lift)), Limb(12 - 42 * swing, 25 + 70 * max(0.0, -lift))),
+        legs=(
+            Limb(12 + 42 * swing, 25 + 70 * max(0.0, lift)),
+            Limb(12 - 42 * swing, 25 + 70 * max(0.0, -lift)),
+        ),
         lean=13,
         height=0.05 * abs(_sine_wave(phase)),
     )
@@ -100,7 +106,11 @@ def _push_up(phase: float) -> Pose:
 
 
 def spin(phase: float) -> Pose:
-    return Pose(arms=(Limb(-68, -8), Limb(68, 8)), legs=(Limb(-6), Limb(9, 6)), turn=math.cos(2 * math.pi * phase))
+    return Pose(
+        arms=(Limb(-68, -8), Limb(68, 8)),
+        legs=(Limb(-6), Limb(9, 6)),
+        turn=math.cos(2 * math.pi * phase),
+    )
 
 
 def _bow(phase: float) -> Pose:
@@ -121,7 +131,10 @@ def kick(phase: float) -> Pose:
 
 def _clap(phase: float) -> Pose:
     open_arms = _dip(phase)
-    return Pose(arms=(Limb(62 - 48 * open_arms, 60), Limb(62 + 48 * open_arms, 10)), legs=(Limb(-6), Limb(6)))
+    return Pose(
+        arms=(Limb(62 - 48 * open_arms, 60), Limb(62 + 48 * open_arms, 10)),
+        legs=(Limb(-6), Limb(6)),
+    )
 
 
 ACTIONS: dict[str, Action] = {

@@ -1,4 +1,5 @@
-"""Making the files: real videos named and grouped as UCF101 names them, with lists for three splits."""
+"""Making the files: real videos named and grouped as UCF101 names them, with lists for three
+splits."""
 
 from __future__ import annotations
 
@@ -86,7 +87,11 @@ class _Synthetic:
             DataError: If it can't be read which settings they are of.
         """
         self._check_settings()
-        for folder in (self.root, self.root / "ucfTrainTestlist", *(self.root / "videos").glob("*")):
+        for folder in (
+            self.root,
+            self.root / "ucfTrainTestlist",
+            *(self.root / "videos").glob("*"),
+        ):
             _remove_abandoned(folder)
         takes = list(all_takes(self.settings))
         missing = [take for take in takes if not (self.root / "videos" / take.name).is_file()]
@@ -109,7 +114,10 @@ class _Synthetic:
     def remarks(self) -> list[str]:
         """How many there are."""
         settings = self.settings
-        return [f"{settings.classes} actions, {settings.groups} groups each, {settings.clips} clips a group"]
+        return [
+            f"{settings.classes} actions, {settings.groups} groups each, {settings.clips} clips a "
+            f"group"
+        ]
 
     def _check_settings(self) -> None:
         path = self.root / "synthetic.json"
@@ -119,7 +127,10 @@ class _Synthetic:
             changed = [key for key in wanted if there.get(key) != wanted[key]]
             if changed:
                 what = "; ".join(f"{key} {there.get(key)}, not {wanted[key]}" for key in changed)
-                raise InputError(f"{self.root} holds synthetic videos of other settings: {what}", "give another --name")
+                raise InputError(
+                    f"{self.root} holds synthetic videos of other settings: {what}",
+                    "give another --name",
+                )
             return
         self.root.mkdir(parents=True, exist_ok=True)
         _write_whole(path, json.dumps(wanted, indent=2) + "\n")
@@ -133,7 +144,8 @@ class _Synthetic:
         except ValueError as error:
             reason = str(error)
         raise DataError(
-            f"{path} is damaged: {reason}", f"delete {self.root} and run the same command: its videos are drawn again"
+            f"{path} is damaged: {reason}",
+            f"delete {self.root} and run the same command: its videos are drawn again",
         )
 
     def _make(self, takes: list[Take]) -> None:
@@ -144,7 +156,9 @@ class _Synthetic:
             ProcessPoolExecutor(os.cpu_count(), context) as pool,
             Progress(len(takes), "videos", "drawing") as progress,
         ):
-            for _ in pool.map(partial(make, self.settings, self.root / "videos"), takes, chunksize=4):
+            for _ in pool.map(
+                partial(make, self.settings, self.root / "videos"), takes, chunksize=4
+            ):
                 progress.advance()
 
 
@@ -195,7 +209,10 @@ def encode(path: Path, frames: Frames, b_frames: int) -> None:
 
 def _write_whole(path: Path, text: str) -> None:
     """Write a text file, which gets its name when it is complete."""
-    with _whole(path, ".partial") as partial_path, partial_path.open("w", encoding="utf-8", newline="") as file:
+    with (
+        _whole(path, ".partial") as partial_path,
+        partial_path.open("w", encoding="utf-8", newline="") as file,
+    ):
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -203,10 +220,11 @@ def _write_whole(path: Path, text: str) -> None:
 
 @contextmanager
 def _whole(path: Path, ending: str) -> Iterator[Path]:
-    """A name to write to that becomes `path` when all went well; on any error nothing is left of it.
+    """A name to write to that becomes `path` when all went well; on any error nothing is left of
+    it.
 
-    The file is locked as long as its process lives: what isn't locked was left by one that was killed.
-    """
+    The file is locked as long as its process lives: what isn't locked was left by one that was
+    killed."""
     partial_path = path.with_name(f".{path.name}.{os.getpid()}{ending}")
     try:
         with ExitStack() as held:
@@ -236,7 +254,10 @@ def _write_lists(folder: Path, takes: list[Take]) -> None:
     for split in (1, 2, 3):
         for part in ("train", "test"):
             chosen = [take for take in takes if take.part(split) == part]
-            number = {label: f" {index}" if part == "train" else "" for index, label in enumerate(labels, start=1)}
+            number = {
+                label: f" {index}" if part == "train" else ""
+                for index, label in enumerate(labels, start=1)
+            }
             text = "".join(f"{take.name}{number[take.label]}\n" for take in chosen)
             _write_whole(folder / f"{part}list{split:02d}.txt", text)
 

@@ -15,8 +15,8 @@ class _Point(NamedTuple):
 
 
 class Limb(NamedTuple):
-    """Angles of an arm or a leg in degrees: the upper part from hanging down, to the front positive; the bend of elbow
-    or knee against it."""
+    """Angles of an arm or a leg in degrees: the upper part from hanging down, to the front
+    positive; the bend of elbow or knee against it."""
 
     upper: float = 0.0
     bend: float = 0.0
@@ -58,7 +58,8 @@ Joints = dict[str, _Point]
 
 
 def place_joints(pose: Pose, body: Body) -> Joints:
-    """Where the joints of a body are, the lowest of them `pose.height` above y = 0, the hip at x = 0."""
+    """Where the joints of a body are, the lowest of them `pose.height` above y = 0, the hip at x =
+    0."""
     hip = _Point(0.0, 0.0)
     neck = along(hip, body.trunk, 180 - pose.lean)
     joints = {"hip": hip, "neck": neck, "head": along(neck, body.neck + body.head, 180 - pose.lean)}
@@ -67,11 +68,16 @@ def place_joints(pose: Pose, body: Body) -> Joints:
         # Arms hang from the trunk and lean with it.
         joints[f"{side}_shoulder"] = shoulder
         joints[f"{side}_elbow"] = along(shoulder, body.upper_arm, arm.upper - pose.lean)
-        joints[f"{side}_hand"] = along(joints[f"{side}_elbow"], body.forearm, arm.upper - pose.lean + arm.bend)
+        joints[f"{side}_hand"] = along(
+            joints[f"{side}_elbow"], body.forearm, arm.upper - pose.lean + arm.bend
+        )
         joints[f"{side}_knee"] = along(hip, body.thigh, leg.upper)
         joints[f"{side}_foot"] = along(joints[f"{side}_knee"], body.shin, leg.upper - leg.bend)
     lowest = min(point.y for point in joints.values())
-    return {name: _Point(pose.turn * point.x, point.y - lowest + pose.height) for name, point in joints.items()}
+    return {
+        name: _Point(pose.turn * point.x, point.y - lowest + pose.height)
+        for name, point in joints.items()
+    }
 
 
 def along(start: _Point, length: float, degrees: float) -> _Point:

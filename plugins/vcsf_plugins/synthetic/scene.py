@@ -1,4 +1,5 @@
-"""Scenes and clips: a performer in clothes before a background, seen by a camera that is not quite still."""
+"""Scenes and clips: a performer in clothes before a background, seen by a camera that is not quite
+still."""
 
 from __future__ import annotations
 
@@ -20,8 +21,9 @@ _MARGIN = 1.5
 """The background is so many times larger than the picture, so that the camera can move."""
 
 _CLASS_HUE_SHARE = 0.65
-"""Probability that a group's scene has the hue of its class: as in UCF101, the scene goes along with the action but
-does not give it away. Set so that colour-histogram retrieval finds about a quarter."""
+"""Probability that a group's scene has the hue of its class: as in UCF101, the scene goes along
+with the action but does not give it away. Set so that colour-histogram retrieval finds about a
+quarter."""
 
 _SHIFT = 4
 """Bits of a pixel's fraction when drawing, so that slow movement is smooth."""
@@ -59,7 +61,9 @@ def colour(hue: float, saturation: float, value: float) -> Colour:
 def draw_look(class_share: float, width: int, height: int, rng: np.random.Generator) -> Look:
     """A group's look; `class_share` from 0 to 1 is the place of its class on the circle of hues."""
     hue = class_share + rng.normal(0, 0.05) if rng.random() < _CLASS_HUE_SHARE else rng.random()
-    lengths = {name: getattr(Body(), name) * rng.uniform(0.88, 1.12) for name in Body.__dataclass_fields__}
+    lengths = {
+        name: getattr(Body(), name) * rng.uniform(0.88, 1.12) for name in Body.__dataclass_fields__
+    }
     skin_value = rng.uniform(0.45, 0.95)
     return Look(
         body=replace(Body(), **lengths),
@@ -76,7 +80,9 @@ def _draw_background(hue: float, width: int, height: int, rng: np.random.Generat
     """A wall and a ground of one hue with some things on them."""
     saturation, value = rng.uniform(0.15, 0.6), rng.uniform(0.4, 0.9)
     top = np.array(colour(hue, saturation, value), np.float32)
-    bottom = np.array(colour(hue + rng.normal(0, 0.04), saturation, value * rng.uniform(0.6, 1.0)), np.float32)
+    bottom = np.array(
+        colour(hue + rng.normal(0, 0.04), saturation, value * rng.uniform(0.6, 1.0)), np.float32
+    )
     slope = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
     image = np.broadcast_to((1 - slope) * top + slope * bottom, (height, width, 3)).astype(np.uint8)
     image = np.ascontiguousarray(image)
@@ -87,15 +93,22 @@ def _draw_background(hue: float, width: int, height: int, rng: np.random.Generat
         if rng.random() < 0.6:
             cv2.rectangle(image, (x, y), (x + size[0], y + size[1]), shade, -1)
         else:
-            cv2.ellipse(image, (x, y), size, float(rng.uniform(0, 180)), 0, 360, shade, -1, cv2.LINE_AA)
+            cv2.ellipse(
+                image, (x, y), size, float(rng.uniform(0, 180)), 0, 360, shade, -1, cv2.LINE_AA
+            )
     ground = round(height * rng.uniform(0.66, 0.74))
-    image[ground:] = colour(hue + rng.normal(0, 0.06), rng.uniform(0.1, 0.5), rng.uniform(0.25, 0.75))
+    image[ground:] = colour(
+        hue + rng.normal(0, 0.06), rng.uniform(0.1, 0.5), rng.uniform(0.25, 0.75)
+    )
     grain = rng.normal(0, 5, image.shape)
     return np.clip(cv2.GaussianBlur(image, (3, 3), 0) + grain, 0, 255).astype(np.uint8)
 
 
-def render(action: Action, look: Look, frames: int, width: int, height: int, rng: np.random.Generator) -> Frames:
-    """A clip, uint8 (frames, height, width, 3): one performance with its own speed, size, place, mirror and camera."""
+def render(
+    action: Action, look: Look, frames: int, width: int, height: int, rng: np.random.Generator
+) -> Frames:
+    """A clip, uint8 (frames, height, width, 3): one performance with its own speed, size, place,
+    mirror and camera."""
     speed = rng.uniform(0.75, 1.35)
     phase = rng.random()
     stature = height * rng.uniform(0.5, 0.72)
@@ -114,17 +127,23 @@ def render(action: Action, look: Look, frames: int, width: int, height: int, rng
         offset = np.array([pan[0] * width, pan[1] * height]) * share + tremble[index]
         followed_by = np.array([followed * travel * index, 0])
         camera = _camera_matrix(scale, offset + followed_by, width, height)
-        image = cv2.warpAffine(look.background, camera, (width, height), borderMode=cv2.BORDER_REFLECT)
+        image = cv2.warpAffine(
+            look.background, camera, (width, height), borderMode=cv2.BORDER_REFLECT
+        )
         pose = action.pose((phase + speed * index / FPS / action.seconds) % 1)
         x = start + (1 - followed) * travel * index
         centre = np.array([width / 2, height / 2])
         place = (np.array([x, 0.9 * height]) - centre) * scale + centre - offset * scale
-        _draw_figure(np.asarray(image), place_joints(pose, look.body), look, place, stature * scale, mirror)
+        _draw_figure(
+            np.asarray(image), place_joints(pose, look.body), look, place, stature * scale, mirror
+        )
         clip[index] = image
     return clip
 
 
-def _smooth_noise(frames: int, rng: np.random.Generator) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def _smooth_noise(
+    frames: int, rng: np.random.Generator
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     """A random walk of a held camera, (frames, 2), of about unit size."""
     steps = rng.normal(0, 1, (frames + 8, 2))
     walk = np.stack([np.convolve(steps[:, axis], np.ones(9) / 3, "valid") for axis in (0, 1)], 1)
@@ -134,7 +153,8 @@ def _smooth_noise(frames: int, rng: np.random.Generator) -> np.ndarray[tuple[int
 def _camera_matrix(
     scale: float, offset: np.ndarray[tuple[int], np.dtype[np.float64]], width: int, height: int
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """The affine map from the background to the picture: the picture's centre shows the background's, moved."""
+    """The affine map from the background to the picture: the picture's centre shows the
+    background's, moved."""
     x, y = _MARGIN * width / 2 + offset[0], _MARGIN * height / 2 + offset[1]
     return np.array([[scale, 0, width / 2 - scale * x], [0, scale, height / 2 - scale * y]])
 
@@ -159,7 +179,9 @@ def _draw_figure(
         cv2.line(image, pixel(start), pixel(end), shade, width, cv2.LINE_AA, _SHIFT)
 
     def limbs(side: str, shading: float) -> None:
-        trousers, shirt, skin = (darker(shade, shading) for shade in (look.trousers, look.shirt, look.skin))
+        trousers, shirt, skin = (
+            darker(shade, shading) for shade in (look.trousers, look.shirt, look.skin)
+        )
         line("hip", f"{side}_knee", trousers, 1.15 * look.thickness)
         line(f"{side}_knee", f"{side}_foot", trousers, look.thickness)
         line(f"{side}_shoulder", f"{side}_elbow", shirt, look.thickness)
