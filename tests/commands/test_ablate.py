@@ -522,7 +522,7 @@ def test_a_plan_needs_no_data_and_says_that_its_time_is_calculated(tmp_path: Pat
     assert "3 rows x 3 seeds = 9 runs" in done.stdout
     assert "joint training, seed 2, split 1: vcsf_joint-" in done.stdout
     assert "200 epochs (stage 2; what comes before is shared or done)" in done.stdout
-    assert "calculated, not measured: 30% of the 989 TFLOPS" in done.stdout
+    assert "calculated, not measured: 2.7% of the 989 TFLOPS" in done.stdout
     assert not (tmp_path / "runs").exists()
     done = called("ablate", "retrieval_ucf101", "--dry-run", "--assume", "100/s", cwd=tmp_path)
     assert (

@@ -27,11 +27,10 @@ from vcsf_cli.train.timing import estimate
 
 _PEAKS = {"h200": 989e12, "h100": 989e12}
 """Dense bfloat16 operations a second of a card, as its maker states them (SXM)."""
-_SHARE_OF_PEAK = 0.3
-"""What such networks are taken to reach of it."""
-_READING = 0.011
-"""Core seconds that a training clip of two views takes to read at 128 px, measured on one core;
-GPUs have `_CORES` of them."""
+_SHARE_OF_PEAK = 0.027
+"""Measured for separable 3D convolutions (docs/results.md, "On a GPU"); full ones reached 0.15."""
+_READING = 0.020
+"""Core seconds to read a training clip of two views of 32 frames, measured beside one H200."""
 _CORES = 16
 
 OFFICIAL = {
@@ -357,9 +356,9 @@ def choose_speed(
     if assumed in _PEAKS:
         peak = _PEAKS[assumed]
         words = (
-            f"calculated, not measured: {_SHARE_OF_PEAK:.0%} of the {peak / 1e12:.0f} TFLOPS that "
-            f"one {assumed.upper()} has in "
-            f"bfloat16, clips read by {_CORES} cores in {1000 * _READING:.0f} ms each"
+            f"calculated, not measured: {_SHARE_OF_PEAK:.1%} of the {peak / 1e12:.0f} TFLOPS that "
+            f"one {assumed.upper()} has in bfloat16, as separable networks reached, and clips read "
+            f"by {_CORES} cores in {1000 * _READING:.0f} ms each"
         )
         return Speed(_SHARE_OF_PEAK * peak, _READING / _CORES, words)
     if assumed is not None:
