@@ -61,13 +61,13 @@ def test_one_window_seen_twice_has_just_one_base_view() -> None:
 def test_colour_draws_are_in_range_and_as_frequent_as_asked() -> None:
     rng = np.random.default_rng(0)
     draws = np.stack([draw_colour(STANDARD, True, 64, rng) for _ in range(4000)])
-    assert (draws[:, :3].min(0) >= 0.6 - 1e-6).all()
-    assert (draws[:, :3].max(0) <= 1.4 + 1e-6).all()
-    assert abs(draws[:, 3]).max() <= 0.1
-    assert (draws[:, 0] != 1).mean() == pytest.approx(0.8, abs=0.03)
-    assert draws[:, 4].mean() == pytest.approx(0.2, abs=0.03)
-    assert (draws[:, 5] > 0).mean() == pytest.approx(0.5, abs=0.03)
-    assert draws[:, 5].max() <= 1.0  # 2 px of 128 are 1 px of 64
+    assert (draws[:, : augmentation.HUE].min(0) >= 0.6 - 1e-6).all()
+    assert (draws[:, : augmentation.HUE].max(0) <= 1.4 + 1e-6).all()
+    assert abs(draws[:, augmentation.HUE]).max() <= 0.1
+    assert (draws[:, augmentation.BRIGHTNESS] != 1).mean() == pytest.approx(0.8, abs=0.03)
+    assert draws[:, augmentation.GREY].mean() == pytest.approx(0.2, abs=0.03)
+    assert (draws[:, augmentation.SIGMA] > 0).mean() == pytest.approx(0.5, abs=0.03)
+    assert draws[:, augmentation.SIGMA].max() <= 1.0  # 2 px of 128 are 1 px of 64
     assert draw_colour(STANDARD, False, 64, rng).tolist() == NEUTRAL
 
 
@@ -164,11 +164,15 @@ def test_the_background_is_erased_as_often_and_as_much_as_asked() -> None:
     rng = np.random.default_rng(0)
     augment = Augment(erase=0.5, still=0.4)
     draws = np.stack([draw_colour(augment, False, 64, rng) for _ in range(3000)])
-    assert (draws[:, 6] > 0).mean() == pytest.approx(0.5, abs=0.04)
-    assert draws[:, 6].max() < 0.4
-    assert draws[draws[:, 6] > 0, 6].mean() == pytest.approx(0.2, abs=0.02)
-    assert draws[draws[:, 6] > 0, 7].mean() == pytest.approx(0.5, abs=0.04)
-    assert (draws[:, :6] == NEUTRAL[:6]).all()
+    assert (draws[:, augmentation.STILL] > 0).mean() == pytest.approx(0.5, abs=0.04)
+    assert draws[:, augmentation.STILL].max() < 0.4
+    assert draws[draws[:, augmentation.STILL] > 0, augmentation.STILL].mean() == pytest.approx(
+        0.2, abs=0.02
+    )
+    assert draws[draws[:, augmentation.STILL] > 0, augmentation.PLACE].mean() == pytest.approx(
+        0.5, abs=0.04
+    )
+    assert (draws[:, : augmentation.STILL] == NEUTRAL[: augmentation.STILL]).all()
 
 
 def test_what_a_seed_gave_before_it_gives_still() -> None:

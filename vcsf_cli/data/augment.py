@@ -21,13 +21,14 @@ from vcsf_cli.contracts import Frames
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""Of ImageNet's RGB pixels; every network here is fed pixels normalised by them."""
+"""Of ImageNet's RGB pixels; all networks read pixels normalised by them."""
 
-COLOURS = 8
-"""Brightness, contrast, saturation, hue, grey, sigma of the blur, share of the still and its place
-in the clip: one row of a view's colour draw."""
+BRIGHTNESS, CONTRAST, SATURATION, HUE, GREY, SIGMA, STILL, PLACE = range(8)
+"""Columns of a colour draw: three factors, hue in turns, grey 0 or 1, sigma of the blur in pixels
+(0: no blur), share of the still frame mixed into all others, and its place in the clip, 0 to 1."""
 
 NEUTRAL = (1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+"""The draw that changes nothing."""
 
 LUMA = (0.299, 0.587, 0.114)
 _CROP_ATTEMPTS = 10
@@ -93,8 +94,8 @@ def apply_crop(frame: Frames, crop: Crop, size: int) -> Frames:
 
 
 def draw_base(augment: Augment, same_window: bool, rng: np.random.Generator) -> tuple[bool, bool]:
-    """Which of two views is `base` (colour, grey, blur): just one of them if both show the same
-    window, else each with probability `base`."""
+    """Which of two views is `base` (colour, grey, blur): exactly one if both show the same window,
+    else each with probability `base`."""
     if same_window:
         first = bool(rng.random() < 0.5)
         return first, not first
@@ -104,29 +105,34 @@ def draw_base(augment: Augment, same_window: bool, rng: np.random.Generator) -> 
 def draw_colour(
     augment: Augment, base: bool, size: int, rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
-    """A colour draw: factors of brightness, contrast and saturation, hue in turns, grey 0 or 1,
-    sigma in pixels (0: no blur), share of the still, and its place in the clip from 0 to 1."""
+    """A colour draw, (8,); `size` is the pixels of a clip's side. One that is not `base` has at
+    most a still."""
     row = np.array(NEUTRAL, np.float32)
     if augment.erase and rng.random() < augment.erase:
-        row[6:] = rng.uniform(0, augment.still), rng.random()
+        row[[STILL, PLACE]] = rng.uniform(0, augment.still), rng.random()
     if not base:
         return row
     if rng.random() < augment.colour:
         brightness, contrast, saturation, hue = augment.jitter
-        row[:3] = [rng.uniform(max(0.0, 1 - s), 1 + s) for s in (brightness, contrast, saturation)]
-        row[3] = rng.uniform(-hue, hue)
-    row[4] = rng.random() < augment.grey
+        for column, reach in (
+            (BRIGHTNESS, brightness),
+            (CONTRAST, contrast),
+            (SATURATION, saturation),
+        ):
+            row[column] = rng.uniform(max(0.0, 1 - reach), 1 + reach)
+        row[HUE] = rng.uniform(-hue, hue)
+    row[GREY] = rng.random() < augment.grey
     if rng.random() < augment.blur:
-        row[5] = rng.uniform(*augment.sigma) * size / 128
+        row[SIGMA] = rng.uniform(*augment.sigma) * size / 128
     return row
 
 
 def _colour_matrix(colour: Tensor) -> Tensor:
-    """Saturation, hue and grey as matrices (B, 3, 3) on RGB columns, of colour draws (B, 8).
+    """Saturation, hue and grey of draws (B, 8) as matrices (B, 3, 3) on RGB columns.
 
     Hue turns the chroma plane of YIQ, which is linear, where torchvision goes through HSV.
     """
-    saturation, hue, grey = colour[:, 2], colour[:, 3], colour[:, 4]
+    saturation, hue, grey = colour[:, SATURATION], colour[:, HUE], colour[:, GREY]
     luma = colour.new_tensor(LUMA).expand(3, 3)
     keep = (saturation * (1 - grey))[:, None, None]
     saturate = keep * torch.eye(3, device=colour.device) + (1 - keep) * luma
@@ -146,8 +152,7 @@ def blur(clips: Tensor, sigma: Tensor) -> Tensor:
     radius = max(1, math.ceil(3 * float(sigma.max())))
     taps = torch.arange(-radius, radius + 1, device=clips.device)
     kernel = torch.exp(-0.5 * (taps / sigma[:, None]) ** 2)
-    # Every clip's kernel ends at its own three sigma: a clip must not depend on what it is blurred
-    # together with.
+    # Every clip's kernel ends at its own three sigma: a clip must not depend on its batch.
     kernel = kernel * (taps.abs() <= (3 * sigma[:, None]).ceil())
     kernel = kernel / kernel.sum(1, keepdim=True)
     for axis in (2, 3):
@@ -161,13 +166,8 @@ def blur(clips: Tensor, sigma: Tensor) -> Tensor:
 
 
 def to_input(clips: Tensor, colour: Tensor | None = None) -> Tensor:
-    """Network input (B, 3, L, H, W), normalised float32, channel last in memory, of uint8 clips (B,
-    L, H, W, 3).
-
-    Args:
-        clips: On the device where the work is to be done.
-        colour: Colour draws (B, 8); None for none.
-    """
+    """Normalised float32 input (B, 3, L, H, W), channels last in memory, from uint8 clips (B, L, H,
+    W, 3) and, in training, colour draws (B, 8)."""
     images = clips.float().div_(255)
     if colour is not None:
         images = jitter(erase(images, colour), colour)
@@ -176,37 +176,36 @@ def to_input(clips: Tensor, colour: Tensor | None = None) -> Tensor:
 
 
 def erase(images: Tensor, colour: Tensor) -> Tensor:
-    """Mix a frame of each clip (B, L, H, W, 3) into all its frames: (1 - share) x_t + share x_s
-    (BE, eq. 1)."""
-    erased = (colour[:, 6] > 0).nonzero()[:, 0]
+    """Clips (B, L, H, W, 3) with one frame of each mixed into all its frames: (1 - share) x_t +
+    share x_s (BE, eq. 1)."""
+    erased = (colour[:, STILL] > 0).nonzero()[:, 0]
     if not len(erased):
         return images
     draw = colour[erased].to(images.device)
     length = images.shape[1]
-    place = (draw[:, 7] * length).long().clamp(max=length - 1)
+    place = (draw[:, PLACE] * length).long().clamp(max=length - 1)
     part = images[erased]
     still = part[torch.arange(len(part), device=part.device), place][:, None]
-    return images.index_copy(0, erased, torch.lerp(part, still, draw[:, 6].view(-1, 1, 1, 1, 1)))
+    share = draw[:, STILL].view(-1, 1, 1, 1, 1)
+    return images.index_copy(0, erased, torch.lerp(part, still, share))
 
 
 def jitter(images: Tensor, colour: Tensor) -> Tensor:
     """Brightness, contrast, saturation, hue, grey and blur, in this order, on RGB clips (B, L, H,
-    W, 3) from 0 to 1.
-
-    Contrast is around the mean luma of the whole clip, so that all its frames change alike.
-    """
+    W, 3) from 0 to 1. Contrast is around the whole clip's mean luma: all its frames change alike."""
     colour = colour.to(images.device)
-    changed = (colour[:, :5] != colour.new_tensor([1, 1, 1, 0, 0])).any(1).nonzero()[:, 0]
+    neutral = colour.new_tensor(NEUTRAL)
+    changed = (colour != neutral)[:, :SIGMA].any(1).nonzero()[:, 0]
     if len(changed):
         draw, part = colour[changed], images[changed]
         shape = (-1, 1, 1, 1, 1)
-        part = part * draw[:, 0].view(shape)
+        part = part * draw[:, BRIGHTNESS].view(shape)
         luma = (part.mean((1, 2, 3)) * part.new_tensor(LUMA)).sum(1).view(shape)
-        part = torch.lerp(luma, part, draw[:, 1].view(shape))
+        part = torch.lerp(luma, part, draw[:, CONTRAST].view(shape))
         flat = part.flatten(1, 3)
         part = torch.bmm(flat, _colour_matrix(draw).transpose(1, 2)).view_as(part).clamp_(0, 1)
         images = images.index_copy(0, changed, part)
-    blurred = (colour[:, 5] > 0).nonzero()[:, 0]
+    blurred = (colour[:, SIGMA] > 0).nonzero()[:, 0]
     if len(blurred):
-        images = images.index_copy(0, blurred, blur(images[blurred], colour[blurred, 5]))
+        images = images.index_copy(0, blurred, blur(images[blurred], colour[blurred, SIGMA]))
     return images

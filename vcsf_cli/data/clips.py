@@ -87,7 +87,7 @@ class TwoViewClips(Dataset[Batch]):
         length = len(views[0].window)
         frames = np.empty((len(views), length, self.size, self.size, 3), np.uint8)
         draws = 1 if self.augment.draws == "shared" else len(PATHWAYS)
-        colour = np.empty((len(views), draws, augmentation.COLOURS), np.float32)
+        colour = np.empty((len(views), draws, len(augmentation.NEUTRAL)), np.float32)
         for index in range(len(views)):
             crop = augmentation.draw_crop(
                 self.augment, decoded[0].shape[0], decoded[0].shape[1], rng
