@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
+from sklearn.metrics import confusion_matrix, recall_score
 
 from vcsf_cli.features.bootstrap import paired_interval
 from vcsf_cli.features.extract import Features
@@ -51,28 +50,24 @@ def accuracies(
         `top1`, the ends `top1_low` and `top1_high` of its 95 % bootstrap interval, `top5`, and
         `class_mean`: the mean over the classes that have test clips of the share of theirs that are
         right."""
-    classes = probability.shape[1]
-    scores, wanted = torch.from_numpy(probability), torch.from_numpy(target)
     correct = right(probability, target)
     top1, low, high = paired_interval(correct, np.zeros_like(correct), recording)
     found = {"top1": top1, "top1_low": low, "top1_high": high}
-    if ranks and classes > TOP:
-        found["top5"] = float(
-            multiclass_accuracy(scores, wanted, classes, average="micro", top_k=TOP)
-        )
-    by_class = multiclass_accuracy(scores, wanted, classes, average="none")
-    found["class_mean"] = float(by_class[np.unique(target)].mean())
+    if ranks and probability.shape[1] > TOP:
+        first = np.argsort(-probability, axis=1, kind="stable")[:, :TOP]
+        found["top5"] = float(np.float32((first == target[:, None]).any(1).mean()))
+    # In float32, as every results.csv has it.
+    recalls = recall_score(
+        target, probability.argmax(1), labels=np.unique(target), average=None
+    ).astype(np.float32)
+    found["class_mean"] = float(recalls.mean())
     return found
 
 
 def confusion(probability: FloatArray, target: IntArray, classes: Sequence[str]) -> pd.DataFrame:
     """How many clips of a class (row) were taken for which (column)."""
-    counts = multiclass_confusion_matrix(
-        torch.from_numpy(probability), torch.from_numpy(target), len(classes)
-    )
-    return pd.DataFrame(
-        counts.numpy(), index=pd.Index(classes, name="class"), columns=list(classes)
-    )
+    counts = confusion_matrix(target, probability.argmax(1), labels=np.arange(len(classes)))
+    return pd.DataFrame(counts, index=pd.Index(classes, name="class"), columns=list(classes))
 
 
 def by_class(confused: pd.DataFrame) -> pd.DataFrame:
