@@ -3,6 +3,7 @@ kept."""
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
@@ -365,3 +366,49 @@ def test_an_import_from_below_is_found_wherever_it_stands(
     )
     below = ("vcsf_cli.cli", "vcsf_cli.model.pathways", "vcsf_cli.train.loop")
     assert imports_downward(path) == [f"vcsf_cli.data.clips imports {name}" for name in below]
+
+
+# The page of the architecture
+
+PAGE = "docs/architecture.md"
+FILE = r"[\w./-]+\.(csv|html|json|md|parquet|pt|py|toml|yaml)"
+
+
+def tree_in(text: str) -> list[str]:
+    """The paths in a text's drawing of the tree, each from the top; folders end with a slash."""
+    (drawing,) = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
+    paths: list[str] = []
+    for line in drawing.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        folders = (
+            [paths[-1][: match.end()] for match in re.finditer("/", paths[-1])] if paths else []
+        )
+        paths.append((folders[depth - 1] if depth else "") + line.split()[0])
+    return paths
+
+
+def test_every_path_of_the_architecture_exists() -> None:
+    text = read(PAGE)
+    paths = tree_in(text)
+    assert len(paths) > 80
+    beside = re.findall(r"`((?:vcsf_cli|plugins|recipes|tests|docs)/[^`]*)`", text)
+    assert [path for path in (*paths, *beside) if not (CHECKOUT / path).exists()] == []
+    assert [path for path in paths if path.endswith("/") != (CHECKOUT / path).is_dir()] == []
+
+
+def test_the_tree_of_the_architecture_is_whole_and_in_the_order_of_the_layers() -> None:
+    folders = [path.split("/")[1] for path in tree_in(read(PAGE)) if path.startswith("vcsf_cli/")]
+    drawn = [name.removesuffix(".py") for name in dict.fromkeys(folders) if name]
+    layers = [layer_of(f"vcsf_cli.{name}") for name in drawn]
+    assert layers == sorted(layers)
+    assert set(drawn) == {name for layer in LAYERS for name in layer} - {"__main__"}
+
+
+def test_every_name_of_the_architecture_exists() -> None:
+    text = re.sub(r"```.*?```", "", read(PAGE), flags=re.DOTALL)
+    spans = set(re.findall(r"`([a-z_]+(?:\.\w+)+)`", text))
+    names = {span for span in spans if not re.fullmatch(FILE, span)}
+    assert len(names) > 50
+    for name in names:
+        ours = importlib.util.find_spec(f"vcsf_cli.{name.split('.')[0]}")
+        pkgutil.resolve_name(f"{'vcsf_cli' if ours else 'vcsf_plugins'}.{name}")
