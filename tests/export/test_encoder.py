@@ -10,8 +10,8 @@ from vcsf_cli.config import recipe as recipes
 from vcsf_cli.contracts import PATHWAYS, View
 from vcsf_cli.data.augment import to_input
 from vcsf_cli.errors import RunError
-from vcsf_cli.export.encoder import Encoder, Reading
-from vcsf_cli.model.parts import build_sampler
+from vcsf_cli.export.encoder import Encoder
+from vcsf_cli.model.parts import build_sampler, fixed_geometry
 from vcsf_cli.model.pathways import build
 
 
@@ -34,16 +34,16 @@ class Own:
         ]
 
 
-def test_reading_is_what_the_recipe_s_windows_are() -> None:
-    reading = Reading.of(build_sampler(recipes.load("demo").first_stage))
-    assert reading.length == 32
-    assert reading.positions == {"slow": list(range(0, 32, 4)), "fast": list(range(32))}
-    assert reading.parts == {"slow": (0, 32), "fast": (0, 32)}
+def test_the_geometry_is_what_the_recipe_s_windows_are() -> None:
+    geometry = fixed_geometry(build_sampler(recipes.load("demo").first_stage))
+    assert geometry.length == 32
+    assert geometry.positions == {"slow": list(range(0, 32, 4)), "fast": list(range(32))}
+    assert geometry.parts == {"slow": (0, 32), "fast": (0, 32)}
 
 
 def test_pathways_may_see_windows_of_their_own() -> None:
     model = build(recipes.load("smoke")).eval()
-    encoder = Encoder(model, Reading.of(Own()), PATHWAYS).eval()  # type: ignore[arg-type]
+    encoder = Encoder(model, fixed_geometry(Own()), PATHWAYS).eval()  # type: ignore[arg-type]
     frames = torch.randint(
         0, 256, (2, 16, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
@@ -60,4 +60,4 @@ def test_pathways_may_see_windows_of_their_own() -> None:
 
 def test_windows_that_are_read_in_different_ways_are_refused() -> None:
     with pytest.raises(RunError, match="differ in the frames that pathways read"):
-        Reading.of(Own(moves=True))  # type: ignore[arg-type]
+        fixed_geometry(Own(moves=True))  # type: ignore[arg-type]

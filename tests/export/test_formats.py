@@ -19,8 +19,8 @@ from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.augment import to_input
 from vcsf_cli.errors import RunError
 from vcsf_cli.export import formats
-from vcsf_cli.export.encoder import Encoder, Reading
-from vcsf_cli.model.parts import build_sampler
+from vcsf_cli.export.encoder import Encoder
+from vcsf_cli.model.parts import build_sampler, fixed_geometry
 from vcsf_cli.model.pathways import TwoPathways, build
 
 
@@ -32,7 +32,7 @@ def networks(*assignments: str) -> tuple[TwoPathways, Encoder]:
     for weight in model.parameters():
         if not weight.any():  # what starts as the identity would be tested as such
             nn.init.normal_(weight, std=0.1, generator=generator)
-    return model, Encoder(model, Reading.of(build_sampler(recipe.first_stage)), PATHWAYS).eval()
+    return model, Encoder(model, fixed_geometry(build_sampler(recipe.first_stage)), PATHWAYS).eval()
 
 
 def clips(count: int) -> torch.Tensor:

@@ -11,7 +11,8 @@ from vcsf_cli.config.table import Measure
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.splits import query_gallery
 from vcsf_cli.errors import DataError, InputError, RunError, VcsfError
-from vcsf_cli.train.pretrain import check_parts, training_rows
+from vcsf_cli.model.parts import check_samplers
+from vcsf_cli.train.pretrain import training_rows
 
 
 def check(plan: Plan, costs: Costs, prepared: bool, allow_seen: bool = False) -> None:
@@ -29,7 +30,7 @@ def check(plan: Plan, costs: Costs, prepared: bool, allow_seen: bool = False) ->
     problems: list[VcsfError] = []
     for cell in {cell.line.name: cell for cell in plan.cells}.values():
         try:
-            check_parts(cell.recipe)
+            check_samplers(cell.recipe)
             costs.network(cell)
         except VcsfError as error:
             problems.append(_prefix_error(f"row `{cell.line.name}`: ", error))

@@ -85,13 +85,12 @@ def command(
     the run is finished. A changed recipe is another run, in a folder of its own."""
     resolved = resolve(recipe, assignments, init)
     from vcsf_cli.data.manifest import Manifest
-    from vcsf_cli.model.parts import uses_labels
+    from vcsf_cli.model.parts import check_samplers, uses_labels
     from vcsf_cli.model.pathways import build
     from vcsf_cli.runs.run import WITH_LABELS, open_run, run_folder
     from vcsf_cli.train.compute import Compute
     from vcsf_cli.train.pretrain import (
         Trainer,
-        check_parts,
         check_shapes,
         training_rows,
         warnings_for,
@@ -100,7 +99,7 @@ def command(
     precision = resolved.first_stage.speed.precision if precision == "auto" else precision
     machine = Compute(devices, precision, workers, save_every, share_stages, nodes)
     work_together(machine.processes * machine.nodes > 1)
-    check_parts(resolved)
+    check_samplers(resolved)
     machine.bf16()
     folder = run_folder(runs, resolved)
     model = build(resolved, weights_follow=(folder / "checkpoint.pt").exists())

@@ -77,11 +77,12 @@ def _check_one(name: str, assignments: tuple[str, ...], data: Path) -> None:
         VcsfError: If it isn't.
     """
     from vcsf_cli.data.manifest import Manifest
+    from vcsf_cli.model.parts import check_samplers
     from vcsf_cli.model.pathways import build
-    from vcsf_cli.train.pretrain import check_parts, training_rows, warnings_for
+    from vcsf_cli.train.pretrain import training_rows, warnings_for
 
     recipe = recipes.load(name, assignments)
-    check_parts(recipe)
+    check_samplers(recipe)
     build(recipe)
     try:
         manifest = Manifest.open(data / recipe.first_stage.data.name)

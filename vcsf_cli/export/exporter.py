@@ -21,10 +21,10 @@ from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.export import formats
 from vcsf_cli.export.card import card, licence_in
 from vcsf_cli.export.check import compare
-from vcsf_cli.export.encoder import Encoder, Reading
+from vcsf_cli.export.encoder import Encoder
 from vcsf_cli.export.folder import CARD, CONFIG, FILES, describe, is_export, read_config, replacing
 from vcsf_cli.export.measured import read_results, training_mean
-from vcsf_cli.model.parts import build_sampler
+from vcsf_cli.model.parts import build_sampler, fixed_geometry
 from vcsf_cli.narrate import say
 from vcsf_cli.runs.restore import restore
 from vcsf_cli.runs.run import Run
@@ -65,7 +65,7 @@ class Exporter:
             FrameTransform.of(self.stage, manifest.settings if manifest else {}), decoder=""
         )
         pathways = PATHWAYS if pathway == "both" else (pathway,)
-        self.encoder = Encoder(self.model, Reading.of(self.sampler), pathways).eval()
+        self.encoder = Encoder(self.model, fixed_geometry(self.sampler), pathways).eval()
         paths = list(videos)
         windows = (
             self._of_videos(paths) if paths or manifest is None else self._of_dataset(manifest)

@@ -44,7 +44,7 @@ def describe(
         widths: Channels of the features by pathway.
         look: How videos are looked at.
     """
-    stage, status, reading = run.recipe.last_stage, run.status, encoder.reading
+    stage, status, geometry = run.recipe.last_stage, run.status, encoder.geometry
     return {
         "model_type": KIND,
         "version": VERSION,
@@ -61,13 +61,13 @@ def describe(
             "name": "frames",
             "type": "uint8",
             "layout": "batch, frames, height, width, RGB",
-            "frames": reading.length,
+            "frames": geometry.length,
             "stride": stage.sampler.settings.get("stride"),
             "height": stage.data.size,
             "width": stage.data.size,
         },
         "reads": {
-            pathway: {"window": reading.parts[pathway], "frames": reading.positions[pathway]}
+            pathway: {"window": geometry.parts[pathway], "frames": geometry.positions[pathway]}
             for pathway in encoder.pathways
         },
         "normalisation": {"divided_by": 255, "mean": MEAN, "std": STD, "inside": True},

@@ -80,7 +80,7 @@ def trace_encoder(encoder: Encoder, size: int) -> _Program:
     Raises:
         RunError: If it can't be made one.
     """
-    example = torch.zeros(2, encoder.reading.length, size, size, 3, dtype=torch.uint8)
+    example = torch.zeros(2, encoder.geometry.length, size, size, 3, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1)
     with quiet(), torch.no_grad(), _one_line_errors("a graph of PyTorch's"):
         return torch.export.export(

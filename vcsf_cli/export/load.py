@@ -11,14 +11,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vcsf_cli import registry
 from vcsf_cli.config.schema import Stage
-from vcsf_cli.contracts import PATHWAYS, Frames, Sampler
+from vcsf_cli.contracts import PATHWAYS, Frames
 from vcsf_cli.data.decode import USUAL_FPS
 from vcsf_cli.errors import InputError, RunError
-from vcsf_cli.export.encoder import Encoder, Reading
+from vcsf_cli.export.encoder import Encoder
 from vcsf_cli.export.folder import CONFIG, FILES, exported_recipe, read_config
 from vcsf_cli.features.extract import Features
+from vcsf_cli.model.parts import build_sampler, fixed_geometry
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.runs.restore import restore
 from vcsf_cli.runs.run import read_run
@@ -60,10 +60,8 @@ class VideoEncoder(Encoder):
         pathways: Sequence[str],
         centre: Mapping[str, Tensor],
     ) -> None:
-        sampler: Sampler = registry.load().build(
-            "sampler", stage.sampler.name, **stage.sampler.settings
-        )
-        super().__init__(model, Reading.of(sampler), pathways)
+        sampler = build_sampler(stage)
+        super().__init__(model, fixed_geometry(sampler), pathways)
         self.sampler, self.look = sampler, look
         self.centre: Features = {pathway: values.numpy() for pathway, values in centre.items()}
         self.requires_grad_(False).eval()

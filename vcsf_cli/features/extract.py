@@ -10,10 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vcsf_cli.contracts import PATHWAYS, View
+from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.augment import to_input
 from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.loader import iterate, video_loader
+from vcsf_cli.model.parts import Geometry
 from vcsf_cli.model.pathways import Windows
 
 Features = dict[str, npt.NDArray[np.float32]]
@@ -84,19 +85,14 @@ def extract_windows(
 ) -> Iterator[tuple[npt.NDArray[np.int64], Features]]:
     """Features of every window of each video in order, batch by batch: the number of the video of
     each, (B,), and float32 (B, C) by pathway. The model must be in eval mode."""
-    (view, *_) = videos.sampler.cover(videos.sampler.length)
+    geometry = Geometry.from_sampler(videos.sampler)
     for owners, frames, positions in batches(videos, workers):
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            features = model.features(seen_by(view, to_input(frames.to(device))), positions)
+            features = model.features(geometry.split(to_input(frames.to(device))), positions)
         yield (
             owners,
             {pathway: feature.float().cpu().numpy() for pathway, feature in features.items()},
         )
-
-
-def seen_by(view: View, windows: Tensor) -> dict[str, Tensor]:
-    """What each pathway sees of windows (B, 3, L, H, W), whose parts are those of a view."""
-    return {pathway: windows[:, :, slice(*view.part(pathway))] for pathway in PATHWAYS}
 
 
 def batches(

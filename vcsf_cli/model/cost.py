@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vcsf_cli.config.schema import Stage
 from vcsf_cli.contracts import PATHWAYS, Sampler
 from vcsf_cli.errors import InputError
+from vcsf_cli.model.parts import Geometry
 from vcsf_cli.model.pathways import Pathway, TwoPathways
 
 PARTS = ("backbone", "motion", "head")
@@ -49,18 +50,16 @@ def pathway_costs(
         InputError: If the networks can't read such clips.
     """
     size = stage.data.size
-    view = sampler.cover(sampler.length)[0]
+    geometry = Geometry.from_sampler(sampler)
     found: dict[str, dict[str, _Cost]] = {}
     for name in PATHWAYS:
-        begin, end = view.part(name)
+        (begin, end), positions = geometry.parts[name], torch.tensor(geometry.positions[name])
         try:
-            found[name] = costs(
-                model.pathway(name), torch.from_numpy(view.positions(name)), end - begin, size
-            )
+            found[name] = costs(model.pathway(name), positions, end - begin, size)
         except _WRONG_SHAPES as error:
             raise InputError(
                 f"backbone `{stage.backbone.name}` can't read clips of "
-                f"{len(view.positions(name))} frames of {size} x {size} "
+                f"{len(positions)} frames of {size} x {size} "
                 f"pixels in the {name} pathway: {str(error).splitlines()[0]}",
                 "set data.size or sampler.frames higher, or take another backbone",
             ) from error

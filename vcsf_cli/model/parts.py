@@ -1,15 +1,20 @@
-"""The sampler and the loss that a recipe names, built."""
+"""A stage's sampler and loss, built, and which frames pathways read of a window."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from vcsf_cli import registry
 from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.config.schema import Stage
+from vcsf_cli.contracts import PATHWAYS, View
 from vcsf_cli.contracts import Sampler as WindowSampler
+from vcsf_cli.errors import RunError
 
 
 class Loss(nn.Module):
@@ -44,3 +49,67 @@ def build_sampler(stage: Stage) -> WindowSampler:
         WindowSampler,
         registry.load().build("sampler", stage.sampler.name, **stage.sampler.settings),
     )
+
+
+def check_samplers(recipe: Recipe) -> None:
+    """Draw views of a video of 100 frames with every stage's sampler.
+
+    Raises:
+        PluginError: If a sampler raises, or gives something else than views.
+    """
+    for stage in recipe.stages:
+        with registry.load().blame_for("sampler", stage.sampler.name):
+            sampler = build_sampler(stage)
+            views = [*sampler.sample(100, np.random.default_rng(0)), *sampler.cover(100)]
+            if not all(isinstance(view, View) and view.window.ndim == 1 for view in views):
+                raise TypeError("`sample` and `cover` must give Views, as in vcsf_cli.contracts")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Which frames of a measuring window each pathway reads.
+
+    Args:
+        length: Frames of a window, L.
+        parts: Begin and end of the part of the window that a pathway sees; the same for all windows.
+        positions: Positions in its part that a pathway reads.
+    """
+
+    length: int
+    parts: Mapping[str, tuple[int, int]]
+    positions: Mapping[str, Sequence[int]]
+
+    @classmethod
+    def from_view(cls, view: View) -> Geometry:
+        return cls(
+            len(view.window),
+            {pathway: view.part(pathway) for pathway in PATHWAYS},
+            {pathway: view.positions(pathway).tolist() for pathway in PATHWAYS},
+        )
+
+    @classmethod
+    def from_sampler(cls, sampler: WindowSampler) -> Geometry:
+        """The geometry of the window of a video of `length` frames."""
+        return cls.from_view(sampler.cover(sampler.length)[0])
+
+    def split(self, windows: Tensor) -> dict[str, Tensor]:
+        """The part of windows (B, 3, L, H, W) that each pathway sees."""
+        return {pathway: windows[:, :, slice(*part)] for pathway, part in self.parts.items()}
+
+
+def fixed_geometry(sampler: WindowSampler) -> Geometry:
+    """The geometry that all windows of a sampler have.
+
+    Raises:
+        RunError: If they differ in what pathways read.
+    """
+    fixed, *others = map(
+        Geometry.from_view, [*sampler.cover(10 * sampler.length), *sampler.cover(1)]
+    )
+    if any(other != fixed for other in others):
+        raise RunError(
+            "the sampler's windows differ in the frames that pathways read of them: they can't be "
+            "fixed in a graph",
+            "export a run whose sampler reads all windows alike, as the built-in sampler does",
+        )
+    return fixed

@@ -16,6 +16,7 @@ from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.config.schema import Stage
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import PluginError, RecipeError
+from vcsf_cli.model.parts import build_sampler
 
 Windows = Tensor | Mapping[str, Tensor]
 
@@ -225,7 +226,7 @@ def _check_frames(recipe: Recipe) -> None:
     """
     for stage in recipe.stages:
         for pathway in PATHWAYS:
-            if _sees_difference(stage, pathway) and stage.sampler.settings.get("frames", 2) < 2:
+            if _sees_difference(stage, pathway) and build_sampler(stage).length < 2:
                 raise RecipeError(
                     f"`{pathway}.input` is `difference`, but a window has one frame: nothing "
                     f"changes in it",

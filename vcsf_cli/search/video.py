@@ -19,8 +19,9 @@ from vcsf_cli.contracts import PATHWAYS, Frame, Frames, Reader, Sampler, View
 from vcsf_cli.data.augment import apply_crop, centre_square, to_input
 from vcsf_cli.data.decode import USUAL_FPS, Decoded, default_decoder, judge, resample
 from vcsf_cli.errors import DataError, InputError
-from vcsf_cli.features.extract import WINDOWS_AT_ONCE, Features, seen_by
+from vcsf_cli.features.extract import WINDOWS_AT_ONCE, Features
 from vcsf_cli.features.neighbours import feature_mean
+from vcsf_cli.model.parts import Geometry
 from vcsf_cli.model.pathways import TwoPathways
 from vcsf_cli.video import SequentialReader, short_side
 
@@ -274,7 +275,7 @@ def encode_batch(model: TwoPathways, frames: Tensor, views: list[View]) -> dict[
     positions: dict[str, Tensor] = {
         p: torch.from_numpy(np.stack([view.positions(p) for view in views])) for p in PATHWAYS
     }
-    return model.features(seen_by(views[0], to_input(frames)), positions)
+    return model.features(Geometry.from_view(views[0]).split(to_input(frames)), positions)
 
 
 def _in_batches(windows: Iterator[Window], size: int) -> Iterator[list[Window]]:

@@ -8,13 +8,12 @@ import math
 from contextlib import nullcontext
 from typing import Any, TypeVar, cast
 
-import numpy as np
 import torch
 
 from vcsf_cli import registry
 from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.config.schema import Stage
-from vcsf_cli.contracts import Indices, View
+from vcsf_cli.contracts import Indices
 from vcsf_cli.data.clips import TwoViewClips
 from vcsf_cli.data.loader import ResumableBatchSampler, iterate, training_loader
 from vcsf_cli.data.manifest import Manifest
@@ -121,22 +120,6 @@ def check_batches(recipe: Recipe, processes: int) -> None:
                 "train.norm `synced` needs GPUs",
                 "torch has synced batch norm for GPUs only; frozen works",
             )
-
-
-def check_parts(recipe: Recipe) -> None:
-    """Let the samplers draw views of a video that does not exist; the other parts were checked with
-    the recipe.
-
-    Raises:
-        PluginError: If a sampler raises, or what it gives are no views.
-    """
-    for stage in recipe.stages:
-        name = stage.sampler.name
-        with registry.load().blame_for("sampler", name):
-            sampler = build_sampler(stage)
-            views = [*sampler.sample(100, np.random.default_rng(0)), *sampler.cover(100)]
-            if not all(isinstance(view, View) and view.window.ndim == 1 for view in views):
-                raise TypeError("`sample` and `cover` must give Views, as in vcsf_cli.contracts")
 
 
 def check_shapes(recipe: Recipe, model: TwoPathways) -> None:
