@@ -1,6 +1,8 @@
 """Manners of the command line."""
 
+import contextlib
 import errno
+import json
 import os
 import re
 import subprocess
@@ -14,6 +16,7 @@ from click.testing import CliRunner
 from vcsf_cli.cli import main
 from vcsf_cli.cli import vcsf as group
 from vcsf_cli.commands import COMMANDS
+from vcsf_cli.errors import InputError
 
 Vcsf = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -103,6 +106,19 @@ def test_debug_shows_where_an_error_comes_from(vcsf: Vcsf, tmp_path: Path) -> No
         assert done.stderr.startswith("Traceback")
     done = vcsf("recipes", "show", "demmo", cwd=tmp_path, status=2, VCSF_DEBUG="0")
     assert done.stderr == "error: there is no recipe demmo\n\nhint: did you mean `demo`?\n"
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_the_error_file_has_the_kind_and_message_of_the_error(debug: bool, tmp_path: Path) -> None:
+    path = tmp_path / "error.json"
+    options = [*(["--debug"] if debug else []), "--error-file", str(path)]
+    with pytest.raises(InputError) if debug else contextlib.nullcontext():
+        main([*options, "recipes", "show", "demmo"])
+    content = json.loads(path.read_text())
+    assert content == {"kind": "InputError", "message": "there is no recipe demmo"}
+    path.unlink()
+    assert main([*options, "recipes", "list"]) == 0
+    assert not path.exists()
 
 
 def test_nothing_to_do_shows_the_help(vcsf: Vcsf, tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ become output."""
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,6 +24,7 @@ from vcsf_cli.errors import (
     UnknownName,
     VcsfError,
 )
+from vcsf_cli.storage.files import write_text
 
 
 class _LazyGroup(click.Group):
@@ -73,9 +76,8 @@ def _heed_local_plugin(context: click.Context, parameter: click.Parameter, wante
         registry.leave_out_local_plugin()
 
 
-def _heed_debug(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
-    """Remember for `main` whether errors are raised."""
-    context.ensure_object(dict)["debug"] = wanted
+def _keep_for_main(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    context.ensure_object(dict)[parameter.name] = value
 
 
 @click.group(
@@ -95,9 +97,17 @@ def _heed_debug(context: click.Context, parameter: click.Parameter, wanted: bool
     "--debug",
     is_flag=True,
     expose_value=False,
-    callback=_heed_debug,
+    callback=_keep_for_main,
     envvar="VCSF_DEBUG",
     help="Show the traceback of an error.",
+)
+@click.option(
+    "--error-file",
+    type=click.Path(path_type=Path),
+    hidden=True,
+    expose_value=False,
+    callback=_keep_for_main,
+    help="Write the error that ends the command as JSON; `vcsf ablate` reads it.",
 )
 def vcsf() -> None:
     """Learn video representations without labels: a slow and a fast pathway that find positives for
@@ -107,11 +117,19 @@ def vcsf() -> None:
     1,5,10`."""
 
 
-def _explain(error: VcsfError) -> None:
-    """Say an error and its hint on stderr."""
+def _explain(
+    error: VcsfError, options: Mapping[str, Any], cause: BaseException | None = None
+) -> int:
+    """Say an error and its hint on stderr, or raise its cause for `--debug`; returns the status."""
+    if options.get("error_file"):
+        content = {"kind": type(error).__name__, "message": error.message}
+        write_text(options["error_file"], json.dumps(content))
+    if cause and options.get("debug"):
+        raise cause
     click.echo(f"error: {error.message}", err=True)
     if error.hint:
         click.echo(f"\nhint: {error.hint}", err=True)
+    return error.exit_code
 
 
 def _in_our_words(error: click.ClickException) -> VcsfError:
@@ -157,36 +175,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status: 0 done, 1 the work failed, 2 the command line
     or recipe is wrong, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    chosen: dict[str, bool] = {}
+    options: dict[str, Any] = {}
     # Threads that spin while they wait take the cores from the processes that read clips; must be
     # set before torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        result: Any = vcsf.main(args=arguments, prog_name="vcsf", standalone_mode=False, obj=chosen)
+        result: Any = vcsf.main(
+            args=arguments, prog_name="vcsf", standalone_mode=False, obj=options
+        )
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
     except click.ClickException as error:
-        _explain(_in_our_words(error))
+        _explain(_in_our_words(error), options)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
     except VcsfError as error:
-        if chosen.get("debug"):
-            raise
-        _explain(error)
-        return error.exit_code
+        return _explain(error, options, error)
     except (BrokenPipeError, SystemExit):  # SystemExit is what click makes of a broken pipe
         if not _reader_has_gone():
             raise
         return 0  # nobody is left to tell
     except OSError as error:
-        told = _system_error(error)
-        if chosen.get("debug") or told is None:
+        explained = _system_error(error)
+        if explained is None:
             raise
-        _explain(told)
-        return told.exit_code
+        return _explain(explained, options, error)
     return result if isinstance(result, int) else 0

@@ -42,6 +42,10 @@ class RunError(VcsfError):
     """A run folder or checkpoint can't be used, or the training itself failed."""
 
 
+class BusyError(RunError):
+    """Another process holds the lock of the run or measurement."""
+
+
 class InputError(VcsfError):
     """The command line is wrong: a path that doesn't exist, an option that doesn't fit."""
 

@@ -15,8 +15,8 @@ from vcsf_cli.ablate.numbers import (
     Group,
     Missing,
     TableResults,
+    comparability_limits,
     difference_to,
-    incomparable,
     summarise,
 )
 from vcsf_cli.ablate.plan import Plan, RunSpec, build_plan
@@ -152,7 +152,8 @@ def test_every_row_is_looked_at_before_published_rows_stand_beside_it(
     rows = pd.DataFrame([{"dataset": "ucf101", "split": 1, "clips": 3_783}])
 
     def limits(count: int) -> list[str]:
-        return incomparable(TableResults(plan, (), pd.DataFrame(), rows, plan.cells[:count]))
+        results = TableResults(plan, (), pd.DataFrame(), rows, plan.cells[:count])
+        return [str(limit) for limit in comparability_limits(results)]
 
     assert limits(1) == []
     assert limits(2) == ["short schedule: 5 epochs a pathway, not 500 (short)"]

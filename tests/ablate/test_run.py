@@ -10,7 +10,7 @@ import pytest
 from vcsf_cli.ablate.estimate import Costs, Speed, StageWork, Work, total_seconds
 from vcsf_cli.ablate.plan import Plan, RunSpec, build_plan
 from vcsf_cli.ablate.rows import resolve_table
-from vcsf_cli.ablate.run import RunOptions, TableRun, last_error, parse_devices, remaining_commands
+from vcsf_cli.ablate.run import RunOptions, TableRun, parse_devices, remaining_commands
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.config.table import read
 from vcsf_cli.runs.run import Run
@@ -105,15 +105,6 @@ def test_commands_are_those_that_are_typed_by_hand(plan: Plan) -> None:
 def test_numbers_are_gpus_and_two_cpus_are_two() -> None:
     assert parse_devices(["0", "1"]) == ("cuda:0", "cuda:1")
     assert parse_devices(["cpu", "cpu"]) == ("cpu", "cpu")
-
-
-def test_the_last_error_of_this_time_is_told(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    log.write_text("error: of last time\n\nhint: x\n")
-    before = log.stat().st_size
-    assert last_error(log, before) == ""
-    log.write_text(log.read_text() + "line\nerror: two\n  lines\n\nhint: y\n")
-    assert last_error(log, before) == "two\n  lines"
 
 
 def test_the_time_of_several_devices_is_that_of_the_rule_by_which_runs_wait(plan: Plan) -> None:

@@ -17,21 +17,21 @@ ONE_STAGE = ("stages=[]", "optim.schedule=constant", "optim.drops=[]")
         ("vcsf", (), ""),
         ("vcsf_joint", (), ""),
         ("vcsf", (*ONE_STAGE, "train.epochs=500"), ""),
-        ("vcsf", (*ONE_STAGE, "train.epochs=499"), "short schedule: 499 epochs a pathway, not 500"),
+        ("vcsf", (*ONE_STAGE, "train.epochs=499"), "499 epochs a pathway, not 500"),
         (
             "vcsf",
             (
                 *ONE_STAGE[1:],
                 "stages=[{train: {epochs: 30}}, {train: {epochs: 5, pathways: [slow]}}]",
             ),
-            "short schedule: 35 epochs slow, 30 epochs fast, not 500",
+            "35 epochs slow, 30 epochs fast, not 500",
         ),
         # One pathway alone counts by its own epochs, not by those of all stages together.
         ("vcsf", ("stages.1.train.epochs=99",), ""),
         (
             "vcsf",
             tuple(f"stages.{stage}.train.epochs=90" for stage in (1, 2, 3, 4)),
-            "short schedule: 480 epochs a pathway, not 500",
+            "480 epochs a pathway, not 500",
         ),
     ],
 )

@@ -4,7 +4,7 @@ first."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -322,54 +322,63 @@ def _join_numbers(numbers: Sequence[int]) -> str:
     return ",".join(map(str, numbers))
 
 
-def incomparable(numbers: TableResults) -> list[str]:
-    """Why the numbers can't stand beside published ones, in words, with the rows if it isn't all;
-    empty if they can."""
-    limited: dict[str, list[str]] = {}
+@dataclass(frozen=True)
+class Limit:
+    """A reason why numbers can't stand beside published ones.
+
+    Args:
+        kind: `subset` or `short schedule`.
+        detail: What is smaller than the benchmark's, and by how much.
+    """
+
+    kind: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.detail}"
+
+
+def comparability_limits(results: TableResults) -> list[Limit]:
+    """Why a table can't stand beside published ones, with the rows concerned if it isn't all; empty
+    if it can."""
+    limited: dict[Limit, list[str]] = {}
     rows = {
-        line.name: [cell for cell in numbers.cells if cell.line is line]
-        for line in numbers.plan.table.lines
+        line.name: [cell for cell in results.cells if cell.line is line]
+        for line in results.plan.table.lines
     }
     rows = {name: cells for name, cells in rows.items() if cells}
     for name, cells in rows.items():
         limits = [
-            limit
-            for cell in _one_a_split(cells)
-            for limit in _comparability_limits(numbers.plan, cell)
+            limit for cell in _one_a_split(cells) for limit in _training_limits(results.plan, cell)
         ]
         for limit in dict.fromkeys(limits):
             limited.setdefault(limit, []).append(name)
     found = [
-        limit if len(names) == len(rows) else f"{limit} ({', '.join(names)})"
+        limit
+        if len(names) == len(rows)
+        else replace(limit, detail=f"{limit.detail} ({', '.join(names)})")
         for limit, names in limited.items()
     ]
-    trained_on = {cell.recipe.first_stage.data.name for cell in numbers.plan.cells}
+    trained_on = {cell.recipe.first_stage.data.name for cell in results.plan.cells}
     for dataset, split, clips in (
-        numbers.rows[["dataset", "split", "clips"]].drop_duplicates().to_numpy()
+        results.rows[["dataset", "split", "clips"]].drop_duplicates().to_numpy()
     ):
         tested = OFFICIAL.get(dataset, {}).get(split)
         if tested is None and dataset not in trained_on:
-            found.append(f"subset: measured on {dataset}")
-        elif tested is None:
-            continue
-        elif clips < _NEARLY_ALL * tested[1]:
-            found.append(
-                f"subset: measured on {clips:,} test clips of {dataset} split {split}, not "
-                f"{tested[1]:,}"
-            )
+            found.append(Limit("subset", f"measured on {dataset}"))
+        elif tested is not None and clips < _NEARLY_ALL * tested[1]:
+            detail = f"{clips:,} test clips of {dataset} split {split}, not {tested[1]:,}"
+            found.append(Limit("subset", f"measured on {detail}"))
     return list(dict.fromkeys(found))
 
 
-def _comparability_limits(plan: Plan, cell: RunSpec) -> list[str]:
-    """Why a run's numbers can't stand beside published ones: fewer clips to train on, a shorter
-    schedule."""
+def _training_limits(plan: Plan, cell: RunSpec) -> list[Limit]:
     name = cell.recipe.first_stage.data.name
-    clips, wanted = (
-        len(training_rows(cell.recipe, plan.manifest(name))),
-        OFFICIAL["ucf101"][cell.split][0],
-    )
+    clips = len(training_rows(cell.recipe, plan.manifest(name)))
+    wanted = OFFICIAL["ucf101"][cell.split][0]
     found = []
     if name not in OFFICIAL or clips < _NEARLY_ALL * wanted:
-        found.append(f"subset: trained on {clips:,} clips of {name}, not {wanted:,} of ucf101")
+        detail = f"trained on {clips:,} clips of {name}, not {wanted:,} of ucf101"
+        found.append(Limit("subset", detail))
     short = shortness(cell.recipe)
-    return [*found, short] if short else found
+    return [*found, Limit("short schedule", short)] if short else found

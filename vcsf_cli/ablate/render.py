@@ -13,7 +13,13 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from vcsf_cli.ablate.difference import is_finding
-from vcsf_cli.ablate.numbers import Group, TableResults, describe_training, incomparable
+from vcsf_cli.ablate.numbers import (
+    Group,
+    Limit,
+    TableResults,
+    comparability_limits,
+    describe_training,
+)
 from vcsf_cli.ablate.rows import RowSpec
 from vcsf_cli.ablate.run import pretrain_command
 from vcsf_cli.config import published
@@ -79,8 +85,8 @@ def shown(numbers: TableResults, with_published: bool) -> Shown:
         numbers: The numbers.
         with_published: Whether published rows stand beside ours even if these can't be compared.
     """
-    limits = incomparable(numbers)
-    kinds = dict.fromkeys(limit.partition(":")[0] for limit in limits)
+    limits = comparability_limits(numbers)
+    kinds = dict.fromkeys(limit.kind for limit in limits)
     title = numbers.plan.table.title + (
         f" ({', '.join(kinds)}; not comparable with published tables)" if limits else ""
     )
@@ -193,7 +199,7 @@ def _published_rows(numbers: TableResults) -> list[tuple[Cell, ...]]:
 
 
 def table_notes(
-    numbers: TableResults, limits: Sequence[str], bold: bool, beside: bool
+    numbers: TableResults, limits: Sequence[Limit], bold: bool, beside: bool
 ) -> list[str]:
     """What a reader has to know.
 
@@ -226,7 +232,7 @@ def table_notes(
         mark = f"{_SEEN_MARK} " if name in numbers.seen else ""
         notes += [f"{mark}{name}, {sentence}." for sentence in sentences]
     if limits:
-        notes.append(f"Not comparable with published tables: {'; '.join(limits)}.")
+        notes.append(f"Not comparable with published tables: {'; '.join(map(str, limits))}.")
     if beside:
         notes.append(
             "Published rows: as their sources state them, of splits and protocols of their own "

@@ -19,7 +19,7 @@ from vcsf_cli.ablate.estimate import is_begun, must_wait, own_stages
 from vcsf_cli.ablate.measured import asked_before, recall_ks
 from vcsf_cli.ablate.plan import Plan, RunSpec
 from vcsf_cli.config.table import DEFAULT_PROTOCOLS, Measure
-from vcsf_cli.errors import RunError
+from vcsf_cli.errors import BusyError, RunError
 from vcsf_cli.narrate import duration, say
 from vcsf_cli.train.compute import Compute
 
@@ -29,9 +29,6 @@ _LOOK_EVERY = 0.1
 """Seconds between two looks at the processes."""
 AGAIN_AFTER = 10.0
 """Seconds until a run that another process had is tried again."""
-_ANOTHERS = "by another process"
-"""What the error says that a command ends with when another process has the run."""
-
 
 _THREADS = "OMP_NUM_THREADS"
 """What torch takes its number of threads from."""
@@ -98,7 +95,7 @@ class _RowProcess:
     device: str
     process: subprocess.Popen[bytes]
     log: IO[bytes]
-    said_before: int
+    error_file: Path
     begun: float
 
 
@@ -232,10 +229,17 @@ class TableRun:
         doing = " and ".join(dict.fromkeys(words[0] for words in commands))
         on = f" on {device}" if self.how.several else ""
         say(f"{self.begun}/{self.total} {cell.name}{on}: {doing}, log {path}")
-        said_before = path.stat().st_size if path.is_file() else 0
+        error_file = path.with_name(f".{cell.run.name}.error.json")
+        error_file.unlink(missing_ok=True)
         log = path.open("ab")
         process = subprocess.Popen(
-            [sys.executable, "-m", "vcsf_cli.ablate.worker", json.dumps(commands)],
+            [
+                sys.executable,
+                "-m",
+                "vcsf_cli.ablate.worker",
+                str(error_file),
+                json.dumps(commands),
+            ],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -243,23 +247,23 @@ class TableRun:
             env=os.environ
             | ({} if self.how.threads is None else {_THREADS: str(self.how.threads)}),
         )
-        return _RowProcess(cell, device, process, log, said_before, time.monotonic())
+        return _RowProcess(cell, device, process, log, error_file, time.monotonic())
 
     def _end(self, worker: _RowProcess) -> None:
         """Note how a run ended."""
         self.workers.remove(worker)
         self._close(worker)
         cell, took = worker.cell, duration(time.monotonic() - worker.begun)
-        path = Path(worker.log.name)
         if worker.process.returncode == 0:
             say(f"done: {cell.name} in {took}")
             return
-        why = (
-            last_error(path, worker.said_before)
-            or f"it ended with status {worker.process.returncode}"
-        )
-        if _ANOTHERS not in why:
-            self._fail(cell, why)
+        try:
+            error = json.loads(worker.error_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:  # a crash, explained by the log
+            error = {"kind": "", "message": f"it ended with status {worker.process.returncode}"}
+        worker.error_file.unlink(missing_ok=True)
+        if error["kind"] != BusyError.__name__:
+            self._fail(cell, error["message"])
             return
         if cell.name not in self.not_before:
             say(
@@ -286,12 +290,6 @@ class TableRun:
         if worker.process.stdin:
             worker.process.stdin.close()
         worker.log.close()
-
-
-def last_error(log: Path, said_before: int) -> str:
-    """The last error that a log tells behind its first bytes, with the lines that belong to it."""
-    _, found, rest = log.read_bytes()[said_before:].decode(errors="replace").rpartition("error: ")
-    return rest.partition("\n\n")[0].strip() if found else ""
 
 
 def pretrain_command(cell: RunSpec) -> str:

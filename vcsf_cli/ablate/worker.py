@@ -1,8 +1,9 @@
 """One run's work in a process of its own: command lines of vcsf, one after the other.
 
-`python -m vcsf_cli.ablate.worker '[["pretrain", ...], ["retrieve", ...]]'`, whose parent holds the
-other end of its stdin: when the parent dies, however it dies, so does this process with all that it
-started, and no run is left locked."""
+`python -m vcsf_cli.ablate.worker ERROR_FILE '[["pretrain", ...], ["retrieve", ...]]'`. Its parent
+holds the other end of its stdin: when the parent dies, however it dies, so does this process with
+all that it started, and no run stays locked. ERROR_FILE gets the last error of a command (see
+`vcsf --error-file`)."""
 
 from __future__ import annotations
 
@@ -25,12 +26,12 @@ def _die_with_parent() -> None:
     os.killpg(0, signal.SIGKILL)  # the parent made this process the first of a group
 
 
-class Commands:
-    """Runs command lines, and passes on to the one under way the signals that ask this process to
-    stop."""
+class _Commands:
+    """Runs command lines, and passes the signals that stop this process on to the running one."""
 
-    def __init__(self) -> None:
+    def __init__(self, error_file: str) -> None:
         self.stopped = False
+        self._command = [sys.executable, "-m", "vcsf_cli", "--error-file", error_file]
         self._process: subprocess.Popen[bytes] | None = None
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
@@ -42,19 +43,18 @@ class Commands:
 
     def run(self, words: list[str]) -> int:
         """The exit status of one command line, as a shell gives it."""
-        command = [sys.executable, "-m", "vcsf_cli", *words]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        self._process = subprocess.Popen([*self._command, *words], stdin=subprocess.DEVNULL)
         if self.stopped:  # while it was started
             self._process.send_signal(signal.SIGINT)
         status = self._process.wait()
         return EXIT_INTERRUPTED if self.stopped else status if status >= 0 else 128 - status
 
 
-def work(lines: list[list[str]]) -> int:
-    """Run command lines in order, the others too if a measurement fails; the status of the last
-    that fails, else 0."""
-    commands, failed = Commands(), 0
-    for words in lines:
+def _run_all(error_file: str, command_lines: list[list[str]]) -> int:
+    """Run command lines in order, all of them unless training fails; returns the status of the last
+    that failed, else 0."""
+    commands, failed = _Commands(error_file), 0
+    for words in command_lines:
         say(f"$ vcsf {shlex.join(words)}")
         status = commands.run(words)
         failed = status or failed
@@ -65,4 +65,4 @@ def work(lines: list[list[str]]) -> int:
 
 if __name__ == "__main__":
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    sys.exit(work(json.loads(sys.argv[1])))
+    sys.exit(_run_all(sys.argv[1], json.loads(sys.argv[2])))

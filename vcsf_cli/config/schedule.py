@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.config.recipe import Recipe
@@ -29,15 +30,13 @@ def describe_schedule(epochs: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} epochs {pathway}" for pathway, count in epochs.items() if count)
 
 
+@cache
+def _reference_epochs() -> int:
+    return max(epochs_by_pathway(recipes.load(_REFERENCE)).values())
+
+
 def shortness(recipe: Recipe) -> str:
-    """In words, by how much a recipe's schedule falls short of the whole one; empty if it
-    doesn't."""
-    epochs, whole = (
-        epochs_by_pathway(recipe),
-        max(epochs_by_pathway(recipes.load(_REFERENCE)).values()),
-    )
-    return (
-        f"short schedule: {describe_schedule(epochs)}, not {whole:,}"
-        if max(epochs.values()) < whole
-        else ""
-    )
+    """The epochs of a schedule that is shorter than the reference, and the reference's; else
+    empty."""
+    epochs, whole = epochs_by_pathway(recipe), _reference_epochs()
+    return f"{describe_schedule(epochs)}, not {whole:,}" if max(epochs.values()) < whole else ""

@@ -25,7 +25,7 @@ from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.contracts import PATHWAYS, Indices
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.splits import LabelBudget, Labels, draw_labelled, hold_out, missing_classes
-from vcsf_cli.errors import DataError, InputError, RunError
+from vcsf_cli.errors import BusyError, DataError, InputError, RunError
 from vcsf_cli.evaluate import metrics
 from vcsf_cli.features.extract import Features
 from vcsf_cli.model.pathways import TwoPathways, build
@@ -361,7 +361,7 @@ def run_job(
         job.run.folder.mkdir(parents=True, exist_ok=True)
         files.write_text(job.run.folder / "recipe.yaml", job.run.recipe.yaml())
     folder.mkdir(parents=True, exist_ok=True)
-    busy = RunError(
+    busy = BusyError(
         f"{folder} is being worked on by another process",
         "wait for it, or change a key of the protocol",
     )

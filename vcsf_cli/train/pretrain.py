@@ -17,7 +17,7 @@ from vcsf_cli.contracts import Indices
 from vcsf_cli.data.clips import TwoViewClips
 from vcsf_cli.data.loader import ResumableBatchSampler, iterate, training_loader
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.errors import DataError, InputError, RunError
+from vcsf_cli.errors import BusyError, DataError, InputError, RunError
 from vcsf_cli.model.cost import pathway_costs
 from vcsf_cli.model.parts import build_loss, build_sampler
 from vcsf_cli.model.pathways import TwoPathways, build
@@ -199,7 +199,7 @@ class Trainer:
         Raises:
             RunError: If another process trains the same run, or the training fails.
         """
-        busy = RunError(
+        busy = BusyError(
             f"run {self.run.name} is being trained by another process",
             "wait for it, or change a recipe key",
         )
