@@ -280,7 +280,7 @@ def test_pretrained_weights_that_can_not_be_had(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(
-        VcsfError, match="weights of timm model `test_resnet` can't be had: ConnectionError"
+        VcsfError, match="weights of timm model `test_resnet` can't be loaded: ConnectionError"
     ) as caught:
         backbones.timm_images(model="test_resnet", pretrained=True)
     assert not isinstance(caught.value, RecipeError)
@@ -298,7 +298,7 @@ def test_a_model_that_timm_does_not_have() -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("legacy_xception", "something passes by the end of stage"),
+        ("legacy_xception", "features bypass the end of stage"),
         ("hrnet_w18_small", "no module `stage1`"),
         ("coat_lite_tiny", "not run once and in order"),
         ("crossvit_tiny_240", "not end with one map"),

@@ -1,4 +1,4 @@
-"""Encoders of clips: each returns its feature map and lets motion modules in between its stages."""
+"""Encoders of clips. Each returns a feature map, and takes motion modules between its stages."""
 
 from vcsf_plugins.backbones.images import timm_images
 from vcsf_plugins.backbones.slowfast import slowfast_r50

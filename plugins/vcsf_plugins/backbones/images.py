@@ -1,5 +1,5 @@
-"""Image networks of timm as encoders of clips: frame by frame, with a temporal part of ours between
-their stages."""
+"""Image networks of timm as encoders of clips: frame by frame, with temporal parts between their
+stages."""
 
 from __future__ import annotations
 
@@ -21,21 +21,19 @@ from vcsf_plugins.backbones.temporal import TemporalAttention, TemporalConvoluti
 Temporal = Literal["shift", "convolution", "attention", "none"]
 
 Network = Any
-"""A module of timm, with `forward_features` and what else timm gives its networks, none of it
-typed."""
+"""A timm network, with `forward_features` and other attributes that timm does not type."""
 
-GROUPS = 4
-"""Stages of a transformer's blocks, which all have one resolution; its patch embedding is one
-more."""
+_GROUPS = 4
+"""Stages that a transformer's blocks are cut into, after the stage of its patch embedding."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a stage ends inside an image network.
+    """The end of a stage inside an image network.
 
     Args:
-        module: The module's name.
-        before: Whether the stage ends with the module's input; else with its output.
+        module: Name of the module whose output ends the stage.
+        before: Whether its input does instead.
     """
 
     module: str
@@ -43,20 +41,19 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How an image network lays out its features, which are a map (N, C, h, w) to everybody else.
+class FeatureLayout:
+    """The order of the axes of an image network's features; all other code sees (N, C, h, w).
 
     Args:
         kind: `NCHW`, `NHWC`, or tokens `NLC`.
-        prefix: Tokens before those of the map, such as a class token; they pass the end of a stage
-            unchanged.
+        prefix: Tokens before those of the map, such as a class token. They are passed on unchanged.
     """
 
     kind: Literal["NCHW", "NHWC", "NLC"]
     prefix: int
 
     def to_map(self, features: Tensor, height: int, width: int) -> Tensor:
-        """The map (N, C, h, w) in features of images of `height` and `width`."""
+        """The map (N, C, h, w) of features of images (height, width)."""
         if self.kind == "NCHW":
             return features
         if self.kind == "NHWC":
@@ -66,7 +63,7 @@ class Layout:
         return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], rows, -1)
 
     def from_map(self, image_map: Tensor, features: Tensor) -> Tensor:
-        """The features with `image_map` in the place of theirs."""
+        """The features with their map replaced."""
         if self.kind == "NCHW":
             return image_map
         if self.kind == "NHWC":
@@ -78,17 +75,16 @@ class Layout:
 class ImageFrames(nn.Module):
     """A timm network on every frame, with a temporal part after each stage.
 
-    The network runs as timm wrote it; at the end of a stage its features are taken out, reshaped to
-    those of a clip, and what comes back takes their place. So `image` keeps timm's own keys and its
-    weights go back into timm.
+    The network runs as timm wrote it. Hooks at the end of each stage reshape its features to those
+    of a clip and replace them. So `image` keeps timm's keys, and its weights fit back into timm.
 
     Args:
         image: The network of timm.
-        cuts: Where its stages end, but for the last, which ends with timm's `forward_features`.
-        layouts: How features are laid out at the end of each stage.
+        cuts: Ends of its stages but the last, which ends with timm's `forward_features`.
+        layouts: Layout of the features at the end of each stage.
         channels: Channels after each stage.
         temporal: Kind of the temporal part.
-        size: Height and width of the only images that it can read, if it can't read others.
+        size: The only height and width that the network reads; None: any.
         uses_labels: Whether labels may have trained the network.
     """
 
@@ -96,7 +92,7 @@ class ImageFrames(nn.Module):
         self,
         image: Network,
         cuts: Sequence[Cut],
-        layouts: Sequence[Layout],
+        layouts: Sequence[FeatureLayout],
         channels: Sequence[int],
         temporal: Temporal,
         size: tuple[int, int] | None,
@@ -128,24 +124,22 @@ class ImageFrames(nn.Module):
             raise RecipeError(
                 f"this timm model reads images of {self.size[0]} x {self.size[1]} pixels only, "
                 f"not {height} x {width}",
-                f"set data.size to {self.size[0]}, or take a model for images of any size",
+                f"set data.size to {self.size[0]}, or take a model that reads any size",
             )
 
         def end(stage: int, features: Tensor) -> Tensor:
-            """The features of `time` frames each, in timm's layout, as the next stage shall see
-            them."""
             layout = self.layout[stage - 1]
             image_map = layout.to_map(features, height, width)
-            video = self.after(stage, _as_clips(image_map, time), between)
-            return layout.from_map(video.transpose(1, 2).flatten(0, 1), features)
+            clips = self._after(stage, _as_clips(image_map, time), between)
+            return layout.from_map(clips.transpose(1, 2).flatten(0, 1), features)
 
         with _cutting(self.image, self.cuts, end):
             features = self.image.forward_features(clip.transpose(1, 2).flatten(0, 1))
         image_map = self.layout[-1].to_map(features, height, width)
-        return self.after(len(self.channels), _as_clips(image_map, time), between)
+        return self._after(len(self.channels), _as_clips(image_map, time), between)
 
-    def after(self, stage: int, features: Tensor, between: Between) -> Tensor:
-        """What the next stage sees of a stage's features (B, C, T, h, w)."""
+    def _after(self, stage: int, features: Tensor, between: Between) -> Tensor:
+        """Features (B, C, T, h, w) with the temporal part and `between` of a stage applied."""
         if str(stage) in self.temporal:
             features = self.temporal[str(stage)](features)
         features = between(stage, features)
@@ -153,7 +147,7 @@ class ImageFrames(nn.Module):
 
 
 def _as_clips(frames: Tensor, time: int) -> Tensor:
-    """Clips (B, C, T, h, w) of maps (B * T, C, h, w)."""
+    """(B * T, C, h, w) to (B, C, T, h, w)."""
     return frames.reshape(-1, time, *frames.shape[1:]).transpose(1, 2)
 
 
@@ -161,10 +155,10 @@ def _as_clips(frames: Tensor, time: int) -> Tensor:
 def _cutting(
     image: Network, cuts: Sequence[Cut], end: Callable[[int, Tensor], Tensor]
 ) -> Iterator[None]:
-    """While it lasts, an image network goes on with `end(stage, features)` where a stage ends."""
+    """In this context an image network continues with `end(stage, features)` after each stage."""
 
     def replace(stage: int, value: Any) -> Any:
-        # Some modules return their features and something beside them, such as their size.
+        # Some modules return features and something else, such as their size.
         if isinstance(value, tuple):
             return (end(stage, value[0]), *value[1:])
         return end(stage, value)
@@ -194,33 +188,31 @@ def _cutting(
 def timm_images(
     *, model: str, pretrained: bool = False, temporal: Temporal = "shift"
 ) -> ImageFrames:
-    """Any image network of timm that is a chain of stages, CNN or transformer, on each frame, with
-    a temporal part.
+    """An image network of timm, CNN or transformer, on each frame, with a temporal part.
 
-    Stages are timm's own (`feature_info`), after a stem where timm names none; a transformer's are
-    its patch embedding and four groups of its blocks. The last ends where timm's features end, with
-    their final norm or convolution. A class token is carried along and left out of the features. No
-    part strides time. What only timm's classifier uses, such as a norm after the pool, stays in
-    `image` untrained.
+    The network must be a chain of stages. Stages are timm's own (`feature_info`), after a stem if
+    timm names none; a transformer's are its patch embedding and four groups of blocks. The last
+    stage includes the final norm or convolution of timm's features. A class token is carried along
+    and left out of the features. No part strides time. Weights that only timm's classifier uses,
+    such as a norm after the pool, stay in `image` untrained.
 
-    The temporal part, none of it timm's, follows these papers but for what is said:
+    The temporal part is not timm's. It follows these papers, with the differences named:
 
     - `shift` (TSM, Lin et al., ICCV 2019): an eighth of the channels comes from the frame before,
-      an eighth from the one after. Here all of a stage's input is shifted, there the residual
+      an eighth from the one after. Here the whole input of a stage is shifted, in TSM the residual
       branch of every block.
-    - `convolution`: a depthwise 3x1x1 convolution beside the features of every stage, as in
-      R(2+1)D's factorisation, but residual, and nothing at the start.
-    - `attention` (divided attention as in TimeSformer, Bertasius et al., ICML 2021): each position
-      over time, residual and nothing at the start. Here after the last stage alone, there in every
-      block.
+    - `convolution`: a depthwise 3x1x1 convolution after every stage, as in R(2+1)D's factorisation,
+      but residual and zero at the start.
+    - `attention` (divided attention of TimeSformer, Bertasius et al., ICML 2021): each position
+      over time, residual and zero at the start. Here after the last stage alone, in TimeSformer in
+      every block.
 
     Clips keep vcsf's normalisation, ImageNet's; some of timm's weights were trained with another.
 
     Args:
         model: Its name in timm, such as `resnet18`, `convnext_tiny` or `vit_small_patch16_224`.
-        pretrained: Start from timm's weights, fetched or from its cache; most of them have seen
-            labels.
-        temporal: What looks along time: `shift`, `convolution`, `attention`, or `none`.
+        pretrained: Start from timm's weights, downloaded or cached; most of them have seen labels.
+        temporal: How frames see each other: `shift`, `convolution`, `attention`, or `none`.
     """
     blank = _image_network(model)
     cuts, layouts, channels = _describe_stages(model, blank)
@@ -232,10 +224,10 @@ def timm_images(
 
 
 def _any_size(network: type[nn.Module]) -> dict[str, bool]:
-    """The settings by which a class of timm networks reads images of any size, as far as it has
-    them."""
-    known = inspect.signature(network).parameters
-    return {name: True for name in ("dynamic_img_size", "dynamic_img_pad") if name in known}
+    """The settings with which a class of timm networks reads images of any size; empty if it has
+    none."""
+    parameters = inspect.signature(network).parameters
+    return {name: True for name in ("dynamic_img_size", "dynamic_img_pad") if name in parameters}
 
 
 def _image_network(
@@ -246,51 +238,53 @@ def _image_network(
     Raises:
         UnknownName: If timm has no such model.
         RecipeError: If it can't be built.
-        VcsfError: If its weights can't be had.
+        VcsfError: If its weights can't be loaded.
     """
-    import timm  # it takes a second to import, so only those who use it wait
+    import timm  # takes a second to import
 
-    named = model.split(".")[0]  # after the dot: which of its weights
-    if ":" not in model and not timm.is_model(named):
-        raise UnknownName("timm model", named, timm.list_models(), "`backbone.model`")
+    name = model.split(".")[0]  # after the dot: which of its weights
+    if ":" not in model and not timm.is_model(name):
+        raise UnknownName("timm model", name, timm.list_models(), "`backbone.model`")
     try:
         with torch.device(device):
             return timm.create_model(model, pretrained=pretrained, num_classes=0, **settings)
-    except Exception as error:  # what the clients of weight hosts raise is theirs, and changes
+    except Exception as error:  # clients of weight hosts raise many kinds
         reason = f"{type(error).__name__}: {error}"
         if not pretrained:
             raise RecipeError(
                 f"timm can't build `{model}`: {reason}", "see backbone.model"
             ) from error
         raise VcsfError(
-            f"the weights of timm model `{model}` can't be had: {reason}",
-            "timm fetches them once and keeps them, so be online that once; or set "
+            f"the weights of timm model `{model}` can't be loaded: {reason}",
+            "timm downloads them once and keeps them: go online for that, or set "
             "backbone.pretrained to false",
         ) from error
 
 
 def _stage_cuts(image: Network) -> list[Cut]:
-    """Where the stages of a network end, but for its last, as timm describes them."""
+    """The ends of all stages of a network but the last, from timm's description."""
     stages = [dict(image.feature_info[index]) for index in range(len(image.feature_info))]
-    if len(stages) > GROUPS and len({stage["reduction"] for stage in stages}) == 1:
-        ends = [stages[len(stages) * group // GROUPS - 1]["module"] for group in range(1, GROUPS)]
+    if len(stages) > _GROUPS and len({stage["reduction"] for stage in stages}) == 1:
+        ends = [stages[len(stages) * group // _GROUPS - 1]["module"] for group in range(1, _GROUPS)]
         return [Cut(stages[0]["module"], before=True), *map(Cut, ends)]
     named = stages[0]["reduction"] <= 2 or "stem" in stages[0]["module"]
     stem = [] if named else [Cut(stages[0]["module"], before=True)]
     return [*stem, *(Cut(stage["module"]) for stage in stages[:-1])]
 
 
-def _describe_stages(model: str, image: Network) -> tuple[list[Cut], list[Layout], list[int]]:
+def _describe_stages(
+    model: str, image: Network
+) -> tuple[list[Cut], list[FeatureLayout], list[int]]:
     """Cuts, layouts and channels of the stages of a network on the device `meta`.
 
-    It is run once. At each cut the gradient must come from the cut before and from nowhere else:
-    whatever passes by a cut would never see a motion module.
+    The network runs once. At each cut the gradient must come from the previous cut and from nowhere
+    else: features that bypass a cut would never pass a motion module.
 
     Raises:
-        RecipeError: If its stages are no such chain.
+        RecipeError: If its stages are not a chain.
     """
     cuts = _stage_cuts(image)
-    layouts: list[Layout] = []
+    layouts: list[FeatureLayout] = []
     channels: list[int] = []
     starts = [
         torch.zeros(2, *image.pretrained_cfg["input_size"], device="meta", requires_grad=True)
@@ -315,11 +309,11 @@ def _describe_stages(model: str, image: Network) -> tuple[list[Cut], list[Layout
             features.sum(), starts, allow_unused=True, retain_graph=True
         )
         if [gradient is not None for gradient in gradients] != [False] * (stage - 1) + [True]:
-            raise refuse(f"something passes by the end of stage {stage - 1}")
+            raise refuse(f"features bypass the end of stage {stage - 1}")
         layouts.append(layout)
         channels.append(layout.to_map(features, *starts[0].shape[2:]).shape[1])
         starts.append(features.detach().requires_grad_())
-        return starts[-1] * 1  # so that the network may work in place
+        return starts[-1] * 1  # a copy, which the network may change in place
 
     unknown = {cut.module for cut in cuts} - {name for name, _ in image.named_modules()}
     if unknown:
@@ -330,19 +324,19 @@ def _describe_stages(model: str, image: Network) -> tuple[list[Cut], list[Layout
     return cuts, layouts, channels
 
 
-def _feature_layout(features: Any, prefix: int, declared: str | None) -> Layout | None:
-    """The layout of features of square images; None if it is none of those known."""
+def _feature_layout(features: Any, prefix: int, declared: str | None) -> FeatureLayout | None:
+    """The layout of features of square images; None if it is unknown."""
     if not isinstance(features, Tensor) or features.dim() not in (3, 4):
         return None
     if features.dim() == 3:
         for count in (prefix, 0):  # a class token may be added by the last blocks only
             tokens = features.shape[1] - count
             if math.isqrt(tokens) ** 2 == tokens:
-                return Layout("NLC", count)
+                return FeatureLayout("NLC", count)
         return None
     _, first, second, third = features.shape
     if first == second == third:
-        return Layout("NHWC" if declared == "NHWC" else "NCHW", 0)
+        return FeatureLayout("NHWC" if declared == "NHWC" else "NCHW", 0)
     if second == third:
-        return Layout("NCHW", 0)
-    return Layout("NHWC", 0) if first == second else None
+        return FeatureLayout("NCHW", 0)
+    return FeatureLayout("NHWC", 0) if first == second else None

@@ -9,21 +9,21 @@ from torch import Tensor, nn
 
 from vcsf_plugins.backbones.staged import Pathway, Staged
 
-BLOCKS = (3, 4, 6, 3)
+_BLOCKS = (3, 4, 6, 3)
 """Residual blocks of res2 to res5: ResNet-50."""
 
 _TEMPORAL_KERNELS = {"slow": (1, 1, 1, 3, 3), "fast": (5, 3, 3, 3, 3)}
-"""Frames that the stem, and each block of res2 to res5, looks at."""
+"""Frames that the stem and the blocks of res2 to res5 cover."""
 
 
 class _Bottleneck(nn.Module):
     """A residual block of a temporal (kx1x1), a spatial (1x3x3) and a pointwise convolution.
 
     Args:
-        channels_in: Channels before.
-        inner: Channels in between; after it there are four times as many.
+        channels_in: Channels of the input.
+        inner: Channels in between; the output has four times as many.
         stride: Stride along height and width.
-        kernel: Frames that the first convolution looks at.
+        kernel: Frames that the first convolution covers.
     """
 
     def __init__(self, channels_in: int, inner: int, stride: int, kernel: int) -> None:
@@ -48,25 +48,23 @@ class _Bottleneck(nn.Module):
         self.activation = nn.ReLU(inplace=True)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, 4 * inner, ...) of features (B, channels_in, ...)."""
         return cast(Tensor, self.activation(self.body(features) + self.skip(features)))
 
 
 def slowfast_r50(*, width: Annotated[float, Gt(0)] = 1.0, pathway: Pathway = "fast") -> Staged:
-    """A pathway of SlowFast on a ResNet-50 (Feichtenhofer et al., ICCV 2019, table 1), neither
-    striding time.
+    """A pathway of SlowFast with a ResNet-50 (Feichtenhofer et al., ICCV 2019, table 1).
 
-    Slow looks along time in res4 and res5 alone, fast in its stem and in every block. Differences
-    to the paper: no lateral connections, so that each pathway is an encoder of its own; fast is as
-    wide as slow unless `width` says otherwise; and there is no classifier. The stride of a stage is
-    in its 1x3x3 convolution, and the last norm of each block starts at zero, as in the authors'
-    code.
+    Slow looks along time in res4 and res5 alone, fast in its stem and in every block; neither
+    strides time. Differences from the paper: no lateral connections, so each pathway is an encoder
+    by itself; fast is as wide as slow unless `width` says otherwise; no classifier. As in the
+    authors' code, a stage strides in its 1x3x3 convolution, and the last norm of each block starts
+    at zero.
 
     Args:
         width: Channels as a share of ResNet-50's; the paper's fast pathway has 0.125, its beta.
     """
     first = max(1, round(64 * width))
-    inner = [first * 2**stage for stage in range(len(BLOCKS))]
+    inner = [first * 2**stage for stage in range(len(_BLOCKS))]
     stem_kernel, *kernels = _TEMPORAL_KERNELS[pathway]
     stages = [
         nn.Sequential(
@@ -78,7 +76,7 @@ def slowfast_r50(*, width: Annotated[float, Gt(0)] = 1.0, pathway: Pathway = "fa
         )
     ]
     channels = [first]
-    for index, (blocks, kernel) in enumerate(zip(BLOCKS, kernels, strict=True)):
+    for index, (blocks, kernel) in enumerate(zip(_BLOCKS, kernels, strict=True)):
         # The pool opens stage 2, so that stage 1 is the stem alone, as in S3D.
         layers: list[nn.Module] = [] if index else [nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))]
         for block in range(blocks):

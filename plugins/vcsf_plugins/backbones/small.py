@@ -1,4 +1,4 @@
-"""A network of our own that two cores can train."""
+"""A network small enough to train on two cores."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class _SmallBlock(nn.Module):
     factorisation.
 
     Args:
-        channels_in: Channels before.
-        channels: Channels after.
+        channels_in: Channels of the input.
+        channels: Channels of the output.
         stride: Strides along time, height and width.
     """
 
@@ -34,7 +34,6 @@ class _SmallBlock(nn.Module):
         self.activation = nn.ReLU(inplace=True)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, channels, ...) of features (B, channels_in, ...)."""
         output: Tensor = self.activation(self.body(features) + self.skip(features))
         return output
 
@@ -47,13 +46,13 @@ def small(
 ) -> Staged:
     """A small (2+1)D residual network for CPUs: a stem and three blocks, each halving the image.
 
-    It is no paper's. Of R(2+1)D it has the factorised convolutions, but one pair a block, no
-    channels added in between to keep the number of parameters, and a projection beside every block.
+    It is from no paper. Its convolutions are factorised as in R(2+1)D, but there is one pair per
+    block, the pair has no extra channels in between, and every block has a projection.
 
     Args:
         channels: Channels after the stem and after each block.
         temporal_strides: Strides along time of the stem and the blocks; by default 1, 1, 1, 2 for
-            slow, 2, 2, 2, 2 for fast. The stem looks along time only where it also strides.
+            slow and 2, 2, 2, 2 for fast. A stem that does not stride time does not look along it.
     """
     strides = temporal_strides or ((1, 1, 1, 2) if pathway == "slow" else (2, 2, 2, 2))
     depth = 1 if strides[0] == 1 else 3

@@ -1,4 +1,4 @@
-"""What most backbones are: a row of stages, with room for a motion module after each."""
+"""The base of most backbones: stages in a row, a motion module possible after each."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Strides = tuple[Stride, Stride, Stride, Stride]
 
 
 class Staged(nn.Module):
-    """A backbone that is a row of stages.
+    """Stages in a row.
 
     Args:
-        stages: One module a stage; stage 1 is the stem.
+        stages: One module per stage; stage 1 is the stem.
         channels: Channels after each stage.
     """
 

@@ -1,4 +1,4 @@
-"""What gives a network that sees single frames an idea of time."""
+"""Temporal parts for networks that see single frames."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from torch.nn import functional
 
 
 def temporal_shift(features: Tensor) -> Tensor:
-    """Features (B, C, T, h, w) with an eighth of the channels from the step before and an eighth
-    from the next.
-
-    TSM's shift; what would come from outside the clip is zero.
-    """
+    """TSM's shift: features (B, C, T, h, w) with an eighth of the channels from the previous step
+    and an eighth from the next, zero at the ends."""
     part = features.shape[1] // 8
     past = functional.pad(features[:, :part, :-1], (0, 0, 0, 0, 1, 0))
     future = functional.pad(features[:, part : 2 * part, 1:], (0, 0, 0, 0, 0, 1))
@@ -23,8 +20,7 @@ def temporal_shift(features: Tensor) -> Tensor:
 
 
 class TemporalConvolution(nn.Module):
-    """A depthwise 3x1x1 convolution beside the features; its norm starts at zero, so that it starts
-    as the identity.
+    """A residual depthwise 3x1x1 convolution, at the start the identity.
 
     Args:
         channels: C of the features.
@@ -39,16 +35,14 @@ class TemporalConvolution(nn.Module):
         nn.init.zeros_(self.norm.weight)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, C, T, h, w) of features of that shape."""
+        """(B, C, T, h, w) to (B, C, T, h, w)."""
         return features + cast(Tensor, self.norm(self.convolution(features)))
 
 
 class TemporalAttention(nn.Module):
-    """Self-attention of each position over time beside the features; its projection starts at zero:
-    the identity.
+    """Residual self-attention of each position over time, at the start the identity.
 
-    Steps are told apart by the sines and cosines of "Attention Is All You Need", so any number of
-    them will do.
+    Steps have the sinusoidal encoding of "Attention Is All You Need", so any number of them works.
 
     Args:
         channels: C of the features.
@@ -64,10 +58,10 @@ class TemporalAttention(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, C, T, h, w) of features of that shape."""
+        """(B, C, T, h, w) to (B, C, T, h, w)."""
         batch, channels, time, height, width = features.shape
         steps = features.permute(0, 3, 4, 2, 1).reshape(-1, time, channels)
-        inputs = self.inputs(self.norm(steps) + waves(time, channels, steps))
+        inputs = self.inputs(self.norm(steps) + _sinusoids(time, channels, steps))
         query, key, value = inputs.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = (
             functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
@@ -78,9 +72,8 @@ class TemporalAttention(nn.Module):
         return features + cast(Tensor, change)
 
 
-def waves(time: int, channels: int, like: Tensor) -> Tensor:
-    """Sines and cosines (T, C) of steps 0 to T - 1, of wave lengths from 2 pi to 10000 times
-    that."""
+def _sinusoids(time: int, channels: int, like: Tensor) -> Tensor:
+    """Sines and cosines (T, C) of steps 0 to T - 1, wavelengths from 2 pi to 10000 * 2 pi."""
     steps = torch.arange(time, device=like.device, dtype=torch.float32)[:, None]
     pairs = torch.arange((channels + 1) // 2, device=like.device, dtype=torch.float32)
     angles = steps * 10000 ** (-2 * pairs / channels)

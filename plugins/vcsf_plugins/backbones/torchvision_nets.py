@@ -1,4 +1,4 @@
-"""The video networks that torchvision has, without their classifiers, cut into stages."""
+"""Torchvision's video networks, without their classifiers, cut into stages."""
 
 from __future__ import annotations
 
@@ -23,19 +23,18 @@ from vcsf_plugins.backbones.staged import Pathway, Staged, Stride, Strides
 
 
 def s3d(*, temporal_stem_stride: Stride | None = None, pathway: Pathway = "fast") -> Staged:
-    """S3D without gating (Xie et al., ECCV 2018), torchvision's layers with CoCLR's batch norm and
+    """S3D without gating (Xie et al., ECCV 2018): torchvision's layers, CoCLR's batch norm and
     initialisation.
 
-    Differences to the paper: it reads 64 frames of 224 px, here the recipe says; the slow pathway's
-    stem does not stride time; and there is no classifier, nor dropout before it. Of torchvision's,
-    batch norm has momentum 0.1 and eps 1e-5 instead of 1e-3 both, and convolutions start from N(0,
-    0.01).
+    Differences from the paper: the recipe sets the input, there 64 frames of 224 px; the slow
+    pathway's stem does not stride time; no classifier and no dropout. Differences from torchvision:
+    batch norm has momentum 0.1 and eps 1e-5, there both 1e-3; convolutions start from N(0, 0.01).
 
     Args:
         temporal_stem_stride: Stride of the stem along time; by default 1 for slow (8 frames: 8, 4,
             2), 2 for fast.
     """
-    # With torchvision's momentum the running statistics stay near their start in short runs.
+    # With torchvision's momentum of 1e-3 running statistics stay near their start in short runs.
     network = S3D(norm_layer=partial(nn.BatchNorm3d, momentum=0.1, eps=1e-5))
     layers = list(network.features)
     stride = temporal_stem_stride or (1 if pathway == "slow" else 2)
@@ -60,12 +59,12 @@ def s3d(*, temporal_stem_stride: Stride | None = None, pathway: Pathway = "fast"
 def r3d18(*, temporal_strides: Strides | None = None, pathway: Pathway = "fast") -> Staged:
     """R3D-18 (Tran et al., CVPR 2018) as in torchvision.
 
-    Differences to the paper: the slow pathway strides time once less, and there is no classifier.
-    The paper's input is 16 frames of 112 px, here the recipe says.
+    Differences from the paper: the slow pathway strides time once less; no classifier; the recipe
+    sets the input, there 16 frames of 112 px.
 
     Args:
         temporal_strides: Strides along time of layers 1 to 4; by default 1, 1, 2, 2 for slow, so
-            that 8 frames end as 2 and not as 1, and 1, 2, 2, 2 for fast.
+            that 8 frames end as 2, not 1, and 1, 2, 2, 2 for fast.
     """
     return _residual18(r3d_18(), temporal_strides, pathway)
 
@@ -74,7 +73,7 @@ def r2plus1d18(*, temporal_strides: Strides | None = None, pathway: Pathway = "f
     """R(2+1)D-18 (Tran et al., CVPR 2018) as in torchvision: each 3x3x3 convolution is a 1x3x3 and
     a 3x1x1 one.
 
-    Differences to the paper: those of `r3d18`.
+    Differences from the paper are those of `r3d18`.
 
     Args:
         temporal_strides: Strides along time of layers 1 to 4; by default 1, 1, 2, 2 for slow, 1, 2,
@@ -92,9 +91,8 @@ def _residual18(network: VideoResNet, temporal_strides: Strides | None, pathway:
     strides = temporal_strides or ((1, 1, 2, 2) if pathway == "slow" else (1, 2, 2, 2))
     if strides[0] != 1:
         raise RecipeError(
-            f"temporal_strides is {list(strides)}: layer 1 has no projection beside it, so it "
-            f"can't stride time",
-            "let the first of them be 1",
+            f"temporal_strides is {list(strides)}: layer 1 has no projection, so it can't stride time",
+            "set the first of them to 1",
         )
     layers = [network.layer1, network.layer2, network.layer3, network.layer4]
     for layer, stride in zip(layers[1:], strides[1:], strict=True):
@@ -108,8 +106,7 @@ def _residual18(network: VideoResNet, temporal_strides: Strides | None, pathway:
 
 
 def _temporal_convolution(convolution: nn.Module) -> nn.Conv3d:
-    """The one that strides along time: the last of torchvision's factorised pair, else the
-    convolution itself."""
+    """The temporal convolution of torchvision's factorised pair, else the convolution itself."""
     return cast(
         nn.Conv3d, convolution[-1] if isinstance(convolution, nn.Sequential) else convolution
     )
