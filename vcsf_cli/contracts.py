@@ -1,8 +1,7 @@
-"""The shapes and protocols that vcsf and its plugins agree on, stated once.
+"""The shapes and protocols that vcsf and its plugins agree on.
 
 B clips, L frames in a window, T frames or time steps of one pathway, C channels, K queue slots, D
-head dimensions. Images are RGB. Nothing here imports torch when it is merely read by the data
-commands."""
+dimensions of an embedding. Images are RGB. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ PATHWAYS: tuple[Literal["slow"], Literal["fast"]] = ("slow", "fast")
 
 
 def other_pathway(pathway: str) -> Literal["slow", "fast"]:
-    """The pathway that is not this one."""
+    """`fast` for `slow`, `slow` for `fast`."""
     return "fast" if pathway == "slow" else "slow"
 
 
@@ -37,10 +36,11 @@ class Video:
         path: The file.
         name: Its path relative to the dataset's root, with `/`; unique within the dataset.
         label: Its class, None if unknown.
-        group: What never straddles a split, such as `g07` in UCF101's names; empty if unknown.
+        group: Videos of one group are never divided by a split, such as `g07` in UCF101's names;
+            empty if unknown.
         source: The recording that it was cut from; videos of equal source show the same scene.
-            Empty: its own.
-        split: Its part, `train`, `test` or empty, in each of up to three official splits.
+            Empty: a recording of its own.
+        split: `train`, `test` or empty in each of up to three official splits.
     """
 
     path: Path
@@ -55,10 +55,10 @@ class Dataset(Protocol):
     """What a `vcsf_datasets` factory returns."""
 
     def videos(self) -> list[Video]:
-        """All videos, sorted by name; downloads or makes them first where the dataset can do that.
+        """All videos, sorted by name; downloads or makes them first if the dataset can.
 
         Raises:
-            DataError: If none are found, or one is found twice.
+            DataError: If there are none, or one is there twice.
         """
         ...
 
@@ -67,8 +67,7 @@ class Dataset(Protocol):
         ...
 
     benchmark: bool
-    """Whether clips are already cut as the benchmark wants them, so that none is ever cut up
-    further."""
+    """Whether the videos are a benchmark's clips, which must not be cut further."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Frame:
 
     Args:
         image: uint8 (H, W, 3), upright.
-        time: Its presentation time in seconds from the first frame, None where the container has no
+        time: Its presentation time in seconds from the first frame, None if the container has no
             usable one.
     """
 
@@ -86,23 +85,21 @@ class Frame:
 
 
 class Reader(Protocol):
-    """An open video: exact, that is frame i is frame i of a sequential decode from the start, or an
-    error.
+    """An open video. It is exact or fails: frame i is frame i of a sequential decode from the start.
 
     Raises:
-        DataError: From any method, if the file can't be decoded. Frames before the damage are
-            yielded first.
+        DataError: From any method, if the file can't be decoded. `stream` yields the frames before
+            the damage first.
     """
 
     fps: float
-    """Frames per second as the container says, 0.0 if unknown."""
+    """Frames per second by the container, 0.0 if unknown."""
 
     declared: int
-    """Number of frames that there should be, 0 if unknown; fewer that decode mean a damaged
-    file."""
+    """Number of frames by the container, 0 if unknown. If fewer decode, the file is damaged."""
 
     def __len__(self) -> int:
-        """Number of frames that really decode."""
+        """Number of frames that decode."""
         ...
 
     def stream(self) -> Iterator[Frame]:
@@ -110,8 +107,11 @@ class Reader(Protocol):
         ...
 
     def read(self, indices: Sequence[int], size: int | None = None) -> Frames:
-        """The frames `indices`, any order, repeats allowed: uint8 (T, H, W, 3), short side `size`
-        if given.
+        """The frames `indices` in that order, repeats allowed: uint8 (T, H, W, 3).
+
+        Args:
+            indices: Numbers of frames.
+            size: Largest short side; larger frames are scaled down, their aspect kept.
 
         Raises:
             IndexError: If an index is not in `range(len(self))`.
@@ -126,7 +126,7 @@ class Decoder(Protocol):
         """Open a video file.
 
         Raises:
-            DataError: If it is no video that this decoder can read.
+            DataError: If the decoder can't read it.
         """
         ...
 
@@ -136,13 +136,12 @@ class View:
     """The frames of one view of a video.
 
     Args:
-        window: Frame numbers of the window that both pathways see, int64 (L,); where each has its
-            own, one after the other.
-        slow: Positions in the slow pathway's window that it reads, int64 (T_slow,).
-        fast: Positions in the fast pathway's window that it reads, int64 (T_fast,).
-        parts: Begin and end of each pathway's window in `window`, for pathways that don't see all
-            of it. The same for all views that a sampler gives for training, and for all that it
-            gives for measuring.
+        window: Frame numbers of the window that both pathways see, int64 (L,). If each pathway has
+            a window of its own: both, one after the other.
+        slow: Positions that slow reads in its window, int64 (T_slow,).
+        fast: Positions that fast reads in its window, int64 (T_fast,).
+        parts: Start and end of a pathway's window in `window`, for pathways that don't see all of
+            it. Equal in all views that a sampler gives for training, and in all for measuring.
     """
 
     window: Indices
@@ -151,17 +150,17 @@ class View:
     parts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def positions(self, pathway: str) -> Indices:
-        """Positions in a pathway's window that it reads."""
+        """Positions that a pathway reads in its window."""
         return self.slow if pathway == "slow" else self.fast
 
     def part(self, pathway: str) -> tuple[int, int]:
-        """Begin and end of a pathway's window in `window`."""
+        """Start and end of a pathway's window in `window`."""
         return self.parts.get(pathway, (0, len(self.window)))
 
 
 class Sampler(Protocol):
-    """What a `vcsf_samplers` factory returns. Pure: it needs no video, only its number of
-    frames."""
+    """What a `vcsf_samplers` factory returns. It sees no video, only a number of frames, and the
+    same generator gives the same views."""
 
     length: int
     """L, frames of a window."""
@@ -171,28 +170,27 @@ class Sampler(Protocol):
         ...
 
     def cover(self, frames: int) -> list[View]:
-        """Deterministic windows that together reach every frame they can, for measuring."""
+        """Fixed windows for measuring, which together reach every frame that they can."""
         ...
 
 
 @dataclass
 class Contrast:
-    """What every contrastive loss sees: keyed by pathway, vectors of unit length.
+    """The arguments of a contrastive loss. Embeddings have unit length and are keyed by pathway.
 
-    `video`, `source` and `label` are int64; -1 as video or source marks an empty slot and equals
-    nothing, -1 as label is unknown. Videos of equal source were cut from one recording; a video
-    without group is its own source. A loss may read a label only if its class attribute
-    `uses_labels` is true.
+    Numbers are int64. As video or source, -1 marks an empty slot and equals nothing; as label it
+    means unknown. Videos of equal source were cut from one recording. Only a loss whose
+    `uses_labels` is true may read labels. `hookspecs.vcsf_losses` lists the attributes of a loss.
 
     Args:
         query: View 1 through the trained encoder, (B, D), with gradient; None for a frozen pathway.
-        key: View 2 through the momentum encoder, (B, D). Of a pathway that does not learn, only if
-            the loss `crosses`.
-        queue: Older keys, (K, D), kept in step across pathways; the batch's own keys for a loss
-            with `queue` 0.
-        video: Batch video numbers, (B,), and `queue_video` (K,).
-        source: Batch source numbers, (B,), and `queue_source` (K,).
-        label: Batch labels, (B,), and `queue_label` (K,).
+        key: View 2 through the momentum encoder, (B, D); a frozen pathway has keys only if the loss
+            `crosses`.
+        queue: Older keys, (K, D); slot i is the same clip in both pathways. The batch's own keys
+            for a loss with `queue` 0.
+        video: Numbers of the batch's videos, (B,), and `queue_video` (K,) of the queue's.
+        source: Numbers of their recordings, (B,), and `queue_source` (K,).
+        label: Their classes, (B,), and `queue_label` (K,).
     """
 
     query: dict[str, Tensor | None]
@@ -207,33 +205,32 @@ class Contrast:
 
 
 def identity(stage: int, features: Any) -> Any:
-    """The `between` of a backbone without motion modules."""
+    """The `between` of a backbone without motion modules: features as they are."""
     return features
 
 
 def never(keys: Collection[str]) -> bool:
-    """The `labels` of a layout whose files never come from a training with labels."""
+    """The `labels` of a layout whose files are never trained with labels."""
     return False
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How files of another code name the weights of a backbone, so that `--init` can take them.
+    """Names of a backbone's weights in the files of other code, so that `--init` can load them.
 
-    A file fits if, after one of the prefixes, every tensor of the backbone is there, and nothing is
-    there besides that is not left out. Counters of batch norm (`num_batches_tracked`) may be
-    missing.
+    A file fits if, after one of the prefixes, it has every tensor of the backbone, and no other
+    tensor but those left out. Counters of batch norm (`num_batches_tracked`) may be missing.
 
     Args:
-        keys: The backbone's own key by the file's. Two of the file's may stand for one; they must
-            then be equal.
-        prefixes: What may stand before each of those keys in a file, such as `encoder_q.0.`.
-        left_out: What is known and not taken: the beginning of a key, prefix included, and what
-            that is.
-        labels: Whether a file's keys say that labels trained these weights.
-        eps: That of its batch norms, where it is not the backbone's own. Running variances then
-            take up the difference: evaluated, the networks are the same.
-        remark: A sentence for whoever takes such weights.
+        keys: The backbone's own key for each key of the file. Two keys of the file may lead to one
+            if their tensors are equal.
+        prefixes: Possible prefixes of those keys in a file, such as `encoder_q.0.`.
+        left_out: Tensors that are not loaded: the beginning of their keys, prefix included, and
+            what they are, such as `projection head`.
+        labels: Whether the keys of a file show that labels trained the weights.
+        eps: Of the file's batch norms, if the backbone's differs. Running variances are then
+            adjusted, so that in eval mode the networks are the same.
+        remark: A sentence shown to users of such weights.
     """
 
     keys: Mapping[str, str]
@@ -245,22 +242,22 @@ class Layout:
 
 
 class Run(Protocol):
-    """What an observer may ask a run folder."""
+    """A run, as observers see it."""
 
     @property
     def folder(self) -> Path:
-        """Where it is."""
+        """The run folder."""
         ...
 
     @property
     def name(self) -> str:
-        """The folder's name, which names the run."""
+        """The folder's name."""
         ...
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One keyword of a factory, as its signature and docstring say it."""
+    """One keyword of a factory, from its signature and docstring."""
 
     name: str
     annotation: Any
