@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import json
 import multiprocessing
 import os
 import re
@@ -21,7 +20,6 @@ from typing import Any
 import click
 import pluggy
 import vcsf_plugins
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from vcsf_cli import hookspecs
 from vcsf_cli.contracts import Component, Parameter
@@ -29,7 +27,6 @@ from vcsf_cli.errors import (
     BROKEN_DISK,
     WRONG_PATH,
     PluginError,
-    RecipeError,
     UnknownName,
     VcsfError,
     did_you_mean,
@@ -180,17 +177,15 @@ class Registry:
         return components[name]
 
     def build(self, kind: str, name: str, *positional: Any, **settings: Any) -> Any:
-        """Call a component's factory, with settings that `check_settings` has passed.
+        """Call a component's factory, with settings in the types of its signature.
 
         Raises:
             PluginError: If the factory raises something else than a `VcsfError`, or returns
                 something else than its kind must give.
         """
         component = self.find(kind, name)
-        filled = {name: value for name, value in settings.items() if name in _FILLED_BY_VCSF}
-        chosen = {name: value for name, value in settings.items() if name not in _FILLED_BY_VCSF}
         with blame(component.plugin, f"{kind} `{name}`"):
-            built = component.factory(*positional, **filled, **_typed_settings(component, chosen))
+            built = component.factory(*positional, **settings)
         missing = [attribute for attribute in _GIVES[kind] if not hasattr(built, attribute)]
         if missing:
             raise PluginError(
@@ -357,111 +352,6 @@ def _argument_helps(documentation: str) -> dict[str, str]:
 def takes(component: Component, keyword: str) -> bool:
     """Whether a component's factory has a keyword that vcsf fills in."""
     return keyword in inspect.signature(component.factory).parameters
-
-
-def check_settings(
-    component: Component,
-    settings: dict[str, Any],
-    place: Callable[[str], str],
-    *,
-    whole: bool = True,
-) -> tuple[dict[str, Any], list[RecipeError]]:
-    """Check a recipe's settings against a factory's signature.
-
-    Args:
-        component: The component that they are meant for.
-        settings: Keyword and value as the recipe says.
-        place: Says where a keyword stands, for the problem's text: `temperature` -> ``
-            `loss.temperature` ``.
-        whole: Whether these are all settings, so that defaults are filled in and missing ones are
-            problems.
-
-    Returns:
-        The settings, and all problems.
-    """
-    problems: list[RecipeError] = []
-    checked: dict[str, Any] = {}
-    what = f"{component.kind} `{component.name}`"
-    for name in settings:
-        if name not in component.parameters:
-            problems.append(
-                RecipeError(
-                    f"unknown parameter `{name}` of {what} at {place(name)}",
-                    did_you_mean(name, component.parameters) or f"{what} has no parameters",
-                )
-            )
-    for name, parameter in component.parameters.items():
-        if name in settings:
-            try:
-                checked[name] = validate(parameter.annotation, settings[name])
-            except ValidationError as error:
-                problems.append(
-                    RecipeError(
-                        f"{place(name)} is {settings[name]!r}: "
-                        f"{_describe_problem(error, parameter.annotation)}",
-                        f"{what}: {parameter.help}" if parameter.help else "",
-                    )
-                )
-        elif not whole:
-            continue
-        elif parameter.required:
-            problems.append(RecipeError(f"{what} needs {place(name)}", parameter.help))
-        else:
-            checked[name] = parameter.default
-    return checked, problems
-
-
-def _describe_problem(error: ValidationError, annotation: Any) -> str:
-    """What pydantic says of a value, each thing once; of a list of a wrong length, how long it
-    should be."""
-    for detail in error.errors():
-        wanted = fixed_length(annotation)
-        given = detail["input"]
-        if wanted and detail["type"] in ("missing", "too_long") and isinstance(given, list | tuple):
-            return needs(wanted, len(given))
-    return "; ".join(dict.fromkeys(detail["msg"].lower() for detail in error.errors()))
-
-
-def fixed_length(annotation: Any) -> int:
-    """How many values the tuple of an annotation has, 0 if it has no tuple of one length."""
-    inner = typing.get_args(annotation)
-    if typing.get_origin(annotation) is tuple:
-        return 0 if Ellipsis in inner else len(inner)
-    return max(map(fixed_length, inner), default=0)
-
-
-def needs(wanted: int, given: int) -> str:
-    """What is wrong with the length of a list."""
-    return f"needs {wanted} values, has {given}"
-
-
-def _typed_settings(component: Component, settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings that `check_settings` has passed, as plain values from a recipe, in the types of the
-    signature."""
-    return {
-        name: validate(component.parameters[name].annotation, value)
-        for name, value in settings.items()
-    }
-
-
-def validate(annotation: Any, value: Any) -> Any:
-    """A value as an annotation wants it, strictly: `1` for a float is fine, `"1"` is not, a list
-    for a tuple is.
-
-    Raises:
-        pydantic.ValidationError: If it does not fit.
-    """
-    if isinstance(value, str | Path) and annotation in (Path, Path | None):
-        return Path(value)
-    try:
-        config = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
-        adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=config)
-    except Exception:  # noqa: BLE001 - pydantic refuses a config for its own models
-        adapter = TypeAdapter(annotation)
-    if isinstance(value, bool | str):
-        return adapter.validate_python(value, strict=True)
-    # JSON's strictness: lists become tuples, but no text becomes a number.
-    return adapter.validate_json(json.dumps(value), strict=True)
 
 
 def leave_out_local_plugin() -> None:

@@ -260,9 +260,9 @@ def test_every_problem_is_told_once_where_it_stands(
         (
             "sampler: {alpha: 5}\noptim: {name: adm, lr: fast}\nstages: [{}, {}]",
             "3 problems in the recipe\n"
-            "  - `optim.lr` ({path}:3) is 'fast': input should be a valid number\n"
             "  - `sampler.alpha` ({path}:2) is 5, which does not divide the 32 frames of a window\n"
-            "  - unknown optimiser `adm` at `optim.name` ({path}:3)",
+            "  - unknown optimiser `adm` at `optim.name` ({path}:3)\n"
+            "  - `optim.lr` ({path}:3) is 'fast': input should be a valid number",
         ),
     ],
 )
@@ -320,10 +320,15 @@ LENGTHS = "needs 4 values, has "
         ("slow.temporal_strides=[1]", f"`slow.temporal_strides` is [1]: {LENGTHS}1"),
         ("slow.chanels=[1]", "unknown parameter `chanels` of backbone `small` at `slow.chanels`"),
         ("augment.jitter=[1]", f"`augment.jitter` is [1]: {LENGTHS}1"),
+        ("optim.drops=[3, 0, 0]", "`optim.drops` is [3, 0, 0]: input should be greater than 0"),
+        (
+            "speed.fused=3",
+            "`speed.fused` is 3: input should be 'auto'; input should be a valid boolean",
+        ),
         ("augment.jitter=[1, 1, 1, 1, 1]", f"`augment.jitter` is [1, 1, 1, 1, 1]: {LENGTHS}5"),
     ],
 )
-def test_a_list_that_does_not_fit_is_told_once(assignment: str, message: str) -> None:
+def test_a_value_that_does_not_fit_is_told_once(assignment: str, message: str) -> None:
     with pytest.raises(RecipeError) as error:
         recipes.load("demo", [assignment])
     assert error.value.message == message

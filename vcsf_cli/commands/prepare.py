@@ -18,6 +18,7 @@ import click
 from vcsf_cli import registry
 from vcsf_cli.commands.options import data_option, where
 from vcsf_cli.config import strict_yaml
+from vcsf_cli.config.check import Checker
 from vcsf_cli.contracts import Component, Dataset, Parameter
 from vcsf_cli.data.decode import default_decoder
 from vcsf_cli.errors import EXIT_INTERRUPTED, DataError, InputError, PluginError, RecipeError
@@ -257,6 +258,13 @@ def _as_yaml(name: str) -> str:
     return name if value == name else json.dumps(name, ensure_ascii=False)
 
 
+class _OptionChecker(Checker):
+    """Names options instead of keys."""
+
+    def place(self, *path: str | int) -> str:
+        return f"--{str(path[-1]).replace('_', '-')}"
+
+
 def check(component: Component, chosen: dict[str, Any]) -> dict[str, Any]:
     """Options as the factory's annotations want them.
 
@@ -266,9 +274,9 @@ def check(component: Component, chosen: dict[str, Any]) -> dict[str, Any]:
     plain = {
         name: str(value) if isinstance(value, Path) else value for name, value in chosen.items()
     }
-    checked, problems = registry.check_settings(
-        component, plain, lambda key: f"--{key.replace('_', '-')}"
-    )
-    if problems:
+    checker = _OptionChecker({})
+    settings = checker.settings(component, plain, ())
+    if settings is None:
+        problems = checker.problems
         raise InputError("; ".join(problem.message for problem in problems), problems[0].hint)
-    return checked
+    return settings

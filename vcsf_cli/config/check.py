@@ -6,22 +6,26 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from itertools import groupby
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from vcsf_cli import registry
-from vcsf_cli.config.schema import COMPONENTS, Optim, Stage, Train
-from vcsf_cli.config.strict_yaml import Marks
-from vcsf_cli.contracts import Component
-from vcsf_cli.errors import RecipeError, UnknownName, VcsfError
+from vcsf_cli.config import schema
+from vcsf_cli.config.schema import COMPONENTS, Stage
+from vcsf_cli.config.signature import Settings, settings_model
+from vcsf_cli.config.strict_yaml import Marks, Path
+from vcsf_cli.contracts import PATHWAYS, Component
+from vcsf_cli.errors import RecipeError, UnknownName, VcsfError, did_you_mean
 
-_VCSF_KEYS: Mapping[str, Mapping[str, Any]] = {"motion": {"after": list[int]}}
-"""Keys of component nodes that are vcsf's own, not the factory's."""
-PATHWAY_KEYS: Mapping[str, Any] = {"input": Literal["rgb", "difference"]}
-"""Keys of the nodes `slow` and `fast` that are vcsf's own; the others override the backbone's."""
+_MOTION_KEYS: Mapping[str, tuple[Any, Any]] = {"after": (list[int], [2, 3, 4])}
+"""Annotation and default of the keys of the node `motion` that are vcsf's own."""
+
+PATHWAY_KEYS: Mapping[str, tuple[Any, Any]] = {"input": (Literal["rgb", "difference"], "rgb")}
+"""The same of the nodes `slow` and `fast`, whose other keys override the backbone's."""
 
 _CHEAP = ("sampler", "loss")
 """Components that are built to see whether their settings fit; networks are built when they are
@@ -35,24 +39,19 @@ class Checker:
 
     Args:
         marks: `file:line` by path of keys; empty text for what `--set` gave.
-        problems: What is known to be wrong already.
-        schema: The model that keys are looked up in.
+        problems: What is already wrong.
         what: What is checked, for a problem's text.
     """
 
     def __init__(
-        self,
-        marks: Marks,
-        problems: Iterable[RecipeError] = (),
-        schema: type[BaseModel] = Stage,
-        what: str = "recipe",
+        self, marks: Marks, problems: Iterable[RecipeError] = (), what: str = "recipe"
     ) -> None:
-        self.marks, self.schema, self.what = marks, schema, what
+        self.marks, self.what = marks, what
         self.problems: list[RecipeError] = list(problems)
 
     def add(self, problem: RecipeError) -> None:
         """Remember a problem, once."""
-        if all(problem.message != known.message for known in self.problems):
+        if all(problem.message != other.message for other in self.problems):
             self.problems.append(problem)
 
     def place(self, *path: str | int) -> str:
@@ -68,9 +67,9 @@ class Checker:
         mark = self.marks.get(path)
         return f"`{key}` ({mark})" if mark else f"`{key}`"
 
-    def _is_inherited(self, path: tuple[str | int, ...]) -> bool:
-        """Whether a stage has what stands at this path of it from the top level, where it is told
-        once for all stages."""
+    def _is_inherited(self, path: Path) -> bool:
+        """Whether a stage has a key from the top level, whose problems are told once for all
+        stages."""
         return path[2:] in self.marks or not any(mark[:3] == path[:3] for mark in self.marks)
 
     def finish(self) -> None:
@@ -78,115 +77,125 @@ class Checker:
         if self.problems:
             raise RecipeError.of(self.problems)
 
-    def stage(self, tree: dict[str, Any], prefix: tuple[str | int, ...]) -> dict[str, Any] | None:
-        """A stage with all defaults as plain values; None if it has problems."""
-        before = len(self.problems)
+    def node(self, model: type[Model], tree: Any, path: Path) -> Model | None:
+        """Validate a node; None if it has problems.
+
+        Values go through JSON: a list is a tuple where one is wanted, but no text becomes a number.
+        """
         try:
-            stage = validate_stage(tree)
+            return model.model_validate_json(json.dumps(tree), strict=True)
         except ValidationError as error:
-            for detail in error.errors():
-                self.misfit(detail, prefix)
-            plain = {}
-        else:
-            plain = stage.model_dump(mode="json")
-        plain |= self._components(tree, prefix)
-        try:
-            epochs = part(Train, tree.get("train")).epochs
-        except ValidationError:  # told above
-            epochs = None
-        self.optimiser(tree.get("optim", {}), epochs, prefix)
-        return plain if len(self.problems) == before else None
+            groups = groupby(error.errors(), key=lambda detail: _key_path(detail, tree))
+            for key, details in groups:
+                self.add(self._misfit(model, tree, path, key, list(details)))
+            return None
 
-    def misfit(self, detail: ErrorDetails, prefix: tuple[str | int, ...]) -> None:
-        """Remember what the model says of a value, in words that name the key and what it may
-        be."""
-        path = tuple(part for part in detail["loc"] if part != "function-after")
-        given = detail["input"]
-        if detail["type"] in ("missing", "too_long") and isinstance(given, list):
-            path = path[:-1] if detail["type"] == "missing" else path
-            wanted = registry.fixed_length(_field_at(path, self.schema).annotation)
-            problem = registry.needs(wanted, len(given)) if wanted else detail["msg"].lower()
-            self.add(
-                RecipeError(
-                    f"{self.place(*prefix, *path)} is {given!r}: {problem}",
-                    _hint_for(path, self.schema),
-                )
-            )
-            return
-        place = self.place(*prefix, *path)
+    def _misfit(
+        self, model: type[BaseModel], tree: Any, path: Path, key: Path, details: list[ErrorDetails]
+    ) -> RecipeError:
+        """What pydantic says of one key of a node, with what may stand there."""
+        place, detail = self.place(*path, *key), details[0]
+        owner, field = _find_field(model, key)
+        component = owner.component if issubclass(owner, Settings) else None
+        what = f"{component.kind} `{component.name}`" if component else ""
         if detail["type"] == "extra_forbidden":
-            known = model_fields(path[:-1], self.schema)
-            self.add(UnknownName("key", str(path[-1]), known, place))
-        elif detail["type"] == "missing":
-            self.add(RecipeError(f"the {self.what} needs {place}"))
-        else:
-            text = detail["msg"].removeprefix("Value error, ")
-            self.add(
-                RecipeError(
-                    f"{place} is {given!r}: {text[:1].lower()}{text[1:]}",
-                    _hint_for(path, self.schema),
-                )
+            name, known = str(key[-1]), owner.model_fields
+            if not component:
+                return UnknownName("key", name, known, place)
+            return RecipeError(
+                f"unknown parameter `{name}` of {what} at {place}",
+                did_you_mean(name, known) or f"{what} has no parameters",
             )
+        if detail["type"] == "missing" and isinstance(detail["input"], dict):
+            return RecipeError(
+                f"{what or f'the {self.what}'} needs {place}", field.description or ""
+            )
+        value = tree
+        for part in key:
+            value = value[part]
+        if detail["type"] == "unknown_name":
+            return UnknownName(detail["ctx"]["what"], value, detail["ctx"]["known"], place)
+        hint = _hint(field, ".".join(map(str, (*path, *key))))
+        if field.description:
+            hint = f"{what}: {field.description}"
+        return RecipeError(f"{place} is {value!r}: {_describe(details, field)}", hint)
 
-    def _components(self, tree: dict[str, Any], prefix: tuple[str | int, ...]) -> dict[str, Any]:
-        """The component nodes of a stage with their factories' defaults."""
-        checked: dict[str, Any] = {}
-        for key, kind in COMPONENTS.items():
-            node = tree.get(key)
-            if not isinstance(node, dict) or not isinstance(node.get("name"), str):
-                continue
-            try:
-                component = registry.load().find(
-                    kind, node["name"], self.place(*prefix, key, "name")
-                )
-            except RecipeError as problem:
-                self.add(problem)
-                continue
-            own = _VCSF_KEYS.get(key, {})
-            settings = {k: v for k, v in node.items() if k != "name" and k not in own}
-            checked[key] = {"name": component.name} | self._own(node, own, (*prefix, key))
-            full, fit = self._settings(component, settings, (*prefix, key))
-            checked[key] |= full
-            if key in _CHEAP and fit:
-                self._factory(component, settings, (*prefix, key))
-            if key == "backbone":
-                for pathway in ("slow", "fast"):
-                    checked[pathway] = self._pathway(
-                        component, tree.get(pathway) or {}, (*prefix, pathway)
-                    )
-        if "motion" in checked:
-            checked["motion"].setdefault("after", [2, 3, 4])
-        if checked.get("motion", {}).get("name") == "none":
-            del checked["motion"][
-                "after"
-            ]  # nothing sits anywhere: two ways to say so must not be two runs
-        return checked
+    def stage(self, tree: dict[str, Any], prefix: Path = ()) -> Stage | None:
+        """A stage with all defaults; None if it has problems."""
+        nodes: dict[str, Any] = {}
+        for key, field in Stage.model_fields.items():
+            path = (*prefix, key)
+            if key in PATHWAYS:
+                nodes[key] = self._pathway(tree.get("backbone"), tree.get(key, {}), path)
+            elif key not in tree and field.is_required():
+                self.add(RecipeError(f"the {self.what} needs {self.place(*path)}"))
+                nodes[key] = None
+            elif key not in tree:
+                nodes[key] = field.get_default()
+            elif key in COMPONENTS:
+                nodes[key] = self._component(key, tree[key], path)
+            else:
+                nodes[key] = self.node(cast(type[BaseModel], field.annotation), tree[key], path)
+        optim, train = nodes["optim"], nodes["train"]
+        if optim and train:
+            self.drops(optim.schedule, optim.drops, train.epochs, prefix)
+        # `model_construct`, as every node has just been validated.
+        return None if None in nodes.values() else Stage.model_construct(**nodes)
 
-    def _settings(
+    def _component(self, key: str, tree: Any, path: Path) -> schema.Component | None:
+        node = self.node(schema.Component, tree, path)
+        if node is None:
+            return None
+        try:
+            component = registry.load().find(COMPONENTS[key], node.name, self.place(*path, "name"))
+        except RecipeError as problem:
+            self.add(problem)
+            return None
+        own = _MOTION_KEYS if key == "motion" else {}
+        settings = self.settings(component, node.settings, path, own)
+        if settings is None or (key in _CHEAP and not self._builds(component, settings, path)):
+            return None
+        if key == "motion" and node.name == "none":
+            del settings["after"]  # no module sits anywhere: two ways to say so are one run
+        return schema.Component.model_construct(name=node.name, **settings)
+
+    def _pathway(self, backbone: Any, tree: Any, path: Path) -> dict[str, Any] | None:
+        """The node `slow` or `fast`: vcsf's own keys, and overrides of the backbone's settings."""
+        name = backbone.get("name") if isinstance(backbone, dict) else None
+        component = registry.load().components("backbone").get(str(name))
+        if component is None:
+            return None
+        return self.settings(component, tree, path, PATHWAY_KEYS, partial=True)
+
+    def settings(
         self,
         component: Component,
-        settings: dict[str, Any],
-        path: tuple[str | int, ...],
+        tree: Any,
+        path: Path,
+        own: Mapping[str, tuple[Any, Any]] | None = None,
         *,
-        whole: bool = True,
-    ) -> tuple[dict[str, Any], bool]:
-        """Settings with their defaults, and whether all of them fit."""
-        checked, problems = registry.check_settings(
-            component, settings, lambda name: self.place(*path, name), whole=whole
-        )
-        for problem in problems:
-            self.add(problem)
-        plain = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in checked.items()
-        }
-        return plain, not problems
+        partial: bool = False,
+    ) -> dict[str, Any] | None:
+        """The settings of a component in the types of its factory's signature; None if they have
+        problems.
 
-    def _factory(
-        self, component: Component, settings: dict[str, Any], path: tuple[str | int, ...]
-    ) -> None:
-        """What only the factory sees, such as settings that don't fit each other; told where the
-        key that it names is."""
+        Args:
+            component: The component.
+            tree: What the recipe says.
+            path: Where it says so.
+            own: Annotation and default of keys that are vcsf's own.
+            partial: Whether parameters that are not given stay out, instead of taking their
+                defaults.
+        """
+        own = own or {}
+        valid = self.node(settings_model(component, own, partial=partial), tree, path)
+        if valid is None:
+            return None
+        given = valid.model_fields_set | own.keys()
+        return {name: value for name, value in valid if not partial or name in given}
+
+    def _builds(self, component: Component, settings: Mapping[str, Any], path: Path) -> bool:
+        """Whether a factory takes settings, which may not fit each other."""
         try:
             registry.load().build(component.kind, component.name, **settings)
         except VcsfError as error:
@@ -199,113 +208,80 @@ class Checker:
             else:
                 message = f"{self.place(*path)}: {error.message}"
             self.add(RecipeError(message, error.hint))
+            return False
+        return True
 
-    def _own(
-        self, node: dict[str, Any], own: Mapping[str, Any], path: tuple[str | int, ...]
-    ) -> dict[str, Any]:
-        """vcsf's own keys of a component's node."""
-        checked = {}
-        for key, annotation in own.items():
-            if key in node:
-                try:
-                    checked[key] = registry.validate(annotation, node[key])
-                except ValidationError as error:
-                    message = error.errors()[0]["msg"].lower()
-                    hint = (
-                        f"known: {', '.join(get_args(annotation))}"
-                        if get_args(annotation) and key == "input"
-                        else ""
-                    )
-                    self.add(
-                        RecipeError(f"{self.place(*path, key)} is {node[key]!r}: {message}", hint)
-                    )
-        return checked
-
-    def _pathway(
-        self, component: Component, node: Any, path: tuple[str | int, ...]
-    ) -> dict[str, Any]:
-        """The node `slow` or `fast`: vcsf's own keys, and overrides of the backbone's settings."""
-        if not isinstance(node, dict):
-            return {}
-        overrides = {k: v for k, v in node.items() if k not in PATHWAY_KEYS}
-        changed, _ = self._settings(component, overrides, path, whole=False)
-        return {"input": "rgb"} | self._own(node, PATHWAY_KEYS, path) | changed
-
-    def optimiser(self, node: Any, epochs: int | None, prefix: tuple[str | int, ...] = ()) -> None:
-        """An optimiser's name, and whether its schedule fits into the training; wrong types are
-        told elsewhere."""
-        name, known = node.get("name") if isinstance(node, dict) else None, optimisers()
-        if isinstance(name, str) and name not in known:
-            self.add(UnknownName("optimiser", name, known, self.place(*prefix, "optim", "name")))
-        try:
-            optim = part(Optim, node)
-        except ValidationError:
-            return
-        if epochs is None:
-            return
-        if optim.schedule == "step" and not optim.drops:
+    def drops(self, schedule: str, drops: Sequence[int], epochs: int, prefix: Path = ()) -> None:
+        """See that the drops of a learning rate come within the training."""
+        if schedule == "step" and not drops:
             self.add(
                 RecipeError(
                     f"{self.place(*prefix, 'optim', 'schedule')} is `step` without `drops`",
                     "name the epochs, such as drops: [250, 280]",
                 )
             )
-        if any(drop >= epochs for drop in optim.drops):
+        if any(drop >= epochs for drop in drops):
             self.add(
                 RecipeError(
-                    f"{self.place(*prefix, 'optim', 'drops')} is {optim.drops}, but training ends "
+                    f"{self.place(*prefix, 'optim', 'drops')} is {drops}, but training ends "
                     f"after epoch {epochs}",
                     "drop earlier, or train longer",
                 )
             )
 
 
-def _field_at(path: Sequence[str | int], schema: type[BaseModel]) -> FieldInfo:
-    """The key that a path leads to; of a list's entry, the list's."""
-    model: Any = schema
-    for name in path:
-        field: FieldInfo = model.model_fields[str(name)]
-        model = field.annotation
-        if not hasattr(model, "model_fields"):
+def _key_path(detail: ErrorDetails, tree: Any) -> Path:
+    """The keys that lead to what an error is about, without positions in lists and the branches of
+    unions that pydantic appends."""
+    key: list[str | int] = []
+    for name in detail["loc"]:
+        if not isinstance(tree, dict) or (name not in tree and detail["type"] != "missing"):
             break
-    return field
+        key.append(name)
+        tree = tree.get(name)
+    return tuple(key)
 
 
-def _hint_for(path: Sequence[str | int], schema: type[BaseModel]) -> str:
-    """What to write at a key: what is known, the keys of a node, else the default."""
-    field = _field_at(path, schema)
-    if get_origin(field.annotation) is Literal:
-        return f"known: {', '.join(map(str, get_args(field.annotation)))}"
-    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-        return f"write its keys: {', '.join(f'{path[-1]}.{key}' for key in field.annotation.model_fields)}"
+def _find_field(model: type[BaseModel], key: Path) -> tuple[type[BaseModel], FieldInfo]:
+    """The last field on the way along a key, and the model that has it."""
+    owner, field = model, FieldInfo(annotation=model)
+    for name in key:
+        inner = field.annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        owner = inner
+        field = owner.model_fields.get(str(name), field)
+    return owner, field
+
+
+def _hint(field: FieldInfo, key: str) -> str:
+    """What to write: what is known, the keys of a node, else the default."""
+    annotation = field.annotation
+    if get_origin(annotation) is Literal:
+        return f"known: {', '.join(map(str, get_args(annotation)))}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"write its keys: {', '.join(f'{key}.{name}' for name in annotation.model_fields)}"
     default = field.get_default(call_default_factory=True)
     if field.is_required() or default is None:
         return ""
     return f"the default is {json.dumps(default)}"
 
 
-def model_fields(path: Iterable[str | int], schema: type[BaseModel]) -> list[str]:
-    """The keys that the node at a path may have."""
-    model: Any = schema
-    for part in path:
-        model = model.model_fields[str(part)].annotation
-    return sorted(model.model_fields)
+def _describe(details: Iterable[ErrorDetails], field: FieldInfo) -> str:
+    """What pydantic says of a value, each thing once; of a list of a wrong length, how long it
+    should be."""
+    wanted, texts = _fixed_length(field.annotation), []
+    for detail in details:
+        value, text = detail["input"], detail["msg"].removeprefix("Value error, ")
+        if wanted and detail["type"] in ("missing", "too_long") and isinstance(value, list):
+            return f"needs {wanted} values, has {len(value)}"
+        texts.append(text[:1].lower() + text[1:])
+    return "; ".join(dict.fromkeys(texts))
 
 
-def optimisers() -> list[str]:
-    """The names of timm's optimisers."""
-    # timm loads torch, which takes seconds.
-    from timm.optim import list_optimizers  # type: ignore[attr-defined]  # it has no __all__
-
-    return [str(name) for name in list_optimizers()]
-
-
-def part(model: type[Model], tree: Any) -> Model:
-    """A node's model; through JSON, so that a list is a tuple where one is wanted but no text
-    becomes a number."""
-    return model.model_validate_json(json.dumps(tree), strict=True)
-
-
-def validate_stage(tree: Any) -> Stage:
-    """A stage's model."""
-    return part(Stage, tree)
+def _fixed_length(annotation: Any) -> int:
+    """How many values the tuple of an annotation has, 0 if it has no tuple of one length."""
+    inner = get_args(annotation)
+    if get_origin(annotation) is tuple:
+        return 0 if Ellipsis in inner else len(inner)
+    return max(map(_fixed_length, inner), default=0)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Interval, MinLen
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from vcsf_cli.config import strict_yaml
-from vcsf_cli.config.check import Checker, part
+from vcsf_cli.config.check import Checker
 from vcsf_cli.config.recipe import PROTOCOLS, assign_all, recipe_dirs
-from vcsf_cli.config.schema import Augment, Node, Optim, Probability
+from vcsf_cli.config.schema import Augment, Node, Optim, Optimiser, Probability
 from vcsf_cli.errors import InputError, RecipeError, UnknownName, did_you_mean
 
 Name = Annotated[str, MinLen(1)]
@@ -88,7 +88,7 @@ class _Grid(Node):
 class _LinearOptim(Node):
     """Optimiser and schedule of the layer; learning rate and weight decay are the grid's."""
 
-    name: str = "sgd"
+    name: Optimiser = "sgd"
     momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9
     schedule: Literal["constant", "step", "cosine"] = "step"
     drops: list[Annotated[int, Gt(0)]] = Field(default_factory=lambda: [60, 80])
@@ -199,22 +199,16 @@ def _validate_protocol(
         RecipeError: With all problems.
     """
     mode = tree.get("mode")
-    schema = _MODES.get(str(mode), Finetune)
-    checker = Checker(marks, problems, schema, "protocol")
+    checker = Checker(marks, problems, "protocol")
     if mode is None:
         raise RecipeError(
             f"the protocol needs {checker.place('mode')}", f"known: {', '.join(_MODES)}"
         )
     if mode not in _MODES:
         raise UnknownName("mode", str(mode), _MODES, checker.place("mode"))
-    try:
-        protocol: Protocol | None = part(schema, tree)
-    except ValidationError as error:
-        protocol = None
-        for detail in error.errors():
-            checker.misfit(detail, ())
+    protocol: Protocol | None = checker.node(_MODES[mode], tree, ())
     if isinstance(protocol, Finetune | Linear):
-        checker.optimiser(protocol.optim.model_dump(exclude={"backbone_lr"}), protocol.train.epochs)
+        checker.drops(protocol.optim.schedule, protocol.optim.drops, protocol.train.epochs)
     checker.finish()
     assert protocol is not None
     return protocol

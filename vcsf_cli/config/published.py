@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Gt, Interval, MinLen
-from pydantic import ValidationError
 
 from vcsf_cli.config import strict_yaml
-from vcsf_cli.config.check import Checker, part
+from vcsf_cli.config.check import Checker
 from vcsf_cli.config.recipe import TABLES, recipe_dirs
 from vcsf_cli.config.schema import Node
 from vcsf_cli.config.table import PUBLISHED
-from vcsf_cli.errors import RecipeError
 
 Text = Annotated[str, MinLen(1)]
 _Percent = Annotated[float, Gt(0), Interval(le=100)]
@@ -74,19 +72,10 @@ def entries() -> tuple[Entry, ...]:
     """
     path = file()
     tree, marks = strict_yaml.parse(path.read_text(encoding="utf-8"), str(path))
-    found: list[Entry] = []
-    problems: list[RecipeError] = []
-    for index, item in enumerate(tree):
-        checker = Checker(marks, (), Entry, "entry")
-        try:
-            found.append(part(Entry, item))
-        except ValidationError as error:
-            for detail in error.errors():
-                checker.misfit(detail, (index,))
-            problems += checker.problems
-    if problems:
-        raise RecipeError.of(problems)
-    return tuple(found)
+    checker = Checker(marks, (), "file")
+    found = [checker.node(Entry, item, (index,)) for index, item in enumerate(tree)]
+    checker.finish()
+    return tuple(entry for entry in found if entry)
 
 
 def of(task: str, data: str) -> list[tuple[Entry, dict[str, Any]]]:

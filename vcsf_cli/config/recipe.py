@@ -16,7 +16,7 @@ from typing import Any
 
 from vcsf_cli import registry
 from vcsf_cli.config import strict_yaml
-from vcsf_cli.config.check import PATHWAY_KEYS, Checker, validate_stage
+from vcsf_cli.config.check import PATHWAY_KEYS, Checker
 from vcsf_cli.config.schema import COMPONENTS, DEFAULTS, MODEL_KEYS, Stage
 from vcsf_cli.config.strict_yaml import Marks
 from vcsf_cli.contracts import PATHWAYS
@@ -337,11 +337,8 @@ def resolve(tree: dict[str, Any], marks: Marks, problems: Sequence[RecipeError] 
         )
         stages = []
     shared = {key: value for key, value in tree.items() if key in Stage.model_fields}
-    resolved: dict[str, Any] = {"name": name, "seed": seed}
-    top = checker.stage(shared, ())
-    resolved_top = top or shared
-    resolved |= resolved_top
-    resolved["stages"], all_stages = [], []
+    top = checker.stage(shared)
+    all_stages = []
     for index, stage in enumerate(stages):
         for key in sorted(stage.keys() & MODEL_KEYS):
             checker.add(
@@ -354,17 +351,14 @@ def resolve(tree: dict[str, Any], marks: Marks, problems: Sequence[RecipeError] 
             checker.add(
                 UnknownName("key", key, Stage.model_fields, checker.place("stages", index, key))
             )
-        full = checker.stage(
-            merge(shared, {k: v for k, v in stage.items() if k in Stage.model_fields}),
-            ("stages", index),
-        )
-        if full:
-            resolved["stages"].append({key: full[key] for key in full if key in stage})
-            all_stages.append(full)
+        own = {key: value for key, value in stage.items() if key in Stage.model_fields}
+        all_stages.append(checker.stage(merge(shared, own), ("stages", index)))
     checker.finish()
-    return Recipe(
-        str(name),
-        int(seed or 0),
-        resolved,
-        tuple(validate_stage(stage) for stage in all_stages or [resolved_top]),
-    )
+    valid = [stage for stage in (top, *all_stages) if stage]
+    whole, *plain = (stage.model_dump(mode="json") for stage in valid)
+    resolved = {"name": name, "seed": seed} | whole
+    resolved["stages"] = [
+        {key: value for key, value in full.items() if key in stage}
+        for stage, full in zip(stages, plain, strict=True)
+    ]
+    return Recipe(str(name), int(seed or 0), resolved, tuple(valid[1:] or valid))

@@ -6,7 +6,15 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Interval, MinLen
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from vcsf_cli.contracts import PATHWAYS
 
@@ -107,10 +115,25 @@ class Head(Node):
     dim: Annotated[int, Gt(0)] = 128
 
 
-class Optim(Node):
-    """Optimiser, by its name in timm, and learning-rate schedule."""
+def _check_optimiser(name: str) -> str:
+    # timm loads torch, which takes seconds.
+    from timm.optim import list_optimizers  # type: ignore[attr-defined]  # it has no __all__
 
-    name: str = "adam"
+    known = [str(optimiser) for optimiser in list_optimizers()]
+    if name not in known:
+        context = {"what": "optimiser", "known": known}
+        raise PydanticCustomError("unknown_name", "timm has no such optimiser", context)
+    return name
+
+
+Optimiser = Annotated[str, AfterValidator(_check_optimiser)]
+"""The name of an optimiser of timm."""
+
+
+class Optim(Node):
+    """Optimiser and learning-rate schedule."""
+
+    name: Optimiser = "adam"
     lr: Annotated[float, Gt(0)] = 1e-3
     weight_decay: Annotated[float, Ge(0)] = 1e-5
     momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9

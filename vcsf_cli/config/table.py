@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field
 
 from vcsf_cli.config import protocol as protocols
 from vcsf_cli.config import strict_yaml
-from vcsf_cli.config.check import Checker, part
+from vcsf_cli.config.check import Checker
 from vcsf_cli.config.recipe import LARGEST_SEED, TABLES, recipe_dirs
 from vcsf_cli.config.schema import Node
 from vcsf_cli.errors import InputError, RecipeError, did_you_mean
@@ -149,27 +149,16 @@ def contents(draft: Draft) -> tuple[TableFile, dict[str, Row], list[Measure], Ch
     Raises:
         RecipeError: With everything that is wrong in them.
     """
-    checker = Checker(draft.marks, (), TableFile, "table")
-    content = _build_node(checker, TableFile, draft.tree, ())
+    checker = Checker(draft.marks, (), "table")
+    content = checker.node(TableFile, draft.tree, ())
     checker.finish()
+    assert content is not None
     rows = {
-        name: _build_node(
-            Checker(draft.marks, checker.problems, Row, "row"),
-            Row,
-            row or {},
-            ("rows", name),
-            checker,
-        )
+        name: checker.node(Row, row or {}, ("rows", name))
         for name, row in (content.rows or {"full": {}}).items()
     }
     measures = [
-        _build_node(
-            Checker(draft.marks, (), Measure, "measurement"),
-            Measure,
-            item,
-            ("measure", index),
-            checker,
-        )
+        checker.node(Measure, item, ("measure", index))
         for index, item in enumerate(content.measure)
     ]
     told: list[str] = []
@@ -182,30 +171,8 @@ def contents(draft: Draft) -> tuple[TableFile, dict[str, Row], list[Measure], Ch
             checker.add(RecipeError(f"{place} is measured twice: {measure.words}", "leave one out"))
         told.append(measure.words)
     checker.finish()
-    return content, rows, measures, checker
-
-
-def _build_node(
-    checker: Checker,
-    schema: type[BaseModel],
-    tree: Any,
-    prefix: tuple[str | int, ...],
-    gather: Checker | None = None,
-) -> Any:
-    """A node's model; None, with its problems remembered, if it doesn't fit."""
-    if not isinstance(tree, dict):
-        (gather or checker).add(
-            RecipeError(f"{checker.place(*prefix)} is {tree!r}", "write keys and values")
-        )
-        return None
-    try:
-        return part(schema, tree)
-    except ValidationError as error:
-        for detail in error.errors():
-            checker.misfit(detail, prefix)
-        for problem in checker.problems if gather else ():
-            gather.add(problem)  # type: ignore[union-attr]  # there is one
-        return None
+    valid_rows = {name: row for name, row in rows.items() if row}
+    return content, valid_rows, [measure for measure in measures if measure], checker
 
 
 def check_measure(measure: Measure, checker: Checker, index: int) -> None:
