@@ -51,6 +51,19 @@ class Video:
     split: tuple[str, str, str] = ("", "", "")
 
 
+@dataclass(frozen=True)
+class OfficialSize:
+    """How large a published dataset is, so that measurements on less of it can say so.
+
+    Args:
+        clips: All its clips.
+        splits: Training and test clips by number of the official split.
+    """
+
+    clips: int
+    splits: Mapping[int, tuple[int, int]]
+
+
 class Dataset(Protocol):
     """What a `vcsf_datasets` factory returns."""
 

@@ -82,10 +82,21 @@ def vcsf_datasets() -> Factories:  # type: ignore[empty-body]
     `--source`, or a folder of vcsf's for datasets that download or make their videos. Keywords
     become options of the command.
 
-    Optional, for datasets that draw their own splits: `keep_parts(parts: Mapping[str, tuple[str,
-    str, str]])`, called before `videos` with the part (`train`, `test` or empty) of every prepared
-    recording (`Video.source`) in each split. They must stay there: otherwise training clips of a
-    run become its test clips."""
+    Optional attributes of the factory:
+
+    - `needs_source: bool`: there are no videos without `--source`, which also names the dataset.
+    - `recipe: str`: what to train on the dataset, shown after preparing it.
+    - `official_size: contracts.OfficialSize`: how large the published dataset is. Measurements on
+      less of it then say so.
+
+    Optional attributes of the dataset:
+
+    - `origins: Mapping[str, str]`: where the `label`, `group` and `source` of its videos come from
+      (default: `--source`), for the error when one has changed since it was prepared.
+    - `keep_parts(parts: Mapping[str, tuple[str, str, str]])`, for datasets that draw their own
+      splits: called before `videos` with the part (`train`, `test` or empty) of every prepared
+      recording (`Video.source`) in each split. They must stay there: otherwise training clips of a
+      run become its test clips."""
 
 
 @_hookspec

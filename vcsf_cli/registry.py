@@ -176,6 +176,12 @@ class Registry:
             raise UnknownName(kind, name, components, where)
         return components[name]
 
+    def attribute(self, kind: str, name: str, attribute: str, default: Any = None) -> Any:
+        """An optional attribute of a component's factory; `default` if it or the component is
+        missing."""
+        component = self.components(kind).get(name)
+        return getattr(component.factory, attribute, default) if component else default
+
     def build(self, kind: str, name: str, *positional: Any, **settings: Any) -> Any:
         """Call a component's factory, with settings in the types of its signature.
 

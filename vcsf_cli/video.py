@@ -1,7 +1,9 @@
-"""Helpers for decoders: a reader that only needs to be told how to stream, and resizing."""
+"""Helpers for plugins: finding video files, a base for readers, and resizing."""
 
 from __future__ import annotations
 
+import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -11,6 +13,11 @@ import cv2
 import numpy as np
 
 from vcsf_cli.contracts import Frame, Frames
+from vcsf_cli.errors import DataError
+
+VIDEO_ENDINGS = frozenset(
+    {".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"}
+)
 
 
 class SequentialReader(ABC):
@@ -66,3 +73,41 @@ def short_side(image: Frames, size: int) -> Frames:
     scale = size / min(height, width)
     shape = (max(size, round(width * scale)), max(size, round(height * scale)))
     return np.asarray(cv2.resize(image, shape, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def files_below(root: Path, unpacked: Path | None = None) -> Iterator[Path]:
+    """All files below a folder but hidden ones, in sorted order; links are followed once.
+
+    Args:
+        root: The folder.
+        unpacked: What archives were unpacked into: in this folder no link is followed or listed.
+            People link folders and videos into their datasets, but a link in an archive is somebody
+            else's.
+
+    Raises:
+        DataError: If a folder can't be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(
+            f"{error.filename} can't be read: {error.strerror}", "look at its permissions"
+        ) from error
+
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+        state = Path(folder).stat()
+        if (state.st_dev, state.st_ino) in seen:  # a link that leads back up
+            folders.clear()
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        names = sorted(name for name in names if not name.startswith("."))
+        if unpacked is not None and Path(folder).is_relative_to(unpacked):
+            folders[:] = [name for name in folders if not Path(folder, name).is_symlink()]
+            names = [name for name in names if stat.S_ISREG(Path(folder, name).lstat().st_mode)]
+        yield from (Path(folder, name) for name in names)
+
+
+def videos_below(root: Path, unpacked: Path | None = None) -> Iterator[Path]:
+    """All files below a folder whose ending is a video's; see `files_below`."""
+    return (path for path in files_below(root, unpacked) if path.suffix.lower() in VIDEO_ENDINGS)

@@ -64,11 +64,11 @@ def vcsf_datasets() -> Factories:
     from vcsf_plugins import datasets, synthetic
 
     return {
-        "ucf101": datasets.ucf101,
-        "hmdb51": datasets.hmdb51,
-        "folder": datasets.folder,
-        "csv": datasets.csv,
-        "synthetic": synthetic.synthetic,
+        "ucf101": datasets.UCF101,
+        "hmdb51": datasets.HMDB51,
+        "folder": datasets.Folder,
+        "csv": datasets.Table,
+        "synthetic": synthetic.Synthetic,
     }
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from vcsf_cli.config import published
 from vcsf_cli.config.published import Entry, entries
+from vcsf_cli.data.manifest import official_size, official_split
 from vcsf_cli.errors import RecipeError
 
 SOURCES = {
@@ -25,8 +26,8 @@ SOURCES = {
 def test_every_number_has_its_source_and_its_place(entry: Entry) -> None:
     assert entry.source
     assert set(entry.source) <= SOURCES
-    assert entry.ucf101 or entry.hmdb51
-    for values in filter(None, (entry.ucf101, entry.hmdb51)):
+    assert entry.results
+    for values in entry.results.values():
         wanted = ["R@1", "R@5", "R@10", "R@20", "R@50"] if entry.task == "retrieve" else ["top1"]
         assert list(values) == wanted[: len(values)]
         numbers = list(values.values())
@@ -40,10 +41,21 @@ def test_no_row_is_there_twice() -> None:
         rows = [
             (entry.task, entry.method, entry.backbone, entry.training)
             for entry in entries()
-            if entry.values(data)
+            if data in entry.results
         ]
         known = [row for row in rows if rows.count(row) > 1]
         assert not known
+
+
+def test_all_datasets_with_published_numbers_have_an_official_size() -> None:
+    assert published.datasets() == {"ucf101", "hmdb51"}
+    for name in published.datasets():
+        size = official_size(name)
+        assert size is not None
+        for split, (train, test) in size.splits.items():
+            assert train + test <= size.clips
+            assert official_split(name, split) == (train, test)
+    assert official_size("synthetic") is official_split("mine", 1) is None
 
 
 def test_rows_known_by_heart() -> None:
@@ -67,7 +79,7 @@ def test_a_wrong_entry_is_told_with_its_line(
 ) -> None:
     path = tmp_path / "published.yaml"
     path.write_text(
-        "- {method: A, task: linear, ucf101: {top1: 5}, source: [x]}\n- {method: B, task: linear, "
+        "- {method: A, task: linear, results: {ucf101: {top1: 5}}, source: [x]}\n- {method: B, task: linear, "
         "src: [x]}\n"
     )
     monkeypatch.setattr(published, "file", lambda: path)

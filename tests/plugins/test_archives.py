@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from listings import UNAR, by_name, install_unar, parts, served, tarred, touch, write, zipped
-from vcsf_plugins.datasets import archives, hmdb51, ucf101
+from vcsf_plugins.datasets import HMDB51, UCF101, archives
 from videos import write_video
 
 from vcsf_cli.cli import main
@@ -47,11 +47,11 @@ def with_unar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ucf(source: Path) -> list[Video]:
-    return ucf101(source).videos()
+    return UCF101(source).videos()
 
 
 def hmdb(source: Path) -> list[Video]:
-    return hmdb51(source).videos()
+    return HMDB51(source).videos()
 
 
 def test_the_official_archives_in_a_folder_are_unpacked(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_an_archive_beside_its_unpacked_videos_is_left_alone(
     tmp_path: Path, without_unar: None
 ) -> None:
     write(tmp_path, {"UCF101.rar": b"not read", LISTS_ZIP: zipped(LISTS)})
-    dataset = ucf101(touch(tmp_path, ARCHERY))
+    dataset = UCF101(touch(tmp_path, ARCHERY))
     assert parts(dataset.videos()) == {"Archery/v_Archery_g01_c01.avi": "train"}
     remark = next(remark for remark in dataset.remarks() if "left packed" in remark)
     assert "UCF101.rar" in remark
@@ -128,7 +128,7 @@ def test_packed_lists_beside_unpacked_or_named_ones_are_left_alone(
     write(touch(source, f"run/{RUN}"), SPLITS)
     assert parts(hmdb(source)) == {f"run/{RUN}": "test"}
     shutil.move(source / "splits", tmp_path / "lists")
-    assert parts(hmdb51(source, lists=tmp_path / "lists").videos()) == {f"run/{RUN}": "test"}
+    assert parts(HMDB51(source, lists=tmp_path / "lists").videos()) == {f"run/{RUN}": "test"}
 
 
 def test_unpacking_that_was_killed_begins_again(tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_links_in_an_archive_are_neither_followed_nor_kept(
             else tarred((f"in/inner{level}.rar", "file", content))
         )
     write(tmp_path / "source", {"UCF101.rar": content})
-    dataset = ucf101(tmp_path / "source")
+    dataset = UCF101(tmp_path / "source")
     assert list(by_name(dataset.videos())) == ["Archery/v_Archery_g01_c01.avi"]
     assert contents(mine) == before
     assert links_below(tmp_path / "source") == []
@@ -344,7 +344,7 @@ def test_links_in_a_zip_are_left_out(tmp_path: Path, mine: Path) -> None:
             entry = zipfile.ZipInfo(name)
             entry.external_attr = (kind | 0o777) << 16
             archive.writestr(entry, str(mine / "Archery/v_Archery_g09_c01.avi"))
-    dataset = ucf101(tmp_path / "source")
+    dataset = UCF101(tmp_path / "source")
     assert list(by_name(dataset.videos())) == ["Archery/v_Archery_g01_c01.avi"]
     assert any("UCF101.zip: 2 links" in remark for remark in dataset.remarks())
 
@@ -540,8 +540,8 @@ while not pathlib.Path({go!r}).exists():
 LIST_VIDEOS = """
 import sys
 from pathlib import Path
-from vcsf_plugins.datasets import ucf101
-print(len(ucf101(Path(sys.argv[1])).videos()))
+from vcsf_plugins.datasets import UCF101
+print(len(UCF101(Path(sys.argv[1])).videos()))
 """
 
 
@@ -637,9 +637,9 @@ def test_the_next_call_goes_on_with_the_archive_that_is_missing(
 ) -> None:
     with served({"hmdb51_org.rar": published["hmdb51_org.rar"]}) as site:
         with pytest.raises(DataError, match=r"test_train_splits\.rar can't be downloaded"):
-            hmdb51(tmp_path / "original", mirror=site.address).videos()
+            HMDB51(tmp_path / "original", mirror=site.address).videos()
         site.files |= published
-        assert len(hmdb51(tmp_path / "original", mirror=site.address).videos()) == 2
+        assert len(HMDB51(tmp_path / "original", mirror=site.address).videos()) == 2
         assert [name for name, _ in site.requests].count("hmdb51_org.rar") == 1
 
 
@@ -650,11 +650,11 @@ def test_a_damaged_archive_that_is_deleted_is_downloaded_again(
     with served(published | {name: b"no archive"}) as site:
         for _ in range(2):
             with pytest.raises(DataError, match="can't be unpacked") as caught:
-                hmdb51(tmp_path / "original", mirror=site.address).videos()
+                HMDB51(tmp_path / "original", mirror=site.address).videos()
             assert f"delete {tmp_path / 'original' / name} and" in caught.value.hint
         (tmp_path / "original" / name).unlink()
         site.files |= published
-        assert len(hmdb51(tmp_path / "original", mirror=site.address).videos()) == 2
+        assert len(HMDB51(tmp_path / "original", mirror=site.address).videos()) == 2
     assert [requested for requested, _ in site.requests].count(name) == 2
     assert not (tmp_path / "original" / ".downloading").exists()
 
@@ -664,7 +664,7 @@ def test_an_unexpected_file_is_noticed_by_its_check_sum(tmp_path: Path, with_una
         with pytest.raises(
             DataError, match="is not the file that was expected: its SHA-256 is"
         ) as caught:
-            ucf101(tmp_path / "original", mirror=site.address).videos()
+            UCF101(tmp_path / "original", mirror=site.address).videos()
         assert LISTS_ZIP in caught.value.message
         assert f"put them into {tmp_path / 'original'}" in caught.value.hint
 
@@ -674,7 +674,7 @@ def test_nothing_is_downloaded_that_could_not_be_unpacked(
 ) -> None:
     with served({"UCF101.rar": b"Rar!"}) as site:
         with pytest.raises(DataError, match=r"/UCF101\.rar needs the program `unar`"):
-            ucf101(tmp_path / "original", mirror=site.address).videos()
+            UCF101(tmp_path / "original", mirror=site.address).videos()
         assert site.requests == []
 
 
@@ -684,9 +684,9 @@ def test_nothing_is_downloaded_into_a_folder_that_source_names(
     with served({}) as site:
         (tmp_path / "empty").mkdir()
         with pytest.raises(DataError, match="no video was found"):
-            ucf101(tmp_path / "empty", mirror=site.address).videos()
+            UCF101(tmp_path / "empty", mirror=site.address).videos()
         write(tmp_path, {"down/UCF101.rar": zipped([ARCHERY])})
-        assert len(ucf101(tmp_path / "down", mirror=site.address).videos()) == 1
+        assert len(UCF101(tmp_path / "down", mirror=site.address).videos()) == 1
         assert site.requests == []
 
 

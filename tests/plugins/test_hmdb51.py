@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from listings import by_name, parts, touch, write
-from vcsf_plugins.datasets import hmdb51
+from vcsf_plugins.datasets import HMDB51
 from vcsf_plugins.datasets.hmdb51 import CLASSES, CLIPS
 from videos import write_video
 
@@ -30,7 +30,7 @@ def test_official_lists_flag_each_clip_in_each_split(tmp_path: Path) -> None:
     for split, flags in ((1, "120"), (2, "012"), (3, "201")):
         lines = "".join(f"{name} {flag} \n" for name, flag in zip(names, flags, strict=True))
         write(tmp_path, {f"testTrainMulti_7030_splits/cartwheel_test_split{split}.txt": lines})
-    dataset = hmdb51(tmp_path)
+    dataset = HMDB51(tmp_path)
     videos = by_name(dataset.videos())
     assert {name: video.split for name, video in videos.items()} == {
         f"cartwheel/A{TAIL}": ("train", "", "test"),
@@ -62,7 +62,7 @@ def test_names_with_odd_characters_are_found_in_lists_of_both_forms(
     source_of(tmp_path, name)
     write(tmp_path, {"one/cartwheel_test_split1.txt": f"other{TAIL} 2\n{name} 1\n"})
     write(tmp_path, {"one/testlist02.txt": f"cartwheel/{name.removesuffix('.avi')} 1\n"})
-    (video,) = hmdb51(tmp_path).videos()
+    (video,) = HMDB51(tmp_path).videos()
     assert video.name == f"cartwheel/{name}"
     assert video.split == ("train", "test", "")
     assert video.group == video.source == stem
@@ -73,7 +73,7 @@ def test_lists_need_be_no_utf_8(tmp_path: Path, encoding: str) -> None:
     source_of(tmp_path, f"K\xfcr{TAIL}", f"plain{TAIL}")
     lines = f"K\xfcr{TAIL} 1\r\nplain{TAIL} 2\r\n"
     write(tmp_path, {"cartwheel_test_split1.txt": lines.encode(encoding)})
-    assert parts(hmdb51(tmp_path).videos()) == {
+    assert parts(HMDB51(tmp_path).videos()) == {
         f"cartwheel/K\xfcr{TAIL}": "train",
         f"cartwheel/plain{TAIL}": "test",
     }
@@ -87,7 +87,7 @@ def test_a_line_in_latin_1_spoils_no_other_line(tmp_path: Path) -> None:
         + b"\x85\x85.avi 0\n"
     )
     write(tmp_path, {"cartwheel_test_split1.txt": lines})
-    assert list(parts(hmdb51(tmp_path).videos()).values()) == ["train", "test"]
+    assert list(parts(HMDB51(tmp_path).videos()).values()) == ["train", "test"]
 
 
 def test_file_names_need_be_no_utf_8(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_file_names_need_be_no_utf_8(tmp_path: Path) -> None:
         tmp_path,
         {"cartwheel_test_split1.txt": f"K\xfcr{TAIL} 1\n\xc4rger{TAIL} 2\n".encode("latin-1")},
     )
-    videos = hmdb51(tmp_path).videos()
+    videos = HMDB51(tmp_path).videos()
     assert sorted(video.split[0] for video in videos) == ["", "test", "train"]
     assert all(video.path.is_file() for video in videos)
     assert all(video.name.encode() for video in videos)
@@ -107,7 +107,7 @@ def test_file_names_need_be_no_utf_8(tmp_path: Path) -> None:
 def test_classes_and_names_are_compared_without_case_and_by_any_ending(tmp_path: Path) -> None:
     touch(tmp_path, f"Cartwheel/a{TAIL[:-4]}.mp4", f"Cartwheel/B{TAIL[:-4]}.AVI")
     write(tmp_path, {"cartwheel_test_split1.txt": f"A{TAIL} 1\nb{TAIL} 2\n"})
-    assert parts(hmdb51(tmp_path).videos()) == {
+    assert parts(HMDB51(tmp_path).videos()) == {
         f"Cartwheel/B{TAIL[:-4]}.AVI": "test",
         f"Cartwheel/a{TAIL[:-4]}.mp4": "train",
     }
@@ -116,7 +116,7 @@ def test_classes_and_names_are_compared_without_case_and_by_any_ending(tmp_path:
 def test_two_classes_may_have_clips_of_one_name(tmp_path: Path) -> None:
     touch(tmp_path, "run/a.avi", "walk/a.avi")
     write(tmp_path, {"run_test_split1.txt": "a.avi 1\n", "walk_test_split1.txt": "a.avi 2\n"})
-    assert parts(hmdb51(tmp_path).videos()) == {"run/a.avi": "train", "walk/a.avi": "test"}
+    assert parts(HMDB51(tmp_path).videos()) == {"run/a.avi": "train", "walk/a.avi": "test"}
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_two_classes_may_have_clips_of_one_name(tmp_path: Path) -> None:
 def test_the_recording_is_what_stands_before_the_class(
     tmp_path: Path, label: str, name: str, recording: str
 ) -> None:
-    (video,) = hmdb51(source_of(tmp_path, f"{name}.avi", label=label)).videos()
+    (video,) = HMDB51(source_of(tmp_path, f"{name}.avi", label=label)).videos()
     assert (video.group, video.source) == (recording, recording)
 
 
@@ -140,7 +140,7 @@ def test_the_recording_is_what_stands_before_the_class(
 def test_a_clip_that_is_there_twice_is_an_error_that_names_both(tmp_path: Path, other: str) -> None:
     touch(tmp_path, "run/a_run_f.avi", other)
     with pytest.raises(DataError) as caught:
-        hmdb51(tmp_path).videos()
+        HMDB51(tmp_path).videos()
     assert str(tmp_path / "run/a_run_f.avi") in caught.value.message
     assert str(tmp_path / other) in caught.value.message
 
@@ -149,16 +149,16 @@ def test_a_clip_that_is_there_twice_is_an_error_that_names_both(tmp_path: Path, 
 def test_a_list_that_is_there_twice_is_an_error_that_names_both(tmp_path: Path, name: str) -> None:
     touch(tmp_path, "run/a.avi", f"one/{name}", f"two/{name}")
     with pytest.raises(DataError) as caught:
-        hmdb51(tmp_path).videos()
+        HMDB51(tmp_path).videos()
     assert str(tmp_path / "one" / name) in caught.value.message
     assert str(tmp_path / "two" / name) in caught.value.message
-    assert len(hmdb51(tmp_path, lists=tmp_path / "one").videos()) == 1
+    assert len(HMDB51(tmp_path, lists=tmp_path / "one").videos()) == 1
 
 
 def test_lists_that_are_no_folder_are_a_mistake_of_the_command_line(tmp_path: Path) -> None:
     touch(tmp_path, "run/a.avi", "run_test_split1.txt")
     with pytest.raises(InputError, match="is no folder"):
-        hmdb51(tmp_path, lists=tmp_path / "run_test_split1.txt").videos()
+        HMDB51(tmp_path, lists=tmp_path / "run_test_split1.txt").videos()
 
 
 @pytest.mark.parametrize(
@@ -181,13 +181,13 @@ def test_a_wrong_line_of_a_list_is_named(
     touch(tmp_path, "run/a.avi")
     write(tmp_path, {"testlist01.txt": "run/a 0\n", name: content})
     with pytest.raises(DataError) as caught:
-        hmdb51(tmp_path).videos()
+        HMDB51(tmp_path).videos()
     assert problem in caught.value.message
 
 
 def test_missing_lists_and_unlisted_clips_are_told(tmp_path: Path) -> None:
     touch(tmp_path, "run/a.avi", "run/b.avi")
-    dataset = hmdb51(tmp_path)
+    dataset = HMDB51(tmp_path)
     assert set(parts(dataset.videos()).values()) == {""}
     assert any(
         "no lists of split 1, 2, 3 were found; --lists" in remark for remark in dataset.remarks()
@@ -216,14 +216,14 @@ def test_all_clips_of_lists_of_one_part_are_found(
 ) -> None:
     touch(tmp_path, *(f"{name}.avi" for name in listed))
     lists = shared_data / "splits" / "hmdb51"
-    dataset = hmdb51(tmp_path, lists=lists)
+    dataset = HMDB51(tmp_path, lists=lists)
     videos = dataset.videos()
     assert dataset.remarks() == [f"51 of 51 classes, {len(listed):,} of 6,766 clips"]
     for split in range(3):
         count = Counter(video.split[split] for video in videos)
         assert (count["train"], count["test"]) == (3570, 1530)
     with pytest.raises(DataError, match="HMDB51 is not complete: 51 of 51 classes"):
-        hmdb51(tmp_path, lists=lists, strict=True).videos()
+        HMDB51(tmp_path, lists=lists, strict=True).videos()
 
 
 def test_official_lists_of_all_clips_are_a_complete_dataset(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_official_lists_of_all_clips_are_a_complete_dataset(tmp_path: Path) -> N
     for label in {label for label, _ in clips}:
         lines = "".join(f"{name} {int(name[1:-4]) % 3}\n" for its, name in clips if its == label)
         write(tmp_path, {f"splits/{label}_test_split{split}.txt": lines for split in (1, 2, 3)})
-    dataset = hmdb51(tmp_path, strict=True)
+    dataset = HMDB51(tmp_path, strict=True)
     assert Counter(video.split for video in dataset.videos()).keys() == {
         ("",) * 3,
         ("train",) * 3,

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from listings import by_name, parts, touch, write
-from vcsf_plugins.datasets import csv, folder
+from vcsf_plugins.datasets import Folder, Table
 from vcsf_plugins.datasets.own import draw_splits
 from videos import write_video
 
@@ -35,14 +35,14 @@ def labels(videos: Iterable[Video]) -> dict[str, str | None]:
 
 def message_of(source: Path, **options: object) -> str:
     """What is wrong with a folder or CSV file."""
-    listing = folder if source.is_dir() else csv
+    listing = Folder if source.is_dir() else Table
     with pytest.raises(DataError) as caught:
         listing(source, **options).videos()  # type: ignore[operator]
     return caught.value.message
 
 
 def test_folders_of_videos_are_classes(tmp_path: Path) -> None:
-    dataset = folder(touch(tmp_path, *CLASSES))
+    dataset = Folder(touch(tmp_path, *CLASSES))
     assert labels(dataset.videos()) == {
         "Jump/c.avi": "Jump",
         "Jump/d.avi": "Jump",
@@ -66,7 +66,7 @@ def test_folders_of_videos_are_classes(tmp_path: Path) -> None:
 def test_videos_that_do_not_lie_in_folders_of_classes_have_no_label(
     tmp_path: Path, names: tuple[str, ...]
 ) -> None:
-    dataset = folder(touch(tmp_path, *names))
+    dataset = Folder(touch(tmp_path, *names))
     videos = dataset.videos()
     assert labels(videos) == dict.fromkeys(sorted(names))
     assert {video.split for video in videos} == {("", "", "")}
@@ -76,12 +76,12 @@ def test_videos_that_do_not_lie_in_folders_of_classes_have_no_label(
 
 def test_labels_can_be_taken_from_the_first_folder_or_not_at_all(tmp_path: Path) -> None:
     touch(tmp_path, "Run/outside/1/a.avi", "Run/b.avi")
-    assert labels(folder(tmp_path, labels="folder").videos()) == {
+    assert labels(Folder(tmp_path, labels="folder").videos()) == {
         "Run/b.avi": "Run",
         "Run/outside/1/a.avi": "Run",
     }
     touch(tmp_path, "Jump/c.avi")
-    dataset = folder(tmp_path, labels="none")
+    dataset = Folder(tmp_path, labels="none")
     assert set(labels(dataset.videos()).values()) == {None}
     assert dataset.remarks() == ["3 videos, unlabelled"]
 
@@ -105,7 +105,7 @@ def test_videos_are_known_by_their_endings(tmp_path: Path) -> None:
         "mp4",
         "dir.mp4/j.avi",
     )
-    assert set(by_name(folder(tmp_path).videos())) == {*videos, "dir.mp4/j.avi"}
+    assert set(by_name(Folder(tmp_path).videos())) == {*videos, "dir.mp4/j.avi"}
 
 
 @pytest.mark.parametrize("kind", ["folder", "csv"])
@@ -114,7 +114,7 @@ def test_a_source_of_the_wrong_kind_is_a_mistake_of_the_command_line(
 ) -> None:
     source = touch(tmp_path, "a.avi") / "a.avi" if kind == "folder" else tmp_path
     with pytest.raises(InputError) as caught:
-        {"folder": folder, "csv": csv}[kind](source).videos()
+        {"folder": Folder, "csv": Table}[kind](source).videos()
     assert str(source) in caught.value.message
     assert ("vcsf prepare csv" if kind == "folder" else "vcsf prepare folder") in caught.value.hint
 
@@ -126,7 +126,7 @@ def test_a_folder_without_videos_is_an_error(tmp_path: Path) -> None:
 def test_names_need_be_no_utf_8(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/K\xfcr.avi")).touch()
     touch(tmp_path, "Stra\xdfe.avi")
-    assert list(by_name(folder(tmp_path).videos())) == ["K\xfcr.avi", "Stra\xdfe.avi"]
+    assert list(by_name(Folder(tmp_path).videos())) == ["K\xfcr.avi", "Stra\xdfe.avi"]
 
 
 @pytest.mark.parametrize(
@@ -149,19 +149,19 @@ def test_the_pattern_says_the_group_and_so_the_source(
             tmp_path, group_pattern=pattern
         )
         return
-    videos = folder(tmp_path, group_pattern=pattern).videos()
+    videos = Folder(tmp_path, group_pattern=pattern).videos()
     assert [video.group for video in videos] == [video.source for video in videos] == groups
 
 
 def test_videos_that_the_pattern_does_not_fit_are_told(tmp_path: Path) -> None:
-    dataset = folder(touch(tmp_path, "p1.avi", "other.avi"), group_pattern=r"p\d")
+    dataset = Folder(touch(tmp_path, "p1.avi", "other.avi"), group_pattern=r"p\d")
     assert by_name(dataset.videos())["other.avi"].group == ""
     assert any("doesn't fit 1 videos, such as other.avi" in remark for remark in dataset.remarks())
 
 
 def test_a_pattern_that_is_none_is_a_mistake_of_the_command_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"'p\(' is no regular expression"):
-        folder(tmp_path, group_pattern="p(")
+        Folder(tmp_path, group_pattern="p(")
 
 
 def splits(root: Path, text: str) -> Path:
@@ -172,7 +172,7 @@ def splits(root: Path, text: str) -> Path:
 def test_splits_of_a_file(tmp_path: Path) -> None:
     source = touch(tmp_path / "source", *CLASSES)
     rows = "video,part,split\nRun/a.avi,train,\n./Run/a.avi,test,2\nRun/b.avi,test,1\n\nJump/c.avi,train,3\n"
-    dataset = folder(source, splits=splits(tmp_path, rows))
+    dataset = Folder(source, splits=splits(tmp_path, rows))
     assert {name: video.split for name, video in by_name(dataset.videos()).items()} == {
         "Jump/c.avi": ("", "", "train"),
         "Jump/d.avi": ("", "", ""),
@@ -184,7 +184,7 @@ def test_splits_of_a_file(tmp_path: Path) -> None:
 
 def test_splits_of_a_file_without_split_and_for_videos_without_label(tmp_path: Path) -> None:
     source = touch(tmp_path / "source", "a.avi", "b.avi")
-    videos = folder(
+    videos = Folder(
         source, splits=splits(tmp_path, "part;video\ntest;a.avi\ntrain;b.avi\n")
     ).videos()
     assert parts(videos) == {"a.avi": "test", "b.avi": "train"}
@@ -386,7 +386,7 @@ def test_draws_are_seeded_and_differ_between_splits() -> None:
 
 def test_videos_without_group_are_drawn_one_by_one(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{label}/{number}.avi" for label in ("Run", "Jump") for number in range(8)))
-    videos = folder(tmp_path, test_share=0.25).videos()
+    videos = Folder(tmp_path, test_share=0.25).videos()
     for split in range(3):
         for label in ("Run", "Jump"):
             assert (
@@ -402,7 +402,7 @@ def listed(root: Path, text: str, encoding: str = "utf-8") -> Path:
 def test_a_manifest_with_all_columns(tmp_path: Path) -> None:
     touch(tmp_path, "one/a.avi", "b.mp4", "c.mov")
     text = "video,label,group,part\none/a.avi,Run,p1,train\nb.mp4, Jump ,p2,test\nc.mov,,,\n"
-    dataset = csv(listed(tmp_path, text))
+    dataset = Table(listed(tmp_path, text))
     videos = by_name(dataset.videos())
     assert {
         name: (video.label, video.group, video.source, video.split) for name, video in videos.items()
@@ -427,7 +427,7 @@ def test_a_manifest_with_all_columns(tmp_path: Path) -> None:
 )
 def test_a_manifest_as_spreadsheets_save_it(tmp_path: Path, text: str, encoding: str) -> None:
     touch(tmp_path, "K\xfcr, 1.avi")
-    assert labels(csv(listed(tmp_path, text, encoding)).videos()) == {"K\xfcr, 1.avi": "Run"}
+    assert labels(Table(listed(tmp_path, text, encoding)).videos()) == {"K\xfcr, 1.avi": "Run"}
 
 
 def test_paths_may_be_absolute_lead_elsewhere_or_to_a_link(tmp_path: Path) -> None:
@@ -439,7 +439,7 @@ def test_paths_may_be_absolute_lead_elsewhere_or_to_a_link(tmp_path: Path) -> No
         "../elsewhere/c.avi",
         "d.avi",
     ]
-    videos = csv(
+    videos = Table(
         listed(tmp_path / "lists", "video\n" + "".join(f"{row}\n" for row in rows))
     ).videos()
     place = tmp_path.as_posix().lstrip("/")
@@ -450,7 +450,9 @@ def test_paths_may_be_absolute_lead_elsewhere_or_to_a_link(tmp_path: Path) -> No
 
 
 def test_a_video_needs_no_known_ending_in_a_manifest(tmp_path: Path) -> None:
-    assert list(by_name(csv(listed(touch(tmp_path, "a.ts"), "video\na.ts\n")).videos())) == ["a.ts"]
+    assert list(by_name(Table(listed(touch(tmp_path, "a.ts"), "video\na.ts\n")).videos())) == [
+        "a.ts"
+    ]
 
 
 def test_all_wrong_lines_of_a_manifest_are_told_at_once(tmp_path: Path) -> None:
@@ -499,16 +501,16 @@ def test_what_is_no_manifest_is_told(tmp_path: Path, text: str, problem: str) ->
 def test_parts_of_a_manifest_are_drawn_by_group_where_none_is_given(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{number}.avi" for number in range(24)))
     rows = "".join(f"{number}.avi,{'AB'[number // 12]},g{number // 3}\n" for number in range(24))
-    videos = csv(listed(tmp_path, "video,label,group\n" + rows)).videos()
+    videos = Table(listed(tmp_path, "video,label,group\n" + rows)).videos()
     for split in range(3):
         test = [video for video in videos if video.split[split] == "test"]
         assert sorted(str(video.label) for video in test) == ["A"] * 3 + ["B"] * 3
         assert len({video.group for video in test}) == 2
-    assert parts(videos) != parts(csv(tmp_path / "list.csv", seed=1).videos())
+    assert parts(videos) != parts(Table(tmp_path / "list.csv", seed=1).videos())
 
 
 def test_a_manifest_without_labels_is_not_divided(tmp_path: Path) -> None:
-    videos = csv(listed(touch(tmp_path, "a.avi", "b.avi"), "video\na.avi\nb.avi\n")).videos()
+    videos = Table(listed(touch(tmp_path, "a.avi", "b.avi"), "video\na.avi\nb.avi\n")).videos()
     assert {video.split for video in videos} == {("", "", "")}
 
 
@@ -661,7 +663,7 @@ def test_an_interrupted_first_preparation_has_drawn_nothing_yet(tmp_path: Path) 
     make(source, *new)
     assert prepare(*own("folder", source)) == 0
     assert splits_of(tmp_path / "data") == {
-        video.name: video.split for video in folder(source, test_share=0.5).videos()
+        video.name: video.split for video in Folder(source, test_share=0.5).videos()
     }
 
 

@@ -20,7 +20,7 @@ import pytest
 from conftest import Vcsf
 from hypothesis import given
 from hypothesis import strategies as st
-from vcsf_plugins.synthetic import synthetic
+from vcsf_plugins.synthetic import Synthetic
 from vcsf_plugins.synthetic.actions import ACTIONS
 from vcsf_plugins.synthetic.dataset import Settings, Take, all_takes, draw
 from vcsf_plugins.synthetic.figure import Body, place_joints
@@ -37,7 +37,7 @@ ALL_TAKES = list(all_takes(Settings(10, 21, 3, 72, 96, 0)))
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("synthetic") / "original"
-    synthetic(root, **FEW).videos()
+    Synthetic(root, **FEW).videos()
     return root
 
 
@@ -51,9 +51,9 @@ def digests(root: Path) -> dict[str, str]:
 def test_the_same_seed_gives_the_same_files_and_another_seed_others(
     root: Path, tmp_path: Path
 ) -> None:
-    synthetic(tmp_path / "again", **FEW).videos()
+    Synthetic(tmp_path / "again", **FEW).videos()
     assert digests(tmp_path / "again") == digests(root)
-    synthetic(tmp_path / "other", **FEW, seed=1).videos()
+    Synthetic(tmp_path / "other", **FEW, seed=1).videos()
     ours, theirs = digests(root), digests(tmp_path / "other")
     assert ours.keys() == theirs.keys()
     assert not any(ours[name] == theirs[name] for name in ours if name.endswith(".avi"))
@@ -62,9 +62,9 @@ def test_the_same_seed_gives_the_same_files_and_another_seed_others(
 DRAWING = """
 import sys
 from pathlib import Path
-from vcsf_plugins.synthetic import synthetic
+from vcsf_plugins.synthetic import Synthetic
 if __name__ == "__main__":
-    synthetic(Path(sys.argv[1]), classes=3, groups=6, clips=2, frames=20, height=48).videos()
+    Synthetic(Path(sys.argv[1]), classes=3, groups=6, clips=2, frames=20, height=48).videos()
 """
 
 
@@ -88,7 +88,7 @@ def test_what_a_killed_call_left_is_removed_by_the_next(root: Path, tmp_path: Pa
     (place / ".synthetic.json.1.partial").touch()
     with (place / ".synthetic.json.2.partial").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        synthetic(place, **FEW).videos()
+        Synthetic(place, **FEW).videos()
         Path(other.name).unlink()
     assert digests(place) == digests(root)
 
@@ -97,7 +97,7 @@ def test_the_files_are_ucf101s_kind(root: Path, tmp_path: Path, vcsf: Vcsf) -> N
     """`prepare ucf101` reads them: names, groups, recordings and the three lists."""
     vcsf("prepare", "ucf101", "--source", root, "--size", 48, cwd=tmp_path)
     prepared = Manifest.open(tmp_path / "data" / "ucf101").table
-    videos = synthetic(root, **FEW).videos()
+    videos = Synthetic(root, **FEW).videos()
     assert prepared["video"].tolist() == [video.name for video in videos]
     for column in ("label", "group", "source"):
         assert prepared[column].tolist() == [getattr(video, column) for video in videos]
@@ -131,19 +131,19 @@ def test_groups_never_straddle_a_split_and_every_split_tests_others() -> None:
 
 
 def test_an_interrupted_call_goes_on(root: Path, tmp_path: Path) -> None:
-    synthetic(tmp_path, **FEW).videos()
+    Synthetic(tmp_path, **FEW).videos()
     paths = sorted(tmp_path.rglob("*.avi"))
     for path in paths[::3]:
         path.unlink()
     kept = paths[1].stat().st_mtime_ns
-    synthetic(tmp_path, **FEW).videos()
+    Synthetic(tmp_path, **FEW).videos()
     assert digests(tmp_path) == digests(root)
     assert paths[1].stat().st_mtime_ns == kept
 
 
 def test_other_settings_are_refused_with_both_values(root: Path) -> None:
     with pytest.raises(InputError, match="groups 6, not 7; clips 2, not 3") as caught:
-        synthetic(root, **FEW | {"groups": 7, "clips": 3}).videos()
+        Synthetic(root, **FEW | {"groups": 7, "clips": 3}).videos()
     assert "--name" in caught.value.hint
 
 
@@ -164,9 +164,9 @@ def test_killed_while_it_writes_it_leaves_no_half_file(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
-            synthetic(tmp_path / "original", **FEW).videos()
+            Synthetic(tmp_path / "original", **FEW).videos()
     assert not path.exists()
-    synthetic(tmp_path / "original", **FEW).videos()
+    Synthetic(tmp_path / "original", **FEW).videos()
     assert path.read_bytes() == next(root.rglob(name)).read_bytes()
 
 
@@ -176,7 +176,7 @@ def test_damaged_settings_are_an_error_that_says_what_to_delete(
 ) -> None:
     (tmp_path / "synthetic.json").write_text(content)
     with pytest.raises(DataError, match=r"synthetic\.json is damaged") as caught:
-        synthetic(tmp_path, **FEW).videos()
+        Synthetic(tmp_path, **FEW).videos()
     assert f"delete {tmp_path}" in caught.value.hint
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from listings import by_name, parts, touch, write
-from vcsf_plugins.datasets import ucf101
+from vcsf_plugins.datasets import UCF101
 from vcsf_plugins.datasets.ucf101 import CLASSES, CLIPS, LISTS, read_parts
 from videos import write_video
 
@@ -40,7 +40,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_parts_labels_groups_and_sources(source: Path) -> None:
-    videos = by_name(ucf101(source).videos())
+    videos = by_name(UCF101(source).videos())
     assert list(videos) == [ARCHERY, PUSHUPS, SURFING]
     assert [video.split for video in videos.values()] == [
         ("train", "", ""),
@@ -55,7 +55,7 @@ def test_parts_labels_groups_and_sources(source: Path) -> None:
         "Surfing_g01",
     ]
     assert all(video.path.is_file() for video in videos.values())
-    assert ucf101(source).benchmark
+    assert UCF101(source).benchmark
 
 
 def test_clips_and_lists_are_found_at_any_depth(source: Path, tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_clips_and_lists_are_found_at_any_depth(source: Path, tmp_path: Path) ->
     (deep / "a" / "b").mkdir(parents=True)
     shutil.move(source / "UCF-101", deep / "a" / "b" / "videos")
     shutil.move(source / "lists", deep / "z")
-    assert parts(ucf101(deep).videos()) == {ARCHERY: "train", PUSHUPS: "train", SURFING: "test"}
+    assert parts(UCF101(deep).videos()) == {ARCHERY: "train", PUSHUPS: "train", SURFING: "test"}
 
 
 def test_folders_behind_links_are_found_and_circles_are_not_followed(
@@ -73,22 +73,22 @@ def test_folders_behind_links_are_found_and_circles_are_not_followed(
     linked.mkdir()
     (linked / "ucf").symlink_to(source)
     (source / "UCF-101" / "up").symlink_to(source)
-    assert len(ucf101(linked).videos()) == 3
+    assert len(UCF101(linked).videos()) == 3
 
 
 def test_lists_may_lie_elsewhere(source: Path, tmp_path: Path) -> None:
     shutil.move(source / "lists", tmp_path / "elsewhere")
-    dataset = ucf101(source)
+    dataset = UCF101(source)
     assert set(parts(dataset.videos()).values()) == {""}
     assert any(
         "trainlist01.txt" in remark and "--lists DIR" in remark for remark in dataset.remarks()
     )
-    assert parts(ucf101(source, lists=tmp_path / "elsewhere").videos())[SURFING] == "test"
+    assert parts(UCF101(source, lists=tmp_path / "elsewhere").videos())[SURFING] == "test"
 
 
 def test_named_lists_are_the_only_ones_that_count(source: Path, tmp_path: Path) -> None:
     lists = write(tmp_path / "mine", {"trainlist01.txt": f"{SURFING} 1\n"})
-    assert parts(ucf101(source, lists=lists).videos()) == {
+    assert parts(UCF101(source, lists=lists).videos()) == {
         ARCHERY: "",
         PUSHUPS: "",
         SURFING: "train",
@@ -97,7 +97,7 @@ def test_named_lists_are_the_only_ones_that_count(source: Path, tmp_path: Path) 
 
 def test_lists_that_are_no_folder_are_a_mistake_of_the_command_line(source: Path) -> None:
     with pytest.raises(InputError, match="is no folder"):
-        ucf101(source, lists=source / "lists" / "trainlist01.txt").videos()
+        UCF101(source, lists=source / "lists" / "trainlist01.txt").videos()
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_handstand_pushups_are_one_class_however_they_are_spelled(
     touch(tmp_path, place, "HandstandWalking/v_HandstandWalking_g01_c01.avi")
     if listed:
         write(tmp_path, {"testlist01.txt": f"{PUSHUPS}\n"})
-    video = ucf101(tmp_path).videos()[0]
+    video = UCF101(tmp_path).videos()[0]
     assert (video.label, video.source) == ("HandstandPushups", "HandstandPushups_g01")
     assert video.split[0] == ("test" if listed else "")
     assert video.name == f"HandstandPushups/{Path(place).name}"
@@ -125,7 +125,7 @@ def test_handstand_pushups_are_one_class_however_they_are_spelled(
 
 def test_without_class_folders_the_names_say_the_class(tmp_path: Path) -> None:
     touch(tmp_path, "v_Archery_g08_c01.avi", "v_Surfing_g01_c02.avi")
-    assert list(by_name(ucf101(tmp_path).videos())) == [ARCHERY, SURFING]
+    assert list(by_name(UCF101(tmp_path).videos())) == [ARCHERY, SURFING]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_without_class_folders_the_names_say_the_class(tmp_path: Path) -> None:
 def test_a_clip_that_is_there_twice_is_an_error_that_names_both(source: Path, other: str) -> None:
     touch(source, other)
     with pytest.raises(DataError) as caught:
-        ucf101(source).videos()
+        UCF101(source).videos()
     assert str(source / "UCF-101" / ARCHERY) in caught.value.message
     assert str(source / other) in caught.value.message
 
@@ -142,11 +142,11 @@ def test_a_clip_that_is_there_twice_is_an_error_that_names_both(source: Path, ot
 def test_a_list_that_is_there_twice_is_an_error_that_names_both(source: Path) -> None:
     shutil.copytree(source / "lists", source / "more")
     with pytest.raises(DataError) as caught:
-        ucf101(source).videos()
+        UCF101(source).videos()
     assert str(source / "lists" / "testlist01.txt") in caught.value.message
     assert str(source / "more" / "testlist01.txt") in caught.value.message
     assert "--lists" in caught.value.hint
-    assert len(ucf101(source, lists=source / "more").videos()) == 3
+    assert len(UCF101(source, lists=source / "more").videos()) == 3
 
 
 def test_other_files_are_left_out_and_videos_among_them_told(source: Path) -> None:
@@ -157,7 +157,7 @@ def test_other_files_are_left_out_and_videos_among_them_told(source: Path) -> No
         "UCF-101/Archery/._v_Archery_g08_c01.avi",
     )
     touch(source, "UCF-101/Archery/v_Archery_g09_c01.txt", ".hidden/v_Archery_g09_c02.avi")
-    dataset = ucf101(source)
+    dataset = UCF101(source)
     assert len(dataset.videos()) == 3
     assert any(
         "2 videos left out" in remark and "holiday.mp4" in remark for remark in dataset.remarks()
@@ -166,7 +166,7 @@ def test_other_files_are_left_out_and_videos_among_them_told(source: Path) -> No
 
 def test_clips_in_no_list_are_counted(source: Path) -> None:
     touch(source, "UCF-101/Archery/v_Archery_g09_c01.avi")
-    dataset = ucf101(source)
+    dataset = UCF101(source)
     assert by_name(dataset.videos())["Archery/v_Archery_g09_c01.avi"].split == ("", "", "")
     assert any(remark.startswith("1 clips are in no list") for remark in dataset.remarks())
 
@@ -188,7 +188,7 @@ def test_clips_in_no_list_are_counted(source: Path) -> None:
 def test_a_wrong_line_of_a_list_is_named(source: Path, content: str, problem: str) -> None:
     write(source, {"lists/trainlist01.txt": content})
     with pytest.raises(DataError) as caught:
-        ucf101(source).videos()
+        UCF101(source).videos()
     assert problem in caught.value.message
 
 
@@ -204,7 +204,7 @@ def test_lists_are_read_whatever_their_line_ends(end: str, mark: bytes, last_end
 
 def test_no_clip_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no video was found"):
-        ucf101(touch(tmp_path, "holiday.mp4")).videos()
+        UCF101(touch(tmp_path, "holiday.mp4")).videos()
 
 
 def test_a_complete_copy_by_the_official_lists(shared_data: Path, tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_a_complete_copy_by_the_official_lists(shared_data: Path, tmp_path: Path
         for line in (lists / f"{part}list01.txt").read_text().splitlines()
     ]
     source = touch(tmp_path / "UCF-101", *(line.split()[0] for line in lines))
-    dataset = ucf101(source, lists=lists, strict=True)
+    dataset = UCF101(source, lists=lists, strict=True)
     videos = dataset.videos()
     assert len(videos) == CLIPS
     assert len({video.label for video in videos}) == CLASSES
@@ -238,11 +238,11 @@ def test_a_complete_copy_by_the_official_lists(shared_data: Path, tmp_path: Path
     with pytest.raises(DataError, match=r"13,320 of 13,320 clips; missing are v_archery_g08_c01"):
         dataset.videos()
     with pytest.raises(DataError, match=r"13,320 of 13,320 clips; missing are trainlist01\.txt"):
-        ucf101(source, strict=True).videos()
+        UCF101(source, strict=True).videos()
 
 
 def test_a_part_of_the_dataset_says_how_much_it_is(shared_data: Path) -> None:
-    dataset = ucf101(shared_data / "ucf28")
+    dataset = UCF101(shared_data / "ucf28")
     videos = dataset.videos()
     assert dataset.remarks() == ["28 of 101 classes, 2,552 of 13,320 clips"]
     counts = [Counter(video.split[split] for video in videos) for split in range(3)]
@@ -252,13 +252,13 @@ def test_a_part_of_the_dataset_says_how_much_it_is(shared_data: Path) -> None:
         {"train": 1840, "test": 712},
     ]
     with pytest.raises(DataError, match=r"28 of 101 classes, 2,552 of 13,320 clips") as caught:
-        ucf101(shared_data / "ucf28", strict=True).videos()
+        UCF101(shared_data / "ucf28", strict=True).videos()
     assert "--strict" in caught.value.hint
 
 
 def test_lists_of_two_datasets_below_one_folder_are_not_mixed(shared_data: Path) -> None:
     with pytest.raises(DataError, match="is there twice"):
-        ucf101(shared_data).videos()
+        UCF101(shared_data).videos()
 
 
 def test_a_part_is_prepared_and_strict_refuses_it(

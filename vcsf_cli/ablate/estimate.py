@@ -16,6 +16,7 @@ from vcsf_cli.config.protocol import Finetune
 from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.config.table import Measure
 from vcsf_cli.contracts import PATHWAYS
+from vcsf_cli.data.manifest import official_split
 from vcsf_cli.errors import RunError
 from vcsf_cli.model.cost import pathway_costs
 from vcsf_cli.model.parts import build_loss, build_sampler
@@ -33,11 +34,6 @@ _READING = 0.020
 """Core seconds to read a training clip of two views of 32 frames, measured beside one H200."""
 _CORES = 16
 
-OFFICIAL = {
-    "ucf101": {1: (9_537, 3_783), 2: (9_586, 3_734), 3: (9_624, 3_696)},
-    "hmdb51": {1: (3_570, 1_530), 2: (3_570, 1_530), 3: (3_570, 1_530)},
-}
-"""Training and test clips of the official splits."""
 _USUAL = (2_000, 1_000)
 """Training and test clips of a dataset that isn't there to be counted."""
 FRAMES = 180
@@ -202,7 +198,7 @@ class Costs:
         """Training and test clips of a split, and a clip's mean number of frames."""
         manifest = self.plan.manifests[name]
         if manifest is None:
-            train, test = OFFICIAL.get(name, {}).get(split, _USUAL)
+            train, test = official_split(name, split) or _USUAL
             return train, test, FRAMES
         train, test = len(manifest.part(split, "train")), len(manifest.part(split, "test"))
         return train or len(manifest.table), test, float(manifest.table["frames"].mean())

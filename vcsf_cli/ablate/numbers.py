@@ -11,11 +11,12 @@ import pandas as pd
 
 from vcsf_cli.ablate import measured
 from vcsf_cli.ablate.difference import describe_intervals, mean_difference
-from vcsf_cli.ablate.estimate import OFFICIAL
 from vcsf_cli.ablate.plan import Plan, RunSpec
 from vcsf_cli.ablate.rows import RowSpec
+from vcsf_cli.config import published
 from vcsf_cli.config.schedule import describe_schedule, epochs_by_pathway, shortness
 from vcsf_cli.config.table import Measure
+from vcsf_cli.data.manifest import official_size, official_split
 from vcsf_cli.errors import VcsfError
 from vcsf_cli.train.pretrain import training_rows
 
@@ -363,7 +364,7 @@ def comparability_limits(results: TableResults) -> list[Limit]:
     for dataset, split, clips in (
         results.rows[["dataset", "split", "clips"]].drop_duplicates().to_numpy()
     ):
-        tested = OFFICIAL.get(dataset, {}).get(split)
+        tested = official_split(dataset, split)
         if tested is None and dataset not in trained_on:
             found.append(Limit("subset", f"measured on {dataset}"))
         elif tested is not None and clips < _NEARLY_ALL * tested[1]:
@@ -375,10 +376,10 @@ def comparability_limits(results: TableResults) -> list[Limit]:
 def _training_limits(plan: Plan, cell: RunSpec) -> list[Limit]:
     name = cell.recipe.first_stage.data.name
     clips = len(training_rows(cell.recipe, plan.manifest(name)))
-    wanted = OFFICIAL["ucf101"][cell.split][0]
+    usual = official_split(published.TRAINED_ON, cell.split)
     found = []
-    if name not in OFFICIAL or clips < _NEARLY_ALL * wanted:
-        detail = f"trained on {clips:,} clips of {name}, not {wanted:,} of ucf101"
+    if usual and (not official_size(name) or clips < _NEARLY_ALL * usual[0]):
+        detail = f"trained on {clips:,} clips of {name}, not {usual[0]:,} of {published.TRAINED_ON}"
         found.append(Limit("subset", detail))
     short = shortness(cell.recipe)
     return [*found, Limit("short schedule", short)] if short else found

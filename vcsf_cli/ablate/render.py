@@ -33,9 +33,6 @@ _SEEN_MARK = "\N{DOUBLE DAGGER}"
 _NOTE_OF_SPREAD = "Mean \N{PLUS-MINUS SIGN} standard deviation over seeds and splits."
 _NOTE_OF_DIFFERENCES = 'Differences in points to "{first}"{pathway}, {intervals}.'
 _NOTE_OF_BOLD = "Bold: the best mean of ours, which need not be better than chance allows{see}."
-_BENCHMARKS = ("ucf101", "hmdb51")
-"""Datasets that there are published numbers of."""
-
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\N{PLUS-MINUS SIGN}": r"$\pm$", "\N{EN DASH}": "--",
@@ -345,4 +342,6 @@ def benchmark(manifest: Manifest) -> str:
     """The benchmark that a prepared dataset is or is a subset of: the one it is named after, else
     the kind that it was prepared as. A name that only begins like a benchmark's says nothing: UCF50
     is another dataset than UCF101."""
-    return manifest.name if manifest.name in _BENCHMARKS else str(manifest.settings["kind"])
+    return (
+        manifest.name if manifest.name in published.datasets() else str(manifest.settings["kind"])
+    )

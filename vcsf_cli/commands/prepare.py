@@ -24,14 +24,8 @@ from vcsf_cli.data.decode import default_decoder
 from vcsf_cli.errors import EXIT_INTERRUPTED, DataError, InputError, PluginError, RecipeError
 from vcsf_cli.narrate import duration, say
 
-_OWN_SOURCE = frozenset({"folder", "csv"})
-"""Kinds that have no videos unless `--source` names them."""
-RECIPES = {
-    "synthetic": "recipes/demo.yaml",
-    "ucf101": "recipes/vcsf.yaml",
-    "hmdb51": "recipes/vcsf_hmdb51.yaml",
-}
-"""What to train on a kind whose own name the recipe has."""
+_RECIPE = "recipes/vcsf.yaml"
+"""Suggested for datasets that suggest none of their own."""
 
 
 def _shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -194,10 +188,11 @@ def prepare(
         raise InputError(
             f"--source {source} does not exist", "name a folder, an archive or a CSV file"
         )
-    if source is None and kind in _OWN_SOURCE:
-        raise InputError(f"vcsf prepare {kind} needs --source", "it says where the videos are")
-    if name is None and source is not None and kind in _OWN_SOURCE:
-        name = source.resolve().name if source.is_dir() else source.stem
+    if plugins.attribute("dataset", kind, "needs_source", False):
+        if source is None:
+            raise InputError(f"vcsf prepare {kind} needs --source", "it says where the videos are")
+        if name is None:
+            name = source.resolve().name if source.is_dir() else source.stem
     name = name or kind
     if not name or name in (".", "..") or Path(name).name != name:
         raise InputError(f"--name {name!r} is no folder name", "give letters and digits")
@@ -240,13 +235,10 @@ def prepare(
 
 def next_command(kind: str, name: str, data: Path) -> str:
     """What to type after preparing."""
-    recipe = RECIPES.get(kind, "recipes/vcsf.yaml")
-    own = (
-        ""
-        if kind in RECIPES and name == kind
-        else f" --set {shlex.quote(f'data.name={_as_yaml(name)}')}"
-    )
-    return f"next: vcsf pretrain {recipe}{own}{where('data', data)}"
+    recipe = registry.load().attribute("dataset", kind, "recipe")
+    same = recipe is not None and name == kind
+    own = "" if same else f" --set {shlex.quote(f'data.name={_as_yaml(name)}')}"
+    return f"next: vcsf pretrain {recipe or _RECIPE}{own}{where('data', data)}"
 
 
 def _as_yaml(name: str) -> str:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vcsf_cli import registry
 from vcsf_cli.commands.options import (
     allow_seen_option,
     complete_run,
@@ -386,19 +385,19 @@ def find(
 
 
 def _videos_in(folder: Path) -> list[Path]:
-    """The video files below a folder, as `vcsf prepare folder` finds them.
+    """The video files below a folder, sorted by name.
 
     Raises:
         DataError: If there are none.
     """
+    from vcsf_cli.video import videos_below  # which loads OpenCV
 
-    try:
-        videos = registry.load().build("dataset", "folder", folder, labels="none").videos()
-    except DataError as error:
+    found = sorted(videos_below(folder), key=lambda path: path.as_posix())
+    if not found:
         raise DataError(
-            f"--query-dir {folder}: {error.message}", "look whether it is the right folder"
-        ) from error
-    return [video.path for video in videos]
+            f"--query-dir {folder}: no video was found", "look whether it is the right folder"
+        )
+    return found
 
 
 def _show_answers(answers: pd.DataFrame) -> None:

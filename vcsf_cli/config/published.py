@@ -18,6 +18,10 @@ Text = Annotated[str, MinLen(1)]
 _Percent = Annotated[float, Gt(0), Interval(le=100)]
 
 
+TRAINED_ON = "ucf101"
+"""The dataset that published methods learn from, unless an entry says otherwise."""
+
+
 class Entry(Node):
     """What one publication reports of one method."""
 
@@ -29,16 +33,11 @@ class Entry(Node):
     """Frames and pixels, and what is seen at test besides RGB frames."""
     training: Text = "UCF101"
     """What was trained on without labels, and what was seen in training alone."""
-    ucf101: dict[str, _Percent] | None = None
-    """Per cent by metric, as `vcsf` calls it."""
-    hmdb51: dict[str, _Percent] | None = None
+    results: Annotated[dict[str, dict[str, _Percent]], MinLen(1)]
+    """By dataset, per cent by metric, as `vcsf` calls it."""
     source: Annotated[list[Text], MinLen(1)]
     """Where the numbers were read; tables of others are not always right."""
     note: str = ""
-
-    def values(self, data: str) -> dict[str, float]:
-        """Per cent by metric of a dataset."""
-        return {"ucf101": self.ucf101, "hmdb51": self.hmdb51}.get(data) or {}
 
     @property
     def what(self) -> str:
@@ -78,11 +77,16 @@ def entries() -> tuple[Entry, ...]:
     return tuple(entry for entry in found if entry)
 
 
+def datasets() -> set[str]:
+    """Datasets that there are published numbers of."""
+    return {data for entry in entries() for data in entry.results}
+
+
 def of(task: str, data: str) -> list[tuple[Entry, dict[str, Any]]]:
     """The published numbers of a task on a dataset, by their first metric, the highest last."""
     found = [
-        (entry, entry.values(data))
+        (entry, entry.results[data])
         for entry in entries()
-        if entry.task == task and entry.values(data)
+        if entry.task == task and data in entry.results
     ]
     return sorted(found, key=lambda pair: next(iter(pair[1].values())))

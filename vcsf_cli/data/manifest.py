@@ -15,7 +15,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vcsf_cli.contracts import Indices
+from vcsf_cli import registry
+from vcsf_cli.contracts import Indices, OfficialSize
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.storage import files
 
@@ -98,15 +99,12 @@ class Manifest:
             DataError: If the manifest is damaged.
         """
         name = folder.name
-        kinds = ("ucf101", "hmdb51", "synthetic")
-        own = f"vcsf prepare folder --source VIDEOS --name {shlex.quote(name)}"
-        prepare = f"vcsf prepare {name}" if name in kinds else own
         if not (folder / FILE).is_file():
             begun = (folder / SETTINGS).is_file()
             state = "is not prepared to its end" if begun else "is not prepared"
             raise InputError(
                 f"dataset {name} {state}: there is no {folder / FILE}",
-                f"{prepare}; --data says where datasets are",
+                f"{_prepare_command(name)}; --data says where datasets are",
             )
         try:
             table = pq.read_table(folder / FILE, schema=_SCHEMA).to_pandas()
@@ -114,9 +112,29 @@ class Manifest:
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(
                 f"{folder / FILE} is damaged: {error}",
-                f"delete the folder and prepare again: {prepare}",
+                f"delete the folder and prepare again: {_prepare_command(name)}",
             ) from error
         return cls(folder, table, settings)
+
+
+def official_size(name: str) -> OfficialSize | None:
+    """How large the published dataset of this name is, None if its plugin states no size."""
+    size: OfficialSize | None = registry.load().attribute("dataset", name, "official_size")
+    return size
+
+
+def official_split(name: str, split: int) -> tuple[int, int] | None:
+    """Training and test clips of an official split, None if they are not known."""
+    size = official_size(name)
+    return size.splits.get(split) if size else None
+
+
+def _prepare_command(name: str) -> str:
+    """The command that prepares a dataset of this name."""
+    dataset = registry.load().components("dataset").get(name)
+    if dataset and not getattr(dataset.factory, "needs_source", False):
+        return f"vcsf prepare {name}"
+    return f"vcsf prepare folder --source VIDEOS --name {shlex.quote(name)}"
 
 
 def read_parts(folder: Path) -> dict[str, tuple[str, str, str]]:

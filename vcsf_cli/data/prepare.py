@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -279,6 +279,7 @@ class Preparation:
     def _check_listing(self, videos: list[Video]) -> None:
         """See that what is stored is among the videos, and described as it was then: the shards
         can't be rewritten."""
+        origins: Mapping[str, str] = getattr(self.dataset, "origins", {})
         stored = [entry for entry in self.journal.entries.values() if entry["clips"]]
         listed = {video.name: _listing_entry(video) for video in videos}
         beside = "give another --name for a dataset beside it"
@@ -296,17 +297,9 @@ class Preparation:
                     raise InputError(
                         f"{self.folder} was prepared with another {key} of {entry['name']}: "
                         f"{entry[key]!r}, not "
-                        f"{value!r}; that comes from {self._origin(key)}",
+                        f"{value!r}; that comes from {origins.get(key, '--source')}",
                         f"give it as before, or {beside}",
                     )
-
-    def _origin(self, key: str) -> str:
-        """What says a video's label, group or source."""
-        if self.settings.kind == "folder":
-            return "--labels and the folders' names" if key == "label" else "--group-pattern"
-        if self.settings.kind == "csv":
-            return f"the column `{'label' if key == 'label' else 'group'}` of --source"
-        return "--source"
 
     def _members(self, videos: list[Video]) -> dict[str, str]:
         entries = self.journal.entries.values()

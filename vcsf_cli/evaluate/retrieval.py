@@ -3,7 +3,6 @@ baselines beside it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +16,7 @@ import pandas as pd
 from vcsf_cli.config.schedule import shortness
 from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.loader import iterate, video_loader
-from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.data.manifest import Manifest, official_size
 from vcsf_cli.data.splits import query_gallery
 from vcsf_cli.features.bootstrap import paired_interval
 from vcsf_cli.features.cache import read_features, write_features
@@ -48,9 +47,6 @@ _BINS = 8
 
 NO_PATHWAY = "none"
 """What stands in the column `pathway` of a baseline that has none."""
-
-COMPLETE = {"ucf101": 13_320, "hmdb51": 6_766}
-"""Clips of the benchmarks whose results are published; fewer are a part of them."""
 
 PROTOCOL = (
     "Features before the head, mean over windows of the recipe's length with hop L/2 - 1 over the "
@@ -315,7 +311,8 @@ class Benchmark:
     def caveat(self) -> str:
         """That the numbers can't stand beside published ones, unless they are of a whole benchmark
         and a full schedule."""
-        whole = len(self.manifest.table) >= COMPLETE.get(self.manifest.name, math.inf)
+        size = official_size(self.manifest.name)
+        whole = size is not None and len(self.manifest.table) >= size.clips
         if whole and not shortness(self.run.recipe):
             return ""
         return "These numbers are of this dataset and schedule alone; they are not comparable with published tables."

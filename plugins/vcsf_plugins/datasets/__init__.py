@@ -1,8 +1,8 @@
 """What `vcsf prepare` can read: the benchmarks and a person's own videos. Nothing here decodes
 video."""
 
-from vcsf_plugins.datasets.hmdb51 import hmdb51
-from vcsf_plugins.datasets.own import csv, folder
-from vcsf_plugins.datasets.ucf101 import ucf101
+from vcsf_plugins.datasets.hmdb51 import HMDB51
+from vcsf_plugins.datasets.own import Folder, Table
+from vcsf_plugins.datasets.ucf101 import UCF101
 
-__all__ = ["csv", "folder", "hmdb51", "ucf101"]
+__all__ = ["HMDB51", "UCF101", "Folder", "Table"]

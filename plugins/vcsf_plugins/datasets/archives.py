@@ -24,8 +24,9 @@ from pathlib import Path, PurePosixPath
 
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.narrate import say
+from vcsf_cli.video import VIDEO_ENDINGS, files_below, videos_below
 from vcsf_plugins.datasets.download import download
-from vcsf_plugins.datasets.listing import VIDEO_ENDINGS, decode_text, files_below, videos_below
+from vcsf_plugins.datasets.listing import decode_text
 
 try:
     import fcntl

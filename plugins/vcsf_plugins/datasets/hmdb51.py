@@ -7,18 +7,17 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from vcsf_cli.contracts import Video
+from vcsf_cli.contracts import OfficialSize, Video
 from vcsf_cli.errors import DataError
+from vcsf_cli.video import VIDEO_ENDINGS, videos_below
 from vcsf_plugins.datasets.archives import Archive, provide
 from vcsf_plugins.datasets.listing import (
-    VIDEO_ENDINGS,
     Listing,
     completeness,
     find_lists,
     once,
     read_lines,
     readable,
-    videos_below,
 )
 
 CLASSES, CLIPS = 51, 6_766
@@ -36,10 +35,22 @@ Parts = dict[Clip, dict[int, str]]
 
 
 class HMDB51(Listing):
-    """The clips below a folder and the official lists; see `hmdb51`."""
+    """HMDB51: class folders and official lists anywhere below --source, or the official archives.
 
-    def __init__(self, root: Path, lists: Path | None, strict: bool, mirror: str) -> None:
-        super().__init__(benchmark=True)
+    Args:
+        lists: Folder of the official lists, where they lie elsewhere.
+        strict: Refuse an incomplete copy.
+        mirror: Address to download the archives from when there is no --source.
+    """
+
+    benchmark = True
+    recipe = "recipes/vcsf_hmdb51.yaml"
+    official_size = OfficialSize(CLIPS, {1: (3_570, 1_530), 2: (3_570, 1_530), 3: (3_570, 1_530)})
+
+    def __init__(
+        self, root: Path, /, *, lists: Path | None = None, strict: bool = False, mirror: str = SITE
+    ) -> None:
+        super().__init__()
         self.root, self.lists, self.strict, self.mirror = root, lists, strict, mirror
 
     def videos(self) -> list[Video]:
@@ -147,16 +158,3 @@ def build_video(path: Path, parts: Parts) -> Video:
     recording = named[1] if named else _video_stem(name)
     split = (part.get(1, ""), part.get(2, ""), part.get(3, ""))
     return Video(path, f"{label}/{name}", label, recording, recording, split)
-
-
-def hmdb51(
-    root: Path, /, *, lists: Path | None = None, strict: bool = False, mirror: str = SITE
-) -> HMDB51:
-    """HMDB51: class folders and official lists anywhere below --source, or the official archives.
-
-    Args:
-        lists: Folder of the official lists, where they lie elsewhere.
-        strict: Refuse an incomplete copy.
-        mirror: Address to download the archives from when there is no --source.
-    """
-    return HMDB51(root, lists, strict, mirror)

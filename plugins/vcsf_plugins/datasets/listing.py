@@ -4,70 +4,25 @@ them."""
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from vcsf_cli.contracts import Video
 from vcsf_cli.errors import DataError, InputError
-
-VIDEO_ENDINGS = frozenset(
-    {".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"}
-)
+from vcsf_cli.video import files_below
 
 
 class Listing:
-    """Videos that are listed once, with remarks.
+    """Videos that are listed once, with remarks."""
 
-    Args:
-        benchmark: Whether clips are already cut as the benchmark wants them.
-    """
+    benchmark = False
 
-    def __init__(self, benchmark: bool) -> None:
-        self.benchmark = benchmark
+    def __init__(self) -> None:
         self._remarks: list[str] = []
 
     def remarks(self) -> list[str]:
         """Sentences for the user."""
         return list(self._remarks)
-
-
-def files_below(root: Path, unpacked: Path | None = None) -> Iterator[Path]:
-    """All files below a folder but hidden ones, in sorted order; links are followed once.
-
-    Args:
-        root: The folder.
-        unpacked: What archives were unpacked into: in this folder no link is followed or listed.
-            People link folders and videos into their datasets, but a link in an archive is somebody
-            else's.
-
-    Raises:
-        DataError: If a folder can't be read.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise DataError(
-            f"{error.filename} can't be read: {error.strerror}", "look at its permissions"
-        ) from error
-
-    seen: set[tuple[int, int]] = set()
-    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
-        state = Path(folder).stat()
-        if (state.st_dev, state.st_ino) in seen:  # a link that leads back up
-            folders.clear()
-            continue
-        seen.add((state.st_dev, state.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        names = sorted(name for name in names if not name.startswith("."))
-        if unpacked is not None and Path(folder).is_relative_to(unpacked):
-            folders[:] = [name for name in folders if not Path(folder, name).is_symlink()]
-            names = [name for name in names if stat.S_ISREG(Path(folder, name).lstat().st_mode)]
-        yield from (Path(folder, name) for name in names)
-
-
-def videos_below(root: Path, unpacked: Path | None = None) -> Iterator[Path]:
-    """All files below a folder whose ending is a video's; see `files_below`."""
-    return (path for path in files_below(root, unpacked) if path.suffix.lower() in VIDEO_ENDINGS)
 
 
 def by_name(video: Video) -> str:

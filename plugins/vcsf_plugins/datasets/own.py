@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv as csv_module
+import csv
 import io
 import os
 import random
@@ -12,13 +12,14 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Interval
 
 from vcsf_cli.contracts import Video
 from vcsf_cli.errors import DataError, InputError
-from vcsf_plugins.datasets.listing import Listing, once, readable, videos_below
+from vcsf_cli.video import videos_below
+from vcsf_plugins.datasets.listing import Listing, once, readable
 
 Share = Annotated[float, Interval(gt=0, lt=1)]
 Parts = tuple[str, str, str]
@@ -35,8 +36,10 @@ class Drawn(Listing):
         seed: Of the draw.
     """
 
+    needs_source = True
+
     def __init__(self, test_share: float, seed: int) -> None:
-        super().__init__(benchmark=False)
+        super().__init__()
         self.test_share, self.seed = test_share, seed
         self._kept: Mapping[str, Parts] = {}
 
@@ -57,16 +60,35 @@ class Drawn(Listing):
 
 
 class Folder(Drawn):
-    """Videos below a folder; see `folder`."""
+    """Videos of your own below --source, in folders named after their classes or without labels.
+
+    Args:
+        labels: Whether the first folder is the class; auto: if every video lies in one of several
+            folders.
+        group_pattern: Regular expression whose first group, found in a video's path, says what
+            never straddles a split.
+        splits: CSV file `video,part[,split]` with train and test parts; else they are drawn by
+            group.
+        test_share: Share of test videos when parts are drawn.
+        seed: Of the draw; recordings that are prepared already keep their parts.
+    """
+
+    origins: ClassVar = {
+        "label": "--labels and the folders' names",
+        "group": "--group-pattern",
+        "source": "--group-pattern",
+    }
 
     def __init__(
         self,
         root: Path,
-        labels: str,
-        group_pattern: str | None,
-        splits: Path | None,
-        test_share: float,
-        seed: int,
+        /,
+        *,
+        labels: Literal["auto", "folder", "none"] = "auto",
+        group_pattern: str | None = None,
+        splits: Path | None = None,
+        test_share: Share = 0.25,
+        seed: int = 0,
     ) -> None:
         super().__init__(test_share, seed)
         self.root, self.labels, self.splits = root, labels, splits
@@ -155,10 +177,22 @@ class Folder(Drawn):
         ) or ""
 
 
-class _Listed(Drawn):
-    """Videos that a CSV file lists; see `csv`."""
+class Table(Drawn):
+    """Videos that a CSV file --source lists: `video,label[,group][,part]`, paths relative to the
+    file.
 
-    def __init__(self, root: Path, test_share: float, seed: int) -> None:
+    Args:
+        test_share: Share of test videos when no part is given and parts are drawn by group.
+        seed: Of the draw; recordings that are prepared already keep their parts.
+    """
+
+    origins: ClassVar = {
+        "label": "the column `label` of --source",
+        "group": "the column `group` of --source",
+        "source": "the column `group` of --source",
+    }
+
+    def __init__(self, root: Path, /, *, test_share: Share = 0.25, seed: int = 0) -> None:
         super().__init__(test_share, seed)
         self.root = root
 
@@ -244,7 +278,7 @@ def read_table(
         ) from error
     header = text.partition("\n")[0]
     delimiter = ";" if ";" in header and "," not in header else ","
-    reader = csv_module.DictReader(io.StringIO(text), delimiter=delimiter, strict=True)
+    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, strict=True)
     columns = [name.strip() for name in reader.fieldnames or []]
     missing, unknown = (
         [c for c in required if c not in columns],
@@ -260,7 +294,7 @@ def read_table(
     reader.fieldnames = columns
     try:
         lines = [(reader.line_num, line) for line in reader]
-    except csv_module.Error as error:
+    except csv.Error as error:
         hint = "look for a quotation mark that is not closed"
         raise DataError(f"{path}, line {reader.line_num + 1}: {error}", hint) from error
     if not lines:
@@ -430,39 +464,3 @@ def _draw_test(
         if leaves_train(group) and not all(taken[label] for label in members[group]):
             choose(group)
     return chosen
-
-
-def folder(
-    root: Path,
-    /,
-    *,
-    labels: Literal["auto", "folder", "none"] = "auto",
-    group_pattern: str | None = None,
-    splits: Path | None = None,
-    test_share: Share = 0.25,
-    seed: int = 0,
-) -> Folder:
-    """Videos of your own below --source, in folders named after their classes or without labels.
-
-    Args:
-        labels: Whether the first folder is the class; auto: if every video lies in one of several
-            folders.
-        group_pattern: Regular expression whose first group, found in a video's path, says what
-            never straddles a split.
-        splits: CSV file `video,part[,split]` with train and test parts; else they are drawn by
-            group.
-        test_share: Share of test videos when parts are drawn.
-        seed: Of the draw; recordings that are prepared already keep their parts.
-    """
-    return Folder(root, labels, group_pattern, splits, test_share, seed)
-
-
-def csv(root: Path, /, *, test_share: Share = 0.25, seed: int = 0) -> _Listed:
-    """Videos that a CSV file --source lists: `video,label[,group][,part]`, paths relative to the
-    file.
-
-    Args:
-        test_share: Share of test videos when no part is given and parts are drawn by group.
-        seed: Of the draw; recordings that are prepared already keep their parts.
-    """
-    return _Listed(root, test_share, seed)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from vcsf_cli.contracts import Video
+from vcsf_cli.contracts import OfficialSize, Video
 from vcsf_cli.errors import DataError
+from vcsf_cli.video import videos_below
 from vcsf_plugins.datasets.archives import Archive, provide
 from vcsf_plugins.datasets.listing import (
     Listing,
@@ -14,7 +15,6 @@ from vcsf_plugins.datasets.listing import (
     find_lists,
     once,
     read_lines,
-    videos_below,
 )
 
 Parts = dict[str, dict[int, str]]
@@ -36,10 +36,22 @@ ARCHIVES = (
 
 
 class UCF101(Listing):
-    """The clips below a folder and the official lists; see `ucf101`."""
+    """UCF101: class folders and official lists anywhere below --source, or the official archives.
 
-    def __init__(self, root: Path, lists: Path | None, strict: bool, mirror: str) -> None:
-        super().__init__(benchmark=True)
+    Args:
+        lists: Folder of the official lists, where they lie elsewhere.
+        strict: Refuse an incomplete copy.
+        mirror: Address to download the archives from when there is no --source.
+    """
+
+    benchmark = True
+    recipe = "recipes/vcsf.yaml"
+    official_size = OfficialSize(CLIPS, {1: (9_537, 3_783), 2: (9_586, 3_734), 3: (9_624, 3_696)})
+
+    def __init__(
+        self, root: Path, /, *, lists: Path | None = None, strict: bool = False, mirror: str = SITE
+    ) -> None:
+        super().__init__()
         self.root, self.lists, self.strict, self.mirror = root, lists, strict, mirror
 
     def videos(self) -> list[Video]:
@@ -131,16 +143,3 @@ def read_parts(lists: dict[str, Path]) -> tuple[Parts, dict[str, str]]:
                 )
             labels[key] = label
     return parts, labels
-
-
-def ucf101(
-    root: Path, /, *, lists: Path | None = None, strict: bool = False, mirror: str = SITE
-) -> UCF101:
-    """UCF101: class folders and official lists anywhere below --source, or the official archives.
-
-    Args:
-        lists: Folder of the official lists, where they lie elsewhere.
-        strict: Refuse an incomplete copy.
-        mirror: Address to download the archives from when there is no --source.
-    """
-    return UCF101(root, lists, strict, mirror)

@@ -1,6 +1,6 @@
 """A synthetic dataset of UCF101's kind: an articulated figure performs actions before changing
 scenes."""
 
-from vcsf_plugins.synthetic.dataset import synthetic
+from vcsf_plugins.synthetic.dataset import Synthetic
 
-__all__ = ["synthetic"]
+__all__ = ["Synthetic"]

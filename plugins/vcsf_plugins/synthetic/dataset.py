@@ -37,7 +37,7 @@ _B_FRAMES_EVERY = 3
 
 @dataclass(frozen=True)
 class Settings:
-    """What the videos depend on; see `synthetic`."""
+    """What the videos depend on; see `Synthetic`."""
 
     classes: int
     groups: int
@@ -71,13 +71,34 @@ class Take:
         return "test" if self.group % 3 == split % 3 else "train"
 
 
-class _Synthetic:
-    """The videos below a folder, made when they are first asked for; see `synthetic`."""
+class Synthetic:
+    """Videos that vcsf draws itself: an articulated figure performs actions before changing scenes.
+
+    Args:
+        classes: Number of actions.
+        groups: Groups of each action: same performer, clothes, background and camera.
+        clips: Clips of each group.
+        frames: Frames of a clip, on average.
+        height: Of the picture in pixels; it is 4/3 as wide.
+        seed: The same seed gives the same frames.
+    """
 
     benchmark = True
+    recipe = "recipes/demo.yaml"
 
-    def __init__(self, root: Path, settings: Settings) -> None:
-        self.root, self.settings = root, settings
+    def __init__(
+        self,
+        root: Path,
+        /,
+        *,
+        classes: Annotated[int, Interval(ge=2, le=len(ACTIONS))] = 10,
+        groups: Annotated[int, Interval(ge=3, le=99)] = 21,
+        clips: Annotated[int, Interval(ge=1, le=99)] = 3,
+        frames: Annotated[int, Interval(ge=8, le=1000)] = 72,
+        height: Annotated[int, Interval(ge=32, le=512)] = 96,
+        seed: Annotated[int, Interval(ge=0)] = 0,
+    ) -> None:
+        self.root, self.settings = root, Settings(classes, groups, clips, frames, height, seed)
 
     def videos(self) -> list[Video]:
         """All videos, sorted by name; what is missing is made first, by all cores.
@@ -260,27 +281,3 @@ def _write_lists(folder: Path, takes: list[Take]) -> None:
             }
             text = "".join(f"{take.name}{number[take.label]}\n" for take in chosen)
             _write_whole(folder / f"{part}list{split:02d}.txt", text)
-
-
-def synthetic(
-    root: Path,
-    /,
-    *,
-    classes: Annotated[int, Interval(ge=2, le=len(ACTIONS))] = 10,
-    groups: Annotated[int, Interval(ge=3, le=99)] = 21,
-    clips: Annotated[int, Interval(ge=1, le=99)] = 3,
-    frames: Annotated[int, Interval(ge=8, le=1000)] = 72,
-    height: Annotated[int, Interval(ge=32, le=512)] = 96,
-    seed: Annotated[int, Interval(ge=0)] = 0,
-) -> _Synthetic:
-    """Videos that vcsf draws itself: an articulated figure performs actions before changing scenes.
-
-    Args:
-        classes: Number of actions.
-        groups: Groups of each action: same performer, clothes, background and camera.
-        clips: Clips of each group.
-        frames: Frames of a clip, on average.
-        height: Of the picture in pixels; it is 4/3 as wide.
-        seed: The same seed gives the same frames.
-    """
-    return _Synthetic(root, Settings(classes, groups, clips, frames, height, seed))
