@@ -57,7 +57,17 @@ class PluginError(InputError):
 
 
 class RecipeError(InputError):
-    """A recipe is wrong. Several problems are gathered into one error."""
+    """A recipe is wrong. Several problems are gathered into one error.
+
+    Args:
+        message: What is wrong; with `key`, how a sentence goes on that begins with the key.
+        hint: What to do about it.
+        key: The key that is wrong, such as `sampler.alpha`; the file and line are added to it.
+    """
+
+    def __init__(self, message: str, hint: str = "", *, key: str = "") -> None:
+        super().__init__(f"`{key}` {message}" if key else message, hint)
+        self.key = key
 
     @classmethod
     def of(cls, problems: Sequence["RecipeError"]) -> "RecipeError":

@@ -67,7 +67,9 @@ class Beginning:
     def __init__(self, *, frames: int = 16) -> None:
         if frames < 4 or frames % 4:
             raise RecipeError(
-                f"`sampler.frames` is {frames}, no multiple of 4", "such as --set sampler.frames=16"
+                f"is {frames}, not a multiple of 4",
+                "such as --set sampler.frames=16",
+                key="sampler.frames",
             )
         self.length = frames
 

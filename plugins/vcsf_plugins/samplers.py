@@ -52,12 +52,12 @@ class SlowFast:
     ) -> None:
         if frames % alpha:
             raise RecipeError(
-                f"`sampler.alpha` is {alpha}, which does not divide the {frames} frames of a "
-                f"window",
+                f"is {alpha}, which does not divide the {frames} frames of a window",
                 "the slow pathway reads every alpha-th frame",
+                key="sampler.alpha",
             )
         if not speeds:
-            raise RecipeError("`sampler.speeds` is empty", "[1] is every video's own speed")
+            raise RecipeError("is empty", "[1] is every video's own speed", key="sampler.speeds")
         self.length = frames
         self.stride = stride
         self.span = (frames - 1) * stride + 1

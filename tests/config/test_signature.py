@@ -1,5 +1,7 @@
 """A factory's signature as the schema of its node."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,25 @@ def test_all_problems_are_told() -> None:
             "unknown parameter `sorce` of loss `mine` at `loss.sorce`",
         ],
     )
+
+
+@pytest.mark.parametrize(
+    "problem", ['"is odd", key="loss.mark"', '"is odd", key="mark"', '"`loss.mark` is odd"']
+)
+def test_a_factory_names_the_key_that_is_wrong(tmp_path: Path, problem: str) -> None:
+    """By `RecipeError.key`, or in backquotes as plugins did before there was one."""
+    plugin = tmp_path / "vcsf_local.py"
+    plugin.write_text(
+        "from vcsf_cli import hookimpl\nfrom vcsf_cli.errors import RecipeError\n"
+        f"def odd(*, mark: int = 1):\n    raise RecipeError({problem})\n"
+        "@hookimpl\ndef vcsf_losses():\n    return {'odd': odd}\n"
+    )
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("extends: demo\nloss:\n  name: odd\n  mark: 3\n")
+    command = [sys.executable, "-m", "vcsf_cli", "recipes", "show", "mine.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "error: `loss.mark` (mine.yaml:4) is odd\n" in done.stderr
 
 
 def test_a_parameter_that_pydantic_can_not_hold_is_the_plugins_fault() -> None:

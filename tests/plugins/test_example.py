@@ -103,7 +103,7 @@ def test_the_commands_of_its_manual_train_and_the_run_can_be_searched(
 
 
 def test_a_wrong_setting_is_told_by_the_example_itself() -> None:
-    with pytest.raises(RecipeError, match=r"`sampler\.frames` is 6, no multiple of 4"):
+    with pytest.raises(RecipeError, match=r"`sampler\.frames` is 6, not a multiple of 4"):
         Registry(EXAMPLE / "vcsf_example.py").build("sampler", "beginning", frames=6)
 
 

@@ -201,10 +201,13 @@ class Checker:
         except VcsfError as error:
             if path[0] == "stages" and not any(mark[: len(path)] == path for mark in self.marks):
                 path = path[2:]  # inherited as it is: told once, for all stages
-            named = re.search(rf"`{component.kind}\.(\w+)`", error.message)
-            key = (*path, named.group(1) if named else "")
-            if named and key in self.marks:
-                message = error.message.replace(named.group(), self.place(*key), 1)
+            key = error.key if isinstance(error, RecipeError) else ""
+            # Before `RecipeError.key`, plugins named the key in their message.
+            quoted = re.search(rf"`({component.kind}\.\w+)`", error.message)
+            key = key or (quoted.group(1) if quoted else "")
+            place = (*path, key.removeprefix(f"{component.kind}."))
+            if place in self.marks:
+                message = error.message.replace(f"`{key}`", self.place(*place), 1)
             else:
                 message = f"{self.place(*path)}: {error.message}"
             self.add(RecipeError(message, error.hint))

@@ -228,9 +228,9 @@ def _check_frames(recipe: Recipe) -> None:
         for pathway in PATHWAYS:
             if _sees_difference(stage, pathway) and build_sampler(stage).length < 2:
                 raise RecipeError(
-                    f"`{pathway}.input` is `difference`, but a window has one frame: nothing "
-                    f"changes in it",
+                    "is `difference`, but a window has one frame: nothing changes in it",
                     f"set sampler.frames to 2 or more, or {pathway}.input to rgb",
+                    key=f"{pathway}.input",
                 )
 
 
@@ -266,9 +266,10 @@ def _build_motion(recipe: Recipe, backbone: nn.Module) -> dict[int, nn.Module]:
     for number in after:
         if not 1 <= number <= len(channels):
             raise RecipeError(
-                f"`motion.after` names stage {number}, `{recipe.first_stage.backbone.name}` has "
-                f"only {len(channels)}",
+                f"names stage {number}, `{recipe.first_stage.backbone.name}` has only "
+                f"{len(channels)}",
                 "stage 1 is the stem",
+                key="motion.after",
             )
     build_one = partial(registry.load().build, "motion", recipe.first_stage.motion.name, **settings)
     return {number: build_one(channels[number - 1]) for number in after}
