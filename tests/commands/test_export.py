@@ -329,6 +329,21 @@ def test_what_others_put_beside_an_export_is_not_lost(copy: Path, tiny_data: Pat
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
+def test_what_is_put_there_while_an_export_is_written_is_not_lost(
+    copy: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disturbed(encoder: Encoder, centre: dict[str, np.ndarray], path: Path) -> None:
+        write(encoder, centre, path)
+        (copy / "elsewhere").mkdir()
+        (copy / "elsewhere" / "diary.txt").touch()
+
+    write = formats.write_safetensors
+    monkeypatch.setattr(formats, "write_safetensors", disturbed)
+    done = called("export", "--data", tiny_data, "--out", "elsewhere", cwd=copy, status=2)
+    assert "--out elsewhere holds something else than an export" in done.stderr
+    assert [path.name for path in (copy / "elsewhere").iterdir()] == ["diary.txt"]
+
+
 def test_one_pathway_of_an_unfinished_run_compared_on_videos(copy: Path) -> None:
     (run,), (folder,) = (copy / "runs").iterdir(), (copy / "exports").iterdir()
     status = json.loads((run / "status.json").read_text())

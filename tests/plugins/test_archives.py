@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -474,6 +475,35 @@ def test_the_real_unar_is_stopped_at_a_bomb(
     monkeypatch.setattr(archives, "SMALL", 2**20)
     source = write(tmp_path / "source", {"UCF101.rar": zipped({ARCHERY: bytes(2**27)})})
     fails_and_leaves_nothing(source, "unpacks to more than 1[0-9] MiB")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_whose_unpacking_takes_any_memory_is_refused(tmp_path: Path, method: int) -> None:
+    (tmp_path / "source").mkdir()
+    path = tmp_path / "source" / "UCF101.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr(ARCHERY, bytes(2**26))
+    path.write_bytes(understated(path.read_bytes(), 100))
+    tracemalloc.start()
+    fails_and_leaves_nothing(tmp_path / "source", "packed by another method than Deflate")
+    assert tracemalloc.get_traced_memory()[1] < 2**23
+    tracemalloc.stop()
+
+
+def test_a_name_that_python_found_beside_the_one_in_code_page_437_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_names = zipfile.ZipFile.infolist
+
+    def as_newer_pythons_do(self: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+        for entry in find_names(self):
+            entry.filename = "UCF-101/Archery日本/v_Archery_g01_c01.avi"
+        return find_names(self)
+
+    monkeypatch.setattr(zipfile.ZipFile, "infolist", as_newer_pythons_do)
+    write(tmp_path, {"source/UCF101.zip": zipped([ARCHERY])})
+    (video,) = ucf(tmp_path / "source")
+    assert video.path.parent.name == "Archery日本"
 
 
 def test_the_disk_is_not_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

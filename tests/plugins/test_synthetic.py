@@ -3,6 +3,7 @@ the action away."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -141,6 +142,43 @@ def test_an_interrupted_call_goes_on(root: Path, tmp_path: Path) -> None:
     assert paths[1].stat().st_mtime_ns == kept
 
 
+def test_a_folder_that_holds_other_files_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "ucfTrainTestlist").mkdir()
+    (tmp_path / "ucfTrainTestlist" / "classInd.txt").write_text("1 ApplyEyeMakeup\n")
+    (tmp_path / ".holiday.2019.avi").write_bytes(b"mine")
+    before = digests(tmp_path)
+    with pytest.raises(InputError, match="holds other files, such as"):
+        Synthetic(tmp_path, **FEW).videos()
+    assert digests(tmp_path) == before
+
+
+def test_only_what_was_begun_as_one_of_its_files_is_removed(root: Path, tmp_path: Path) -> None:
+    place = tmp_path / "original"
+    shutil.copytree(root, place)
+    mine = [place / ".holiday.2019.avi", place / "videos" / "Walk" / ".me.1.partial"]
+    for path in mine:
+        path.touch()
+    (place / "videos" / "Walk" / ".v_Walk_g01_c01.avi.1.avi").touch()
+    Synthetic(place, **FEW).videos()
+    assert digests(place).keys() - digests(root).keys() == {
+        str(path.relative_to(place)) for path in mine
+    }
+
+
+def test_a_file_system_without_locks_will_do(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    place = tmp_path / "original"
+    shutil.copytree(root, place)
+    (place / "ucfTrainTestlist" / "classInd.txt").unlink()
+    Synthetic(place, **FEW).videos()
+    assert digests(place) == digests(root)
+
+
 def test_other_settings_are_refused_with_both_values(root: Path) -> None:
     with pytest.raises(InputError, match="groups 6, not 7; clips 2, not 3") as caught:
         Synthetic(root, **FEW | {"groups": 7, "clips": 3}).videos()
@@ -154,6 +192,8 @@ def test_killed_while_it_writes_it_leaves_no_half_file(
     shutil.copytree(root, tmp_path / "original")
     (path,) = (tmp_path / "original").rglob(name)
     path.unlink()
+    if name == "synthetic.json":  # it is written first
+        shutil.rmtree(tmp_path / "original")
     replace = Path.replace
 
     def killed(self: Path, target: Path) -> Path:

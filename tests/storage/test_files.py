@@ -3,6 +3,8 @@ not."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import subprocess
 import sys
 from contextlib import suppress
@@ -12,7 +14,7 @@ import pytest
 
 from vcsf_cli.errors import InputError
 from vcsf_cli.export.folder import replacing
-from vcsf_cli.storage.files import write_text
+from vcsf_cli.storage.files import in_turn, write_text
 
 WRITING = """
 import sys, time
@@ -112,15 +114,41 @@ def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path, there:
     killed(EXPORTING, out, "writing")
     for name in (".export.123.partial", ".export.123.old"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "a").touch()
+        (tmp_path / name / "model.onnx").touch()
     (tmp_path / ".other.123.old").mkdir()
     if not there:
-        (tmp_path / ".export.123.old" / "a").unlink()
+        (tmp_path / ".export.123.old" / "model.onnx").unlink()
     with replacing(out) as folder:
         assert names(folder) == []
         (folder / "c").touch()
     assert names(tmp_path) == [".other.123.old", "export"]
     assert names(out) == ["c"]
+
+
+def test_nothing_of_others_is_removed_beside_an_export(tmp_path: Path) -> None:
+    mine = [".export.2024.old", ".export.2024.partial", ".export.partial"]
+    for name in mine:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "diary.txt").touch()
+    with replacing(tmp_path / "export") as folder:
+        (folder / "a").touch()
+    assert names(tmp_path) == [*mine, "export"]
+    assert [names(tmp_path / name) for name in mine] == 3 * [["diary.txt"]]
+
+
+def test_a_file_system_without_locks_is_worked_on_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def flock(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with replacing(tmp_path / "export") as folder:
+        write_text(folder / "a", "whole")
+    with in_turn(tmp_path / "lock"):
+        assert names(tmp_path / "export") == ["a"]
+    said = capsys.readouterr().err
+    assert f"{tmp_path} can't be locked: let no other process write there" in said
 
 
 def test_an_export_that_was_killed_between_renamings_loses_nothing(tmp_path: Path) -> None:

@@ -22,7 +22,16 @@ from vcsf_cli.export import formats
 from vcsf_cli.export.card import card, licence_in
 from vcsf_cli.export.check import compare
 from vcsf_cli.export.encoder import Encoder
-from vcsf_cli.export.folder import CARD, CONFIG, FILES, describe, is_export, read_config, replacing
+from vcsf_cli.export.folder import (
+    CARD,
+    CONFIG,
+    FILES,
+    check_place,
+    describe,
+    is_export,
+    read_config,
+    replacing,
+)
 from vcsf_cli.export.measured import read_results, training_mean
 from vcsf_cli.model.parts import build_sampler, fixed_geometry
 from vcsf_cli.narrate import say
@@ -138,6 +147,7 @@ class Exporter:
                 self._describe(folder, config)
                 config["compared"][kind] = self._compared(kind, path)
             self._describe(folder, config)
+            check_place(out)  # again: something may have been put there meanwhile
 
     def _keep_others(
         self, out: Path, folder: Path, config: dict[str, Any], wanted: set[str]

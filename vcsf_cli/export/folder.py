@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ CONFIG = "config.json"
 CARD = "README.md"
 FILES = {"safetensors": "model.safetensors", "torch-export": "model.pt2", "onnx": "model.onnx"}
 """What each format is written as."""
+
+_EXPORTED = re.compile(r"config\.json$|README\.md$|model\.|timm-|\.(config|README)\..+partial$|tmp")
+"""The names in the folder of an export that is being written."""
 
 KIND = "vcsf-encoder"
 VERSION = 1
@@ -195,11 +198,20 @@ def replacing(out: Path) -> Iterator[Path]:
         finally:
             if old.exists() and not out.exists():
                 old.replace(out)
-            shutil.rmtree(work, ignore_errors=True)
+            for done in (new, old):
+                shutil.rmtree(done, ignore_errors=True)
+            with suppress(OSError):  # not empty: somebody has put something else there
+                (work / "lock").unlink()
+                work.rmdir()
 
 
 def _named_by_process(out: Path, ending: str) -> list[Path]:
     """What earlier versions left of an export when they were killed: they named it after their
-    process."""
+    process. A folder that holds anything else isn't one."""
     name = re.compile(rf"\.{re.escape(out.name)}\.\d+\.{ending}")
-    return [path for path in out.parent.iterdir() if name.fullmatch(path.name)]
+    folders = [path for path in out.parent.iterdir() if name.fullmatch(path.name)]
+    return [
+        folder
+        for folder in folders
+        if folder.is_dir() and all(_EXPORTED.match(path.name) for path in folder.iterdir())
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -12,12 +13,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from vcsf_cli.errors import VcsfError
+from vcsf_cli.narrate import say
 
 try:
     import fcntl
 except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
 _LOCKS = fcntl is not None
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What a file system without locks answers."""
 
 
 @contextmanager
@@ -97,8 +101,7 @@ def in_turn(path: Path) -> Iterator[None]:
     """Hold a lock file, after whoever holds it now; the lock ends with the process, however it
     ends."""
     with path.open("a") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        _lock(file)
         yield
 
 
@@ -110,9 +113,24 @@ def only_one(path: Path, error: VcsfError) -> Iterator[None]:
         VcsfError: `error`, if another process holds it.
     """
     with path.open("a") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise error from None
+        try:
+            _lock(file, wait=False)
+        except BlockingIOError:
+            raise error from None
         yield
+
+
+def _lock(file: IO[Any], wait: bool = True) -> None:
+    """Lock an open file; a file system without locks is worked on all the same, with a warning.
+
+    Raises:
+        BlockingIOError: If another process has locked it and `wait` is false.
+    """
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _WITHOUT_LOCKS:
+                raise
+            folder = Path(file.name).parent
+            say(f"warning: {folder} can't be locked: let no other process write there meanwhile")

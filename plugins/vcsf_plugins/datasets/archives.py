@@ -7,7 +7,6 @@ leaves nothing behind."""
 from __future__ import annotations
 
 import errno
-import lzma
 import os
 import shutil
 import stat
@@ -20,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath
 
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.narrate import say
@@ -53,6 +52,9 @@ SECONDS_BETWEEN_LOOKS = 0.1
 _LAST_LINES = 5
 """Of what a program says that fails: it may say something about every file."""
 COPY_BYTES = 2**20
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Python's zipfile bounds how much memory unpacking takes only for these: with bzip2, 400 bytes
+become 300 MB at once."""
 _UNIX = 3
 """The system in a .zip's entry that keeps a file's mode."""
 
@@ -494,12 +496,12 @@ def _unzip(archive: Path, folder: Path, again: str, allowance: _Allowance) -> in
             allowance.check(len(entries), size, to_write=size)
             made = 0
             for entry in entries:
-                if (
-                    not entry.flag_bits & 0x800
-                ):  # its name is not marked as UTF-8, and was read as code page 437
+                # A name that isn't marked as UTF-8 was read as code page 437, unless Python found
+                # another one beside it.
+                if not entry.flag_bits & 0x800 and entry.filename == entry.orig_filename:
                     entry.filename = decode_text(entry.filename.encode("cp437"))
-                path = PurePosixPath(entry.filename)
-                if path.is_absolute() or ".." in path.parts:
+                path = PurePath(entry.filename)
+                if path.anchor or ".." in path.parts:  # an anchor may be a drive
                     raise DataError(
                         f"{archive} holds `{entry.filename}`, which leads out of its folder",
                         "do not trust this file",
@@ -507,13 +509,14 @@ def _unzip(archive: Path, folder: Path, again: str, allowance: _Allowance) -> in
                 made += len(path.parts)
             allowance.take(made, 0)
             plain = [entry for entry in entries if _is_plain(entry)]
+            if any(entry.compress_type not in _METHODS for entry in plain):
+                raise NotImplementedError("it is packed by another method than Deflate")
             for entry in plain:
                 _extract(content, entry, folder, allowance)
             return len(entries) - len(plain)
     except (
         zipfile.BadZipFile,
         zlib.error,
-        lzma.LZMAError,
         struct.error,
         EOFError,
         ValueError,
@@ -523,7 +526,10 @@ def _unzip(archive: Path, folder: Path, again: str, allowance: _Allowance) -> in
         RuntimeError,
         NotImplementedError,
     ) as error:  # a password, or a compression that Python lacks
-        raise DataError(f"{archive} can't be unpacked: {error}", "unpack it yourself") from error
+        raise DataError(
+            f"{archive} can't be unpacked: {error}",
+            "unpack it yourself and name its folder with --source",
+        ) from error
 
 
 def _is_plain(entry: zipfile.ZipInfo) -> bool:

@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -31,6 +31,8 @@ try:
 except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
 
+_SETTINGS = "synthetic.json"
+_LISTS = "ucfTrainTestlist"
 _B_FRAMES_EVERY = 3
 """Every third clip has B-frames, as many of UCF101's and HMDB51's originals have."""
 
@@ -104,21 +106,24 @@ class Synthetic:
         """All videos, sorted by name; what is missing is made first, by all cores.
 
         Raises:
-            InputError: If the folder holds videos of other settings.
+            InputError: If the folder holds videos of other settings, or other files.
             DataError: If it can't be read which settings they are of.
         """
         self._check_settings()
-        for folder in (
-            self.root,
-            self.root / "ucfTrainTestlist",
-            *(self.root / "videos").glob("*"),
-        ):
-            _remove_abandoned(folder)
         takes = list(all_takes(self.settings))
+        _remove_abandoned(
+            [
+                self.root / _SETTINGS,
+                *(self.root / _LISTS / name for name in _list_texts(takes)),
+                *(self.root / "videos" / take.name for take in takes),
+            ]
+        )
         missing = [take for take in takes if not (self.root / "videos" / take.name).is_file()]
         if missing:
             self._make(missing)
-        _write_lists(self.root / "ucfTrainTestlist", takes)
+        (self.root / _LISTS).mkdir(exist_ok=True)
+        for name, text in _list_texts(takes).items():
+            _write_whole(self.root / _LISTS / name, text)
         videos = [
             Video(
                 path=self.root / "videos" / take.name,
@@ -141,7 +146,7 @@ class Synthetic:
         ]
 
     def _check_settings(self) -> None:
-        path = self.root / "synthetic.json"
+        path = self.root / _SETTINGS
         wanted = asdict(self.settings)
         if path.is_file():
             there = self._settings_there(path)
@@ -154,6 +159,12 @@ class Synthetic:
                 )
             return
         self.root.mkdir(parents=True, exist_ok=True)
+        others = [each.name for each in self.root.iterdir() if not each.name.startswith(".")]
+        if others:
+            raise InputError(
+                f"{self.root} holds other files, such as {min(others)}: no videos are drawn there",
+                "leave out --source, or name a new folder",
+            )
         _write_whole(path, json.dumps(wanted, indent=2) + "\n")
 
     def _settings_there(self, path: Path) -> dict[str, Any]:
@@ -250,28 +261,32 @@ def _whole(path: Path, ending: str) -> Iterator[Path]:
     try:
         with ExitStack() as held:
             if fcntl is not None:  # Windows renames no file that is open
-                fcntl.flock(held.enter_context(partial_path.open("wb")), fcntl.LOCK_EX)
+                file = held.enter_context(partial_path.open("wb"))
+                with suppress(OSError):  # of a file system without locks
+                    fcntl.flock(file, fcntl.LOCK_EX)
             yield partial_path
             partial_path.replace(path)
     finally:
         partial_path.unlink(missing_ok=True)
 
 
-def _remove_abandoned(folder: Path) -> None:
-    """Remove what killed processes left in a folder."""
-    for path in folder.glob(".*") if fcntl is not None else ():
-        if re.fullmatch(r"\..+\.\d+\.(avi|partial)", path.name):
-            with suppress(OSError), path.open("r+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
+def _remove_abandoned(paths: Sequence[Path]) -> None:
+    """Remove what killed processes left of files that they were writing."""
+    written = set(paths)
+    for folder in {path.parent for path in paths} if fcntl is not None else ():
+        for path in folder.glob(".*"):
+            name = re.fullmatch(r"\.(.+)\.\d+\.(avi|partial)", path.name)
+            if name and folder / name[1] in written:
+                with suppress(OSError), path.open("r+b") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
 
 
-def _write_lists(folder: Path, takes: list[Take]) -> None:
-    """The official lists' form: `classInd.txt`, `trainlist01.txt` and so on."""
-    folder.mkdir(parents=True, exist_ok=True)
+def _list_texts(takes: list[Take]) -> dict[str, str]:
+    """The official lists by file name: `classInd.txt`, `trainlist01.txt` and so on."""
     labels = list(dict.fromkeys(take.label for take in takes))
     lines = [f"{number} {label}" for number, label in enumerate(labels, start=1)]
-    _write_whole(folder / "classInd.txt", "\n".join(lines) + "\n")
+    found = {"classInd.txt": "\n".join(lines) + "\n"}
     for split in (1, 2, 3):
         for part in ("train", "test"):
             chosen = [take for take in takes if take.part(split) == part]
@@ -279,5 +294,7 @@ def _write_lists(folder: Path, takes: list[Take]) -> None:
                 label: f" {index}" if part == "train" else ""
                 for index, label in enumerate(labels, start=1)
             }
-            text = "".join(f"{take.name}{number[take.label]}\n" for take in chosen)
-            _write_whole(folder / f"{part}list{split:02d}.txt", text)
+            found[f"{part}list{split:02d}.txt"] = "".join(
+                f"{take.name}{number[take.label]}\n" for take in chosen
+            )
+    return found
