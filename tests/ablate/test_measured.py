@@ -14,7 +14,7 @@ from vcsf_cli.config import protocol as protocols
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import RunError
-from vcsf_cli.evaluate.job import Job
+from vcsf_cli.evaluate.classification import Classification
 from vcsf_cli.runs.run import Run
 from vcsf_cli.storage import files
 
@@ -104,9 +104,9 @@ def test_neighbours_of_something_else_are_none(run: Run, manifest: Manifest, cha
     assert read_retrieval(run, manifest, 1, [2]) is None
 
 
-def answered(run: Run, manifest: Manifest, top1: float) -> Job:
+def answered(run: Run, manifest: Manifest, top1: float) -> Classification:
     """A finished measurement: of three clips the first and the last are right."""
-    job = Job(run, manifest, 1, protocols.load("linear"), 0)
+    job = Classification(run, manifest, 1, protocols.load("linear"), 0)
     job.folder.mkdir(parents=True)
     (job.folder / "status.json").write_text('{"finished": true}')
     answers = {

@@ -297,8 +297,8 @@ def test_test_clips_that_were_seen_in_training_are_refused(mode: str, work: Path
     )  # finished before, and not asked for
 
 
-def test_from_scratch_nothing_was_seen(work: Path, trained: Path) -> None:
-    source = f"scratch:{trained / 'recipe.yaml'}"
+def test_from_scratch_nothing_was_seen(work: Path, tiny_run: Path) -> None:
+    source = f"scratch:{tiny_run / 'recipe.yaml'}"
     done = finetune("--knn", "--split", "all", "--from", source, "--runs", "fresh", cwd=work)
     assert "seen in training" not in done.stdout + done.stderr
     (path,) = work.glob("fresh/*/results.csv")

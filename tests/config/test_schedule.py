@@ -6,7 +6,7 @@ import pytest
 
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.config.schedule import shortness
-from vcsf_cli.evaluate.retrieval import Benchmark
+from vcsf_cli.evaluate.retrieval import Retrieval
 
 ONE_STAGE = ("stages=[]", "optim.schedule=constant", "optim.drops=[]")
 
@@ -42,4 +42,4 @@ def test_a_schedule_is_short_by_the_epochs_of_a_pathway(
     assert shortness(recipe) == short
     complete = SimpleNamespace(name="ucf101", table=range(13_320))
     measured = SimpleNamespace(manifest=complete, run=SimpleNamespace(recipe=recipe))
-    assert bool(Benchmark.caveat.fget(measured)) == bool(short)
+    assert bool(Retrieval.not_comparable.fget(measured)) == bool(short)

@@ -25,8 +25,8 @@ from vcsf_cli.config.recipe import load
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data import manifest as manifests
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.evaluate.classification import Classification
 from vcsf_cli.evaluate.finetune import CLASSIFIER, KIND, Classifier, predict
-from vcsf_cli.evaluate.job import Job
 from vcsf_cli.model.pathways import build
 from vcsf_cli.runs.run import read_run
 from vcsf_cli.storage import checkpoint
@@ -67,14 +67,14 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return model
 
 
-def job_of(run: Path, data: Path, *assignments: str, **changes: Any) -> Job:
+def job_of(run: Path, data: Path, *assignments: str, **changes: Any) -> Classification:
     loaded = protocol.load(
         "cpu", [f"{key}={value}" for key, value in SHORT.items()] + list(assignments)
     )
-    return Job(read_run(run), Manifest.open(data / "synthetic"), 1, loaded, 0, **changes)
+    return Classification(read_run(run), Manifest.open(data / "synthetic"), 1, loaded, 0, **changes)
 
 
-def start_of(job: Job) -> dict[str, torch.Tensor]:
+def start_of(job: Classification) -> dict[str, torch.Tensor]:
     return Classifier(job.network(), job.pathways, 2, 0.0, job.seed).state_dict()
 
 
@@ -206,8 +206,8 @@ def test_the_best_epoch_on_held_out_recordings_is_taken(copy: Path, tiny_data: P
     job = job_of(next(copy.glob("runs/*")), tiny_data, "train.choose=best", pathways=("slow",))
     model = Classifier(job.network(), job.pathways, 2, 0.0, 0)
     model.load_state_dict(weights(folder))
-    found = predict(job, model, job.division.chooses, Compute("cpu", workers=0), "centre")
-    right = (found["slow"].argmax(1) == job.known[job.division.chooses]).mean()
+    found = predict(job, model, job.splits.validation, Compute("cpu", workers=0), "centre")
+    right = (found["slow"].argmax(1) == job.target[job.splits.validation]).mean()
     assert right == pytest.approx(max(shares), abs=1e-6)
 
 
@@ -270,7 +270,7 @@ def test_from_scratch_each_seed_is_another_network(
 ) -> None:
     recipe = load(str(tiny_run / "recipe.yaml"))
     for seed in (0, 1):
-        job = Job(
+        job = Classification(
             read_run(tiny_run),
             Manifest.open(tiny_data / "synthetic"),
             1,

@@ -78,7 +78,7 @@ def check_measure(cell: RunSpec, measure: Measure, manifest: Manifest) -> None:
     if measure.task != "retrieve":
         _ = measured.classification_job(
             cell.run, manifest, cell.split, measure, cell.line.trains
-        ).division
+        ).splits
     elif query_gallery(manifest, cell.split).leave_one_out:
         raise InputError(
             f"{manifest.name} has no labelled training and test parts in split {cell.split}",

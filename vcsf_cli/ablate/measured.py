@@ -19,7 +19,7 @@ from vcsf_cli.contracts import Indices
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.splits import query_gallery
 from vcsf_cli.errors import RunError
-from vcsf_cli.evaluate.job import Job
+from vcsf_cli.evaluate.classification import Classification
 from vcsf_cli.runs import results
 from vcsf_cli.runs.run import Run
 from vcsf_cli.storage import files
@@ -73,9 +73,9 @@ def find_measurement(
 
 def classification_job(
     run: Run, manifest: Manifest, split: int, measure: Measure, pathways: Sequence[str]
-) -> Job:
+) -> Classification:
     """The measurement by classification."""
-    return Job(
+    return Classification(
         run, manifest, split, load_protocol(measure), run.recipe.seed, pathways=tuple(pathways)
     )
 
@@ -90,7 +90,7 @@ def tested_clips(
     """
     if measure.task == "retrieve":
         return query_gallery(manifest, split).query
-    return classification_job(run, manifest, split, measure, pathways).division.test
+    return classification_job(run, manifest, split, measure, pathways).test
 
 
 def load_protocol(measure: Measure) -> protocols.Protocol:
@@ -163,13 +163,13 @@ def asked_before(run: Run, manifest: Manifest, split: int) -> set[int]:
         return set()
 
 
-def read_classification(job: Job) -> Measurement | None:
+def read_classification(job: Classification) -> Measurement | None:
     """Accuracies of a finished measurement.
 
     Raises:
         RunError: If its files are damaged.
     """
-    if not job.run.checkpoint.is_file() or not job.finished:
+    if not job.run.checkpoint.is_file() or not job.is_measured:
         return None
     damaged = RunError(
         f"the files of the measurement {job.folder} don't agree with each other",

@@ -21,7 +21,7 @@ from vcsf_cli.ablate.render import TRAINED, Shown
 from vcsf_cli.ablate.rows import RowSpec as Row
 from vcsf_cli.ablate.run import pretrain_command
 from vcsf_cli.data.splits import query_gallery
-from vcsf_cli.evaluate.report import FILE as RETRIEVAL_REPORT
+from vcsf_cli.evaluate.report import HTML as RETRIEVAL_REPORT
 from vcsf_cli.report.charts import PATHWAYS_AND_BOTH, Chart, Line, compared_charts, line_style
 from vcsf_cli.report.clips import build_clips, by_class
 from vcsf_cli.report.page import Clips, Interval, Section, Table, page

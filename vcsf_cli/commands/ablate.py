@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +10,7 @@ from click.shell_completion import CompletionItem
 
 from vcsf_cli.ablate import flags
 from vcsf_cli.ablate.rows import named_apart, resolve_table
+from vcsf_cli.commands.common import resumable
 from vcsf_cli.commands.options import (
     allow_seen_option,
     complete_recipe,
@@ -24,7 +23,7 @@ from vcsf_cli.commands.options import (
 from vcsf_cli.config import table as tables
 from vcsf_cli.config.recipe import find_recipe
 from vcsf_cli.config.table import Draft
-from vcsf_cli.errors import EXIT_INTERRUPTED, InputError, RunError, did_you_mean
+from vcsf_cli.errors import InputError, RunError, did_you_mean
 from vcsf_cli.narrate import duration, say
 from vcsf_cli.storage.files import only_one
 
@@ -372,11 +371,8 @@ def _carry_out(plan: Plan, how: RunOptions, with_published: bool) -> None:
     plan.folder.mkdir(parents=True, exist_ok=True)
     busy = RunError(f"table {plan.table.name} is being made by another process", "wait for it")
     with only_one(plan.folder / "lock", busy):
-        try:
+        with resumable():
             failures = TableRun(plan, how).run()
-        except KeyboardInterrupt:
-            say(f"interrupted; the same command goes on: vcsf {shlex.join(sys.argv[1:])}")
-            raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
         numbers = gather_results(plan)
         if numbers.cells:
             show(numbers, with_published)

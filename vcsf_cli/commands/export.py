@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vcsf_cli.commands.options import complete_run, data_option, runs_option
+from vcsf_cli.commands.common import open_run
+from vcsf_cli.commands.options import data_option, from_option, runs_option
 from vcsf_cli.errors import InputError
 from vcsf_cli.narrate import say
 
@@ -21,13 +22,7 @@ FORMATS = ("safetensors", "torch-export", "onnx")
 
 
 @click.command("export")
-@click.option(
-    "--from",
-    "source",
-    metavar="RUN",
-    shell_complete=complete_run,
-    help="A run folder or name.  [default: the newest finished run]",
-)
+@from_option
 @click.option(
     "--format",
     "formats",
@@ -77,13 +72,9 @@ def command(
     the checkpoint on real clips before the folder appears."""
     from vcsf_cli.export.folder import check_place
     from vcsf_cli.export.formats import check_packages
-    from vcsf_cli.runs.run import WITH_LABELS, find_run
+    from vcsf_cli.runs.run import WITH_LABELS
 
-    run = find_run(runs, source)
-    if source is None:
-        say(f"using the newest finished run: {run.name}")
-    if not run.finished:
-        say(f"run {run.name} is not finished: exporting its newest checkpoint")
+    run = open_run(runs, source, "exporting")
     if run.uses_labels:
         say(f"warning: {WITH_LABELS}")
     check_packages(formats)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from vcsf_cli.commands.common import open_run, resumable
 from vcsf_cli.commands.options import (
     allow_seen_option,
     complete_run,
@@ -26,7 +25,7 @@ from vcsf_cli.config.protocol import Protocol
 from vcsf_cli.config.schema import Init
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.splits import LabelBudget
-from vcsf_cli.errors import EXIT_INTERRUPTED, InputError
+from vcsf_cli.errors import InputError
 from vcsf_cli.narrate import duration, say
 
 # What loads torch or pandas is imported by the functions that need it: --help must be fast.
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-    from vcsf_cli.evaluate.job import Job
+    from vcsf_cli.evaluate.classification import Classification
     from vcsf_cli.runs.run import Run
     from vcsf_cli.train.compute import Compute
 
@@ -43,8 +42,6 @@ _DEFAULT_PROTOCOL = "coclr"
 
 
 class _LabelsType(click.ParamType[LabelBudget]):
-    """How many training clips have a label."""
-
     name = "1%|10%|N-per-class"
 
     def convert(
@@ -98,7 +95,7 @@ class Seeds(click.ParamType[list[int]]):
 )
 @click.option(
     "--labels",
-    "few",
+    "label_budget",
     type=_LabelsType(),
     help="Use so many labels of the training part.  [default: all]",
 )
@@ -148,7 +145,7 @@ def command(
     source: str | None,
     linear: bool,
     knn: bool,
-    few: LabelBudget | None,
+    label_budget: LabelBudget | None,
     split: str | None,
     pathway: str,
     named: str | None,
@@ -157,8 +154,11 @@ def command(
     allow_seen: bool,
     data: Path,
     runs: Path,
+    devices: str,
+    precision: str,
+    workers: int | None,
+    save_every: float,
     dry_run: bool,
-    **how: Any,
 ) -> None:
     """Measure how well the networks of a run tell the classes of DATASET apart: the whole network
     fine-tuned, or with --linear or --knn its features as they are.
@@ -168,151 +168,113 @@ def command(
     earlier one stopped, and shows the table again when all is done. Rows are in results.csv of the
     run, everything else in its folder `finetune`."""
     from vcsf_cli.data.manifest import Manifest
+    from vcsf_cli.train.compute import Compute
 
-    protocol = protocols.load(_protocol_name(named, linear, knn), assignments)
-    _check_mode(protocol, named, linear, knn)
-    run, scratch = _open_source(runs, source)
+    protocol = _load_protocol(named, linear, knn, assignments)
+    scratch = source is not None and source.startswith(_SCRATCH)
+    run = _open_untrained(runs, source) if source and scratch else open_run(runs, source)
     manifest = Manifest.open(data / dataset)
+    if precision == "auto":
+        trains = protocol.mode == "finetune"
+        precision = run.recipe.first_stage.speed.precision if trains else "float32"
+    compute = Compute(devices, precision, workers, save_every)
 
-    from vcsf_cli.evaluate.job import Job, check
+    from vcsf_cli.evaluate.classification import Classification, check
+    from vcsf_cli.evaluate.finetune import measure
 
-    machine = _build_compute(run, protocol, **how)
     splits = [1, 2, 3] if split == "all" else [int(split or run.recipe.first_stage.data.split)]
     pathways = PATHWAYS if pathway == "both" else (pathway,)
-    jobs = [
-        Job(run, manifest, each, protocol, seed, few, pathways, scratch)
+    evaluations = [
+        Classification(run, manifest, each, protocol, seed, label_budget, pathways, scratch)
         for seed in seeds or [run.recipe.seed]
         for each in splits
     ]
-    check(jobs, machine, allow_seen)
-    for remark in dict.fromkeys(remark for job in jobs for remark in job.remarks()):
+    check(evaluations, compute, allow_seen)
+    for remark in dict.fromkeys(remark for each in evaluations for remark in each.remarks()):
         say(remark)
     if dry_run:
-        _rehearse(jobs, machine)
-    else:
-        _measure_all(jobs, machine)
-
-
-def _build_compute(
-    run: Run,
-    protocol: Protocol,
-    devices: str,
-    precision: str,
-    workers: int | None,
-    save_every: float,
-) -> Compute:
-    """Where and how to compute: training as the recipe says, features in float32 as retrieval
-    does."""
-    from vcsf_cli.train.compute import Compute
-
-    if precision == "auto":
-        precision = (
-            run.recipe.first_stage.speed.precision if protocol.mode == "finetune" else "float32"
-        )
-    return Compute(devices, precision, workers, save_every)
-
-
-def _measure_all(jobs: list[Job], machine: Compute) -> None:
-    """Measure one after the other, and show the table."""
-    from vcsf_cli.evaluate.finetune import measure
-
+        _dry_run_report(evaluations, compute)
+        return
     tables = []
-    for job in jobs:
+    for each in evaluations:
         say(
-            f"{job.task} of {job.run.name}, {job.manifest.name} split {job.split}, seed "
-            f"{job.seed}: {job.summary()}"
+            f"{each.task} of {run.name}, {manifest.name} split {each.split}, seed {each.seed}: "
+            f"{each.summary()}"
         )
-        try:
-            tables.append(measure(job, machine))
-        except KeyboardInterrupt:
-            say(f"interrupted; the same command goes on: vcsf {shlex.join(sys.argv[1:])}")
-            raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
-        say(f"files: {job.folder}")
-    show(tables)
-    say(f"results: {jobs[0].run.folder / 'results.csv'}")
+        with resumable():
+            tables.append(measure(each, compute))
+        say(f"files: {each.folder}")
+    _show_tables(tables)
+    say(f"results: {run.folder / 'results.csv'}")
 
 
-def _protocol_name(named: str | None, linear: bool, knn: bool) -> str:
-    """The protocol that options ask for.
+def _load_protocol(
+    named: str | None, linear: bool, knn: bool, assignments: tuple[str, ...]
+) -> Protocol:
+    """The protocol that the options ask for.
 
     Raises:
         InputError: If they ask for two things at once.
+        RecipeError: If it is not a valid protocol.
     """
     if linear and knn:
         raise InputError(
             "--linear and --knn are two measurements",
             "give one of them, and the other in a second call",
         )
-    return named or ("linear" if linear else "knn" if knn else _DEFAULT_PROTOCOL)
-
-
-def _check_mode(protocol: Protocol, named: str | None, linear: bool, knn: bool) -> None:
-    """Whether a named protocol is of the kind that an option asks for.
-
-    Raises:
-        InputError: If it isn't.
-    """
-    wanted = "linear" if linear else "knn" if knn else protocol.mode
-    if protocol.mode != wanted:
+    mode = "linear" if linear else "knn" if knn else None
+    protocol = protocols.load(named or mode or _DEFAULT_PROTOCOL, assignments)
+    if mode and protocol.mode != mode:
         raise InputError(
-            f"protocol {named} is of mode {protocol.mode}, not {wanted}",
-            f"leave out --{wanted}, or name another protocol",
+            f"protocol {named} is of mode {protocol.mode}, not {mode}",
+            f"leave out --{mode}, or name another protocol",
         )
+    return protocol
 
 
-def _open_source(runs: Path, source: str | None) -> tuple[Run, bool]:
-    """The run that `--from` names, and whether its networks are taken untrained.
+def _open_untrained(runs: Path, source: str) -> Run:
+    """The run folder of `scratch:RECIPE`.
 
     Raises:
-        InputError: If there is none.
+        InputError: If the recipe does not start from random weights.
     """
-    from vcsf_cli.evaluate.job import untrained_run
-    from vcsf_cli.runs.run import find_run
+    from vcsf_cli.runs.run import Run, run_folder
 
-    if source is not None and source.startswith(_SCRATCH):
-        recipe = recipes.load(source.removeprefix(_SCRATCH))
-        if recipe.first_stage.init != Init():
-            raise InputError(
-                f"{source} starts from the weights of a file, not from scratch",
-                "leave out its key `init`",
-            )
-        model = recipe.first_stage
-        if any(
-            settings.get("pretrained")
-            for settings in (model.backbone.settings, model.slow, model.fast)
-        ):
-            raise InputError(
-                f"{source} starts from a pretrained backbone, not from scratch",
-                "leave out its key `pretrained`",
-            )
-        return untrained_run(runs, recipe), True
-    run = find_run(runs, source)
-    if source is None:
-        say(f"using the newest finished run: {run.name}")
-    if not run.finished:
-        say(f"run {run.name} is not finished: measuring its newest checkpoint")
-    return run, False
+    recipe = recipes.load(source.removeprefix(_SCRATCH))
+    stage = recipe.first_stage
+    if stage.init != Init():
+        raise InputError(
+            f"{source} starts from the weights of a file, not from scratch",
+            "leave out its key `init`",
+        )
+    pathways = (stage.backbone.settings, stage.slow, stage.fast)
+    if any(settings.get("pretrained") for settings in pathways):
+        raise InputError(
+            f"{source} starts from a pretrained backbone, not from scratch",
+            "leave out its key `pretrained`",
+        )
+    return Run(run_folder(runs, recipe), recipe)
 
 
-def _rehearse(jobs: list[Job], machine: Compute) -> None:
+def _dry_run_report(evaluations: list[Classification], compute: Compute) -> None:
     """`--dry-run`: the resolved protocol on stdout, everything else on stderr."""
     from vcsf_cli.evaluate.finetune import estimate
 
-    click.echo(strict_yaml.dump(jobs[0].protocol.model_dump(mode="json")), nl=False)
-    for job in jobs:
-        say(f"{job.task}, split {job.split}, seed {job.seed}: {job.summary()}")
-        say(f"folder: {job.folder}{' (finished)' if job.finished else ''}")
-    if jobs[0].protocol.mode == "finetune":
-        seconds = len(jobs) * estimate(jobs[0], machine)
+    protocol = evaluations[0].protocol
+    click.echo(strict_yaml.dump(protocol.model_dump(mode="json")), nl=False)
+    for each in evaluations:
+        say(f"{each.task}, split {each.split}, seed {each.seed}: {each.summary()}")
+        say(f"folder: {each.folder}{' (finished)' if each.is_measured else ''}")
+    if protocol.mode == "finetune":
+        seconds = len(evaluations) * estimate(evaluations[0], compute)
         say(
-            f"estimated time: {duration(seconds)} on {machine.device()}, extrapolated from a few "
+            f"estimated time: {duration(seconds)} on {compute.device()}, extrapolated from a few "
             f"small batches"
         )
 
 
-def show(tables: list[pd.DataFrame]) -> None:
-    """Print what was measured on stdout, in per cent, and mean and spread of several
-    measurements."""
+def _show_tables(tables: list[pd.DataFrame]) -> None:
+    """Print the results on stdout, in per cent, and mean and spread of several measurements."""
     import pandas as pd
     from rich.console import Console
 

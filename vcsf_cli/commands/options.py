@@ -15,6 +15,35 @@ from vcsf_cli.contracts import PATHWAYS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+
+def complete_recipe(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Names of recipes, then files as the shell completes them."""
+    from vcsf_cli.config.recipe import recipe_names
+
+    names = [CompletionItem(name) for name in recipe_names() if name.startswith(incomplete)]
+    return names or [CompletionItem(incomplete, type="file")]
+
+
+def complete_run(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Names of the run folders in `--runs`, then folders as the shell completes them."""
+    folder = context.params.get("runs") or Path("runs")
+    names = sorted(path.parent.name for path in Path(folder).glob("*/recipe.yaml"))
+    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="dir")]
+
+
+from_option = click.option(
+    "--from",
+    "source",
+    metavar="RUN",
+    shell_complete=complete_run,
+    help="A run folder or name.  [default: the newest finished run]",
+)
+
 data_option = click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
@@ -143,23 +172,3 @@ def where(option: str, folder: Path) -> str:
         os.environ.get(f"VCSF_{option.upper()}") or option
     )  # click takes an empty variable for none
     return "" if folder == Path(taken) else f" --{option} {shlex.quote(str(folder))}"
-
-
-def complete_recipe(
-    context: click.Context, parameter: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """Names of recipes, then files as the shell completes them."""
-    from vcsf_cli.config.recipe import recipe_names
-
-    names = [CompletionItem(name) for name in recipe_names() if name.startswith(incomplete)]
-    return names or [CompletionItem(incomplete, type="file")]
-
-
-def complete_run(
-    context: click.Context, parameter: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """Names of the run folders in `--runs`, then folders as the shell completes them."""
-    folder = context.params.get("runs") or Path("runs")
-    names = sorted(path.parent.name for path in Path(folder).glob("*/recipe.yaml"))
-    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
-    return found or [CompletionItem(incomplete, type="dir")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import sys
 import time
 import types
 import typing
@@ -16,12 +15,13 @@ from typing import Any, Literal, get_args, get_origin
 import click
 
 from vcsf_cli import registry
+from vcsf_cli.commands.common import resumable
 from vcsf_cli.commands.options import data_option, where
 from vcsf_cli.config import strict_yaml
 from vcsf_cli.config.check import Checker
 from vcsf_cli.contracts import Component, Dataset, Parameter
 from vcsf_cli.data.decode import default_decoder
-from vcsf_cli.errors import EXIT_INTERRUPTED, DataError, InputError, PluginError, RecipeError
+from vcsf_cli.errors import DataError, InputError, PluginError, RecipeError
 from vcsf_cli.narrate import duration, say
 
 _RECIPE = "recipes/vcsf.yaml"
@@ -202,13 +202,10 @@ def prepare(
     )
     settings = Settings(kind, decoder, size, quality, fps, max_seconds, on_bad)
     begun = time.monotonic()
-    try:
+    with resumable():
         summary = Preparation(
             dataset, folder, settings, time_limit, workers or os.cpu_count() or 1
         ).run()
-    except KeyboardInterrupt:
-        say(f"interrupted; the same command goes on: vcsf {shlex.join(sys.argv[1:])}")
-        raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
     if summary.new:
         seconds = time.monotonic() - begun
         say(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from vcsf_cli.commands.common import resumable
 from vcsf_cli.commands.options import (
     complete_recipe,
     data_option,
@@ -24,7 +23,7 @@ from vcsf_cli.commands.options import (
 )
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.config.recipe import Recipe
-from vcsf_cli.errors import EXIT_INTERRUPTED, InputError
+from vcsf_cli.errors import InputError
 from vcsf_cli.narrate import duration, say, work_together
 
 # What loads torch or pandas is imported by the functions that need it: --help must be fast.
@@ -125,11 +124,8 @@ def command(
         f"run {run.name} on {len(rows):,} clips of {manifest.name}, {machine.device()}: "
         f"{run.folder}"
     )
-    try:
+    with resumable():
         Trainer(run, manifest, machine, start).train()
-    except KeyboardInterrupt:
-        say(f"interrupted; the same command goes on: vcsf {shlex.join(sys.argv[1:])}")
-        raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
     say(f"finished: {run.folder}")
     say(next_command(run.name, data, runs))
 

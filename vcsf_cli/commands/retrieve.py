@@ -4,33 +4,32 @@ search with videos."""
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from vcsf_cli.commands.common import open_run, resumable
 from vcsf_cli.commands.options import (
     allow_seen_option,
-    complete_run,
     data_option,
     devices_option,
+    from_option,
     runs_option,
     where,
     workers_option,
 )
-from vcsf_cli.errors import EXIT_INTERRUPTED, DataError, InputError
+from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.narrate import say
 from vcsf_cli.storage.files import whole
 
 # What loads torch or pandas is imported by the functions that need it: --help must be fast.
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.table import Table
 
     from vcsf_cli.data.manifest import Manifest
-    from vcsf_cli.evaluate.retrieval import Benchmark, Difference, VariantHits
+    from vcsf_cli.evaluate.retrieval import Retrieval
     from vcsf_cli.runs.run import Run
     from vcsf_cli.train.compute import Compute
 
@@ -107,13 +106,7 @@ def _search_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command("retrieve")
 @click.argument("dataset", required=False)
-@click.option(
-    "--from",
-    "source",
-    metavar="RUN",
-    shell_complete=complete_run,
-    help="A run folder or name.  [default: the newest finished run]",
-)
+@from_option
 @click.option(
     "--split",
     type=click.IntRange(1, 3),
@@ -151,7 +144,7 @@ def command(
     runs: Path,
     devices: str,
     workers: int | None,
-    **searching: Any,
+    **search_options: Any,
 ) -> None:
     """Let test clips search the training clips of DATASET (default: the run's own) and count hits
     of the right class.
@@ -164,150 +157,102 @@ def command(
     the nearest of its videos, and when. The gallery's features are kept in the run's folder
     `index`."""
     from vcsf_cli.data.manifest import Manifest
-    from vcsf_cli.runs.run import WITH_LABELS, find_run
+    from vcsf_cli.runs.run import WITH_LABELS
+    from vcsf_cli.train.compute import Compute
 
-    search = bool(searching["queries"] or searching["query_dir"])
-    if search:
-        refuse(
-            {
-                "DATASET": dataset,
-                "--split": split,
-                "--baselines": baselines,
-                "--untrained": untrained,
-            },
-            search,
-        )
-        refuse({"--allow-seen": allow_seen, "--no-html": not html}, search)
-    else:
-        renamed = {"each_window": "windows", "table": "csv"}
-        refuse({f"--{renamed.get(name, name)}": value for name, value in searching.items()}, search)
-    run = find_run(runs, source)
-    if source is None:
-        say(f"using the newest finished run: {run.name}")
-    if not run.finished:
-        say(f"run {run.name} is not finished: measuring its newest checkpoint")
+    benchmark_options = {
+        "DATASET": dataset,
+        "--split": split,
+        "--baselines": baselines,
+        "--untrained": untrained,
+        "--allow-seen": allow_seen,
+        "--no-html": not html,
+    }
+    search = bool(search_options["queries"] or search_options["query_dir"])
+    _refuse_others(benchmark_options if search else search_options, search)
+    run = open_run(runs, source)
     if run.uses_labels:
         say(f"warning: {WITH_LABELS}")
     for sentence in run.imported:
         say(sentence)
-    manifest = Manifest.open(data / (dataset or searching["gallery"] or run.status["dataset"]))
-
-    from vcsf_cli.train.compute import Compute
-
-    machine = Compute(devices, "float32", workers)
+    manifest = Manifest.open(data / (dataset or search_options["gallery"] or run.status["dataset"]))
+    compute = Compute(devices, "float32", workers)
     if search:
-        find(run, manifest, machine, max(ks or [_SEARCH_K]), **searching)
-        say(_next_search(manifest, run, data, runs, **searching))
+        _search(run, manifest, compute, max(ks or [_SEARCH_K]), **search_options)
+        say(_next_search(manifest, run, data, runs, **search_options))
         return
-    measure(
-        run, manifest, machine, ks or _BENCHMARK_KS, split, baselines, untrained, allow_seen, html
-    )
 
-
-def measure(
-    run: Run,
-    manifest: Manifest,
-    machine: Compute,
-    ks: list[int],
-    split: int | None,
-    baselines: bool,
-    untrained: bool,
-    allow_seen: bool,
-    html: bool,
-) -> None:
-    """The benchmark.
-
-    Raises:
-        InputError: If the dataset has no such split, or test clips of it were seen in training and
-            that is not allowed.
-    """
-    from vcsf_cli.evaluate.retrieval import Benchmark
+    from vcsf_cli.evaluate import report
+    from vcsf_cli.evaluate.retrieval import Retrieval
 
     split = split or run.recipe.first_stage.data.split
-    if not (manifest.table[f"split{split}"] != "").any() and (manifest.table["split1"] != "").any():
-        raise InputError(
-            f"{manifest.name} has no split {split}",
-            "leave out --split, or prepare the dataset with its lists",
-        )
-    benchmark = Benchmark(run, manifest, split, ks, machine)
-    benchmark.exposure.refuse(allow_seen)
-    for remark in benchmark.exposure.remarks:
+    retrieval = Retrieval(run, manifest, split, ks or _BENCHMARK_KS)
+    retrieval.check(allow_seen)
+    for remark in retrieval.exposure.remarks:
         say(f"warning: {remark}")
-    trained = benchmark.measure(benchmark.trained())
-    others = [benchmark.measure(benchmark.untrained())] if untrained or baselines else []
-    if baselines:
-        others.append(benchmark.measure(benchmark.colour_histogram()))
-    conclude(benchmark, trained, others, html)
+    rows, differences = retrieval.measure(compute, untrained or baselines, baselines)
+    markdown, page = (retrieval.folder / name for name in (report.MARKDOWN, report.HTML))
+    for stale in (markdown, page):
+        stale.unlink(missing_ok=True)
+    if not rows.empty:
+        report.write_markdown(retrieval, rows, differences)
+    _show_retrieval(retrieval, rows)
+    for difference in differences:
+        click.echo(str(difference))
+    if html:
+        report.write_html(retrieval, rows, differences)
+        say(f"to look at: {page}")
+    if rows.empty:
+        click.echo(retrieval.folder)
+    else:
+        say(f"report: {markdown}")
 
 
-def conclude(
-    benchmark: Benchmark, trained: VariantHits, others: list[VariantHits], html: bool
-) -> None:
-    """Write and show what was measured."""
-    import pandas as pd
+def _refuse_others(options: dict[str, Any], search: bool) -> None:
+    """See that no option was given that has no meaning for a search, or without one.
 
-    from vcsf_cli.runs import results
-
-    folder = benchmark.folder
-    if benchmark.parts.leave_one_out:
-        for stale in (
-            "results.csv",
-            "report.md",
-        ):  # of a time when there were labels and a test part
-            (folder / stale).unlink(missing_ok=True)
-        say(
-            f"{benchmark.manifest.name} has no labels or no test part in split {benchmark.split}: "
-            f"no R@k; every clip's "
-            "nearest other clips are in neighbours.csv"
-        )
-        _write_page(benchmark, pd.DataFrame(), [], html)
-        click.echo(folder)
-        return
-    rows = results.write(
-        folder / "results.csv",
-        [row for m in (trained, *others) for row in benchmark.result_rows(m)],
-    )
-    measured = rows[rows["variant"].isin([m.variant for m in (trained, *others)])]
-    comparisons = benchmark.comparisons(trained, others)
-    report = benchmark.report(measured, comparisons)
-    parts = benchmark.parts
-    for remark in benchmark.remarks():
-        say(remark)
-    say(
-        f"{len(parts.query):,} test clips query {len(parts.gallery):,} training clips; left out: "
-        f"{parts.left_out}"
-    )
-    show(measured, benchmark.exposure.mark)
-    for line in comparisons:
-        click.echo(str(line))
-    _write_page(benchmark, measured, comparisons, html)
-    say(f"report: {report}")
-
-
-def _write_page(
-    benchmark: Benchmark, rows: pd.DataFrame, differences: list[Difference], wanted: bool
-) -> None:
-    """Write `report.html`, or see that none of an earlier measurement stays."""
-    from vcsf_cli.evaluate import report
-
-    path = benchmark.folder / report.FILE
-    path.unlink(missing_ok=True)
-    if wanted:
-        say(f"to look at: {report.write(benchmark, rows, differences)}")
-
-
-def show(rows: pd.DataFrame, mark: str) -> None:
-    """Print the table on stdout, in per cent.
-
-    Args:
-        rows: Result rows.
-        mark: What has to stand beside the numbers.
+    Raises:
+        InputError: If one was.
     """
+    renamed = {"each_window": "windows", "table": "csv"}
+    for name, value in options.items():
+        if value in (None, False, ()):
+            continue
+        if name == "DATASET":
+            raise InputError(
+                f"with --query, `{value}` has no meaning as DATASET", f"write --gallery {value}"
+            )
+        if search:
+            raise InputError(
+                f"{name} has no meaning with --query", "it is an option of the benchmark"
+            )
+        raise InputError(
+            f"--{renamed.get(name, name)} needs --query or --query-dir",
+            "they name the videos to search with",
+        )
+
+
+def _show_retrieval(retrieval: Retrieval, rows: pd.DataFrame) -> None:
+    """Print the table on stdout, in per cent, and remarks on stderr."""
     from rich.console import Console
     from rich.table import Table
 
     from vcsf_cli.runs import results
 
+    parts, mark = retrieval.parts, retrieval.exposure.mark
+    if rows.empty:
+        say(
+            f"{retrieval.manifest.name} has no labels or no test part in split {retrieval.split}: "
+            f"no R@k; every clip's "
+            "nearest other clips are in neighbours.csv"
+        )
+        return
+    for remark in retrieval.remarks():
+        say(remark)
+    say(
+        f"{len(parts.query):,} test clips query {len(parts.gallery):,} training clips; left out: "
+        f"{parts.left_out}"
+    )
     pivoted = results.pivot(rows)
     table = Table("variant", "pathway", title=f"R@k in per cent{f' ({mark})' if mark else ''}")
     for metric in pivoted.columns:
@@ -317,31 +262,10 @@ def show(rows: pd.DataFrame, mark: str) -> None:
     Console(soft_wrap=True).print(table)
 
 
-def refuse(options: dict[str, Any], search: bool) -> None:
-    """See that no option was given that has no meaning for a search, or without one.
-
-    Raises:
-        InputError: If one was.
-    """
-    for option, value in options.items():
-        if value not in (None, False, ()):
-            if option == "DATASET":
-                raise InputError(
-                    f"with --query, `{value}` has no meaning as DATASET", f"write --gallery {value}"
-                )
-            if search:
-                raise InputError(
-                    f"{option} has no meaning with --query", "it is an option of the benchmark"
-                )
-            raise InputError(
-                f"{option} needs --query or --query-dir", "they name the videos to search with"
-            )
-
-
-def find(
+def _search(
     run: Run,
     manifest: Manifest,
-    machine: Compute,
+    compute: Compute,
     k: int,
     queries: tuple[Path, ...],
     query_dir: Path | None,
@@ -364,14 +288,11 @@ def find(
         load_faiss()
     if table is not None and not table.parent.is_dir():
         raise InputError(f"--csv {table}: there is no folder {table.parent}", "make it first")
-    paths = [*queries, *(_videos_in(query_dir) if query_dir else [])]
-    search = Search(run, manifest, machine)
-    try:
+    paths = [*queries, *(_find_videos(query_dir) if query_dir else [])]
+    search = Search(run, manifest, compute)
+    with resumable():
         read = search.read(paths)
         answers = search.answers(read, pathway or "both", k, each_window, index or "auto")
-    except KeyboardInterrupt:
-        say(f"interrupted; the same command goes on: vcsf {shlex.join(sys.argv[1:])}")
-        raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
     _show_answers(answers)
     if table is not None:
         with whole(table, "w") as file:
@@ -384,7 +305,7 @@ def find(
         )
 
 
-def _videos_in(folder: Path) -> list[Path]:
+def _find_videos(folder: Path) -> list[Path]:
     """The video files below a folder, sorted by name.
 
     Raises:
@@ -401,8 +322,9 @@ def _videos_in(folder: Path) -> list[Path]:
 
 
 def _show_answers(answers: pd.DataFrame) -> None:
-    """Print answers on stdout, those of a query together."""
+    """Print answers on stdout, those of a query together. A name is never cut."""
     import pandas as pd
+    from rich.console import Console
     from rich.table import Table
 
     table = Table("query", "query at", "rank", "video", "label", "similarity", "at")
@@ -421,14 +343,6 @@ def _show_answers(answers: pd.DataFrame) -> None:
             f"{answer['similarity']:.3f}",
             f"{answer['begin']:.1f}-{answer['end']:.1f} s",
         )
-    _print_wide(table)
-
-
-def _print_wide(table: Table) -> None:
-    """Print a table as wide as the terminal, and where there is none as wide as it is: a name is
-    never cut."""
-    from rich.console import Console
-
     console = Console(markup=False, emoji=False)  # brackets and colons in names stay
     if not console.is_terminal:
         console.width = 10_000
@@ -446,8 +360,8 @@ def _next_search(
     table: Path | None,
     **_: Any,
 ) -> str:
-    """What to type after a search: the answers of every window, then all of them as a file, then
-    the benchmark."""
+    """The command after a search: answers of every window, then all of them as a file, then the
+    benchmark."""
     asked = [f"--query {shlex.quote(str(query))}" for query in queries]
     asked += [f"--query-dir {shlex.quote(str(query_dir))}"] if query_dir else []
     on = f"--from {run.name}{where('data', data)}{where('runs', runs)}"

@@ -21,9 +21,9 @@ from vcsf_cli.contracts import Indices
 from vcsf_cli.data.clips import Batch, EvalClips, LabelledClips, pathway_inputs
 from vcsf_cli.data.loader import ResumableBatchSampler, iterate, training_loader
 from vcsf_cli.errors import RunError
-from vcsf_cli.evaluate.job import Job, run_job
-from vcsf_cli.evaluate.knn import knn
-from vcsf_cli.evaluate.linear import linear
+from vcsf_cli.evaluate.classification import Classification
+from vcsf_cli.evaluate.knn import predict_knn
+from vcsf_cli.evaluate.linear import predict_linear
 from vcsf_cli.evaluate.metrics import right, with_both
 from vcsf_cli.features.extract import Features, extract
 from vcsf_cli.model.parts import build_sampler
@@ -38,21 +38,21 @@ from vcsf_cli.train.task import Terms
 from vcsf_cli.train.timing import time_steps
 
 KIND = "vcsf-finetune"
-"""A fine-tuning under way."""
+"""Kind of the checkpoint of a fine-tuning under way."""
 
 CLASSIFIER = "vcsf-classifier"
-"""What it came to."""
+"""Kind of the checkpoint of a finished one."""
 
-TIMED_CLIPS = 4
-TIMED_BATCHES = 3
+_TIMED_CLIPS = 4
+_TIMED_BATCHES = 3
 
 
 class Classifier(nn.Module):
     """Pathways without their heads, each followed by dropout and a linear layer of its own.
 
     Args:
-        model: The pathways; they are taken, not copied.
-        pathways: Those that are wanted.
+        model: The pathways, which are not copied.
+        pathways: Those to classify by.
         classes: How many.
         dropout: Probability that a feature is zero in training.
         seed: Of the new layers.
@@ -97,43 +97,42 @@ class Classifier(nn.Module):
         return {name: values.softmax(1) for name, values in logits.items()}
 
     def groups(self, backbone_scale: float) -> list[dict[str, Any]]:
-        """Weights for the optimiser: new layers at the scheduled learning rate, all else at a share
-        of it."""
+        """Parameter groups: new layers at the scheduled learning rate, backbones at a share of it."""
         backbone = [weight for weight in self.encoders.parameters() if weight.requires_grad]
         return [
             {"params": list(self.layers.parameters()), "lr_scale": 1.0},
             {"params": backbone, "lr_scale": backbone_scale},
         ]
 
-    def of(self, pathway: str) -> nn.ModuleDict:
-        """What belongs to one pathway."""
+    def parts(self, pathway: str) -> nn.ModuleDict:
+        """Encoder and layer of one pathway."""
         return nn.ModuleDict({"encoder": self.encoders[pathway], "layer": self.layers[pathway]})
 
 
 class _ClassifyTask:
-    """Learning to name the class of a clip, each pathway for itself.
+    """Learning to classify clips, each pathway by itself.
 
     Args:
-        job: What is measured.
+        evaluation: What is measured.
         model: The classifier.
         position: How far the training has come; the loop moves it.
         fabric: Device and precision.
-        machine: The same, for the check.
+        compute: The same, for predictions.
     """
 
     def __init__(
-        self, job: Job, model: Classifier, position: TrainState, fabric: Fabric, machine: Compute
+        self,
+        evaluation: Classification,
+        model: Classifier,
+        position: TrainState,
+        fabric: Fabric,
+        compute: Compute,
     ) -> None:
-        self.job, self.model, self.position, self.fabric, self.machine = (
-            job,
-            model,
-            position,
-            fabric,
-            machine,
-        )
-        self.protocol = cast(Finetune, job.protocol)
-        self.channels_last = job.run.recipe.first_stage.speed.channels_last
-        self.videos = job.manifest.table["video"].to_numpy(object)
+        self.evaluation, self.model, self.position = evaluation, model, position
+        self.fabric, self.compute = fabric, compute
+        self.protocol = cast(Finetune, evaluation.protocol)
+        self.channels_last = evaluation.run.recipe.first_stage.speed.channels_last
+        self.videos = evaluation.videos
         self.best: dict[str, dict[str, Any]] = {}
         model.train()
 
@@ -152,17 +151,21 @@ class _ClassifyTask:
         for rows in torch.arange(size).chunk(self.protocol.train.accumulate):
             part = {name: values[rows] for name, values in batch.items()}
             windows = pathway_inputs(
-                part, 0, self.job.pathways, self.fabric.device, self.channels_last
+                part, 0, self.evaluation.pathways, self.fabric.device, self.channels_last
             )
             with self.fabric.autocast():
-                logits = self.model(windows, {name: part[name][:, 0] for name in self.job.pathways})
-            target = torch.from_numpy(self.job.known[part["video"].numpy()]).to(self.fabric.device)
+                logits = self.model(
+                    windows, {name: part[name][:, 0] for name in self.evaluation.pathways}
+                )
+            target = torch.from_numpy(self.evaluation.target[part["video"].numpy()]).to(
+                self.fabric.device
+            )
             terms: Terms = {}
             for pathway, values in logits.items():
                 terms[f"{pathway}_loss"] = functional.cross_entropy(values, target)
                 terms[f"{pathway}_top1"] = (values.argmax(1) == target).float().mean()
             terms["loss"] = torch.stack(
-                [terms[f"{pathway}_loss"] for pathway in self.job.pathways]
+                [terms[f"{pathway}_loss"] for pathway in self.evaluation.pathways]
             ).sum()
             yield len(rows) / size, terms
 
@@ -177,22 +180,20 @@ class _ClassifyTask:
         return {}
 
     def evaluate(self) -> dict[str, float]:
-        """Share of right answers on held-out recordings by pathway; what is better than before is
+        """Share of right answers on held-out recordings by pathway. The best weights so far are
         kept."""
-        rows = self.job.division.chooses
+        rows = self.evaluation.splits.validation
         if not len(rows):
             return {}
-        found, target = (
-            predict(self.job, self.model, rows, self.machine, "centre"),
-            self.job.known[rows],
-        )
+        found = predict(self.evaluation, self.model, rows, self.compute, "centre")
+        target = self.evaluation.target[rows]
         shares = {
             pathway: float(right(values, target).mean())
             for pathway, values in with_both(found).items()
         }
-        for pathway in self.job.pathways:
+        for pathway in self.evaluation.pathways:
             if pathway not in self.best or shares[pathway] > self.best[pathway]["share"]:
-                weights = copy.deepcopy(self.model.of(pathway).state_dict())
+                weights = copy.deepcopy(self.model.parts(pathway).state_dict())
                 self.best[pathway] = {
                     "share": shares[pathway],
                     "epoch": self.position.epoch,
@@ -209,117 +210,116 @@ class _ClassifyTask:
         return {"model": self.model.state_dict(), "best": self.best}
 
     def load_state(self, state: Mapping[str, Any], path: Path) -> None:
-        """Go on from what `state` gave.
+        """Continue from what `state` gave.
 
         Raises:
-            RunError: If it does not fit; `path` is named as where it comes from.
+            RunError: If it does not fit; the error names `path` as its source.
         """
         checkpoint.load_weights(self.model, state["model"], path)
         self.best = dict(state["best"])
 
     def take_best(self, path: Path) -> None:
-        """Put each pathway back to its best epoch, where epochs were compared."""
+        """Put each pathway back to its best epoch, if epochs were compared."""
         for pathway, best in self.best.items():
             say(
                 f"{pathway}: epoch {best['epoch']} chosen, {best['share']:.1%} right on held-out "
                 f"recordings"
             )
-            checkpoint.load_weights(self.model.of(pathway), best["weights"], path)
+            checkpoint.load_weights(self.model.parts(pathway), best["weights"], path)
 
 
-def measure(job: Job, machine: Compute) -> pd.DataFrame:
-    """Measure by classification, as the job's protocol says: tidy rows with the columns of
-    `results.csv`.
+def measure(evaluation: Classification, compute: Compute) -> pd.DataFrame:
+    """Measure by classification as the protocol says, and return the rows of `results.csv`.
+    Fine-tuning continues where an earlier call stopped.
 
     Raises:
+        Interrupted: After Ctrl-C while fine-tuning, with a checkpoint saved.
         RunError: If another process is at it, or the work fails.
     """
-    return {"finetune": finetune, "linear": linear, "knn": knn}[job.protocol.mode](job, machine)
-
-
-def finetune(job: Job, machine: Compute) -> pd.DataFrame:
-    """Measure the whole network, fine-tuned: tidy rows. It goes on where an earlier call stopped.
-
-    Raises:
-        Interrupted: After Ctrl-C, with a checkpoint saved.
-        RunError: If another process is at it, or the training fails.
-    """
-    rows = run_job(job, machine, _learn_and_predict)
-    Run(job.folder, job.run.recipe).checkpoint.unlink(
-        missing_ok=True
-    )  # classifier.pt is what stays
+    by_mode = {"finetune": _predict_finetuned, "linear": predict_linear, "knn": predict_knn}
+    rows = evaluation.measure(compute, by_mode[evaluation.protocol.mode])
+    # Of a finished fine-tuning classifier.pt stays.
+    Run(evaluation.folder, evaluation.run.recipe).checkpoint.unlink(missing_ok=True)
     return rows
 
 
-def _learn_and_predict(job: Job, machine: Compute) -> Features:
+def _predict_finetuned(evaluation: Classification, compute: Compute) -> Features:
     """Probabilities (test clips, classes) by pathway of the epoch that counts."""
-    run = Run(job.folder, job.run.recipe)
-    fabric = machine.fabric()
+    run = Run(evaluation.folder, evaluation.run.recipe)
+    fabric = compute.fabric()
     fabric.launch()
-    model = _build_classifier(job, fabric)
+    model = _build_classifier(evaluation, fabric)
     try:
-        task = learn(job, run, model, fabric, machine)
+        task = _learn(evaluation, run, model, fabric, compute)
         task.take_best(run.checkpoint)
-        protocol = cast(Finetune, job.protocol)
-        test = job.division.test
-        with Progress(len(test), "videos", "testing") as progress:
-            found = predict(job, model, test, machine, protocol.crops, progress)
+        crops = cast(Finetune, evaluation.protocol).crops
+        with Progress(len(evaluation.test), "videos", "testing") as progress:
+            found = predict(evaluation, model, evaluation.test, compute, crops, progress)
     except torch.OutOfMemoryError as error:
         raise RunError(
             f"{fabric.device} has too little memory: {str(error).splitlines()[0]}",
             "--set train.accumulate=4 divides a batch into parts",
         ) from error
-    content = {"job": json.dumps(job.identity), "classes": job.classes, "model": model.state_dict()}
+    content = {
+        "job": json.dumps(evaluation.identity),
+        "classes": evaluation.classes,
+        "model": model.state_dict(),
+    }
     checkpoint.save(run.folder / "classifier.pt", content, CLASSIFIER)
     return found
 
 
-def _build_classifier(job: Job, fabric: Fabric) -> Classifier:
-    """The classifier at its start, on its device."""
-    dropout = cast(Finetune, job.protocol).dropout
-    return cast(
-        Classifier,
-        fabric.to_device(
-            Classifier(job.network(), job.pathways, len(job.classes), dropout, job.seed)
-        ),
+def _build_classifier(evaluation: Classification, fabric: Fabric) -> Classifier:
+    """The untrained classifier, on its device."""
+    dropout = cast(Finetune, evaluation.protocol).dropout
+    model = Classifier(
+        evaluation.network(),
+        evaluation.pathways,
+        len(evaluation.classes),
+        dropout,
+        evaluation.seed,
     )
+    return cast(Classifier, fabric.to_device(model))
 
 
-def learn(job: Job, run: Run, model: Classifier, fabric: Fabric, machine: Compute) -> _ClassifyTask:
-    """Train a classifier to its end."""
-    protocol = cast(Finetune, job.protocol)
-    saved = own_checkpoint(job, run) if run.checkpoint.exists() else None
+def _learn(
+    evaluation: Classification, run: Run, model: Classifier, fabric: Fabric, compute: Compute
+) -> _ClassifyTask:
+    protocol = cast(Finetune, evaluation.protocol)
+    saved = _own_checkpoint(evaluation, run) if run.checkpoint.exists() else None
     position = TrainState(**saved["position"]) if saved else TrainState()
-    task = _ClassifyTask(job, model, position, fabric, machine)
+    task = _ClassifyTask(evaluation, model, position, fabric, compute)
     optim = protocol.optim
     optimizer = build_optimizer(
-        optim, model.groups(optim.backbone_lr / optim.lr), job.run.recipe.first_stage.speed.fused
+        optim,
+        model.groups(optim.backbone_lr / optim.lr),
+        evaluation.run.recipe.first_stage.speed.fused,
     )
     if saved:
         say(f"going on after step {position.step:,} (epoch {position.epoch + 1})")
         task.load_state(saved["task"], run.checkpoint)
         optimizer.load_state_dict(saved["optimizer"])
-    plan = loop_config(job, machine.save_every)
+    plan = _loop_config(evaluation, compute.save_every)
     batches = iterate(
         training_loader(
-            _labelled_clips(job),
+            _labelled_clips(evaluation),
             ResumableBatchSampler(
-                job.division.learns,
+                evaluation.splits.train,
                 plan.clips,
-                job.seed,
+                evaluation.seed,
                 position.epoch,
                 plan.epochs,
                 position.batch,
             ),
-            machine.num_workers,
+            compute.num_workers,
             pin=fabric.device.type == "cuda",
         )
     )
 
     def save() -> None:
         content = {
-            "job": json.dumps(job.identity),
-            "classes": job.classes,
+            "job": json.dumps(evaluation.identity),
+            "classes": evaluation.classes,
             "position": dataclasses.asdict(position),
             "task": task.state(),
             "optimizer": optimizer.state_dict(),
@@ -333,44 +333,45 @@ def learn(job: Job, run: Run, model: Classifier, fabric: Fabric, machine: Comput
     return task
 
 
-def loop_config(job: Job, save_every: float) -> LoopConfig:
-    """What the loop is told; a batch is never larger than the training part."""
-    protocol = cast(Finetune, job.protocol)
+def _loop_config(evaluation: Classification, save_every: float) -> LoopConfig:
+    """The loop's settings; a batch is never larger than the training clips."""
+    protocol = cast(Finetune, evaluation.protocol)
     train, optim = protocol.train, protocol.optim
-    size = min(train.batch, len(job.division.learns))
+    size = min(train.batch, len(evaluation.splits.train))
     return LoopConfig(
         epochs=train.epochs,
-        batches=len(job.division.learns) // size,
+        batches=len(evaluation.splits.train) // size,
         clips=size,
-        seed=job.seed,
+        seed=evaluation.seed,
         log_every=train.log_every,
-        check_every=train.check_every if len(job.division.chooses) else 0,
+        check_every=train.check_every if len(evaluation.splits.validation) else 0,
         save_every=save_every,
         learning_rate=lambda epoch: learning_rate(optim, epoch, train.epochs),
     )
 
 
-def _labelled_clips(job: Job) -> LabelledClips:
-    """What is learned from."""
-    stage = job.run.recipe.last_stage
-    augment = cast(Finetune, job.protocol).augment
-    return LabelledClips(job.manifest, build_sampler(stage), augment, stage.data.size, job.seed)
+def _labelled_clips(evaluation: Classification) -> LabelledClips:
+    stage = evaluation.run.recipe.last_stage
+    augment = cast(Finetune, evaluation.protocol).augment
+    return LabelledClips(
+        evaluation.manifest, build_sampler(stage), augment, stage.data.size, evaluation.seed
+    )
 
 
-def own_checkpoint(job: Job, run: Run) -> dict[str, Any]:
-    """The checkpoint of a fine-tuning that was interrupted.
+def _own_checkpoint(evaluation: Classification, run: Run) -> dict[str, Any]:
+    """The checkpoint of an interrupted fine-tuning.
 
     Raises:
-        RunError: If it is not whole, or belongs to another one.
+        RunError: If it is not whole, or another fine-tuning's.
     """
     saved = checkpoint.load(run.checkpoint, KIND)
-    if saved["classes"] != job.classes:
+    if saved["classes"] != evaluation.classes:
         raise RunError(
-            f"{run.checkpoint} tells {len(saved['classes'])} classes apart, {job.manifest.name} "
-            f"has {len(job.classes)} others",
+            f"{run.checkpoint} tells {len(saved['classes'])} classes apart, {evaluation.manifest.name} "
+            f"has {len(evaluation.classes)} others",
             f"it is another dataset's: delete {run.folder} and start again",
         )
-    if json.loads(saved["job"]) != job.identity:
+    if json.loads(saved["job"]) != evaluation.identity:
         raise RunError(
             f"{run.checkpoint} is another fine-tuning's",
             f"bring back its own, or delete {run.folder} and start again",
@@ -379,49 +380,62 @@ def own_checkpoint(job: Job, run: Run) -> dict[str, Any]:
 
 
 def predict(
-    job: Job,
+    evaluation: Classification,
     model: Classifier,
     rows: Indices,
-    machine: Compute,
+    compute: Compute,
     crops: Literal["centre", "ten"],
     progress: Progress | None = None,
 ) -> Features:
     """Probabilities (rows, classes) by pathway: the mean over windows with hop L/2 - 1 over the
     whole video, and crops."""
-    stage, border = job.run.recipe.last_stage, cast(Finetune, job.protocol).augment.border
+    stage, border = (
+        evaluation.run.recipe.last_stage,
+        cast(Finetune, evaluation.protocol).augment.border,
+    )
     videos = EvalClips(
-        job.manifest, rows.tolist(), build_sampler(stage), border, stage.data.size, crops=crops
+        evaluation.manifest,
+        rows.tolist(),
+        build_sampler(stage),
+        border,
+        stage.data.size,
+        crops=crops,
     )
 
     def done(count: int) -> None:
         if progress:
             progress.advance(count - progress.done)
 
-    return extract(model, videos, machine.device(), machine.num_workers, done, machine.bf16())
+    return extract(model, videos, compute.device(), compute.num_workers, done, compute.bf16())
 
 
-def estimate(job: Job, machine: Compute) -> float:
+def estimate(evaluation: Classification, compute: Compute) -> float:
     """Seconds that training and testing take, extrapolated from a few small batches and one test
     clip.
 
-    Reading and computing overlap when training, so a clip is taken to last as long as the slower of
-    the two."""
-    protocol, division, fabric = cast(Finetune, job.protocol), job.division, machine.fabric()
-    model, plan = _build_classifier(job, fabric), loop_config(job, 0)
-    task = _ClassifyTask(job, model, TrainState(), fabric, machine)
+    Reading and computing overlap in training, so a clip takes as long as the slower of the two."""
+    protocol, fabric = cast(Finetune, evaluation.protocol), compute.fabric()
+    model, plan = _build_classifier(evaluation, fabric), _loop_config(evaluation, 0)
+    task = _ClassifyTask(evaluation, model, TrainState(), fabric, compute)
     optimizer = build_optimizer(protocol.optim, model.groups(1.0))
-    size = min(TIMED_CLIPS, plan.clips)
+    size = min(_TIMED_CLIPS, plan.clips)
     batches = iterate(
         training_loader(
-            _labelled_clips(job),
-            ResumableBatchSampler(division.learns, size, job.seed, 0, 1000),
+            _labelled_clips(evaluation),
+            ResumableBatchSampler(evaluation.splits.train, size, evaluation.seed, 0, 1000),
             0,
             pin=False,
         )
     )
-    read, compute = time_steps(fabric, task, optimizer, batches, TIMED_BATCHES)
-    clip = max(read / max(1, machine.num_workers), compute) / size
+    read, step = time_steps(fabric, task, optimizer, batches, _TIMED_BATCHES)
+    clip = max(read / max(1, compute.num_workers), step) / size
     begun = time.monotonic()
-    predict(job, model, division.test[:1], dataclasses.replace(machine, workers=0), protocol.crops)
-    test = (time.monotonic() - begun) * len(division.test)
+    predict(
+        evaluation,
+        model,
+        evaluation.test[:1],
+        dataclasses.replace(compute, workers=0),
+        protocol.crops,
+    )
+    test = (time.monotonic() - begun) * len(evaluation.test)
     return float(clip * plan.clips * plan.batches * plan.epochs + test)

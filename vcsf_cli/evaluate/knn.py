@@ -6,34 +6,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from vcsf_cli.evaluate.job import Job, run_job
+from vcsf_cli.evaluate.classification import Classification
 from vcsf_cli.evaluate.metrics import FloatArray, IntArray
-from vcsf_cli.evaluate.probe import fit_classifier, labelled_features, predict_test
+from vcsf_cli.evaluate.probe import classify_features
 from vcsf_cli.features.extract import Features
 from vcsf_cli.features.neighbours import centred_unit, feature_mean, nearest
 from vcsf_cli.train.compute import Compute
 
 
-def knn(job: Job, machine: Compute) -> pd.DataFrame:
-    """Measure the vote of the nearest training clips: tidy rows.
-
-    Raises:
-        RunError: If another process is at it, or the run's checkpoint can't be used.
-    """
+def predict_knn(evaluation: Classification, compute: Compute) -> Features:
+    """Probabilities (test clips, classes) by pathway: the votes of the nearest training clips."""
 
     def fit(features: FloatArray, target: IntArray, setting: dict[str, Any]) -> Voters:
-        return Voters(features, target, len(job.classes), **setting)
+        return Voters(features, target, len(evaluation.classes), **setting)
 
-    def predict(job: Job, machine: Compute) -> Features:
-        features = labelled_features(job, machine)
-        voters = {
-            pathway: fit_classifier(job, pathway, features[pathway], fit) for pathway in features
-        }
-        return predict_test(job, features, voters)
-
-    return run_job(job, machine, predict)
+    return classify_features(evaluation, compute, fit)[0]
 
 
 @dataclass(frozen=True)
@@ -58,9 +46,9 @@ class Voters:
     def probabilities(self, features: FloatArray) -> FloatArray:
         """Shares of the votes (M, classes) of features (M, C).
 
-        All are centred by the training clips' mean, so that what is said of a clip does not depend
-        on which others are asked about: less the mean of test clips of one class nothing of that
-        class is left."""
+        All are centred by the training clips' mean, so that a clip's shares do not depend on the
+        other test clips: less the mean of test clips of one class, nothing of that class is left.
+        """
         mean = feature_mean(self.gallery)
         near = nearest(
             {"": centred_unit(features, mean)}, {"": centred_unit(self.gallery, mean)}, "", self.k

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from vcsf_cli.config.protocol import Linear, LinearTrain
 from vcsf_cli.config.schema import Optim
-from vcsf_cli.evaluate.job import Job, run_job
+from vcsf_cli.evaluate.classification import Classification
 from vcsf_cli.evaluate.metrics import FloatArray, IntArray
-from vcsf_cli.evaluate.probe import fit_classifier, labelled_features, predict_test
+from vcsf_cli.evaluate.probe import classify_features
 from vcsf_cli.features.extract import Features
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.train.compute import Compute
@@ -22,31 +21,19 @@ from vcsf_cli.train.optim import build_optimizer, learning_rate
 KIND = "vcsf-linear"
 
 
-def linear(job: Job, machine: Compute) -> pd.DataFrame:
-    """Measure a linear layer on frozen features: tidy rows.
-
-    Raises:
-        RunError: If another process is at it, or the run's checkpoint can't be used.
-    """
-    protocol = cast(Linear, job.protocol)
+def predict_linear(evaluation: Classification, compute: Compute) -> Features:
+    """Probabilities (test clips, classes) by pathway, of linear layers on frozen features."""
+    protocol, classes = cast(Linear, evaluation.protocol), evaluation.classes
 
     def fit(features: FloatArray, target: IntArray, setting: dict[str, Any]) -> _Layer:
         optim = Optim.model_validate(protocol.optim.model_dump() | setting)
-        return fit_layer(features, target, len(job.classes), optim, protocol.train, job.seed)
+        return fit_layer(features, target, len(classes), optim, protocol.train, evaluation.seed)
 
-    def predict(job: Job, machine: Compute) -> Features:
-        features = labelled_features(job, machine)
-        layers = {
-            pathway: fit_classifier(job, pathway, features[pathway], fit) for pathway in features
-        }
-        content = {
-            "classes": job.classes,
-            "layers": {pathway: layer.state_dict() for pathway, layer in layers.items()},
-        }
-        checkpoint.save(job.folder / "classifier.pt", content, KIND)
-        return predict_test(job, features, layers)
-
-    return run_job(job, machine, predict)
+    probability, layers = classify_features(evaluation, compute, fit)
+    states = {pathway: layer.state_dict() for pathway, layer in layers.items()}
+    content = {"classes": classes, "layers": states}
+    checkpoint.save(evaluation.folder / "classifier.pt", content, KIND)
+    return probability
 
 
 class _Layer(nn.Module):

@@ -1,4 +1,4 @@
-"""Frozen features, classified: what a linear layer and the vote of the nearest clips share."""
+"""Classifiers of frozen features: what a linear layer and the vote of the nearest clips share."""
 
 from __future__ import annotations
 
@@ -12,143 +12,125 @@ import pandas as pd
 from vcsf_cli.config.protocol import Knn, Linear
 from vcsf_cli.contracts import Indices
 from vcsf_cli.data.clips import EvalClips
-from vcsf_cli.evaluate.job import FOLDER, Job
+from vcsf_cli.evaluate.classification import FOLDER, Classification
 from vcsf_cli.evaluate.metrics import FloatArray, IntArray, right
-from vcsf_cli.features.cache import read_features, write_features
-from vcsf_cli.features.extract import Features, extract
-from vcsf_cli.model.parts import build_sampler
-from vcsf_cli.narrate import Progress, say
+from vcsf_cli.features.extract import Done, Features, extract
+from vcsf_cli.narrate import say
 from vcsf_cli.storage import files
 from vcsf_cli.train.compute import Compute
 
 
-class Classifier(Protocol):
-    """What tells classes apart by their features."""
-
+class _FeatureClassifier(Protocol):
     def probabilities(self, features: FloatArray) -> FloatArray:
         """Probabilities (N, classes) of features (N, C)."""
         ...
 
 
-Fitted = TypeVar("Fitted", bound=Classifier)
+_Fitted = TypeVar("_Fitted", bound=_FeatureClassifier)
 
-_Fit = Callable[[FloatArray, IntArray, dict[str, Any]], Classifier]
-"""From features (N, C), their classes (N,) and settings to what tells the classes apart."""
+_Fit = Callable[[FloatArray, IntArray, dict[str, Any]], _Fitted]
+"""Fits a classifier to features (N, C) and their classes (N,) with settings."""
 
 
-def predict_test(job: Job, features: Features, classifiers: Mapping[str, Classifier]) -> Features:
-    """Probabilities (test clips, classes) by pathway."""
-    test = job.division.test
-    return {
-        pathway: each.probabilities(features[pathway][test])
+def classify_features(
+    evaluation: Classification, compute: Compute, fit: _Fit[_Fitted]
+) -> tuple[Features, Mapping[str, _Fitted]]:
+    """Fit a classifier to the features of each pathway.
+
+    Returns:
+        Probabilities (test clips, classes) and the classifier, by pathway.
+    """
+    features = _labelled_features(evaluation, compute)
+    classifiers = {
+        pathway: _fit_classifier(evaluation, pathway, values, fit)
+        for pathway, values in features.items()
+    }
+    probability = {
+        pathway: each.probabilities(features[pathway][evaluation.test])
         for pathway, each in classifiers.items()
     }
+    return probability, classifiers
 
 
-def labelled_features(job: Job, machine: Compute) -> Features:
+def _labelled_features(evaluation: Classification, compute: Compute) -> Features:
     """Mean features (rows, C) of all labelled clips of the dataset, by pathway; computed once for
-    all splits and probes.
-
-    Rows that have no label are zero.
-    """
-    stage, table = job.run.recipe.last_stage, job.manifest.table
+    all splits and probes. Rows that have no label are zero."""
+    table, crops = evaluation.manifest.table, evaluation.protocol.crops
     rows = np.flatnonzero(table["label"].notna().to_numpy())
-    device, bf16 = machine.device(), machine.bf16()
-    key = {
-        "from": job.identity["from"],
-        "seed": job.seed if job.scratch else None,
-        "data": job.manifest.hash,
-        "sampler": stage.sampler.model_dump(),
-        "size": stage.data.size,
-        "border": stage.augment.border,
-        "crops": job.protocol.crops,
+    device, bf16 = compute.device(), compute.bf16()
+    identity = {
+        "from": evaluation.identity["from"],
+        "seed": evaluation.seed if evaluation.scratch else None,
+        "crops": crops,
         "device": device.type,
         "bf16": bf16,
     }
-    path = (
-        job.run.folder
-        / FOLDER
-        / f"features-{job.manifest.name}-{job.variant}-{job.protocol.crops}.parquet"
-    )
-    found = read_features(path, key)
-    if found is None:
-        sampler, border, size = build_sampler(stage), stage.augment.border, stage.data.size
-        videos = EvalClips(
-            job.manifest, rows.tolist(), sampler, border, size, crops=job.protocol.crops
-        )
-        model = job.network().to(device)
-        with Progress(len(rows), "videos", "features") as progress:
-            found = extract(
-                model,
-                videos,
-                device,
-                machine.num_workers,
-                lambda count: progress.advance(count - progress.done),
-                bf16,
-            )
-        write_features(
-            path, key, found, table["video"].to_numpy()[rows], job.label[rows], [""] * len(rows)
-        )
+
+    def extract_all(clips: EvalClips, done: Done) -> Features:
+        model = evaluation.network().to(device)
+        return extract(model, clips, device, compute.num_workers, done, bf16)
+
+    name = f"features-{evaluation.manifest.name}-{evaluation.variant}-{crops}.parquet"
+    path = evaluation.run.folder / FOLDER / name
+    parts = [""] * len(rows)
+    found = evaluation.features(path, identity, rows, extract_all, "features", parts, crops)
     whole = {}
-    for pathway in job.pathways:
+    for pathway in evaluation.pathways:
         whole[pathway] = np.zeros((len(table), found[pathway].shape[1]), np.float32)
         whole[pathway][rows] = found[pathway]
     return whole
 
 
-def fit_classifier(
-    job: Job, pathway: str, features: FloatArray, fit: Callable[..., Fitted]
-) -> Fitted:
-    """The classifier of a pathway: settings chosen on held-out recordings, then learned from all
-    training clips.
-
-    What each setting gave there is kept in `sweep-<pathway>.csv`.
-    """
-    division, grid = job.division, cast(Linear | Knn, job.protocol).grid.model_dump()
-    setting, tried = choose(features, job.known, division.learns, division.chooses, fit, grid)
-    with files.whole(job.folder / f"sweep-{pathway}.csv", "w") as file:
+def _fit_classifier(
+    evaluation: Classification, pathway: str, features: FloatArray, fit: _Fit[_Fitted]
+) -> _Fitted:
+    """The classifier of a pathway: settings chosen on held-out recordings, then fitted to all
+    training clips. `sweep-<pathway>.csv` keeps what each setting gave."""
+    splits, target = evaluation.splits, evaluation.target
+    grid = cast(Linear | Knn, evaluation.protocol).grid.model_dump()
+    setting, tried = choose(features, target, splits.train, splits.validation, fit, grid)
+    with files.whole(evaluation.folder / f"sweep-{pathway}.csv", "w") as file:
         tried.to_csv(file, index=False, lineterminator="\n")
-    if len(division.chooses):
+    if len(splits.validation):
         say(
             f"{pathway}: {', '.join(f'{name} {value:g}' for name, value in setting.items())}, "
             f"chosen on held-out recordings"
         )
-    return fit(features[division.train], job.known[division.train], setting)
+    rows = splits.train_and_validation
+    return fit(features[rows], target[rows], setting)
 
 
 def choose(
     features: FloatArray,
     target: IntArray,
-    learns: Indices,
-    chooses: Indices,
-    fit: _Fit,
+    train: Indices,
+    validation: Indices,
+    fit: _Fit[_Fitted],
     grid: dict[str, list[Any]],
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """The setting of a grid with the most right answers on held-out recordings, and what each
-    setting gave there.
+    setting gave there. Without any it is the first setting.
 
-    Of equally many right answers the surer ones win, then the earlier setting. The first setting is
-    taken where nothing is held out.
+    A tie is broken by the lower cross-entropy, then by the order of the grid.
 
     Args:
         features: (N, C).
         target: Their classes, (N,).
-        learns: Rows to learn from.
-        chooses: Rows that are held out.
-        fit: What is tried.
+        train: Rows to learn from.
+        validation: Rows that are held out.
+        fit: Fits a classifier.
         grid: The values of each setting.
     """
     settings = [
         dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
     ]
-    if not len(chooses):
+    if not len(validation):
         return settings[0], pd.DataFrame(settings[:1])
-    wanted = target[chooses]
+    wanted = target[validation]
     shares, losses = [], []
     for setting in settings:
-        probability = fit(features[learns], target[learns], setting).probabilities(
-            features[chooses]
-        )
+        classifier = fit(features[train], target[train], setting)
+        probability = classifier.probabilities(features[validation])
         shares.append(float(right(probability, wanted).mean()))
         losses.append(
             float(-np.log(np.maximum(probability[np.arange(len(wanted)), wanted], 1e-9)).mean())

@@ -1,4 +1,4 @@
-"""`report.html` of the retrieval benchmark: what lies in its folder, gathered into one page."""
+"""The reports of a retrieval: `report.md`, and `report.html` with curves, classes and clips."""
 
 from __future__ import annotations
 
@@ -9,93 +9,151 @@ from typing import Any
 
 import pandas as pd
 
-from vcsf_cli.evaluate.retrieval import NO_PATHWAY, PROTOCOL, Benchmark, Difference
+from vcsf_cli.evaluate.retrieval import NO_PATHWAY, Difference, Retrieval
 from vcsf_cli.report.charts import Chart, Line, training_charts
 from vcsf_cli.report.clips import build_clips
 from vcsf_cli.report.page import Figure, Interval, Section, Table, page
 from vcsf_cli.runs import results, stages
-from vcsf_cli.runs.run import WITH_LABELS, Run
+from vcsf_cli.runs.run import Run
 from vcsf_cli.storage import files
 
-FILE = "report.html"
+HTML = "report.html"
+MARKDOWN = "report.md"
 
+_PROTOCOL = (
+    "Features before the head, mean over windows of the recipe's length with hop L/2 - 1 over the "
+    "whole video, centre "
+    "crop; less the mean of their own set (test or train), unit length, cosine similarity; `both` "
+    "is the mean of the "
+    "two pathways' similarities. R@k: a test clip counts when one of its k nearest training clips "
+    "is of its class."
+)
+_DRAWS = "Paired bootstrap over the recordings that test clips were cut from, 10,000 draws."
 _STYLES = {"untrained": "dashed", "colour_histogram": "dotted"}
 
 
-def write(benchmark: Benchmark, rows: pd.DataFrame, differences: Sequence[Difference]) -> Path:
-    """Write `report.html` of what a benchmark has measured and written, and return its path.
+def write_markdown(
+    retrieval: Retrieval, rows: pd.DataFrame, differences: Sequence[Difference]
+) -> Path:
+    """Write `report.md` and return its path.
 
     Args:
-        benchmark: Its folder holds `features.parquet` and `neighbours.csv`.
-        rows: What was measured, as in `results.csv`; empty where there are no labels or no test
-            part.
+        retrieval: What was measured.
+        rows: Its rows of `results.csv`.
+        differences: Of the trained networks and others.
+    """
+    run, parts = retrieval.run, retrieval.parts
+    training = f"{_training_length(run)} on `{run.status['dataset']}` split {_trained_split(run)}"
+    facts = [
+        f"run: `{run.name}`, seed {run.recipe.seed}, {training}",
+        f"measured on: `{retrieval.manifest.name}` split {retrieval.split}: "
+        f"{len(parts.query):,} test clips query "
+        f"{len(parts.gallery):,} training clips; left out: {parts.left_out}",
+        *retrieval.caveats,
+        *retrieval.remarks(),
+        f"again: `{_command(retrieval)}`",
+    ]
+    note = f"\n{retrieval.not_comparable}" if retrieval.not_comparable else ""
+    environment = (run.folder / "environment.json").read_text(encoding="utf-8")
+    sections = [("R@k in per cent", results.markdown(results.pivot(rows)) + note)]
+    if differences:
+        sections.append(("Differences", f"{_bullets(differences)}\n\n{_DRAWS}"))
+    sections += [
+        ("Protocol", _PROTOCOL),
+        ("Recipe", f"```yaml\n{run.recipe.yaml()}```"),
+        ("Environment", f"```json\n{environment}```"),
+    ]
+    text = [f"# Retrieval of {run.name}\n\n{_bullets(facts)}"]
+    text += [f"## {heading}\n\n{content.strip()}" for heading, content in sections]
+    path = retrieval.folder / MARKDOWN
+    files.write_text(path, "\n\n".join(text) + "\n")
+    return path
+
+
+def write_html(retrieval: Retrieval, rows: pd.DataFrame, differences: Sequence[Difference]) -> Path:
+    """Write `report.html` and return its path.
+
+    Args:
+        retrieval: What was measured; its folder holds `features.parquet` and `neighbours.csv`.
+        rows: Its rows of `results.csv`; empty where there are no labels or no test part.
         differences: Of the trained networks and others.
 
     Raises:
         DataError: If the dataset's shards can't be read.
     """
-    run, path = benchmark.run, benchmark.folder / FILE
+    run, path = retrieval.run, retrieval.folder / HTML
+    note = [retrieval.not_comparable] if retrieval.not_comparable else []
+    tables, figures = ([], []) if rows.empty else ([_recall_table(rows)], _headline_figures(rows))
     text = page(
         run.name,
-        _recall_tables(rows),
-        _report_sections(benchmark, rows, differences),
+        tables,
+        _sections(retrieval, rows, differences),
         kind="Retrieval report",
-        warnings=[
-            *([WITH_LABELS] if run.uses_labels else []),
-            *run.imported,
-            *benchmark.exposure.remarks,
-            *([benchmark.caveat] if benchmark.caveat else []),
-        ],
-        facts=_run_facts(benchmark),
-        figures=_headline_figures(rows),
-        clips=build_clips(benchmark.manifest, benchmark.parts, {run.name: benchmark.folder}),
+        warnings=[*retrieval.caveats, *note],
+        facts=_facts(retrieval),
+        figures=figures,
+        clips=build_clips(retrieval.manifest, retrieval.parts, {run.name: retrieval.folder}),
     )
     files.write_text(path, text)
     return path
 
 
-def _run_facts(benchmark: Benchmark) -> list[tuple[str, str]]:
-    """What was trained, and on what it was measured."""
-    run, parts, stage = benchmark.run, benchmark.parts, benchmark.stage
-    status, recipe = run.status, run.recipe
-    epochs = ", ".join(str(each.train.epochs) for each in recipe.stages)
-    asked = (
+def _bullets(lines: Sequence[object]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _trained_split(run: Run) -> int:
+    return run.recipe.last_stage.data.split
+
+
+def _training_length(run: Run) -> str:
+    epochs = ", ".join(str(stage.train.epochs) for stage in run.recipe.stages)
+    return f"{run.status.get('steps', '?')} steps ({epochs} epochs)"
+
+
+def _command(retrieval: Retrieval) -> str:
+    """The command that measures it again."""
+    return (
+        f"vcsf retrieve {retrieval.manifest.name} --from {retrieval.run.name} "
+        f"--split {retrieval.split} --k {','.join(map(str, retrieval.ks))}"
+    )
+
+
+def _environment(run: Run) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(
+        (run.folder / "environment.json").read_text(encoding="utf-8")
+    )
+    return found
+
+
+def _facts(retrieval: Retrieval) -> list[tuple[str, str]]:
+    """Names and values for the head of the page."""
+    run, parts, environment = retrieval.run, retrieval.parts, _environment(retrieval.run)
+    clips = (
         f"every one of {len(parts.query):,} clips queries the others"
         if parts.leave_one_out
         else f"{len(parts.query):,} test clips query {len(parts.gallery):,} training clips"
     )
+    torch = environment.get("packages", {}).get("torch", "?")
+    versions = (
+        f"vcsf {environment.get('vcsf', '?')}, torch {torch}, "
+        f"Python {environment.get('python', '?')}"
+    )
     return [
         ("run", run.name),
-        ("recipe", f"{recipe.name}, seed {recipe.seed}"),
-        ("trained on", f"{status['dataset']} split {stage.data.split}"),
-        ("trained for", f"{status.get('steps', '?')} steps ({epochs} epochs)"),
-        ("measured on", f"{benchmark.manifest.name} split {benchmark.split}"),
-        ("clips", asked),
+        ("recipe", f"{run.recipe.name}, seed {run.recipe.seed}"),
+        ("trained on", f"{run.status['dataset']} split {_trained_split(run)}"),
+        ("trained for", _training_length(run)),
+        ("measured on", f"{retrieval.manifest.name} split {retrieval.split}"),
+        ("clips", clips),
         ("left out", parts.left_out),
-        ("versions", _program_versions(run)),
-        *[("note", remark) for remark in benchmark.remarks()],
+        ("versions", versions),
+        *[("note", remark) for remark in retrieval.remarks()],
     ]
 
 
-def _program_versions(run: Run) -> str:
-    """Of the programs that trained a run."""
-    environment = _read_environment(run)
-    packages = environment.get("packages", {})
-    return f"vcsf {environment.get('vcsf', '?')}, torch {packages.get('torch', '?')}, Python {environment.get('python', '?')}"
-
-
-def _read_environment(run: Run) -> dict[str, Any]:
-    """What `environment.json` says."""
-    environment: dict[str, Any] = json.loads(
-        (run.folder / "environment.json").read_text(encoding="utf-8")
-    )
-    return environment
-
-
 def _headline_figures(rows: pd.DataFrame) -> list[Figure]:
-    """R@1, or the R@k of the smallest k, of the trained pathways."""
-    if not len(rows):
-        return []
+    """R@k of the trained pathways at the lowest k."""
     table = results.pivot(rows)
     metric = table.columns[0]
     return [
@@ -105,44 +163,37 @@ def _headline_figures(rows: pd.DataFrame) -> list[Figure]:
     ]
 
 
-def _recall_tables(rows: pd.DataFrame) -> list[Table]:
-    """R@k of everything measured; none where nothing was."""
-    if not len(rows):
-        return []
+def _recall_table(rows: pd.DataFrame) -> Table:
     table = results.pivot(rows)
     header = ["variant", "pathway", *map(str, table.columns)]
-    return [Table("R@k in per cent of test clips", header, results.cells(table), names=2)]
+    return Table("R@k in per cent of test clips", header, results.cells(table), names=2)
 
 
-def _report_sections(
-    benchmark: Benchmark, rows: pd.DataFrame, differences: Sequence[Difference]
+def _sections(
+    retrieval: Retrieval, rows: pd.DataFrame, differences: Sequence[Difference]
 ) -> list[Section]:
-    """Everything between the table and the clips."""
-    run, sections = benchmark.run, []
-    charts = recall_charts(rows)
+    """The page between its table and its clips."""
+    run, sections = retrieval.run, []
+    charts = [] if rows.empty else _recall_charts(rows)
     if charts:
         text = "The share of test clips that have a clip of their class among their k nearest training clips."
         sections.append(Section("R@k curves", text, charts=charts))
     if differences:
-        text = "Paired bootstrap over the recordings that test clips were cut from, 10,000 draws."
         intervals = [Interval(each.name, each.value, each.low, each.high) for each in differences]
-        sections.append(Section("Differences", text, intervals=intervals))
+        sections.append(Section("Differences", _DRAWS, intervals=intervals))
     charts = training_charts(run.metrics)
     if charts:
-        sections.append(Section("Training", describe_training(run), charts=charts))
-    command = f"vcsf retrieve {benchmark.manifest.name} --from {run.name} --split {benchmark.split}"
+        sections.append(Section("Training", _describe_training(run), charts=charts))
+    environment = json.dumps(_environment(run), indent=2, ensure_ascii=False)
     documents = [
         ("Recipe", run.recipe.yaml()),
-        (
-            "Environment of the training",
-            json.dumps(_read_environment(run), indent=2, ensure_ascii=False),
-        ),
-        ("Again", f"{command} --k {','.join(map(str, benchmark.ks))}"),
+        ("Environment of the training", environment),
+        ("Again", _command(retrieval)),
     ]
-    return [*sections, Section("Protocol", PROTOCOL.replace("`", ""), documents=documents)]
+    return [*sections, Section("Protocol", _PROTOCOL.replace("`", ""), documents=documents)]
 
 
-def describe_training(run: Run) -> str:
+def _describe_training(run: Run) -> str:
     """When a run was trained, and what its curves are."""
     status = run.status
     begun, ended = (str(status.get(key, ""))[:10] for key in ("begun", "ended"))
@@ -153,28 +204,23 @@ def describe_training(run: Run) -> str:
     return f"{when}The check counts nearest neighbours among training clips of other recordings; no test clip is in it."
 
 
-def recall_charts(rows: pd.DataFrame) -> list[Chart]:
+def _recall_charts(rows: pd.DataFrame) -> list[Chart]:
     """R@k by k, a chart a pathway with all variants in it; none for a single k."""
-    if not len(rows):
-        return []
     table = results.pivot(rows)
-    ks = [int(str(metric).partition("@")[2]) for metric in table.columns]
+    ks = [float(results.recall_k(metric)) for metric in table.columns]
     if len(ks) < 2:
         return []
     charts = []
-    for pathway in [
-        name for name in dict.fromkeys(table.index.get_level_values(1)) if name != NO_PATHWAY
-    ]:
-        lines = []
-        for (variant, of), values in zip(table.index, table.to_numpy(), strict=True):
-            if of in (pathway, NO_PATHWAY):
-                kind = _STYLES.get(variant, pathway)
-                name = variant.replace("colour_", "").replace("_with_labels", "")
-                lines.append(
-                    Line(name, list(zip(map(float, ks), values.tolist(), strict=True)), kind)
-                )
-        ticks = [float(k) for k in ks]
-        charts.append(
-            Chart(pathway, lines, "k", " %", ticks=ticks, logarithmic=True, from_zero=True)
-        )
+    pathways = dict.fromkeys(table.index.get_level_values(1))
+    for pathway in (name for name in pathways if name != NO_PATHWAY):
+        lines = [
+            Line(
+                variant.replace("colour_", "").replace("_with_labels", ""),
+                list(zip(ks, values.tolist(), strict=True)),
+                _STYLES.get(variant, pathway),
+            )
+            for (variant, measured), values in zip(table.index, table.to_numpy(), strict=True)
+            if measured in (pathway, NO_PATHWAY)
+        ]
+        charts.append(Chart(pathway, lines, "k", " %", ticks=ks, logarithmic=True, from_zero=True))
     return charts

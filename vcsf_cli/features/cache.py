@@ -11,8 +11,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vcsf_cli.config.schema import Stage
 from vcsf_cli.features.extract import Features
 from vcsf_cli.storage import files
+
+
+def window_key(stage: Stage) -> dict[str, Any]:
+    """What features depend on of a recipe's stage: how it cuts windows out of clips."""
+    return {
+        "sampler": stage.sampler.model_dump(),
+        "size": stage.data.size,
+        "border": stage.augment.border,
+    }
 
 
 def write_features(

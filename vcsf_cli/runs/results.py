@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vcsf_cli.storage.files import in_turn, whole, write_text
+from vcsf_cli.storage.files import in_turn, whole
 
 COLUMNS = (
     "run", "variant", "seed", "dataset", "split", "task", "pathway", "metric", "value", "clips", "left_out",
@@ -23,6 +23,20 @@ nothing was trained. Rows that an older vcsf has written lack these two."""
 
 NUMBERS = ("seed", "split", "value", "clips", "left_out", "seen", "rank", "hit")
 """Columns of result files that hold numbers."""
+
+
+def recall_metric(k: int) -> str:
+    """The metric of retrieval, `R@k`."""
+    return f"R@{k}"
+
+
+def recall_k(metric: str) -> int:
+    """The k of a metric `R@k`.
+
+    Raises:
+        ValueError: If it is another metric.
+    """
+    return int(metric.removeprefix("R@"))
 
 
 def read(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
@@ -85,7 +99,7 @@ def pivot(rows: pd.DataFrame) -> pd.DataFrame:
     """A table of percentages: a line a variant and pathway, a column a metric."""
     order = rows[["variant", "pathway"]].drop_duplicates()
     table = rows.pivot(index=["variant", "pathway"], columns="metric", values="value")
-    metrics = sorted(table.columns, key=lambda metric: int(str(metric).partition("@")[2]))
+    metrics = sorted(table.columns, key=recall_k)
     wanted = pd.MultiIndex.from_frame(order)
     return table.reindex(index=wanted, columns=metrics) * 100
 
@@ -104,10 +118,3 @@ def markdown(table: pd.DataFrame) -> str:
     header = ["variant", "pathway", *map(str, table.columns)]
     lines = [header, ["---", "---", *["---:"] * len(table.columns)], *cells(table)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
-
-
-def write_report(path: Path, sections: Iterable[tuple[str, str]]) -> None:
-    """Write a Markdown report of headed sections."""
-    (title, introduction), *rest = sections
-    parts = [f"# {title}\n\n{introduction}", *(f"## {heading}\n\n{text}" for heading, text in rest)]
-    write_text(path, "\n\n".join(part.strip() for part in parts) + "\n")

@@ -51,7 +51,7 @@ class Exposure:
         split: The split.
         test: Rows of the test clips.
         training_data: Whether that is the data of the training: `same` to the last clip, `changed`
-            since, or `other`, another dataset.
+            since, or `other`, another dataset; empty if nothing was trained.
         seen: Rows of the test clips that are of recordings which it was trained on; None if it
             can't be told.
         unknown: Files of weights that it started from, whose training clips are not known.
@@ -61,7 +61,7 @@ class Exposure:
     manifest: Manifest
     split: int
     test: Indices
-    training_data: Literal["same", "changed", "other"]
+    training_data: Literal["same", "changed", "other", ""]
     seen: Indices | None
     unknown: Sequence[str] = ()
 

@@ -16,6 +16,7 @@ from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.decode import default_decoder
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import DataError, InputError, RunError
+from vcsf_cli.features.cache import window_key
 from vcsf_cli.features.extract import Features, extract_windows
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.narrate import Progress, say
@@ -164,9 +165,7 @@ class Search:
         stage = self.stage
         key: dict[str, Any] = {
             "checkpoint": files.sha256(self.run.checkpoint),
-            "sampler": stage.sampler.model_dump(),
-            "size": stage.data.size,
-            "border": stage.augment.border,
+            **window_key(stage),
         }
         gallery = Gallery(self.folder, self.manifest, self.sampler, key)
         clips, total = gallery.missing(), len(self.manifest.table)

@@ -1,0 +1,172 @@
+"""What all evaluations of a run share: the clips they test, what the run has seen of them, cached
+features and result rows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy.typing as npt
+
+from vcsf_cli.contracts import Indices
+from vcsf_cli.data.clips import EvalClips
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.features.cache import read_features, window_key, write_features
+from vcsf_cli.features.extract import Done, Features
+from vcsf_cli.model.parts import build_sampler
+from vcsf_cli.model.pathways import TwoPathways
+from vcsf_cli.narrate import Progress
+from vcsf_cli.runs import trained_on
+from vcsf_cli.runs.restore import restore
+from vcsf_cli.runs.run import WITH_LABELS, Run
+
+Extract = Callable[[EvalClips, Done], Features]
+
+
+@dataclass(frozen=True)
+class Evaluation(ABC):
+    """An evaluation of a run on a dataset.
+
+    Args:
+        run: The run.
+        manifest: The dataset; it need not be the one that the run was trained on.
+        split: The official split.
+    """
+
+    run: Run
+    manifest: Manifest
+    split: int
+
+    @property
+    @abstractmethod
+    def task(self) -> str:
+        """Its name in result rows."""
+
+    @property
+    @abstractmethod
+    def folder(self) -> Path:
+        """Where its files are, in the run's folder."""
+
+    @property
+    @abstractmethod
+    def test(self) -> Indices:
+        """Rows of the manifest that are tested."""
+
+    @property
+    @abstractmethod
+    def left_out(self) -> int:
+        """How many clips of the dataset take no part."""
+
+    @property
+    def variant(self) -> str:
+        """The column `variant` of its result rows."""
+        return "trained_with_labels" if self.run.uses_labels else "trained"
+
+    @property
+    def labels(self) -> npt.NDArray[Any]:
+        """Class of each row of the manifest, None or NaN where unknown."""
+        return self.manifest.table["label"].to_numpy(object)
+
+    @property
+    def recordings(self) -> npt.NDArray[Any]:
+        """Recording of each row of the manifest."""
+        return self.manifest.table["source"].to_numpy(object)
+
+    @property
+    def videos(self) -> npt.NDArray[Any]:
+        """Name of each row of the manifest."""
+        return self.manifest.table["video"].to_numpy(object)
+
+    @cached_property
+    def exposure(self) -> trained_on.Exposure:
+        """Which test clips the run has seen in training.
+
+        Raises:
+            RunError: If a file of the run is damaged.
+        """
+        return trained_on.compare(self.run, self.manifest, self.split, self.test)
+
+    @property
+    def caveats(self) -> list[str]:
+        """Sentences about the run that belong beside the numbers."""
+        labels = [WITH_LABELS] if self.run.uses_labels else []
+        return [*labels, *self.run.imported, *self.exposure.remarks]
+
+    def network(self) -> TwoPathways:
+        """The networks to measure, in eval mode on the CPU.
+
+        Raises:
+            RunError: If the run's checkpoint is not whole, of another kind, or another run's.
+        """
+        return restore(self.run)[0]
+
+    def features(
+        self,
+        path: Path,
+        identity: Mapping[str, Any],
+        rows: Indices,
+        extract: Extract,
+        title: str,
+        part: Sequence[str] | npt.NDArray[Any],
+        crops: Literal["centre", "ten"] = "centre",
+    ) -> Features:
+        """Features (rows, C) of clips by pathway, read from a file if they were computed before.
+
+        Args:
+            path: The file.
+            identity: What the features depend on besides the data and the windows.
+            rows: Rows of the manifest.
+            extract: Computes them.
+            title: Names them on the progress bar.
+            part: What the file says of each row: `train`, `test` or nothing.
+            crops: How many crops of each window.
+        """
+        stage = self.run.recipe.last_stage
+        key = {**identity, "data": self.manifest.hash, **window_key(stage)}
+        kept = read_features(path, key)
+        if kept is not None:
+            return kept
+        border, size = stage.augment.border, stage.data.size
+        clips = EvalClips(
+            self.manifest, rows.tolist(), build_sampler(stage), border, size, crops=crops
+        )
+        with Progress(len(rows), "videos", title) as progress:
+            found = extract(clips, lambda count: progress.advance(count - progress.done))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_features(path, key, found, self.videos[rows], self.labels[rows], part)
+        return found
+
+    def result_rows(
+        self, variant: str, seed: int, metrics: Mapping[str, Mapping[str, float]]
+    ) -> list[dict[str, object]]:
+        """Rows of `results.csv`.
+
+        Args:
+            variant: What was measured.
+            seed: Its seed.
+            metrics: Fractions from 0 to 1 by pathway and metric.
+        """
+        own = variant == self.variant
+        exposure = self.exposure.columns if own else trained_on.UNTRAINED
+        return [
+            {
+                "run": self.run.name,
+                "variant": variant,
+                "seed": seed,
+                "dataset": self.manifest.name,
+                "split": self.split,
+                "task": self.task,
+                "pathway": pathway,
+                "metric": metric,
+                "value": value,
+                "clips": len(self.test),
+                "left_out": self.left_out,
+                **exposure,
+            }
+            for pathway, values in metrics.items()
+            for metric, value in values.items()
+        ]
