@@ -37,6 +37,8 @@ def vcsf_backbones() -> Factories:  # type: ignore[empty-body]
     - `layouts: dict[str, contracts.Layout]`: names of the weights in the files of other code, which
       `vcsf pretrain --init FILE` then loads, by that code's name.
     - `uses_labels: bool`: labels may have trained the weights that it starts from. Its runs say so.
+    - `timm_network: nn.Module`: a network of timm inside it, which `vcsf export` also writes with
+      timm's own names.
 
     vcsf passes `slow` or `fast` to a keyword named `pathway`, so that defaults can differ; a recipe
     never sets it."""
@@ -101,7 +103,10 @@ def vcsf_datasets() -> Factories:  # type: ignore[empty-body]
 
 @_hookspec
 def vcsf_decoders() -> Factories:  # type: ignore[empty-body]
-    """Video readers. `f(*, ...) -> contracts.Decoder`."""
+    """Video readers. `f(*, ...) -> contracts.Decoder`.
+
+    Optional attribute of the factory: `requires: str`, the module without which it can't decode. By
+    default the first decoder is used whose module is installed."""
 
 
 @_hookspec

@@ -76,4 +76,4 @@ def vcsf_datasets() -> Factories:
 def vcsf_decoders() -> Factories:
     from vcsf_plugins import decoders
 
-    return {"decord": decoders.decord, "pyav": decoders.pyav}
+    return {"decord": decoders.Decord, "pyav": decoders.PyAV}

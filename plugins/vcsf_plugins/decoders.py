@@ -180,39 +180,29 @@ def equal(image: Frames, other: Frames) -> bool:
     return np.array_equal(image[middle], other[middle]) and np.array_equal(image, other)
 
 
-class Decoder:
-    """Opens files with one kind of reader.
+class PyAV:
+    """PyAV, FFmpeg's own libraries; reads what FFmpeg reads."""
 
-    Args:
-        kind: The reader.
-    """
+    reader = PyAVReader
 
-    def __init__(self, kind: type[_FileReader]) -> None:
-        self.kind = kind
-
-    def open(self, path: Path) -> _FileReader:
+    def open(self, path: Path) -> PyAVReader:
         """Open a video file.
 
         Raises:
-            DataError: If it is no video that can be read.
+            DataError: If it is not a video that PyAV, which reads the header, can read.
         """
-        return self.kind(path)
+        return self.reader(path)
 
 
-def pyav() -> Decoder:
-    """PyAV, FFmpeg's own libraries; reads what FFmpeg reads."""
-    return Decoder(PyAVReader)
+class Decord(PyAV):
+    """decord, about half as costly as PyAV; has wheels for x86-64 Linux and Windows only."""
 
+    reader = _DecordReader
+    requires = "decord"
 
-def decord() -> Decoder:
-    """decord, about half as costly as PyAV; has wheels for x86-64 Linux and Windows only.
-
-    Raises:
-        DataError: If it is not installed.
-    """
-    try:
-        import decord as library
-    except (ImportError, OSError) as error:
-        raise DataError(f"decord can't be used here: {error}", "give --decoder pyav") from error
-    library.logging.set_level(library.logging.QUIET)
-    return Decoder(_DecordReader)
+    def __init__(self) -> None:
+        try:
+            import decord
+        except (ImportError, OSError) as error:
+            raise DataError(f"decord can't be used here: {error}", "give --decoder pyav") from error
+        decord.logging.set_level(decord.logging.QUIET)

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from conftest import Vcsf
 from videos import write_video
 
 from vcsf_cli.cli import main
@@ -203,6 +204,50 @@ def test_the_next_command_names_the_recipe_of_the_kind(kind: str, recipe: str) -
         next_command(kind, "other", Path("data"))
         == f"next: vcsf pretrain {recipe} --set data.name=other"
     )
+
+
+PLUGIN = """
+from pathlib import Path
+from vcsf_cli import hookimpl
+from vcsf_cli.contracts import OfficialSize, Video
+from vcsf_cli.video import videos_below
+
+class Mine:
+    'Videos of a camera.'
+    benchmark = False
+    needs_source = True
+    recipe = "mine.yaml"
+    origins = {"label": "the camera's number"}
+
+    def __init__(self, root: Path, /, *, camera: str = "1"):
+        self.root, self.camera = root, camera
+
+    def videos(self):
+        return [Video(path, path.name, self.camera) for path in sorted(videos_below(self.root))]
+
+    def remarks(self):
+        return []
+
+@hookimpl
+def vcsf_datasets():
+    return {"mine": Mine}
+"""
+
+
+def test_a_plugin_s_dataset_says_what_the_built_in_ones_say(source: Path, vcsf: Vcsf) -> None:
+    Path("vcsf_local.py").write_text(PLUGIN)
+    done = vcsf("prepare", "mine", cwd=source.parent, status=2)
+    assert "error: vcsf prepare mine needs --source" in done.stderr
+    done = vcsf("prepare", "mine", "--source", source, "--workers", 1, cwd=source.parent)
+    last = "next: vcsf pretrain mine.yaml --set data.name=my.videos"
+    assert done.stderr.splitlines()[-1] == last
+    changed = ("--camera", 2, "--workers", 1)
+    done = vcsf("prepare", "mine", "--source", source, *changed, cwd=source.parent, status=2)
+    assert (
+        "another label of c.avi: '1', not '2'; that comes from the camera's number" in done.stderr
+    )
+    done = vcsf("pretrain", "smoke", "--set", "data.name=mine", cwd=source.parent, status=2)
+    assert "vcsf prepare folder --source VIDEOS --name mine" in done.stderr
 
 
 def test_interrupted_it_says_how_to_go_on(

@@ -296,7 +296,7 @@ VANISHING = """
 import time
 from pathlib import Path
 from vcsf_cli import hookimpl
-from vcsf_plugins.decoders import Decoder, PyAVReader
+from vcsf_plugins.decoders import PyAV, PyAVReader
 
 class Vanishing(PyAVReader):
     '''The whole source is gone as soon as the frames of `b` are read, and half of those of `c`.'''
@@ -311,7 +311,9 @@ class Vanishing(PyAVReader):
             self.path.parent.rename(self.path.parent.with_name("unplugged"))
 
 def vanishing():
-    return Decoder(Vanishing)
+    decoder = PyAV()
+    decoder.reader = Vanishing
+    return decoder
 
 @hookimpl
 def vcsf_decoders():
@@ -572,7 +574,7 @@ CRASHING = """
 import os, signal
 from pathlib import Path
 from vcsf_cli import hookimpl
-from vcsf_plugins.decoders import Decoder, PyAVReader
+from vcsf_plugins.decoders import PyAV, PyAVReader
 
 class Crashing(PyAVReader):
     def stream(self):
@@ -581,7 +583,9 @@ class Crashing(PyAVReader):
         return super().stream()
 
 def crashing():
-    return Decoder(Crashing)
+    decoder = PyAV()
+    decoder.reader = Crashing
+    return decoder
 
 @hookimpl
 def vcsf_decoders():
@@ -626,7 +630,7 @@ def test_a_video_that_could_not_be_read_is_tried_again(
 SLOW = """
 import time
 from vcsf_cli import hookimpl
-from vcsf_plugins.decoders import Decoder, PyAVReader
+from vcsf_plugins.decoders import PyAV, PyAVReader
 
 class Slow(PyAVReader):
     def stream(self):
@@ -635,7 +639,9 @@ class Slow(PyAVReader):
             yield frame
 
 def slow():
-    return Decoder(Slow)
+    decoder = PyAV()
+    decoder.reader = Slow
+    return decoder
 
 @hookimpl
 def vcsf_decoders():

@@ -10,12 +10,13 @@ from typing import Any
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.config import strict_yaml
 from vcsf_cli.config.recipe import Recipe
+from vcsf_cli.config.schema import DEFAULTS, NO_MOTION, Stage
 from vcsf_cli.config.table import Draft
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import InputError
+from vcsf_cli.model.parts import build_loss
 
-_CROSSED = "cross_pathway"
-"""The loss by which pathways find positives for each other."""
+_PLAIN_LOSS: str = DEFAULTS["loss"]["name"]
 
 _EQUAL = "all stages with InfoNCE instead of positives of the other pathway: as many epochs for each pathway as in `full`"
 
@@ -73,12 +74,14 @@ def draft_from_flags(flags: Flags, base: str, assignments: Sequence[str], **keys
     recipe = recipes.load(base, assignments)
     rows: dict[str, dict[str, Any]] = {"full": {}}
     if flags.no_motion_module:
-        if recipe.first_stage.motion.name == "none":
+        if recipe.first_stage.motion.name == NO_MOTION:
             raise InputError(f"--no-motion-module: {recipe.name} has none", "leave the flag out")
-        rows["no motion module"] = {"set": {"motion": "none"}}
+        rows["no motion module"] = {"set": {"motion": NO_MOTION}}
     if flags.no_cross_pathway:
         rows["no cross-pathway training"] = {
-            "set": {f"{where}loss": "infonce" for where in _crossed(recipe, "--no-cross-pathway")},
+            "set": {
+                f"{where}loss": _PLAIN_LOSS for where in _crossed(recipe, "--no-cross-pathway")
+            },
             "note": f"no cross-pathway training: {_EQUAL}",
         }
     if flags.no_stage_a:
@@ -100,6 +103,11 @@ def draft_from_flags(flags: Flags, base: str, assignments: Sequence[str], **keys
     return Draft(name, {"title": title, "base": base, "rows": rows, "vary": vary, **keys})
 
 
+def _mines_positives(stage: Stage) -> bool:
+    """Whether pathways find positives for each other in a stage."""
+    return hasattr(build_loss(stage), "mined")
+
+
 def _crossed(recipe: Recipe, flag: str) -> list[str]:
     """Where in the recipe cross-pathway training is: `stages.1.` and so on, or empty text for the
     top level.
@@ -111,11 +119,11 @@ def _crossed(recipe: Recipe, flag: str) -> list[str]:
     found = [
         f"stages.{index}." if staged else ""
         for index, stage in enumerate(recipe.stages)
-        if stage.loss.name == _CROSSED
+        if _mines_positives(stage)
     ]
     if not found:
         raise InputError(
-            f"{flag}: no stage of {recipe.name} trains across pathways (loss `{_CROSSED}`)",
+            f"{flag}: no stage of {recipe.name} trains across pathways",
             "recipes/vcsf.yaml has such stages; --base names another recipe",
         )
     return found
@@ -147,15 +155,15 @@ def alone(recipe: Recipe, pathway: str) -> dict[str, Any]:
     for own, stage in zip(recipe.tree["stages"], recipe.stages, strict=False):
         if pathway not in stage.train.pathways:
             continue
-        loss = {"loss": {"name": "infonce"}} if stage.loss.name == _CROSSED else {}
+        loss = {"loss": {"name": _PLAIN_LOSS}} if _mines_positives(stage) else {}
         train = {"train": own["train"] | {"pathways": [pathway]}} if "train" in own else {}
         kept.append(own | loss | train)
     other = next(name for name in PATHWAYS if name != pathway)
     changed: dict[str, Any] = {"train.pathways": [pathway]}
     if recipe.tree["stages"]:
         changed["stages"] = kept
-    elif recipe.first_stage.loss.name == _CROSSED:
-        changed["loss"] = "infonce"
+    elif _mines_positives(recipe.first_stage):
+        changed["loss"] = _PLAIN_LOSS
     return {
         "set": changed,
         "pathways": [pathway],

@@ -20,7 +20,7 @@ from vcsf_cli.commands.options import data_option, where
 from vcsf_cli.config import strict_yaml
 from vcsf_cli.config.check import Checker
 from vcsf_cli.contracts import Component, Dataset, Parameter
-from vcsf_cli.data.decode import default_decoder
+from vcsf_cli.data.decode import default_decoder, preferred_decoders
 from vcsf_cli.errors import DataError, InputError, PluginError, RecipeError
 from vcsf_cli.narrate import duration, say
 
@@ -58,7 +58,7 @@ def _shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--decoder",
             default=default_decoder,
-            show_default="decord where installed, else pyav",
+            show_default=" where installed, else ".join(preferred_decoders()),
             help="Video reader.",
         ),
         click.option(

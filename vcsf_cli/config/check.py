@@ -155,7 +155,7 @@ class Checker:
         settings = self.settings(component, node.settings, path, own)
         if settings is None or (key in _CHEAP and not self._builds(component, settings, path)):
             return None
-        if key == "motion" and node.name == "none":
+        if key == "motion" and node.name == schema.NO_MOTION:
             del settings["after"]  # no module sits anywhere: two ways to say so are one run
         return schema.Component.model_construct(name=node.name, **settings)
 

@@ -224,10 +224,13 @@ class Stage(Node):
     init: Init = Field(default=Init(), exclude_if=_is_default)
 
 
+NO_MOTION = "none"
+"""The motion module of a recipe without one."""
+
 DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "sampler": {"name": "slow_fast"},
-    "motion": {"name": "none"},
+    "motion": {"name": NO_MOTION},
     "loss": {"name": "infonce"},
     "stages": [],
 }

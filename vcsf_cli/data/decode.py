@@ -28,8 +28,24 @@ _SECONDS_BETWEEN_BEATS = 0.05
 
 
 def default_decoder() -> str:
-    """decord where it is installed, else PyAV."""
-    return "decord" if importlib.util.find_spec("decord") else "pyav"
+    """The first decoder whose library is installed."""
+    preferred = preferred_decoders()
+    return next(
+        name
+        for name, library in preferred.items()
+        if not library or importlib.util.find_spec(library)
+    )
+
+
+def preferred_decoders() -> dict[str, str]:
+    """Decoders and the library that each requires, in the order in which they are preferred, up to
+    the first that requires none."""
+    found: dict[str, str] = {}
+    for name, component in registry.load().components("decoder").items():
+        found[name] = getattr(component.factory, "requires", "")
+        if not found[name]:
+            break
+    return found
 
 
 @dataclass(frozen=True)

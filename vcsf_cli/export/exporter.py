@@ -43,9 +43,6 @@ from vcsf_cli.storage import files
 COMPARED = 6
 """Windows that files are compared on."""
 
-TIMM = "timm"
-"""The backbone whose image network is exported with timm's names too."""
-
 
 class Exporter:
     """A run that is exported.
@@ -135,8 +132,7 @@ class Exporter:
                 config["files"][kind] = [path.name]
                 if kind == "safetensors":
                     formats.write_safetensors(self.encoder, centre, path)
-                    if self.stage.backbone.name == TIMM:
-                        config["files"][kind] += formats.write_images(self.encoder, folder)
+                    config["files"][kind] += formats.write_images(self.encoder, folder)
                 elif kind == "torch-export":
                     formats.write_torch_export(program, path)
                 else:

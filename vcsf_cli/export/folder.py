@@ -15,6 +15,7 @@ from typing import Any
 
 from vcsf_cli import __version__
 from vcsf_cli.config.recipe import Recipe, resolve
+from vcsf_cli.config.schema import NO_MOTION
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.augment import MEAN, STD
 from vcsf_cli.errors import InputError, RunError
@@ -56,7 +57,7 @@ def describe(
             pathway: {
                 "backbone": stage.backbone.model_dump()
                 | (stage.slow if pathway == "slow" else stage.fast),
-                "motion": stage.motion.model_dump() if pathway == "slow" else {"name": "none"},
+                "motion": stage.motion.model_dump() if pathway == "slow" else {"name": NO_MOTION},
             }
             for pathway in encoder.pathways
         },

@@ -9,13 +9,13 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from vcsf_cli.errors import InputError, RunError
 from vcsf_cli.export.encoder import Encoder
@@ -63,7 +63,9 @@ def write_images(encoder: Encoder, folder: Path) -> list[str]:
     written."""
     written = []
     for pathway in encoder.pathways:
-        image = cast(nn.Module, encoder.get_submodule(f"{pathway}.backbone").image)
+        image = getattr(encoder.get_submodule(f"{pathway}.backbone"), "timm_network", None)
+        if image is None:
+            continue
         written.append(f"timm-{pathway}.safetensors")
         tensors = {name: tensor.contiguous() for name, tensor in image.state_dict().items()}
         (folder / written[-1]).write_bytes(save(tensors, {"format": "pt"}))

@@ -113,6 +113,10 @@ class ImageFrames(nn.Module):
         elif temporal == "attention":
             self.temporal[str(len(channels))] = TemporalAttention(channels[-1])
 
+    @property
+    def timm_network(self) -> Network:
+        return self.image
+
     def forward(self, clip: Tensor, between: Between = identity) -> Tensor:
         """Features (B, C, T, h, w) of clips (B, 3, T, H, W).
 
