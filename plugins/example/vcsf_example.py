@@ -1,4 +1,4 @@
-"""A plugin of vcsf in one file: copy this folder, rename it, and put your own parts in.
+"""A plugin of vcsf in one file: copy this folder, rename it, and replace the parts.
 
 pip install ./plugins/example
 vcsf plugins backbone frame_average
@@ -17,7 +17,7 @@ from vcsf_cli.errors import RecipeError
 
 
 class FrameAverage(nn.Module):
-    """Two layers of image convolution on every frame by itself.
+    """Two layers of image convolution on every frame.
 
     Args:
         width: Channels of the first stage; the second has twice as many.
@@ -41,7 +41,7 @@ class FrameAverage(nn.Module):
 
 
 class AddedChange(nn.Module):
-    """Adds to each time step a learned share of its change from the step before; nothing at the start.
+    """Adds a learned share of the change from the previous time step; zero at the start.
 
     Args:
         start: The share at the start.
@@ -58,7 +58,7 @@ class AddedChange(nn.Module):
 
 
 class Beginning:
-    """Always the first frames of a video, for both views.
+    """The first frames of a video, for both views.
 
     Args:
         frames: Frames of a window, a multiple of 4: the slow pathway reads every fourth.
@@ -75,18 +75,13 @@ class Beginning:
 
     def sample(self, frames, rng):
         """Two equal views."""
-        view = self.cover(frames)[0]
+        (view,) = self.cover(frames)
         return view, view
 
     def cover(self, frames):
         """One window."""
-        return [
-            View(
-                np.arange(self.length) % frames,
-                np.arange(0, self.length, 4),
-                np.arange(self.length),
-            )
-        ]
+        positions = np.arange(self.length)
+        return [View(positions % frames, slow=positions[::4], fast=positions)]
 
 
 class InBatch(nn.Module):
@@ -104,15 +99,11 @@ class InBatch(nn.Module):
         self.temperature = temperature
 
     def forward(self, contrast: Contrast, pathway: str):
-        """The loss of one pathway."""
-        logits = (
-            contrast.query[pathway].float() @ contrast.key[pathway].float().T / self.temperature
-        )
-        return {
-            "loss": functional.cross_entropy(
-                logits, torch.arange(len(logits), device=logits.device)
-            )
-        }
+        """The loss of a pathway."""
+        query, key = contrast.query[pathway].float(), contrast.key[pathway].float()
+        logits = query @ key.T / self.temperature
+        own = torch.arange(len(logits), device=logits.device)
+        return {"loss": functional.cross_entropy(logits, own)}
 
 
 @hookimpl

@@ -1,5 +1,4 @@
-"""The first-party plugin: everything that vcsf brings along, registered through the public hooks
-alone."""
+"""The first-party plugin: all built-in parts, registered through the public hooks."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,8 +7,7 @@ from vcsf_cli import hookimpl
 
 Factories = Mapping[str, Callable[..., Any]]
 
-# Modules are imported in the hooks: `vcsf prepare` asks for datasets and decoders and must not wait
-# for torch.
+# Modules are imported in the hooks: `vcsf prepare` needs datasets and decoders only, and no torch.
 
 
 @hookimpl
