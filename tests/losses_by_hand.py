@@ -9,7 +9,7 @@ from torch.nn import functional
 from vcsf_cli.contracts import Contrast
 
 
-def contrast_of(seed: int, batch: int = 6, slots: int = 10, dim: int = 8) -> Contrast:
+def random_contrast(seed: int, batch: int = 6, slots: int = 10, dim: int = 8) -> Contrast:
     """A random contrast with empty slots, slots of the batch's own videos and of their recordings;
     some labels unknown."""
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""What vcsf says while it works: on stderr, in colour and with a bar only on a terminal."""
+"""Narration on stderr: lines, and progress as a bar on a terminal."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ _together = {"several": False}
 
 
 def work_together(several: bool) -> None:
-    """Say whether several processes work on one thing. Without it the numbers that torchrun or
-    Slurm gave this process mean nothing: it may be one of many that each do a thing of their
-    own."""
+    """Set whether several processes train together. If not, the ranks that torchrun or Slurm gave
+    this process are ignored: each process may do work of its own."""
     _together["several"] = several
 
 
 def is_first() -> bool:
-    """Whether this is the first, or only, of the processes that work on one thing; the others say
+    """Whether this is the first or only one of the processes that train together; the others print
     and write nothing."""
     return not (
         _together["several"] and any(os.environ.get(name, "0") not in ("", "0") for name in _RANKS)
@@ -35,13 +34,13 @@ def is_first() -> bool:
 
 
 def say(text: str) -> None:
-    """One line of narration on stderr, by the first process alone."""
+    """Print a line on stderr, in the first process only."""
     if is_first():
         click.echo(text, err=True)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: `42 s`, `3 min 10 s`, `2 h 5 min`, `3 d 4 h`."""
+    """Seconds as text: `42 s`, `3 min 10 s`, `2 h 5 min`, `3 d 4 h`."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -53,14 +52,13 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Progress of work with a known number of steps: a bar on a terminal, a line now and then
-    elsewhere.
+    """Progress of work with a known number of steps: a bar on a terminal, elsewhere a line every 10 s.
 
     Args:
         total: Number of steps.
-        unit: What is counted, in the plural: `videos`.
-        title: What is being done: `preparing`.
-        done: Steps that an earlier run has done; they don't count into the rate.
+        unit: The steps in the plural, such as `videos`.
+        title: The work, such as `preparing`.
+        done: Steps that an earlier call has done; the rate leaves them out.
     """
 
     def __init__(self, total: int, unit: str, title: str = "", done: int = 0) -> None:
@@ -86,7 +84,7 @@ class Progress:
             say(self.line())
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Count steps as done, with a note such as the loss to show beside them."""
+        """Count steps as done; the note, such as the loss, is shown beside them."""
         self.done += steps
         self.note = note or self.note
         now = time.monotonic()
@@ -99,7 +97,7 @@ class Progress:
             say(self.line())
 
     def line(self) -> str:
-        """The state in words: title, count, rate, time left, note."""
+        """Title, count, rate, time left and note as text."""
         elapsed = time.monotonic() - self._start
         worked = self.done - self.first
         rate = worked / elapsed if elapsed > 0 else 0.0

@@ -270,7 +270,7 @@ def test_pretrained_weights_are_loaded_by_timm(tmp_path: Path) -> None:
         assert same == pretrained
 
 
-def test_pretrained_weights_that_can_not_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretrained_weights_that_can_not_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     create = timm.create_model
 
     def offline(name: str, pretrained: bool = False, **settings: Any) -> Any:
@@ -304,7 +304,7 @@ def test_a_model_that_timm_does_not_have() -> None:
         ("crossvit_tiny_240", "not end with one map"),
     ],
 )
-def test_a_model_that_is_no_chain_of_stages(name: str, reason: str) -> None:
+def test_a_model_that_is_not_a_chain_of_stages(name: str, reason: str) -> None:
     with pytest.raises(RecipeError, match=reason) as caught:
         backbones.timm_images(model=name)
     assert f"`{name}` can't be cut into stages" in caught.value.message

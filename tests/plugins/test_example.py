@@ -36,7 +36,7 @@ TINY = (
 Vcsf = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def commands_of(text: str) -> list[list[str]]:
+def vcsf_commands_in(text: str) -> list[list[str]]:
     """The words of each `vcsf` command in a text, continued lines joined."""
     joined = text.replace("\\\n", " ")
     return [shlex.split(line)[1:] for line in joined.splitlines() if line.startswith("vcsf ")]
@@ -77,7 +77,7 @@ def test_the_commands_of_its_manual_train_and_the_run_can_be_searched(
     example: Path, vcsf: Vcsf, tmp_path: Path, tiny_data: Path
 ) -> None:
     manual = (EXAMPLE / "vcsf_example.py").read_text(encoding="utf-8").split('"""')[1]
-    described, trained = commands_of(manual)
+    described, trained = vcsf_commands_in(manual)
     variables = {"PYTHONPATH": example, "VCSF_DATA": tiny_data}
 
     text = vcsf(*described, cwd=tmp_path, **variables).stdout
@@ -102,7 +102,7 @@ def test_the_commands_of_its_manual_train_and_the_run_can_be_searched(
         assert re.search(rf"trained\W+{pathway}\W+\d+\.\d\W+\d+\.\d", table)
 
 
-def test_a_wrong_setting_is_told_by_the_example_itself() -> None:
+def test_the_example_refuses_a_wrong_setting() -> None:
     with pytest.raises(RecipeError, match=r"`sampler\.frames` is 6, not a multiple of 4"):
         Registry(EXAMPLE / "vcsf_example.py").build("sampler", "beginning", frames=6)
 

@@ -6,7 +6,7 @@ import math
 import losses_by_hand
 import pytest
 import torch
-from losses_by_hand import contrast_of
+from losses_by_hand import random_contrast
 from vcsf_plugins.losses import CrossInstance, CrossPathway, InfoNCE, Supervised
 
 from vcsf_cli.contracts import Contrast
@@ -35,7 +35,7 @@ def assert_equal(fast: torch.Tensor, slow: torch.Tensor, contrast: Contrast, pat
 def test_infonce_and_cross_instance_equal_their_formula(
     seed: int, queue: int, pathway: str
 ) -> None:
-    contrast = contrast_of(seed) if queue else batch_as_queue(contrast_of(seed))
+    contrast = random_contrast(seed) if queue else batch_as_queue(random_contrast(seed))
     other = "fast" if pathway == "slow" else "slow"
     loss = InfoNCE(temperature=0.2, queue=queue)(contrast, pathway)["loss"]
     assert_equal(loss, losses_by_hand.infonce(contrast, pathway, 0.2), contrast, pathway)
@@ -59,7 +59,7 @@ def test_cross_pathway_equals_its_formula(
     positives: str, kind: str, siblings: str, drop_own: float, queue: int
 ) -> None:
     for seed, pathway in ((0, "slow"), (1, "fast")):
-        contrast = contrast_of(seed) if queue else batch_as_queue(contrast_of(seed))
+        contrast = random_contrast(seed) if queue else batch_as_queue(random_contrast(seed))
         loss = CrossPathway(
             temperature=0.3, queue=queue, neighbours=2, positives=positives, contrast=kind, siblings=siblings,
             drop_own=drop_own,
@@ -81,14 +81,14 @@ def test_cross_pathway_equals_its_formula(
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("queue", [10, 0])
 def test_supervised_equals_its_formula(seed: int, queue: int) -> None:
-    contrast = contrast_of(seed) if queue else batch_as_queue(contrast_of(seed))
+    contrast = random_contrast(seed) if queue else batch_as_queue(random_contrast(seed))
     loss = Supervised(temperature=0.2, queue=queue)(contrast, "slow")["loss"]
     assert_equal(loss, losses_by_hand.supervised(contrast, "slow", 0.2), contrast, "slow")
 
 
 def test_infonce_of_two_opposite_clips() -> None:
     """Own key at similarity 1, one negative at -1: log(1 + exp(-2 / tau))."""
-    contrast = contrast_of(0, batch=1, dim=2)
+    contrast = random_contrast(0, batch=1, dim=2)
     contrast.query["slow"] = contrast.key["slow"] = torch.tensor([[1.0, 0.0]])
     contrast.queue["slow"] = torch.tensor([[-1.0, 0.0]] * 10)
     contrast.queue_video = torch.tensor([-1] * 9 + [5])
@@ -161,7 +161,7 @@ def test_mining_follows_the_key_and_not_the_query() -> None:
 
 
 def test_own_keys_are_dropped_as_often_as_asked() -> None:
-    contrast = contrast_of(5, batch=1)
+    contrast = random_contrast(5, batch=1)
     loss = CrossPathway(queue=10, drop_own=0.3)
     torch.manual_seed(0)
     values = torch.stack([loss(contrast, "slow")["loss"].detach() for _ in range(600)])
@@ -171,7 +171,7 @@ def test_own_keys_are_dropped_as_often_as_asked() -> None:
 
 @pytest.mark.parametrize("kind", LOSSES)
 def test_an_empty_queue_gives_zero_and_no_nan(kind: type[InfoNCE]) -> None:
-    contrast = contrast_of(1)
+    contrast = random_contrast(1)
     for name in ("queue_video", "queue_source", "queue_label"):
         setattr(contrast, name, torch.full((10,), -1))
     loss = kind(queue=10)(contrast, "fast")["loss"]
@@ -183,7 +183,7 @@ def test_an_empty_queue_gives_zero_and_no_nan(kind: type[InfoNCE]) -> None:
 def test_one_positive_alone_gives_no_nan(kind: type[InfoNCE]) -> None:
     """One slot, which is a negative, a sibling, the same video or empty in turn."""
     for video, source in ((9, 9), (9, 0), (0, 0), (-1, -1)):
-        contrast = contrast_of(2, batch=1, slots=1)
+        contrast = random_contrast(2, batch=1, slots=1)
         contrast.queue_video, contrast.queue_source = torch.tensor([video]), torch.tensor([source])
         contrast.queue_label = torch.tensor([-1])
         terms = kind(queue=1)(contrast, "slow")
@@ -191,10 +191,10 @@ def test_one_positive_alone_gives_no_nan(kind: type[InfoNCE]) -> None:
         assert torch.autograd.grad(terms["loss"], contrast.query["slow"])[0].isfinite().all()
 
 
-def test_keys_of_the_same_video_are_no_negatives() -> None:
+def test_keys_of_the_same_video_are_not_negatives() -> None:
     """Slots 0, 1 and 6 hold videos of the batch: changing what they hold for these videos changes
     nothing."""
-    contrast = contrast_of(2, batch=2)
+    contrast = random_contrast(2, batch=2)
     contrast.video = torch.tensor([0, 0])
     before = InfoNCE(queue=10)(contrast, "slow")["loss"].detach()
     contrast.queue["slow"][0] = contrast.key["slow"][0]
@@ -205,7 +205,7 @@ def test_keys_of_the_same_video_are_no_negatives() -> None:
 
 @pytest.mark.parametrize("kind", LOSSES)
 def test_bfloat16_embeddings_are_summed_in_float32(kind: type[InfoNCE]) -> None:
-    contrast = contrast_of(3)
+    contrast = random_contrast(3)
     torch.manual_seed(0)
     exact = kind(queue=10)(contrast, "slow")["loss"].detach()
     contrast.query = {name: query.bfloat16() for name, query in contrast.query.items()}
@@ -217,7 +217,7 @@ def test_bfloat16_embeddings_are_summed_in_float32(kind: type[InfoNCE]) -> None:
 
 def test_only_supervised_reads_labels() -> None:
     for kind in LOSSES:
-        contrast, other = contrast_of(4), contrast_of(4)
+        contrast, other = random_contrast(4), random_contrast(4)
         other.label, other.queue_label = other.label.roll(1), other.queue_label.roll(3)
         torch.manual_seed(0)
         ours = kind(queue=10)(contrast, "slow")["loss"]

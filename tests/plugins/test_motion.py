@@ -421,11 +421,11 @@ def test_short_term_reads_the_frames_around_the_middle_of_a_step(
         assert changed.tolist() == near
         if (steps, neighbours) == (4, 2):
             assert changed.nonzero().flatten().tolist() == (
-                [frame // 4] if frame % 4 else near_of_slow(frame)
+                [frame // 4] if frame % 4 else steps_near_slow(frame)
             )
 
 
-def near_of_slow(frame: int) -> list[int]:
+def steps_near_slow(frame: int) -> list[int]:
     """The steps of four frames that a slow frame belongs to and ends."""
     return [step for step in (frame // 4 - 1, frame // 4) if step >= 0]
 
@@ -474,7 +474,7 @@ def test_the_channel_last_in_memory_stays_there_and_changes_nothing(name: str) -
     torch.testing.assert_close(output, module(features, window))
 
 
-def norm_of(channels: int) -> int:
+def norm(channels: int) -> int:
     return 2 * channels
 
 
@@ -483,22 +483,16 @@ def test_the_parameters_are_those_of_the_formulas(channels: int) -> None:
     """Few channels leave one for the differences."""
     squeezed, compared = max(1, channels // 16), max(1, channels // 8)
     gate = (
-        channels * squeezed
-        + norm_of(squeezed)
-        + 9 * squeezed
-        + squeezed * channels
-        + norm_of(channels)
+        channels * squeezed + norm(squeezed) + 9 * squeezed + squeezed * channels + norm(channels)
     )
     wanted = {
         "none": 0,
         "difference_gate": gate,
-        "difference_map": gate + 2 * (9 * squeezed**2 + norm_of(squeezed)),
-        "short_term": 12 * 49 * 32 + norm_of(32) + 32 * channels + norm_of(channels),
-        "additive": gate - norm_of(squeezed),
-        "correlation": (
-            channels * compared + norm_of(compared) + 25 * 9 * compared + norm_of(compared)
-        )
-        + (compared * channels + norm_of(channels)),
+        "difference_map": gate + 2 * (9 * squeezed**2 + norm(squeezed)),
+        "short_term": 12 * 49 * 32 + norm(32) + 32 * channels + norm(channels),
+        "additive": gate - norm(squeezed),
+        "correlation": (channels * compared + norm(compared) + 25 * 9 * compared + norm(compared))
+        + (compared * channels + norm(channels)),
     }
     for name, factory in vcsf_plugins.vcsf_motion_modules().items():
         assert sum(weight.numel() for weight in factory(channels).parameters()) == wanted[name]

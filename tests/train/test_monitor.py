@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from losses_by_hand import contrast_of
+from losses_by_hand import random_contrast
 from torch.nn import functional
 
 from vcsf_cli.contracts import Contrast
@@ -46,7 +46,7 @@ def test_collapse_is_warned_of_below_a_tenth_of_the_dimensions() -> None:
 
 
 def test_precision_counts_mined_slots_of_known_labels_alone() -> None:
-    contrast = contrast_of(0, batch=2, slots=4)
+    contrast = random_contrast(0, batch=2, slots=4)
     contrast.label, contrast.queue_label = torch.tensor([1, -1]), torch.tensor([1, 0, -1, 1])
     mined = torch.tensor([[True, True, True, False], [True, True, False, False]])
     assert monitor.positives(contrast, mined) == {"mined": 2.5, "monitoring_mined_precision": 0.5}
@@ -75,7 +75,7 @@ def agreement_by_hand(contrast: Contrast, count: int) -> float:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_agreement_is_the_share_of_nearest_slots_in_common(seed: int) -> None:
-    contrast = contrast_of(seed)
+    contrast = random_contrast(seed)
     assert monitor.agreement(contrast, 3)["agreement"] == pytest.approx(
         agreement_by_hand(contrast, 3)
     )
