@@ -167,7 +167,7 @@ def additive_by_hand(module: Additive, features: Tensor, window: Tensor) -> Tens
 
 
 def volume_by_hand(radius: int, now: Tensor, following: Tensor) -> Tensor:
-    """Cosines of (C, h, w) with (C, h, w), number by number."""
+    """Cosines of (C, h, w) with (C, h, w), number by number; squared lengths have 1e-6 added."""
     height, width = now.shape[1:]
     side = 2 * radius + 1
     volume = torch.zeros(side * side, height, width)
@@ -177,10 +177,10 @@ def volume_by_hand(radius: int, now: Tensor, following: Tensor) -> Tensor:
                 for right in range(-radius, radius + 1):
                     if 0 <= row + down < height and 0 <= column + right < width:
                         ours, theirs = now[:, row, column], following[:, row + down, column + right]
-                        cosine = float(ours @ theirs / (ours.norm() * theirs.norm()))
-                        volume[(down + radius) * side + right + radius, row, column] = max(
-                            0.0, cosine
-                        )
+                        lengths = [(vector @ vector + 1e-6).sqrt() for vector in (ours, theirs)]
+                        cosine = float(ours @ theirs / (lengths[0] * lengths[1]))
+                        place = (down + radius) * side + right + radius
+                        volume[place, row, column] = max(0.0, cosine)
     return volume
 
 
