@@ -154,7 +154,7 @@ def test_a_full_disk_is_status_1(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("vcsf_cli.config.recipe.recipe_names", full)
+    monkeypatch.setattr("vcsf_cli.config.catalogue.Catalogue.files", full)
     assert main(["recipes"]) == 1
     assert capsys.readouterr().err.startswith(
         "error: No space left on device: while writing\n\nhint: what was finished"

@@ -24,8 +24,8 @@ from vcsf_cli import hookspecs, registry
 from vcsf_cli.ablate.rows import resolve_table
 from vcsf_cli.cli import main
 from vcsf_cli.commands import COMMANDS
+from vcsf_cli.config import catalogue
 from vcsf_cli.config import recipe as recipes
-from vcsf_cli.config.table import PUBLISHED
 from vcsf_cli.config.table import read as read_table
 from vcsf_cli.errors import InputError, PluginError, RecipeError, UnknownName, VcsfError
 
@@ -35,15 +35,9 @@ YAML = sorted(
     path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "recipes").rglob("*.yaml")
 )
 TABLES = [
-    path
-    for path in YAML
-    if path.startswith(f"recipes/{recipes.TABLES}/") and Path(path).stem != PUBLISHED
+    path for path in YAML if path.startswith("recipes/tables/") and Path(path).stem != "published"
 ]
-RECIPES = [
-    path
-    for path in YAML
-    if not path.startswith((f"recipes/{recipes.PROTOCOLS}/", f"recipes/{recipes.TABLES}/"))
-]
+RECIPES = [path for path in YAML if not path.startswith(("recipes/protocols/", "recipes/tables/"))]
 MODULES = sorted(
     path
     for package in ("vcsf_cli", "plugins/vcsf_plugins")
@@ -229,7 +223,7 @@ def test_every_documented_command_can_be_typed(
     if words[0] == "pretrain":
         recipes.load(parsed[-1].params["recipe"], parsed[-1].params["assignments"])
     if words[:2] == ["recipes", "show"]:
-        recipes.find_recipe(words[2])
+        catalogue.RECIPES.find(words[2])
 
 
 def test_the_demo_of_the_readme_runs_to_its_report(vcsf: Vcsf, tmp_path: Path) -> None:

@@ -110,7 +110,10 @@ def test_recipes_are_found_by_name(installed: Path, tmp_path: Path) -> None:
 
 
 def test_protocols_are_found_by_name(installed: Path, tmp_path: Path) -> None:
-    code = "from vcsf_cli.config.protocol import load, protocol_names\nfor name in protocol_names(): print(load(name).name)"
+    code = (
+        "from vcsf_cli.config.catalogue import PROTOCOLS\nfrom vcsf_cli.config.protocol import load\n"
+        "for name in PROTOCOLS.files(): print(load(name).name)"
+    )
     status, out, error = python(installed, tmp_path, "-c", code)
     assert status == 0, error
     assert {f"recipes/protocols/{name}.yaml" for name in out.splitlines()} == PROTOCOLS

@@ -9,8 +9,9 @@ import pytest
 from vcsf_cli.ablate.flags import Flags, draft_from_flags
 from vcsf_cli.ablate.rows import Table, resolve_table
 from vcsf_cli.config import recipe as recipes
+from vcsf_cli.config.catalogue import TABLES
 from vcsf_cli.config.schedule import epochs_by_pathway
-from vcsf_cli.config.table import read, table_names
+from vcsf_cli.config.table import read
 from vcsf_cli.errors import InputError, RecipeError
 
 
@@ -191,8 +192,8 @@ def test_flags_that_the_recipe_has_nothing_for_are_refused() -> None:
 
 
 def test_tables_are_found_by_name() -> None:
-    assert {"retrieval_ucf101", "recognition_hmdb51", "motion"} <= set(table_names())
-    assert "published" not in table_names()
+    assert {"retrieval_ucf101", "recognition_hmdb51", "motion"} <= set(TABLES.files())
+    assert "published" not in TABLES.files()
     with pytest.raises(InputError) as caught:
         read("motoin")
     assert "did you mean `motion`?" in caught.value.hint

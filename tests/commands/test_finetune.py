@@ -17,8 +17,7 @@ import torch
 from conftest import CHECKOUT, called
 from trained import TINY, copy_run
 
-from vcsf_cli.config import protocol
-from vcsf_cli.config.recipe import recipe_names
+from vcsf_cli.config import catalogue, protocol
 from vcsf_cli.data import manifest
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.storage import checkpoint
@@ -419,8 +418,8 @@ def test_every_protocol_is_named_after_its_file_says_how_to_use_it_and_is_no_rec
     ]
     assert len(head) > 20
     assert any(line.startswith("vcsf finetune ") for line in others)
-    assert not {name for name in recipe_names() if "protocol" in name}
-    assert path.stem in protocol.protocol_names()
+    assert not {name for name in catalogue.RECIPES.files() if "protocol" in name}
+    assert path.stem in catalogue.PROTOCOLS.files()
 
 
 def test_what_a_protocol_leaves_out_is_what_it_says(tmp_path: Path) -> None:

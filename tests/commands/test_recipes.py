@@ -8,6 +8,7 @@ import pytest
 
 from vcsf_cli.cli import main
 from vcsf_cli.config import recipe as recipes
+from vcsf_cli.config.catalogue import RECIPES
 
 Vcsf = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -33,8 +34,8 @@ def test_the_list_says_what_each_recipe_is(capsys: pytest.CaptureFixture[str]) -
     assert main(["recipes"]) == 0
     output = capsys.readouterr()
     listed = dict(line.split(maxsplit=1) for line in output.out.splitlines())
-    assert list(listed) == list(recipes.recipe_names())
-    for name, path in recipes.recipe_names().items():
+    assert list(listed) == list(RECIPES.files())
+    for name, path in RECIPES.files().items():
         assert path.read_text(encoding="utf-8").startswith(f"# {listed[name]}\n")
     assert output.err == "next: vcsf recipes show NAME; tables of recipes: vcsf ablate\n"
     assert main(["recipes", "list"]) == 0
@@ -72,7 +73,7 @@ def test_show_prints_a_whole_recipe_that_is_the_same_again(
 def test_check_takes_all_recipes_if_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes", "check"]) == 0
     *said, last = capsys.readouterr().err.splitlines()
-    assert [line.partition(" is right (")[0] for line in said] == list(recipes.recipe_names())
+    assert [line.partition(" is right (")[0] for line in said] == list(RECIPES.files())
     assert all(line.endswith("is not prepared in data: sizes are unchecked)") for line in said)
     assert last == "next: vcsf pretrain RECIPE"
 
@@ -110,12 +111,12 @@ def test_check_says_everything_that_is_wrong_in_every_recipe(
         "demo is right (synthetic is not prepared in data: sizes are unchecked)\n"
         "error: 2 of 3 recipes are wrong\n"
         "a.yaml: 2 problems in the recipe\n"
-        "    - unknown key `epoch` at `train.epoch` (a.yaml:4)\n"
         "    - unknown parameter `temprature` of loss `infonce` at `loss.temprature` (a.yaml:2)\n"
+        "    - unknown key `epoch` at `train.epoch` (a.yaml:4)\n"
         "b.yaml: unknown motion `diference_gate` at `motion.name` (b.yaml:2)\n"
         "\n"
-        "hint: did you mean `epochs`?\n"
-        "      did you mean `temperature`?\n"
+        "hint: did you mean `temperature`?\n"
+        "      did you mean `epochs`?\n"
         "      did you mean `difference_gate`?\n"
     )
 

@@ -82,7 +82,7 @@ def test_a_wrong_entry_is_told_with_its_line(
         "- {method: A, task: linear, results: {ucf101: {top1: 5}}, source: [x]}\n- {method: B, task: linear, "
         "src: [x]}\n"
     )
-    monkeypatch.setattr(published, "file", lambda: path)
+    monkeypatch.setattr(published, "FILE", path)
     entries.cache_clear()
     try:
         with pytest.raises(RecipeError) as caught:

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from vcsf_cli.config import recipe as recipes
+from vcsf_cli.config.catalogue import RECIPES
 from vcsf_cli.errors import InputError, RecipeError
 
-NAMES = sorted(recipes.recipe_names())
+NAMES = sorted(RECIPES.files())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -89,7 +90,7 @@ def test_stages_inherit_what_they_do_not_name(tmp_path: Path) -> None:
 
 
 def test_the_hash_depends_on_every_value_and_on_no_path(tmp_path: Path) -> None:
-    path = write(tmp_path, Path(recipes.find_recipe("demo")).read_text())
+    path = write(tmp_path, Path(RECIPES.find("demo")).read_text())
     assert recipes.load(path).hash == recipes.load("demo").hash
     changes = [
         "seed=1",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vcsf_cli.config import recipe as recipes
+from vcsf_cli.config.catalogue import RECIPES
 from vcsf_cli.config.check import Checker
 from vcsf_cli.config.table import Draft, Measure, Row, TableFile, assignment, contents
 from vcsf_cli.contracts import PATHWAYS
@@ -124,7 +125,7 @@ def _all_rows(
         told.add(name)
         try:
             base = row.base or content.base
-            bases[base] = bases.get(base) or str(recipes.find_recipe(base))
+            bases[base] = bases.get(base) or str(RECIPES.find(base))
             own = _expand_assignments(bases[base], shared, row.set)
             resolved = recipes.load(bases[base], (*shared, *own))
         except InputError as error:

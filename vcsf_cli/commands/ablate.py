@@ -21,7 +21,7 @@ from vcsf_cli.commands.options import (
     set_option,
 )
 from vcsf_cli.config import table as tables
-from vcsf_cli.config.recipe import find_recipe
+from vcsf_cli.config.catalogue import RECIPES, TABLES
 from vcsf_cli.config.table import Draft
 from vcsf_cli.errors import InputError, RunError, did_you_mean
 from vcsf_cli.narrate import duration, say
@@ -120,7 +120,7 @@ def _complete_table(
 ) -> list[CompletionItem]:
     """Names of tables, then files as the shell completes them."""
 
-    names = [CompletionItem(name) for name in tables.table_names() if name.startswith(incomplete)]
+    names = [CompletionItem(name) for name in TABLES.files() if name.startswith(incomplete)]
     return names or [CompletionItem(incomplete, type="file")]
 
 
@@ -314,7 +314,7 @@ def _read_draft(
     if not given:
         raise InputError(
             "nothing to compare: name a TABLE, or say what to leave out",
-            f"vcsf ablate --no-motion-module; tables are {', '.join(tables.table_names())}",
+            f"vcsf ablate --no-motion-module; tables are {', '.join(TABLES.files())}",
         )
     wanted = flags.Flags(
         options["no_motion_module"],
@@ -323,7 +323,7 @@ def _read_draft(
         tuple(pathway for pathway in ("slow", "fast") if options[f"{pathway}_only"]),
         {name: options[name] for name in flags.LISTS if options[name]},
     )
-    return flags.draft_from_flags(wanted, str(find_recipe(base or _DEFAULT_BASE)), assignments)
+    return flags.draft_from_flags(wanted, str(RECIPES.find(base or _DEFAULT_BASE)), assignments)
 
 
 def override(

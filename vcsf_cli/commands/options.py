@@ -20,9 +20,9 @@ def complete_recipe(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Names of recipes, then files as the shell completes them."""
-    from vcsf_cli.config.recipe import recipe_names
+    from vcsf_cli.config.catalogue import RECIPES
 
-    names = [CompletionItem(name) for name in recipe_names() if name.startswith(incomplete)]
+    names = [CompletionItem(name) for name in RECIPES.files() if name.startswith(incomplete)]
     return names or [CompletionItem(incomplete, type="file")]
 
 

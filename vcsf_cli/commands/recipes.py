@@ -8,6 +8,7 @@ import click
 
 from vcsf_cli.commands.options import complete_recipe, data_option, set_option, where
 from vcsf_cli.config import recipe as recipes
+from vcsf_cli.config.catalogue import RECIPES
 from vcsf_cli.errors import InputError, RecipeError, VcsfError
 from vcsf_cli.narrate import say
 
@@ -24,7 +25,7 @@ def command(context: click.Context) -> None:
 def _list_recipes() -> None:
     """List the recipes that are found by name, with the first line of each."""
 
-    names = recipes.recipe_names()
+    names = RECIPES.files()
     width = max(map(len, names), default=0)
     for name, path in names.items():
         first = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0].strip("# ")
@@ -52,7 +53,7 @@ def check(recipe_names: tuple[str, ...], assignments: tuple[str, ...], data: Pat
     Where a recipe's dataset is prepared, its sizes are checked against it too.
     """
 
-    names = list(recipe_names or recipes.recipe_names())
+    names = list(recipe_names or RECIPES.files())
     wrong: dict[str, VcsfError] = {}
     for name in names:
         try:

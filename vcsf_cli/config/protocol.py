@@ -7,17 +7,17 @@ clips."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Interval, MinLen
 from pydantic import Field
 
 from vcsf_cli.config import strict_yaml
+from vcsf_cli.config.catalogue import PROTOCOLS
 from vcsf_cli.config.check import Checker
-from vcsf_cli.config.recipe import PROTOCOLS, assign_all, recipe_dirs
+from vcsf_cli.config.recipe import assign_all
 from vcsf_cli.config.schema import Augment, Node, Optim, Optimiser, Probability
-from vcsf_cli.errors import InputError, RecipeError, UnknownName, did_you_mean
+from vcsf_cli.errors import RecipeError, UnknownName
 
 Name = Annotated[str, MinLen(1)]
 _HeldOut = Annotated[float, Interval(gt=0, le=0.5)]
@@ -144,15 +144,6 @@ _MODES: Mapping[str, type[Finetune] | type[Linear] | type[Knn]] = {
 }
 
 
-def protocol_names() -> dict[str, Path]:
-    """All protocols by name; of equal names the first folder's counts, which is vcsf's own."""
-    found: dict[str, Path] = {}
-    for _, folder in recipe_dirs():
-        for path in sorted((folder / PROTOCOLS).glob("*.yaml")):
-            found.setdefault(path.stem, path)
-    return found
-
-
 def load(named: str, assignments: Sequence[str] = ()) -> Protocol:
     """Read and check a protocol.
 
@@ -164,30 +155,16 @@ def load(named: str, assignments: Sequence[str] = ()) -> Protocol:
         InputError: If there is no such protocol.
         RecipeError: With everything that is wrong in it.
     """
-    tree, marks = strict_yaml.read(find(named), "protocol", f"see {protocol_names()['linear']}")
+    path = PROTOCOLS.find(named)
+    tree, marks = strict_yaml.read(path, "protocol", f"see {PROTOCOLS.files()['linear']}")
     return _validate_protocol(tree, marks, assign_all(tree, marks, assignments))
 
 
 def is_known(protocol: Protocol) -> bool:
     """Whether a protocol is what its name says wherever vcsf is installed: no file of the user's,
     and no key set."""
-    path = protocol_names().get(protocol.name)
+    path = PROTOCOLS.files().get(protocol.name)
     return path is not None and load(str(path)) == protocol
-
-
-def find(named: str) -> Path:
-    """The file of a protocol given as a path or a name.
-
-    Raises:
-        InputError: If there is none.
-    """
-    if Path(named).is_file():
-        return Path(named)
-    names = protocol_names()
-    short = named.removeprefix(f"recipes/{PROTOCOLS}/").removesuffix(".yaml")
-    if short not in names:
-        raise InputError(f"there is no protocol {named}", did_you_mean(short, names))
-    return names[short]
 
 
 def _validate_protocol(

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Gt, Interval, MinLen
 
 from vcsf_cli.config import strict_yaml
+from vcsf_cli.config.catalogue import OWN_FOLDER, TABLES
 from vcsf_cli.config.check import Checker
-from vcsf_cli.config.recipe import TABLES, recipe_dirs
 from vcsf_cli.config.schema import Node
-from vcsf_cli.config.table import PUBLISHED
 
 Text = Annotated[str, MinLen(1)]
+FILE = OWN_FOLDER / TABLES.folder / "published.yaml"
 _Percent = Annotated[float, Gt(0), Interval(le=100)]
 
 
@@ -57,11 +56,6 @@ class Entry(Node):
         return f"{self.method} ({self.year})" if self.year else self.method
 
 
-def file() -> Path:
-    """Where the numbers are."""
-    return recipe_dirs()[0][1] / TABLES / f"{PUBLISHED}.yaml"
-
-
 @cache
 def entries() -> tuple[Entry, ...]:
     """All published numbers.
@@ -69,7 +63,7 @@ def entries() -> tuple[Entry, ...]:
     Raises:
         RecipeError: If the file is wrong.
     """
-    path = file()
+    path = FILE
     tree, marks = strict_yaml.parse(path.read_text(encoding="utf-8"), str(path))
     checker = Checker(marks, (), "file")
     found = [checker.node(Entry, item, (index,)) for index, item in enumerate(tree)]

@@ -14,28 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vcsf_cli import registry
 from vcsf_cli.config import strict_yaml
+from vcsf_cli.config.catalogue import RECIPES
 from vcsf_cli.config.check import PATHWAY_KEYS, Checker
 from vcsf_cli.config.schema import COMPONENTS, DEFAULTS, MODEL_KEYS, Stage
 from vcsf_cli.config.strict_yaml import Marks
 from vcsf_cli.contracts import PATHWAYS
-from vcsf_cli.errors import InputError, PluginError, RecipeError, UnknownName, did_you_mean
-from vcsf_cli.narrate import say
+from vcsf_cli.errors import InputError, RecipeError, UnknownName
 
 _TOP_LEVEL = ("name", "seed", *Stage.model_fields, "stages")
 LARGEST_SEED = 2**31 - 1
 _LONGEST_NAME = 100
-
-_PACKAGE = Path(__file__).parents[1]
-_PACKAGED = _PACKAGE / "recipes"
-CHECKOUT = _PACKAGE.parent / "recipes"
-
-PROTOCOLS = "protocols"
-"""The sub-folder of a folder of recipes that holds no recipes but protocols of `vcsf finetune`."""
-
-TABLES = "tables"
-"""The sub-folder that holds no recipes but tables of `vcsf ablate`."""
 
 
 @dataclass(frozen=True)
@@ -75,61 +64,6 @@ class Recipe:
         return strict_yaml.dump(self.tree)
 
 
-def recipe_dirs() -> list[tuple[str, Path]]:
-    """Folders where recipes are found by name, each with who brought it: vcsf's own, then those of
-    plugins."""
-    own = _PACKAGED if _PACKAGED.is_dir() else CHECKOUT
-    return [("vcsf", own), *registry.load().recipe_dirs()]
-
-
-def recipe_names() -> dict[str, Path]:
-    """All recipes by name, such as `demo`.
-
-    Raises:
-        PluginError: If two plugins bring recipes of one name.
-    """
-    found: dict[str, Path] = {}
-    owners: dict[str, str] = {}
-    for owner, folder in recipe_dirs():
-        for path in sorted(folder.rglob("*.yaml")):
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            if name.startswith((f"{PROTOCOLS}/", f"{TABLES}/")):
-                continue
-            if name in found and not path.samefile(found[name]):
-                raise PluginError(
-                    f"recipe `{name}` is brought by both `{owners[name]}` and `{owner}`",
-                    registry.RENAME,
-                )
-            found.setdefault(name, path)
-            owners.setdefault(name, owner)
-    return found
-
-
-def find_recipe(named: str) -> Path:
-    """The file of a recipe given as a path or a name.
-
-    `recipes/vcsf.yaml` also works where there is no such file: it is then the recipe that vcsf
-    brought along.
-
-    Raises:
-        InputError: If there is none.
-    """
-    path = Path(named)
-    if path.is_file():
-        return path
-    names = recipe_names()
-    short = named.removeprefix("recipes/").removesuffix(".yaml")
-    if short in names and (short == named or named == f"recipes/{short}.yaml"):
-        if short != named:
-            say(
-                f"{named} is not in this folder: using the recipe `{short}` that vcsf brought along"
-            )
-        return names[short]
-    if path.is_dir():
-        raise InputError(f"{named} is a folder, not a recipe", "name a .yaml file in it")
-    raise InputError(f"there is no recipe {named}", did_you_mean(short, names))
-
-
 def load(named: str, assignments: Sequence[str] = ()) -> Recipe:
     """Read, resolve and check a recipe.
 
@@ -141,7 +75,7 @@ def load(named: str, assignments: Sequence[str] = ()) -> Recipe:
         InputError: If there is no such recipe.
         RecipeError: With everything that is wrong in it.
     """
-    tree, marks = _read_extended(find_recipe(named), ())
+    tree, marks = _read_extended(RECIPES.find(named), ())
     tree.setdefault("stages", [])
     problems = assign_all(tree, marks, assignments)
     _expand_names(tree, marks, ())  # a value of --set may hold stages
@@ -159,7 +93,7 @@ def _read_extended(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any],
         return tree, marks
     beside = path.parent / str(base_name)
     try:
-        base_path = beside if beside.is_file() else find_recipe(str(base_name))
+        base_path = beside if beside.is_file() else RECIPES.find(str(base_name))
     except InputError as error:
         raise RecipeError(
             f"`extends` ({marks[('extends',)]}): {error.message}", error.hint

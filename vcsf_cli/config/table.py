@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
@@ -16,13 +15,11 @@ from pydantic import Field
 
 from vcsf_cli.config import protocol as protocols
 from vcsf_cli.config import strict_yaml
+from vcsf_cli.config.catalogue import TABLES
 from vcsf_cli.config.check import Checker
-from vcsf_cli.config.recipe import LARGEST_SEED, TABLES, recipe_dirs
+from vcsf_cli.config.recipe import LARGEST_SEED
 from vcsf_cli.config.schema import Node
-from vcsf_cli.errors import InputError, RecipeError, did_you_mean
-
-PUBLISHED = "published"
-"""The file among tables that holds no table but the published numbers."""
+from vcsf_cli.errors import InputError, RecipeError
 
 DEFAULT_KS = (1, 5, 10, 20, 50)
 DEFAULT_PROTOCOLS: Mapping[str, str] = {"linear": "linear", "knn": "knn", "finetune": "coclr"}
@@ -107,16 +104,6 @@ class Draft:
     marks: strict_yaml.Marks = field(default_factory=dict)
 
 
-def table_names() -> dict[str, Path]:
-    """All tables by name; of equal names the first folder's counts, which is vcsf's own."""
-    found: dict[str, Path] = {}
-    for _, folder in recipe_dirs():
-        for path in sorted((folder / TABLES).glob("*.yaml")):
-            if path.stem != PUBLISHED:
-                found.setdefault(path.stem, path)
-    return found
-
-
 def read(named: str) -> Draft:
     """The table in a file, or of a name.
 
@@ -124,14 +111,8 @@ def read(named: str) -> Draft:
         InputError: If there is none.
         RecipeError: If it is no YAML.
     """
-    path = Path(named)
-    if not path.is_file():
-        names = table_names()
-        short = named.removeprefix(f"recipes/{TABLES}/").removesuffix(".yaml")
-        if short not in names:
-            raise InputError(f"there is no table {named}", did_you_mean(short, names))
-        path = names[short]
-    tree, marks = strict_yaml.read(path, "table", f"see {table_names()['motion']}")
+    path = TABLES.find(named)
+    tree, marks = strict_yaml.read(path, "table", f"see {TABLES.files()['motion']}")
     return Draft(path.stem, tree, marks)
 
 
