@@ -6,6 +6,7 @@ import pytest
 
 from vcsf_cli.runs.metrics import MetricsFile
 from vcsf_cli.train.loop import LoopConfig, TrainState, progress_note
+from vcsf_cli.train.task import PretrainTask
 
 HEADER = "step,stage,epoch,loss\n"
 
@@ -70,7 +71,7 @@ def test_while_a_queue_is_filled_the_loss_of_the_stage_before_is_not_told() -> N
     plan = LoopConfig(5, 10, 8, 0, 1, 0, 60.0, lambda epoch: 1.0)
     last = {"stage": 1, "loss": 2.5, "both_check_R@1": 0.5}
     assert (
-        progress_note(last, TrainState(stage=0, epoch=3), plan)
+        progress_note(last, TrainState(stage=0, epoch=3), plan, PretrainTask.shown)
         == "epoch 4/5  loss 2.500  check R@1 50.0%"
     )
-    assert progress_note(last, TrainState(stage=1), plan) == "epoch 1/5"
+    assert progress_note(last, TrainState(stage=1), plan, PretrainTask.shown) == "epoch 1/5"

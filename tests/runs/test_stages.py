@@ -169,9 +169,7 @@ def test_a_phase_begins_with_equal_encoders_and_an_empty_queue(
     assert task.model.slow.training
     frozen = {key: value.clone() for key, value in task.keys.fast.state_dict().items()}
     for batch in batches[:3]:
-        assert not task.ready
-        task.fill(batch)
-    assert task.ready
+        assert list(task.step(batch)) == []
     before = {key: value.clone() for key, value in task.keys.slow.state_dict().items()}
     ((share, terms),) = task.step(batches[3])
     assert share == 1
@@ -189,7 +187,7 @@ def test_a_phase_begins_with_equal_encoders_and_an_empty_queue(
 def test_what_is_watched_is_what_the_loss_has_seen(tiny_data: Path, tmp_path: Path) -> None:
     task, batches = task_of(write(tmp_path), tiny_data, 1)
     for batch in batches[:3]:
-        task.fill(batch)
+        assert list(task.step(batch)) == []
     ((_, terms),) = task.step(batches[3])
     terms["loss"].backward()
     seen = task.extra_metrics()

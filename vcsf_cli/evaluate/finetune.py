@@ -32,9 +32,8 @@ from vcsf_cli.narrate import Progress, say
 from vcsf_cli.runs.run import Run
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.train.compute import Compute
-from vcsf_cli.train.loop import Log, LoopConfig, TrainState, fit
+from vcsf_cli.train.loop import Log, LoopConfig, Task, Terms, TrainState, fit
 from vcsf_cli.train.optim import build_optimizer, learning_rate
-from vcsf_cli.train.task import Terms
 from vcsf_cli.train.timing import time_steps
 
 KIND = "vcsf-finetune"
@@ -109,7 +108,7 @@ class Classifier(nn.Module):
         return nn.ModuleDict({"encoder": self.encoders[pathway], "layer": self.layers[pathway]})
 
 
-class _ClassifyTask:
+class _ClassifyTask(Task):
     """Learning to classify clips, each pathway by itself.
 
     Args:
@@ -129,20 +128,11 @@ class _ClassifyTask:
         compute: Compute,
     ) -> None:
         self.evaluation, self.model, self.position = evaluation, model, position
-        self.fabric, self.compute = fabric, compute
+        self.manifest, self.fabric, self.compute = evaluation.manifest, fabric, compute
         self.protocol = cast(Finetune, evaluation.protocol)
         self.channels_last = evaluation.run.recipe.first_stage.speed.channels_last
-        self.videos = evaluation.videos
         self.best: dict[str, dict[str, Any]] = {}
         model.train()
-
-    @property
-    def ready(self) -> bool:
-        """Whether there is anything to learn from yet: from the first batch on."""
-        return True
-
-    def enqueue(self, batch: Batch) -> None:
-        """Nothing has to be filled."""
 
     def step(self, batch: Batch) -> Iterator[tuple[float, Terms]]:
         """Cross-entropy of each pathway and their sum, of each part of a batch, with the part's
@@ -169,16 +159,6 @@ class _ClassifyTask:
             ).sum()
             yield len(rows) / size, terms
 
-    def average_gradients(self) -> None:
-        """One process has nothing to average."""
-
-    def after_step(self) -> None:
-        """Nothing follows the optimiser."""
-
-    def extra_metrics(self) -> dict[str, float]:
-        """Nothing else is logged."""
-        return {}
-
     def evaluate(self) -> dict[str, float]:
         """Share of right answers on held-out recordings by pathway. The best weights so far are
         kept."""
@@ -200,10 +180,6 @@ class _ClassifyTask:
                     "weights": weights,
                 }
         return {f"{pathway}_held_out_top1": share for pathway, share in shares.items()}
-
-    def name(self, batch: Batch) -> list[str]:
-        """The videos of a batch."""
-        return [str(name) for name in self.videos[batch["video"].numpy()]]
 
     def state(self) -> dict[str, Any]:
         """Weights, and the best so far."""

@@ -6,10 +6,13 @@ import ctypes
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from vcsf_cli.errors import InputError
 
@@ -129,3 +132,18 @@ def _keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     except (OSError, AttributeError):
         return
+
+
+@torch.no_grad()
+def average(fabric: Fabric, tensors: Sequence[Tensor]) -> None:
+    """Replace tensors by their mean over all processes, in one message."""
+    if fabric.world_size == 1 or not tensors:
+        return
+    flat = cast(
+        Tensor,
+        fabric.all_reduce(torch.cat([tensor.flatten() for tensor in tensors]), reduce_op="mean"),
+    )
+    for tensor, mean in zip(
+        tensors, flat.split_with_sizes([tensor.numel() for tensor in tensors]), strict=True
+    ):
+        tensor.copy_(mean.view_as(tensor))

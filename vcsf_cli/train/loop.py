@@ -1,5 +1,5 @@
-"""The one loop that trains any task: steps, logging, checkpoints, and stopping where it can go
-on."""
+"""The one loop that trains any task: steps, logging, checks, and checkpoints that it can resume
+from."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import json
 import math
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Protocol, cast
+from types import FrameType
+from typing import Any, ClassVar, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -21,49 +22,57 @@ from torch.utils.tensorboard import SummaryWriter
 from vcsf_cli import registry
 from vcsf_cli.data.clips import Batch
 from vcsf_cli.data.loader import reader_deaths
+from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import RunError
 from vcsf_cli.narrate import Progress, is_first
 from vcsf_cli.runs.metrics import MetricsFile, merge_record
 from vcsf_cli.runs.run import Run
 from vcsf_cli.storage.files import write_text
+from vcsf_cli.train.compute import average
+
+Terms = dict[str, Tensor]
 
 
-class Task(Protocol):
-    """What the loop needs of a task."""
+class Task(ABC):
+    """What is trained: networks, their loss, and a check. The loop knows nothing else of a method.
 
-    @property
-    def ready(self) -> bool:
-        """Whether there is anything to learn from yet; if not, batches go to `enqueue`."""
-        ...
+    Attributes:
+        manifest: The dataset; a batch's `video` are its rows.
+        shown: Metrics of `evaluate` that stand beside the progress bar, by name, with their format.
+    """
 
-    def enqueue(self, batch: Batch) -> None:
-        """Take a batch in without learning from it."""
-        ...
+    manifest: Manifest
+    shown: ClassVar[Mapping[str, str]] = {}
 
-    def step(self, batch: Batch) -> Iterator[tuple[float, dict[str, Tensor]]]:
-        """Terms of each part of a batch, with its share of the batch; `loss` is what is
-        minimised."""
-        ...
+    @abstractmethod
+    def step(self, batch: Batch) -> Iterator[tuple[float, Terms]]:
+        """Yield every part of a batch: its share of the batch, and its terms.
 
-    def average_gradients(self) -> None:
-        """Called before the optimiser's step."""
-        ...
+        `loss` is minimised, all terms are logged. Where nothing is yielded, the optimiser takes no
+        step."""
 
-    def after_step(self) -> None:
+    def after_step(self) -> None:  # noqa: B027 - most tasks do nothing here
         """Called after the optimiser's step."""
-        ...
+
+    @abstractmethod
+    def evaluate(self) -> dict[str, float]:
+        """Metrics of a check; only the first process asks for them."""
 
     def extra_metrics(self) -> dict[str, float]:
-        """What else to log of the last batch."""
-        ...
+        """Metrics of the last batch that are not terms; computed only when they are logged."""
+        return {}
 
-    def evaluate(self) -> dict[str, float]:
-        """A check every few epochs."""
-        ...
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
 
-    def name(self, batch: Batch) -> list[str]:
-        """The videos of a batch, for a person to find what went wrong."""
-        ...
+    @abstractmethod
+    def load_state(self, state: Mapping[str, Any], path: Path) -> None:
+        """Resume from what `state` gave.
+
+        Raises:
+            RunError: If it does not fit; `path` is named as where it comes from.
+        """
 
 
 @dataclass
@@ -76,7 +85,7 @@ class TrainState:
         batch: Finished batches of the epoch under way.
         step: Optimiser steps of the whole run.
         sums: Sums of the terms since the last log.
-        count: How many steps those are.
+        count: Steps since the last log.
     """
 
     stage: int = 0
@@ -86,20 +95,31 @@ class TrainState:
     sums: dict[str, float] = field(default_factory=dict)
     count: int = 0
 
+    def advance(self, terms: Mapping[str, float], batches: int) -> None:
+        """Count a batch of an epoch of `batches`, and a step if the batch had terms."""
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.count += bool(terms)
+        self.step += bool(terms)
+        self.batch += 1
+        if self.batch == batches:
+            self.batch = 0
+            self.epoch += 1
+
 
 @dataclass
 class LoopConfig:
-    """What the loop is told about a stage.
+    """How long to train a stage, and how often to log, check and save.
 
     Args:
         epochs: Epochs of the stage.
         batches: Batches of an epoch.
         clips: Clips of a batch.
-        seed: Of anything random inside a network, such as dropout.
-        log_every: Steps between two log lines.
+        seed: Seed of anything random inside a network, such as dropout.
+        log_every: Steps between two records.
         check_every: Epochs between two checks, 0 for none.
         save_every: Seconds between two checkpoints.
-        learning_rate: From finished epochs, with their fraction, to the learning rate.
+        learning_rate: The learning rate after a number of epochs, which may be a fraction.
     """
 
     epochs: int
@@ -116,34 +136,194 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C or a polite kill, after a checkpoint was saved."""
 
 
-class _Stopper:
-    """Turns the first SIGINT or SIGTERM into a request to stop after the step; the second one stops
-    at once."""
+def fit(
+    fabric: Fabric,
+    task: Task,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[Batch],
+    config: LoopConfig,
+    position: TrainState,
+    log: Log,
+    save: Callable[[], None],
+) -> None:
+    """Train a task to the end of its stage.
 
-    def __init__(self) -> None:
-        self.requested = False
-        self._before: dict[int, Any] = {}
+    Args:
+        fabric: Devices and precision.
+        task: The task.
+        optimizer: Not wrapped by fabric: gradients are averaged over processes here. A group's
+            `lr_scale` multiplies the scheduled learning rate.
+        batches: The batches that are left of the stage, in order.
+        config: How long, and how often to log, check and save.
+        position: How far the run has come; changed in place.
+        log: Where records go.
+        save: Writes a checkpoint of everything, position included.
 
-    def __enter__(self) -> _Stopper:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._request)
-        return self
+    Raises:
+        Interrupted: After Ctrl-C, with a checkpoint saved.
+        RunError: If the loss is not finite, or a process that reads has died.
+    """
+    clock, saved = _Clock(), time.monotonic()
+    done = position.epoch * config.batches + position.batch
+    steps = Progress(config.epochs * config.batches, "steps", "training", done)
+    with reader_deaths(), _Stopper() as stopper, steps as progress:
+        for batch in clock.waiting(batches):
+            _set_learning_rate(optimizer, config, position)
+            # Every process draws its own; one process draws what it always drew.
+            torch.manual_seed(
+                (config.seed * 1_000_003 + position.step) * fabric.world_size + fabric.global_rank
+            )
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._restore()
+            sums: Terms = {}
+            for share, terms in task.step(batch):
+                fabric.backward(share * terms["loss"])
+                _add(sums, terms, share)
+            means = _average_terms(fabric, sums)
+            if means:
+                _check_finite(fabric, means, task, batch, position, log.run)
+                _average_gradients(fabric, optimizer)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                task.after_step()
 
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        self._restore()
+            position.advance(means, config.batches)
+            epoch_ends = position.batch == 0
+            stage_ends = epoch_ends and position.epoch == config.epochs
+            if position.count and (position.step % config.log_every == 0 or stage_ends):
+                log.write(_build_record(position, task, config, optimizer, clock))
+            if (
+                epoch_ends
+                and config.check_every
+                and (position.epoch % config.check_every == 0 or stage_ends)
+            ):
+                if fabric.is_global_zero:
+                    log.write({**_stamp(position, config), **task.evaluate()})
+                fabric.barrier()
+                clock.restart()
+            progress.advance(1, progress_note(log.last, position, config, task.shown))
 
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if _any_process(fabric, stopper.requested):
+                save()
+                raise Interrupted
+            if time.monotonic() - saved > config.save_every and not stage_ends:
+                save()
+                saved = time.monotonic()
+
+
+def _set_learning_rate(
+    optimizer: torch.optim.Optimizer, config: LoopConfig, position: TrainState
+) -> None:
+    rate = config.learning_rate(position.epoch + position.batch / config.batches)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_scale", 1.0)
+
+
+def _add(sums: Terms, terms: Terms, share: float) -> None:
+    """Add the terms of a part of a batch, weighted by its share."""
+    for name, value in terms.items():
+        sums[name] = sums.get(name, torch.zeros_like(value.detach())) + share * value.detach()
+
+
+def _average_terms(fabric: Fabric, terms: Terms) -> dict[str, float]:
+    """Terms as numbers, the mean over all processes."""
+    if not terms:
+        return {}
+    stacked = torch.stack([value.float().reshape(()) for value in terms.values()])
+    average(fabric, [stacked])
+    return dict(zip(terms, stacked.tolist(), strict=True))
+
+
+def _average_gradients(fabric: Fabric, optimizer: torch.optim.Optimizer) -> None:
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    average(fabric, [weight.grad for weight in weights if weight.grad is not None])
+
+
+def _any_process(fabric: Fabric, wanted: bool) -> bool:
+    """Whether any process wants something, so that all do it at the same step."""
+    if fabric.world_size == 1:
+        return wanted
+    flag = torch.tensor(float(wanted), device=fabric.device)
+    return bool(cast(Tensor, fabric.all_reduce(flag, reduce_op="sum")) > 0)
+
+
+def _check_finite(
+    fabric: Fabric,
+    terms: Mapping[str, float],
+    task: Task,
+    batch: Batch,
+    position: TrainState,
+    run: Run,
+) -> None:
+    """Stop before a loss that is not finite spoils the weights; the last checkpoint is still good.
+
+    Raises:
+        RunError: With this process's clips of the batch written into the run's folder.
+    """
+    if math.isfinite(terms["loss"]):
+        return
+    rank = "" if fabric.world_size == 1 else f"-{fabric.global_rank}"
+    path = run.folder / f"bad_batch{rank}.json"
+    videos = task.manifest.table["video"].iloc[batch["video"].tolist()].astype(str).tolist()
+    content = {
+        "step": position.step,
+        "stage": position.stage + 1,
+        "epoch": position.epoch,
+        "terms": terms,
+        "videos": videos,
+    }
+    write_text(path, json.dumps(content, indent=2) + "\n")
+    raise RunError(
+        f"the loss is {terms['loss']} at step {position.step + 1} (batch {position.batch + 1} of "
+        f"epoch {position.epoch + 1}: {', '.join(videos[:3])}, ...)",
+        f"the batch is in {path}; try a lower optim.lr, or --precision float32",
+    )
+
+
+def _build_record(
+    position: TrainState,
+    task: Task,
+    config: LoopConfig,
+    optimizer: torch.optim.Optimizer,
+    clock: _Clock,
+) -> dict[str, float]:
+    """The means since the last record, which starts anew, learning rate and speed."""
+    means = {name: total / position.count for name, total in position.sums.items()}
+    rate, waiting = clock.restart(config.clips)
+    position.sums, position.count = {}, 0
+    return {
+        **_stamp(position, config),
+        **means,
+        **task.extra_metrics(),
+        "lr": optimizer.param_groups[0]["lr"],
+        "clips_per_second": rate,
+        "data_wait": waiting,
+    }
+
+
+def _stamp(position: TrainState, config: LoopConfig) -> dict[str, float]:
+    """The columns of every record that say where in the training it is."""
+    epoch = position.epoch + position.batch / config.batches
+    return {"step": position.step, "stage": position.stage + 1, "epoch": epoch}
+
+
+def progress_note(
+    last: Mapping[str, float], position: TrainState, config: LoopConfig, shown: Mapping[str, str]
+) -> str:
+    """The text beside the progress bar.
+
+    Args:
+        last: The last logged values.
+        position: How far the run has come.
+        config: How long the stage is.
+        shown: The task's own metrics to show, by name, with their format.
+    """
+    parts = [f"epoch {min(position.epoch + 1, config.epochs)}/{config.epochs}"]
+    if last.get("stage") != position.stage + 1:  # the stage has logged nothing yet
+        return parts[0]
+    formats = {"loss": "loss {:.3f}", "clips_per_second": "{:.0f} clips/s"}
+    formats |= {"data_wait": "data wait {:.0%}", **shown}
+    parts += [text.format(last[name]) for name, text in formats.items() if name in last]
+    return "  ".join(parts)
 
 
 class Log:
@@ -151,7 +331,7 @@ class Log:
 
     Args:
         run: The run.
-        position: Where the run goes on.
+        position: Where the run resumes.
     """
 
     def __init__(self, run: Run, position: TrainState) -> None:
@@ -167,7 +347,7 @@ class Log:
             )
 
     def close(self) -> None:
-        """Complete what is open."""
+        """Write what TensorBoard still holds back."""
         if self.first:
             self.board.close()
 
@@ -183,194 +363,29 @@ class Log:
         registry.load().notify("vcsf_on_log", run=self.run, record=record)
 
 
-def fit(
-    fabric: Fabric,
-    task: Task,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterable[Batch],
-    plan: LoopConfig,
-    position: TrainState,
-    log: Log,
-    save: Callable[[], None],
-) -> None:
-    """Train a task to the end of its stage.
+class _Stopper:
+    """Turns the first SIGINT or SIGTERM into a request to stop after the step; the second one stops
+    at once."""
 
-    Args:
-        fabric: Devices and precision.
-        task: What to train.
-        optimizer: Of the task's parameters as they are, not wrapped by fabric: the task itself
-            averages gradients over processes. A group's `lr_scale` multiplies the learning rate of
-            the plan.
-        batches: The batches that are left of the stage, in order.
-        plan: How long, and how often to log and save.
-        position: How far the run has come; changed in place.
-        log: Where records go.
-        save: Writes a checkpoint of everything, position included.
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[int, Any] = {}
 
-    Raises:
-        Interrupted: After Ctrl-C, with a checkpoint saved.
-        RunError: If the loss is not finite, or a process that reads has died.
-    """
-    done = position.epoch * plan.batches + position.batch
-    clock = _Clock()
-    saved = time.monotonic()
-    steps = Progress(plan.epochs * plan.batches, "steps", "training", done)
-    with reader_deaths(), _Stopper() as stopper, steps as progress:
-        for batch in clock.waiting(batches):
-            passed = position.epoch + position.batch / plan.batches
-            for group in optimizer.param_groups:
-                group["lr"] = plan.learning_rate(passed) * group.get("lr_scale", 1.0)
-            # Draws are each process's own, and in one process what they always were.
-            torch.manual_seed(
-                (plan.seed * 1_000_003 + position.step) * fabric.world_size + fabric.global_rank
-            )
-            if task.ready:
-                values = _train_step(fabric, task, optimizer, batch, position, log.run)
-            else:
-                values = {}
-                task.enqueue(batch)
-            advance(position, values, plan)
-            epoch_ends = position.batch == 0
-            ends = epoch_ends and position.epoch == plan.epochs
-            if position.count and (position.step % plan.log_every == 0 or ends):
-                log.write(_build_record(position, task, plan, optimizer, clock))
-            if epoch_ends and plan.check_every and (position.epoch % plan.check_every == 0 or ends):
-                if fabric.is_global_zero:
-                    log.write({**_stamp(position, plan), **task.evaluate()})
-                fabric.barrier()
-                clock.restart()
-            progress.advance(1, progress_note(log.last, position, plan))
-            if _any_process(fabric, stopper.requested):
-                save()
-                raise Interrupted
-            if time.monotonic() - saved > plan.save_every and not ends:
-                save()
-                saved = time.monotonic()
+    def __enter__(self) -> _Stopper:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._request)
+        return self
 
+    def __exit__(self, *error: object) -> None:
+        self._restore()
 
-def _train_step(
-    fabric: Fabric,
-    task: Task,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    position: TrainState,
-    run: Run,
-) -> dict[str, float]:
-    """One step of the optimiser; the terms of the batch.
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        self._restore()
 
-    Raises:
-        RunError: If the loss is not finite.
-    """
-    sums: dict[str, Tensor] = {}
-    for share, terms in task.step(batch):
-        for name, value in terms.items():
-            sums[name] = sums.get(name, torch.zeros_like(value.detach())) + share * value.detach()
-        fabric.backward(share * terms["loss"])
-    values = _average_terms(fabric, sums)
-    path = run.folder / (
-        "bad_batch.json" if fabric.world_size == 1 else f"bad_batch-{fabric.global_rank}.json"
-    )
-    _check_finite(values, task.name(batch), position, path)
-    task.average_gradients()
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    task.after_step()
-    return values
-
-
-def _average_terms(fabric: Fabric, terms: Mapping[str, Tensor]) -> dict[str, float]:
-    """Terms as numbers, the mean over all processes."""
-    stacked = torch.stack([value.float().reshape(()) for value in terms.values()])
-    if fabric.world_size > 1:
-        stacked = cast(Tensor, fabric.all_reduce(stacked, reduce_op="mean"))
-    return dict(zip(terms, stacked.tolist(), strict=True))
-
-
-def _any_process(fabric: Fabric, wanted: bool) -> bool:
-    """Whether any process wants something, so that all do it at the same step."""
-    if fabric.world_size == 1:
-        return wanted
-    flag = torch.tensor(float(wanted), device=fabric.device)
-    return bool(cast(Tensor, fabric.all_reduce(flag, reduce_op="sum")) > 0)
-
-
-def advance(position: TrainState, values: Mapping[str, float], plan: LoopConfig) -> None:
-    """Count a batch, and a step if something was learned from it."""
-    for name, value in values.items():
-        position.sums[name] = position.sums.get(name, 0.0) + value
-    position.count += bool(values)
-    position.step += bool(values)
-    position.batch += 1
-    if position.batch == plan.batches:
-        position.batch = 0
-        position.epoch += 1
-
-
-def _build_record(
-    position: TrainState,
-    task: Task,
-    plan: LoopConfig,
-    optimizer: torch.optim.Optimizer,
-    clock: _Clock,
-) -> dict[str, float]:
-    """The means since the last record, and the state of things."""
-    means = {name: total / position.count for name, total in position.sums.items()}
-    rate, waiting = clock.restart(plan.clips)
-    position.sums, position.count = {}, 0
-    return {
-        **_stamp(position, plan),
-        **means,
-        **task.extra_metrics(),
-        "lr": optimizer.param_groups[0]["lr"],
-        "clips_per_second": rate,
-        "data_wait": waiting,
-    }
-
-
-def _stamp(position: TrainState, plan: LoopConfig) -> dict[str, float]:
-    """What says in every record where in the training it is."""
-    epoch = position.epoch + position.batch / plan.batches
-    return {"step": position.step, "stage": position.stage + 1, "epoch": epoch}
-
-
-def progress_note(last: Mapping[str, float], position: TrainState, plan: LoopConfig) -> str:
-    """What stands beside the progress bar."""
-    parts = [f"epoch {min(position.epoch + 1, plan.epochs)}/{plan.epochs}"]
-    if last.get("stage") != position.stage + 1:  # nothing is logged while a queue is filled
-        return parts[0]
-    if "loss" in last:
-        parts.append(f"loss {last['loss']:.3f}")
-    if "clips_per_second" in last:
-        parts += [f"{last['clips_per_second']:.0f} clips/s", f"data wait {last['data_wait']:.0%}"]
-    if "both_check_R@1" in last:
-        parts.append(f"check R@1 {last['both_check_R@1']:.1%}")
-    return "  ".join(parts)
-
-
-def _check_finite(
-    values: Mapping[str, float], videos: list[str], position: TrainState, path: Path
-) -> None:
-    """Stop before a loss that is no number spoils the weights; the last checkpoint is still good.
-
-    Raises:
-        RunError: With this process's clips of the batch written to the path.
-    """
-    if math.isfinite(values["loss"]):
-        return
-    content = {
-        "step": position.step,
-        "stage": position.stage + 1,
-        "epoch": position.epoch,
-        "terms": values,
-        "videos": videos,
-    }
-    write_text(path, json.dumps(content, indent=2) + "\n")
-    raise RunError(
-        f"the loss is {values['loss']} at step {position.step + 1} (batch {position.batch + 1} of "
-        f"epoch "
-        f"{position.epoch + 1}: {', '.join(videos[:3])}, ...)",
-        f"the batch is in {path}; try a lower optim.lr, or --precision float32",
-    )
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
 
 class _Clock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -27,11 +27,11 @@ from vcsf_cli.model.pathways import TwoPathways
 from vcsf_cli.narrate import say
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.train import monitor
+from vcsf_cli.train.compute import average
+from vcsf_cli.train.loop import Task, Terms
 
-Terms = dict[str, Tensor]
 
-
-class PretrainTask:
+class PretrainTask(Task):
     """Contrastive pre-training of the two pathways, one stage of it.
 
     At its start the key encoder is a copy of the query encoder and the queue is empty.
@@ -45,6 +45,8 @@ class PretrainTask:
         fabric: Devices and precision.
         workers: Processes that read for the check.
     """
+
+    shown: ClassVar = {"both_check_R@1": "check R@1 {:.1%}"}
 
     def __init__(
         self,
@@ -68,6 +70,7 @@ class PretrainTask:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.loss = cast(Loss, fabric.to_device(build_loss(stage)))
+        self.waits_for_queue = self.loss.waits_for_queue
         self.queue = cast(
             Queue, fabric.to_device(Queue(self.loss.queue, stage.head.dim, recipe.seed))
         )
@@ -113,15 +116,14 @@ class PretrainTask:
             if weight.requires_grad
         ]
 
-    @property
-    def ready(self) -> bool:
-        """Whether there is anything to learn from yet: some losses want the queue to be full."""
-        return not self.loss.waits_for_queue or self.queue.full
-
     def step(self, batch: Batch) -> Iterator[tuple[float, Terms]]:
-        """The loss of each part of a batch and terms to log, with the part's share of the batch."""
+        """Yield the losses of every part of a batch; nothing while a queue that the loss waits for
+        is filled."""
         key = self._keys(batch)
         self._fresh = self._gathered(key), self._gathered(self._numbers(batch))
+        if self.waits_for_queue and not self.queue.full:
+            self._push()
+            return
         size = len(batch["video"])
         for rows in torch.arange(size).tensor_split(self.stage.train.accumulate):
             part = (
@@ -227,24 +229,12 @@ class PretrainTask:
         self._last = _copy_queue(cast(Contrast, self._last))
         self._push()
 
-    def enqueue(self, batch: Batch) -> None:
-        """Put a batch's keys into the queue, and learn nothing."""
-        self._fresh = self._gathered(self._keys(batch)), self._gathered(self._numbers(batch))
-        self._push()
-
     def _push(self) -> None:
         keys, numbers = self._fresh
         self.queue.push(keys, numbers["video"], numbers["source"], numbers["label"])
-        self.average_statistics()
+        self._average_statistics()
 
-    def average_gradients(self) -> None:
-        """Give all processes the mean of their gradients: one sum a step, whatever learns and in
-        how many parts."""
-        average(
-            self.fabric, [weight.grad for weight in self.parameters() if weight.grad is not None]
-        )
-
-    def average_statistics(self) -> None:
+    def _average_statistics(self) -> None:
         """Give all processes the mean of their batch-norm statistics, so that networks stay the
         same everywhere."""
         networks = [
@@ -313,13 +303,6 @@ class PretrainTask:
             checks[f"{measured}_check_R@1"] = recall(hits(found, label, label), [1])[1]
         return checks
 
-    def name(self, batch: Batch) -> list[str]:
-        """The videos of a batch."""
-        return [
-            str(name)
-            for name in self.manifest.table["video"].to_numpy(object)[batch["video"].numpy()]
-        ]
-
     def state(self) -> dict[str, Any]:
         """Weights, key encoder, queue, and what a loss has of its own."""
         parts = {"model": self.model, "keys": self.keys, "queue": self.queue, "loss": self.loss}
@@ -335,21 +318,6 @@ class PretrainTask:
         checkpoint.load_weights(self.keys, state["keys"], path)
         checkpoint.load_weights(self.queue, state["queue"], path)
         checkpoint.load_weights(self.loss, state.get("loss", {}), path)
-
-
-@torch.no_grad()
-def average(fabric: Fabric, tensors: Sequence[Tensor]) -> None:
-    """Replace tensors by their mean over all processes, in one message."""
-    if fabric.world_size == 1 or not tensors:
-        return
-    flat = cast(
-        Tensor,
-        fabric.all_reduce(torch.cat([tensor.flatten() for tensor in tensors]), reduce_op="mean"),
-    )
-    for tensor, mean in zip(
-        tensors, flat.split_with_sizes([tensor.numel() for tensor in tensors]), strict=True
-    ):
-        tensor.copy_(mean.view_as(tensor))
 
 
 def _copy_queue(contrast: Contrast) -> Contrast:

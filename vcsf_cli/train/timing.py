@@ -75,6 +75,7 @@ def seconds_a_clip(
     task = PretrainTask(
         recipe, stage, cast(TwoPathways, fabric.to_device(build(recipe))), manifest, rows, fabric, 0
     )
+    task.waits_for_queue = False  # filling a queue takes less time than learning
     optimizer = build_optimizer(stage.optim, task.parameters(), stage.speed.fused)
     clips = TwoViewClips(
         manifest, build_sampler(stage), stage.augment, stage.data.size, recipe.seed
