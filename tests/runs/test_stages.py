@@ -23,8 +23,8 @@ from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.runs.run import run_folder
 from vcsf_cli.storage import checkpoint
+from vcsf_cli.train.checks import training_rows
 from vcsf_cli.train.compute import Compute
-from vcsf_cli.train.pretrain import training_rows
 from vcsf_cli.train.task import PretrainTask
 
 RECIPE = """

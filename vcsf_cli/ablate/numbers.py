@@ -18,7 +18,7 @@ from vcsf_cli.config.schedule import describe_schedule, epochs_by_pathway, short
 from vcsf_cli.config.table import Measure
 from vcsf_cli.data.manifest import official_size, official_split
 from vcsf_cli.errors import VcsfError
-from vcsf_cli.train.pretrain import training_rows
+from vcsf_cli.train.checks import training_rows
 
 COLUMNS = (
     "row", "pathway", "dataset", "task", "metric", "mean", "deviation", "lowest", "highest", "runs", "clips",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +28,6 @@ from vcsf_cli.narrate import duration, say, work_together
 # What loads torch or pandas is imported by the functions that need it: --help must be fast.
 if TYPE_CHECKING:
     from vcsf_cli.model.pathways import TwoPathways
-    from vcsf_cli.model.pretrained import InitialWeights
     from vcsf_cli.train.compute import Compute
 
 
@@ -82,18 +80,15 @@ def command(
 
     The same command goes on where an earlier one stopped, however it stopped, and does nothing when
     the run is finished. A changed recipe is another run, in a folder of its own."""
-    resolved = resolve(recipe, assignments, init)
+    resolved = _resolve(recipe, assignments, init)
     from vcsf_cli.data.manifest import Manifest
     from vcsf_cli.model.parts import check_samplers, uses_labels
     from vcsf_cli.model.pathways import build
-    from vcsf_cli.runs.run import WITH_LABELS, open_run, run_folder
+    from vcsf_cli.model.pretrained import InitialWeights, read
+    from vcsf_cli.runs.run import WITH_LABELS, Run, open_run, run_folder
+    from vcsf_cli.train.checks import check_batches, check_shapes, training_rows, warnings_for
     from vcsf_cli.train.compute import Compute
-    from vcsf_cli.train.pretrain import (
-        Trainer,
-        check_shapes,
-        training_rows,
-        warnings_for,
-    )
+    from vcsf_cli.train.pretrain import Trainer
 
     precision = resolved.first_stage.speed.precision if precision == "auto" else precision
     machine = Compute(devices, precision, workers, save_every, share_stages, nodes)
@@ -101,20 +96,23 @@ def command(
     check_samplers(resolved)
     machine.bf16()
     folder = run_folder(runs, resolved)
-    model = build(resolved, weights_follow=(folder / "checkpoint.pt").exists())
+    resumes = Run(folder, resolved).checkpoint.exists()
+    model = build(resolved, weights_follow=resumes)
     check_shapes(resolved, model)
-    start = _read_initial_weights(resolved, init, folder, model)
+    start = InitialWeights() if resumes else read(resolved, init, model)
+    for imported in start.imported:
+        imported.narrate()
     if dry_run:
         _dry_run_report(resolved, model, data, folder, machine)
         return
     manifest = Manifest.open(data / resolved.first_stage.data.name)
     rows = training_rows(resolved, manifest)
-    with_labels = uses_labels(resolved) or start.labels or any(_starts_from_labels(model))
-    run = open_run(runs, resolved, manifest, with_labels, start.facts, start.own_files)
+    labels = uses_labels(resolved) or start.labels or model.uses_labels
+    run = open_run(runs, resolved, manifest, labels, start.facts, start.own_files)
     start.write(run.folder)
     if run.finished:
         say(f"run {run.name} is finished: {run.folder}")
-        say(next_command(run.name, data, runs))
+        say(_next_command(run.name, data, runs))
         return
     for warning in warnings_for(resolved, len(rows)):
         say(f"warning: {warning}")
@@ -124,53 +122,29 @@ def command(
         f"run {run.name} on {len(rows):,} clips of {manifest.name}, {machine.device()}: "
         f"{run.folder}"
     )
+    check_batches(resolved, machine.processes * machine.nodes)
+    start.put_into(model)
     with resumable():
-        Trainer(run, manifest, machine, start).train()
+        Trainer(run, manifest, rows, model, machine).train()
     say(f"finished: {run.folder}")
-    say(next_command(run.name, data, runs))
+    say(_next_command(run.name, data, runs))
 
 
-def resolve(recipe: str, assignments: tuple[str, ...], init: dict[str, Path]) -> Recipe:
+def _resolve(recipe: str, assignments: tuple[str, ...], init: dict[str, Path]) -> Recipe:
     """The recipe, with the digests of the files that `--init` gives."""
-
     resolved = recipes.load(recipe, assignments)
     if not init:
         return resolved
-
     from vcsf_cli.model.pretrained import assignments as digests
 
     return recipes.load(recipe, (*assignments, *digests(resolved.first_stage.init, init)))
 
 
-def _read_initial_weights(
-    resolved: Recipe, init: dict[str, Path], folder: Path, model: TwoPathways
-) -> InitialWeights:
-    """The weights that a run starts from, told to the user; a run with a checkpoint goes on from
-    that."""
-    from vcsf_cli.model.pretrained import InitialWeights, read
-    from vcsf_cli.runs.run import Run
-
-    if Run(folder, resolved).checkpoint.exists():
-        return InitialWeights()
-    start = read(resolved, init, model)
-    for imported in start.imported:
-        imported.narrate()
-    return start
-
-
-def _starts_from_labels(model: TwoPathways) -> Iterator[bool]:
-    """Whether the backbone of each pathway says that labels may have trained the weights that it
-    starts from."""
-    for pathway in (model.slow, model.fast):
-        yield bool(getattr(pathway.backbone, "uses_labels", False))
-
-
-def next_command(run: str, data: Path, runs: Path) -> str:
-    """What to type after a training."""
+def _next_command(run: str, data: Path, runs: Path) -> str:
     return f"next: vcsf retrieve --from {run} --k 1,5,10{where('data', data)}{where('runs', runs)}"
 
 
-def sizes(resolved: Recipe, model: TwoPathways) -> list[str]:
+def _sizes(resolved: Recipe, model: TwoPathways) -> list[str]:
     """A line for each pathway with its parameters and its operations, motion's own share apart."""
     from vcsf_cli.model.cost import pathway_costs
     from vcsf_cli.model.parts import build_sampler
@@ -194,11 +168,11 @@ def _dry_run_report(
 ) -> None:
     """`--dry-run`: the resolved recipe on stdout, everything else on stderr."""
     from vcsf_cli.data.manifest import Manifest
-    from vcsf_cli.train.pretrain import check_batches, training_rows, warnings_for
+    from vcsf_cli.train.checks import check_batches, training_rows, warnings_for
     from vcsf_cli.train.timing import estimate
 
     click.echo(resolved.yaml(), nl=False)
-    for line in sizes(resolved, model):
+    for line in _sizes(resolved, model):
         say(line)
     say(f"run folder: {folder}")
     try:

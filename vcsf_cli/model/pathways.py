@@ -149,6 +149,13 @@ class TwoPathways(nn.Module):
             name for name, weight in self.named_parameters() if not weight.requires_grad
         )
 
+    @property
+    def uses_labels(self) -> bool:
+        """Whether a backbone says that labels may have trained the weights that it starts from."""
+        return any(
+            getattr(pathway.backbone, "uses_labels", False) for pathway in (self.slow, self.fast)
+        )
+
     def pathway(self, name: str) -> Pathway:
         """The pathway of a name, `slow` or `fast`."""
         return self.slow if name == "slow" else self.fast

@@ -19,10 +19,10 @@ from vcsf_cli.data.loader import ResumableBatchSampler, iterate, training_loader
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import TwoPathways, build
+from vcsf_cli.train.checks import training_rows
 from vcsf_cli.train.compute import Compute
 from vcsf_cli.train.loop import Task
 from vcsf_cli.train.optim import build_optimizer
-from vcsf_cli.train.pretrain import training_rows
 from vcsf_cli.train.task import PretrainTask
 
 _SECONDS_OF_TIMING = 15.0

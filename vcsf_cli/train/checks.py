@@ -1,0 +1,147 @@
+"""A recipe against its data and the machine, before anything is trained."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from vcsf_cli.config.recipe import Recipe
+from vcsf_cli.config.schema import Stage
+from vcsf_cli.contracts import Indices
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.errors import DataError, InputError
+from vcsf_cli.model.cost import pathway_costs
+from vcsf_cli.model.parts import build_loss, build_sampler
+from vcsf_cli.model.pathways import TwoPathways
+
+_LEAST_CLIPS = {"batch": 2, "split": 2}
+"""Clips that a part of a batch must have at least, by `train.norm`."""
+
+
+def training_rows(recipe: Recipe, manifest: Manifest) -> Indices:
+    """Rows of the manifest to train on: the training part of the recipe's split, or all if the data
+    has no split.
+
+    Raises:
+        DataError: If there are fewer than a batch, or too few for a loss that waits for its queue.
+    """
+    data = recipe.first_stage.data
+    rows = manifest.training_part(data.split)
+    largest = max(stage.train.batch for stage in recipe.stages)
+    if not len(rows):
+        raise DataError(
+            f"{manifest.name} has no clip in the training part of split {data.split}",
+            "prepare it with lists that have one, or choose another data.split",
+        )
+    if len(rows) < largest:
+        raise DataError(
+            f"{manifest.name} has {len(rows)} clips to train on in split {data.split}, fewer than "
+            f"a batch of {largest}",
+            f"set a smaller train.batch, such as --set train.batch={max(2, len(rows) // 4)}",
+        )
+    for index, stage in enumerate(recipe.stages):
+        loss, batches = build_loss(stage), len(rows) // stage.train.batch * stage.train.epochs
+        if loss.waits_for_queue and math.ceil(loss.queue / stage.train.batch) >= batches:
+            where = f"stages.{index}." if recipe.tree["stages"] else ""
+            raise DataError(
+                f"loss `{stage.loss.name}` waits for a queue of {loss.queue} keys, but "
+                f"{stage.train.epochs} epochs of {len(rows)} clips have no batch left when it is "
+                "full: nothing would be learned",
+                f"--set {where}loss.queue={max(1, len(rows) // 2)} would be half the clips",
+            )
+    return rows
+
+
+def check_batches(recipe: Recipe, processes: int) -> None:
+    """Check that batches can be divided among processes, and into parts that batch norm can take
+    statistics of.
+
+    Raises:
+        InputError: If they can't.
+    """
+    norms = {stage.train.norm for stage in recipe.stages}
+    if "synced" in norms and norms & {"batch", "split"}:
+        raise InputError(
+            "train.norm is `synced` in one stage and not in another: networks have one kind for "
+            "all of a training",
+            "set the top level's train.norm alone; `frozen` may stand beside it",
+        )
+    for stage in recipe.stages:
+        if stage.train.batch % processes:
+            raise InputError(
+                f"a batch of {stage.train.batch} clips can't be divided among {processes} "
+                "processes",
+                "change --devices or train.batch",
+            )
+        _check_parts(stage, stage.train.batch // processes)
+        if stage.train.norm == "synced" and processes > 1 and not torch.cuda.is_available():
+            raise InputError(
+                "train.norm `synced` needs GPUs",
+                "torch has synced batch norm for GPUs only; frozen works",
+            )
+
+
+def _check_parts(stage: Stage, batch: int) -> None:
+    """Check that a process's batch can be divided into the stage's parts."""
+    train = stage.train
+    parts = train.accumulate * (train.parts if train.norm == "split" else 1)
+    least = batch // parts
+    if least < _LEAST_CLIPS.get(train.norm, 1):
+        needs = (
+            "batch statistics need two clips or more in each"
+            if least
+            else "some would have no clip"
+        )
+        raise InputError(
+            f"a batch of {batch} clips of a process is divided into {parts} parts by "
+            f"train.accumulate and train.norm: {needs}",
+            "set train.batch higher, or train.accumulate or train.parts lower",
+        )
+    if train.norm == "split" and batch % parts:
+        raise InputError(
+            f"a batch of {batch} clips of a process can't be divided into {parts} equal parts, as "
+            "train.norm `split` does",
+            "change train.batch, train.accumulate or train.parts",
+        )
+
+
+def check_shapes(recipe: Recipe, model: TwoPathways) -> None:
+    """Check that the networks can read clips of the size that each stage gives them.
+
+    Raises:
+        InputError: If they can't.
+    """
+    for stage in {stage.sampler.model_dump_json(): stage for stage in recipe.stages}.values():
+        pathway_costs(model, stage, build_sampler(stage))
+
+
+def warnings_for(recipe: Recipe, clips: int) -> list[str]:
+    """Warnings about settings that are allowed but seldom meant, for a number of training clips."""
+    staged = bool(recipe.tree["stages"])
+    found = []
+    stages_by_queue: dict[int, list[str]] = {}
+    for number, stage in enumerate(recipe.stages, start=1):
+        stages_by_queue.setdefault(build_loss(stage).queue, []).append(str(number))
+        where = f" in stage {number}" if staged else ""
+        optim, epochs = stage.optim, stage.train.epochs
+        if optim.schedule != "step" and optim.drops:
+            found.append(
+                f"optim.drops is {optim.drops}{where}, which the schedule `{optim.schedule}` does "
+                "not read"
+            )
+        if optim.warmup >= epochs:
+            found.append(
+                f"optim.warmup is {optim.warmup:g}{where}, which ends after {epochs} epochs: it "
+                "is never over"
+            )
+    for slots, numbers in stages_by_queue.items():
+        if slots > clips // 2:
+            where = f" in stages {', '.join(numbers)}" if staged else ""
+            setting = "of stages.N.loss.queue " if staged else "--set loss.queue="
+            found.append(
+                f"loss.queue is {slots}{where}, more than half of the {clips} training clips: most "
+                "of a clip's negatives are then its own neighbours' and stale keys; "
+                f"{setting}{max(1, clips // 2)} or less is usual"
+            )
+    return found
