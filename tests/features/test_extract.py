@@ -11,11 +11,11 @@ import torch
 
 from vcsf_cli.config.recipe import load
 from vcsf_cli.contracts import View
+from vcsf_cli.data.augment import to_input
 from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.features.extract import extract
 from vcsf_cli.model.pathways import build
-from vcsf_cli.search.video import encode_batch
 
 
 class Apart:
@@ -38,19 +38,12 @@ def test_a_pathway_sees_its_part_of_a_window(tiny_data: Path) -> None:
     for index in range(2):
         item = videos[index]
         frames = item["frames"][item["windows"][0]][None]
-        with torch.no_grad():
-            expected = encode_batch(model, frames, videos.windows(videos.rows[index]))
-            (view,) = videos.windows(videos.rows[index])
-            slow = model.slow.features(to_window(frames[:, :8]), torch.from_numpy(view.slow)[None])
-        for pathway, values in expected.items():
-            np.testing.assert_allclose(found[pathway][index], values[0].numpy(), atol=1e-5)
-        np.testing.assert_allclose(found["slow"][index], slow[0].numpy(), atol=1e-5)
-
-
-def to_window(frames: torch.Tensor) -> torch.Tensor:
-    from vcsf_cli.data.augment import to_input
-
-    return to_input(frames)
+        (view,) = videos.windows(videos.rows[index])
+        for pathway, part in (("slow", frames[:, :8]), ("fast", frames[:, 8:])):
+            positions = torch.from_numpy(view.positions(pathway))[None]
+            with torch.no_grad():
+                expected = model.pathway(pathway).features(to_input(part), positions)
+            np.testing.assert_allclose(found[pathway][index], expected[0].numpy(), atol=1e-5)
 
 
 def test_measuring_reads_clips_as_the_last_stage_did() -> None:

@@ -14,6 +14,7 @@ from vcsf_cli import registry
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.data.augment import apply_crop, centre_square, to_input
 from vcsf_cli.errors import DataError, InputError
+from vcsf_cli.features import extract
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import build
 from vcsf_cli.search import video as video_files
@@ -84,7 +85,7 @@ def test_memory_does_not_grow_with_the_video(
 def test_features_are_those_of_each_window_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(video_files, "WINDOWS_AT_ONCE", 3)
+    monkeypatch.setattr(extract, "_WINDOWS_AT_ONCE", 3)
     model = build(recipes.load("smoke")).eval()
     frames = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)
     done: list[int] = []

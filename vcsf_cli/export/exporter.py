@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import click
 import numpy as np
 import torch
 
-from vcsf_cli.contracts import PATHWAYS, Frames, View
+from vcsf_cli.contracts import PATHWAYS, Frames
 from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.export import formats
@@ -33,11 +34,12 @@ from vcsf_cli.export.folder import (
     replacing,
 )
 from vcsf_cli.export.measured import read_results, training_mean
+from vcsf_cli.features.extract import network_encoder
 from vcsf_cli.model.parts import build_sampler, fixed_geometry
 from vcsf_cli.narrate import say
 from vcsf_cli.runs.restore import restore
 from vcsf_cli.runs.run import Run
-from vcsf_cli.search.video import FrameTransform, VideoFile, encode_batch
+from vcsf_cli.search.video import FrameTransform, VideoFile
 from vcsf_cli.storage import files
 
 COMPARED = 6
@@ -71,41 +73,39 @@ class Exporter:
             FrameTransform.of(self.stage, manifest.settings if manifest else {}), decoder=""
         )
         pathways = PATHWAYS if pathway == "both" else (pathway,)
-        self.encoder = Encoder(self.model, fixed_geometry(self.sampler), pathways).eval()
+        geometry = fixed_geometry(self.sampler)
+        self.encoder = Encoder(self.model, geometry, pathways).eval()
         paths = list(videos)
-        windows = (
-            self._of_videos(paths) if paths or manifest is None else self._of_dataset(manifest)
+        self.clips = np.stack(
+            self._file_windows(paths)
+            if paths or manifest is None
+            else self._store_windows(manifest)
         )
-        self.clips = np.stack([frames for frames, _ in windows])
+        encode = network_encoder(self.model, geometry)
+        positions = {
+            name: torch.tensor([geometry.positions[name]] * len(self.clips)) for name in pathways
+        }
         with torch.no_grad():
-            features = encode_batch(
-                self.model, torch.from_numpy(self.clips), [view for _, view in windows]
-            )
+            features = encode(torch.from_numpy(self.clips), positions)
         self.expected = {name: features[name].numpy() for name in pathways}
         self.licence = ""
 
-    def _of_dataset(self, manifest: Manifest) -> list[tuple[Frames, View]]:
+    def _store_windows(self, manifest: Manifest) -> list[Frames]:
         """The middle windows of clips from all over a dataset."""
         rows = np.unique(np.linspace(0, len(manifest.table) - 1, COMPARED).astype(int)).tolist()
-        videos = EvalClips(
+        clips = EvalClips(
             manifest, rows, self.sampler, self.look.border, self.look.size, centre_only=True
         )
-        found = []
-        for index, row in enumerate(rows):
-            video = videos[index]
-            found.append((video["frames"][video["windows"][0]].numpy(), videos.windows(row)[0]))
-        return found
+        read = (clips[index] for index in range(len(rows)))
+        return [clip["frames"][clip["windows"][0]].numpy() for clip in read]
 
-    def _of_videos(self, paths: list[Path]) -> list[tuple[Frames, View]]:
+    def _file_windows(self, paths: list[Path]) -> list[Frames]:
         """The first windows of videos."""
-        found: list[tuple[Frames, View]] = []
+        found: list[Frames] = []
         for number, path in enumerate(paths):
             share = -(-(COMPARED - len(found)) // (len(paths) - number))
             windows = VideoFile(path, self.sampler, self.look).windows()
-            found += [
-                (window.frames, window.view)
-                for window, _ in zip(windows, range(share), strict=False)
-            ]
+            found += [window.frames for window in islice(windows, share)]
         return found
 
     def write(self, out: Path, wanted: Iterable[str]) -> None:

@@ -98,7 +98,7 @@ class VideoEncoder(Encoder):
         )
         opened = VideoFile(source, self.sampler, self.look)
         return encode_with(
-            lambda frames, views: self(frames), opened, next(self.parameters()).device
+            lambda frames, positions: self(frames), opened, next(self.parameters()).device
         )
 
 

@@ -1,9 +1,10 @@
-"""Features of whole videos: every window of a video through the network, and their mean."""
+"""From windows to features: every window of a video through the network, and their mean."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,13 @@ from vcsf_cli.model.pathways import Windows
 
 Features = dict[str, npt.NDArray[np.float32]]
 Done = Callable[[int], None]
+Positions = dict[str, Tensor]
+Encode = Callable[[Tensor, Positions], dict[str, Tensor]]
+"""Features (B, C) by pathway of uint8 windows (B, L, H, W, 3) and the positions (B, T) that each
+pathway reads of them."""
+Owner = TypeVar("Owner")
 
-WINDOWS_AT_ONCE = 32
+_WINDOWS_AT_ONCE = 32
 
 
 class Network(Protocol):
@@ -79,53 +85,52 @@ def extract(
     }
 
 
-@torch.no_grad()
 def extract_windows(
     model: Network, videos: EvalClips, device: torch.device, workers: int, bf16: bool = False
 ) -> Iterator[tuple[npt.NDArray[np.int64], Features]]:
     """Features of every window of each video in order, batch by batch: the number of the video of
     each, (B,), and float32 (B, C) by pathway. The model must be in eval mode."""
-    geometry = Geometry.from_sampler(videos.sampler)
-    for owners, frames, positions in batches(videos, workers):
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            features = model.features(geometry.split(to_input(frames.to(device))), positions)
-        yield (
-            owners,
-            {pathway: feature.float().cpu().numpy() for pathway, feature in features.items()},
-        )
+    encode = network_encoder(model, Geometry.from_sampler(videos.sampler))
+    for owners, features in encode_in_batches(encode, _windows(videos, workers), device, bf16):
+        yield np.array(owners), features
 
 
-def batches(
-    videos: EvalClips, workers: int
-) -> Iterator[tuple[npt.NDArray[np.int64], Tensor, dict[str, Tensor]]]:
-    """Windows of consecutive videos in batches: the number of the video of each, uint8 (B, L, H, W,
-    3), and positions.
-
-    A batch of a fixed size may end within a video, so that a long video needs no more memory than a
-    short one."""
-    owners: list[int] = []
-    frames: list[Tensor] = []
-    positions: dict[str, list[Tensor]] = {pathway: [] for pathway in PATHWAYS}
-
-    def flush() -> tuple[npt.NDArray[np.int64], Tensor, dict[str, Tensor]]:
-        batch = (
-            np.array(owners),
-            torch.stack(frames),
-            {p: torch.stack(items) for p, items in positions.items()},
-        )
-        owners.clear()
-        frames.clear()
-        for items in positions.values():
-            items.clear()
-        return batch
-
+def _windows(videos: EvalClips, workers: int) -> Iterator[tuple[int, Tensor, Positions]]:
+    """The windows of all videos, as `encode_in_batches` takes them, with the number of the video."""
     for number, video in enumerate(iterate(video_loader(videos, workers))):
         for index, window in enumerate(video["windows"]):
-            owners.append(number)
-            frames.append(video["frames"][window])
-            for pathway in PATHWAYS:
-                positions[pathway].append(video[pathway][index])
-            if len(owners) == WINDOWS_AT_ONCE:
-                yield flush()
-    if owners:
-        yield flush()
+            positions: Positions = {pathway: video[pathway][index] for pathway in PATHWAYS}
+            yield number, video["frames"][window], positions
+
+
+def network_encoder(model: Network, geometry: Geometry) -> Encode:
+    """The function from uint8 windows of one geometry to a network's features."""
+    return lambda frames, positions: model.features(geometry.split(to_input(frames)), positions)
+
+
+@torch.no_grad()
+def encode_in_batches(
+    encode: Encode,
+    windows: Iterable[tuple[Owner, Tensor, Positions]],
+    device: torch.device,
+    bf16: bool = False,
+) -> Iterator[tuple[list[Owner], Features]]:
+    """Features of windows, batch by batch: whose each window is, and float32 (B, C) by pathway.
+
+    A batch may end within a video, so that a long video needs no more memory than a short one.
+
+    Args:
+        encode: From windows to features.
+        windows: Whose it is, uint8 (L, H, W, 3), and the positions (T,) that each pathway reads.
+        device: Where `encode` computes.
+        bf16: Whether it computes in bfloat16.
+    """
+    left = iter(windows)
+    while batch := list(islice(left, _WINDOWS_AT_ONCE)):
+        owners, frames, positions = zip(*batch, strict=True)
+        stacked: Positions = {
+            pathway: torch.stack([each[pathway] for each in positions]) for pathway in PATHWAYS
+        }
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            features = encode(torch.stack(frames).to(device), stacked)
+        yield list(owners), {name: value.float().cpu().numpy() for name, value in features.items()}

@@ -3,7 +3,7 @@ encoded as it streams."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,10 +16,17 @@ from torch import Tensor
 from vcsf_cli import registry
 from vcsf_cli.config.schema import Stage
 from vcsf_cli.contracts import PATHWAYS, Frame, Frames, Reader, Sampler, View
-from vcsf_cli.data.augment import apply_crop, centre_square, to_input
+from vcsf_cli.data.augment import apply_crop, centre_square
 from vcsf_cli.data.decode import USUAL_FPS, Decoded, default_decoder, judge, resample
 from vcsf_cli.errors import DataError, InputError
-from vcsf_cli.features.extract import WINDOWS_AT_ONCE, Features
+from vcsf_cli.features.extract import (
+    Done,
+    Encode,
+    Features,
+    Positions,
+    encode_in_batches,
+    network_encoder,
+)
 from vcsf_cli.features.neighbours import feature_mean
 from vcsf_cli.model.parts import Geometry
 from vcsf_cli.model.pathways import TwoPathways
@@ -28,9 +35,6 @@ from vcsf_cli.video import SequentialReader, short_side
 KEPT_BYTES = 256 * 2**20
 """Frames of a video that take no more than this are kept while they are counted; a longer video is
 decoded once to count its frames, which the sampler must know, and once more to read them."""
-
-Done = Callable[[int], None]
-Encode = Callable[[Tensor, list[View]], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -229,12 +233,10 @@ def encode_windows(
         bf16: Whether the networks compute in bfloat16.
         done: Called with the number of windows finished so far.
     """
-    return encode_with(
-        lambda frames, views: encode_batch(model, frames, views), video, device, bf16, done
-    )
+    encode = network_encoder(model, Geometry.from_view(video.views[0]))
+    return encode_with(encode, video, device, bf16, done)
 
 
-@torch.no_grad()
 def encode_with(
     encode: Encode,
     video: VideoFile,
@@ -242,49 +244,22 @@ def encode_with(
     bf16: bool = False,
     done: Done | None = None,
 ) -> WindowFeatures:
-    """What a function makes of the windows of a video.
+    """Features of every window of a video by a function, as `encode_windows` by a network."""
 
-    Args:
-        encode: Features (B, C) by pathway of uint8 windows (B, L, H, W, 3) and the views that they
-            are.
-        video: What to read.
-        device: Where to compute.
-        bf16: Whether networks compute in bfloat16.
-        done: Called with the number of windows finished so far.
-    """
-    found: dict[str, list[npt.NDArray[np.float32]]] = {}
+    def windows() -> Iterator[tuple[tuple[float, float], Tensor, Positions]]:
+        for window in video.windows():
+            positions: Positions = {
+                name: torch.from_numpy(window.view.positions(name)) for name in PATHWAYS
+            }
+            yield (window.begin, window.end), torch.from_numpy(window.frames), positions
+
     times: list[tuple[float, float]] = []
-    for windows in _in_batches(video.windows(), WINDOWS_AT_ONCE):
-        frames = torch.from_numpy(np.stack([window.frames for window in windows]))
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            features = encode(frames.to(device), [window.view for window in windows])
-        for pathway, feature in features.items():
-            found.setdefault(pathway, []).append(feature.float().cpu().numpy())
-        times += [(window.begin, window.end) for window in windows]
+    parts: list[Features] = []
+    for seconds, features in encode_in_batches(encode, windows(), device, bf16):
+        times += seconds
+        parts.append(features)
         if done is not None:
             done(len(times))
     begin, end = np.array(times).T
-    return WindowFeatures(
-        {pathway: np.concatenate(parts) for pathway, parts in found.items()}, begin, end
-    )
-
-
-def encode_batch(model: TwoPathways, frames: Tensor, views: list[View]) -> dict[str, Tensor]:
-    """Pooled features (B, C) by pathway of uint8 windows (B, L, H, W, 3) that these views
-    describe."""
-    positions: dict[str, Tensor] = {
-        p: torch.from_numpy(np.stack([view.positions(p) for view in views])) for p in PATHWAYS
-    }
-    return model.features(Geometry.from_view(views[0]).split(to_input(frames)), positions)
-
-
-def _in_batches(windows: Iterator[Window], size: int) -> Iterator[list[Window]]:
-    """Windows in lists of `size`, the last one shorter."""
-    batch: list[Window] = []
-    for window in windows:
-        batch.append(window)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return WindowFeatures(found, begin, end)

@@ -119,7 +119,13 @@ class Trainer:
             what = f"{stage.loss.name}, {pathways}, {stage.train.epochs} epochs"
             say(f"stage {index + 1} of {len(recipe.stages)}: {what}")
         task = PretrainTask(
-            recipe, stage, self.model, self.manifest, self.rows, self.fabric, self.machine.num_workers
+            recipe,
+            stage,
+            self.model,
+            self.manifest,
+            self.rows,
+            self.fabric,
+            self.machine.num_workers,
         )
         optimizer = build_optimizer(stage.optim, task.parameters(), stage.speed.fused)
         if self.saved is not None and index == self.saved["position"]["stage"]:
