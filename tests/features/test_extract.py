@@ -42,7 +42,7 @@ def test_a_pathway_sees_its_part_of_a_window(tiny_data: Path) -> None:
         for pathway, part in (("slow", frames[:, :8]), ("fast", frames[:, 8:])):
             positions = torch.from_numpy(view.positions(pathway))[None]
             with torch.no_grad():
-                expected = model.pathway(pathway).features(to_input(part), positions)
+                expected = model.features(to_input(part), {pathway: positions})[pathway]
             np.testing.assert_allclose(found[pathway][index], expected[0].numpy(), atol=1e-5)
 
 

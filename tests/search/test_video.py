@@ -97,9 +97,8 @@ def test_features_are_those_of_each_window_by_itself(
         clip = to_input(torch.from_numpy(frames[view.window])[None])
         for pathway in ("slow", "fast"):
             with torch.no_grad():
-                feature = model.pathway(pathway).features(
-                    clip, torch.from_numpy(view.positions(pathway))[None]
-                )
+                positions = {pathway: torch.from_numpy(view.positions(pathway))[None]}
+                feature = model.features(clip, positions)[pathway]
             np.testing.assert_allclose(
                 found.features[pathway][index], feature[0].numpy(), rtol=1e-4, atol=1e-6
             )

@@ -85,7 +85,8 @@ class Classifier(nn.Module):
         """
         found = {}
         for name, layer in self.layers.items():
-            features = cast(Pathway, self.encoders[name]).features(windows[name], positions[name])
+            encoder, window = cast(Pathway, self.encoders[name]), windows[name]
+            features = encoder(encoder.clip(window, positions[name]), window)
             found[name] = layer(self.dropout(features)).float()
         return found
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vcsf_cli.data.augment import to_input
 from vcsf_cli.model.parts import Geometry
-from vcsf_cli.model.pathways import Head, Pathway, TwoPathways
+from vcsf_cli.model.pathways import Head, Pathway, TwoPathways, Windows, pathway_window
 
 
 class Encoder(nn.Module):
@@ -39,10 +39,14 @@ class Encoder(nn.Module):
 
     def forward(self, frames: Tensor) -> dict[str, Tensor]:
         """Pooled features (B, C) by pathway of uint8 windows (B, L, H, W, 3)."""
-        windows = self.geometry.split(to_input(frames))
+        return self.features(self.geometry.split(to_input(frames)))
+
+    def features(self, windows: Windows, positions: object = None) -> dict[str, Tensor]:
+        """Pooled features (B, C) by pathway of windows (B, 3, L, H, W); positions are fixed."""
         features = {}
         for name in self.pathways:
-            pathway, part = cast(Pathway, self.get_submodule(name)), windows[name]
+            pathway = cast(Pathway, self.get_submodule(name))
+            part = pathway_window(windows, name)
             features[name] = pathway(self._clip(name, pathway, part), part)
         return features
 

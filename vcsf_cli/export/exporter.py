@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from vcsf_cli.contracts import PATHWAYS, Frames
+from vcsf_cli.data.augment import to_input
 from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.export import formats
@@ -34,7 +35,6 @@ from vcsf_cli.export.folder import (
     replacing,
 )
 from vcsf_cli.export.measured import read_results, training_mean
-from vcsf_cli.features.extract import network_encoder
 from vcsf_cli.model.parts import build_sampler, fixed_geometry
 from vcsf_cli.narrate import say
 from vcsf_cli.runs.restore import restore
@@ -81,12 +81,12 @@ class Exporter:
             if paths or manifest is None
             else self._store_windows(manifest)
         )
-        encode = network_encoder(self.model, geometry)
+        windows = geometry.split(to_input(torch.from_numpy(self.clips)))
         positions = {
             name: torch.tensor([geometry.positions[name]] * len(self.clips)) for name in pathways
         }
         with torch.no_grad():
-            features = encode(torch.from_numpy(self.clips), positions)
+            features = self.model.features(windows, positions)
         self.expected = {name: features[name].numpy() for name in pathways}
         self.licence = ""
 

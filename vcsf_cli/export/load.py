@@ -27,7 +27,7 @@ from vcsf_cli.search.video import (
     GivenFrames,
     VideoFile,
     WindowFeatures,
-    encode_with,
+    encode_windows,
 )
 from vcsf_cli.storage import checkpoint
 
@@ -97,9 +97,7 @@ class VideoEncoder(Encoder):
             else _frames_as_video(video, fps or self.look.fps or USUAL_FPS)
         )
         opened = VideoFile(source, self.sampler, self.look)
-        return encode_with(
-            lambda frames, positions: self(frames), opened, next(self.parameters()).device
-        )
+        return encode_windows(self, opened, next(self.parameters()).device)
 
 
 def _frames_as_video(frames: Frames | Tensor, fps: float) -> GivenFrames:

@@ -21,9 +21,6 @@ from vcsf_cli.model.pathways import Windows
 Features = dict[str, npt.NDArray[np.float32]]
 Done = Callable[[int], None]
 Positions = dict[str, Tensor]
-Encode = Callable[[Tensor, Positions], dict[str, Tensor]]
-"""Features (B, C) by pathway of uint8 windows (B, L, H, W, 3) and the positions (B, T) that each
-pathway reads of them."""
 Owner = TypeVar("Owner")
 
 _WINDOWS_AT_ONCE = 32
@@ -72,12 +69,13 @@ def extract(
     training = model.training
     model.eval()
     try:
-        for owners, features in extract_windows(model, videos, device, workers, bf16):
+        geometry, windows = Geometry.from_sampler(videos.sampler), _windows(videos, workers)
+        for owners, features in encode_in_batches(model, geometry, windows, device, bf16):
             for pathway, values in features.items():
                 sums.setdefault(pathway, np.zeros((len(videos), values.shape[1])))
                 np.add.at(sums[pathway], owners, values)
             np.add.at(counts, owners, 1)
-            done(int(owners[-1] + 1))
+            done(owners[-1] + 1)
     finally:
         model.train(training)
     return {
@@ -90,8 +88,8 @@ def extract_windows(
 ) -> Iterator[tuple[npt.NDArray[np.int64], Features]]:
     """Features of every window of each video in order, batch by batch: the number of the video of
     each, (B,), and float32 (B, C) by pathway. The model must be in eval mode."""
-    encode = network_encoder(model, Geometry.from_sampler(videos.sampler))
-    for owners, features in encode_in_batches(encode, _windows(videos, workers), device, bf16):
+    geometry, windows = Geometry.from_sampler(videos.sampler), _windows(videos, workers)
+    for owners, features in encode_in_batches(model, geometry, windows, device, bf16):
         yield np.array(owners), features
 
 
@@ -103,14 +101,10 @@ def _windows(videos: EvalClips, workers: int) -> Iterator[tuple[int, Tensor, Pos
             yield number, video["frames"][window], positions
 
 
-def network_encoder(model: Network, geometry: Geometry) -> Encode:
-    """The function from uint8 windows of one geometry to a network's features."""
-    return lambda frames, positions: model.features(geometry.split(to_input(frames)), positions)
-
-
 @torch.no_grad()
 def encode_in_batches(
-    encode: Encode,
+    model: Network,
+    geometry: Geometry,
     windows: Iterable[tuple[Owner, Tensor, Positions]],
     device: torch.device,
     bf16: bool = False,
@@ -120,9 +114,10 @@ def encode_in_batches(
     A batch may end within a video, so that a long video needs no more memory than a short one.
 
     Args:
-        encode: From windows to features.
+        model: In eval mode, on `device`.
+        geometry: Which part of a window each pathway sees.
         windows: Whose it is, uint8 (L, H, W, 3), and the positions (T,) that each pathway reads.
-        device: Where `encode` computes.
+        device: Where the model is.
         bf16: Whether it computes in bfloat16.
     """
     left = iter(windows)
@@ -132,5 +127,6 @@ def encode_in_batches(
             pathway: torch.stack([each[pathway] for each in positions]) for pathway in PATHWAYS
         }
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            features = encode(torch.stack(frames).to(device), stacked)
+            images = to_input(torch.stack(frames).to(device))
+            features = model.features(geometry.split(images), stacked)
         yield list(owners), {name: value.float().cpu().numpy() for name, value in features.items()}

@@ -102,7 +102,7 @@ def count_flops(
     window = torch.zeros(1, 3, length, size, size, device=device)
     # The CPU's fused attention is unknown to the counter, its matrix products are not.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        blank.head(blank.features(window, positions[None]))
+        blank.head(blank(blank.clip(window, positions[None]), window))
     by_module = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
     root = type(blank).__name__
     head = by_module.get(f"{root}.head", 0)

@@ -101,10 +101,6 @@ class Pathway(nn.Module):
             )
         return features.mean((2, 3, 4))
 
-    def features(self, window: Tensor, positions: Tensor) -> Tensor:
-        """Pooled features (B, C) of a window (B, 3, L, H, W) at positions (B, T)."""
-        return cast(Tensor, self(self.clip(window, positions), window))
-
 
 def _takes_all(window: Tensor, positions: Tensor) -> bool:
     """Whether positions (B, T) are all frames of a window (B, 3, L, H, W) in order."""
@@ -172,10 +168,11 @@ class TwoPathways(nn.Module):
 
     def features(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Pooled features (B, C) by pathway."""
-        return {
-            name: self.pathway(name).features(pathway_window(windows, name), at)
-            for name, at in positions.items()
-        }
+        found = {}
+        for name, at in positions.items():
+            pathway, window = self.pathway(name), pathway_window(windows, name)
+            found[name] = pathway(pathway.clip(window, at), window)
+        return found
 
 
 def pathway_window(windows: Windows, pathway: str) -> Tensor:

@@ -19,17 +19,9 @@ from vcsf_cli.contracts import PATHWAYS, Frame, Frames, Reader, Sampler, View
 from vcsf_cli.data.augment import apply_crop, centre_square
 from vcsf_cli.data.decode import USUAL_FPS, Decoded, default_decoder, judge, resample
 from vcsf_cli.errors import DataError, InputError
-from vcsf_cli.features.extract import (
-    Done,
-    Encode,
-    Features,
-    Positions,
-    encode_in_batches,
-    network_encoder,
-)
+from vcsf_cli.features.extract import Done, Features, Network, Positions, encode_in_batches
 from vcsf_cli.features.neighbours import feature_mean
 from vcsf_cli.model.parts import Geometry
-from vcsf_cli.model.pathways import TwoPathways
 from vcsf_cli.video import SequentialReader, short_side
 
 KEPT_BYTES = 256 * 2**20
@@ -217,7 +209,7 @@ class VideoFile:
 
 
 def encode_windows(
-    model: TwoPathways,
+    model: Network,
     video: VideoFile,
     device: torch.device,
     bf16: bool = False,
@@ -233,18 +225,6 @@ def encode_windows(
         bf16: Whether the networks compute in bfloat16.
         done: Called with the number of windows finished so far.
     """
-    encode = network_encoder(model, Geometry.from_view(video.views[0]))
-    return encode_with(encode, video, device, bf16, done)
-
-
-def encode_with(
-    encode: Encode,
-    video: VideoFile,
-    device: torch.device,
-    bf16: bool = False,
-    done: Done | None = None,
-) -> WindowFeatures:
-    """Features of every window of a video by a function, as `encode_windows` by a network."""
 
     def windows() -> Iterator[tuple[tuple[float, float], Tensor, Positions]]:
         for window in video.windows():
@@ -255,7 +235,8 @@ def encode_with(
 
     times: list[tuple[float, float]] = []
     parts: list[Features] = []
-    for seconds, features in encode_in_batches(encode, windows(), device, bf16):
+    geometry = Geometry.from_view(video.views[0])
+    for seconds, features in encode_in_batches(model, geometry, windows(), device, bf16):
         times += seconds
         parts.append(features)
         if done is not None:

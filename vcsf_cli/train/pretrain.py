@@ -4,6 +4,7 @@ stopped."""
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ import torch
 from vcsf_cli import registry
 from vcsf_cli.config.schema import Stage
 from vcsf_cli.contracts import Indices
-from vcsf_cli.data.clips import TwoViewClips
+from vcsf_cli.data.clips import Batch, TwoViewClips
 from vcsf_cli.data.loader import ResumableBatchSampler, iterate, training_loader
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import BusyError, RunError
@@ -68,11 +69,10 @@ class Trainer:
         with only_one(self.run.folder / "lock", busy) if is_first() else nullcontext():
             position = self._resume()
             log = Log(self.run, position)
-            first = position.stage
-            for index in range(first, len(self.recipe.stages)):
-                if index != first:
+            for index in range(position.stage, len(self.recipe.stages)):
+                if index > position.stage:
                     position = TrainState(stage=index, step=position.step)
-                self._train_stage(index, position, log)
+                self._train_stage(position, log)
             log.close()
             self.fabric.barrier()
             if is_first():
@@ -110,49 +110,20 @@ class Trainer:
             return TrainState(stage=count - 1, epoch=stages[-1].train.epochs, step=step)
         return TrainState(stage=count, step=step)
 
-    def _train_stage(self, index: int, position: TrainState, log: Log) -> None:
-        """Train one stage from a position in it."""
-        recipe, stage = self.recipe, self.recipe.stages[index]
-        is_left = position.epoch < stage.train.epochs
-        if is_left and len(recipe.stages) > 1:
+    def _train_stage(self, position: TrainState, log: Log) -> None:
+        """Train one stage from a position in it, and keep what it has come to."""
+        index, stages = position.stage, self.recipe.stages
+        stage, is_left = stages[index], position.epoch < stages[index].train.epochs
+        if is_left and len(stages) > 1:
             pathways = " and ".join(stage.train.pathways)
             what = f"{stage.loss.name}, {pathways}, {stage.train.epochs} epochs"
-            say(f"stage {index + 1} of {len(recipe.stages)}: {what}")
-        task = PretrainTask(
-            recipe,
-            stage,
-            self.model,
-            self.manifest,
-            self.rows,
-            self.fabric,
-            self.machine.num_workers,
-        )
-        optimizer = build_optimizer(stage.optim, task.parameters(), stage.speed.fused)
-        if self.saved is not None and index == self.saved["position"]["stage"]:
-            self._load_state(self.saved, task, optimizer)
+            say(f"stage {index + 1} of {len(stages)}: {what}")
+        task, optimizer = self._build_task(index)
         self.stages.begin(index, self.model)
-        clips = TwoViewClips(
-            self.manifest, build_sampler(stage), stage.augment, stage.data.size, recipe.seed
-        )
-        before = sum(earlier.train.epochs for earlier in recipe.stages[:index])
-        order = ResumableBatchSampler(
-            self.rows,
-            stage.train.batch,
-            recipe.seed,
-            before + position.epoch,
-            before + stage.train.epochs,
-            position.batch,
-            self.fabric.global_rank,
-            self.fabric.world_size,
-        )
-        loader = training_loader(
-            clips, order, self.machine.num_workers, pin=self.fabric.device.type == "cuda"
-        )
-        config = _loop_config(stage, len(self.rows), recipe.seed, self.machine.save_every)
 
         def save() -> None:
             content = {
-                "recipe": recipe.yaml(),
+                "recipe": self.recipe.yaml(),
                 "data_hash": self.manifest.hash,
                 "position": dataclasses.asdict(position),
                 "task": task.state(),
@@ -163,40 +134,67 @@ class Trainer:
 
         try:
             if is_left:
-                fit(self.fabric, task, optimizer, iterate(loader), config, position, log, save)
+                batches, config = self._batches(position), self._loop_config(stage)
+                fit(self.fabric, task, optimizer, batches, config, position, log, save)
         except torch.OutOfMemoryError as error:
             raise RunError(
                 f"{self.fabric.device} has too little memory: {str(error).splitlines()[0]}",
                 f"set a smaller train.batch (now {stage.train.batch}) or data.size; that is "
-                f"another run",
+                "another run",
             ) from error
         save()
         self.stages.end(index, self.model, position.step)
 
-    def _load_state(
-        self, saved: dict[str, Any], task: PretrainTask, optimizer: torch.optim.Optimizer
-    ) -> None:
-        task.load_state(saved["task"], self.run.checkpoint)
-        try:
-            optimizer.load_state_dict(saved["optimizer"])
-        except (ValueError, KeyError) as error:
-            raise RunError(
-                f"the optimiser's state in {self.run.checkpoint} doesn't fit the recipe's "
-                f"networks: {error}",
-                "the code of a network or an optimiser has changed since; use the version that "
-                "trained it",
-            ) from error
+    def _build_task(self, index: int) -> tuple[PretrainTask, torch.optim.Optimizer]:
+        """The task of a stage and its optimiser, with their state where the checkpoint is of this
+        stage."""
+        stage, workers = self.recipe.stages[index], self.machine.num_workers
+        task = PretrainTask(
+            self.recipe, stage, self.model, self.manifest, self.rows, self.fabric, workers
+        )
+        optimizer = build_optimizer(stage.optim, task.parameters(), stage.speed.fused)
+        if self.saved is not None and index == self.saved["position"]["stage"]:
+            task.load_state(self.saved["task"], self.run.checkpoint)
+            try:
+                optimizer.load_state_dict(self.saved["optimizer"])
+            except (ValueError, KeyError) as error:
+                raise RunError(
+                    f"the optimiser's state in {self.run.checkpoint} doesn't fit the recipe's "
+                    f"networks: {error}",
+                    "the code of a network or an optimiser has changed since; use the version "
+                    "that trained it",
+                ) from error
+        return task, optimizer
 
+    def _batches(self, position: TrainState) -> Iterator[Batch]:
+        """The batches that are left of a stage."""
+        stage = self.recipe.stages[position.stage]
+        before = sum(earlier.train.epochs for earlier in self.recipe.stages[: position.stage])
+        clips = TwoViewClips(
+            self.manifest, build_sampler(stage), stage.augment, stage.data.size, self.recipe.seed
+        )
+        order = ResumableBatchSampler(
+            self.rows,
+            stage.train.batch,
+            self.recipe.seed,
+            before + position.epoch,
+            before + stage.train.epochs,
+            position.batch,
+            self.fabric.global_rank,
+            self.fabric.world_size,
+        )
+        pin = self.fabric.device.type == "cuda"
+        return iterate(training_loader(clips, order, self.machine.num_workers, pin))
 
-def _loop_config(stage: Stage, clips: int, seed: int, save_every: float) -> LoopConfig:
-    """The loop's settings for a stage, with a number of training clips."""
-    return LoopConfig(
-        epochs=stage.train.epochs,
-        batches=clips // stage.train.batch,
-        clips=stage.train.batch,
-        seed=seed,
-        log_every=stage.train.log_every,
-        check_every=stage.train.check_every,
-        save_every=save_every,
-        learning_rate=lambda epoch: learning_rate(stage.optim, epoch, stage.train.epochs),
-    )
+    def _loop_config(self, stage: Stage) -> LoopConfig:
+        train = stage.train
+        return LoopConfig(
+            epochs=train.epochs,
+            batches=len(self.rows) // train.batch,
+            clips=train.batch,
+            seed=self.recipe.seed,
+            log_every=train.log_every,
+            check_every=train.check_every,
+            save_every=self.machine.save_every,
+            learning_rate=lambda epoch: learning_rate(stage.optim, epoch, train.epochs),
+        )

@@ -131,7 +131,9 @@ class PretrainTask(Task):
                 if len(rows) < size
                 else batch
             )
-            query = self._encode(self.model, part, 0, self.trained)
+            inputs = self._inputs(part, 0, self.trained)
+            with self.fabric.autocast():
+                query = self.model(*inputs)
             own = {pathway: values[rows.to(values.device)] for pathway, values in key.items()}
             contrast = self._last = self._contrast(part, query, own)
             terms: Terms = {}
@@ -167,11 +169,10 @@ class PretrainTask(Task):
         order = torch.randperm(size) if self.stage.train.norm == "split" else torch.arange(size)
         found: list[dict[str, Tensor]] = []
         for rows in order.tensor_split(self.stage.train.accumulate):
-            found.append(
-                self._encode(
-                    self.keys, {name: values[rows] for name, values in batch.items()}, 1, self.keyed
-                )
-            )
+            part = {name: values[rows] for name, values in batch.items()}
+            inputs = self._inputs(part, 1, self.keyed)
+            with self.fabric.autocast():
+                found.append(self.keys(*inputs))
         back = order.argsort()
         return {
             pathway: torch.cat([part[pathway] for part in found])[back] for pathway in self.keyed
@@ -190,18 +191,14 @@ class PretrainTask(Task):
             for name, value in values.items()
         }
 
-    def _encode(
-        self, model: TwoPathways, batch: Batch, view: int, pathways: Sequence[str]
-    ) -> dict[str, Tensor]:
-        """Embeddings (B, D) of one view by pathway."""
+    def _inputs(
+        self, batch: Batch, view: int, pathways: Sequence[str]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What networks read of a view: windows (B, 3, L, H, W) and positions (B, T) by pathway."""
         windows = pathway_inputs(
             batch, view, pathways, self.fabric.device, self.stage.speed.channels_last
         )
-        with self.fabric.autocast():
-            embeddings: dict[str, Tensor] = model(
-                windows, {name: batch[name][:, view] for name in pathways}
-            )
-        return embeddings
+        return windows, {name: batch[name][:, view] for name in pathways}
 
     def _contrast(
         self, batch: Batch, query: Mapping[str, Tensor], key: dict[str, Tensor]
