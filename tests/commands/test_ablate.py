@@ -473,7 +473,7 @@ def test_published_rows_are_left_out_beside_a_subset(copied: Path) -> None:
         (("motoin",), "did you mean `motion`?"),
         (("--alpha", "x"), "no list of numbers"),
         (("--measure", "retreive", "--no-motion-module"), "did you mean `retrieve`?"),
-        ((*BASE, "--no-motion-module", "--devices", "gpu"), "is no device"),
+        ((*BASE, "--no-motion-module", "--devices", "gpu"), "is not a device"),
         ((*BASE, "--neighbours", "0"), "row `neighbours 0`"),
         ((*BASE, "--neighbours", "2"), "a table of one row"),
         ((*BASE, "--no-motion-module", "--assume", "fast"), "clips a second"),

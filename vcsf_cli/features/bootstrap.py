@@ -20,10 +20,10 @@ def paired_interval(
 
     Args:
         ours: One number a query, such as its R@1, (Q,).
-        theirs: The same queries measured otherwise, (Q,).
+        theirs: The same for the other measurement, (Q,).
         cluster: The recording that each query was cut from, (Q,).
-        seed: Of the draws.
-        draws: How many.
+        seed: Seed of the draws.
+        draws: Number of draws.
 
     Returns:
         The difference, and the lower and upper end of the interval.

@@ -27,18 +27,13 @@ _WINDOWS_AT_ONCE = 32
 
 
 class Network(Protocol):
-    """What gives a vector by pathway for every window: the two pathways, or a classifier its
-    probabilities."""
+    """A network that gives every window a vector by pathway: features, or probabilities."""
 
     training: bool
 
-    def train(self, mode: bool = True) -> Any:
-        """Set or leave training mode."""
-        ...
+    def train(self, mode: bool = True) -> Any: ...
 
-    def eval(self) -> Any:
-        """Leave training mode."""
-        ...
+    def eval(self) -> Any: ...
 
     def features(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Vectors (B, C) by pathway of windows (B, 3, L, H, W), one for all or one for each."""
@@ -57,11 +52,11 @@ def extract(
     scaling.
 
     Args:
-        model: In eval mode while this runs; it is left as it was.
-        videos: What to read.
+        model: In eval mode while this runs; its mode is then restored.
+        videos: The clips.
         device: Where the model is.
         workers: Processes that read.
-        done: Called with the number of videos finished so far.
+        done: Called with the number of finished videos.
         bf16: Whether the networks compute in bfloat16.
     """
     sums: dict[str, npt.NDArray[np.float64]] = {}

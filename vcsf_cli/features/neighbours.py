@@ -1,5 +1,4 @@
-"""Nearest-neighbour retrieval: who is near whom, and how often one of the k nearest is of the right
-class."""
+"""Nearest neighbours, and how often one of the k nearest is of the right class."""
 
 from __future__ import annotations
 
@@ -19,8 +18,8 @@ QUERIES_AT_ONCE = 512
 
 
 def centred_unit(features: FloatArray, mean: FloatArray | None = None) -> FloatArray:
-    """Features (N, C) less a mean (C,), each of unit length; less their own mean they are what the
-    benchmark compares (CoCLR)."""
+    """Features (N, C) less a mean (C,), each of unit length. The benchmark subtracts their own mean
+    (CoCLR)."""
     centred = features - (feature_mean(features) if mean is None else mean)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
     unit: FloatArray = centred / np.maximum(length, 1e-12)
@@ -28,13 +27,13 @@ def centred_unit(features: FloatArray, mean: FloatArray | None = None) -> FloatA
 
 
 def feature_mean(features: FloatArray) -> FloatArray:
-    """The mean (C,) of features (N, C)."""
+    """The mean (C,) of features (N, C), summed in float64."""
     mean: FloatArray = features.mean(0, dtype=np.float64).astype(np.float32)
     return mean
 
 
 def measured_pathways(features: Features) -> list[str]:
-    """What can be measured of features: each pathway, and both together if there are two."""
+    """Each pathway, and `both` if there are two."""
     return [*features, "both"] if len(features) > 1 else list(features)
 
 
@@ -61,7 +60,7 @@ def nearest(
         query: Unit-length features (Q, C) by pathway.
         gallery: Unit-length features (G, C) by pathway.
         pathway: One of them, or `both`.
-        k: How many; equal similarities go by gallery order.
+        k: Number of neighbours; equal similarities go by gallery order.
         excluded: Pairs (Q, G) that are never neighbours.
     """
     used = list(query) if pathway == "both" else [pathway]

@@ -1,4 +1,4 @@
-"""What a pathway costs: parameters and floating-point operations, by its parts."""
+"""Parameters and floating-point operations of a pathway, by its parts."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PARTS = ("backbone", "motion", "head")
 
 @dataclass(frozen=True)
 class _Cost:
-    """Of one part of a pathway.
+    """Cost of one part of a pathway.
 
     Args:
-        parameters: Its weights and biases; statistics of batch norms are none.
-        flops: Floating-point operations of one forward pass of one clip.
+        parameters: Weights and biases, without statistics of batch norms.
+        flops: Floating-point operations of a forward pass of one clip.
     """
 
     parameters: int
@@ -33,7 +33,7 @@ class _Cost:
 
 
 _WRONG_SHAPES = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError)
-"""What torch and parts raise when clips are too small for them."""
+"""Errors of torch and of parts when clips are too small for them."""
 
 
 def pathway_costs(
@@ -43,8 +43,8 @@ def pathway_costs(
 
     Args:
         model: The networks.
-        stage: Says how large a clip is.
-        sampler: Says which frames each pathway reads of a window.
+        stage: Has the size of a clip.
+        sampler: Has the frames of a window that each pathway reads.
 
     Raises:
         InputError: If the networks can't read such clips.
@@ -69,9 +69,9 @@ def pathway_costs(
 def costs(pathway: Pathway, positions: Tensor, length: int, size: int) -> dict[str, _Cost]:
     """The costs of a pathway's parts, by `PARTS`.
 
-    FLOPs are torch's count: those of convolutions, matrix products and attention, a multiplication
-    and an addition being two. So they are twice the multiply-accumulates that papers and
-    torchvision call FLOPs. Norms, activations, pools and gates are not counted.
+    FLOPs are torch's count of convolutions, matrix products and attention, where a multiplication
+    and an addition are two: twice the multiply-accumulates that papers and torchvision call FLOPs.
+    Norms, activations, pools and gates are not counted.
 
     Args:
         pathway: The encoder; it is left as it is.
@@ -80,11 +80,9 @@ def costs(pathway: Pathway, positions: Tensor, length: int, size: int) -> dict[s
         size: Height and width of the clip.
     """
     try:
-        flops = count_flops(pathway, positions, length, size, "meta")
-    except (
-        RuntimeError
-    ):  # somebody's part must see numbers, or is wrong, which it will say once more
-        flops = count_flops(pathway, positions, length, size, "cpu")
+        flops = _count_flops(pathway, positions, length, size, "meta")
+    except RuntimeError:  # a part that reads values of tensors, or is wrong and will fail again
+        flops = _count_flops(pathway, positions, length, size, "cpu")
     return {
         part: _Cost(
             sum(weight.numel() for weight in getattr(pathway, part).parameters()), flops[part]
@@ -93,19 +91,18 @@ def costs(pathway: Pathway, positions: Tensor, length: int, size: int) -> dict[s
     }
 
 
-def count_flops(
+def _count_flops(
     pathway: Pathway, positions: Tensor, length: int, size: int, device: str
 ) -> dict[str, int]:
-    """FLOPs of a pathway's parts; on the device `meta` there are shapes alone, so that counting
-    takes no time."""
+    """FLOPs of a pathway's parts; the device `meta` has shapes alone, and counts in no time."""
     blank = copy.deepcopy(pathway).to(device).eval()
     window = torch.zeros(1, 3, length, size, size, device=device)
-    # The CPU's fused attention is unknown to the counter, its matrix products are not.
+    # The counter does not know the CPU's fused attention, but its matrix products.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         blank.head(blank(blank.clip(window, positions[None]), window))
     by_module = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
     root = type(blank).__name__
     head = by_module.get(f"{root}.head", 0)
     motion = sum(by_module.get(f"{root}.motion.{stage}", 0) for stage in blank.motion)
-    # Motion modules run inside the backbone's forward, so that its own count has theirs in it.
+    # Motion modules run inside the backbone's forward, and its count includes theirs.
     return {"backbone": counter.get_total_flops() - motion - head, "motion": motion, "head": head}

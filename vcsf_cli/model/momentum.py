@@ -24,8 +24,7 @@ def ema_update(
 ) -> None:
     """Move the key encoder's weights towards the query encoder's: k <- m k + (1 - m) q.
 
-    Batch-norm statistics are not moved: the key encoder gathers its own from the keys that it
-    computes."""
+    Batch-norm statistics are not moved: the key encoder gathers its own."""
     for pathway in pathways:
         targets: list[Tensor] = list(keys.pathway(pathway).parameters())
         sources: list[Tensor] = list(queries.pathway(pathway).parameters())
@@ -33,11 +32,10 @@ def ema_update(
 
 
 class Queue(nn.Module):
-    """The last K keys of both pathways in step, with the video, source and label that each slot
-    came from.
+    """The last K keys of both pathways in step, with the video, source and label of each slot.
 
     Args:
-        slots: K; 0 keeps nothing.
+        slots: K; may be 0.
         dim: D of a key.
         seed: Seed of the unit vectors that fill empty slots; losses mask them by their video, -1.
     """
@@ -54,7 +52,7 @@ class Queue(nn.Module):
 
     @property
     def slots(self) -> int:
-        """K."""
+        """Number of slots, K."""
         return len(self.get_buffer("video"))
 
     @property
@@ -70,8 +68,7 @@ class Queue(nn.Module):
     def push(
         self, keys: Mapping[str, Tensor], video: Tensor, source: Tensor, label: Tensor
     ) -> None:
-        """Put the keys (B, D) of a batch in the place of the oldest; of more than K keys the last K
-        stay."""
+        """Replace the oldest keys by those of a batch, (B, D); of more than K the last K stay."""
         if not self.slots:
             return
         position = self.get_buffer("next")

@@ -1,5 +1,4 @@
-"""Whose statistics batch norm takes in training: the batch's, those of parts of it, of all
-processes, or none."""
+"""Batch norm whose training statistics are of parts of the batch."""
 
 from __future__ import annotations
 
@@ -10,12 +9,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class SplitBatchNorm(_BatchNorm):
-    """Batch norm of each part of the batch by itself; in eval mode like any other.
+    """Batch norm of each part of the batch by itself; in eval mode an ordinary batch norm.
 
-    Own key and query of a clip are normalised by statistics of the same clips, which tells them
+    A clip's own key and query are normalised by statistics of the same clips, which tells them
     apart from the keys of a queue: a network can use that and learn nothing (MoCo, He et al., CVPR
-    2020, section 3.3). MoCo shuffles keys between GPUs; with one process, keys are shuffled between
-    the parts of the batch instead.
+    2020, section 3.3). MoCo shuffles keys between GPUs; one process shuffles them between the parts
+    of the batch.
 
     Args:
         norm: The batch norm whose weights and statistics it takes.
@@ -32,10 +31,9 @@ class SplitBatchNorm(_BatchNorm):
         self.num_batches_tracked = norm.num_batches_tracked
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of dimensions: the norm whose place it takes knew."""
+        """Accept any number of dimensions: it stands for norms of all kinds."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """The normalised features, of the shape they had."""
         if not self.training or self.parts == 1:
             return super().forward(input)
         share = self.momentum
@@ -56,13 +54,11 @@ class SplitBatchNorm(_BatchNorm):
 
 
 def batch_norms(network: nn.Module) -> list[_BatchNorm]:
-    """All batch norms of a network."""
     return [module for module in network.modules() if isinstance(module, _BatchNorm)]
 
 
 def split(network: nn.Module, parts: int) -> None:
-    """Let every batch norm of a network take its statistics by parts of the batch; 1 is the whole
-    batch again."""
+    """Let all batch norms of a network take statistics by parts of the batch; 1: the whole batch."""
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             if (

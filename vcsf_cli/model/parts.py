@@ -18,7 +18,7 @@ from vcsf_cli.errors import RunError
 
 
 class Loss(nn.Module):
-    """What the hook `vcsf_losses` describes."""
+    """A loss as the hook `vcsf_losses` describes it."""
 
     queue: int
     uses_labels: bool = False
@@ -30,7 +30,6 @@ _OPTIONAL = ("uses_labels", "crosses", "waits_for_queue")
 
 
 def build_loss(stage: Stage) -> Loss:
-    """The loss of a stage."""
     loss = cast(Loss, registry.load().build("loss", stage.loss.name, **stage.loss.settings))
     for name in _OPTIONAL:
         if not hasattr(loss, name):
@@ -44,7 +43,6 @@ def uses_labels(recipe: Recipe) -> bool:
 
 
 def build_sampler(stage: Stage) -> WindowSampler:
-    """The sampler of a stage."""
     return cast(
         WindowSampler,
         registry.load().build("sampler", stage.sampler.name, **stage.sampler.settings),

@@ -1,5 +1,5 @@
-"""The slow and the fast pathway: two encoders without lateral links, each with a head; motion
-modules in slow."""
+"""The slow and the fast pathway: two encoders without lateral links, each with a head; the slow one
+with motion modules."""
 
 from __future__ import annotations
 
@@ -50,8 +50,7 @@ class Pathway(nn.Module):
         backbone: Its network, as the hook `vcsf_backbones` describes it.
         motion: Motion modules by the number of the stage that they follow.
         head: From pooled features to the space of the loss.
-        difference: Whether it sees the change from each of its frames to the window's next instead
-            of the frame.
+        difference: Whether it reads, instead of each frame, the change to the window's next frame.
     """
 
     def __init__(
@@ -64,17 +63,13 @@ class Pathway(nn.Module):
         self.difference = difference
 
     def clip(self, window: Tensor, positions: Tensor) -> Tensor:
-        """What the backbone sees, (B, 3, T, H, W), of a window (B, 3, L, H, W) at positions (B, T).
-
-        As a difference, position p gives x[p + 1] - x[p]; the window's last gives the difference
-        before it once more."""
+        """The backbone's input (B, 3, T, H, W) of a window (B, 3, L, H, W) at positions (B, T)."""
         return difference(window, positions) if self.difference else select(window, positions)
 
     def forward(self, clip: Tensor, window: Tensor) -> Tensor:
-        """Pooled features (B, C), the representation before the head, of what `clip` gives for a
-        window (B, 3, L, H, W).
+        """Pooled features (B, C) before the head, of `clip`'s result for a window (B, 3, L, H, W).
 
-        It looks at no value of a tensor, so that it compiles to one graph.
+        It reads no value of a tensor, so that it compiles to one graph.
         """
 
         def between(stage: int, features: Tensor) -> Tensor:
@@ -111,8 +106,8 @@ def _takes_all(window: Tensor, positions: Tensor) -> bool:
 
 
 def difference(window: Tensor, positions: Tensor) -> Tensor:
-    """x[p + 1] - x[p] of a window (B, 3, L, H, W) at positions (B, T); the last position gives what
-    the one before does."""
+    """x[p + 1] - x[p] of a window (B, 3, L, H, W) at positions p (B, T); the window's last frame
+    gives the same as the one before."""
     if _takes_all(window, positions):
         change = torch.empty_like(window)
         torch.sub(window[:, :, 1:], window[:, :, :-1], out=change[:, :, :-1])
@@ -123,8 +118,7 @@ def difference(window: Tensor, positions: Tensor) -> Tensor:
 
 
 def select(window: Tensor, positions: Tensor) -> Tensor:
-    """Frames of a window (B, 3, L, H, W) at positions (B, T), which usually are the same for all
-    clips."""
+    """Frames of a window (B, 3, L, H, W) at positions (B, T)."""
     if _takes_all(window, positions):
         return window
     if bool((positions == positions[0]).all()):
@@ -140,7 +134,7 @@ class TwoPathways(nn.Module):
         super().__init__()
         self.slow = slow
         self.fast = fast
-        # What a part has frozen stays so whatever a stage trains.
+        # Weights that a part has frozen stay frozen whatever a stage trains.
         self.fixed = frozenset(
             name for name, weight in self.named_parameters() if not weight.requires_grad
         )
@@ -153,7 +147,6 @@ class TwoPathways(nn.Module):
         )
 
     def pathway(self, name: str) -> Pathway:
-        """The pathway of a name, `slow` or `fast`."""
         return self.slow if name == "slow" else self.fast
 
     def forward(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -176,24 +169,21 @@ class TwoPathways(nn.Module):
 
 
 def pathway_window(windows: Windows, pathway: str) -> Tensor:
-    """The window that a pathway sees."""
     return windows if isinstance(windows, Tensor) else windows[pathway]
 
 
 def build(recipe: Recipe, *, weights_follow: bool = False) -> TwoPathways:
-    """The networks of a recipe, initialised from its seed: the untrained network of the recipe is
-    always the same.
+    """The networks of a recipe, initialised from its seed: always the same weights.
 
     Motion modules are drawn last: with another module or none, all other weights start the same.
 
     Args:
         recipe: The recipe.
-        weights_follow: Whether all weights are loaded next, so that pretrained ones need not be
-            there to be had.
+        weights_follow: Whether all weights are loaded next: pretrained ones are then not fetched.
 
     Raises:
-        RecipeError: If a motion module is asked for after a stage that the backbone hasn't, or
-            changes of a single frame.
+        RecipeError: If a motion module follows a stage that the backbone doesn't have, or a
+            pathway reads differences of a single frame.
     """
     _check_frames(recipe)
     with torch.random.fork_rng(devices=[]):
@@ -213,20 +203,18 @@ def build(recipe: Recipe, *, weights_follow: bool = False) -> TwoPathways:
 
 
 def _sees_difference(stage: Stage, pathway: str) -> bool:
-    """Whether a pathway's input is the change from frame to frame."""
     return bool(_own_settings(stage, pathway).get("input", "rgb") == "difference")
 
 
 def _own_settings(stage: Stage, pathway: str) -> dict[str, Any]:
-    """What a recipe says of one pathway alone."""
     return dict(stage.slow if pathway == "slow" else stage.fast)
 
 
 def _check_frames(recipe: Recipe) -> None:
-    """Whether there are changes to be seen in the windows of all stages.
+    """Check that no pathway reads differences of windows of one frame.
 
     Raises:
-        RecipeError: If a window has one frame.
+        RecipeError: If one does.
     """
     for stage in recipe.stages:
         for pathway in PATHWAYS:
@@ -239,8 +227,7 @@ def _check_frames(recipe: Recipe) -> None:
 
 
 def _build_network(recipe: Recipe, pathway: str, weights_follow: bool) -> tuple[nn.Module, Head]:
-    """Backbone and head of a pathway, with random weights or those that its backbone starts
-    from."""
+    """Backbone and head of a pathway."""
     stage, plugins = recipe.first_stage, registry.load()
     component = plugins.find("backbone", stage.backbone.name)
     settings = stage.backbone.settings | _own_settings(stage, pathway)
@@ -255,16 +242,11 @@ def _build_network(recipe: Recipe, pathway: str, weights_follow: bool) -> tuple[
 
 
 def stage_channels(backbone: nn.Module) -> tuple[int, ...]:
-    """Channels of a backbone's stages."""
     return cast(tuple[int, ...], backbone.channels)
 
 
 def _build_motion(recipe: Recipe, backbone: nn.Module) -> dict[int, nn.Module]:
-    """The motion modules of a backbone by the stage that they follow.
-
-    Raises:
-        RecipeError: If the backbone hasn't such a stage.
-    """
+    """The motion modules of a backbone by the stage that they follow."""
     settings, channels = recipe.first_stage.motion.settings, stage_channels(backbone)
     after = settings.pop("after", [])
     for number in after:

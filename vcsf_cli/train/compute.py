@@ -27,9 +27,10 @@ class Compute:
         devices: `auto`, `cpu`, `cuda`, `cuda:N`, or a number of GPUs, which are processes where
             there is no GPU.
         precision: `auto`, `float32` or `bf16`.
-        workers: Processes that read clips; None for a good number.
+        workers: Processes that read clips; None for a number that suits the machine.
         save_every: Seconds between two checkpoints.
         share_stages: Whether to take the weights of stages that another run has trained already.
+        nodes: Machines that train together.
     """
 
     devices: str = "auto"
@@ -66,11 +67,13 @@ class Compute:
         kind, _, index = wanted.partition(":")
         if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdecimal())):
             raise InputError(
-                f"--devices {self.devices} is no device",
+                f"--devices {self.devices} is not a device",
                 "give auto, cpu, cuda, cuda:N for one of several GPUs, or how many of them",
             )
         if self.processes < 1:
-            raise InputError("--devices 0: somebody has to train", "give auto, or a number from 1")
+            raise InputError(
+                "--devices 0: at least one process must train", "give auto, or a number from 1"
+            )
         if kind == "cuda" and max(int(index or 0), self.processes - 1) >= torch.cuda.device_count():
             raise InputError(
                 f"--devices {self.devices}: this machine has {torch.cuda.device_count()} GPUs "
@@ -87,8 +90,8 @@ class Compute:
         """
         if self.device().type == "cpu":
             if self.precision == "bf16":
-                # Of a convolution over two frames torch 2.14 gives what lay in memory as the
-                # weights' gradient.
+                # With torch 2.14 the weights' gradient of a convolution over two frames is
+                # uninitialised memory.
                 raise InputError(
                     "bf16 needs a GPU: on CPUs torch's gradients of some 3D convolutions in bf16 "
                     "are garbage",

@@ -34,7 +34,7 @@ Terms = dict[str, Tensor]
 
 
 class Task(ABC):
-    """What is trained: networks, their loss, and a check. The loop knows nothing else of a method.
+    """Networks with their loss and a check; the loop knows nothing else of a method.
 
     Attributes:
         manifest: The dataset; a batch's `video` are its rows.
@@ -64,7 +64,7 @@ class Task(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """State for the checkpoint."""
 
     @abstractmethod
     def load_state(self, state: Mapping[str, Any], path: Path) -> None:

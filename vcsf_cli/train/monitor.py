@@ -1,5 +1,4 @@
-"""What is watched while training and never used by it: whether embeddings collapse, and whether
-positives are right."""
+"""Metrics that are logged and never trained on: do embeddings collapse, are positives right?"""
 
 from __future__ import annotations
 
@@ -12,16 +11,16 @@ from torch.nn import functional
 from vcsf_cli.contracts import Contrast
 
 _COLLAPSED = 0.1
-"""Below this share of the dimensions that a batch could use, embeddings are said to collapse."""
+"""Share of the dimensions that a batch could use below which embeddings collapse."""
 
 NEIGHBOURS = 5
-"""Of the slots that the pathways' agreement is measured on."""
+"""Nearest slots on which the pathways' agreement is measured."""
 
 
 def embeddings(query: Tensor, key: Tensor) -> dict[str, float]:
     """Alignment, uniformity (Wang and Isola, ICML 2020) and effective rank (Roy and Vetterli,
     EUSIPCO 2007) of a batch's embeddings (B, D): how near the views of a clip are, how spread out
-    the clips are, and how many dimensions they use. One clip is not spread out."""
+    the clips are, and how many dimensions they use. A single clip has no uniformity."""
     query, key = query.float(), key.float()
     found = {
         "alignment": float((query - key).square().sum(1).mean()),
@@ -44,8 +43,7 @@ def effective_rank(vectors: Tensor) -> float:
 
 
 def collapse(pathway: str, rank: float, shape: Sequence[int]) -> str:
-    """A warning if a batch's embeddings of a shape (B, D) use a few of their dimensions only, else
-    nothing."""
+    """A warning if embeddings of a shape (B, D) use few of their dimensions, else ""."""
     most = min(shape)
     if rank >= _COLLAPSED * most or most < 1 / _COLLAPSED:
         return ""
@@ -59,8 +57,8 @@ def collapse(pathway: str, rank: float, shape: Sequence[int]) -> str:
 
 
 def positives(contrast: Contrast, mined: Tensor) -> dict[str, float]:
-    """How many slots a clip has as mined positives (B, K), and how many of those whose labels are
-    known are of its class: the one thing that is watched with labels while training."""
+    """Mean number of mined positives (B, K) of a clip, and the share of them, where labels are
+    known, that are of its class: the only metric of training that reads labels."""
     known = mined & (contrast.queue_label >= 0) & (contrast.label[:, None] >= 0)
     right = known & (contrast.queue_label == contrast.label[:, None])
     found = {"mined": float(mined.sum(1).float().mean())}
@@ -70,8 +68,8 @@ def positives(contrast: Contrast, mined: Tensor) -> dict[str, float]:
 
 
 def agreement(contrast: Contrast, count: int = NEIGHBOURS) -> dict[str, float]:
-    """Share of the slots nearest to a clip's key that slow and fast have in common, other clips of
-    its recording left out as in mining; nothing while there are no slots."""
+    """Share of the slots nearest to a clip's key that slow and fast have in common, without other
+    clips of its recording, as in mining; empty while there are no slots."""
     same = (contrast.queue_video == contrast.video[:, None]) | (
         contrast.queue_source == contrast.source[:, None]
     )

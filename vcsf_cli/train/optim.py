@@ -23,23 +23,21 @@ def build_optimizer(
 
     Args:
         optim: Its node.
-        parameters: What it changes, on their device; or groups of it, each with an `lr_scale` that
+        parameters: Weights on their device; or groups of them, each with an `lr_scale` that
             multiplies the scheduled learning rate.
         fused: Whether one kernel updates all weights; auto: on a GPU, if this optimiser can.
 
     Raises:
-        UnknownName: If timm knows none of this name.
-        InputError: If it is to be fused and can't.
+        UnknownName: If timm has no optimiser of this name.
+        InputError: If `fused` is true and the optimiser can't.
     """
     known = [str(name) for name in list_optimizers()]
     if optim.name not in known:
         raise UnknownName("optimiser", optim.name, known, "`optim.name`")
     weights: list[Any] = list(parameters)
     first = weights[0]["params"][0] if isinstance(weights[0], dict) else weights[0]
-    can = (
-        "fused"
-        in inspect.signature(get_optimizer_class(optim.name, bind_defaults=False)).parameters
-    )
+    made_by = get_optimizer_class(optim.name, bind_defaults=False)
+    can = "fused" in inspect.signature(made_by).parameters
     if fused is True and not can:
         raise InputError(
             f"there is no fused `{optim.name}`", "leave out speed.fused, or take adam, adamw or sgd"

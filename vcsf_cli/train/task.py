@@ -1,4 +1,4 @@
-"""What is trained: a task joins networks, data and a loss, and knows what to watch."""
+"""Contrastive pre-training as a task of the loop: networks, momentum keys, queue and loss."""
 
 from __future__ import annotations
 
@@ -75,10 +75,11 @@ class PretrainTask(Task):
             Queue, fabric.to_device(Queue(self.loss.queue, stage.head.dim, recipe.seed))
         )
         self.keyed = list(PATHWAYS) if self.loss.crosses else self.trained
-        self.checked = self._checked_rows(rows, recipe.seed)
-        self.numbers = ClipIds(manifest)
-        self._last: Contrast | None = None
+        self.check_rows = self._draw_check_rows(rows, recipe.seed)
+        self.ids = ClipIds(manifest)
+        # The batch's keys and ids of all processes, and what the loss has seen last.
         self._fresh: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
+        self._last: Contrast | None = None
         self._warned: set[str] = set()
         for name, weight in model.named_parameters():
             weight.requires_grad_(
@@ -87,8 +88,8 @@ class PretrainTask(Task):
         self._set_mode()
 
     def _set_mode(self) -> None:
-        """What learns in training mode, its batch norms as the stage says; what is frozen in eval
-        mode."""
+        """Put trained pathways into training mode, their batch norms as the stage says, and frozen
+        pathways into eval mode."""
         for pathway in PATHWAYS:
             for network in (self.model.pathway(pathway), self.keys.pathway(pathway)):
                 network.train(pathway in self.trained)
@@ -96,8 +97,8 @@ class PretrainTask(Task):
                     for norm in batch_norms(network):
                         norm.eval()
 
-    def _checked_rows(self, rows: Indices, seed: int) -> Indices:
-        """The training clips of the leave-one-source-out check: all, or a seeded choice."""
+    def _draw_check_rows(self, rows: Indices, seed: int) -> Indices:
+        """The labelled training clips that `evaluate` reads: all, or a seeded choice."""
         labelled = rows[self.manifest.table["label"].notna().to_numpy()[rows]]
         if len(labelled) > self.stage.train.check_clips:
             labelled = np.random.default_rng(seed).choice(
@@ -106,8 +107,7 @@ class PretrainTask(Task):
         return np.sort(labelled)
 
     def parameters(self) -> list[nn.Parameter]:
-        """What the optimiser changes: the trained pathways' weights, and what a loss has of its
-        own."""
+        """The weights to optimise: of the trained pathways, and of the loss."""
         learners = [*(self.model.pathway(pathway) for pathway in self.trained), self.loss]
         return [
             weight
@@ -117,10 +117,10 @@ class PretrainTask(Task):
         ]
 
     def step(self, batch: Batch) -> Iterator[tuple[float, Terms]]:
-        """Yield the losses of every part of a batch; nothing while a queue that the loss waits for
-        is filled."""
+        """Yield the losses of every part of a batch; nothing while the loss waits for a full
+        queue."""
         key = self._keys(batch)
-        self._fresh = self._gathered(key), self._gathered(self._numbers(batch))
+        self._fresh = self._gather(key), self._gather(self._batch_ids(batch))
         if self.waits_for_queue and not self.queue.full:
             self._push()
             return
@@ -146,10 +146,10 @@ class PretrainTask(Task):
             yield len(rows) / size, terms
 
     def _loss(self, contrast: Contrast, pathway: str) -> Terms:
-        """What the loss gives for a pathway.
+        """The terms of the loss for a pathway.
 
         Raises:
-            PluginError: If that is not what the hook asks for.
+            PluginError: If they are not what the hook asks for.
         """
         name = self.stage.loss.name
         with registry.blame(registry.load().find("loss", name).plugin, f"loss `{name}`"):
@@ -164,7 +164,7 @@ class PretrainTask(Task):
 
     @torch.no_grad()
     def _keys(self, batch: Batch) -> dict[str, Tensor]:
-        """Keys (B, D) of this process's batch by pathway, each part of it by itself."""
+        """Keys (B, D) of this process's batch by pathway, encoded part by part."""
         size = len(batch["video"])
         order = torch.randperm(size) if self.stage.train.norm == "split" else torch.arange(size)
         found: list[dict[str, Tensor]] = []
@@ -178,11 +178,11 @@ class PretrainTask(Task):
             pathway: torch.cat([part[pathway] for part in found])[back] for pathway in self.keyed
         }
 
-    def _numbers(self, batch: Batch) -> dict[str, Tensor]:
-        """What a batch's clips are, (B,) each."""
+    def _batch_ids(self, batch: Batch) -> dict[str, Tensor]:
+        """Numbers of the clips of a batch, of their recordings and labels, (B,) each."""
         return {name: batch[name].to(self.fabric.device) for name in ("video", "source", "label")}
 
-    def _gathered(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _gather(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """The values (B, ...) of all processes, in their order: the same everywhere."""
         if self.fabric.world_size == 1:
             return values
@@ -194,7 +194,7 @@ class PretrainTask(Task):
     def _inputs(
         self, batch: Batch, view: int, pathways: Sequence[str]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What networks read of a view: windows (B, 3, L, H, W) and positions (B, T) by pathway."""
+        """The networks' inputs of a view: windows (B, 3, L, H, W), positions (B, T) by pathway."""
         windows = pathway_inputs(
             batch, view, pathways, self.fabric.device, self.stage.speed.channels_last
         )
@@ -203,20 +203,17 @@ class PretrainTask(Task):
     def _contrast(
         self, batch: Batch, query: Mapping[str, Tensor], key: dict[str, Tensor]
     ) -> Contrast:
-        """What the loss sees: with the queue as it was before this batch, or the batch itself in
-        its place."""
-        numbers = self._numbers(batch)
-        keys, batch_numbers = self._fresh
-        queued = (
-            {name: self.queue.get_buffer(name) for name in numbers}
-            if self.queue.slots
-            else batch_numbers
-        )
+        """The input of the loss: the queue as it was before this batch or, without a queue, the
+        keys of the batch itself."""
+        ids = self._batch_ids(batch)
+        keys, queued = self._fresh
+        if self.queue.slots:
+            keys, queued = self.queue.keys(), {name: self.queue.get_buffer(name) for name in ids}
         return Contrast(
             query={pathway: query.get(pathway) for pathway in PATHWAYS},
             key=key,
-            queue=self.queue.keys() if self.queue.slots else keys,
-            **numbers,
+            queue=keys,
+            **ids,
             **{f"queue_{name}": values for name, values in queued.items()},
         )
 
@@ -227,90 +224,73 @@ class PretrainTask(Task):
         self._push()
 
     def _push(self) -> None:
-        keys, numbers = self._fresh
-        self.queue.push(keys, numbers["video"], numbers["source"], numbers["label"])
-        self._average_statistics()
-
-    def _average_statistics(self) -> None:
-        """Give all processes the mean of their batch-norm statistics, so that networks stay the
-        same everywhere."""
+        """Put the batch's keys into the queue, and give all processes the mean of their batch-norm
+        statistics."""
+        keys, ids = self._fresh
+        self.queue.push(keys, **ids)
         networks = [
             network.pathway(pathway)
             for network in (self.model, self.keys)
             for pathway in self.trained
         ]
-        average(
-            self.fabric,
-            [
-                value
-                for network in networks
-                for value in network.buffers()
-                if value.is_floating_point()
-            ],
-        )
+        buffers = [value for network in networks for value in network.buffers()]
+        average(self.fabric, [value for value in buffers if value.is_floating_point()])
 
     @torch.no_grad()
     def extra_metrics(self) -> dict[str, float]:
-        """What `monitor` says of the last batch; a warning, once, where embeddings collapse."""
+        """Metrics of `monitor` for the last batch; warns once where embeddings collapse."""
         contrast = cast(Contrast, self._last)
-        watched: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for pathway in self.trained:
-            found = monitor.embeddings(cast(Tensor, contrast.query[pathway]), contrast.key[pathway])
+            query, key = cast(Tensor, contrast.query[pathway]), contrast.key[pathway]
+            found = monitor.embeddings(query, key)
             mined = getattr(self.loss, "mined", None)
             if mined is not None:
                 found |= monitor.positives(contrast, mined(contrast, pathway))
-            watched |= {f"{pathway}_{name}": value for name, value in found.items()}
-            warning = monitor.collapse(
-                pathway, found["effective_rank"], contrast.key[pathway].shape
-            )
+            metrics |= {f"{pathway}_{name}": value for name, value in found.items()}
+            warning = monitor.collapse(pathway, found["effective_rank"], key.shape)
             if warning and pathway not in self._warned:
                 self._warned.add(pathway)
                 say(f"warning: {warning}")
         if len(self.keyed) == 2:
-            watched |= monitor.agreement(contrast)
-        return watched
+            metrics |= monitor.agreement(contrast)
+        return metrics
 
     def evaluate(self) -> dict[str, float]:
-        """R@1 of training clips among training clips of other recordings, one window each: a check
-        that uses labels for watching only, and no test clip."""
-        if len(self.checked) < 2:
+        """R@1 of training clips among training clips of other recordings, one window each. Labels
+        are used for watching only, and no test clip is read."""
+        if len(self.check_rows) < 2:
             return {}
-        stage = self.stage
-        videos = EvalClips(
+        stage, rows = self.stage, self.check_rows
+        clips = EvalClips(
             self.manifest,
-            self.checked.tolist(),
+            rows.tolist(),
             build_sampler(stage),
             stage.augment.border,
             stage.data.size,
             centre_only=True,
         )
-        with torch.compiler.set_stance(
-            "force_eager"
-        ):  # windows come in batches of any size: each would be compiled
+        # Batches of windows differ in size: each size would be compiled.
+        with torch.compiler.set_stance("force_eager"):
             features = extract(
-                self.model, videos, self.fabric.device, self.workers, lambda count: None
+                self.model, clips, self.fabric.device, self.workers, lambda count: None
             )
         self._set_mode()
         unit = {pathway: centred_unit(feature) for pathway, feature in features.items()}
-        source = self.numbers.source[self.checked]
-        label = self.manifest.table["label"].to_numpy(object)[self.checked]
-        checks = {}
+        source, label = self.ids.source[rows], self.manifest.table["label"].to_numpy(object)[rows]
+        same_source = source[:, None] == source
+        metrics = {}
         for measured in measured_pathways(unit):
-            found = nearest(unit, unit, measured, 1, source[:, None] == source)
-            checks[f"{measured}_check_R@1"] = recall(hits(found, label, label), [1])[1]
-        return checks
+            hit = hits(nearest(unit, unit, measured, 1, same_source), label, label)
+            metrics[f"{measured}_check_R@1"] = recall(hit, [1])[1]
+        return metrics
 
     def state(self) -> dict[str, Any]:
-        """Weights, key encoder, queue, and what a loss has of its own."""
+        """State of networks, key encoder, queue and loss."""
         parts = {"model": self.model, "keys": self.keys, "queue": self.queue, "loss": self.loss}
         return {name: part.state_dict() for name, part in parts.items()}
 
     def load_state(self, state: Mapping[str, Any], path: Path) -> None:
-        """Go on from what `state` gave, within the same stage.
-
-        Raises:
-            RunError: If it does not fit; `path` is named as where it comes from.
-        """
         checkpoint.load_weights(self.model, state["model"], path)
         checkpoint.load_weights(self.keys, state["keys"], path)
         checkpoint.load_weights(self.queue, state["queue"], path)
@@ -318,8 +298,8 @@ class PretrainTask(Task):
 
 
 def _copy_queue(contrast: Contrast) -> Contrast:
-    """A contrast with a copy of its queue, which is about to be overwritten: what is watched is
-    what the loss has seen."""
+    """A contrast with a copy of its queue, which is about to be overwritten: metrics are of what the
+    loss has seen."""
     fields = ("queue_video", "queue_source", "queue_label")
     return replace(
         contrast,

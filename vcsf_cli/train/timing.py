@@ -26,7 +26,7 @@ from vcsf_cli.train.optim import build_optimizer
 from vcsf_cli.train.task import PretrainTask
 
 _SECONDS_OF_TIMING = 15.0
-"""Of all stages together; one batch more may be under way when they are over."""
+"""For all stages together; the batch under way is finished."""
 
 TIMED_CLIPS = 2
 TIMED_BATCHES = 4
@@ -36,8 +36,8 @@ def estimate(recipe: Recipe, manifest: Manifest, machine: Compute) -> list[tuple
     """Clips an epoch and estimated seconds of every stage, from batches of real clips timed for
     some seconds.
 
-    Stages that compute the same are timed once; what there is no time left for is taken to last as
-    long as the slowest."""
+    Stages that compute the same are timed once; those for which no time is left are assumed to be
+    as slow as the slowest."""
     rows = training_rows(recipe, manifest)
     deadline = time.monotonic() + _SECONDS_OF_TIMING
     timed: dict[str, float] = {}
@@ -64,14 +64,11 @@ def seconds_a_clip(
     """Seconds that training on a clip takes, measured with a few clips and, where there is time
     before the deadline, with whole batches, which small networks compute much faster.
 
-    Reading and computing overlap when training, so a clip is taken to last as long as the slower of
-    the two. Of several processes one is timed, with its share of a batch; what they tell each other
-    is left out."""
+    Reading and computing overlap when training: the slower of the two counts. With several
+    processes one is timed, with its share of a batch, and without their communication."""
     processes = machine.processes * machine.nodes
-    rows, fabric = (
-        training_rows(recipe, manifest),
-        replace(machine, devices=str(machine.device()), nodes=1).fabric(),
-    )
+    rows = training_rows(recipe, manifest)
+    fabric = replace(machine, devices=str(machine.device()), nodes=1).fabric()
     task = PretrainTask(
         recipe, stage, cast(TwoPathways, fabric.to_device(build(recipe))), manifest, rows, fabric, 0
     )
@@ -82,7 +79,7 @@ def seconds_a_clip(
     )
 
     def timed(size: int) -> tuple[float, float]:
-        """Seconds that a clip takes to read and to compute, in batches of so many."""
+        """Seconds that a clip takes to read and to compute, in batches of a size."""
         order = ResumableBatchSampler(rows, size, recipe.seed, 0, 1000)
         batches = iterate(training_loader(clips, order, 0, pin=False))
         read, compute = time_steps(fabric, task, optimizer, batches, TIMED_BATCHES, deadline)
@@ -105,8 +102,8 @@ def time_steps(
     count: int,
     deadline: float = math.inf,
 ) -> tuple[float, float]:
-    """Mean seconds that a batch takes to read and to learn from, of at most so many batches until a
-    deadline on `time.monotonic`'s clock; the first one pays for warming up and counts only if it is
+    """Mean seconds that a batch takes to read and to learn from, over at most `count` batches and
+    until a deadline on `time.monotonic`'s clock. The first batch warms up and counts only if it is
     the only one."""
     reading: list[float] = []
     computing: list[float] = []
