@@ -29,13 +29,14 @@ from vcsf_cli.data.augment import to_input
 from vcsf_cli.data.clips import decode
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.store import FrameStore
+from vcsf_cli.evaluate.retrieval import training_mean
 from vcsf_cli.export import exporter, formats
 from vcsf_cli.export.card import measurements
 from vcsf_cli.export.encoder import Encoder
 from vcsf_cli.export.folder import exported_recipe
-from vcsf_cli.export.measured import read_results, training_mean
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import TwoPathways, build
+from vcsf_cli.runs.results import read_all
 from vcsf_cli.runs.run import read_run
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.storage.files import sha256
@@ -375,7 +376,7 @@ def test_only_what_was_measured_of_this_checkpoint_counts(copy: Path) -> None:
     (folder,) = (copy / "runs").iterdir()
     run = read_run(folder)
     checkpoint_hash = sha256(run.checkpoint)
-    measured = read_results(run, checkpoint_hash)
+    measured = read_all(run.folder, checkpoint_hash)
     assert set(measured["task"]) == {"retrieval"}
     (path,) = folder.glob("retrieve/*/results.csv")
     for name, start in [
@@ -390,15 +391,15 @@ def test_only_what_was_measured_of_this_checkpoint_counts(copy: Path) -> None:
         )
     (folder / "lost" / "x").mkdir(parents=True)
     shutil.copy(path, folder / "lost" / "x")
-    assert set(read_results(run, checkpoint_hash)["task"]) == {"retrieval", "own"}
-    assert read_results(run, "another").empty
+    assert set(read_all(run.folder, checkpoint_hash)["task"]) == {"retrieval", "own"}
+    assert read_all(run.folder, "another").empty
     for name, value, ended in [("later", 0.25, "2026-01-02"), ("sooner", 0.75, "2026-01-01")]:
         (folder / "finetune" / name).mkdir()
         status = {"from": {"checkpoint": checkpoint_hash}, "ended": ended}
         (folder / "finetune" / name / "status.json").write_text(json.dumps(status))
         again = pd.read_csv(path).assign(task="own", value=value)
         again.to_csv(folder / "finetune" / name / "results.csv", index=False)
-    rows = read_results(run, checkpoint_hash)
+    rows = read_all(run.folder, checkpoint_hash)
     assert set(rows[rows["task"] == "own"]["value"]) == {0.25}  # never the mean of several settings
     assert len(rows) == 2 * len(measured)
     assert training_mean(run, "another") is None

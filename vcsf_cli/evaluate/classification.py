@@ -22,7 +22,7 @@ from vcsf_cli.contracts import PATHWAYS, Indices
 from vcsf_cli.data.splits import LabelBudget, draw_labelled, hold_out, missing_classes
 from vcsf_cli.errors import BusyError, DataError, InputError, RunError
 from vcsf_cli.evaluate import metrics
-from vcsf_cli.evaluate.evaluation import Evaluation
+from vcsf_cli.evaluate.evaluation import CLOSE, Evaluation, Measurement
 from vcsf_cli.features.extract import Features
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.narrate import say
@@ -33,6 +33,10 @@ from vcsf_cli.train.compute import Compute
 
 FOLDER = "finetune"
 """In a run's folder: its classifications, each in a folder of its own."""
+
+
+METRICS = ("top1", "top5", "class_mean")
+"""Metrics of a measurement that is read back; the ends of the interval of top1 are left out."""
 
 
 @dataclass(frozen=True)
@@ -310,6 +314,31 @@ class Classification(Evaluation):
             )
         results.merge(table, rows)
         return rows
+
+    def read(self) -> Measurement | None:
+        if not self.run.checkpoint.is_file() or not self.is_measured:
+            return None
+        damaged = RunError(
+            f"the files of the measurement {self.folder} don't agree with each other",
+            "delete that folder: the same command measures it again",
+        )
+        try:
+            rows = results.read(self.folder / "results.csv")
+            columns = ["video", "pathway", "label", "answer"]
+            answers = results.read(self.folder / "answers.csv", columns)
+            top1 = rows[rows["metric"] == "top1"].set_index("pathway")["value"].to_dict()
+        except (OSError, KeyError, ValueError) as error:
+            raise damaged from error
+        answers["hit"] = (answers["label"] == answers["answer"]).astype(float)
+        clips = {
+            (str(pathway), "top1"): own.set_index("video")["hit"]
+            for pathway, own in answers.groupby("pathway", sort=False)
+        }
+        if {pathway for pathway, _ in clips} != set(top1) or any(
+            abs(hit.mean() - top1[pathway]) > CLOSE for (pathway, _), hit in clips.items()
+        ):
+            raise damaged
+        return Measurement(rows[rows["metric"].isin(METRICS)].reset_index(drop=True), clips)
 
     def _open(self) -> None:
         """Write what the measurement is into its folder, if nothing was begun there."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy.typing as npt
+import pandas as pd
 
 from vcsf_cli.contracts import Indices
 from vcsf_cli.data.clips import EvalClips
@@ -24,7 +25,24 @@ from vcsf_cli.runs import trained_on
 from vcsf_cli.runs.restore import restore
 from vcsf_cli.runs.run import WITH_LABELS, Run
 
+CLOSE = 1e-6
+"""How near a mean over clips must be to the value in results.csv, which may come from float32."""
+
 Extract = Callable[[EvalClips, Done], Features]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured, read back from its files.
+
+    Args:
+        rows: Rows of `results.csv`, one for each pathway and metric.
+        clips: 1 or 0 for every test clip (index) by `(pathway, metric)`, for metrics that are means
+            over clips.
+    """
+
+    rows: pd.DataFrame
+    clips: dict[tuple[str, str], pd.Series]
 
 
 @dataclass(frozen=True)
@@ -60,6 +78,14 @@ class Evaluation(ABC):
     @abstractmethod
     def left_out(self) -> int:
         """How many clips of the dataset take no part."""
+
+    @abstractmethod
+    def read(self) -> Measurement | None:
+        """What was measured before of this checkpoint on these data.
+
+        Raises:
+            RunError: If its files are damaged.
+        """
 
     @property
     def variant(self) -> str:

@@ -19,13 +19,15 @@ from vcsf_cli.data.loader import iterate, video_loader
 from vcsf_cli.data.manifest import official_size
 from vcsf_cli.data.splits import QueryGallery, query_gallery
 from vcsf_cli.errors import InputError
-from vcsf_cli.evaluate.evaluation import Evaluation, Extract
+from vcsf_cli.evaluate.evaluation import CLOSE, Evaluation, Extract, Measurement
 from vcsf_cli.features.bootstrap import paired_interval
+from vcsf_cli.features.cache import load_features, read_key
 from vcsf_cli.features.extract import Done, Features, extract
 from vcsf_cli.features.neighbours import (
     BoolArray,
     Neighbours,
     centred_unit,
+    feature_mean,
     hits,
     measured_pathways,
     nearest,
@@ -33,11 +35,15 @@ from vcsf_cli.features.neighbours import (
 )
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.runs import results
+from vcsf_cli.runs.run import Run
 from vcsf_cli.storage import files
 from vcsf_cli.train.compute import Compute
 
 _BINS = 8
 """Of the colour histogram, per channel."""
+
+FEATURES, NEIGHBOURS, RESULTS = "features.parquet", "neighbours.csv", "results.csv"
+"""Files of a retrieval."""
 
 NO_PATHWAY = "none"
 """The column `pathway` of a baseline without pathways."""
@@ -104,7 +110,7 @@ class Retrieval(Evaluation):
 
     @property
     def folder(self) -> Path:
-        return self.run.folder / "retrieve" / f"{self.manifest.name}-split{self.split}"
+        return retrieval_folder(self.run, self.manifest.name, self.split)
 
     @cached_property
     def parts(self) -> QueryGallery:
@@ -152,7 +158,7 @@ class Retrieval(Evaluation):
         others = [self._find_hits(self._untrained(compute))] if untrained else []
         if colour_histogram:
             others.append(self._find_hits(self._colour_histogram(compute)))
-        path = self.folder / "results.csv"
+        path = self.folder / RESULTS
         if self.parts.leave_one_out:
             # Of a time when there were labels and a test part.
             path.unlink(missing_ok=True)
@@ -214,7 +220,7 @@ class Retrieval(Evaluation):
         parts, rows = self.parts, self.parts.rows
         in_gallery = np.isin(rows, parts.gallery)
         features = self.features(
-            variant.folder / "features.parquet",
+            variant.folder / FEATURES,
             {**variant.identity, "split": self.split},
             rows,
             variant.extract,
@@ -238,7 +244,7 @@ class Retrieval(Evaluation):
             for pathway, near in found.items()
         }
         tables = [self._neighbour_table(pathway, found[pathway], hit[pathway]) for pathway in hit]
-        with files.whole(variant.folder / "neighbours.csv", "w") as file:
+        with files.whole(variant.folder / NEIGHBOURS, "w") as file:
             pd.concat(tables).to_csv(file, index=False, lineterminator="\n")
         return _Hits(variant.name, hit)
 
@@ -272,6 +278,42 @@ class Retrieval(Evaluation):
         name += "" if theirs == NO_PATHWAY else f" {theirs}"
         return Difference(name, 100 * difference, 100 * low, 100 * high)
 
+    def read(self) -> Measurement | None:
+        """R@k of the trained networks; None unless the files agree with each other, with the data
+        and with the checkpoint.
+
+        Neighbours up to a rank give R@k for every k up to it, whichever k they were searched for.
+        """
+        key = read_key(self.folder / FEATURES)
+        checkpoint = self.run.checkpoint
+        if key.get("data") != self.manifest.hash or not checkpoint.is_file():
+            return None
+        if key.get("checkpoint") != files.sha256(checkpoint):
+            return None
+        try:
+            rows = results.read(self.folder / RESULTS)
+            near = results.read(self.folder / NEIGHBOURS, ["query", "pathway", "rank", "hit"])
+        except (OSError, KeyError, ValueError):
+            return None
+        rows = rows[rows["variant"].isin(("trained", "trained_with_labels"))]
+        kept, clips = [], {}
+        for pathway, own in rows.groupby("pathway", sort=False):
+            known = dict(zip(map(results.recall_k, own["metric"]), own["value"], strict=True))
+            if max(known) < max(self.ks):
+                return None
+            for k in sorted({*self.ks, *known}):
+                ranked = near[(near["pathway"] == pathway) & (near["rank"] <= k)]
+                hit = ranked.groupby("query")["hit"].max().astype(float)
+                value = known.get(k, hit.mean())
+                # A killed call can leave neighbours behind that are not those of the results.
+                if len(hit) != own["clips"].iloc[0] or abs(hit.mean() - value) > CLOSE:
+                    return None
+                if k in self.ks:
+                    metric = results.recall_metric(k)
+                    kept.append(own.iloc[:1].assign(metric=metric, value=float(value)))
+                    clips[str(pathway), metric] = hit
+        return Measurement(pd.concat(kept, ignore_index=True), clips) if kept else None
+
     def remarks(self) -> list[str]:
         """What limits the numbers: a gallery smaller than k, classes that only test clips have."""
         gallery, found = len(self.parts.gallery), []
@@ -299,6 +341,30 @@ class Retrieval(Evaluation):
         if whole and not shortness(self.run.recipe):
             return ""
         return "These numbers are of this dataset and schedule alone; they are not comparable with published tables."
+
+
+def retrieval_folder(run: Run, dataset: str, split: int) -> Path:
+    """Where the retrieval of a run lies."""
+    return run.folder / "retrieve" / f"{dataset}-split{split}"
+
+
+def training_mean(run: Run, checkpoint: str) -> tuple[Features, dict[str, Any]] | None:
+    """The mean feature (C,) of a run's training clips by pathway and what it is the mean of; None
+    if its retrieval was not measured. Retrieval subtracts it from the gallery.
+
+    Args:
+        run: The run.
+        checkpoint: SHA-256 of its checkpoint.
+    """
+    dataset, split = run.status["dataset"], run.recipe.first_stage.data.split
+    path = retrieval_folder(run, dataset, split) / FEATURES
+    key = read_key(path)
+    if key.get("checkpoint") != checkpoint or key.get("data") != run.status["data_hash"]:
+        return None
+    features, part = load_features(path)
+    gallery = part == "train" if (part == "train").any() else np.ones(len(part), bool)
+    means = {name: feature_mean(values[gallery]) for name, values in features.items()}
+    return means, {"dataset": dataset, "split": split, "clips": int(gallery.sum())}
 
 
 def histogram(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -20,6 +20,7 @@ from vcsf_cli.contracts import PATHWAYS, Frames
 from vcsf_cli.data.augment import to_input
 from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.evaluate.retrieval import training_mean
 from vcsf_cli.export import formats
 from vcsf_cli.export.card import card, licence_in
 from vcsf_cli.export.check import compare
@@ -34,9 +35,9 @@ from vcsf_cli.export.folder import (
     read_config,
     replacing,
 )
-from vcsf_cli.export.measured import read_results, training_mean
 from vcsf_cli.model.parts import build_sampler, fixed_geometry
 from vcsf_cli.narrate import say
+from vcsf_cli.runs import results
 from vcsf_cli.runs.restore import restore
 from vcsf_cli.runs.run import Run
 from vcsf_cli.search.video import FrameTransform, VideoFile
@@ -177,7 +178,9 @@ class Exporter:
         files.write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
         files.write_text(
             folder / CARD,
-            card(self.run, config, read_results(self.run, self.checkpoint), self.licence),
+            card(
+                self.run, config, results.read_all(self.run.folder, self.checkpoint), self.licence
+            ),
         )
 
     def _compared(self, kind: str, path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,18 +44,31 @@ def write_features(
         pq.write_table(table, file)
 
 
-def read_features(path: Path, key: dict[str, Any]) -> Features | None:
-    """Features from `features.parquet`, if it depends on just what `key` says."""
-    if not path.is_file():
-        return None
+def read_key(path: Path) -> dict[str, Any]:
+    """What the features in a file depend on; empty if there are none, or they can't be read."""
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException):
-        return None  # damaged: compute them again
-    if (table.schema.metadata or {}).get(b"vcsf") != json.dumps(key, sort_keys=True).encode():
-        return None
+        found: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {})[b"vcsf"])
+    except (OSError, KeyError, ValueError, pa.ArrowException):
+        return {}
+    return found
+
+
+def load_features(path: Path) -> tuple[Features, npt.NDArray[np.object_]]:
+    """Features (N, C) by pathway and the part of each clip, (N,), from `features.parquet`."""
+    table = pq.read_table(path)
     names = [name for name in table.column_names if name not in ("video", "label", "part")]
-    return {
+    features = {
         name: np.stack(table[name].combine_chunks().to_numpy(zero_copy_only=False))
         for name in names
     }
+    return features, np.array(table["part"].to_pylist(), object)
+
+
+def read_features(path: Path, key: dict[str, Any]) -> Features | None:
+    """Features from `features.parquet`, if they depend on exactly what `key` says."""
+    if read_key(path) != json.loads(json.dumps(key)):
+        return None
+    try:
+        return load_features(path)[0]
+    except (OSError, pa.ArrowException):
+        return None  # damaged: compute them again

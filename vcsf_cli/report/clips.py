@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow.parquet as pq
 
 from vcsf_cli.contracts import Indices
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.splits import QueryGallery
+from vcsf_cli.features.cache import load_features
 from vcsf_cli.features.extract import Features
 from vcsf_cli.features.neighbours import centred_unit
 from vcsf_cli.report import embedding
 from vcsf_cli.report.page import Clips
 from vcsf_cli.report.pictures import layout_for, strips
+from vcsf_cli.runs import results
 
 NEIGHBOURS = 5
 """Of a query that the gallery shows."""
@@ -157,14 +158,8 @@ def _read_neighbours(
     folder: Path, manifest: Manifest, parts: QueryGallery
 ) -> dict[str, _NeighbourLists]:
     """The nearest clips by pathway, from `neighbours.csv`."""
-    columns = {"query": str, "pathway": str, "rank": int, "neighbour": str, "similarity": float}
-    table = pd.read_csv(
-        folder / "neighbours.csv",
-        usecols=list(columns),
-        dtype=columns,
-        keep_default_na=False,
-        na_values={},
-    )
+    columns = ["query", "pathway", "rank", "neighbour", "similarity"]
+    table = results.read(folder / "neighbours.csv", columns)
     table = table[table["rank"] <= NEIGHBOURS]
     row_of = {video: row for row, video in enumerate(manifest.table["video"])}
     query_of = {row: index for index, row in enumerate(parts.query)}
@@ -199,15 +194,11 @@ def _shown_queries(near: Sequence[Indices]) -> Indices:
 def _read_unit_features(folder: Path, points: Indices) -> Features:
     """Unit-length features of some of the clips that take part, from `features.parquet`, centred as
     the benchmark does."""
-    table = pq.read_table(folder / "features.parquet")
-    part = np.array(table["part"].to_pylist())
-    features = {}
-    for name in [name for name in table.column_names if name not in ("video", "label", "part")]:
-        values = np.stack(table[name].combine_chunks().to_numpy(zero_copy_only=False))
+    features, part = load_features(folder / "features.parquet")
+    for values in features.values():
         for each in np.unique(part):
             values[part == each] = centred_unit(values[part == each])
-        features[name] = values[points]
-    return features
+    return {name: values[points] for name, values in features.items()}
 
 
 def _clip_classes(manifest: Manifest, parts: QueryGallery) -> Classes:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from vcsf_cli.features.cache import read_key
 from vcsf_cli.storage.files import in_turn, whole
 
 COLUMNS = (
@@ -21,7 +24,7 @@ baseline's name; `value`: a fraction from 0 to 1; `clips`: how many clips it was
 nothing was trained. Rows that an older vcsf has written lack these two."""
 
 
-NUMBERS = ("seed", "split", "value", "clips", "left_out", "seen", "rank", "hit")
+NUMBERS = ("seed", "split", "value", "clips", "left_out", "seen", "rank", "similarity", "hit")
 """Columns of result files that hold numbers."""
 
 
@@ -86,6 +89,36 @@ def merge(path: Path, rows: pd.DataFrame) -> None:
             rows = pd.concat([old[kept], rows], ignore_index=True) if any(kept) else rows
         with whole(path, "w") as file:
             rows.to_csv(file, index=False, lineterminator="\n")
+
+
+def read_all(run: Path, checkpoint: str) -> pd.DataFrame:
+    """The rows of every `results.csv` that `vcsf retrieve` and `vcsf finetune` wrote for a
+    checkpoint; if one was measured again with other settings, the last.
+
+    Args:
+        run: The run's folder.
+        checkpoint: SHA-256 of the checkpoint.
+    """
+    folders = []
+    for folder in (path.parent for path in run.glob("*/*/results.csv")):
+        status = _read_status(folder)
+        identity = read_key(folder / "features.parquet") or status.get("from", {})
+        if identity.get("checkpoint") == checkpoint:
+            folders.append((str(status.get("ended", "")), folder.name, folder))
+    if not folders:
+        return pd.DataFrame(columns=list(COLUMNS))
+    tables = [read(folder / "results.csv") for *_, folder in sorted(folders)]
+    rows = pd.concat(tables, ignore_index=True)
+    return rows.drop_duplicates([*SAME, "metric"], keep="last", ignore_index=True)
+
+
+def _read_status(folder: Path) -> dict[str, Any]:
+    """The `status.json` of a classification; empty if there is none."""
+    try:
+        found: dict[str, Any] = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
 
 
 def spread(rows: pd.DataFrame) -> pd.DataFrame:
