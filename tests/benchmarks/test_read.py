@@ -16,8 +16,9 @@ import simplejpeg
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from vcsf_cli.contracts import Frames, Video
+from vcsf_cli.data.decode import Settings
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.data.prepare import Preparation, Settings
+from vcsf_cli.data.prepare import Preparation
 from vcsf_cli.data.store import FrameStore
 from vcsf_cli.video import short_side
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,17 +15,15 @@ from hypothesis import strategies as st
 from videos import cut_off, number_of, picture, write_video
 
 from vcsf_cli.contracts import Frame
-from vcsf_cli.data.decode import Decoded, DecodeJob, decode, judge, resample
+from vcsf_cli.data.decode import Decoded, DecodeJob, Settings, decode, judge, resample
 from vcsf_cli.video import short_side
 
 
-def recording(path: Path, **changes: object) -> DecodeJob:
+def job(path: Path, **changes: Any) -> DecodeJob:
     work = path.parent / "work"
     work.mkdir(exist_ok=True)
-    settings = DecodeJob(
-        path, str(work / "clip"), "pyav", size=64, quality=90, fps=None, max_seconds=None
-    )
-    return replace(settings, **changes)
+    settings = Settings(kind="folder", decoder="pyav", size=64, max_seconds=None)
+    return DecodeJob(path, str(work / "clip"), replace(settings, **changes))
 
 
 def frames_of(decoded: Decoded) -> list[list[int]]:
@@ -42,7 +41,7 @@ def frames_of(decoded: Decoded) -> list[list[int]]:
 
 
 def test_a_short_video_is_one_clip(tmp_path: Path) -> None:
-    decoded = decode(recording(write_video(tmp_path / "a.avi", 30)))
+    decoded = decode(job(write_video(tmp_path / "a.avi", 30)))
     assert (decoded.problem, decoded.read, decoded.fps) == ("", 30, 25.0)
     assert frames_of(decoded) == [list(range(30))]
     assert (decoded.clips[0].width, decoded.clips[0].height) == (80, 64)
@@ -52,14 +51,14 @@ def test_a_short_video_is_one_clip(tmp_path: Path) -> None:
 def test_a_long_video_becomes_consecutive_clips(tmp_path: Path) -> None:
     """2 seconds at 25 frames a second are 50 frames; a rest of less than a second joins the clip
     before it."""
-    decoded = decode(recording(write_video(tmp_path / "a.avi", 130), max_seconds=2.0))
+    decoded = decode(job(write_video(tmp_path / "a.avi", 130), max_seconds=2.0))
     assert frames_of(decoded) == [list(range(50)), list(range(50, 100)), list(range(100, 130))]
-    decoded = decode(recording(write_video(tmp_path / "b.avi", 110), max_seconds=2.0))
+    decoded = decode(job(write_video(tmp_path / "b.avi", 110), max_seconds=2.0))
     assert frames_of(decoded) == [list(range(50)), list(range(50, 110))]
 
 
 def test_a_broken_video_gives_what_can_be_read_and_the_reason(tmp_path: Path) -> None:
-    decoded = decode(recording(cut_off(write_video(tmp_path / "cut.avi", 240, b_frames=0), 0.4)))
+    decoded = decode(job(cut_off(write_video(tmp_path / "cut.avi", 240, b_frames=0), 0.4)))
     assert "of 240 frames" in decoded.problem
     (numbers,) = frames_of(decoded)
     assert 50 < len(numbers) < 150
@@ -120,7 +119,7 @@ def test_resampling_keeps_duration_and_order(count: int, own: float, fps: float)
 def test_a_video_is_resampled_by_its_times(tmp_path: Path) -> None:
     times = [0.0, 0.04, 0.08, 0.12, 0.52, 0.56, 0.6]
     path = write_video(tmp_path / "phone.mp4", 7, times=times, b_frames=0)
-    decoded = decode(recording(path, fps=10.0))
+    decoded = decode(job(path, fps=10.0))
     (numbers,) = frames_of(decoded)
     assert decoded.fps == 10.0
     assert numbers[:7] == [0, 2, 3, 3, 3, 3, 6]

@@ -24,8 +24,9 @@ from hypothesis import strategies as st
 from videos import cut_off, ffmpeg_frames, flip_bytes, number_of, write_sound, write_video
 
 from vcsf_cli.contracts import Video
+from vcsf_cli.data.decode import Settings
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.data.prepare import Preparation, Settings, Summary, member_names
+from vcsf_cli.data.prepare import Preparation, Summary, member_names
 from vcsf_cli.data.store import FrameStore
 from vcsf_cli.errors import DataError, InputError
 
@@ -200,7 +201,8 @@ if __name__ == "__main__":  # what stands outside is imported by every worker to
 def started(source: Path, folder: Path, program: Path, **options: Any) -> subprocess.Popen[bytes]:
     """A preparation in a process of its own, leader of a process group of its own."""
     program.write_text(PROGRAM)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     command = [sys.executable, str(program), __file__, str(source), str(folder)]
     return subprocess.Popen(
         command,

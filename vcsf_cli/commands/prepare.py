@@ -20,7 +20,7 @@ from vcsf_cli.commands.options import data_option, where
 from vcsf_cli.config import strict_yaml
 from vcsf_cli.config.check import Checker
 from vcsf_cli.contracts import Component, Dataset, Parameter
-from vcsf_cli.data.decode import default_decoder, preferred_decoders
+from vcsf_cli.data.decode import Settings, default_decoder, preferred_decoders
 from vcsf_cli.errors import DataError, InputError, PluginError, RecipeError
 from vcsf_cli.narrate import duration, say
 
@@ -179,7 +179,7 @@ def prepare(
 ) -> None:
     """Prepare one dataset and say what came of it."""
 
-    from vcsf_cli.data.prepare import PROBLEMS, Preparation, Settings
+    from vcsf_cli.data.prepare import PROBLEMS, Preparation
 
     kind = component.name
     plugins = registry.load()

@@ -49,26 +49,41 @@ def preferred_decoders() -> dict[str, str]:
 
 
 @dataclass(frozen=True)
+class Settings:
+    """What the stored frames depend on: a folder holds frames of one setting only.
+
+    Args:
+        kind: Name of the dataset component.
+        decoder: Name of the decoder.
+        size: Short side of the stored frames in pixels; smaller videos keep their size.
+        quality: Of the JPEGs, 1 to 100.
+        fps: Frames per second that videos are resampled to; None: their own.
+        max_seconds: Longer videos are cut into clips; None: never.
+        on_bad: `skip` leaves a bad video out, `keep` keeps what could be read of it.
+    """
+
+    kind: str
+    decoder: str
+    size: int = 128
+    quality: int = 90
+    fps: float | None = None
+    max_seconds: float | None = 60.0
+    on_bad: str = "skip"
+
+
+@dataclass(frozen=True)
 class DecodeJob:
-    """What to do with one video.
+    """A video to decode.
 
     Args:
         path: The file.
         work: Where to write clips: the number of the clip is appended to this path.
-        decoder: Name of the decoder.
-        size: Short side of the stored frames in pixels.
-        quality: Of the JPEGs, 1 to 100.
-        fps: Frames per second to resample to, None for the video's own.
-        max_seconds: Longest clip; None never cuts.
+        settings: How to store its frames.
     """
 
     path: Path
     work: str
-    decoder: str
-    size: int
-    quality: int
-    fps: float | None
-    max_seconds: float | None
+    settings: Settings
 
 
 @dataclass
@@ -153,25 +168,23 @@ def ignore_interrupts() -> None:
     cv2.setNumThreads(1)
 
 
-def decode(recording: DecodeJob) -> Decoded:
+def decode(job: DecodeJob) -> Decoded:
     """Decode a video into clips, in memory for a few frames however long it is.
 
     Raises:
         StorageError: If a clip can't be written.
     """
-    decoded = Decoded()
-    writer = _ClipWriter(recording, decoded)
+    decoded, settings = Decoded(), job.settings
+    writer = _ClipWriter(job, decoded)
     try:
-        decoder = registry.load().build("decoder", recording.decoder)
-        heart = _Heartbeat(
-            heartbeat_path(recording.work)
-        )  # from here on the time without a frame counts
-        decoded.sha256 = sha256(recording.path, heart)
-        reader: Reader = decoder.open(recording.path)
+        decoder = registry.load().build("decoder", settings.decoder)
+        heart = _Heartbeat(heartbeat_path(job.work))  # from here on the time without a frame counts
+        decoded.sha256 = sha256(job.path, heart)
+        reader: Reader = decoder.open(job.path)
         decoded.declared = reader.declared
-        decoded.fps = recording.fps or reader.fps or USUAL_FPS
-        writer.longest = round(recording.max_seconds * decoded.fps) if recording.max_seconds else 0
-        for image in _read_frames(reader, recording.fps, decoded, heart):
+        decoded.fps = settings.fps or reader.fps or USUAL_FPS
+        writer.longest = round(settings.max_seconds * decoded.fps) if settings.max_seconds else 0
+        for image in _read_frames(reader, settings.fps, decoded, heart):
             writer.add(image)
         decoded.problem = judge(decoded)
     except StorageError:
@@ -179,11 +192,11 @@ def decode(recording: DecodeJob) -> Decoded:
     except VcsfError as error:
         decoded.problem = error.message
     except OSError as error:
-        decoded.problem = f"{recording.path} can't be read: {error.strerror or error}"
+        decoded.problem = f"{job.path} can't be read: {error.strerror or error}"
         decoded.unread = True
     except Exception as error:  # noqa: BLE001 - a decoder that fails on one video must not stop the others
         decoded.problem = (
-            f"the decoder `{recording.decoder}` failed: {type(error).__name__}: {error}"
+            f"the decoder `{settings.decoder}` failed: {type(error).__name__}: {error}"
         )
     finally:
         writer.close()
@@ -257,12 +270,12 @@ class _ClipWriter:
     """Writes frames as JPEGs to one file after the other, a new one whenever a clip is full.
 
     Args:
-        recording: Says where, how large and how good.
+        job: Where to write them, how large and how well.
         decoded: Gets the clips.
     """
 
-    def __init__(self, recording: DecodeJob, decoded: Decoded) -> None:
-        self.recording, self.decoded = recording, decoded
+    def __init__(self, job: DecodeJob, decoded: Decoded) -> None:
+        self.job, self.decoded = job, decoded
         self.longest = 0
         """Frames of the longest clip, 0 for no limit."""
         self._file: IO[bytes] | None = None
@@ -278,9 +291,9 @@ class _ClipWriter:
         if not clips or (self.longest and len(clips[-1].sizes) == self.longest):
             self._next()
         clip = clips[-1]
-        image = short_side(image, self.recording.size)
+        image = short_side(image, self.job.settings.size)
         jpeg: bytes = simplejpeg.encode_jpeg(
-            image, quality=self.recording.quality, colorspace="RGB", colorsubsampling="420"
+            image, quality=self.job.settings.quality, colorspace="RGB", colorsubsampling="420"
         )
         clip.height, clip.width = image.shape[:2]
         clip.sizes.append(len(jpeg))
@@ -305,7 +318,7 @@ class _ClipWriter:
 
     def _next(self) -> None:
         self._close_file()
-        clip = Clip(Path(f"{self.recording.work}-{len(self.decoded.clips):03d}.mjpeg"))
+        clip = Clip(Path(f"{self.job.work}-{len(self.decoded.clips):03d}.mjpeg"))
         try:
             self._file = clip.path.open("wb")
         except OSError as error:
