@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from listings import by_name, parts, touch, write
 from vcsf_plugins.datasets import Folder, Table
-from vcsf_plugins.datasets.own import draw_splits
+from vcsf_plugins.datasets.draw import draw_splits
 from videos import write_video
 
 from vcsf_cli.cli import main
@@ -160,7 +160,7 @@ def test_videos_that_the_pattern_does_not_fit_are_told(tmp_path: Path) -> None:
 
 
 def test_a_pattern_that_is_none_is_a_mistake_of_the_command_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"'p\(' is no regular expression"):
+    with pytest.raises(InputError, match=r"'p\(' is not a regular expression"):
         Folder(tmp_path, group_pattern="p(")
 
 
