@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 import torch
-from conftest import called
+from conftest import TINY, called
 from trained import copy_run, pretrain, sets
 
 from vcsf_cli.config.recipe import load
@@ -398,15 +398,44 @@ def test_the_same_data_in_another_folder_and_another_dataset_need_no_word(
     assert exposed(path) == {("trained", "same", "0")}
     (copy / "elsewhere" / "synthetic").rename(copy / "elsewhere" / "others")
     number = iter(range(99))
-    changed = {"sha256": "0", "split1": "test"}
     change(
         copy / "elsewhere" / "others",
-        lambda row: row | (changed if next(number) % 3 == 0 else {"sha256": "1"}),
+        lambda row: (
+            row
+            | {"original": row["original"][::-1]}
+            | ({"sha256": "0", "split1": "test"} if next(number) % 3 == 0 else {"sha256": "1"})
+        ),
     )
     done = called("retrieve", "others", "--data", "elsewhere", "--workers", 0, cwd=copy)
     assert "warning" not in done.stderr
     (path,) = copy.glob("runs/*/retrieve/others-split1/results.csv")
     assert exposed(path) == {("trained", "other", "0")}
+
+
+def test_videos_that_were_prepared_otherwise_under_another_name_are_known_again(
+    copy: Path, tiny_data: Path
+) -> None:
+    source = tiny_data / "synthetic" / "original"
+    prepare = ("prepare", "synthetic", *TINY, "--source", source, "--data", "data")
+    prepare += ("--name", "large", "--size", 24)
+    retrieve = ("retrieve", "large", "--data", "data", "--workers", 0, "--split")
+    called(*prepare, cwd=copy)
+    done = called(*retrieve, 2, cwd=copy, status=2)
+    assert "4 of 4 test clips of large split 2 were seen in training" in done.stderr
+    assert "warning" not in called(*retrieve, 1, cwd=copy).stderr
+
+    # Earlier versions kept the digests of the videos' files in the shards alone.
+    folder = copy / "data" / "large"
+    before = Manifest.open(folder)
+    change(folder, lambda row: row | {"original": ""})
+    journal = folder / "journal.jsonl"
+    entries = [json.loads(line) for line in journal.read_text().splitlines()]
+    for entry in entries:
+        del entry["original"]
+    journal.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    assert Manifest.open(folder).hash == before.hash
+    assert "everything was prepared already" in called(*prepare, cwd=copy).stderr
+    assert Manifest.open(folder).table.equals(before.table)
 
 
 def test_a_damaged_list_of_training_clips_is_an_error(copy: Path, tiny_data: Path) -> None:

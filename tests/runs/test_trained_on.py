@@ -28,16 +28,23 @@ TINY = (
 
 
 def manifest(name: str, clips: dict[str, tuple[str, str, str]]) -> Manifest:
-    """A dataset of clips by name: recording, content, part in split 1."""
-    rows = [
-        {"video": video, "source": source, "sha256": content, "split1": part}
-        for video, (source, content, part) in clips.items()
-    ]
+    """A dataset of clips by name: recording, content, part in split 1. Content may be two digests,
+    of the stored frames and of the video's file."""
+    rows = []
+    for video, (source, content, part) in clips.items():
+        frames, _, original = content.partition(" from ")
+        row = {"video": video, "source": source, "sha256": frames, "original": original}
+        rows.append(row | {"split1": part})
     return Manifest(Path(name), pd.DataFrame(rows), {})
 
 
 TRAINED = manifest(
-    "d", {"a1": ("a", "A1", "train"), "b1": ("b", "B1", "train"), "t": ("t", "T", "test")}
+    "d",
+    {
+        "a1": ("a", "A1", "train"),
+        "b1": ("b", "B1 from file", "train"),
+        "t": ("t", "T from test file", "test"),
+    },
 )
 
 
@@ -55,6 +62,12 @@ TRAINED = manifest(
             {"x": ("r", "A1", "test"), "y": ("r", "Y", "test"), "z": ("z", "Z", "test")},
             ["x", "y"],
         ),
+        (
+            "other",
+            {"x": ("r", "B1 made larger from file", "test"), "y": ("r", "Y from y", "test")},
+            ["x", "y"],
+        ),
+        ("other", {"x": ("r", "X from test file", "test"), "y": ("s", "Y", "test")}, []),
         ("d", {"a2": ("a", "A2", "test"), "a3": ("a", "A3", "train")}, []),
         ("d", {"twin": ("w", "A1", "test"), "a1": ("a", "A1", "train")}, []),
     ],
@@ -66,6 +79,8 @@ TRAINED = manifest(
         "renamed",
         "another dataset with such names",
         "another name",
+        "another name and prepared otherwise",
+        "test clips prepared otherwise",
         "a recording in both parts",
         "a twin in both parts",
     ],

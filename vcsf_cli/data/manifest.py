@@ -44,11 +44,12 @@ _SCHEMA = pa.schema(
             pa.list_(pa.int64()),
         ),  # of every frame in the shard, and of the end of the last one
         ("sha256", pa.string()),  # of the clip's bytes
+        ("original", pa.string()),  # SHA-256 of the video's file; empty: not known
     ]
 )
 SPLITS = ("split1", "split2", "split3")
-_WHERE = ("shard", "offset", "frame_offsets")
-"""Columns that say where a clip lies, not what it is."""
+_NOT_HASHED = ("shard", "offset", "frame_offsets", "original")
+"""Columns that say where a clip lies or what it was made of, not what it is."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Manifest:
     def hash(self) -> str:
         """SHA-256 of what the clips are and which parts they belong to; where their bytes lie does
         not matter."""
-        content = self.table.drop(columns=list(_WHERE)).to_json(
+        content = self.table.drop(columns=list(_NOT_HASHED)).to_json(
             orient="split", index=False, double_precision=6
         )
         return hashlib.sha256(content.encode()).hexdigest()
@@ -108,6 +109,7 @@ class Manifest:
             )
         try:
             table = pq.read_table(folder / FILE, schema=_SCHEMA).to_pandas()
+            table["original"] = table["original"].fillna("")  # earlier versions did not keep it
             settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(

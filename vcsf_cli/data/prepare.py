@@ -200,10 +200,8 @@ class Preparation:
         versions looked only after decoding, when a disk may have been unplugged."""
         was = f" (it had {entry['size']:,} bytes then)"
         if entry["size"] == MISSING:
-            was, clip = "", entry["clips"][0]
-            end = clip["offset"] + sum(clip["sizes"])
-            description = read_description(self.folder, entry["shard"], end)
-            if description["original_sha256"] == files.sha256(video.path):
+            was = ""
+            if _read_original(self.folder, entry) == files.sha256(video.path):
                 return
         raise DataError(
             f"{video.path} {'is gone' if size == MISSING else 'has changed'} since it was "
@@ -275,6 +273,7 @@ class Preparation:
             "member": member,
             **_listing_entry(video),
             "size": size,
+            "original": decoded.sha256,
             "problem": decoded.problem,
             "read": decoded.read,
             "declared": decoded.declared,
@@ -296,7 +295,9 @@ class Preparation:
                 table.writerow(
                     [entry["name"], entry["problem"], entry["read"], entry["declared"], kept]
                 )
-        rows = [row for video, entry in entries for row in _manifest_rows(video, entry)]
+        rows = [
+            row for video, entry in entries for row in _manifest_rows(self.folder, video, entry)
+        ]
         if not rows:
             raise DataError(
                 f"none of the {len(videos)} videos could be prepared",
@@ -333,7 +334,17 @@ def _listing_entry(video: Video) -> dict[str, str | None]:
     return {"label": video.label, "group": video.group, "source": video.source or video.name}
 
 
-def _manifest_rows(video: Video, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _read_original(folder: Path, entry: dict[str, Any]) -> str:
+    """The SHA-256 of the file that a stored video was decoded from. Earlier versions kept it in the
+    shards alone."""
+    if "original" in entry:
+        return str(entry["original"])
+    clip = entry["clips"][0]
+    end = clip["offset"] + sum(clip["sizes"])
+    return str(read_description(folder, entry["shard"], end)["original_sha256"])
+
+
+def _manifest_rows(folder: Path, video: Video, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The manifest's rows of a video: labels and parts from the listing, the rest from the
     journal."""
     for clip in entry["clips"]:
@@ -345,6 +356,7 @@ def _manifest_rows(video: Video, entry: dict[str, Any]) -> Iterator[dict[str, An
             **_listing_entry(video),
             **{key: clip[key] for key in ("frames", "fps", "width", "height", "offset", "sha256")},
             **{f"split{number}": part for number, part in enumerate(video.split, start=1)},
+            "original": _read_original(folder, entry),
             "shard": entry["shard"],
             "bytes": offsets[-1] - offsets[0],
             "frame_offsets": offsets,

@@ -34,8 +34,13 @@ OWN = "vcsf"
 UNKNOWN = "training_clips_unknown"
 """In `status.json`: names of the files that a run started from and whose training clips are not
 known."""
+_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("dataset", "video", "source", "sha256", "original")]
+)
+_DIGESTS = ("sha256", "original")
+"""Columns that know content again: the stored frames, and the file that they were decoded from."""
 _DIGITS = 16
-"""Hexadecimal digits of a clip's SHA-256 that are kept: enough to tell clips apart."""
+"""Hexadecimal digits of a SHA-256 that are kept: enough to tell clips apart."""
 
 UNTRAINED: dict[str, Any] = {"training_data": "", "seen": None}
 """Columns of a result row of what was not trained."""
@@ -138,9 +143,10 @@ def training_clips(manifest: Manifest, split: int) -> pd.DataFrame:
     """The clips that a training on a split of a dataset sees, columns as in the file of a run."""
     table = manifest.table.iloc[manifest.training_part(split)]
     found = table[["video", "source"]].assign(
-        dataset=manifest.name, sha256=table["sha256"].str[:_DIGITS]
+        dataset=manifest.name, **{name: table[name].str[:_DIGITS] for name in _DIGESTS}
     )
-    return found[["dataset", "video", "source", "sha256"]].astype(str)
+    clips: pd.DataFrame = found[_SCHEMA.names].astype(str)
+    return clips
 
 
 def remember(
@@ -191,16 +197,14 @@ def read(folder: Path) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     try:
-        table: pd.DataFrame = pq.read_table(
-            path, columns=["dataset", "video", "source", "sha256"]
-        ).to_pandas()
+        table: pd.DataFrame = pq.read_table(path, schema=_SCHEMA).to_pandas()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise RunError(
             f"{path} is damaged: {error}",
             "bring it back: it says which clips the run was trained on; or train into another "
             "--runs",
         ) from error
-    return table
+    return table.fillna("")  # earlier versions did not keep all digests
 
 
 def compare(run: Run, manifest: Manifest, split: int, test: Indices) -> Exposure:
@@ -260,14 +264,16 @@ def _seen_rows(
 ) -> np.ndarray:
     """Whether each clip of a dataset is of a recording that was trained on.
 
-    A clip is known again by its bytes, and in datasets of the same name by its name and its
-    recording's. Equal bytes or recordings that the measured split has on both sides itself say
-    nothing of the training."""
+    A clip is known again by its bytes, by the file that it was decoded from, and in datasets of the
+    same name by its name and its recording's. Equal bytes or recordings that the measured split has
+    on both sides itself say nothing of the training."""
     table = manifest.table
     named = clips[clips["dataset"].isin(names)]
-    digest, source = table["sha256"].str[:_DIGITS], table["source"]
+    source = table["source"]
     train = manifest.part(split, "train")
     clip = table["video"].isin(named["video"])
-    clip |= digest.isin(clips["sha256"]) & ~digest.isin(digest.iloc[train])
+    for name in _DIGESTS:
+        digest = table[name].str[:_DIGITS]
+        clip |= digest.isin({*clips[name]} - {""}) & ~digest.isin(digest.iloc[train])
     recordings = {*named["source"], *source[clip]}
     return (clip | (source.isin(recordings) & ~source.isin(source.iloc[train]))).to_numpy()
