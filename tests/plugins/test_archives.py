@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from listings import UNAR, by_name, install_unar, parts, served, tarred, touch, write, zipped
-from vcsf_plugins.datasets import HMDB51, UCF101, archives
+from vcsf_plugins.datasets import HMDB51, UCF101, unpack
 from videos import write_video
 
 from vcsf_cli.cli import main
@@ -415,12 +415,12 @@ def understated(content: bytes, size: int) -> bytes:
 
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "SMALL", 2**20)
+    monkeypatch.setattr(unpack, "SMALL", 2**20)
     bomb = zipped({ARCHERY: bytes(2**23)})
     assert len(bomb) < 2**23 / 900
     with monkeypatch.context() as unwritable:
         unwritable.setattr(
-            archives, "_extract", None
+            unpack, "_extract", None
         )  # nothing is written where an archive says what it holds
         fails_and_leaves_nothing(
             write(tmp_path / "one", {"UCF101.zip": bomb}), "unpacks to more than 1 MiB"
@@ -459,8 +459,8 @@ for number in range(10**9):
 def test_a_program_that_does_not_stop_writing_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, match: str
 ) -> None:
-    monkeypatch.setattr(archives, "SMALL", 2**20)
-    monkeypatch.setattr(archives, "MOST_FILES", 1000)
+    monkeypatch.setattr(unpack, "SMALL", 2**20)
+    monkeypatch.setattr(unpack, "MOST_FILES", 1000)
     text = ENDLESS.format(pid=str(tmp_path / "pid"), how=how)
     monkeypatch.setenv("PATH", str(install_unar(tmp_path / "programs", text)))
     fails_and_leaves_nothing(write(tmp_path / "source", {"UCF101.rar": b"Rar!"}), match)
@@ -472,7 +472,7 @@ def test_a_program_that_does_not_stop_writing_is_killed(
 def test_the_real_unar_is_stopped_at_a_bomb(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archives, "SMALL", 2**20)
+    monkeypatch.setattr(unpack, "SMALL", 2**20)
     source = write(tmp_path / "source", {"UCF101.rar": zipped({ARCHERY: bytes(2**27)})})
     fails_and_leaves_nothing(source, "unpacks to more than 1[0-9] MiB")
 
@@ -520,7 +520,7 @@ def test_the_disk_is_not_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     )
     text = ENDLESS.format(pid=str(tmp_path / "pid"), how=ONE_FILE)
     monkeypatch.setenv("PATH", str(install_unar(tmp_path / "programs", text)))
-    monkeypatch.setattr(archives, "SMALL", 2**60)
+    monkeypatch.setattr(unpack, "SMALL", 2**60)
     free = iter(range(10_000_000, -1, -1_000_000))
     fails_and_leaves_nothing(
         write(tmp_path / "rar", {"UCF101.rar": b"Rar!"}), "the disk would be full"
@@ -529,7 +529,7 @@ def test_the_disk_is_not_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_archives_in_archives_end(tmp_path: Path) -> None:
     content = zipped([ARCHERY])
-    for _ in range(archives.DEEPEST + 1):
+    for _ in range(unpack.DEEPEST + 1):
         content = zipped({"inner.zip": content})
     fails_and_leaves_nothing(
         write(tmp_path / "source", {"UCF101.zip": content}), "more than 8 deep"
@@ -539,7 +539,7 @@ def test_archives_in_archives_end(tmp_path: Path) -> None:
 def test_an_absurd_number_of_files_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archives, "MOST_FILES", 100)
+    monkeypatch.setattr(unpack, "MOST_FILES", 100)
     flat = zipped([f"v_Archery_g01_c{number}.avi" for number in range(101)])
     deep = zipped([f"{letter}/" * 30 + "v_Archery_g01_c01.avi" for letter in "abcd"])
     fails_and_leaves_nothing(write(tmp_path / "flat", {"UCF101.zip": flat}), "more than 100 files")

@@ -1,62 +1,19 @@
-"""Official archives: downloading what is missing, and unpacking, nested ones too.
-
-An archive is not trusted. No link in it is followed or kept, whatever program unpacked it; it may
-unpack to a bounded number of bytes and files and never fills the disk; and what can't be unpacked
-leaves nothing behind."""
+"""The official archives of a dataset: downloading those that are missing, and unpacking."""
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
-import stat
-import struct
-import subprocess
-import time
-import zipfile
-import zlib
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from vcsf_cli.errors import DataError, InputError
-from vcsf_cli.narrate import say
-from vcsf_cli.video import VIDEO_ENDINGS, files_below, videos_below
+from vcsf_cli.video import VIDEO_ENDINGS, files_below
 from vcsf_plugins.datasets.download import download
-from vcsf_plugins.datasets.listing import decode_text
+from vcsf_plugins.datasets.unpack import ENDINGS, find_program, unpack
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None  # type: ignore[assignment]
-
-_ENDINGS = frozenset({".zip", ".rar"})
 _UNPACKED = "unpacked"
 _BEGUN = ".downloading"
 """Marks a folder that vcsf made to download into, until all archives are there and unpacked."""
-_LARGEST_RATIO = 100
-"""How many times its own size an archive may unpack to: videos hardly shrink, lists of names about
-tenfold."""
-SMALL = 2**28
-"""Bytes that any archive may unpack to, however small it is."""
-MOST_FILES = 200_000
-"""Files and folders that an archive may hold, those of the archives in it included; UCF101's holds
-13,422."""
-DEEPEST = 8
-"""How deep archives may lie in archives; HMDB51's lie one deep."""
-_HEADROOM = 2**30
-"""Bytes of the disk that unpacking leaves free, or a tenth of what was free if that is less."""
-SECONDS_BETWEEN_LOOKS = 0.1
-_LAST_LINES = 5
-"""Of what a program says that fails: it may say something about every file."""
-COPY_BYTES = 2**20
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""Python's zipfile bounds how much memory unpacking takes only for these: with bzip2, 400 bytes
-become 300 MB at once."""
-_UNIX = 3
-"""The system in a .zip's entry that keeps a file's mode."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +22,7 @@ class Archive:
 
     Args:
         name: Its name at the dataset's address.
-        sha256: Where it is known for certain; else size and the archive's own check sums must do.
+        sha256: Empty if unknown: then its size and its own check sums must do.
     """
 
     name: str
@@ -78,9 +35,8 @@ class _Provided:
 
     Args:
         root: The folder.
-        unpacked: The folder that archives were unpacked into, where links are not to be followed;
-            it may not exist.
-        remarks: What the user should know about its archives.
+        unpacked: Where its archives were unpacked, if they were; no link in it may be followed.
+        remarks: Sentences for the user.
     """
 
     root: Path
@@ -95,11 +51,10 @@ def provide(
     is_list: Callable[[str], bool],
     lists: Path | None,
 ) -> _Provided:
-    """The folder where the dataset's files lie: `root` itself, or where its archives are unpacked.
+    """The folder where a dataset's files lie: `root` itself, or where its archives are unpacked.
 
     Args:
-        root: A folder, an archive, or what does not exist yet: then the archives are downloaded
-            into it.
+        root: A folder or an archive; if it does not exist, the archives are downloaded into it.
         archives: What the dataset is published as.
         mirror: Where to download from.
         is_list: Whether a file's name is that of an official list.
@@ -110,29 +65,33 @@ def provide(
         DataError: If a download or an archive fails.
     """
     if root.is_file():
-        if root.suffix.lower() not in _ENDINGS:
+        if root.suffix.lower() not in ENDINGS:
             raise InputError(
                 f"{root} is neither a folder nor a .zip or .rar archive",
                 "name the dataset's folder",
             )
         folder = root.parent / f"{root.stem}-{_UNPACKED}"
-        return _Provided(folder, folder, _unpack(root, folder))
-    own = (
-        path
-        for path in videos_below(root, root / _UNPACKED)
-        if path.relative_to(root).parts[0] != _UNPACKED
-    )
-    if not root.exists() or ((root / _BEGUN).exists() and not any(own)):
-        fetch(root, archives, mirror)
+        return _Provided(folder, folder, unpack(root, folder))
+    begun = root / _BEGUN
+    if not root.exists() or (begun.exists() and not _has_videos(_own_files(root))):
+        _fetch(root, archives, mirror)
     remarks = _unpack_below(root, is_list, lists is not None)
-    if (
-        root / _BEGUN
-    ).exists():  # not before: what proves damaged can be deleted, and is downloaded again
-        (root / _BEGUN).unlink()
+    # Not before: an archive that proves damaged is deleted by hand, and is downloaded again.
+    begun.unlink(missing_ok=True)
     return _Provided(root, root / _UNPACKED, remarks)
 
 
-def fetch(root: Path, archives: Sequence[Archive], mirror: str) -> None:
+def _own_files(root: Path) -> list[Path]:
+    """The files below a folder but those that were unpacked there."""
+    files = files_below(root, root / _UNPACKED)
+    return [path for path in files if path.relative_to(root).parts[0] != _UNPACKED]
+
+
+def _has_videos(files: list[Path]) -> bool:
+    return any(path.suffix.lower() in VIDEO_ENDINGS for path in files)
+
+
+def _fetch(root: Path, archives: Sequence[Archive], mirror: str) -> None:
     """Download the archives that are not there.
 
     Raises:
@@ -140,414 +99,52 @@ def fetch(root: Path, archives: Sequence[Archive], mirror: str) -> None:
     """
     root.mkdir(parents=True, exist_ok=True)
     (root / _BEGUN).touch()
-    missing = [archive for archive in archives if not (root / archive.name).is_file()]
-    names = ", ".join(each.name for each in archives)
-    by_hand = f"get {names} yourself, put them into {root} and run it again; or name a folder with the videos and lists"
-    for archive in missing:
-        _program_for(
-            f"{mirror.rstrip('/')}/{archive.name}"
-        )  # rather now than after hours of downloading
-    for archive in missing:
+    addresses = {
+        archive: f"{mirror.rstrip('/')}/{archive.name}"
+        for archive in archives
+        if not (root / archive.name).is_file()
+    }
+    for address in addresses.values():
+        find_program(address)  # not after hours of downloading
+    for archive, address in addresses.items():
         try:
-            download(f"{mirror.rstrip('/')}/{archive.name}", root / archive.name, archive.sha256)
+            download(address, root / archive.name, archive.sha256)
         except DataError as error:
+            names = ", ".join(each.name for each in archives)
             raise DataError(
                 error.message,
-                f"the same command goes on with the download; or {by_hand} with --source",
+                f"the same command goes on with the download; or get {names} yourself, put them "
+                f"into {root} and run it again; or name a folder with the videos and lists with "
+                "--source",
             ) from error
 
 
 def _unpack_below(root: Path, is_list: Callable[[str], bool], has_lists: bool) -> list[str]:
-    """Unpack the archives below a folder, but those whose content somebody has unpacked beside
-    them.
+    """Unpack the archives below a folder but those whose content lies unpacked beside them; returns
+    remarks.
 
     Raises:
         DataError: If one fails, or two would be unpacked into the same folder.
     """
-    files = [
-        path
-        for path in files_below(root, root / _UNPACKED)
-        if path.relative_to(root).parts[0] != _UNPACKED
-    ]
-    has_videos = any(path.suffix.lower() in VIDEO_ENDINGS for path in files)
+    files = _own_files(root)
+    has_videos = _has_videos(files)
     has_lists = has_lists or any(is_list(path.name) for path in files)
-    begun: dict[Path, Path] = {}
+    sources: dict[Path, Path] = {}
     left_packed, remarks = [], []
-    for archive in [path for path in files if path.suffix.lower() in _ENDINGS]:
+    for archive in [path for path in files if path.suffix.lower() in ENDINGS]:
         # Both benchmarks publish their lists as an archive of "splits".
         if has_lists if "split" in archive.name.lower() else has_videos:
             left_packed.append(archive.relative_to(root).as_posix())
             continue
         folder = (root / _UNPACKED / archive.relative_to(root)).with_suffix("")
-        other = begun.setdefault(folder, archive)
+        other = sources.setdefault(folder, archive)
         if other != archive:
             raise DataError(
                 f"{other} and {archive} are two archives of one name",
                 "leave only one of them there",
             )
-        remarks += _unpack(archive, folder)
-    what = "archives left packed, because videos or lists lie beside them"
-    return remarks + ([f"{what}: {', '.join(left_packed)}"] if left_packed else [])
-
-
-class _Allowance:
-    """What an archive, and those in it, may still unpack to.
-
-    Args:
-        archive: The outermost archive.
-        folder: A folder on the disk that is written to.
-    """
-
-    def __init__(self, archive: Path, folder: Path) -> None:
-        self.archive, self.folder = archive, folder
-        self.most = self.bytes = max(_LARGEST_RATIO * archive.stat().st_size, SMALL)
-        self.files = MOST_FILES
-        free = shutil.disk_usage(folder).free
-        self.headroom = min(_HEADROOM, free // 10)
-
-    def check(self, files: int, size: int, to_write: int = 0) -> None:
-        """See that so many files and bytes are within bounds, and that bytes to be written leave
-        the headroom.
-
-        Raises:
-            DataError: If not.
-        """
-        if files > self.files or size > self.bytes:
-            what = (
-                f"{MOST_FILES:,} files and folders"
-                if files > self.files
-                else f"{self.most // 2**20:,} MiB"
-            )
-            raise DataError(
-                f"{self.archive} unpacks to more than {what}, which no dataset of its size does",
-                "do not trust this file; if you do, unpack it yourself and name its folder with "
-                "--source",
-            )
-        if shutil.disk_usage(self.folder).free - to_write < self.headroom:
-            raise DataError(
-                f"{self.archive} can't be unpacked into {self.folder.parent}: the disk would be "
-                f"full",
-                "make room there",
-            )
-
-    def take(self, files: int, size: int) -> None:
-        """Count what was written.
-
-        Raises:
-            DataError: If that was too much.
-        """
-        self.check(files, size)
-        self.files, self.bytes = self.files - files, self.bytes - size
-
-
-def _unpack(archive: Path, folder: Path) -> list[str]:
-    """Unpack an archive and those in it; the folder gets its name when it is complete. Returns
-    remarks.
-
-    Raises:
-        DataError: If the archive is damaged, leads out of its folder, is too large, or there is no
-            program for it.
-    """
-    if folder.is_dir():
-        return []
-    partial = folder.with_name(f".{folder.name}.partial")
-    try:
-        with _in_turn(archive) as lock:
-            if folder.is_dir():  # another process has unpacked it meanwhile
-                return []
-            _remove(partial)  # of a call that was killed
-            try:
-                partial.mkdir(parents=True)
-                left_out = _unpack_nested(archive, partial, lock)
-                partial.replace(folder)
-            finally:
-                _remove(partial)
-                _remove_empty(partial.parent)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise DataError(
-            f"{archive} can't be unpacked into {folder}: {error.strerror or error}",
-            "make room there" if full else "unpack it yourself and name its folder with --source",
-        ) from error
-    return (
-        [f"{archive.name}: {left_out:,} links or special files in it were left out"]
-        if left_out
-        else []
-    )
-
-
-@contextmanager
-def _in_turn(archive: Path) -> Iterator[int]:
-    """Hold an archive, after whoever unpacks it now; gives the file descriptor that holds it.
-
-    A program that unpacks is handed the descriptor: where it outlives this process, the next one
-    waits for it and doesn't write into the same folder."""
-    with archive.open("rb") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                say(f"waiting for another process that unpacks {archive}")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError:  # some network file systems lock no file that is open for reading
-                pass
-        yield file.fileno()
-
-
-def _unpack_nested(archive: Path, folder: Path, lock: int) -> int:
-    """Unpack an archive and those in it, which are then deleted; returns how many entries were left
-    out.
-
-    Raises:
-        DataError: If one of them is damaged, too large, or lies too deep.
-    """
-    allowance = _Allowance(archive, folder)
-    left_out = 0
-    waiting = {archive: (folder, 0)}  # HMDB51 is an archive of one archive a class
-    while waiting:
-        packed, (target, depth) = waiting.popitem()
-        if target.exists() and not target.is_dir():
-            raise DataError(
-                f"{packed} would be unpacked over the file {target.name}", "unpack it yourself"
-            )
-        left_out += _unpack_into(packed, target, archive, allowance, lock) + _sweep(target)
-        if packed != archive:
-            packed.unlink()
-        inner = [path for path in files_below(target, target) if path.suffix.lower() in _ENDINGS]
-        if inner and depth == DEEPEST:
-            raise DataError(
-                f"{archive} holds archives in archives, more than {DEEPEST} deep",
-                "do not trust this file",
-            )
-        waiting |= {
-            path: (path.with_suffix(""), depth + 1) for path in inner if path not in waiting
-        }
-    return left_out
-
-
-def _entries(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Everything below a folder with its state; no link is followed, and folders that can't be read
-    are opened up."""
-    waiting = [folder]
-    while waiting:
-        above = waiting.pop()
-        mode = stat.S_IMODE(above.lstat().st_mode)
-        if mode & stat.S_IRWXU != stat.S_IRWXU:
-            above.chmod(mode | stat.S_IRWXU)
-        for path in above.iterdir():
-            state = path.lstat()
-            if stat.S_ISDIR(state.st_mode):
-                waiting.append(path)
-            yield path, state
-
-
-def _sweep(folder: Path) -> int:
-    """Remove whatever is neither a folder nor a file that lies in this folder alone; returns how
-    much that was."""
-    files = defaultdict(list)
-    others = []
-    for path, state in _entries(folder):
-        if stat.S_ISREG(state.st_mode):
-            files[state.st_dev, state.st_ino, state.st_nlink].append(path)
-        elif not stat.S_ISDIR(state.st_mode):
-            others.append(path)
-    for (_, _, links), paths in files.items():
-        if links > len(paths):  # a hard link to a file outside
-            others += paths
-    for path in others:
-        path.unlink()
-    return len(others)
-
-
-def _remove(folder: Path) -> None:
-    """Delete a folder, if it is there, with everything below; no link is followed."""
-    if folder.is_symlink():
-        folder.unlink()
-    elif folder.exists():
-        for path, state in reversed([*_entries(folder)]):  # what lies in a folder comes before it
-            if stat.S_ISDIR(state.st_mode):
-                path.rmdir()
-            else:
-                path.unlink()
-        folder.rmdir()
-
-
-def _remove_empty(folder: Path) -> None:
-    """Delete a folder and those above it, as long as they are empty."""
-    with suppress(OSError):
-        for each in (folder, *folder.parents):
-            each.rmdir()
-
-
-def _measure(folder: Path) -> tuple[int, int]:
-    """Number and bytes of what lies below a folder; what vanishes meanwhile isn't counted."""
-    count = size = 0
-    for above, folders, names in os.walk(folder):
-        count += len(folders) + len(names)
-        for name in names:
-            with suppress(OSError):
-                size += Path(above, name).lstat().st_size
-    return count, size
-
-
-def _unpack_into(
-    archive: Path, folder: Path, outermost: Path, allowance: _Allowance, lock: int
-) -> int:
-    """Unpack one archive, which may have come out of another, into a folder; returns how many
-    entries were left out.
-
-    Raises:
-        DataError: If it is too large, or damaged, saying that the outermost one is to be replaced.
-    """
-    again = f"delete {outermost} and download it again; the same command does that where it had downloaded it"
-    program = _program_for(str(archive))
-    folder.mkdir(exist_ok=True)
-    if program is None:
-        return _unzip(archive, folder, again, allowance)
-    command = [
-        program,
-        "-quiet",
-        "-force-overwrite",
-        "-no-directory",
-        "-output-directory",
-        str(folder),
-        str(archive),
-    ]
-    status, said = _watched(command, folder, allowance, lock)
-    if status:
-        raise DataError(f"{archive} can't be unpacked: {said}", again)
-    return 0
-
-
-def _watched(
-    command: Sequence[str], folder: Path, allowance: _Allowance, lock: int
-) -> tuple[int, str]:
-    """Run a program that fills a folder; returns its exit status and what it said. It is killed if
-    it writes too much.
-
-    Raises:
-        DataError: If it does.
-    """
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,  # it would ask for a password
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        pass_fds=[lock] if fcntl is not None else [],
-    ) as process:
-        try:
-            took = 0.0
-            looked = time.monotonic()
-            while True:
-                try:
-                    said, complaints = process.communicate(timeout=SECONDS_BETWEEN_LOOKS)
-                    break
-                except subprocess.TimeoutExpired:
-                    allowance.check(0, 0)
-                if (
-                    time.monotonic() - looked > 10 * took
-                ):  # counting many files must not slow the program down
-                    looked = time.monotonic()
-                    allowance.check(*_measure(folder))
-                    took = time.monotonic() - looked
-            allowance.take(*_measure(folder))
-        finally:
-            process.kill()  # nothing happens if it has ended
-    return process.returncode, "\n".join((complaints or said).strip().splitlines()[-_LAST_LINES:])
-
-
-def _program_for(archive: str) -> str | None:
-    """The program that unpacks an archive, None where none is needed.
-
-    Raises:
-        DataError: If it is not installed.
-    """
-    if archive.lower().endswith(".zip"):
-        return None
-    program = shutil.which("unar")
-    if program is None:
-        raise DataError(
-            f"{archive} needs the program `unar`",
-            "install it (Debian: apt-get install unar), or unpack the archive yourself and name "
-            "its folder with --source",
-        )
-    return program
-
-
-def _unzip(archive: Path, folder: Path, again: str, allowance: _Allowance) -> int:
-    """Unpack a .zip and verify every file's check sum; returns how many links and the like were
-    left out.
-
-    Args:
-        archive: The .zip.
-        folder: An existing folder without links.
-        again: What to do if it is damaged.
-        allowance: What it may unpack to.
-
-    Raises:
-        DataError: If it is damaged, too large, or leads out of its folder.
-    """
-    try:
-        with zipfile.ZipFile(archive) as content:
-            entries = content.infolist()
-            size = sum(entry.file_size for entry in entries)
-            allowance.check(len(entries), size, to_write=size)
-            made = 0
-            for entry in entries:
-                # A name that isn't marked as UTF-8 was read as code page 437, unless Python found
-                # another one beside it.
-                if not entry.flag_bits & 0x800 and entry.filename == entry.orig_filename:
-                    entry.filename = decode_text(entry.filename.encode("cp437"))
-                path = PurePath(entry.filename)
-                if path.anchor or ".." in path.parts:  # an anchor may be a drive
-                    raise DataError(
-                        f"{archive} holds `{entry.filename}`, which leads out of its folder",
-                        "do not trust this file",
-                    )
-                made += len(path.parts)
-            allowance.take(made, 0)
-            plain = [entry for entry in entries if _is_plain(entry)]
-            if any(entry.compress_type not in _METHODS for entry in plain):
-                raise NotImplementedError("it is packed by another method than Deflate")
-            for entry in plain:
-                _extract(content, entry, folder, allowance)
-            return len(entries) - len(plain)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        struct.error,
-        EOFError,
-        ValueError,
-    ) as error:
-        raise DataError(f"{archive} is damaged: {error}", again) from error
-    except (
-        RuntimeError,
-        NotImplementedError,
-    ) as error:  # a password, or a compression that Python lacks
-        raise DataError(
-            f"{archive} can't be unpacked: {error}",
-            "unpack it yourself and name its folder with --source",
-        ) from error
-
-
-def _is_plain(entry: zipfile.ZipInfo) -> bool:
-    """Whether an entry is a folder or a file, no link or device."""
-    kind = stat.S_IFMT(entry.external_attr >> 16) if entry.create_system == _UNIX else 0
-    return kind in (0, stat.S_IFREG, stat.S_IFDIR)
-
-
-def _extract(
-    content: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, allowance: _Allowance
-) -> None:
-    """Write one entry of a .zip, whose name is known to stay in the folder."""
-    path = folder / entry.filename
-    if entry.is_dir():
-        path.mkdir(parents=True, exist_ok=True)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with content.open(entry) as source, path.open("wb") as target:
-        while chunk := source.read(COPY_BYTES):
-            allowance.take(0, len(chunk))
-            target.write(chunk)
+        remarks += unpack(archive, folder)
+    if left_packed:
+        what = "archives left packed, because videos or lists lie beside them"
+        remarks.append(f"{what}: {', '.join(left_packed)}")
+    return remarks
