@@ -164,11 +164,12 @@ def locked(content: bytes) -> bytes:
         (zipped({ARCHERY: bytes(range(256)) * 50})[:300], "is damaged"),
         (damaged(zipped({ARCHERY: bytes(range(256))})), "is damaged"),
         (b"no archive", "is damaged"),
+        (zipped(["~"]).replace(b"~", b"\0"), "is damaged: it holds a file without a name"),
         (locked(zipped([ARCHERY])), "password"),
         (zipped(["../../v_Archery_g01_c01.avi"]), "leads out of its folder"),
         (zipped(["/tmp/v_Archery_g01_c01.avi"]), "leads out of its folder"),
     ],
-    ids=["cut off", "flipped bytes", "text", "password", "up", "absolute"],
+    ids=["cut off", "flipped bytes", "text", "no name", "password", "up", "absolute"],
 )
 def test_a_bad_archive_is_named_and_leaves_nothing(
     tmp_path: Path, content: bytes, problem: str
@@ -177,7 +178,7 @@ def test_a_bad_archive_is_named_and_leaves_nothing(
     with pytest.raises(DataError, match=problem) as caught:
         ucf(tmp_path / "source")
     assert "UCF101.zip" in caught.value.message
-    if problem == "is damaged":
+    if "is damaged" in problem:
         assert f"delete {tmp_path / 'source/UCF101.zip'} and download it again" in caught.value.hint
     assert not (tmp_path / "source/unpacked/UCF101").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["source"]

@@ -283,6 +283,8 @@ def _unzip(archive: Path, folder: Path, again: str, allowance: _Allowance) -> in
                 # another one beside it.
                 if not entry.flag_bits & 0x800 and entry.filename == entry.orig_filename:
                     entry.filename = decode_text(entry.filename.encode("cp437"))
+                if not entry.filename:
+                    raise ValueError("it holds a file without a name")
                 path = PurePath(entry.filename)
                 if path.anchor or ".." in path.parts:  # an anchor may be a drive
                     raise DataError(
