@@ -57,7 +57,7 @@ def accuracies(data: Path) -> dict[str, float]:
     videos = EvalClips(
         manifest, test.tolist(), build_sampler(stage), stage.augment.border, stage.data.size
     )
-    found = extract(model, videos, torch.device("cpu"), 1, lambda count: None)
+    found = extract(model, videos, torch.device("cpu"), 1)
     with torch.no_grad():
         chances = {
             name: layers[name](torch.from_numpy(values)).softmax(1).numpy()

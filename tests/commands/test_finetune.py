@@ -249,7 +249,7 @@ def test_a_fine_tuning_is_no_run_and_the_newest_run_stays_the_newest(
 ) -> None:
     finetune("--knn", cwd=work)
     (folder,) = folders(work)
-    assert "is no run folder" in finetune("--knn", "--from", folder, cwd=work, status=2).stderr
+    assert "is not a run folder" in finetune("--knn", "--from", folder, cwd=work, status=2).stderr
     done = called("retrieve", "--k", "1", "--data", "data", "--workers", 0, cwd=work)
     assert f"using the newest finished run: {tiny_run.name}" in done.stderr
 

@@ -537,7 +537,7 @@ def test_a_run_without_a_checkpoint_or_with_another_kind_of_file_is_told(
     [
         (["nowhere"], "dataset nowhere is not prepared"),
         (["--from", "nothing"], "there is no run nothing"),
-        (["--from", "data"], "is no run folder"),
+        (["--from", "data"], "is not a run folder"),
         (["--split", "4"], "--split"),
         (["--k", "0"], "k starts at 1"),
     ],

@@ -97,7 +97,7 @@ def test_a_video_that_is_not_there(encoder: VideoEncoder, tmp_path: Path) -> Non
 def test_folders_that_hold_no_encoder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no folder"):
         load_encoder(tmp_path / "absent")
-    with pytest.raises(InputError, match="is no run folder"):
+    with pytest.raises(InputError, match="is not a run folder"):
         load_encoder(tmp_path)
     config = tmp_path / "config.json"
     for text, message in [

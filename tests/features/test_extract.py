@@ -34,7 +34,7 @@ def test_a_pathway_sees_its_part_of_a_window(tiny_data: Path) -> None:
     )
     model = build(recipe).eval()
     videos = EvalClips(Manifest.open(tiny_data / "synthetic"), [0, 3], Apart(), 0.875, 32)  # type: ignore[arg-type]  # measuring only covers
-    found = extract(model, videos, torch.device("cpu"), 0, lambda count: None)
+    found = extract(model, videos, torch.device("cpu"), 0)
     for index in range(2):
         item = videos[index]
         frames = item["frames"][item["windows"][0]][None]

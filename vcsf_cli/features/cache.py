@@ -1,4 +1,4 @@
-"""Features in a Parquet file that says what they depend on."""
+"""Features in a Parquet file, with what they depend on as its key."""
 
 from __future__ import annotations
 

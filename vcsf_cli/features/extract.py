@@ -45,7 +45,7 @@ def extract(
     videos: EvalClips,
     device: torch.device,
     workers: int,
-    done: Done,
+    done: Done = lambda count: None,
     bf16: bool = False,
 ) -> Features:
     """Mean feature of each video's windows, float32 (N, C) by pathway, before any centring or

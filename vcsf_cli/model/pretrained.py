@@ -1,8 +1,8 @@
-"""Starting from weights that others have trained: files of other code, and vcsf's own.
+"""`--init`: initial weights from files of other code, or vcsf's own.
 
-A backbone says how other code names its weights (`layouts`, see `vcsf_cli.contracts.Layout`).
-Loading is strict: every tensor of the backbone is given, and everything in the file is either taken
-or known to be left out."""
+A backbone lists how other code names its weights (`layouts`, see `vcsf_cli.contracts.Layout`).
+Loading is strict: the file must have every tensor of the backbone, and nothing else but what the
+layout leaves out."""
 
 from __future__ import annotations
 
@@ -29,32 +29,31 @@ from vcsf_cli.narrate import is_first, say
 from vcsf_cli.storage import checkpoint, files
 
 FILE = "init.csv"
-"""Of a run: every tensor of the files that it started from, and what became of it."""
+"""In a run folder: every tensor of the files that the run started from, taken or left out."""
 
 OWN = "vcsf"
 _WHOLE = ("state_dict", "model")
-"""Under which key a file with more than weights has them."""
+"""Keys under which a file with more than weights has them."""
 
 _EXPORTED = tuple(f"{pathway}.backbone." for pathway in PATHWAYS)
-"""How keys of an exported folder's weights begin."""
+"""Prefixes of keys of exported weights."""
 
 _UNCOUNTED = "num_batches_tracked"
-"""Of a batch norm, which needs it only with a momentum of None; files from before it was invented
-have none."""
+"""A batch norm needs it only with a momentum of None, and old files lack it."""
 
 _SHOWN = 3
-"""Keys of a kind that an error names."""
+"""Most keys of a kind that an error names."""
 
 
 @dataclass(frozen=True)
 class _WeightFile:
-    """What a file holds.
+    """The content of a file.
 
     Args:
         tensors: Its tensors by name.
-        others: What it has besides, such as an optimiser's state.
+        others: Its other keys, such as an optimiser's state.
         own: Whether vcsf wrote it.
-        labels: Whether vcsf says that labels were used.
+        labels: Whether vcsf used labels in its training.
     """
 
     tensors: dict[str, Tensor]
@@ -68,15 +67,15 @@ class PathwayWeights:
     """The weights of one pathway from a file.
 
     Args:
-        pathway: Which.
+        pathway: `slow` or `fast`.
         file: The file.
         digest: Its SHA-256.
-        layout: Whose names it has.
+        layout: Name of the layout of its keys.
         labels: Whether labels have trained these weights.
-        remark: A sentence for the user, or nothing.
-        weights: By the pathway's own key.
-        lines: What became of each key of the file: its name, our name or nothing, its shape, what
-            it is.
+        remark: A sentence for the user, or "".
+        weights: Tensors by the pathway's own keys.
+        lines: For each key of the file: the key, our key or "", its shape, and `taken` or what it
+            is.
     """
 
     pathway: str
@@ -90,7 +89,7 @@ class PathwayWeights:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a run remembers of it."""
+        """Its entry in a run's `status.json`."""
         return {
             "file": self.file.name,
             "sha256": self.digest,
@@ -117,39 +116,39 @@ class PathwayWeights:
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """What a run starts from, besides random weights.
+    """The weights from files that a run starts from.
 
     Args:
-        imported: The pathways whose weights come from files.
+        imported: One entry for each pathway whose weights come from a file.
     """
 
     imported: tuple[PathwayWeights, ...] = ()
 
     @property
     def labels(self) -> bool:
-        """Whether labels have trained any of it."""
+        """Whether labels have trained any of these weights."""
         return any(each.labels for each in self.imported)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a run remembers, by pathway."""
+        """Entries in a run's `status.json`, by pathway."""
         return {each.pathway: each.facts for each in self.imported}
 
     @property
     def own_files(self) -> list[Path]:
-        """Those of vcsf's own that it starts from."""
+        """The files that vcsf itself wrote."""
         return list(dict.fromkeys(each.file for each in self.imported if each.layout == OWN))
 
     @torch.no_grad()
     def put_into(self, model: TwoPathways) -> None:
-        """Give the networks these weights."""
+        """Copy the weights into the networks."""
         for each in self.imported:
             own = model.pathway(each.pathway).state_dict()
             for name, tensor in each.weights.items():
                 own[name].copy_(tensor)
 
     def write(self, folder: Path) -> None:
-        """Write `init.csv` into a run folder, if there is anything to say."""
+        """Write `init.csv` into a run folder, if any weights come from files."""
         if not self.imported or not is_first():
             return
         table = pd.DataFrame(
@@ -165,10 +164,10 @@ class InitialWeights:
 
 
 def assignments(wanted: Init, given: Mapping[str, Path]) -> list[str]:
-    """What `--init` sets in a recipe, as `--set` would.
+    """The recipe settings of `--init`, as `--set` takes them.
 
     Args:
-        wanted: What the recipe names already.
+        wanted: The recipe's own digests.
         given: Files by pathway.
 
     Raises:
@@ -193,7 +192,7 @@ def read(recipe: Recipe, given: Mapping[str, Path], model: TwoPathways) -> Initi
 
     Args:
         recipe: The recipe.
-        given: Files by pathway, whose digests the recipe has.
+        given: Files by pathway; the recipe has their digests.
         model: Its networks; they are not changed.
 
     Raises:
@@ -220,11 +219,6 @@ def read(recipe: Recipe, given: Mapping[str, Path], model: TwoPathways) -> Initi
 def read_pathway_weights(
     path: Path, digest: str, pathway: str, model: TwoPathways, backbone: str
 ) -> PathwayWeights:
-    """The weights of one pathway from one file.
-
-    Raises:
-        InputError: If it can't be read, or does not fit.
-    """
     content = _read_weight_file(path)
     network = model.pathway(pathway)
     layouts = {OWN: _own_layout(network, pathway)} if content.own else _backbone_layouts(network)
@@ -235,7 +229,7 @@ def read_pathway_weights(
             "give a checkpoint.pt, a stage-N.pt or an exported model.safetensors of the same "
             "backbone",
         )
-    name, prefix = closest(content.tensors, layouts)
+    name, prefix = _closest_layout(content.tensors, layouts)
     layout = layouts[name]
     taken, lines, problems = _match_tensors(content.tensors, layout, prefix, network.state_dict())
     if problems:
@@ -255,10 +249,10 @@ def read_pathway_weights(
 
 
 def _read_weight_file(path: Path) -> _WeightFile:
-    """What a file of weights holds; no code in it is run.
+    """The content of a file of weights; no code in it is run.
 
     Raises:
-        InputError: If it is none.
+        InputError: If it holds no weights.
     """
     loaded = _load_tensors(path)
     kind = loaded.get("kind") if isinstance(loaded, dict) else None
@@ -294,7 +288,7 @@ def _read_weight_file(path: Path) -> _WeightFile:
 
 
 def _is_state(content: Any) -> bool:
-    """Whether this is a state dict: tensors by name."""
+    """Whether this is a state dict."""
     return (
         isinstance(content, dict)
         and len(content) > 0
@@ -305,15 +299,15 @@ def _is_state(content: Any) -> bool:
 
 
 def _load_tensors(path: Path) -> Any:
-    """What torch or safetensors reads from a file.
+    """Load a file with torch or safetensors.
 
     Raises:
-        InputError: If they can't.
+        InputError: If they can't read it.
     """
     scalar = cast(Any, np.float64(0).__reduce__()[0])
     plain = [np.dtype, *(type(np.dtype(name)) for name in ("float64", "float32", "int64"))]
-    # Checkpoints have accuracies beside the weights, some as numbers of numpy; version 1 of it
-    # called that by another name.
+    # Checkpoints may have accuracies beside the weights as numpy numbers; numpy 1 had another name
+    # for them.
     safe = [scalar, (scalar, "numpy.core.multiarray.scalar"), *plain]
     try:
         if path.suffix == ".safetensors":
@@ -331,10 +325,10 @@ def _load_tensors(path: Path) -> Any:
 
 
 def _used_labels(path: Path, beside: str, key: str) -> bool:
-    """Whether labels have trained one of vcsf's own files, which the file beside it says.
+    """Whether labels have trained one of vcsf's own files, by a key of the JSON file beside it.
 
     Raises:
-        InputError: If that is not there.
+        InputError: If that file is missing.
     """
     try:
         return bool(json.loads((path.parent / beside).read_text(encoding="utf-8"))[key])
@@ -347,8 +341,7 @@ def _used_labels(path: Path, beside: str, key: str) -> bool:
 
 
 def _own_layout(network: Pathway, pathway: str) -> Layout:
-    """How vcsf's own files name the weights of a pathway; its head is not taken, whatever there is
-    besides is not either."""
+    """The layout of vcsf's own files: the pathway is taken without its head, nothing else is."""
     keys = {key: key for key in network.state_dict() if not key.startswith("head.")}
     left_out = {f"{other}.": f"the {other} pathway" for other in PATHWAYS if other != pathway}
     left_out |= {f"{pathway}.head.": "projection head", "centre.": "the centre of features"}
@@ -356,8 +349,7 @@ def _own_layout(network: Pathway, pathway: str) -> Layout:
 
 
 def _backbone_layouts(network: Pathway) -> dict[str, Layout]:
-    """How other code names the weights of a pathway's backbone, with our own keys as the pathway
-    has them."""
+    """The layouts of a pathway's backbone, with the pathway's own keys."""
     found: Mapping[str, Layout] = getattr(network.backbone, "layouts", {})
     return {
         name: replace(layout, keys={key: f"backbone.{own}" for key, own in layout.keys.items()})
@@ -365,8 +357,10 @@ def _backbone_layouts(network: Pathway) -> dict[str, Layout]:
     }
 
 
-def closest(tensors: Mapping[str, Tensor], layouts: Mapping[str, Layout]) -> tuple[str, str]:
-    """The name of the layout, and its prefix, by which most tensors of a file are known."""
+def _closest_layout(
+    tensors: Mapping[str, Tensor], layouts: Mapping[str, Layout]
+) -> tuple[str, str]:
+    """The layout, by name, and its prefix that match the most tensors of a file."""
     known = {
         (name, prefix): sum(
             key.startswith(prefix) and key.removeprefix(prefix) in layout.keys for key in tensors
@@ -380,7 +374,7 @@ def closest(tensors: Mapping[str, Tensor], layouts: Mapping[str, Layout]) -> tup
 def _match_tensors(
     tensors: Mapping[str, Tensor], layout: Layout, prefix: str, own: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[tuple[str, str, str, str]], list[str]]:
-    """A file's tensors by our names, what became of each, and what does not fit, in words."""
+    """A file's tensors by our keys, the lines of `PathwayWeights`, and problems in words."""
     taken: dict[str, Tensor] = {}
     lines: list[tuple[str, str, str, str]] = []
     wrong: dict[str, list[str]] = {
@@ -419,7 +413,7 @@ def _match_tensors(
 
 
 def _in_words(wrong: Mapping[str, Sequence[str]]) -> list[str]:
-    """How many keys are wrong in which way, and the first of them."""
+    """For each kind of problem the number of keys and the first of them."""
     return [
         f"{len(keys)} {how} ({', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''})"
         for how, keys in wrong.items()
@@ -428,11 +422,10 @@ def _in_words(wrong: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _fold_eps(backbone: nn.Module, eps: float, taken: dict[str, Tensor]) -> None:
-    """Let running variances take up the difference between the file's eps and that of our batch
-    norms.
+    """Add the difference between the file's eps and that of our batch norms to running variances.
 
-    A batch norm divides by the root of variance + eps, so that it is the same in eval mode. In
-    training it divides by the batch's own variance + our eps."""
+    A batch norm divides by the root of variance + eps, so that it computes the same in eval mode.
+    In training it divides by the batch's own variance + our eps."""
     for name, module in backbone.named_modules():
         key = f"backbone.{name}.running_var"
         if isinstance(module, _BatchNorm) and key in taken:

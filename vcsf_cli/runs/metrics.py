@@ -1,5 +1,4 @@
-"""metrics.csv: one line per log interval, appended, and cut back when a run goes on from an earlier
-point."""
+"""metrics.csv: one line per log interval, appended, and cut back when a run resumes."""
 
 from __future__ import annotations
 
@@ -16,10 +15,10 @@ class MetricsFile:
 
     Args:
         path: The file; made with the first record.
-        step: Where the training goes on: what is there of later steps is cut off, for a run that
-            was killed does them again.
-        stage: The same by stages, counted from 1, and ...
-        epoch: ... by finished epochs: while a queue is filled, steps stand still.
+        step: Steps that are done. Records of later steps are cut off: a run that was killed does
+            these steps again.
+        stage: The stage under way, from 1, and ...
+        epoch: ... its finished epochs, which cut off too: while a queue fills, steps stand still.
     """
 
     def __init__(self, path: Path, step: int, stage: int, epoch: int) -> None:
@@ -28,23 +27,22 @@ class MetricsFile:
         records = self.read()
         if records:
             self.columns = list(records[0])
-            self._rewrite(
-                [
-                    each
-                    for each in records
-                    if int(each["step"]) <= step and _record_place(each) <= (stage, epoch)
-                ]
-            )
+            kept = [
+                each
+                for each in records
+                if int(each["step"]) <= step and _record_place(each) <= (stage, epoch)
+            ]
+            self._rewrite(kept)
 
     def read(self) -> list[dict[str, str]]:
-        """All records; a line that a kill cut short is left out."""
+        """All records, without a line that a kill cut short."""
         if not self.path.is_file():
             return []
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
         return list(csv.DictReader(line for line in lines if line.endswith("\n")))
 
     def append(self, record: Mapping[str, float]) -> None:
-        """Add a record; a new column is added to the lines before it as empty."""
+        """Append a record; a new column is empty in the lines before it."""
         new = [name for name in record if name not in self.columns]
         if new:
             self.columns += new
@@ -53,7 +51,7 @@ class MetricsFile:
             csv.DictWriter(file, self.columns, lineterminator="\n").writerow(dict(record))
 
     def last(self) -> dict[str, float]:
-        """The last values that the last stage of it has logged."""
+        """The last value of each column in the last stage."""
         found: dict[str, float] = {}
         for record in self.read():
             found = merge_record(

@@ -26,7 +26,7 @@ def own_checkpoint(run: Run) -> dict[str, Any]:
     """The checkpoint of a run.
 
     Raises:
-        RunError: If there is no whole one, or it is another run's.
+        RunError: If there is no whole checkpoint, or it is another run's.
     """
     saved = checkpoint.load(run.checkpoint)
     recipe = (run.folder / "recipe.yaml").read_text(encoding="utf-8")

@@ -43,8 +43,7 @@ def recall_k(metric: str) -> int:
 
 
 def read(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
-    """A table of results, names being text whatever they look like: a class may be called None, a
-    clip 0001."""
+    """A table of results. Names stay text: a class may be called None, a clip 0001."""
     names = list(pd.read_csv(path, nrows=0).columns)
     return pd.read_csv(
         path,
@@ -60,8 +59,8 @@ def read(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
 
 
 def write(path: Path, rows: Iterable[dict[str, object]]) -> pd.DataFrame:
-    """Write `results.csv`; rows of variants that are not measured now stay as they are, if they are
-    of as many clips."""
+    """Write `results.csv`, keeping the rows of variants that are not measured now if they are of
+    as many clips."""
     new = pd.DataFrame(list(rows), columns=list(COLUMNS)).astype({"seen": "Int64"})
     if path.is_file():
         old = read(path)
@@ -75,12 +74,12 @@ def write(path: Path, rows: Iterable[dict[str, object]]) -> pd.DataFrame:
 
 
 SAME = ("variant", "seed", "dataset", "split", "task", "pathway")
-"""What tells one measurement from another in a run's own `results.csv`."""
+"""Columns that identify a measurement in a run's own `results.csv`."""
 
 
 def merge(path: Path, rows: pd.DataFrame) -> None:
-    """Write rows into a file of many measurements, which several processes may do at a time; what
-    was measured before of the same kind is replaced."""
+    """Write rows into a file of many measurements, in place of earlier rows of the same ones;
+    several processes may do so at a time."""
     with in_turn(path.with_name(f"{path.name}.lock")):
         if path.is_file():
             old = read(path)

@@ -1,5 +1,4 @@
-"""Run folders: `runs/<name>-<hash of the resolved recipe>/`, which remember everything about a
-training."""
+"""Run folders, `runs/<name>-<hash of the resolved recipe>/`: everything about a training."""
 
 from __future__ import annotations
 
@@ -53,27 +52,24 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The folder's name, which names the run."""
         return self.folder.name
 
     @property
     def checkpoint(self) -> Path:
-        """The newest checkpoint."""
         return self.folder / "checkpoint.pt"
 
     @property
     def metrics(self) -> Path:
-        """What was logged, one line per interval."""
+        """The log, one line per interval."""
         return self.folder / "metrics.csv"
 
     @property
     def status(self) -> dict[str, Any]:
-        """What `status.json` says: state, data and times."""
+        """The content of `status.json`: state, data and times."""
         return _read_status(self.folder)
 
     @property
     def uses_labels(self) -> bool:
-        """Whether labels were used in training, so that it is not self-supervised."""
         return bool(self.status.get("uses_labels"))
 
     @property
@@ -88,7 +84,6 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the training has come to its end."""
         return bool(self.status.get("finished"))
 
     def note(self, **changes: Any) -> None:
@@ -97,12 +92,11 @@ class Run:
 
 
 def run_folder(runs: Path, recipe: Recipe) -> Path:
-    """The run folder of a recipe."""
     return runs / f"{recipe.name}-{recipe.hash}"
 
 
 def now() -> str:
-    """This moment, to the microsecond, in UTC."""
+    """The time in UTC, to the microsecond."""
     return datetime.now(UTC).isoformat()
 
 
@@ -114,17 +108,15 @@ def open_run(
     init: Mapping[str, Any] | None = None,
     started_from: Sequence[Path] = (),
 ) -> Run:
-    """The run of a recipe: a new folder, or the one where an earlier call stopped. It remembers its
-    training clips.
+    """The run of a recipe: a new folder, or the one of an earlier call.
 
     Args:
         runs: Folder of run folders.
         recipe: The recipe.
         manifest: Its dataset.
         uses_labels: Whether labels are used in training.
-        init: What to remember of the weights that it starts from.
-        started_from: Files of vcsf's own among these weights; what they were trained on, this run
-            has seen too.
+        init: The weights from files that it starts from, for `status.json`.
+        started_from: Files of vcsf's own among these; their training clips count as this run's.
 
     Raises:
         RunError: If the run was begun on other data.
@@ -161,7 +153,7 @@ def open_run(
 
 def environment() -> dict[str, Any]:
     """Versions, machine and command line: what a result can depend on besides recipe and data."""
-    import torch  # it takes seconds, and who only reads runs needs none of it
+    import torch  # it takes seconds, and reading runs does not need it
 
     versions = {}
     for package in _PACKAGES:
@@ -182,11 +174,6 @@ def environment() -> dict[str, Any]:
 
 
 def _read_status(folder: Path) -> dict[str, Any]:
-    """The content of a run's `status.json`.
-
-    Raises:
-        RunError: If it is damaged.
-    """
     path = folder / "status.json"
     try:
         status: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -203,8 +190,8 @@ def _read_status(folder: Path) -> dict[str, Any]:
 def _newest_run(runs: Path) -> Run | None:
     """The finished run that ended last, None if there is none.
 
-    Runs that can't be used, because they are damaged or a plugin is absent, are passed over with a
-    warning if they may be newer."""
+    Runs that can't be used, because they are damaged or lack a plugin, are skipped with a warning
+    if they may be newer."""
     ended: list[tuple[str, Path]] = []
     for folder in sorted(path.parent for path in runs.glob("*/status.json")):
         try:
@@ -230,11 +217,11 @@ def read_run(folder: Path) -> Run:
     """The run in a folder.
 
     Raises:
-        InputError: If the folder is none, or nothing was ever trained in it.
+        InputError: If it is not a run folder, or nothing was ever trained in it.
     """
     if not (folder / "recipe.yaml").is_file():
         raise InputError(
-            f"{folder} is no run folder: it has no recipe.yaml",
+            f"{folder} is not a run folder: it has no recipe.yaml",
             "name a folder that `vcsf pretrain` made",
         )
     if not (folder / "status.json").is_file():
@@ -250,7 +237,7 @@ def find_run(runs: Path, named: str | None) -> Run:
     finished run.
 
     Raises:
-        InputError: If there is none, or several begin like this.
+        InputError: If there is none, or several names begin like this.
     """
     if named is None:
         newest = _newest_run(runs)

@@ -1,9 +1,8 @@
-"""Which weights fed which stage: `stages.json` of a run, and stages that another run has trained
-already.
+"""`stages.json` of a run: which weights fed which stage; and stages that another run has trained.
 
-Two runs agree on their first stages if those have the same recipe, seed and data. The later run
-then takes the weights of the earlier one instead of training them again: on a CPU they would be the
-same to the last bit."""
+Two runs share their first stages if those have the same recipe, seed and data. The later run then
+takes the weights of the earlier one instead of training them again: on a CPU they would be the same
+to the last bit."""
 
 from __future__ import annotations
 
@@ -26,12 +25,12 @@ FILE = "stages.json"
 
 
 def weights_file(folder: Path, stage: int) -> Path:
-    """Where a run keeps the weights after a stage, counted from 0 here and from 1 in the name."""
+    """The file of the weights after a stage, counted from 0 here and from 1 in the name."""
     return folder / f"stage-{stage + 1}.pt"
 
 
 def stage_fingerprint(recipe: Recipe, stages: int, data_hash: str) -> str:
-    """Hash of everything that the weights after so many stages depend on, but for the machine."""
+    """Hash of everything but the machine that the weights after the first stages depend on."""
     content = [
         recipe.seed,
         data_hash,
@@ -41,8 +40,7 @@ def stage_fingerprint(recipe: Recipe, stages: int, data_hash: str) -> str:
 
 
 def digests(model: TwoPathways) -> dict[str, str]:
-    """The first sixteen hexadecimal digits of the SHA-256 of each pathway's weights and
-    statistics."""
+    """The first 16 hexadecimal digits of the SHA-256 of each pathway's weights and statistics."""
     found: dict[str, str] = {}
     for pathway in PATHWAYS:
         digest = hashlib.sha256()
@@ -54,7 +52,7 @@ def digests(model: TwoPathways) -> dict[str, str]:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The entries of a run's `stages.json`, none if there is no such file.
+    """The entries of a run's `stages.json`; none without the file.
 
     Raises:
         RunError: If it is damaged.
@@ -65,7 +63,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
     try:
         entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
         if not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
-            raise ValueError("it is no list of stages")
+            raise ValueError("it is not a list of stages")
     except (OSError, ValueError) as error:
         raise RunError(
             f"{path} can't be read: {error}",
@@ -79,16 +77,16 @@ class Stages:
 
     Args:
         run: The run.
-        data_hash: Of its dataset.
+        data_hash: Hash of its dataset.
     """
 
     def __init__(self, run: Run, data_hash: str) -> None:
         self.run, self.data_hash = run, data_hash
-        # What was noted before the first checkpoint begins anew with the training.
+        # Without a checkpoint the training starts anew, and so do its entries.
         self.entries = read(run.folder) if run.checkpoint.exists() else []
 
     def begin(self, index: int, model: TwoPathways) -> None:
-        """Note what a stage starts from; nothing happens if it was begun by an earlier call."""
+        """Write which weights a stage starts from, unless an earlier call has begun it."""
         if len(self.entries) > index:
             return
         stage = self.run.recipe.stages[index]
@@ -103,11 +101,9 @@ class Stages:
         self._write([*self.entries, entry])
 
     def end(self, index: int, model: TwoPathways, step: int) -> None:
-        """Keep the weights that a stage has come to, for the next one and for other runs; nothing
-        happens if it had ended."""
-        if (
-            "ended" in self.entries[index]
-        ):  # by another run, or by an earlier call that was stopped right behind it
+        """Keep the weights after a stage for other runs, unless another run trained it or an
+        earlier call has ended it."""
+        if "ended" in self.entries[index]:
             return
         agreed = stage_fingerprint(self.run.recipe, index + 1, self.data_hash)
         content = {"prefix": agreed, "step": step, "model": model.state_dict()}
@@ -122,8 +118,8 @@ class Stages:
         self._write([*self.entries[:index], self.entries[index] | entry | {"prefix": agreed}])
 
     def found(self, model: TwoPathways) -> tuple[str, int] | None:
-        """The run beside this one that has trained the most stages which this one begins with, and
-        how many those are; None if there is none. What can't be used is told and passed over.
+        """The run beside this one that has trained the most of this one's first stages, and their
+        number; None without one. Stages that can't be used are skipped with a warning.
 
         Args:
             model: The networks that the weights must fit.
@@ -135,9 +131,8 @@ class Stages:
                 if folder == self.run.folder or not source.is_file():
                     continue
                 try:
-                    if [entry.get("prefix") for entry in read(folder)[count - 1 : count]] != [
-                        wanted
-                    ]:
+                    entries = read(folder)
+                    if len(entries) < count or entries[count - 1].get("prefix") != wanted:
                         continue
                     checkpoint.check_weights(
                         model, checkpoint.load(source, checkpoint.STAGE)["model"], source
@@ -152,8 +147,7 @@ class Stages:
         return None
 
     def take_over(self, model: TwoPathways, run: str, count: int) -> tuple[int, str]:
-        """Load the weights of the first stages from the run that `found` has named, and take its
-        log.
+        """Load the weights of the first stages from the run that `found` named, and copy its log.
 
         Returns:
             Optimiser steps of these stages, and the run that trained them.
@@ -165,10 +159,9 @@ class Stages:
         if is_first():
             body = {key: value for key, value in content.items() if key not in ("kind", "version")}
             checkpoint.save(weights_file(self.run.folder, count - 1), body, checkpoint.STAGE)
-            if (log := folder / self.run.metrics.name).is_file():
-                shutil.copyfile(
-                    log, self.run.metrics
-                )  # it is cut back to these stages when it is opened
+            log = folder / self.run.metrics.name
+            if log.is_file():  # it is cut back to these stages when it is opened
+                shutil.copyfile(log, self.run.metrics)
         self._write(entries)
         return int(content["step"]), str(entries[-1]["trained_by"])
 

@@ -1,8 +1,7 @@
-"""What a run was trained on: remembered in its folder, and compared with the clips that it is
-measured on.
+"""The training clips of a run, kept in its folder, and whether test clips were among them.
 
-A run sees its training clips, with labels or without. What it finds for a clip that it has seen, or
-for another clip of the same recording, says nothing about new videos."""
+A run sees its training clips, with labels or without. Results on a clip that it has seen, or on
+another clip of the same recording, say nothing about new videos."""
 
 from __future__ import annotations
 
@@ -26,29 +25,30 @@ if TYPE_CHECKING:
     from vcsf_cli.runs.run import Run
 
 FILE = "trained_on.parquet"
-"""Of a run: the clips that it was trained on."""
+"""In a run folder: the clips that the run was trained on."""
 
 OWN = "vcsf"
 """The layout of vcsf's own files in `status.json`."""
 
 UNKNOWN = "training_clips_unknown"
-"""In `status.json`: names of the files that a run started from and whose training clips are not
-known."""
+"""In `status.json`: names of the files that a run started from whose training clips are unknown."""
+
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("dataset", "video", "source", "sha256", "original")]
 )
 _DIGESTS = ("sha256", "original")
-"""Columns that know content again: the stored frames, and the file that they were decoded from."""
+"""Columns that identify content: the stored frames, and the file that they were decoded from."""
+
 _DIGITS = 16
 """Hexadecimal digits of a SHA-256 that are kept: enough to tell clips apart."""
 
 UNTRAINED: dict[str, Any] = {"training_data": "", "seen": None}
-"""Columns of a result row of what was not trained."""
+"""Columns of a result row of an untrained network or a baseline."""
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """What a run has seen of the clips that it is measured on.
+    """Which of the test clips a run has seen in training.
 
     Args:
         run: Name of the run.
@@ -57,9 +57,8 @@ class Exposure:
         test: Rows of the test clips.
         training_data: Whether that is the data of the training: `same` to the last clip, `changed`
             since, or `other`, another dataset; empty if nothing was trained.
-        seen: Rows of the test clips that are of recordings which it was trained on; None if it
-            can't be told.
-        unknown: Files of weights that it started from, whose training clips are not known.
+        seen: Rows of the test clips of recordings that the run was trained on; None if unknown.
+        unknown: Files of weights that it started from whose training clips are unknown.
     """
 
     run: str
@@ -72,7 +71,7 @@ class Exposure:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """Its columns of a result row."""
+        """Its columns in a result row."""
         return {
             "training_data": self.training_data,
             "seen": None if self.seen is None else len(self.seen),
@@ -80,29 +79,26 @@ class Exposure:
 
     @property
     def mark(self) -> str:
-        """What stands beside numbers that seen test clips are in; empty if there are none."""
-        return (
-            f"{self.count:,} of {len(self.test):,} test clips seen in training"
-            if self.count
-            else ""
-        )
+        """A note beside results that include seen test clips; "" if there are none."""
+        if not self.count:
+            return ""
+        return f"{self.count:,} of {len(self.test):,} test clips seen in training"
 
     @property
     def count(self) -> int:
-        """How many test clips it is known to have seen."""
+        """Number of test clips that are known to have been seen."""
         return 0 if self.seen is None else len(self.seen)
 
     @property
     def remarks(self) -> list[str]:
-        """What a reader of the numbers has to know, a sentence each."""
+        """Remarks for a reader of the results, a sentence each."""
         found, name = [], self.manifest.name
         if self.training_data == "changed":
             checked = ""
             if self.seen is None:
                 checked = (
                     "; the run, which an older vcsf began, does not remember its training clips, "
-                    "so it can't be checked whether "
-                    "test clips were among them"
+                    "so it can't be checked whether test clips were among them"
                 )
             elif len(self.test) and not self.count:
                 checked = "; no test clip was seen in training"
@@ -114,13 +110,12 @@ class Exposure:
         if self.unknown and len(self.test):
             found.append(
                 f"the run started from {', '.join(self.unknown)}, whose training clips are not "
-                f"known: test clips among them are "
-                "not counted"
+                "known: test clips among them are not counted"
             )
         return found
 
     def refuse(self, allow_seen: bool) -> None:
-        """See that no test clip was seen in training, unless that is allowed.
+        """Check that no test clip was seen in training, unless that is allowed.
 
         Raises:
             InputError: If one was.
@@ -129,18 +124,16 @@ class Exposure:
             return
         raise InputError(
             f"{self.count:,} of {len(self.test):,} test clips of {self.manifest.name} split "
-            f"{self.split} were seen in "
-            f"training, such as {self.manifest.table['video'][self.seen[0]]}: run {self.run} was "
-            f"trained on them, or on other "
-            "clips of their recordings",
+            f"{self.split} were seen in training, such as "
+            f"{self.manifest.table['video'][self.seen[0]]}: run {self.run} was trained on them, or "
+            "on other clips of their recordings",
             "measure on the split and the data of the training, or train another run on these; "
-            "--allow-seen measures all the "
-            "same, and marks the results",
+            "--allow-seen measures all the same, and marks the results",
         )
 
 
 def training_clips(manifest: Manifest, split: int) -> pd.DataFrame:
-    """The clips that a training on a split of a dataset sees, columns as in the file of a run."""
+    """The training clips of a split, with the columns of a run's `trained_on.parquet`."""
     table = manifest.table.iloc[manifest.training_part(split)]
     found = table[["video", "source"]].assign(
         dataset=manifest.name, **{name: table[name].str[:_DIGITS] for name in _DIGESTS}
@@ -152,14 +145,14 @@ def training_clips(manifest: Manifest, split: int) -> pd.DataFrame:
 def remember(
     folder: Path, manifest: Manifest, split: int, started_from: Sequence[Path] = ()
 ) -> None:
-    """Write which clips a run is trained on into its folder.
+    """Write a run's training clips into its folder.
 
     Args:
         folder: The run's folder.
         manifest: Its dataset.
-        split: What it is trained on of that.
-        started_from: Files of vcsf's own weights that it starts from; what they were trained on, it
-            has seen.
+        split: The split of the dataset.
+        started_from: Files of vcsf's own weights that it starts from; their training clips count
+            too.
     """
     tables = [training_clips(manifest, split)]
     tables += [table for path in started_from if (table := read(path.parent)) is not None]
@@ -169,8 +162,7 @@ def remember(
 
 
 def unremembered(started_from: Sequence[Path]) -> list[str]:
-    """Names of those files of vcsf's own weights whose training clips the folder that they lie in
-    does not say."""
+    """Names of the files of vcsf's own weights whose training clips their folder does not have."""
     found = []
     for path in started_from:
         status = path.parent / "status.json"
@@ -181,14 +173,13 @@ def unremembered(started_from: Sequence[Path]) -> list[str]:
 
 
 def _unknown(status: Mapping[str, Any]) -> list[str]:
-    """The files that a run started from and whose training clips are not known, as its
-    `status.json` says."""
+    """The files that a run started from whose training clips are unknown."""
     own = [str(init["file"]) for init in status.get("init", {}).values() if init["layout"] == OWN]
     return list(status.get(UNKNOWN, dict.fromkeys(own)))
 
 
 def read(folder: Path) -> pd.DataFrame | None:
-    """The clips that the run in a folder was trained on, None if it does not remember them.
+    """The training clips of the run in a folder; None if it has no list of them.
 
     Raises:
         RunError: If the file is damaged.
@@ -208,7 +199,7 @@ def read(folder: Path) -> pd.DataFrame | None:
 
 
 def compare(run: Run, manifest: Manifest, split: int, test: Indices) -> Exposure:
-    """What a run has seen of test clips.
+    """Which test clips a run has seen in training.
 
     Args:
         run: The run.
@@ -237,17 +228,17 @@ def exposure(
     test: Indices,
     unknown: Sequence[str] = (),
 ) -> Exposure:
-    """What a training on some clips has seen of test clips.
+    """Which test clips a training has seen.
 
     Args:
         run: Name of the run.
-        clips: Its training clips; None if they are not known.
+        clips: Its training clips; None if unknown.
         dataset: Name of the dataset that it was trained on.
         same: Whether the data that it is measured on are those of the training.
         manifest: The dataset that it is measured on.
         split: The split.
         test: Rows of the test clips.
-        unknown: Files of weights that it started from, whose training clips are not known.
+        unknown: Files of weights that it started from whose training clips are unknown.
     """
     training_data: Literal["same", "changed", "other"] = (
         "same" if same else "changed" if manifest.name == dataset else "other"
@@ -264,9 +255,9 @@ def _seen_rows(
 ) -> np.ndarray:
     """Whether each clip of a dataset is of a recording that was trained on.
 
-    A clip is known again by its bytes, by the file that it was decoded from, and in datasets of the
-    same name by its name and its recording's. Equal bytes or recordings that the measured split has
-    on both sides itself say nothing of the training."""
+    A clip is recognised by its bytes, by the file that it was decoded from, and in datasets of the
+    same name by its name and its recording's. Bytes or recordings that the measured split itself
+    has on both sides do not count."""
     # As objects: `isin` of pandas' strings takes milliseconds for every hundred values.
     table = manifest.table[["video", "source", *_DIGESTS]].astype(object)
     named = clips[clips["dataset"].isin(names)].astype(object)

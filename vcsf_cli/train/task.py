@@ -272,9 +272,7 @@ class PretrainTask(Task):
         )
         # Batches of windows differ in size: each size would be compiled.
         with torch.compiler.set_stance("force_eager"):
-            features = extract(
-                self.model, clips, self.fabric.device, self.workers, lambda count: None
-            )
+            features = extract(self.model, clips, self.fabric.device, self.workers)
         self._set_mode()
         unit = {pathway: centred_unit(feature) for pathway, feature in features.items()}
         source, label = self.ids.source[rows], self.manifest.table["label"].to_numpy(object)[rows]
