@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ import torch
 from conftest import KILLS, called
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import vcsf_cli
+from vcsf_cli.cli import main
 from vcsf_cli.config.recipe import load
 from vcsf_cli.data import manifest as manifests
 from vcsf_cli.data.clips import TwoViewClips, pathway_inputs
@@ -439,6 +442,29 @@ def test_a_pathway_that_is_not_trained_stays_as_it_is(tiny_data: Path, tmp_path:
         key.partition(".")[0] for key in trained if not torch.equal(trained[key], untrained[key])
     }
     assert changed == {"slow"}
+
+
+def test_nine_calls_at_most_lead_from_the_command_to_the_backbone(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    depths = []
+
+    def measure(module: torch.nn.Module, _: object) -> None:
+        names = [
+            frame.name
+            for frame in traceback.extract_stack()
+            if Path(vcsf_cli.__file__).parent in Path(frame.filename).parents
+        ]
+        if isinstance(getattr(module, "channels", None), tuple | list) and "fit" in names:
+            depths.append(len(names) - names.index("command"))
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(measure)
+    try:
+        assert main(arguments(tiny_data, tmp_path / "runs", train__epochs=1)) == 0
+    finally:
+        hook.remove()
+    assert depths
+    assert max(depths) <= 9
 
 
 VIEWS = [

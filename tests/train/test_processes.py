@@ -203,9 +203,9 @@ def test_parts_that_are_not_equal_are_told(recipe: Path, tiny_data: Path) -> Non
 
 def test_a_dry_run_estimates_the_time_of_several_processes(recipe: Path, tiny_data: Path) -> None:
     def seconds(processes: int) -> float:
-        machine = Compute(str(processes), workers=1)
+        compute = Compute(str(processes), workers=1)
         return min(
-            seconds_a_clip(resolved, resolved.stages[0], manifest, machine, time.monotonic() + 5)
+            seconds_a_clip(resolved, resolved.stages[0], manifest, compute, time.monotonic() + 5)
             for _ in range(3)
         )
 

@@ -11,8 +11,7 @@ from vcsf_cli.config.table import Measure
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.splits import query_gallery
 from vcsf_cli.errors import DataError, InputError, RunError, VcsfError
-from vcsf_cli.model.parts import check_samplers
-from vcsf_cli.train.checks import training_rows
+from vcsf_cli.train.checks import check_samplers, training_rows
 
 
 def check(plan: Plan, costs: Costs, prepared: bool, allow_seen: bool = False) -> None:

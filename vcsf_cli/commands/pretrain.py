@@ -82,19 +82,25 @@ def command(
     the run is finished. A changed recipe is another run, in a folder of its own."""
     resolved = _resolve(recipe, assignments, init)
     from vcsf_cli.data.manifest import Manifest
-    from vcsf_cli.model.parts import check_samplers, uses_labels
+    from vcsf_cli.model.parts import uses_labels
     from vcsf_cli.model.pathways import build
     from vcsf_cli.model.pretrained import InitialWeights, read
     from vcsf_cli.runs.run import WITH_LABELS, Run, open_run, run_folder
-    from vcsf_cli.train.checks import check_batches, check_shapes, training_rows, warnings_for
+    from vcsf_cli.train.checks import (
+        check_batches,
+        check_samplers,
+        check_shapes,
+        training_rows,
+        warnings_for,
+    )
     from vcsf_cli.train.compute import Compute
     from vcsf_cli.train.pretrain import Trainer
 
     precision = resolved.first_stage.speed.precision if precision == "auto" else precision
-    machine = Compute(devices, precision, workers, save_every, share_stages, nodes)
-    work_together(machine.processes * machine.nodes > 1)
+    compute = Compute(devices, precision, workers, save_every, share_stages, nodes)
+    work_together(compute.world_size > 1)
     check_samplers(resolved)
-    machine.bf16()
+    compute.bf16()
     folder = run_folder(runs, resolved)
     resumes = Run(folder, resolved).checkpoint.exists()
     model = build(resolved, weights_follow=resumes)
@@ -103,7 +109,7 @@ def command(
     for imported in start.imported:
         imported.narrate()
     if dry_run:
-        _dry_run_report(resolved, model, data, folder, machine)
+        _dry_run_report(resolved, model, data, folder, compute)
         return
     manifest = Manifest.open(data / resolved.first_stage.data.name)
     rows = training_rows(resolved, manifest)
@@ -119,13 +125,13 @@ def command(
     if run.uses_labels:
         say(f"warning: {WITH_LABELS}")
     say(
-        f"run {run.name} on {len(rows):,} clips of {manifest.name}, {machine.device()}: "
+        f"run {run.name} on {len(rows):,} clips of {manifest.name}, {compute.device()}: "
         f"{run.folder}"
     )
-    check_batches(resolved, machine.processes * machine.nodes)
+    check_batches(resolved, compute.world_size)
     start.put_into(model)
     with resumable():
-        Trainer(run, manifest, rows, model, machine).train()
+        Trainer(run, manifest, rows, model, compute).train()
     say(f"finished: {run.folder}")
     say(_next_command(run.name, data, runs))
 
@@ -164,7 +170,7 @@ def _sizes(resolved: Recipe, model: TwoPathways) -> list[str]:
 
 
 def _dry_run_report(
-    resolved: Recipe, model: TwoPathways, data: Path, folder: Path, machine: Compute
+    resolved: Recipe, model: TwoPathways, data: Path, folder: Path, compute: Compute
 ) -> None:
     """`--dry-run`: the resolved recipe on stdout, everything else on stderr."""
     from vcsf_cli.data.manifest import Manifest
@@ -182,16 +188,16 @@ def _dry_run_report(
         say(error.hint)
         return
     rows = training_rows(resolved, manifest)
-    check_batches(resolved, machine.processes * machine.nodes)
+    check_batches(resolved, compute.world_size)
     for warning in warnings_for(resolved, len(rows)):
         say(f"warning: {warning}")
     total_seconds = 0.0
-    for index, (clips, seconds) in enumerate(estimate(resolved, manifest, machine), start=1):
+    for index, (clips, seconds) in enumerate(estimate(resolved, manifest, compute), start=1):
         epochs = resolved.stages[index - 1].train.epochs
         say(f"stage {index}: {clips:,} clips an epoch, {epochs} epochs, {duration(seconds)}")
         total_seconds += seconds
     say(
-        f"estimated time: {duration(total_seconds)} on {machine.device()}, extrapolated from a "
+        f"estimated time: {duration(total_seconds)} on {compute.device()}, extrapolated from a "
         f"few batches timed for at "
         "most 20 s"
     )

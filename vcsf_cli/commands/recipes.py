@@ -78,9 +78,8 @@ def _check_one(name: str, assignments: tuple[str, ...], data: Path) -> None:
         VcsfError: If it isn't.
     """
     from vcsf_cli.data.manifest import Manifest
-    from vcsf_cli.model.parts import check_samplers
     from vcsf_cli.model.pathways import build
-    from vcsf_cli.train.checks import training_rows, warnings_for
+    from vcsf_cli.train.checks import check_samplers, training_rows, warnings_for
 
     recipe = recipes.load(name, assignments)
     check_samplers(recipe)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
 from torch import Tensor, nn
 
 from vcsf_cli import registry
@@ -47,20 +46,6 @@ def build_sampler(stage: Stage) -> WindowSampler:
         WindowSampler,
         registry.load().build("sampler", stage.sampler.name, **stage.sampler.settings),
     )
-
-
-def check_samplers(recipe: Recipe) -> None:
-    """Draw views of a video of 100 frames with every stage's sampler.
-
-    Raises:
-        PluginError: If a sampler raises, or gives something else than views.
-    """
-    for stage in recipe.stages:
-        with registry.load().blame_for("sampler", stage.sampler.name):
-            sampler = build_sampler(stage)
-            views = [*sampler.sample(100, np.random.default_rng(0)), *sampler.cover(100)]
-            if not all(isinstance(view, View) and view.window.ndim == 1 for view in views):
-                raise TypeError("`sample` and `cover` must give Views, as in vcsf_cli.contracts")
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
+from vcsf_cli import registry
 from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.config.schema import Stage
-from vcsf_cli.contracts import Indices
+from vcsf_cli.contracts import Indices, View
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.model.cost import pathway_costs
@@ -17,6 +19,20 @@ from vcsf_cli.model.pathways import TwoPathways
 
 _LEAST_CLIPS = {"batch": 2, "split": 2}
 """Clips that a part of a batch must have at least, by `train.norm`."""
+
+
+def check_samplers(recipe: Recipe) -> None:
+    """Draw views of a video of 100 frames with every stage's sampler.
+
+    Raises:
+        PluginError: If a sampler raises, or gives something else than views.
+    """
+    for stage in recipe.stages:
+        with registry.load().blame_for("sampler", stage.sampler.name):
+            sampler = build_sampler(stage)
+            views = [*sampler.sample(100, np.random.default_rng(0)), *sampler.cover(100)]
+            if not all(isinstance(view, View) and view.window.ndim == 1 for view in views):
+                raise TypeError("`sample` and `cover` must give Views, as in vcsf_cli.contracts")
 
 
 def training_rows(recipe: Recipe, manifest: Manifest) -> Indices:

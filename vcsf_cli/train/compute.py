@@ -46,6 +46,11 @@ class Compute:
         return int(self.devices) if self.devices.isdecimal() else 1
 
     @property
+    def world_size(self) -> int:
+        """Processes of all machines that train together."""
+        return self.processes * self.nodes
+
+    @property
     def num_workers(self) -> int:
         """Number of processes that read clips for each process that trains."""
         cores = (
@@ -110,7 +115,7 @@ class Compute:
         warnings.filterwarnings("ignore", ".*GPU available but not used.*")
         warnings.filterwarnings("ignore", ".*all_gather is deprecated.*")  # Fabric's call, not ours
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-        together = self.processes * self.nodes > 1
+        together = self.world_size > 1
         return Fabric(
             accelerator=device.type,
             strategy="ddp" if together else "auto",

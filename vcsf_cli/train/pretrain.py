@@ -40,15 +40,15 @@ class Trainer:
         rows: Rows of it to train on.
         model: The recipe's networks, with the weights that a run without checkpoint starts from;
             they are trained in place.
-        machine: Where and how to compute.
+        compute: Where and how to compute.
     """
 
     def __init__(
-        self, run: Run, manifest: Manifest, rows: Indices, model: TwoPathways, machine: Compute
+        self, run: Run, manifest: Manifest, rows: Indices, model: TwoPathways, compute: Compute
     ) -> None:
-        self.run, self.manifest, self.rows, self.machine = run, manifest, rows, machine
+        self.run, self.manifest, self.rows, self.compute = run, manifest, rows, compute
         self.recipe = run.recipe
-        self.fabric = machine.fabric()
+        self.fabric = compute.fabric()
         self.fabric.launch()
         norms = {stage.train.norm for stage in self.recipe.stages}
         if self.fabric.world_size > 1 and "synced" in norms:
@@ -94,7 +94,7 @@ class Trainer:
                 f"{position.epoch + 1})"
             )
             return position
-        found = self.stages.found(self.model) if self.machine.share_stages and is_first() else None
+        found = self.stages.found(self.model) if self.compute.share_stages and is_first() else None
         found = self.fabric.broadcast(found)
         if found is None:
             return TrainState()
@@ -148,7 +148,7 @@ class Trainer:
     def _build_task(self, index: int) -> tuple[PretrainTask, torch.optim.Optimizer]:
         """The task of a stage and its optimiser, with their state where the checkpoint is of this
         stage."""
-        stage, workers = self.recipe.stages[index], self.machine.num_workers
+        stage, workers = self.recipe.stages[index], self.compute.num_workers
         task = PretrainTask(
             self.recipe, stage, self.model, self.manifest, self.rows, self.fabric, workers
         )
@@ -184,7 +184,7 @@ class Trainer:
             self.fabric.world_size,
         )
         pin = self.fabric.device.type == "cuda"
-        return iterate(training_loader(clips, order, self.machine.num_workers, pin))
+        return iterate(training_loader(clips, order, self.compute.num_workers, pin))
 
     def _loop_config(self, stage: Stage) -> LoopConfig:
         train = stage.train
@@ -195,6 +195,6 @@ class Trainer:
             seed=self.recipe.seed,
             log_every=train.log_every,
             check_every=train.check_every,
-            save_every=self.machine.save_every,
+            save_every=self.compute.save_every,
             learning_rate=lambda epoch: learning_rate(stage.optim, epoch, train.epochs),
         )

@@ -28,11 +28,11 @@ from vcsf_cli.train.task import PretrainTask
 _SECONDS_OF_TIMING = 15.0
 """For all stages together; the batch under way is finished."""
 
-TIMED_CLIPS = 2
-TIMED_BATCHES = 4
+_TIMED_CLIPS = 2
+_TIMED_BATCHES = 4
 
 
-def estimate(recipe: Recipe, manifest: Manifest, machine: Compute) -> list[tuple[int, float]]:
+def estimate(recipe: Recipe, manifest: Manifest, compute: Compute) -> list[tuple[int, float]]:
     """Clips an epoch and estimated seconds of every stage, from batches of real clips timed for
     some seconds.
 
@@ -51,7 +51,7 @@ def estimate(recipe: Recipe, manifest: Manifest, machine: Compute) -> list[tuple
             timed[kind] = (
                 max(timed.values())
                 if late
-                else seconds_a_clip(recipe, stage, manifest, machine, deadline)
+                else seconds_a_clip(recipe, stage, manifest, compute, deadline)
             )
         per_epoch = len(rows) // stage.train.batch * stage.train.batch
         estimates.append((per_epoch, timed[kind] * per_epoch * stage.train.epochs))
@@ -59,16 +59,15 @@ def estimate(recipe: Recipe, manifest: Manifest, machine: Compute) -> list[tuple
 
 
 def seconds_a_clip(
-    recipe: Recipe, stage: Stage, manifest: Manifest, machine: Compute, deadline: float
+    recipe: Recipe, stage: Stage, manifest: Manifest, compute: Compute, deadline: float
 ) -> float:
     """Seconds that training on a clip takes, measured with a few clips and, where there is time
     before the deadline, with whole batches, which small networks compute much faster.
 
     Reading and computing overlap when training: the slower of the two counts. With several
     processes one is timed, with its share of a batch, and without their communication."""
-    processes = machine.processes * machine.nodes
     rows = training_rows(recipe, manifest)
-    fabric = replace(machine, devices=str(machine.device()), nodes=1).fabric()
+    fabric = replace(compute, devices=str(compute.device()), nodes=1).fabric()
     task = PretrainTask(
         recipe, stage, cast(TwoPathways, fabric.to_device(build(recipe))), manifest, rows, fabric, 0
     )
@@ -82,16 +81,16 @@ def seconds_a_clip(
         """Seconds that a clip takes to read and to compute, in batches of a size."""
         order = ResumableBatchSampler(rows, size, recipe.seed, 0, 1000)
         batches = iterate(training_loader(clips, order, 0, pin=False))
-        read, compute = time_steps(fabric, task, optimizer, batches, TIMED_BATCHES, deadline)
-        return read / size, compute / size
+        reading, computing = time_steps(fabric, task, optimizer, batches, _TIMED_BATCHES, deadline)
+        return reading / size, computing / size
 
     parts = stage.train.accumulate * (stage.train.parts if stage.train.norm == "split" else 1)
-    whole = stage.train.batch // processes
-    few = min(max(TIMED_CLIPS, 2 * parts), whole)
-    read, compute = timed(few)
-    if few < whole and (read + compute) * whole * TIMED_BATCHES < deadline - time.monotonic():
-        read, compute = timed(whole)
-    return max(read / max(1, machine.num_workers), compute) / processes
+    whole = stage.train.batch // compute.world_size
+    few = min(max(_TIMED_CLIPS, 2 * parts), whole)
+    reading, computing = timed(few)
+    if few < whole and (reading + computing) * whole * _TIMED_BATCHES < deadline - time.monotonic():
+        reading, computing = timed(whole)
+    return max(reading / max(1, compute.num_workers), computing) / compute.world_size
 
 
 def time_steps(
