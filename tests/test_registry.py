@@ -48,7 +48,7 @@ def test_a_local_plugin_adds_a_component(tmp_path: Path) -> None:
         (loss("mine", "tau"), "not keyword-only"),
         (loss("mine", "**anything"), "takes anything (`**anything`)"),
         ("@hookimpl\ndef vcsf_losses():\n    return [1]\n", "returns list"),
-        ("@hookimpl\ndef vcsf_losses():\n    return {'mine': 3}\n", "no function or class"),
+        ("@hookimpl\ndef vcsf_losses():\n    return {'mine': 3}\n", "not a function or class"),
         ("@hookimpl\ndef vcsf_losses():\n    raise RuntimeError('bang')\n", "RuntimeError: bang"),
         ("@hookimpl\ndef vcsf_losses():\n    raise SystemExit('bye')\n", "SystemExit: bye"),
     ],

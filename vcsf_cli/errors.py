@@ -1,28 +1,26 @@
-"""What may go wrong for a user, each with one sentence of what and one of what to do about it.
+"""The errors that a user can cause: one sentence of what is wrong, one of what to do about it.
 
-Every error that a user can cause is a `VcsfError`; `vcsf_cli.cli` is the only place that turns them
-into output."""
+Only `vcsf_cli.cli` turns them into output."""
 
 import difflib
 import errno
 from collections.abc import Iterable, Sequence
 
 BROKEN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
-"""Errors of the system that are the disk's or its owner's doing: the user needs no traceback."""
+"""System errors that the disk or its permissions cause."""
 
 WRONG_PATH = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
-"""Errors of the system that a path on the command line or in a recipe makes: a file taken for a
-folder, too long a name."""
+"""System errors that a path causes: a file where a folder should be, a name that is too long."""
 
 EXIT_INTERRUPTED = 130
-"""Exit status after Ctrl-C or a polite kill, with everything saved."""
+"""Exit status after Ctrl-C or SIGTERM, with everything saved."""
 
 
 class VcsfError(Exception):
-    """A failure that is explained to the user without a traceback.
+    """An error that is shown without a traceback.
 
     Args:
-        message: What is wrong, naming the thing that is wrong.
+        message: What is wrong, by name.
         hint: What to do about it; may be empty.
     """
 
@@ -35,11 +33,11 @@ class VcsfError(Exception):
 
 
 class DataError(VcsfError):
-    """Videos, a prepared dataset or a file are not what they should be."""
+    """Videos, a prepared dataset or another file are wrong."""
 
 
 class RunError(VcsfError):
-    """A run folder or checkpoint can't be used, or the training itself failed."""
+    """A run folder or checkpoint can't be used, or the training failed."""
 
 
 class BusyError(RunError):
@@ -57,12 +55,12 @@ class PluginError(InputError):
 
 
 class RecipeError(InputError):
-    """A recipe is wrong. Several problems are gathered into one error.
+    """A recipe is wrong.
 
     Args:
-        message: What is wrong; with `key`, how a sentence goes on that begins with the key.
+        message: What is wrong; with `key`, the sentence without its subject: `is 5, which is odd`.
         hint: What to do about it.
-        key: The key that is wrong, such as `sampler.alpha`; the file and line are added to it.
+        key: The wrong key, such as `sampler.alpha`; its file and line are added for the user.
     """
 
     def __init__(self, message: str, hint: str = "", *, key: str = "") -> None:
@@ -71,7 +69,7 @@ class RecipeError(InputError):
 
     @classmethod
     def of(cls, problems: Sequence["RecipeError"]) -> "RecipeError":
-        """One error that says all of `problems`."""
+        """One error for all problems."""
         if len(problems) == 1:
             return problems[0]
         message = f"{len(problems)} problems in the recipe\n" + "\n".join(
@@ -82,7 +80,7 @@ class RecipeError(InputError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint with the nearest known name, else with all known names."""
+    """A hint: the most similar known name, else all known names."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1)
     if near:
@@ -91,13 +89,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 class UnknownName(RecipeError):
-    """A name that is not among the known ones.
+    """A name that is not known.
 
     Args:
-        what: The kind of thing, such as `backbone`.
-        name: The name that was asked for.
-        known: The names there are.
-        where: Where it was named, such as a recipe's file and line.
+        what: What it should name, such as `backbone`.
+        name: The name.
+        known: All known names.
+        where: Its place, such as a recipe's file and line.
     """
 
     def __init__(self, what: str, name: str, known: Iterable[str], where: str = "") -> None:

@@ -15,7 +15,6 @@ _SECONDS_BETWEEN_LINES = 10.0
 _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 """Environment variables by which torchrun, Slurm and Fabric number processes."""
 
-
 _together = {"several": False}
 
 

@@ -1,4 +1,4 @@
-"""Finding, describing, checking and building the components that plugins register."""
+"""Finds, describes and builds the components that plugins register."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ HOOKS = {
 RENAME = "rename one of them, or uninstall one of the plugins"
 
 _FILLED_BY_VCSF = frozenset({"pathway"})
-"""Keywords of factories that vcsf fills in, so that a recipe can't."""
+"""Parameters of factories that vcsf fills in; a recipe can't set them."""
 
-_GIVES = {
+_INTERFACES = {
     "backbone": ("channels", "forward"),
     "motion": ("forward",),
     "sampler": ("length", "sample", "cover"),
@@ -56,27 +56,28 @@ _GIVES = {
     "dataset": ("benchmark", "videos", "remarks"),
     "decoder": ("open",),
 }
-"""What a factory's result must have; shapes and types are in `vcsf_cli.contracts`."""
+"""Attributes that a factory's result must have; `vcsf_cli.contracts` has shapes and types."""
 
 _LOCAL_PLUGIN = "vcsf_local.py"
 _NO_LOCAL_PLUGIN = "VCSF_NO_LOCAL_PLUGIN"
-"""Environment variable by which processes that vcsf starts learn that the local plugin is left
-out."""
+"""Environment variable that tells child processes to leave out the local plugin."""
 
 
 class Registry:
-    """All plugins, and the components they register. A kind's hook is called when the kind is first
-    asked for, so that a command that needs no network never imports torch.
+    """All plugins and their components.
+
+    The hook of a kind is called when the kind is first needed: a command without networks never
+    imports torch.
 
     Args:
-        local_plugin: A plugin file to load last, None for none.
+        local_plugin: A plugin file to load last, or None.
     """
 
     def __init__(self, local_plugin: Path | None) -> None:
         self.manager = pluggy.PluginManager("vcsf")
         self.manager.add_hookspecs(hookspecs)
         self._kinds: dict[str, dict[str, Component]] = {}
-        self._deaf: set[tuple[str, str]] = set()
+        self._failed_observers: set[tuple[str, str]] = set()
         self._register(vcsf_plugins, "vcsf_plugins")
         for entry in sorted(entry_points(group="vcsf"), key=lambda entry: entry.name):
             with blame(entry.name):
@@ -88,17 +89,14 @@ class Registry:
             self._register(module, str(local_plugin))
 
     def _register(self, plugin: object, name: str) -> None:
-        unknown = [
-            hook
-            for hook in dir(plugin)
-            if hook.startswith("vcsf_") and self._is_foreign(plugin, hook)
-        ]
-        if unknown:
-            hooks = [hook for hook in dir(hookspecs) if hook.startswith("vcsf_")]
-            raise PluginError(
-                f"plugin `{name}` implements an unknown hook `{unknown[0]}`",
-                did_you_mean(unknown[0], hooks),
-            )
+        hooks = [hook for hook in dir(hookspecs) if hook.startswith("vcsf_")]
+        for hook in dir(plugin):
+            is_hook = hook.startswith("vcsf_") and self.manager.parse_hookimpl_opts(plugin, hook)
+            if is_hook and hook not in hooks:
+                raise PluginError(
+                    f"plugin `{name}` implements an unknown hook `{hook}`",
+                    did_you_mean(hook, hooks),
+                )
         try:
             self.manager.register(plugin, name=name)
         except ValueError as error:
@@ -108,42 +106,36 @@ class Registry:
                 f"plugin `{name}` breaks a hook's contract: {error}", "see `vcsf_cli.hookspecs`"
             ) from error
 
-    def _is_foreign(self, plugin: object, attribute: str) -> bool:
-        return self.manager.parse_hookimpl_opts(plugin, attribute) is not None and not hasattr(
-            hookspecs, attribute
-        )
-
     def plugins(self) -> list[str]:
-        """Names of all plugins, in load order."""
+        """Names, in load order."""
         return [name for name, _ in self.manager.list_name_plugin()]
 
     def call(self, hook: str) -> Iterator[tuple[str, Any]]:
-        """What each plugin returns from a hook without arguments, with the plugin's name, in load
-        order."""
+        """Call a hook without arguments: names of plugins and their results, in load order."""
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             with blame(implementation.plugin_name):
                 result = implementation.function()
             yield implementation.plugin_name, result
 
     def notify(self, hook: str, **arguments: Any) -> None:
-        """Tell all observers. One that fails is not told again, and stops nobody's training."""
+        """Call all observers. One that fails is not called again; the training goes on."""
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             observer = (implementation.plugin_name, hook)
-            if observer in self._deaf:
+            if observer in self._failed_observers:
                 continue
             try:
                 with blame(implementation.plugin_name, f"`{hook}`"):
                     implementation.function(*(arguments[name] for name in implementation.argnames))
             except VcsfError as error:
-                self._deaf.add(observer)
+                self._failed_observers.add(observer)
                 say(f"warning: {error.message}; it is not called again")
 
     def components(self, kind: str) -> dict[str, Component]:
         """All components of a kind by name, in load order.
 
         Raises:
-            PluginError: If a plugin raises, returns something else than `{name: factory}`, or takes
-                a name twice.
+            PluginError: If a plugin raises, does not return `{name: factory}`, or takes a name
+                twice.
         """
         if kind not in self._kinds:
             found: dict[str, Component] = {}
@@ -166,10 +158,10 @@ class Registry:
         return self._kinds[kind]
 
     def find(self, kind: str, name: str, where: str = "") -> Component:
-        """The component of a name.
+        """A component by name.
 
         Raises:
-            UnknownName: If there is none; the hint names the nearest.
+            UnknownName: If there is none.
         """
         components = self.components(kind)
         if name not in components:
@@ -186,13 +178,13 @@ class Registry:
         """Call a component's factory, with settings in the types of its signature.
 
         Raises:
-            PluginError: If the factory raises something else than a `VcsfError`, or returns
-                something else than its kind must give.
+            PluginError: If the factory raises anything but a `VcsfError`, or its result lacks an
+                attribute.
         """
         component = self.find(kind, name)
         with blame(component.plugin, f"{kind} `{name}`"):
             built = component.factory(*positional, **settings)
-        missing = [attribute for attribute in _GIVES[kind] if not hasattr(built, attribute)]
+        missing = [attribute for attribute in _INTERFACES[kind] if not hasattr(built, attribute)]
         if missing:
             raise PluginError(
                 f"plugin `{component.plugin}` returns {type(built).__name__} as {kind} `{name}`, "
@@ -204,10 +196,9 @@ class Registry:
 
     @contextmanager
     def blame_for(self, kind: str, name: str) -> Iterator[None]:
-        """Turn whatever a component raises while it is used into an error that names it and its
-        plugin.
+        """Turn an exception in a component's methods into an error that names it and its plugin.
 
-        A `VcsfError` passes as it is, and so does what the disk or a path is to blame for.
+        A `VcsfError` and errors of the disk or of a path pass unchanged.
         """
         try:
             with blame(self.find(kind, name).plugin, f"{kind} `{name}`"):
@@ -219,14 +210,14 @@ class Registry:
             raise
 
     def recipe_dirs(self) -> list[tuple[str, Path]]:
-        """Folders of recipes that plugins add, each with the plugin's name."""
+        """Names of plugins, and the folders of recipes that they add."""
         return [
             (plugin, Path(folder))
             for plugin, folder in self._listed("vcsf_recipe_dirs", str | Path)
         ]
 
     def commands(self, taken: Iterable[str]) -> dict[str, tuple[str, click.Command]]:
-        """Commands that plugins add by name, each with the plugin's name.
+        """Commands of plugins by name, each with its plugin.
 
         Args:
             taken: Names of the built-in commands.
@@ -248,7 +239,7 @@ class Registry:
         return found
 
     def _listed(self, hook: str, kind: Any) -> Iterator[tuple[str, Any]]:
-        """Each entry of the lists that plugins return from a hook, with the plugin's name."""
+        """Names of plugins, and each entry of the lists that they return from a hook."""
         for plugin, entries in self.call(hook):
             entries = entries if isinstance(entries, list | tuple) else [entries]
             for entry in entries:
@@ -262,9 +253,9 @@ class Registry:
 
 @contextmanager
 def blame(plugin: str, what: str = "") -> Iterator[None]:
-    """Turn whatever a plugin raises into an error that names it; a `VcsfError` passes as it is.
+    """Turn an exception of a plugin into an error that names it; a `VcsfError` passes unchanged.
 
-    `sys.exit` is no way out for a plugin: nobody would know why vcsf ended.
+    `sys.exit` is an error too: it would end vcsf without a word.
     """
     try:
         yield
@@ -279,12 +270,11 @@ def blame(plugin: str, what: str = "") -> Iterator[None]:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Import a Python file that is on no path."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise PluginError(f"{path} can't be imported")
     module = importlib.util.module_from_spec(spec)
-    # So that pickled classes are found, by worker processes that start afresh too.
+    # So that pickled classes are found, in spawned worker processes too.
     sys.modules[path.stem] = module
     sys.path.append(str(path.parent))
     spec.loader.exec_module(module)
@@ -292,14 +282,14 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def describe(kind: str, name: str, factory: Callable[..., Any], plugin: str) -> Component:
-    """A component with its parameters, read from the factory's signature and docstring.
+    """Read a component from a factory's signature and docstring.
 
     Raises:
-        PluginError: If the factory can't be called, or has parameters that vcsf could not fill.
+        PluginError: If the factory can't be called, or has parameters that vcsf can't fill.
     """
     if not callable(factory):
         raise PluginError(
-            f"plugin `{plugin}` registers {kind} `{name}`, which is no function or class"
+            f"plugin `{plugin}` registers {kind} `{name}`, which is not a function or class"
         )
     documentation = own_documentation(factory)
     helps = _argument_helps(documentation)
@@ -345,7 +335,7 @@ def own_documentation(thing: object) -> str:
 
 
 def _argument_helps(documentation: str) -> dict[str, str]:
-    """The `Args:` lines of a Google-style docstring by parameter."""
+    """The `Args:` lines of a Google-style docstring, by parameter."""
     section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", documentation, re.MULTILINE)
     if not section:
         return {}
@@ -361,17 +351,17 @@ def takes(component: Component, keyword: str) -> bool:
 
 
 def leave_out_local_plugin() -> None:
-    """Make `load` ignore `./vcsf_local.py` in this process and in those that it starts
-    (`--no-local-plugin`)."""
+    """Make `load` ignore `./vcsf_local.py` in this process and its children."""
     os.environ[_NO_LOCAL_PLUGIN] = "1"
     load.cache_clear()
 
 
 @cache
 def load() -> Registry:
-    """The registry of this process: first-party plugin, entry points of group `vcsf`, then
-    `./vcsf_local.py`, which is announced on stderr, once and not to a shell that completes a
-    word."""
+    """Load the first-party plugin, entry points of group `vcsf`, then `./vcsf_local.py`.
+
+    The last is announced on stderr, but not to a shell that completes a word.
+    """
     path = Path(_LOCAL_PLUGIN).resolve()
     if os.environ.get(_NO_LOCAL_PLUGIN) or not path.is_file():
         return Registry(None)

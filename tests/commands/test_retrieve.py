@@ -527,7 +527,7 @@ def test_a_run_without_a_checkpoint_or_with_another_kind_of_file_is_told(
     )
     torch.save({"state_dict": {}}, path)
     assert (
-        "no checkpoint of vcsf"
+        "not a checkpoint of vcsf"
         in called("retrieve", "--data", tiny_data, cwd=copy, status=1).stderr
     )
 

@@ -139,7 +139,7 @@ def test_a_problem_of_set_has_no_line() -> None:
 @pytest.mark.parametrize(
     ("assignment", "problem"),
     [
-        ("loss.temperature", "no assignment"),
+        ("loss.temperature", "not an assignment"),
         ("name.x=1", "is a value"),
         ("stages.3.train=1", "there is no"),
         ("stages=[{loss: infonse}]", "unknown loss"),
@@ -214,7 +214,7 @@ def test_naming_the_component_that_is_the_default_keeps_its_settings(tmp_path: P
             "extends: demo\nstages:\n  - loss: infonse",
             "unknown loss `infonse` at `stages.0.loss.name` ({path}:3)",
         ),
-        ("extends: demo\nstages: 3", "`stages` ({path}:2) is no list of stages"),
+        ("extends: demo\nstages: 3", "`stages` ({path}:2) is not a list of stages"),
         (
             "extends: demo\nstages: [{trian: {}}]",
             "unknown key `trian` at `stages.0.trian` ({path}:2)",
@@ -294,9 +294,9 @@ def test_every_wrong_assignment_is_told_beside_all_other_problems() -> None:
     first, *problems = error.value.message.splitlines()
     assert first == "6 problems in the recipe"
     assert [problem.removeprefix("  - ") for problem in problems] == [
-        "--set loss.temperature is no assignment",
+        "--set loss.temperature is not an assignment",
         "--set name.x: `name` is a value, not a node",
-        "--set seed:1 is no YAML: expected ',' or ']', but got '<stream end>'",
+        "--set seed:1 is not YAML: expected ',' or ']', but got '<stream end>'",
         "`sampler.alpha` is 5, which does not divide the 32 frames of a window",
         "unknown parameter `temprature` of loss `infonce` at `loss.temprature`",
         "unknown optimiser `adm` at `optim.name`",
@@ -374,12 +374,21 @@ def test_a_value_that_does_not_fit_is_told_once(assignment: str, message: str) -
             "`loss.temperature` is inf: input should be a finite number",
             "loss `infonce`: Softness of the similarity, tau in the paper.",
         ),
-        (f"name={'a' * 101}", "`name` is 101 letters long", "give at most 100: folders bear it"),
-        ("seed=2147483648", "`seed` is 2147483648", "give a whole number from 0 to 2147483647"),
+        (
+            f"name={'a' * 101}",
+            f"`name` is '{'a' * 101}': give at most 100 letters: folders bear it",
+            "",
+        ),
+        ("name=a/b", "`name` is 'a/b': give letters, digits, `-`, `_` and `.`", ""),
+        (
+            "seed=2147483648",
+            "`seed` is 2147483648: input should be less than or equal to 2147483647",
+            "the default is 0",
+        ),
         (
             "seed=99999999999999999999",
-            "`seed` is 99999999999999999999",
-            "give a whole number from 0 to 2147483647",
+            "`seed` is 99999999999999999999: input should be less than or equal to 2147483647",
+            "the default is 0",
         ),
     ],
 )

@@ -47,12 +47,12 @@ class Evil:
         (b"", "damaged"),
         (b"not a zip", "damaged"),
         ({"kind": "timm", "version": 1}, "of kind 'timm'"),
-        ({"state_dict": {}}, "no checkpoint of vcsf"),
+        ({"state_dict": {}}, "not a checkpoint of vcsf"),
         ({"kind": checkpoint.KIND, "version": 99}, "newer vcsf"),
         (Evil(), "damaged"),
     ],
 )
-def test_what_is_no_checkpoint_is_refused(
+def test_what_is_not_a_checkpoint_is_refused(
     content: Any, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "checkpoint.pt"

@@ -1,5 +1,4 @@
-"""What is wrong in a recipe, a protocol or a table: every problem with its key, its line and what
-to write instead."""
+"""Finds all problems of a recipe, protocol or table, each with key, line and what to write."""
 
 from __future__ import annotations
 
@@ -22,25 +21,24 @@ from vcsf_cli.contracts import PATHWAYS, Component
 from vcsf_cli.errors import RecipeError, UnknownName, VcsfError, did_you_mean
 
 _MOTION_KEYS: Mapping[str, tuple[Any, Any]] = {"after": (list[int], [2, 3, 4])}
-"""Annotation and default of the keys of the node `motion` that are vcsf's own."""
+"""Annotation and default of vcsf's own keys of the node `motion`."""
 
 PATHWAY_KEYS: Mapping[str, tuple[Any, Any]] = {"input": (Literal["rgb", "difference"], "rgb")}
-"""The same of the nodes `slow` and `fast`, whose other keys override the backbone's."""
+"""The same for the nodes `slow` and `fast`; their other keys override the backbone's."""
 
 _CHEAP = ("sampler", "loss")
-"""Components that are built to see whether their settings fit; networks are built when they are
-needed."""
+"""Kinds that are built to check their settings. Networks are too large for that."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 class Checker:
-    """Gathers the problems of a recipe, each with the place it comes from.
+    """Collects the problems of a recipe, each with its place.
 
     Args:
-        marks: `file:line` by path of keys; empty text for what `--set` gave.
-        problems: What is already wrong.
-        what: What is checked, for a problem's text.
+        marks: `file:line` by path of keys; an empty text for keys of `--set`.
+        problems: Problems found before.
+        what: Name of what is checked, for messages.
     """
 
     def __init__(
@@ -50,12 +48,12 @@ class Checker:
         self.problems: list[RecipeError] = list(problems)
 
     def add(self, problem: RecipeError) -> None:
-        """Remember a problem, once."""
+        """Add a problem, unless it is there already."""
         if all(problem.message != other.message for other in self.problems):
             self.problems.append(problem)
 
     def place(self, *path: str | int) -> str:
-        """A key in words: `` `loss.temprature` (recipes/vcsf.yaml:12) ``."""
+        """A key with its line: `` `loss.temprature` (recipes/vcsf.yaml:12) ``."""
         if (
             path[:1] == ("stages",)
             and len(path) > 2
@@ -68,8 +66,7 @@ class Checker:
         return f"`{key}` ({mark})" if mark else f"`{key}`"
 
     def _is_inherited(self, path: Path) -> bool:
-        """Whether a stage has a key from the top level, whose problems are told once for all
-        stages."""
+        """Whether a stage has a key from the top level; its problem is then reported only once."""
         return path[2:] in self.marks or not any(mark[:3] == path[:3] for mark in self.marks)
 
     def finish(self) -> None:
@@ -78,10 +75,8 @@ class Checker:
             raise RecipeError.of(self.problems)
 
     def node(self, model: type[Model], tree: Any, path: Path) -> Model | None:
-        """Validate a node; None if it has problems.
-
-        Values go through JSON: a list is a tuple where one is wanted, but no text becomes a number.
-        """
+        """Validate a node; None if it has problems."""
+        # As JSON, where lists may become tuples but text never becomes a number.
         try:
             return model.model_validate_json(json.dumps(tree), strict=True)
         except ValidationError as error:
@@ -93,7 +88,7 @@ class Checker:
     def _misfit(
         self, model: type[BaseModel], tree: Any, path: Path, key: Path, details: list[ErrorDetails]
     ) -> RecipeError:
-        """What pydantic says of one key of a node, with what may stand there."""
+        """The problem of one key of a node, from pydantic's errors."""
         place, detail = self.place(*path, *key), details[0]
         owner, field = _find_field(model, key)
         component = owner.component if issubclass(owner, Settings) else None
@@ -139,7 +134,7 @@ class Checker:
         optim, train = nodes["optim"], nodes["train"]
         if optim and train:
             self.drops(optim.schedule, optim.drops, train.epochs, prefix)
-        # `model_construct`, as every node has just been validated.
+        # The nodes are validated already.
         return None if None in nodes.values() else Stage.model_construct(**nodes)
 
     def _component(self, key: str, tree: Any, path: Path) -> schema.Component | None:
@@ -156,11 +151,10 @@ class Checker:
         if settings is None or (key in _CHEAP and not self._builds(component, settings, path)):
             return None
         if key == "motion" and node.name == schema.NO_MOTION:
-            del settings["after"]  # no module sits anywhere: two ways to say so are one run
+            del settings["after"]  # it has no effect: recipes that differ in it alone are equal
         return schema.Component.model_construct(name=node.name, **settings)
 
     def _pathway(self, backbone: Any, tree: Any, path: Path) -> dict[str, Any] | None:
-        """The node `slow` or `fast`: vcsf's own keys, and overrides of the backbone's settings."""
         name = backbone.get("name") if isinstance(backbone, dict) else None
         component = registry.load().components("backbone").get(str(name))
         if component is None:
@@ -176,16 +170,14 @@ class Checker:
         *,
         partial: bool = False,
     ) -> dict[str, Any] | None:
-        """The settings of a component in the types of its factory's signature; None if they have
-        problems.
+        """The settings of a component, in its factory's types; None if they have problems.
 
         Args:
             component: The component.
-            tree: What the recipe says.
-            path: Where it says so.
+            tree: Its node, without the name.
+            path: The path to that node.
             own: Annotation and default of keys that are vcsf's own.
-            partial: Whether parameters that are not given stay out, instead of taking their
-                defaults.
+            partial: Leave out parameters that the node doesn't name, instead of taking defaults.
         """
         own = own or {}
         valid = self.node(settings_model(component, own, partial=partial), tree, path)
@@ -195,12 +187,12 @@ class Checker:
         return {name: value for name, value in valid if not partial or name in given}
 
     def _builds(self, component: Component, settings: Mapping[str, Any], path: Path) -> bool:
-        """Whether a factory takes settings, which may not fit each other."""
+        """Check by building that settings fit each other."""
         try:
             registry.load().build(component.kind, component.name, **settings)
         except VcsfError as error:
             if path[0] == "stages" and not any(mark[: len(path)] == path for mark in self.marks):
-                path = path[2:]  # inherited as it is: told once, for all stages
+                path = path[2:]  # the whole node is inherited
             key = error.key if isinstance(error, RecipeError) else ""
             # Before `RecipeError.key`, plugins named the key in their message.
             quoted = re.search(rf"`({component.kind}\.\w+)`", error.message)
@@ -215,7 +207,7 @@ class Checker:
         return True
 
     def drops(self, schedule: str, drops: Sequence[int], epochs: int, prefix: Path = ()) -> None:
-        """See that the drops of a learning rate come within the training."""
+        """Check that a step schedule has drops, and that they come before the last epoch."""
         if schedule == "step" and not drops:
             self.add(
                 RecipeError(
@@ -234,8 +226,7 @@ class Checker:
 
 
 def _key_path(detail: ErrorDetails, tree: Any) -> Path:
-    """The keys that lead to what an error is about, without positions in lists and the branches of
-    unions that pydantic appends."""
+    """The path of keys in pydantic's `loc`, without list positions and branches of unions."""
     key: list[str | int] = []
     for name in detail["loc"]:
         if not isinstance(tree, dict) or (name not in tree and detail["type"] != "missing"):
@@ -246,7 +237,7 @@ def _key_path(detail: ErrorDetails, tree: Any) -> Path:
 
 
 def _find_field(model: type[BaseModel], key: Path) -> tuple[type[BaseModel], FieldInfo]:
-    """The last field on the way along a key, and the model that has it."""
+    """The field at the end of a path of keys, and the model that has it."""
     owner, field = model, FieldInfo(annotation=model)
     for name in key:
         inner = field.annotation
@@ -258,7 +249,7 @@ def _find_field(model: type[BaseModel], key: Path) -> tuple[type[BaseModel], Fie
 
 
 def _hint(field: FieldInfo, key: str) -> str:
-    """What to write: what is known, the keys of a node, else the default."""
+    """A hint: the known values, the keys of a node, or the default."""
     annotation = field.annotation
     if get_origin(annotation) is Literal:
         return f"known: {', '.join(map(str, get_args(annotation)))}"
@@ -271,8 +262,7 @@ def _hint(field: FieldInfo, key: str) -> str:
 
 
 def _describe(details: Iterable[ErrorDetails], field: FieldInfo) -> str:
-    """What pydantic says of a value, each thing once; of a list of a wrong length, how long it
-    should be."""
+    """Pydantic's messages about a value, or the length that a list should have."""
     wanted, texts = _fixed_length(field.annotation), []
     for detail in details:
         value, text = detail["input"], detail["msg"].removeprefix("Value error, ")
@@ -283,7 +273,7 @@ def _describe(details: Iterable[ErrorDetails], field: FieldInfo) -> str:
 
 
 def _fixed_length(annotation: Any) -> int:
-    """How many values the tuple of an annotation has, 0 if it has no tuple of one length."""
+    """The length of the tuple in an annotation, 0 if there is none or it has any length."""
     inner = get_args(annotation)
     if get_origin(annotation) is tuple:
         return 0 if Ellipsis in inner else len(inner)

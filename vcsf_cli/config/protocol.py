@@ -1,13 +1,9 @@
-"""Protocols of `vcsf finetune`: strict YAML in `recipes/protocols/`, read with the strictness of
-recipes.
-
-A protocol says how a network is measured by classification, and nothing of which network or which
-clips."""
+"""Protocols of `vcsf finetune`: how a network is measured by classification, on any clips."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Interval, MinLen
 from pydantic import Field
@@ -25,37 +21,31 @@ _Crops = Literal["centre", "ten"]
 
 
 class _FinetuneAugment(Augment):
-    """As in pre-training, but one view and other defaults (CoCLR's fine-tuning: crop, flip, colour
-    jitter)."""
+    """As in pre-training, with the defaults of CoCLR's fine-tuning: crop, flip, colour jitter."""
 
     colour: Probability = 0.3
     grey: Probability = 0.0
     blur: Probability = 0.0
     base: Probability = 1.0
-    """Probability that a clip is `base` (colour, grey, blur, each with its own probability) at
-    all."""
+    """Probability that a clip may have colour, grey and blur at all."""
 
 
 class _FinetuneOptim(Optim):
-    """Optimiser and schedule of the new layer; what comes before it learns at a rate of its own."""
+    """Optimiser and schedule of the new layer; the backbone has its own learning rate."""
 
     weight_decay: Annotated[float, Ge(0)] = 1e-3
     backbone_lr: Annotated[float, Gt(0)] = 1e-4
-    """Learning rate of the pre-trained network, which follows the schedule in step with `lr`."""
+    """Learning rate of the pre-trained network; it follows the same schedule as `lr`."""
 
 
 class _FinetuneTrain(Node):
-    """How long, in what batches, and which epoch counts."""
-
     epochs: Annotated[int, Gt(0)]
     batch: Annotated[int, Gt(1)] = 64
     accumulate: Annotated[int, Gt(0)] = 1
-    """Parts of the batch whose gradients are added up one after the other, for devices with little
-    memory."""
+    """Parts of the batch whose gradients are summed one after the other, to save memory."""
     choose: Literal["last", "best"] = "last"
-    """`last`: all training clips are learned from, and the last epoch counts; `best`: whole
-    recordings are held out, and of the epochs that are checked on them each pathway's best
-    counts."""
+    """`last`: train on all training clips and keep the last epoch; `best`: hold out recordings, and
+    keep each pathway's best epoch on them."""
     log_every: Annotated[int, Gt(0)] = 20
     """Optimiser steps between two lines of metrics.csv."""
     check_every: Annotated[int, Gt(0)] = 10
@@ -63,30 +53,29 @@ class _FinetuneTrain(Node):
 
 
 class Finetune(Node):
-    """The whole network learns: a new layer of its own for each pathway, after dropout."""
+    """Trains the whole network, with dropout and a new layer for each pathway."""
 
     mode: Literal["finetune"]
     name: Name
     held_out: _HeldOut = 0.2
-    """Share of each class's recordings that choose and do not learn, where anything is chosen."""
+    """Share of each class's recordings that are held out for choosing, if anything is chosen."""
     dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.9
     augment: _FinetuneAugment = _FinetuneAugment()
     optim: _FinetuneOptim = _FinetuneOptim()
     train: _FinetuneTrain
     crops: _Crops = "ten"
-    """At test: the centre square, or corners and centre of the frame, each also mirrored."""
+    """Test crops: the centre square, or corners and centre of the frame, each also mirrored."""
 
 
 class _Grid(Node):
-    """What the sweep tries, in all combinations; the first is taken where there is nothing to
-    choose by."""
+    """Values that are tried in all combinations; the first one is used if no clips are held out."""
 
     lr: Annotated[list[Annotated[float, Gt(0)]], MinLen(1)]
     weight_decay: Annotated[list[Annotated[float, Ge(0)]], MinLen(1)]
 
 
 class _LinearOptim(Node):
-    """Optimiser and schedule of the layer; learning rate and weight decay are the grid's."""
+    """Optimiser and schedule; learning rate and weight decay are in the grid."""
 
     name: Optimiser = "sgd"
     momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9
@@ -97,15 +86,12 @@ class _LinearOptim(Node):
 
 
 class LinearTrain(Node):
-    """How long and in what batches the layer learns from features."""
-
     epochs: Annotated[int, Gt(0)] = 100
     batch: Annotated[int, Gt(1)] = 1024
 
 
 class Linear(Node):
-    """One linear layer on frozen features of unit length, after batch norm without weights of its
-    own."""
+    """Trains a linear layer on frozen unit-length features, after batch norm without weights."""
 
     mode: Literal["linear"]
     name: Name
@@ -114,19 +100,18 @@ class Linear(Node):
     train: LinearTrain = LinearTrain()
     grid: _Grid
     crops: _Crops = "centre"
-    """Of training and test clips alike: a feature is the mean over windows and crops."""
+    """Crops of training and test clips; a feature is the mean over windows and crops."""
 
 
 class _KnnGrid(Node):
-    """What is tried, in all combinations; the first is taken where there is nothing to choose
-    by."""
+    """Values that are tried in all combinations; the first one is used if no clips are held out."""
 
     k: Annotated[list[Annotated[int, Gt(0)]], MinLen(1)]
     temperature: Annotated[list[Annotated[float, Gt(0)]], MinLen(1)]
 
 
 class Knn(Node):
-    """The nearest training clips vote (Wu et al., CVPR 2018)."""
+    """A vote of the nearest training clips (Wu et al., CVPR 2018)."""
 
     mode: Literal["knn"]
     name: Name
@@ -149,32 +134,15 @@ def load(named: str, assignments: Sequence[str] = ()) -> Protocol:
 
     Args:
         named: A protocol's name or file.
-        assignments: What `--set` was given, each `key=value`.
+        assignments: Those of `--set`, each `key=value`.
 
     Raises:
         InputError: If there is no such protocol.
-        RecipeError: With everything that is wrong in it.
+        RecipeError: With all of its problems.
     """
     path = PROTOCOLS.find(named)
     tree, marks = strict_yaml.read(path, "protocol", f"see {PROTOCOLS.files()['linear']}")
-    return _validate_protocol(tree, marks, assign_all(tree, marks, assignments))
-
-
-def is_known(protocol: Protocol) -> bool:
-    """Whether a protocol is what its name says wherever vcsf is installed: no file of the user's,
-    and no key set."""
-    path = PROTOCOLS.files().get(protocol.name)
-    return path is not None and load(str(path)) == protocol
-
-
-def _validate_protocol(
-    tree: dict[str, Any], marks: strict_yaml.Marks, problems: Sequence[RecipeError]
-) -> Protocol:
-    """The protocol of what a file and assignments say.
-
-    Raises:
-        RecipeError: With all problems.
-    """
+    problems = assign_all(tree, marks, assignments)
     mode = tree.get("mode")
     checker = Checker(marks, problems, "protocol")
     if mode is None:
@@ -189,3 +157,9 @@ def _validate_protocol(
     checker.finish()
     assert protocol is not None
     return protocol
+
+
+def is_known(protocol: Protocol) -> bool:
+    """Whether a protocol is the one that is found by its name, without assignments."""
+    path = PROTOCOLS.files().get(protocol.name)
+    return path is not None and load(str(path)) == protocol

@@ -1,4 +1,4 @@
-"""Published numbers as data, each with its source: `recipes/tables/published.yaml`."""
+"""Published numbers with their sources, from `recipes/tables/published.yaml`."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _Percent = Annotated[float, Gt(0), Interval(le=100)]
 
 
 TRAINED_ON = "ucf101"
-"""The dataset that published methods learn from, unless an entry says otherwise."""
+"""The dataset on which published methods are trained, unless an entry says otherwise."""
 
 
 class Entry(Node):
-    """What one publication reports of one method."""
+    """The numbers of one method in one publication."""
 
     method: Text
     task: Literal["retrieve", "linear", "finetune"]
     year: Annotated[int, Interval(ge=2010, le=2100)] | None = None
     backbone: Text | None = None
     input: Text | None = None
-    """Frames and pixels, and what is seen at test besides RGB frames."""
+    """Frames and pixels, and other input than RGB frames at test."""
     training: Text = "UCF101"
-    """What was trained on without labels, and what was seen in training alone."""
+    """The training data without labels, and other input than at test."""
     results: Annotated[dict[str, dict[str, _Percent]], MinLen(1)]
-    """By dataset, per cent by metric, as `vcsf` calls it."""
+    """Per cent by dataset and metric."""
     source: Annotated[list[Text], MinLen(1)]
-    """Where the numbers were read; tables of others are not always right."""
+    """The documents from which the numbers are taken; tables of others may be wrong."""
     note: str = ""
 
     @property
@@ -52,7 +52,6 @@ class Entry(Node):
 
     @property
     def name(self) -> str:
-        """Method and year."""
         return f"{self.method} ({self.year})" if self.year else self.method
 
 
@@ -63,8 +62,7 @@ def entries() -> tuple[Entry, ...]:
     Raises:
         RecipeError: If the file is wrong.
     """
-    path = FILE
-    tree, marks = strict_yaml.parse(path.read_text(encoding="utf-8"), str(path))
+    tree, marks = strict_yaml.parse(FILE.read_text(encoding="utf-8"), str(FILE))
     checker = Checker(marks, (), "file")
     found = [checker.node(Entry, item, (index,)) for index, item in enumerate(tree)]
     checker.finish()
@@ -72,7 +70,7 @@ def entries() -> tuple[Entry, ...]:
 
 
 def datasets() -> set[str]:
-    """Datasets that there are published numbers of."""
+    """The datasets with published numbers."""
     return {data for entry in entries() for data in entry.results}
 
 

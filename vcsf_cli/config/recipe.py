@@ -1,8 +1,8 @@
-"""From YAML to a checked recipe: `extends`, `--set`, defaults, and all errors at once.
+"""Reads, resolves and checks a recipe.
 
-A recipe is resolved in this order: the file that it extends, the file, the assignments of `--set`,
-the defaults. Naming another component replaces its whole node, so that no stale setting leaks from
-the one before."""
+The file that it extends, the file itself, and the assignments of `--set` override each other in
+this order; what none of them has is a default. Naming another component replaces its whole node, so
+that no setting of the old component is left."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ from typing import Any
 from vcsf_cli.config import strict_yaml
 from vcsf_cli.config.catalogue import RECIPES
 from vcsf_cli.config.check import PATHWAY_KEYS, Checker
-from vcsf_cli.config.schema import COMPONENTS, DEFAULTS, MODEL_KEYS, Stage
+from vcsf_cli.config.schema import COMPONENTS, DEFAULTS, MODEL_KEYS, Stage, Top
 from vcsf_cli.config.strict_yaml import Marks
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import InputError, RecipeError, UnknownName
 
-_TOP_LEVEL = ("name", "seed", *Stage.model_fields, "stages")
-LARGEST_SEED = 2**31 - 1
-_LONGEST_NAME = 100
+_TOP_LEVEL = (*Top.model_fields, *Stage.model_fields, "stages")
 
 
 @dataclass(frozen=True)
@@ -32,11 +30,10 @@ class Recipe:
     """A resolved and checked recipe.
 
     Args:
-        name: Its name, from which run folders are named.
-        seed: Seed of everything random.
-        tree: The whole resolved recipe as plain values; written as YAML it is itself a valid
-            recipe.
-        stages: What to train, in order; at least one.
+        name: Its name, with which the names of its run folders begin.
+        seed: The seed of everything random.
+        tree: The resolved recipe as plain values, itself a valid recipe.
+        stages: The stages to train, in order; at least one.
     """
 
     name: str
@@ -46,21 +43,20 @@ class Recipe:
 
     @property
     def hash(self) -> str:
-        """Twelve hexadecimal digits of the resolved recipe's SHA-256; no path is part of it."""
+        """Twelve hexadecimal digits of the resolved recipe's SHA-256."""
         return hashlib.sha256(json.dumps(self.tree, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def first_stage(self) -> Stage:
-        """The stage that says what the networks look like; all stages agree on that."""
+        """The stage whose networks and data all stages share."""
         return self.stages[0]
 
     @property
     def last_stage(self) -> Stage:
-        """The last stage: measuring and searching read clips with its sampler and its border."""
+        """The stage whose sampler and border are used to measure and to search."""
         return self.stages[-1]
 
     def yaml(self) -> str:
-        """The resolved recipe as YAML."""
         return strict_yaml.dump(self.tree)
 
 
@@ -69,11 +65,11 @@ def load(named: str, assignments: Sequence[str] = ()) -> Recipe:
 
     Args:
         named: A recipe's name or file.
-        assignments: What `--set` was given, each `key=value`.
+        assignments: Those of `--set`, each `key=value`.
 
     Raises:
         InputError: If there is no such recipe.
-        RecipeError: With everything that is wrong in it.
+        RecipeError: With all of its problems.
     """
     tree, marks = _read_extended(RECIPES.find(named), ())
     tree.setdefault("stages", [])
@@ -83,7 +79,7 @@ def load(named: str, assignments: Sequence[str] = ()) -> Recipe:
 
 
 def _read_extended(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any], Marks]:
-    """A recipe file merged over what it extends."""
+    """A recipe file merged over the one that it extends."""
     if path.resolve() in chain:
         raise RecipeError(f"{path} extends itself: {' -> '.join(p.name for p in (*chain, path))}")
     tree, marks = strict_yaml.read(path, "recipe", "see `vcsf recipes show demo`")
@@ -106,11 +102,11 @@ def _read_extended(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any],
         and new.get("name", old.get("name")) != old.get("name")
     ):
         _forget_overrides(base)
-    return merge(base, tree), base_marks | marks
+    return _merge(base, tree), base_marks | marks
 
 
 def _expand_names(node: dict[str, Any], marks: Marks, path: strict_yaml.Path) -> None:
-    """`motion: none` is short for `motion: {name: none}`, in a recipe and in its stages."""
+    """Replace `motion: none` by `motion: {name: none}`, in a recipe and in its stages."""
     for key in COMPONENTS:
         if isinstance(node.get(key), str):
             node[key] = {"name": node[key]}
@@ -121,27 +117,26 @@ def _expand_names(node: dict[str, Any], marks: Marks, path: strict_yaml.Path) ->
             _expand_names(stage, marks, ("stages", index))
 
 
-def merge(base: Any, over: Any, key: str = "") -> Any:
-    """`over` laid on `base`: mappings key by key, anything else whole, as is a node that names
-    another component."""
+def _merge(base: Any, over: Any, key: str = "") -> Any:
+    """Merge mappings key by key; other values of `over`, and nodes that name another component,
+    replace those of `base`."""
     if not (isinstance(base, dict) and isinstance(over, dict)):
         return copy.deepcopy(over)
     if key in COMPONENTS and "name" in over and over["name"] != _named_component(key, base):
         return copy.deepcopy(over)
     merged = copy.deepcopy(base)
     for name, value in over.items():
-        merged[name] = merge(base.get(name), value, name)
+        merged[name] = _merge(base.get(name), value, name)
     return merged
 
 
 def _named_component(key: str, node: Mapping[str, Any]) -> Any:
-    """The component that a node names, or means by naming none."""
+    """The component that a node names, or the default."""
     return node.get("name", DEFAULTS.get(key, {}).get("name"))
 
 
 def _forget_overrides(tree: dict[str, Any]) -> None:
-    """Drop what `slow` and `fast` change in a backbone's settings, because another one takes its
-    place."""
+    """Remove the backbone settings in `slow` and `fast`, when another backbone replaces theirs."""
     for pathway in PATHWAYS:
         if isinstance(tree.get(pathway), dict):
             tree[pathway] = {
@@ -150,26 +145,27 @@ def _forget_overrides(tree: dict[str, Any]) -> None:
 
 
 def assign_all(tree: dict[str, Any], marks: Marks, assignments: Sequence[str]) -> list[RecipeError]:
-    """Set what `--set` gave, each `key=value`, in a recipe's tree; what could not be set."""
+    """Apply the assignments of `--set` to a recipe's tree; the problems of those that can't be."""
     problems = []
     for assignment in assignments:
         try:
-            assign(tree, marks, assignment)
+            _assign(tree, marks, assignment)
         except RecipeError as problem:
             problems.append(problem)
     return problems
 
 
-def assign(tree: dict[str, Any], marks: Marks, assignment: str) -> None:
-    """Apply one `a.b=value`; a list's entries are named by their position.
+def _assign(tree: dict[str, Any], marks: Marks, assignment: str) -> None:
+    """Apply one assignment `a.b=value`; entries of lists are named by their position.
 
     Raises:
-        RecipeError: If it has no `=`, its value is no YAML, or its key leads through a value.
+        RecipeError: If it has no `=`, its value is not YAML, or its key leads through a value.
     """
     key, equals, text = assignment.partition("=")
     if not equals or not key:
         raise RecipeError(
-            f"--set {assignment} is no assignment", "write key=value, such as loss.temperature=0.1"
+            f"--set {assignment} is not an assignment",
+            "write key=value, such as loss.temperature=0.1",
         )
     value, inner = strict_yaml.parse(text, f"--set {key}")
     *parents, last = key.split(".")
@@ -180,7 +176,7 @@ def assign(tree: dict[str, Any], marks: Marks, assignment: str) -> None:
     node = _descend(tree, parents, key)
     if isinstance(node, list):
         if not last.isdecimal() or int(last) >= len(node):
-            raise RecipeError(f"--set {key}: there is no such entry", positions(node))
+            raise RecipeError(f"--set {key}: there is no such entry", _positions(node))
         node[int(last)] = value
     elif (
         last == "name"
@@ -199,17 +195,17 @@ def assign(tree: dict[str, Any], marks: Marks, assignment: str) -> None:
 
 
 def _descend(tree: dict[str, Any], parents: list[str], key: str) -> Any:
-    """The node that `parents` lead to, made where there is none yet.
+    """The node at `parents`; missing nodes on the way are made.
 
     Raises:
-        RecipeError: If they lead through a value, or past the end of a list; `key` is named.
+        RecipeError: If they lead through a value, or past the end of a list.
     """
     node: Any = tree
     for depth, parent in enumerate(parents):
         where = ".".join(parents[: depth + 1])
         if isinstance(node, list):
             if not parent.isdecimal() or int(parent) >= len(node):
-                raise RecipeError(f"--set {key}: there is no `{where}`", positions(node))
+                raise RecipeError(f"--set {key}: there is no `{where}`", _positions(node))
             node = node[int(parent)]
         else:
             if node.get(parent) is None:
@@ -220,8 +216,7 @@ def _descend(tree: dict[str, Any], parents: list[str], key: str) -> Any:
     return node
 
 
-def positions(items: list[Any]) -> str:
-    """The positions that a list has, in words."""
+def _positions(items: list[Any]) -> str:
     return f"positions are 0 to {len(items) - 1}" if items else "the list is empty"
 
 
@@ -229,50 +224,30 @@ def resolve(tree: dict[str, Any], marks: Marks, problems: Sequence[RecipeError] 
     """Fill in defaults and check everything.
 
     Args:
-        tree: What files and assignments say.
-        marks: Where each key of it stands.
-        problems: What was wrong before.
+        tree: The values of files and assignments.
+        marks: `file:line` of each key.
+        problems: Problems found before.
 
     Raises:
         RecipeError: With all problems.
     """
     checker = Checker(marks, problems)
-    tree = merge(DEFAULTS, tree)
+    tree = _merge(DEFAULTS, tree)
     for key in tree:
         if key not in _TOP_LEVEL:
             checker.add(UnknownName("key", key, _TOP_LEVEL, checker.place(key)))
-    name, seed, stages = tree.get("name"), tree.get("seed"), tree.get("stages")
-    if not isinstance(name, str) or not name or not all(c.isalnum() or c in "-_." for c in name):
-        checker.add(
-            RecipeError(
-                f"{checker.place('name')} is {name!r}", "give letters, digits, `-`, `_` and `.`"
-            )
-        )
-    elif len(name.encode()) > _LONGEST_NAME:
-        checker.add(
-            RecipeError(
-                f"{checker.place('name')} is {len(name)} letters long",
-                f"give at most {_LONGEST_NAME}: folders bear it",
-            )
-        )
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= LARGEST_SEED:
-        checker.add(
-            RecipeError(
-                f"{checker.place('seed')} is {seed!r}",
-                f"give a whole number from 0 to {LARGEST_SEED}",
-            )
-        )
+    top = checker.node(Top, {key: tree[key] for key in ("name", "seed") if key in tree}, ())
+    stages = tree.get("stages")
     if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
         checker.add(
             RecipeError(
-                f"{checker.place('stages')} is no list of stages",
+                f"{checker.place('stages')} is not a list of stages",
                 "write `stages: []` for one stage",
             )
         )
         stages = []
     shared = {key: value for key, value in tree.items() if key in Stage.model_fields}
-    top = checker.stage(shared)
-    all_stages = []
+    resolved = [checker.stage(shared)]
     for index, stage in enumerate(stages):
         for key in sorted(stage.keys() & MODEL_KEYS):
             checker.add(
@@ -286,13 +261,14 @@ def resolve(tree: dict[str, Any], marks: Marks, problems: Sequence[RecipeError] 
                 UnknownName("key", key, Stage.model_fields, checker.place("stages", index, key))
             )
         own = {key: value for key, value in stage.items() if key in Stage.model_fields}
-        all_stages.append(checker.stage(merge(shared, own), ("stages", index)))
+        resolved.append(checker.stage(_merge(shared, own), ("stages", index)))
     checker.finish()
-    valid = [stage for stage in (top, *all_stages) if stage]
+    assert top is not None
+    valid = [stage for stage in resolved if stage]
     whole, *plain = (stage.model_dump(mode="json") for stage in valid)
-    resolved = {"name": name, "seed": seed} | whole
-    resolved["stages"] = [
+    whole = top.model_dump() | whole
+    whole["stages"] = [
         {key: value for key, value in full.items() if key in stage}
         for stage, full in zip(stages, plain, strict=True)
     ]
-    return Recipe(str(name), int(seed or 0), resolved, tuple(valid[1:] or valid))
+    return Recipe(top.name, top.seed, whole, tuple(valid[1:] or valid))

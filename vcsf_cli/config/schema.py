@@ -1,5 +1,4 @@
-"""The keys of a recipe that belong to vcsf itself; components check theirs by their factory's
-signature."""
+"""The keys of a recipe that are vcsf's own; those of components are in their signatures."""
 
 from __future__ import annotations
 
@@ -24,15 +23,33 @@ Range = Annotated[tuple[float, float], "lowest and highest"]
 
 
 class Node(BaseModel):
-    """One node of a recipe: unknown keys are errors, values are never converted from text."""
+    """A node of a recipe: unknown keys are errors, and text is never converted."""
 
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False
     )
 
 
+LARGEST_SEED = 2**31 - 1
+
+
+def _check_name(name: str) -> str:
+    if not name or not all(letter.isalnum() or letter in "-_." for letter in name):
+        raise ValueError("give letters, digits, `-`, `_` and `.`")
+    if len(name.encode()) > 100:
+        raise ValueError("give at most 100 letters: folders bear it")
+    return name
+
+
+class Top(Node):
+    """The keys of a recipe that no stage has."""
+
+    name: Annotated[str, AfterValidator(_check_name)]
+    seed: Annotated[int, Interval(ge=0, le=LARGEST_SEED)] = 0
+
+
 class Component(BaseModel):
-    """A node that names a component; its other keys are the factory's."""
+    """A node that names a component; its other keys are settings."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -40,13 +57,12 @@ class Component(BaseModel):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The factory's keywords."""
+        """Parameters of the factory, and vcsf's own keys such as `motion.after`."""
         return dict(self.model_extra or {})
 
 
 class Data(Node):
-    """What to train on: a folder under `--data`, an official split, and the pixels of a clip's
-    side."""
+    """A folder under `--data`, an official split, and the side of a clip in pixels."""
 
     name: Annotated[str, MinLen(1)]
     split: Literal[1, 2, 3] = 1
@@ -54,12 +70,11 @@ class Data(Node):
 
 
 class Augment(Node):
-    """Per clip, one draw for all its frames and both pathways (CoCLR's pre-training transforms)."""
+    """CoCLR's pre-training transforms; one draw per clip for all frames and both pathways."""
 
     name: Literal["standard"] = "standard"
     border: Annotated[float, Interval(gt=0, le=1)] = 0.875
-    """Side of the centre square that crops come from, as a fraction of the short side (CoCLR: 224
-    of 256)."""
+    """Side of the centre square with all crops, as a fraction of the short side (CoCLR: 224/256)."""
     area: Range = (0.2, 1.0)
     """Area of the crop as a fraction of that square."""
     aspect: Range = (3 / 4, 4 / 3)
@@ -80,17 +95,15 @@ class Augment(Node):
     sigma: Range = (0.1, 2.0)
     """Standard deviation of the blur in pixels of a 128 px clip; it scales with the clip's size."""
     draws: Literal["shared", "separate"] = "shared"
-    """Whether both pathways see one colour draw of a view, or each its own; the crop is always
-    shared."""
+    """Whether both pathways share the colour draw of a view; they always share the crop."""
     erase: Probability = 0.0
-    """Probability that a draw erases the background: a random frame of the clip is mixed into all
-    its frames, as a still, so that the scene says less and movement more (BE, Wang et al., CVPR
-    2021)."""
+    """Probability that a random frame of the clip is mixed into all its frames, so that the scene
+    says less and movement more (BE, Wang et al., CVPR 2021)."""
     still: Annotated[float, Interval(ge=0, lt=1)] = 0.3
     """Largest share of that frame in the mixture; the share is uniform from 0."""
     base: Probability = 0.3
-    """Probability that a view of two different windows is `base` (colour, grey, blur) and not only
-    cropped and flipped. Of one window seen twice, always just one view is `base`."""
+    """Probability that a view has colour, grey and blur (`base`), besides crop and flip. If both
+    views are of the same window, exactly one of them is `base`."""
 
     @field_validator("area", "aspect", "sigma")
     @classmethod
@@ -111,7 +124,7 @@ class Head(Node):
     """1x1x1 convolution C -> hidden, ReLU, 1x1x1 convolution hidden -> dim, unit length."""
 
     hidden: Annotated[int, Gt(0)] | None = None
-    """None: as many as the backbone's channels."""
+    """None: the backbone's channels."""
     dim: Annotated[int, Gt(0)] = 128
 
 
@@ -131,13 +144,11 @@ Optimiser = Annotated[str, AfterValidator(_check_optimiser)]
 
 
 class Optim(Node):
-    """Optimiser and learning-rate schedule."""
-
     name: Optimiser = "adam"
     lr: Annotated[float, Gt(0)] = 1e-3
     weight_decay: Annotated[float, Ge(0)] = 1e-5
     momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9
-    """Of optimisers that have one."""
+    """Ignored by optimisers without one."""
     schedule: Literal["constant", "step", "cosine"] = "constant"
     drops: list[Annotated[int, Gt(0)]] = Field(default_factory=list)
     """Epochs after which a `step` schedule divides the learning rate by ten."""
@@ -146,69 +157,58 @@ class Optim(Node):
 
 
 class Train(Node):
-    """How long, in what batches, and what is watched."""
-
     epochs: Annotated[int, Gt(0)]
     batch: Annotated[int, Gt(1)] = 32
-    """Clips of one step of the optimiser, over all processes."""
+    """Clips per optimiser step, over all processes."""
     accumulate: Annotated[int, Gt(0)] = 1
-    """Parts of the batch whose gradients are added up one after the other, for devices with little
-    memory. Each part has batch-norm statistics and random draws of its own; else it changes
-    nothing."""
+    """Parts of the batch whose gradients are summed one after the other, to save memory. Each part
+    has its own batch-norm statistics and random draws."""
     norm: Literal["batch", "split", "synced", "frozen"] = "batch"
-    """Batch-norm statistics: of a process's batch; of parts of it, with keys shuffled between them
-    (what MoCo's shuffle-BN does over GPUs, for one process); of all processes' batches (GPUs only);
-    or the running ones."""
+    """Batch-norm statistics of a process's batch; of parts of it, with keys shuffled between them
+    (MoCo's shuffle-BN within a process); of all processes' batches (GPUs only); or the running
+    statistics."""
     parts: Annotated[int, Gt(1)] = 4
     """Parts of a process's batch with `norm: split`."""
     pathways: Annotated[tuple[Literal["slow", "fast"], ...], MinLen(1)] = PATHWAYS
-    """The pathways that learn; another one stays as it is."""
+    """The pathways that are trained."""
     key_momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.999
-    """m of the momentum key encoder."""
+    """Momentum m of the key encoder."""
     log_every: Annotated[int, Gt(0)] = 20
     """Optimiser steps between two lines of metrics.csv."""
     check_every: Annotated[int, Ge(0)] = 10
     """Epochs between two leave-one-source-out retrieval checks on training clips; 0: never."""
     check_clips: Annotated[int, Gt(1)] = 1000
-    """At most so many training clips take part in the check."""
+    """The most training clips in a check."""
 
 
 class Speed(Node):
-    """How a step is computed, not what."""
+    """How fast a step is computed; nothing else depends on it."""
 
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Arithmetic of the networks while they train; auto: bf16 on a GPU that has it, else
-    float32."""
+    """Arithmetic in training; auto: bf16 on a GPU that has it, else float32."""
     compile: bool = False
-    """Whether torch compiles each pathway: minutes at the start, for shorter steps on a GPU. On a
-    CPU it gains nothing."""
+    """Whether torch compiles each pathway: takes minutes, and makes steps on a GPU shorter."""
     fused: Literal["auto"] | bool = "auto"
-    """Whether the optimiser updates all weights in one kernel; auto: on a GPU, if the optimiser
-    can."""
+    """Whether the optimiser updates all weights in one kernel; auto: on a GPU, where it can."""
     channels_last: bool = True
-    """Whether clips and weights lie in memory with the channel last."""
+    """Whether clips and weights have the channel last in memory."""
 
 
 _Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 
 
 def _is_default(value: Any) -> bool:
-    """Whether a pathway, or a recipe, starts from random weights; it then says nothing of
-    others."""
     return value in (None, Init())
 
 
 class Init(Node):
-    """The SHA-256 of files of weights that pathways start from; `--init FILE` sets it. None: random
-    weights."""
+    """SHA-256 of the files of initial weights, which `--init FILE` sets; None: random weights."""
 
     slow: _Digest | None = Field(default=None, exclude_if=_is_default)
     fast: _Digest | None = Field(default=None, exclude_if=_is_default)
 
 
 class Stage(Node):
-    """Everything that one stage of training needs."""
-
     data: Data
     sampler: Component
     augment: Augment = Augment()
@@ -228,17 +228,15 @@ NO_MOTION = "none"
 """The motion module of a recipe without one."""
 
 DEFAULTS: dict[str, Any] = {
-    "seed": 0,
     "sampler": {"name": "slow_fast"},
     "motion": {"name": NO_MOTION},
     "loss": {"name": "infonce"},
     "stages": [],
 }
-"""Top-level nodes that a recipe need not name and that have no model with defaults above."""
+"""Top-level keys with defaults that no model above has."""
 
 MODEL_KEYS = frozenset({"data", "backbone", "slow", "fast", "motion", "head", "speed", "init"})
-"""What a later stage can't change: it goes on with the networks, the clips and the way to compute
-of the stage before."""
+"""Keys that a stage can't change: its networks and clips are those of the stage before."""
 
 COMPONENTS = {"sampler": "sampler", "backbone": "backbone", "motion": "motion", "loss": "loss"}
-"""Recipe keys of component nodes and the kind of their component."""
+"""The keys of component nodes, with the kind of component."""

@@ -1,8 +1,7 @@
-"""YAML as a reader expects it: YAML 1.2's plain values, no repeated keys, and the line of every
-value kept.
+"""YAML 1.2 without repeated keys, and with the line of every value.
 
-PyYAML's own loader follows YAML 1.1, where `1e-4` is text, `012` is ten, `1:30` is ninety, `no` is
-false, and the last of two equal keys wins in silence."""
+PyYAML itself reads YAML 1.1, where `1e-4` is text, `012` is ten, `1:30` is ninety, `no` is false,
+and the last of two equal keys counts."""
 
 from __future__ import annotations
 
@@ -30,23 +29,22 @@ _CONSTANTS: dict[str, Any] = {
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader that resolves nothing by itself: every tag that is not text, list or mapping was
-    written out."""
+    """Reads all scalars as text: any other tag was written in the file."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML declares it as an instance's
 
 
 def read(path: FilePath, what: str, hint: str) -> tuple[dict[str, Any], Marks]:
-    """The keys of a file, and where each stands.
+    """The mapping in a file, and `file:line` of every key.
 
     Args:
         path: The file.
-        what: What it should be, for messages: `recipe`.
-        hint: Where to see one that is right.
+        what: Its kind, for messages: `recipe`.
+        hint: Where to find an example.
 
     Raises:
         InputError: If it can't be read.
-        RecipeError: If it is no YAML as `parse` wants it, or holds no keys.
+        RecipeError: If `parse` refuses it, or it is not a mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -56,16 +54,15 @@ def read(path: FilePath, what: str, hint: str) -> tuple[dict[str, Any], Marks]:
         ) from error
     tree, marks = parse(text, str(path))
     if not isinstance(tree, dict):
-        raise RecipeError(f"{path} is no {what}: it holds no keys", hint)
+        raise RecipeError(f"{path} is not a {what}: it has no keys", hint)
     return tree, marks
 
 
 def parse(text: str, file: str) -> tuple[Any, Marks]:
-    """The value of a YAML text, and `file:line` of every node by its path of keys and list
-    positions.
+    """The value of a YAML text, and `file:line` by path of keys and list positions.
 
     Raises:
-        RecipeError: If it is no YAML, repeats a key, or has a number that YAML versions read
+        RecipeError: If it is not YAML, repeats a key, or has a number that YAML versions read
             differently.
     """
     try:
@@ -75,7 +72,7 @@ def parse(text: str, file: str) -> tuple[Any, Marks]:
         place = f"{file}:{mark.line + 1}" if mark else file
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise RecipeError(
-            f"{place} is no YAML: {problem}", "look at the indentation and the quotes"
+            f"{place} is not YAML: {problem}", "look at the indentation and the quotes"
         ) from error
     marks: Marks = {}
     if node is None:
@@ -138,14 +135,12 @@ def _scalar(node: yaml.ScalarNode, place: str) -> Any:
 
 
 def dump(value: Any) -> str:
-    """A value as YAML text that `parse` reads back as it is: keys in their order, small lists on
-    one line."""
+    """YAML that `parse` reads back unchanged: keys in their order, flat lists on one line."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes every scalar as the plain text that `parse` reads, and quotes text that any YAML
-    version would misread."""
+    """Writes scalars as `parse` reads them, and quotes text that a YAML version would misread."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML declares it as an instance's
 
@@ -158,7 +153,7 @@ class _Dumper(yaml.SafeDumper):
 
 _TEXT = "tag:yaml.org,2002:str"
 _BREAKS = frozenset("\x85\u2028\u2029")
-"""Ends of lines to YAML, which only double quotes keep as they are."""
+"""Line breaks of YAML that only double quotes preserve."""
 _OTHER_READERS = yaml.SafeDumper(io.StringIO())
 
 

@@ -1,7 +1,4 @@
-"""What a table is: strict YAML in `recipes/tables/`, or flags, with what is wrong in it.
-
-A row is a recipe with assignments, the same as `--set` of `vcsf pretrain` takes, so that it can be
-trained by hand too."""
+"""Tables of `vcsf ablate`: rows of recipes with assignments, and measurements."""
 
 from __future__ import annotations
 
@@ -17,8 +14,7 @@ from vcsf_cli.config import protocol as protocols
 from vcsf_cli.config import strict_yaml
 from vcsf_cli.config.catalogue import TABLES
 from vcsf_cli.config.check import Checker
-from vcsf_cli.config.recipe import LARGEST_SEED
-from vcsf_cli.config.schema import Node
+from vcsf_cli.config.schema import LARGEST_SEED, Node
 from vcsf_cli.errors import InputError, RecipeError
 
 DEFAULT_KS = (1, 5, 10, 20, 50)
@@ -29,74 +25,73 @@ Which = Literal["slow", "fast", "both"]
 
 
 class Measure(Node):
-    """One thing to measure of every row."""
+    """A measurement of every row."""
 
     task: Literal["retrieve", "linear", "knn", "finetune"]
     data: Text | None = None
-    """A prepared dataset; None: the one that the row is trained on."""
+    """A prepared dataset; None: the row's training data."""
     k: Annotated[list[Annotated[int, Gt(0)]], MinLen(1)] | None = None
-    """The k of R@k; of `retrieve` alone."""
+    """Of R@k; only for `retrieve`."""
     protocol: Text | None = None
-    """Of the others: a protocol's name or file; None: linear, knn or coclr."""
+    """A protocol's name or file, for the other tasks; None: the task's default."""
     set: dict[str, Any] = Field(default_factory=dict)
     """Assignments to the protocol."""
 
     @property
     def words(self) -> str:
-        """Task, dataset, protocol and what is changed in it, as they are narrated."""
+        """Task, dataset, protocol and assignments, for messages."""
         return " ".join(
             word for word in (self.task, self.data, self.protocol, *self.assignments) if word
         )
 
     @property
     def assignments(self) -> list[str]:
-        """What `--set` of `vcsf finetune` gets."""
+        """Values for `--set` of `vcsf finetune`."""
         return [assignment(key, value) for key, value in self.set.items()]
 
 
 class Row(Node):
-    """One row: assignments to the table's recipe, or to one of its own."""
+    """A row of a table: a recipe with assignments."""
 
     base: Text | None = None
-    """The row's own recipe; None: the table's."""
+    """None: the table's."""
     set: dict[str, Any] = Field(default_factory=dict)
-    """Assignments; `stages.*.loss.neighbours` means every stage that has a `loss` of its own."""
+    """Assignments; `stages.*.loss.neighbours` means every stage with its own `loss`."""
     pathways: Annotated[list[Which], MinLen(1)] | None = None
-    """What of it is shown; None: what the table shows."""
+    """The pathways that are shown; None: the table's."""
     note: str = ""
-    """Something to know about the row, below the table."""
+    """A remark below the table."""
 
 
 class TableFile(Node):
-    """The keys of a table's file; rows and measurements are checked one by one."""
+    """The keys of a table's file; rows and measurements are checked separately."""
 
     title: Text
     base: Text
     rows: dict[str, Any] = Field(default_factory=dict)
-    """By name; the first is what the others are compared with. None: `full`, the recipe as it
-    is."""
+    """By name; the others are compared with the first. None: `full`, the recipe as it is."""
     vary: dict[str, Annotated[list[Any], MinLen(1)]] = Field(default_factory=dict)
-    """Values of keys: each value is a row more, with that key alone changed."""
+    """Values of keys: each value makes a row in which only that key changes."""
     grid: dict[str, Annotated[list[Any], MinLen(1)]] = Field(default_factory=dict)
-    """Values of keys: each combination is a row more."""
+    """Values of keys: each combination makes a row."""
     seeds: Annotated[list[Annotated[int, Ge(0), Le(LARGEST_SEED)]], MinLen(1)] | None = None
     """None: the recipe's."""
     splits: Annotated[list[Literal[1, 2, 3]], MinLen(1)] | None = None
-    """Trained and tested on, each by itself; None: the recipe's."""
+    """Official splits, each trained and tested separately; None: the recipe's."""
     measure: Annotated[list[Any], MinLen(1)] = Field(default_factory=lambda: [{"task": "retrieve"}])
     pathways: Annotated[tuple[Which, ...], MinLen(1)] = ("both",)
     published: bool = False
-    """Whether the published numbers of the same task and dataset stand beside ours."""
+    """Whether published numbers of the same task and dataset are shown too."""
 
 
 @dataclass
 class Draft:
-    """A table as its file or flags say, before its rows are resolved.
+    """A table in a file or from flags, before it is checked.
 
     Args:
-        name: Names its folder.
+        name: The name of its folder.
         tree: The keys of `TableFile`.
-        marks: `file:line` by path of keys; empty where flags said it.
+        marks: `file:line` by path of keys; empty for flags.
     """
 
     name: str
@@ -105,11 +100,11 @@ class Draft:
 
 
 def read(named: str) -> Draft:
-    """The table in a file, or of a name.
+    """Read a table by its name or file.
 
     Raises:
         InputError: If there is none.
-        RecipeError: If it is no YAML.
+        RecipeError: If it is not YAML.
     """
     path = TABLES.find(named)
     tree, marks = strict_yaml.read(path, "table", f"see {TABLES.files()['motion']}")
@@ -117,18 +112,17 @@ def read(named: str) -> Draft:
 
 
 def assignment(key: str, value: Any) -> str:
-    """A key and its value as `--set` takes them."""
+    """A key and its value, for `--set`."""
     if isinstance(value, str) and strict_yaml.parse(value, key)[0] == value:
         return f"{key}={value}"
     return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
 def contents(draft: Draft) -> tuple[TableFile, dict[str, Row], list[Measure], Checker]:
-    """The keys, rows and measurements of a table, and the checker that gathers what is wrong with
-    its rows.
+    """The keys, rows and measurements of a table, and the checker for the recipes of its rows.
 
     Raises:
-        RecipeError: With everything that is wrong in them.
+        RecipeError: With all of their problems.
     """
     checker = Checker(draft.marks, (), "table")
     content = checker.node(TableFile, draft.tree, ())
@@ -142,23 +136,22 @@ def contents(draft: Draft) -> tuple[TableFile, dict[str, Row], list[Measure], Ch
         checker.node(Measure, item, ("measure", index))
         for index, item in enumerate(content.measure)
     ]
-    told: list[str] = []
+    seen: list[str] = []
     for index, measure in enumerate(measures):
         if measure is None:
             continue
-        check_measure(measure, checker, index)
-        if measure.words in told:
+        _check_measure(measure, checker, index)
+        if measure.words in seen:
             place = checker.place("measure", index)
             checker.add(RecipeError(f"{place} is measured twice: {measure.words}", "leave one out"))
-        told.append(measure.words)
+        seen.append(measure.words)
     checker.finish()
     valid_rows = {name: row for name, row in rows.items() if row}
     return content, valid_rows, [measure for measure in measures if measure], checker
 
 
-def check_measure(measure: Measure, checker: Checker, index: int) -> None:
-    """See that no key was given that the task has no use for, and that the protocol is of its
-    kind."""
+def _check_measure(measure: Measure, checker: Checker, index: int) -> None:
+    """Check that a measurement has only keys of its task, and a protocol of its mode."""
     if measure.task == "retrieve":
         for key in ("protocol", "set"):
             if getattr(measure, key):

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read strictly, and never mistaken for another kind."""
+"""Checkpoints: written whole or not at all, and read only as the kind that they are."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from vcsf_cli.errors import RunError
 from vcsf_cli.storage.files import whole
 
 KIND = "vcsf-pretrain"
-STAGE = "vcsf-stage"
-"""The weights after a stage of it."""
+"""The state of a pre-training."""
 
-VERSION = 1
+STAGE = "vcsf-stage"
+"""The weights after a stage of a pre-training."""
+
+_VERSION = 1
 
 
 def save(path: Path, content: dict[str, Any], kind: str = KIND) -> None:
-    """Write a checkpoint; what stood there before stays until the new one is complete."""
-    # Through memory: of a full disk torch's own writer would only say that it is somewhere else
-    # than it thought.
+    # Through memory, because torch's own writer hides that a disk is full.
     data = io.BytesIO()
-    torch.save({"kind": kind, "version": VERSION, **content}, data)
+    torch.save({"kind": kind, "version": _VERSION, **content}, data)
     with whole(path) as file:
         file.write(data.getbuffer())
 
 
 def load(path: Path, kind: str = KIND) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU without running any code from it.
+    """Read a checkpoint onto the CPU, without running code from it.
 
     Raises:
         RunError: If it is missing, damaged, of another kind, or from a newer vcsf.
@@ -47,24 +47,24 @@ def load(path: Path, kind: str = KIND) -> dict[str, Any]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(
-            f"{path} is damaged or no checkpoint of vcsf: {reason}",
+            f"{path} is damaged or not a checkpoint of vcsf: {reason}",
             "restore it from a copy, or train again",
         ) from error
     if not isinstance(content, dict) or content.get("kind") != kind:
         found = content.get("kind") if isinstance(content, dict) else None
-        raise RunError(
-            f"{path} is "
-            f"{f'a checkpoint of kind {found!r}' if found else 'no checkpoint of vcsf'}, not of "
-            f"{kind!r}",
-            "bring back the file that vcsf wrote there",
+        what = (
+            f"a checkpoint of kind {found!r}, not of {kind!r}"
+            if found
+            else "not a checkpoint of vcsf"
         )
-    if content["version"] > VERSION:
+        raise RunError(f"{path} is {what}", "restore the file that vcsf wrote there")
+    if content["version"] > _VERSION:
         raise RunError(f"{path} was written by a newer vcsf", "upgrade vcsf")
     return content
 
 
 def check_weights(module: nn.Module, state: dict[str, Any], path: Path) -> None:
-    """Whether weights fit a network, which is not changed.
+    """Check that weights fit a network, without changing it.
 
     Raises:
         RunError: If a key is missing, unexpected or of another shape.
@@ -73,7 +73,7 @@ def check_weights(module: nn.Module, state: dict[str, Any], path: Path) -> None:
 
 
 def load_weights(module: nn.Module, state: dict[str, Any], path: Path) -> None:
-    """Put weights into a network.
+    """Load weights into a network.
 
     Raises:
         RunError: If a key is missing, unexpected or of another shape.

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and holding a folder for one process."""
+"""Files that are written whole or not at all, and locks."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
 _LOCKS = fcntl is not None
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""What a file system without locks answers."""
+"""Errors of a file system that has no locks."""
 
 
 @contextmanager
 def whole(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """A file that gets its name only when it is complete and on disk; on any error nothing is left
-    of it.
+    """Open a file for writing that replaces `path` in one step, once it is complete and on disk.
 
-    What a killed process left when it wrote the same file is removed.
+    On an error nothing is left of it. Leftovers of killed writers of `path` are removed.
 
     Args:
-        path: Its final name; what stood there before is replaced in one step.
+        path: The final name.
         mode: `wb` or `w`; text is UTF-8 with plain newlines.
     """
     _remove_abandoned(path)
@@ -43,9 +42,8 @@ def whole(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            if (
-                not _LOCKS
-            ):  # Windows renames no open file; elsewhere it stays locked until it has its name
+            # Windows can't rename an open file; elsewhere it stays locked until it is renamed.
+            if not _LOCKS:
                 file.close()
             partial.replace(path)
     finally:
@@ -53,19 +51,18 @@ def whole(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 
 def _open_partial(path: Path, mode: str) -> IO[Any]:
-    """A new file beside `path` that is locked as long as it is open.
+    """A new file beside `path` that is locked while it is open.
 
-    The lock says that its writer lives. It ends with the process, however that ends, and holds
-    across the machines that share a file system, where a process's number says nothing."""
+    The lock shows that its writer is alive. It ends with the process, and holds across machines
+    that share a file system, where a process id would say nothing."""
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     while True:
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
         file = partial.open(mode.replace("w", "x"), **text)
         if not _LOCKS:
             return file
-        with suppress(
-            OSError
-        ):  # a file system without locks: there nobody removes what others left
+        # Where a file system has no locks, nobody removes the files of others.
+        with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         if partial.exists():
             return file
@@ -73,25 +70,23 @@ def _open_partial(path: Path, mode: str) -> IO[Any]:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove files that were begun as `path` and that no process has locked, among them those that
-    earlier versions named after their process."""
+    """Remove unfinished files of `path` that no process has locked."""
+    # Earlier versions put the process id where a random number is now.
     name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]+\.partial")
     for partial in path.parent.glob(".*.partial") if _LOCKS else ():
         if name.fullmatch(partial.name):
-            # It is open for writing, as some network file systems want it of what is locked.
+            # Some network file systems lock only files that are open for writing.
             with suppress(OSError), partial.open("r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 partial.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
     with whole(path, "w") as file:
         file.write(text)
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
