@@ -31,7 +31,7 @@ def test_plain_values(text: str, value: Any) -> None:
         ("a: 012", "starts with a zero"),
         ("a: 1\nb: 2\na: 3", "r.yaml:3: the key `a` is given twice"),
         ("a: !!python/object:os.system 1", "not allowed"),
-        ("a: [1, 2", "no YAML"),
+        ("a: [1, 2", "not YAML"),
         ("a: &x [*x]", "contains itself"),
         ("? [1]\n: 2", "a key must be a word"),
     ],
