@@ -109,9 +109,12 @@ def test_debug_shows_where_an_error_comes_from(vcsf: Vcsf, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("debug", [True, False])
-def test_the_error_file_has_the_kind_and_message_of_the_error(debug: bool, tmp_path: Path) -> None:
+def test_the_error_file_has_the_kind_and_message_of_the_error(
+    debug: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "error.json"
-    options = [*(["--debug"] if debug else []), "--error-file", str(path)]
+    monkeypatch.setenv("VCSF_ERROR_FILE", str(path))
+    options = ["--debug"] if debug else []
     with pytest.raises(InputError) if debug else contextlib.nullcontext():
         main([*options, "recipes", "show", "demmo"])
     content = json.loads(path.read_text())

@@ -165,7 +165,7 @@ def test_every_table_says_what_it_is_and_each_of_its_rows_is_a_recipe(table: str
     assert len(first) > 20
     assert f"vcsf ablate {Path(table).stem}" in others
     content = resolve_table(read_table(str(CHECKOUT / table)))
-    assert len(content.lines) > 1
+    assert len(content.rows) > 1
     assert content.measures
 
 

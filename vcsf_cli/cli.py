@@ -18,6 +18,7 @@ from vcsf_cli import __version__
 from vcsf_cli.commands import COMMANDS
 from vcsf_cli.errors import (
     BROKEN_DISK,
+    ERROR_FILE,
     EXIT_INTERRUPTED,
     WRONG_PATH,
     InputError,
@@ -76,8 +77,8 @@ def _heed_local_plugin(context: click.Context, parameter: click.Parameter, wante
         registry.leave_out_local_plugin()
 
 
-def _keep_for_main(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    context.ensure_object(dict)[parameter.name] = value
+def _keep_debug_for_main(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    context.ensure_object(dict)["debug"] = wanted
 
 
 @click.group(
@@ -97,17 +98,9 @@ def _keep_for_main(context: click.Context, parameter: click.Parameter, value: An
     "--debug",
     is_flag=True,
     expose_value=False,
-    callback=_keep_for_main,
+    callback=_keep_debug_for_main,
     envvar="VCSF_DEBUG",
     help="Show the traceback of an error.",
-)
-@click.option(
-    "--error-file",
-    type=click.Path(path_type=Path),
-    hidden=True,
-    expose_value=False,
-    callback=_keep_for_main,
-    help="Write the error that ends the command as JSON; `vcsf ablate` reads it.",
 )
 def vcsf() -> None:
     """Learn video representations without labels: a slow and a fast pathway that find positives for
@@ -121,9 +114,9 @@ def _explain(
     error: VcsfError, options: Mapping[str, Any], cause: BaseException | None = None
 ) -> int:
     """Say an error and its hint on stderr, or raise its cause for `--debug`; returns the status."""
-    if options.get("error_file"):
+    if file := os.environ.get(ERROR_FILE):
         content = {"kind": type(error).__name__, "message": error.message}
-        write_text(options["error_file"], json.dumps(content))
+        write_text(Path(file), json.dumps(content))
     if cause and options.get("debug"):
         raise cause
     click.echo(f"error: {error.message}", err=True)

@@ -12,6 +12,10 @@ BROKEN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROF
 WRONG_PATH = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 """System errors that a path causes: a file where a folder should be, a name that is too long."""
 
+ERROR_FILE = "VCSF_ERROR_FILE"
+"""Variable that names the file for the error that ends a command, as JSON with `kind` and
+`message`; `vcsf ablate` sets it for its commands."""
+
 EXIT_INTERRUPTED = 130
 """Exit status after Ctrl-C or SIGTERM, with everything saved."""
 

@@ -10,20 +10,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vcsf_cli.ablate.measured import Measurement
 from vcsf_cli.ablate.numbers import (
     Group,
-    Missing,
     TableResults,
     comparability_limits,
     difference_to,
     summarise,
 )
-from vcsf_cli.ablate.plan import Plan, RunSpec, build_plan
-from vcsf_cli.ablate.rows import RowSpec, Table, resolve_table
+from vcsf_cli.ablate.plan import Plan, build_plan
+from vcsf_cli.ablate.rows import RowSpec, RunSpec, Table, resolve_table
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.config.table import Measure, read
 from vcsf_cli.data.manifest import Manifest, write
+from vcsf_cli.evaluate.evaluation import Measurement
 
 KEY = ("both", "R@1")
 
@@ -96,14 +95,11 @@ def test_equal_rows_differ_by_nothing_and_their_interval_is_a_point() -> None:
 
 
 def test_a_remark_names_what_is_missing_and_how_many_runs_a_difference_is_over() -> None:
-    lines = [RowSpec(name, "smoke", (), ("both",)) for name in ("a", "b", "c")]
+    recipe = recipes.load("smoke")
+    rows = [RowSpec(name, "smoke", (), recipe, ("both",)) for name in ("a", "b", "c")]
     measure = Measure(task="retrieve", data="x")
-    table = Table("t", "T", tuple(lines), None, None, (measure,))
-    cells = [
-        RunSpec(line, replace(recipes.load("smoke"), seed=seed), (), None)
-        for line in lines
-        for seed in (0, 1)
-    ]
+    table = Table("t", "T", tuple(rows), None, None, (measure,))
+    specs = [RunSpec(row, replace(recipe, seed=seed), (), None) for row in rows for seed in (0, 1)]
     columns = {
         "pathway": "both",
         "dataset": "x",
@@ -116,10 +112,10 @@ def test_a_remark_names_what_is_missing_and_how_many_runs_a_difference_is_over()
     values = pd.DataFrame(
         [columns | {"row": row, "runs": runs, "places": places} for row, runs, places in counted]
     )
-    missing = (Missing(cells[3], measure, "it is broken"),)
+    missing = {"retrieve x of b, seed 1, split 1": "it is broken"}
     group = Group(measure, "x", "retrieval", ("R@1",))
     numbers = TableResults(
-        Plan(table, tuple(cells), None, None), (group,), values, pd.DataFrame(), (), missing
+        Plan(table, tuple(specs), None, None), (group,), values, pd.DataFrame(), (), missing
     )
     assert numbers.remarks == [
         "Not finished: 5 of 6 measurements are there, not retrieve x of b, seed 1, split 1 (it is "
@@ -152,7 +148,7 @@ def test_every_row_is_looked_at_before_published_rows_stand_beside_it(
     rows = pd.DataFrame([{"dataset": "ucf101", "split": 1, "clips": 3_783}])
 
     def limits(count: int) -> list[str]:
-        results = TableResults(plan, (), pd.DataFrame(), rows, plan.cells[:count])
+        results = TableResults(plan, (), pd.DataFrame(), rows, plan.specs[:count])
         return [str(limit) for limit in comparability_limits(results)]
 
     assert limits(1) == []

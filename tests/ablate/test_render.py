@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from vcsf_cli.ablate.render import (
     Cell,
-    Shown,
+    RenderedTable,
     escape_latex,
     format_difference,
     format_mean,
-    grid,
-    latex,
-    markdown,
+    latex_table,
+    markdown_page,
+    markdown_rows,
     table_notes,
 )
 
@@ -31,19 +31,21 @@ harmful = st.one_of(
 
 
 @st.composite
-def tables(draw: st.DrawFn) -> Shown:
+def tables(draw: st.DrawFn) -> RenderedTable:
     columns = draw(st.integers(1, 4))
     row = st.lists(st.builds(Cell, harmful, st.booleans()), min_size=columns, max_size=columns).map(
         tuple
     )
     header = tuple(draw(st.lists(harmful, min_size=columns, max_size=columns)))
     ours, theirs = (tuple(draw(st.lists(row, min_size=least, max_size=3))) for least in (1, 0))
-    return Shown(draw(harmful), header, 1, ours, theirs, tuple(draw(st.lists(harmful, max_size=3))))
+    return RenderedTable(
+        draw(harmful), header, 1, ours, theirs, tuple(draw(st.lists(harmful, max_size=3)))
+    )
 
 
 @given(tables())
-def test_no_name_can_break_the_latex(table: Shown) -> None:
-    head, toprule, *lines = latex(table).splitlines()[1:]
+def test_no_name_can_break_the_latex_table(table: RenderedTable) -> None:
+    head, toprule, *lines = latex_table(table).splitlines()[1:]
     assert (head[:15], toprule) == (r"\begin{tabular}", r"\toprule")
     end = lines.index(r"\end{tabular}")
     rows = [line for line in lines[:end] if line not in (r"\midrule", r"\bottomrule")]
@@ -57,8 +59,8 @@ def test_no_name_can_break_the_latex(table: Shown) -> None:
 
 
 @given(tables())
-def test_no_name_can_break_the_markdown(table: Shown) -> None:
-    head, _, *rows = grid(table).split("\n")
+def test_no_name_can_break_the_markdown(table: RenderedTable) -> None:
+    head, _, *rows = markdown_rows(table).split("\n")
     assert len(rows) == len(table.ours) + len(table.theirs)
     names = [Cell(name) for name in table.header]
     for line, row in zip([head, *rows], [names, *table.ours, *table.theirs], strict=True):
@@ -71,14 +73,16 @@ def test_no_name_can_break_the_markdown(table: Shown) -> None:
             own = own[2:-2] if cell.bold else own
             assert not set(re.sub(r"\\[\\`*_\[<|~&]", "", own)) & set("\\`*_[<|~&")
             assert re.sub(r"\\([\\`*_\[<|~&])", r"\1", own) == " ".join(cell.text.split())
-    numbers = SimpleNamespace(plan=SimpleNamespace(cells=()))
-    title, empty, *_ = markdown(table, numbers).split("\n")
+    results = SimpleNamespace(plan=SimpleNamespace(specs=()))
+    title, empty, *_ = markdown_page(table, results).split("\n")
     assert (title[:2], empty) == ("# ", "")
 
 
 def test_latex_is_escaped_and_bold_is_bold() -> None:
     cells = (Cell("50 % of a_b & c^2 \\ {x} ~ #1 $"), Cell("1.0 ± 0.1", bold=True))
-    text = latex(Shown("100 % title", ("row", "R@1"), 1, (cells,), (cells,), ("a note",)))
+    text = latex_table(
+        RenderedTable("100 % title", ("row", "R@1"), 1, (cells,), (cells,), ("a note",))
+    )
     line = next(line for line in text.splitlines() if line.startswith("50"))
     assert line == (
         r"50 \% of a\_b \& c\textasciicircum{}2 \textbackslash{} \{x\} \textasciitilde{} \#1 \$ & \textbf{1.0 $\pm$ 0.1} \\"
@@ -88,7 +92,7 @@ def test_latex_is_escaped_and_bold_is_bold() -> None:
 
 
 @given(st.text(max_size=40))
-def test_nothing_in_a_text_can_become_latex(text: str) -> None:
+def test_nothing_in_a_text_can_become_latex_table(text: str) -> None:
     words = "textbackslash|textasciitilde|textasciicircum|textbar|d?dag|textless|textgreater"
     plain = re.sub(rf"\\({words})\{{\}}", "", escape_latex(text))
     plain = re.sub(r"\\[{}$&#%_]|\$\\pm\$", "", plain)
@@ -115,24 +119,24 @@ def test_numbers_as_text() -> None:
 
 @pytest.mark.parametrize("rows", [1, 2])
 def test_what_bold_and_spread_mean_is_told_where_there_are_any(rows: int) -> None:
-    lines = tuple(
+    table_rows = tuple(
         SimpleNamespace(name=f"row {row}", pathways=("slow", "fast"), note="")
         for row in range(rows)
     )
-    plan = SimpleNamespace(table=SimpleNamespace(lines=lines), cells=(1,))
-    cell = SimpleNamespace(run=SimpleNamespace(uses_labels=False))
+    plan = SimpleNamespace(table=SimpleNamespace(rows=table_rows), specs=(1,))
+    spec = SimpleNamespace(run=SimpleNamespace(uses_labels=False))
     intervals = "with intervals" if rows > 1 else ""
     for runs, bold in ((1, False), (1, True), (3, True)):
-        numbers = SimpleNamespace(
+        results = SimpleNamespace(
             plan=plan,
-            cells=(cell,),
+            specs=(spec,),
             values=pd.DataFrame({"runs": [1, runs]}),
-            words_of_differences=intervals,
+            intervals=intervals,
             remarks=["what is missing"],
             seen={"row 0"},
             exposures={"row 0": ["retrieve: 1 of 2 test clips seen"]},
         )
-        notes = " ".join(table_notes(numbers, [], bold, False))
+        notes = " ".join(table_notes(results, [], bold, False))
         assert ("Bold: " in notes) == bold
         assert ("standard deviation" in notes) == (runs > 1)
         assert ('Differences in points to "row 0", the same pathway, with intervals.' in notes) == (

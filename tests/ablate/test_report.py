@@ -265,7 +265,7 @@ def test_differences_without_an_interval_are_not_drawn() -> None:
     frame = pd.DataFrame(values, columns=["row", "task", *ends]).assign(
         pathway="both", dataset="ucf101", metric="R@1"
     )
-    plan = SimpleNamespace(table=SimpleNamespace(lines=rows))
+    plan = SimpleNamespace(table=SimpleNamespace(rows=rows))
     first, second = difference_sections(TableResults(plan, groups, frame, frame, ()))
     assert [(each.name, each.value, each.low, each.high) for each in first.intervals] == [
         ("a, both", 2.0, -1.0, 5.0)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vcsf_cli.ablate.flags import Flags, draft_from_flags
+from vcsf_cli.ablate.flags import draft_from_flags
 from vcsf_cli.ablate.rows import Table, resolve_table
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.config.catalogue import TABLES
@@ -22,16 +22,16 @@ def table(folder: Path, text: str, *assignments: str) -> Table:
 
 
 def of_flags(base: str = "vcsf", **flags: Any) -> Table:
-    return resolve_table(draft_from_flags(Flags(**flags), base, ()))
+    return resolve_table(draft_from_flags(base, **flags))
 
 
 def names(content: Table) -> list[str]:
-    return [line.name for line in content.lines]
+    return [row.name for row in content.rows]
 
 
 def stages_of(content: Table, name: str) -> tuple[Any, ...]:
-    (line,) = (line for line in content.lines if line.name == name)
-    return recipes.load(line.base, line.assignments).stages
+    (row,) = (row for row in content.rows if row.name == name)
+    return row.recipe.stages
 
 
 def test_a_row_is_the_assignments_that_are_typed_by_hand(tmp_path: Path) -> None:
@@ -39,16 +39,16 @@ def test_a_row_is_the_assignments_that_are_typed_by_hand(tmp_path: Path) -> None
         tmp_path,
         'title: T\nbase: vcsf\nrows:\n  a:\n  b: {set: {motion: none, optim.lr: 1e-4, name: "1"}}\n',
     )
-    assert content.lines[1].assignments == ("motion=none", "optim.lr=0.0001", 'name="1"')
+    assert content.rows[1].assignments == ("motion=none", "optim.lr=0.0001", 'name="1"')
     assert content.name == "mine"
-    assert recipes.load("vcsf", content.lines[0].assignments).hash == recipes.load("vcsf").hash
+    assert recipes.load("vcsf", content.rows[0].assignments).hash == recipes.load("vcsf").hash
 
 
 def test_a_star_means_the_stages_that_have_the_key(tmp_path: Path) -> None:
     text = "title: T\nbase: vcsf\nvary: {stages.*.loss.neighbours: [5, 9]}\n"
     content = table(tmp_path, text)
     assert names(content) == ["full (neighbours 5)", "neighbours 9"]
-    assert content.lines[1].assignments == tuple(
+    assert content.rows[1].assignments == tuple(
         f"stages.{stage}.loss.neighbours=9" for stage in (1, 2, 3, 4)
     )
     with pytest.raises(RecipeError, match=r"no stage has a `loss\.neighbors` of its own"):
@@ -129,19 +129,16 @@ def test_set_goes_before_the_rows_own(tmp_path: Path) -> None:
         "title: T\nbase: vcsf\nrows: {a: {}, b: {set: {sampler.alpha: 8}}}\n",
         "sampler.alpha=2",
     )
-    assert [
-        recipes.load(line.base, line.assignments).first_stage.sampler.settings["alpha"]
-        for line in content.lines
-    ] == [
+    assert [row.recipe.first_stage.sampler.settings["alpha"] for row in content.rows] == [
         2,
         8,
     ]
 
 
 def test_without_cross_pathway_training_each_pathway_learns_for_as_many_epochs() -> None:
-    content = of_flags(no_cross_pathway=True, only=("slow", "fast"))
+    content = of_flags(no_cross_pathway=True, slow_only=True, fast_only=True)
     assert names(content) == ["full", "no cross-pathway training", "slow only", "fast only"]
-    full, none, slow, fast = (recipes.load(line.base, line.assignments) for line in content.lines)
+    full, none, slow, fast = (row.recipe for row in content.rows)
     assert epochs_by_pathway(full) == epochs_by_pathway(none) == {"slow": 500, "fast": 500}
     assert epochs_by_pathway(slow) == {"slow": 500, "fast": 0}
     assert epochs_by_pathway(fast) == {"slow": 0, "fast": 500}
@@ -149,10 +146,10 @@ def test_without_cross_pathway_training_each_pathway_learns_for_as_many_epochs()
         assert {
             (stage.loss.name, stage.loss.settings["temperature"]) for stage in recipe.stages
         } == {("infonce", 0.07)}
-    assert [line.pathways for line in content.lines[2:]] == [("slow",), ("fast",)]
-    assert set(content.lines[0].pathways) == {"slow", "fast", "both"}
-    joint = of_flags("vcsf_joint", only=("slow",)).lines[1]
-    assert epochs_by_pathway(recipes.load(joint.base, joint.assignments)) == {
+    assert [row.pathways for row in content.rows[2:]] == [("slow",), ("fast",)]
+    assert set(content.rows[0].pathways) == {"slow", "fast", "both"}
+    joint = of_flags("vcsf_joint", slow_only=True).rows[1]
+    assert epochs_by_pathway(joint.recipe) == {
         "slow": 500,
         "fast": 0,
     }
@@ -162,7 +159,7 @@ def test_without_cross_pathway_training_each_pathway_learns_for_as_many_epochs()
 
 def test_flags_with_values_change_one_thing_each() -> None:
     values = {"alpha": ["2", "4", "8"], "positives": ["union"], "backbone": ["r3d18"]}
-    content = of_flags(no_motion_module=True, no_stage_a=True, values=values)
+    content = of_flags(no_motion_module=True, no_stage_a=True, **values)
     rows = [
         "no motion module",
         "no stage A",
@@ -183,12 +180,12 @@ def test_flags_that_the_recipe_has_nothing_for_are_refused() -> None:
     for flags in (
         {"no_cross_pathway": True},
         {"no_stage_a": True},
-        {"values": {"neighbours": ["1"]}},
+        {"neighbours": ["1"]},
     ):
         with pytest.raises(InputError, match="no stage of demo trains across pathways"):
             of_flags("demo", **flags)
     with pytest.raises(InputError, match="has none"):
-        resolve_table(draft_from_flags(Flags(no_motion_module=True), "demo", ["motion=none"]))
+        resolve_table(draft_from_flags("demo", ["motion=none"], no_motion_module=True))
 
 
 def test_tables_are_found_by_name() -> None:

@@ -296,7 +296,7 @@ def test_a_measurement_that_fails_of_all_rows_withholds_no_other(copied: Path) -
 def test_a_run_that_another_process_has_waits_for_it(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(table_runs, "AGAIN_AFTER", 0.5)
+    monkeypatch.setattr(table_runs, "RETRY_SECONDS", 0.5)
     run = run_of(copied, *ONE_NEIGHBOUR)
     status = json.loads((run / "status.json").read_text())
     (run / "status.json").write_text(json.dumps(status | {"finished": False}))
@@ -471,17 +471,17 @@ def test_published_rows_are_left_out_beside_a_subset(copied: Path) -> None:
         ((), "nothing to compare"),
         (("motion", "--slow-only"), "are two tables"),
         (("motoin",), "did you mean `motion`?"),
-        (("--alpha", "x"), "no list of numbers"),
+        (("--alpha", "x"), "`x` is not a whole number"),
         (("--measure", "retreive", "--no-motion-module"), "did you mean `retrieve`?"),
         ((*BASE, "--no-motion-module", "--devices", "gpu"), "is not a device"),
         ((*BASE, "--neighbours", "0"), "row `neighbours 0`"),
-        ((*BASE, "--neighbours", "2"), "a table of one row"),
+        ((*BASE, "--neighbours", "2"), "the table has only one row"),
         ((*BASE, "--no-motion-module", "--assume", "fast"), "clips a second"),
         ((*BASE, "--no-motion-module", "--data", "nowhere"), "is not prepared"),
         ((*BASE, "--no-motion-module", "--measure", "retrieve:hmdb51"), "hmdb51 is not prepared"),
         (("schedule", *BASE), "has a recipe of its own"),
         ((*BASE, "--no-motion-module", "--splits", "4"), "splits"),
-        ((*BASE, "--no-motion-module", "--seeds", "²"), "no list of numbers"),
+        ((*BASE, "--no-motion-module", "--seeds", "²"), "is not a whole number"),
         (
             (*BASE, "--set", "sampler.frames=8", "--backbone", "small,s3d", "--devices", "cpu"),
             "row `backbone s3d`: backbone `s3d` can't read clips of 2 frames",

@@ -1,4 +1,4 @@
-"""Whether all rows of a plan can be trained and measured, told before any work and all at once."""
+"""Checking that all rows of a plan can be trained and measured, before any work and all at once."""
 
 from __future__ import annotations
 
@@ -6,108 +6,89 @@ from collections.abc import Sequence
 
 from vcsf_cli.ablate import measured
 from vcsf_cli.ablate.estimate import Costs
-from vcsf_cli.ablate.plan import Plan, RunSpec
+from vcsf_cli.ablate.plan import Plan
+from vcsf_cli.ablate.rows import RunSpec
 from vcsf_cli.config.table import Measure
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.data.splits import query_gallery
 from vcsf_cli.errors import DataError, InputError, RunError, VcsfError
 from vcsf_cli.train.checks import check_samplers, training_rows
 
 
 def check(plan: Plan, costs: Costs, prepared: bool, allow_seen: bool = False) -> None:
-    """See that all rows can be trained and measured, before any work.
+    """Check that all rows can be trained and measured.
 
     Args:
         plan: The plan.
-        costs: Its counts, for which the networks of every row are run once without numbers.
+        costs: Its costs; counting them runs the networks of every row once.
         prepared: Whether the data must be there.
         allow_seen: Whether test clips may be seen in training.
 
     Raises:
-        VcsfError: With all that can't.
+        VcsfError: With all problems.
     """
     problems: list[VcsfError] = []
-    for cell in {cell.line.name: cell for cell in plan.cells}.values():
+    for spec in {spec.row.name: spec for spec in plan.specs}.values():
         try:
-            check_samplers(cell.recipe)
-            costs.network(cell)
+            check_samplers(spec.recipe)
+            costs.network(spec)
         except VcsfError as error:
-            problems.append(_prefix_error(f"row `{cell.line.name}`: ", error))
+            kind = InputError if isinstance(error, InputError) else DataError
+            problems.append(kind(f"row `{spec.row.name}`: {error.message}", error.hint))
     for name, manifest in plan.manifests.items():
         if manifest is None and prepared:
             try:
                 plan.manifest(name)
             except InputError as error:
                 problems.append(error)
-    for cell in plan.cells:
-        for problem in _problems_with_data(plan, cell, allow_seen):
+    for spec in plan.specs:
+        for problem in _data_problems(plan, spec, allow_seen):
             if all(problem.message != known.message for known in problems):
                 problems.append(problem)
     if problems:
         raise _combine_errors(problems)
 
 
-def _problems_with_data(plan: Plan, cell: RunSpec, allow_seen: bool) -> list[VcsfError]:
-    """What a run's data lack for its training or its measurements."""
+def _data_problems(plan: Plan, spec: RunSpec, allow_seen: bool) -> list[VcsfError]:
+    """Why a run can't be trained or measured on the prepared data."""
     found: list[VcsfError] = []
-    own = plan.manifests[cell.recipe.first_stage.data.name]
+    own = plan.manifests[spec.recipe.first_stage.data.name]
     try:
         if own is not None:
-            training_rows(cell.recipe, own)
+            training_rows(spec.recipe, own)
     except DataError as error:
         found.append(error)
     for measure in plan.table.measures:
-        manifest = plan.manifests[plan.measured_on(cell, measure)]
+        manifest = plan.manifests[plan.measured_on(spec, measure)]
         if manifest is None:
             continue
         try:
-            check_measure(cell, measure, manifest)
-            _check_seen(plan, cell, measure, allow_seen)
+            _check_measure(spec, measure, manifest)
+            try:
+                exposure = plan.exposure(spec, measure)
+            except RunError:  # a damaged run fails by itself, the others go on
+                continue
+            if exposure:
+                exposure.refuse(allow_seen)
         except VcsfError as error:
             found.append(error)
     return found
 
 
-def check_measure(cell: RunSpec, measure: Measure, manifest: Manifest) -> None:
-    """See that a dataset has what a measurement needs.
+def _check_measure(spec: RunSpec, measure: Measure, manifest: Manifest) -> None:
+    """Check that a dataset has what a measurement needs.
 
     Raises:
         VcsfError: If it hasn't.
     """
-    if measure.task != "retrieve":
-        _ = measured.classification_job(
-            cell.run, manifest, cell.split, measure, cell.line.trains
-        ).splits
-    elif query_gallery(manifest, cell.split).leave_one_out:
+    if not len(measured.evaluation(spec, manifest, measure).test):
         raise InputError(
-            f"{manifest.name} has no labelled training and test parts in split {cell.split}",
+            f"{manifest.name} has no labelled training and test parts in split {spec.split}",
             "choose other splits, or prepare the dataset with its lists",
         )
 
 
-def _check_seen(plan: Plan, cell: RunSpec, measure: Measure, allow_seen: bool) -> None:
-    """See that no test clip is seen in training, unless that is allowed; a damaged run is passed
-    over here and told later.
-
-    Raises:
-        InputError: If one is.
-    """
-    try:
-        exposure = plan.exposure(cell, measure)
-    except RunError:
-        return
-    if exposure:
-        exposure.refuse(allow_seen)
-
-
-def _prefix_error(prefix: str, error: VcsfError) -> VcsfError:
-    """An error with the row that it is about."""
-    kind = InputError if isinstance(error, InputError) else DataError
-    return kind(f"{prefix}{error.message}", error.hint)
-
-
 def _combine_errors(problems: Sequence[VcsfError]) -> VcsfError:
-    """One error that says all of several, a wrong command line or recipe first."""
+    """One error for several; a wrong command line or recipe decides the exit status."""
     if len(problems) == 1:
         return problems[0]
     kind = InputError if any(isinstance(problem, InputError) for problem in problems) else DataError

@@ -1,17 +1,19 @@
-"""What a plan costs before it is begun: floating-point operations, hours at a measured or assumed
-speed, on one device or on several side by side, and disk."""
+"""What a plan costs before it starts: floating-point operations, disk, and hours at a measured or
+assumed speed, on one device or on several side by side."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from vcsf_cli.ablate import measured
-from vcsf_cli.ablate.plan import Plan, RunSpec
+from vcsf_cli.ablate.plan import Plan
+from vcsf_cli.ablate.rows import RunSpec
+from vcsf_cli.ablate.run import RunOptions
 from vcsf_cli.config.protocol import Finetune
 from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.config.table import Measure
@@ -21,9 +23,9 @@ from vcsf_cli.errors import RunError
 from vcsf_cli.model.cost import pathway_costs
 from vcsf_cli.model.parts import build_loss, build_sampler
 from vcsf_cli.model.pathways import build, stage_channels
+from vcsf_cli.narrate import duration
 from vcsf_cli.runs import stages
 from vcsf_cli.runs.restore import own_checkpoint
-from vcsf_cli.train.compute import Compute
 from vcsf_cli.train.timing import estimate
 
 _PEAKS = {"h200": 989e12, "h100": 989e12}
@@ -35,12 +37,14 @@ _READING = 0.020
 _CORES = 16
 
 _USUAL = (2_000, 1_000)
-"""Training and test clips of a dataset that isn't there to be counted."""
-FRAMES = 180
+"""Training and test clips of a dataset that isn't prepared."""
+_FRAMES = 180
 """Frames of a clip of such a dataset."""
 
 _BYTES = 4
 """Of a number in a file."""
+_SHAPE = ("sampler", "backbone", "slow", "fast", "motion", "head")
+"""Keys that a network's cost depends on, besides the size of its clips."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +52,19 @@ class Speed:
     """How fast the machine is taken to be.
 
     Args:
-        flops: Operations a second.
-        reading: Seconds that a training clip takes to read, 0 where the speed includes it.
-        words: Where the number comes from.
+        flops: Operations per second.
+        reading: Seconds to read a training clip, 0 if `flops` includes it.
+        source: Where the number comes from.
     """
 
     flops: float
     reading: float
-    words: str
+    source: str
 
 
 @dataclass(frozen=True)
 class Network:
-    """What one clip costs in each pathway's network: operations of a forward pass, parameters,
+    """The cost of a clip in each pathway's network: operations of a forward pass, parameters,
     channels before the head."""
 
     flops: dict[str, int]
@@ -68,41 +72,14 @@ class Network:
     channels: int
 
 
-def _count_network(recipe: Recipe) -> Network:
-    """The networks of a recipe, counted.
-
-    Raises:
-        InputError: If they can't read clips of its size.
-    """
-    model = build(recipe)
-    costs = pathway_costs(model, recipe.first_stage, build_sampler(recipe.first_stage))
-    flops = {name: sum(cost.flops for cost in parts.values()) for name, parts in costs.items()}
-    parameters = {
-        name: sum(cost.parameters for cost in parts.values()) for name, parts in costs.items()
-    }
-    return Network(flops, parameters, stage_channels(model.slow.backbone)[-1])
-
-
-def _step_flops(recipe: Recipe, network: Network) -> list[int]:
-    """Operations that a training clip takes in each stage: a learning pathway encodes a query,
-    whose gradient costs twice as much again, and a key; a frozen one a key, where the loss asks for
-    it."""
-    found = []
-    for stage in recipe.stages:
-        crosses = build_loss(stage).crosses
-        factors = {name: 4 if name in stage.train.pathways else int(crosses) for name in PATHWAYS}
-        found.append(sum(factor * network.flops[name] for name, factor in factors.items()))
-    return found
-
-
 @dataclass(frozen=True)
-class StageWork:
+class RemainingStage:
     """What is left of one stage.
 
     Args:
         epochs: Epochs.
         flops: Their operations.
-        clips: Training clips that are read for them, epochs times clips.
+        clips: Training clips to read, epochs times clips.
     """
 
     epochs: int
@@ -115,26 +92,25 @@ class StageWork:
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is to be done for one cell.
+class RemainingWork:
+    """What is left to do for one run.
 
     Args:
-        cell: The run.
-        stages: The last stages, which have to be trained; those before are done or taken over.
+        spec: The run.
+        stages: The last stages, which must be trained; earlier ones are done or taken over.
         measures: Measurements that are missing.
-        measure: Operations of these.
-        damage: Why nothing can be done, in words.
+        measuring_flops: Operations of these.
+        damage: Why the run can't be used; else empty.
     """
 
-    cell: RunSpec
-    stages: tuple[StageWork, ...] = ()
+    spec: RunSpec
+    stages: tuple[RemainingStage, ...] = ()
     measures: tuple[Measure, ...] = ()
-    measure: float = 0.0
+    measuring_flops: float = 0.0
     damage: str = ""
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left."""
         return not self.stages and not self.measures and not self.damage
 
     @property
@@ -143,14 +119,13 @@ class Work:
         return not self.done and not self.damage
 
     @property
-    def words(self) -> str:
-        """What is left to do, in words."""
+    def description(self) -> str:
         if self.damage:
             return f"can't be used: {self.damage}"
         if self.done:
             return "done"
-        count = len(self.cell.recipe.stages)
-        none = "trained" if is_begun(self.cell) else "all stages shared"
+        count = len(self.spec.recipe.stages)
+        none = "trained" if self.spec.is_begun else "all stages shared"
         parts = [f"{sum(stage.epochs for stage in self.stages):,} epochs" if self.stages else none]
         if self.stages and len(self.stages) < count:
             first = count - len(self.stages) + 1
@@ -158,21 +133,18 @@ class Work:
             parts[0] += f" ({which}; what comes before is shared or done)"
         return ", ".join([*parts, *(each.words for each in self.measures)])
 
-    def moments(self, speed: Speed) -> list[float]:
-        """Seconds after which each stage is over, and last the measurements."""
-        return list(
-            itertools.accumulate(
-                [*(stage.seconds(speed) for stage in self.stages), self.measure / speed.flops]
-            )
-        )
+    def end_times(self, speed: Speed) -> list[float]:
+        """Seconds after which each stage ends, and last the measurements."""
+        seconds = [stage.seconds(speed) for stage in self.stages]
+        return list(itertools.accumulate([*seconds, self.measuring_flops / speed.flops]))
 
     def seconds(self, speed: Speed) -> float:
-        """How long it takes."""
-        return self.moments(speed)[-1]
+        """How long all of it takes."""
+        return self.end_times(speed)[-1]
 
 
 class Costs:
-    """Counts a plan's work; networks that are the same are counted once.
+    """Counts what a plan's runs cost; equal networks are counted once.
 
     Args:
         plan: The plan.
@@ -182,137 +154,134 @@ class Costs:
         self.plan = plan
         self._networks: dict[str, Network] = {}
 
-    def network(self, cell: RunSpec) -> Network:
-        """The networks of a cell's recipe.
+    def network(self, spec: RunSpec) -> Network:
+        """The cost of a run's networks.
 
         Raises:
-            InputError: If they can't read clips of its size.
+            InputError: If they can't read clips of the recipe's size.
         """
-        model = cell.recipe.first_stage
-        key = model.model_dump_json(include={"data": {"size"}, **dict.fromkeys(_SHAPE, True)})
+        stage = spec.recipe.first_stage
+        key = stage.model_dump_json(include={"data": {"size"}, **dict.fromkeys(_SHAPE, True)})
         if key not in self._networks:
-            self._networks[key] = _count_network(cell.recipe)
+            self._networks[key] = _count_network(spec.recipe)
         return self._networks[key]
 
-    def clips(self, name: str, split: int) -> tuple[int, int, float]:
-        """Training and test clips of a split, and a clip's mean number of frames."""
-        manifest = self.plan.manifests[name]
-        if manifest is None:
-            train, test = official_split(name, split) or _USUAL
-            return train, test, FRAMES
-        train, test = len(manifest.part(split, "train")), len(manifest.part(split, "test"))
-        return train or len(manifest.table), test, float(manifest.table["frames"].mean())
+    def step_flops(self, spec: RunSpec) -> list[int]:
+        """Operations for a training clip in each stage.
 
-    def work(self) -> list[Work]:
-        """The work of all cells, in the order in which it is done."""
-        available = _trained_stages(self.plan.runs)
-        found = []
-        for cell in self.plan.cells:
-            try:
-                found.append(self.work_of(cell, available))
-                available |= set(self.plan.stages_of(cell))
-            except RunError as error:
-                found.append(Work(cell, damage=error.message))
+        A pathway that learns encodes a query, whose gradient costs twice as much again, and a key;
+        a frozen one encodes a key where the loss asks for it."""
+        network, found = self.network(spec), []
+        for stage in spec.recipe.stages:
+            crosses = build_loss(stage).crosses
+            factors = {
+                name: 4 if name in stage.train.pathways else int(crosses) for name in PATHWAYS
+            }
+            found.append(sum(factor * network.flops[name] for name, factor in factors.items()))
         return found
 
-    def work_of(self, cell: RunSpec, available: set[str]) -> Work:
-        """The work of one cell.
+    def remaining(self) -> list[RemainingWork]:
+        """What is left to do for every run, in the order in which it is done."""
+        available = _trained_stages(self.plan.runs)
+        found = []
+        for spec in self.plan.specs:
+            try:
+                found.append(self._remaining(spec, available))
+                available |= set(self.plan.fingerprints[spec.recipe.hash])
+            except RunError as error:
+                found.append(RemainingWork(spec, damage=error.message))
+        return found
+
+    def _remaining(self, spec: RunSpec, available: set[str]) -> RemainingWork:
+        """What is left to do for one run.
 
         Args:
-            cell: The run.
-            available: What the weights depend on that could be taken over.
+            spec: The run.
+            available: Fingerprints of the stages that it could take over.
 
         Raises:
             RunError: If the run is damaged.
         """
-        missing = tuple(self.plan.missing(cell))
-        measure = sum(self.measuring(cell, each) for each in missing)
-        if self.plan.is_trained(cell):
-            return Work(cell, (), missing, measure)
-        first, done = own_stages(cell), _epochs_done(cell)
-        if not is_begun(cell):  # what was noted before the first checkpoint is forgotten
-            own = self.plan.stages_of(cell)
-            first = max(
-                [0, *(count for count in range(1, len(own) + 1) if own[count - 1] in available)]
-            )
-        left, (clips, _, _) = [], self.clips(*where(cell))
-        for index, per_clip in enumerate(_step_flops(cell.recipe, self.network(cell))):
+        missing = tuple(self.plan.missing(spec))
+        measuring = sum(self._measuring_flops(spec, each) for each in missing)
+        if self.plan.is_trained(spec):
+            return RemainingWork(spec, (), missing, measuring)
+        first, done = spec.finished_stages, _epochs_done(spec)
+        if not spec.is_begun:  # stages noted before the first checkpoint are trained again
+            own = self.plan.fingerprints[spec.recipe.hash]
+            first = max([0, *(n for n, stage in enumerate(own, start=1) if stage in available)])
+        clips, _, _ = self._clips(spec.recipe.first_stage.data.name, spec.split)
+        left = []
+        for index, per_clip in enumerate(self.step_flops(spec)):
             if index >= first:
-                epochs = cell.recipe.stages[index].train.epochs - done.get(index, 0)
-                left.append(
-                    StageWork(epochs, float(per_clip * clips * epochs), float(clips * epochs))
-                )
-        return Work(cell, tuple(left), missing, measure)
+                epochs = spec.recipe.stages[index].train.epochs - done.get(index, 0)
+                read = float(clips * epochs)
+                left.append(RemainingStage(epochs, per_clip * read, read))
+        return RemainingWork(spec, tuple(left), missing, measuring)
 
-    def measuring(self, cell: RunSpec, measure: Measure) -> float:
-        """Operations of a measurement: features of whole videos, or fine-tuning and its test."""
-        train, test, frames = self.clips(self.plan.measured_on(cell, measure), cell.split)
-        length = build_sampler(cell.recipe.last_stage).length
-        windows = max(1.0, 1 + (frames - length) / max(1, length // 2 - 1))
-        every = sum(self.network(cell).flops.values())
-        if measure.task == "retrieve":
-            return every * windows * (train + test)
-        protocol = measured.load_protocol(measure)
-        crops = 10 if protocol.crops == "ten" else 1
-        if isinstance(protocol, Finetune):
-            own = sum(self.network(cell).flops[name] for name in cell.line.trains)
-            return float(own * (3 * train * protocol.train.epochs + windows * crops * test))
-        return every * windows * crops * (train + test)
-
-    def disk(self, works: list[Work]) -> int:
+    def disk(self, works: Sequence[RemainingWork]) -> int:
         """Bytes that are written: checkpoints with optimiser and key encoder, weights after each
         stage, features."""
         total = 0
         for work in works:
-            network = self.network(work.cell)
+            spec, network = work.spec, self.network(work.spec)
             weights = sum(network.parameters.values()) * _BYTES
-            if not work.damage and not self.plan.is_trained(work.cell):
-                total += weights * (4 + len(work.cell.recipe.stages))
+            if not work.damage and not self.plan.is_trained(spec):
+                total += weights * (4 + len(spec.recipe.stages))
             for measure in work.measures:
-                train, test, _ = self.clips(
-                    self.plan.measured_on(work.cell, measure), work.cell.split
-                )
-                total += (
-                    3 * weights
-                    if measure.task == "finetune"
-                    else (train + test) * 2 * network.channels * _BYTES
-                )
+                train, test, _ = self._clips(self.plan.measured_on(spec, measure), spec.split)
+                features = (train + test) * 2 * network.channels * _BYTES
+                total += 3 * weights if measure.task == "finetune" else features
         return total
 
+    def _clips(self, name: str, split: int) -> tuple[int, int, float]:
+        """Training and test clips of a split, and a clip's mean number of frames."""
+        manifest = self.plan.manifests[name]
+        if manifest is None:
+            train, test = official_split(name, split) or _USUAL
+            return train, test, _FRAMES
+        train, test = len(manifest.part(split, "train")), len(manifest.part(split, "test"))
+        return train or len(manifest.table), test, float(manifest.table["frames"].mean())
 
-_SHAPE = ("sampler", "backbone", "slow", "fast", "motion", "head")
-"""Keys that a network's cost depends on, besides the size of its clips."""
+    def _measuring_flops(self, spec: RunSpec, measure: Measure) -> float:
+        """Operations of a measurement: features of whole videos, or fine-tuning and its test."""
+        train, test, frames = self._clips(self.plan.measured_on(spec, measure), spec.split)
+        length = build_sampler(spec.recipe.last_stage).length
+        windows = max(1.0, 1 + (frames - length) / max(1, length // 2 - 1))
+        flops = self.network(spec).flops
+        if measure.task == "retrieve":
+            return sum(flops.values()) * windows * (train + test)
+        protocol = measured.load_protocol(measure)
+        crops = 10 if protocol.crops == "ten" else 1
+        if isinstance(protocol, Finetune):
+            own = sum(flops[name] for name in spec.row.classified_pathways)
+            return float(own * (3 * train * protocol.train.epochs + windows * crops * test))
+        return sum(flops.values()) * windows * crops * (train + test)
 
 
-def where(cell: RunSpec) -> tuple[str, int]:
-    """Dataset and split that a cell is trained on."""
-    return cell.recipe.first_stage.data.name, cell.split
+def _count_network(recipe: Recipe) -> Network:
+    model = build(recipe)
+    costs = pathway_costs(model, recipe.first_stage, build_sampler(recipe.first_stage))
+    flops = {name: sum(cost.flops for cost in parts.values()) for name, parts in costs.items()}
+    parameters = {
+        name: sum(cost.parameters for cost in parts.values()) for name, parts in costs.items()
+    }
+    return Network(flops, parameters, stage_channels(model.slow.backbone)[-1])
 
 
-def own_stages(cell: RunSpec) -> int:
-    """How many stages of a run are finished, those included that it has taken over."""
-    return sum("ended" in entry for entry in stages.read(cell.run.folder))
-
-
-def is_begun(cell: RunSpec) -> bool:
-    """Whether a run goes on from a checkpoint of its own, so that it takes over no stage of
-    another."""
-    return cell.run.checkpoint.is_file()
-
-
-def _epochs_done(cell: RunSpec) -> dict[int, int]:
-    """Epochs that a begun run has behind it, by the number of the stage that it is in, from 0."""
-    if not is_begun(cell):
+def _epochs_done(spec: RunSpec) -> dict[int, int]:
+    """Finished epochs of the stage that a run is in, by the index of the stage."""
+    if not spec.is_begun:
         return {}
     try:
-        position = own_checkpoint(cell.run)["position"]
+        position = own_checkpoint(spec.run)["position"]
     except (RunError, OSError):
         return {}  # the training itself will say so
     return {int(position["stage"]): int(position["epoch"])}
 
 
 def _trained_stages(runs: Path) -> set[str]:
-    """What the weights depend on that other runs could take over."""
+    """Fingerprints of the stages that other runs could take over."""
     found = set()
     for path in runs.glob(f"*/{stages.FILE}"):
         try:
@@ -325,109 +294,116 @@ def _trained_stages(runs: Path) -> set[str]:
     return found
 
 
-def choose_speed(
-    plan: Plan,
-    costs_: Costs,
-    works: list[Work],
-    assumed: str | None,
-    machine: Compute,
-    threads: int | None = None,
+def _choose_speed(
+    costs: Costs, works: Sequence[RemainingWork], assumed: str | None, options: RunOptions
 ) -> Speed | None:
-    """How fast the work is taken to go.
+    """How fast the work is taken to go; None if there is nothing to measure on.
 
     Args:
-        plan: The plan.
-        costs_: Its counts.
-        works: What is to be done.
-        assumed: `h200`, or training clips a second of the first row's first stage; None: measure
-            some batches.
-        machine: Where to compute.
-        threads: Of the CPU, where several runs share it; None for all.
-
-    Returns:
-        None if there is nothing to measure on.
+        costs: Costs of the plan.
+        works: What is left to do.
+        assumed: A card's name, or training clips per second of the first row's first stage; None:
+            measure a few batches.
+        options: Where and how runs are computed.
     """
-    first = plan.cells[0]
-    per_clip = _step_flops(first.recipe, costs_.network(first))[0]
+    plan = costs.plan
     if assumed in _PEAKS:
         peak = _PEAKS[assumed]
-        words = (
+        source = (
             f"calculated, not measured: {_SHARE_OF_PEAK:.1%} of the {peak / 1e12:.0f} TFLOPS that "
             f"one {assumed.upper()} has in bfloat16, as separable networks reached, and clips read "
             f"by {_CORES} cores in {1000 * _READING:.0f} ms each"
         )
-        return Speed(_SHARE_OF_PEAK * peak, _READING / _CORES, words)
+        return Speed(_SHARE_OF_PEAK * peak, _READING / _CORES, source)
     if assumed is not None:
         return Speed(
-            float(assumed) * per_clip,
+            float(assumed) * costs.step_flops(plan.specs[0])[0],
             0.0,
             f"from {assumed} training clips a second in stage 1, as you assume",
         )
     left = [work for work in works if work.is_left]
-    todo = next((work.cell for work in left if work.stages), left[0].cell if left else None)
-    manifest = plan.manifests[todo.recipe.first_stage.data.name] if todo else None
-    if todo is None or manifest is None:
+    timed = next((work.spec for work in left if work.stages), left[0].spec if left else None)
+    manifest = plan.manifests[timed.recipe.first_stage.data.name] if timed else None
+    if timed is None or manifest is None:
         return None
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
+    compute = options.compute(options.devices[0])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(options.threads or threads)
     try:
-        timed = estimate(todo.recipe, manifest, machine)
+        times = estimate(timed.recipe, manifest, compute)
     finally:
-        torch.set_num_threads(before)
-    flops = _step_flops(todo.recipe, costs_.network(todo))
-    counted = sum(
-        per * clips * stage.train.epochs
-        for per, (clips, _), stage in zip(flops, timed, todo.recipe.stages, strict=True)
+        torch.set_num_threads(threads)
+    flops = sum(
+        per_clip * clips * stage.train.epochs
+        for per_clip, (clips, _), stage in zip(
+            costs.step_flops(timed), times, timed.recipe.stages, strict=True
+        )
     )
-    seconds = sum(each for _, each in timed)
     return Speed(
-        counted / seconds,
+        flops / sum(seconds for _, seconds in times),
         0.0,
-        f"from a few small batches of row `{todo.line.name}` on {machine.device()}, the others by "
+        f"from a few small batches of row `{timed.row.name}` on {compute.device()}, the others by "
         f"their operations",
     )
 
 
-def must_wait(ours: Sequence[str], theirs: Sequence[str], finished: int) -> bool:
-    """Whether a run that was not begun could take over a stage that another, which is worked on,
-    has yet to finish.
+def total_seconds(plan: Plan, works: Sequence[RemainingWork], speed: Speed, devices: int) -> float:
+    """How long the work takes on several devices, if runs start in the order of `TableRunner`.
 
     Args:
-        ours: What its stages' weights depend on, with all before each.
-        theirs: The same of the other run.
-        finished: Stages that the other run has finished.
-    """
-    return sum(stage in theirs for stage in ours) > finished
-
-
-def total_seconds(
-    works: Sequence[Work], stages: Mapping[str, Sequence[str]], speed: Speed, lanes: int
-) -> float:
-    """How long some work takes on several devices, by the rule that it is begun by.
-
-    Args:
+        plan: The plan.
         works: The work, in its order.
-        stages: What the stages of each run's weights depend on, by the hash of its recipe.
-        speed: Of one device.
-        lanes: How many devices.
+        speed: The speed of one device.
+        devices: How many devices there are.
     """
     waiting = [work for work in works if work.is_left]
-    running: list[tuple[Work, float]] = []
+    running: list[tuple[RemainingWork, float]] = []
     now = 0.0
 
-    def waits_for(work: Work, other: Work, begun: float) -> bool:
-        ours, theirs = (stages[each.cell.recipe.hash] for each in (work, other))
-        ended = sum(begun + moment <= now for moment in other.moments(speed)[:-1])
-        return not is_begun(work.cell) and must_wait(
-            ours, theirs, len(theirs) - len(other.stages) + ended
-        )
+    def must_wait(work: RemainingWork, other: RemainingWork, begun: float) -> bool:
+        ended = sum(begun + end <= now for end in other.end_times(speed)[:-1])
+        finished = len(other.spec.recipe.stages) - len(other.stages) + ended
+        return plan.must_wait(work.spec, other.spec, finished)
 
     while waiting or running:
         for work in list(waiting):
-            if len(running) < lanes and not any(waits_for(work, *other) for other in running):
+            if len(running) < devices and not any(must_wait(work, *other) for other in running):
                 waiting.remove(work)
                 running.append((work, now))
-        moments = [begun + moment for work, begun in running for moment in work.moments(speed)]
-        now = min((moment for moment in moments if moment > now), default=now)
+        ends = [begun + end for work, begun in running for end in work.end_times(speed)]
+        now = min((end for end in ends if end > now), default=now)
         running = [(work, begun) for work, begun in running if begun + work.seconds(speed) > now]
     return now
+
+
+def describe_plan(costs: Costs, assumed: str | None, options: RunOptions) -> list[str]:
+    """The plan in lines: rows, what is left for each run, time and disk.
+
+    Args:
+        costs: Costs of the plan.
+        assumed: A card's name or training clips per second; None: measure a few batches.
+        options: Where and how runs are computed.
+    """
+    plan, works = costs.plan, costs.remaining()
+    speed = _choose_speed(costs, works, assumed, options)
+    lines = plan.describe()
+    for work in works:
+        about = f", about {duration(work.seconds(speed))}" if speed and work.is_left else ""
+        lines.append(f"  {work.spec.name}: {work.spec.run.name}: {work.description}{about}")
+    left = [work for work in works if work.is_left]
+    lines.append(f"done: {sum(work.done for work in works)} of {len(works)} runs")
+    if not left:
+        return lines
+    if speed:
+        several = ""
+        if options.several:
+            together = duration(total_seconds(plan, left, speed, len(options.devices)))
+            several = f", by {len(options.devices)} side by side {together}"
+        alone = duration(sum(work.seconds(speed) for work in left))
+        lines.append(f"estimated time: {alone}{several} ({speed.source})")
+    else:
+        lines.append(
+            "the time is unknown: nothing is there to be measured on; --assume h200 calculates it"
+        )
+    lines.append(f"estimated disk: {max(1, round(costs.disk(works) / 1e6)):,} MB in {plan.runs}")
+    return lines

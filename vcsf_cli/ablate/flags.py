@@ -1,10 +1,9 @@
-"""A table from flags: `vcsf ablate --no-motion-module` is the recipe as it is and the recipe
-without that part."""
+"""A table from options: `vcsf ablate --no-motion-module` is the recipe as it is and the recipe
+without that part; `--seeds` and the like replace keys of a table."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from vcsf_cli.config import recipe as recipes
@@ -28,44 +27,32 @@ LISTS: Mapping[str, str] = {
     "backbone": "backbone.name",
     "motion": "motion.name",
 }
-"""Flags with several values, and the key that each changes; `loss.` is that of cross-pathway
+"""Options with several values, and the key that each changes; `loss.` is that of cross-pathway
 training."""
 
 
-@dataclass(frozen=True)
-class Flags:
-    """What is taken away or changed, one at a time.
+def draft_from_flags(
+    base: str,
+    assignments: Sequence[str] = (),
+    *,
+    no_motion_module: bool = False,
+    no_cross_pathway: bool = False,
+    no_stage_a: bool = False,
+    slow_only: bool = False,
+    fast_only: bool = False,
+    **values: Sequence[str] | None,
+) -> Draft:
+    """The table that flags ask for: the recipe as it is, and a row for each thing they change.
 
     Args:
-        no_motion_module: A row without it.
+        base: The recipe's name or file.
+        assignments: Those of `--set`, for all rows.
+        no_motion_module: A row without the motion module.
         no_cross_pathway: A row of the same epochs with InfoNCE alone.
         no_stage_a: A row without the stages before cross-pathway training.
-        only: Pathways that get a row where nothing else learns.
-        values: Values by the names of `LISTS`.
-    """
-
-    no_motion_module: bool = False
-    no_cross_pathway: bool = False
-    no_stage_a: bool = False
-    only: tuple[str, ...] = ()
-    values: Mapping[str, Sequence[str]] = field(default_factory=dict)
-
-    @property
-    def words(self) -> list[str]:
-        """The flags as they are typed, which name the table."""
-        names = ("no_motion_module", "no_cross_pathway", "no_stage_a")
-        found = [name.replace("_", "-") for name in names if getattr(self, name)]
-        return [*found, *(f"{pathway}-only" for pathway in self.only), *self.values]
-
-
-def draft_from_flags(flags: Flags, base: str, assignments: Sequence[str], **keys: Any) -> Draft:
-    """The table that flags ask for.
-
-    Args:
-        flags: The flags; at least one.
-        base: The recipe's name or file.
-        assignments: What `--set` was given, for all rows.
-        keys: More keys of the table.
+        slow_only: A row where only the slow pathway learns.
+        fast_only: A row where only the fast pathway learns.
+        values: Values by the names of `LISTS`, a row for each.
 
     Raises:
         InputError: If the recipe has nothing that a flag would take away.
@@ -73,34 +60,81 @@ def draft_from_flags(flags: Flags, base: str, assignments: Sequence[str], **keys
     """
     recipe = recipes.load(base, assignments)
     rows: dict[str, dict[str, Any]] = {"full": {}}
-    if flags.no_motion_module:
+    names = []
+    if no_motion_module:
         if recipe.first_stage.motion.name == NO_MOTION:
             raise InputError(f"--no-motion-module: {recipe.name} has none", "leave the flag out")
+        names.append("no-motion-module")
         rows["no motion module"] = {"set": {"motion": NO_MOTION}}
-    if flags.no_cross_pathway:
+    if no_cross_pathway:
+        names.append("no-cross-pathway")
         rows["no cross-pathway training"] = {
             "set": {
-                f"{where}loss": _PLAIN_LOSS for where in _crossed(recipe, "--no-cross-pathway")
+                f"{prefix}loss": _PLAIN_LOSS
+                for prefix in _cross_pathway_prefixes(recipe, "--no-cross-pathway")
             },
             "note": f"no cross-pathway training: {_EQUAL}",
         }
-    if flags.no_stage_a:
-        rows["no stage A"] = _without_stage_a(recipe)
-    for pathway in flags.only:
-        rows[f"{pathway} only"] = alone(recipe, pathway)
+    if no_stage_a:
+        names.append("no-stage-a")
+        rows["no stage A"] = _row_without_stage_a(recipe)
+    for pathway, wanted in (("slow", slow_only), ("fast", fast_only)):
+        if wanted:
+            names.append(f"{pathway}-only")
+            rows[f"{pathway} only"] = _row_of_one_pathway(recipe, pathway)
     vary = {}
-    for flag, texts in flags.values.items():
-        where = ""
-        if LISTS[flag].startswith("loss."):
-            where = "" if _crossed(recipe, f"--{flag}") == [""] else "stages.*."
-        vary[f"{where}{LISTS[flag]}"] = [
+    for flag, key in LISTS.items():
+        texts = values.get(flag)
+        if not texts:
+            continue
+        names.append(flag)
+        prefix = ""
+        if key.startswith("loss."):
+            prefix = "" if _cross_pathway_prefixes(recipe, f"--{flag}") == [""] else "stages.*."
+        vary[f"{prefix}{key}"] = [
             strict_yaml.parse(text, f"--{flag}")[0] for text in dict.fromkeys(texts)
         ]
-    if flags.only:
-        keys = {"pathways": [*PATHWAYS, "both"]} | keys
-    title = f"Ablation of {recipe.name}: {', '.join(flags.words)}"
-    name = "-".join([recipe.name, *flags.words])
-    return Draft(name, {"title": title, "base": base, "rows": rows, "vary": vary, **keys})
+    tree = {
+        "title": f"Ablation of {recipe.name}: {', '.join(names)}",
+        "base": base,
+        "rows": rows,
+        "vary": vary,
+    }
+    if slow_only or fast_only:
+        tree["pathways"] = [*PATHWAYS, "both"]
+    return Draft("-".join([recipe.name, *names]), tree)
+
+
+def override(
+    draft: Draft,
+    base: str | None,
+    seeds: Sequence[str] | None,
+    splits: Sequence[str] | None,
+    measure: Sequence[str] | None,
+) -> None:
+    """Replace keys of a table by what options say.
+
+    Raises:
+        InputError: If `base` is given and a row has a recipe of its own.
+    """
+    if base:
+        for name, row in dict(draft.tree.get("rows") or {}).items():
+            if isinstance(row, dict) and row.get("base"):
+                raise InputError(
+                    f"row `{name}` of {draft.name} has a recipe of its own, so that --base can't "
+                    f"take its place",
+                    "copy the table and change it there, or leave out --base",
+                )
+        draft.tree["base"] = base
+    for key, numbers in (("seeds", seeds), ("splits", splits)):
+        if numbers:
+            draft.tree[key] = [int(number) for number in numbers]
+    if measure:
+        keys = ("task", "data", "protocol")
+        draft.tree["measure"] = [
+            {key: word for key, word in zip(keys, each.split(":", 2), strict=False) if word}
+            for each in measure
+        ]
 
 
 def _mines_positives(stage: Stage) -> bool:
@@ -108,12 +142,11 @@ def _mines_positives(stage: Stage) -> bool:
     return hasattr(build_loss(stage), "mined")
 
 
-def _crossed(recipe: Recipe, flag: str) -> list[str]:
-    """Where in the recipe cross-pathway training is: `stages.1.` and so on, or empty text for the
-    top level.
+def _cross_pathway_prefixes(recipe: Recipe, flag: str) -> list[str]:
+    """The keys of cross-pathway stages, `stages.1.` and so on; empty text for the top level.
 
     Raises:
-        InputError: If it is nowhere.
+        InputError: If there is no such stage.
     """
     staged = bool(recipe.tree["stages"])
     found = [
@@ -129,13 +162,13 @@ def _crossed(recipe: Recipe, flag: str) -> list[str]:
     return found
 
 
-def _without_stage_a(recipe: Recipe) -> dict[str, Any]:
+def _row_without_stage_a(recipe: Recipe) -> dict[str, Any]:
     """A row that begins with cross-pathway training.
 
     Raises:
         InputError: If the recipe has no stage before it.
     """
-    first = _crossed(recipe, "--no-stage-a")[0]
+    first = _cross_pathway_prefixes(recipe, "--no-stage-a")[0]
     if first in ("", "stages.0."):
         raise InputError(
             f"--no-stage-a: {recipe.name} has no stage before cross-pathway training",
@@ -149,7 +182,7 @@ def _without_stage_a(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def alone(recipe: Recipe, pathway: str) -> dict[str, Any]:
+def _row_of_one_pathway(recipe: Recipe, pathway: str) -> dict[str, Any]:
     """A row where one pathway learns by itself, for as many epochs as in the whole recipe."""
     kept = []
     for own, stage in zip(recipe.tree["stages"], recipe.stages, strict=False):

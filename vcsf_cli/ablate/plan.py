@@ -1,5 +1,4 @@
-"""Rows x seeds x splits: which trainings and measurements a table needs, which are done, and in
-which order to work."""
+"""Rows x seeds x splits: the trainings and measurements that a table needs, and which are done."""
 
 from __future__ import annotations
 
@@ -8,46 +7,14 @@ from functools import cached_property
 from pathlib import Path
 
 from vcsf_cli.ablate import measured
-from vcsf_cli.ablate.rows import RowSpec, Table
+from vcsf_cli.ablate.rows import RunSpec, Table
 from vcsf_cli.config import recipe as recipes
-from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.config.table import Measure
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import InputError
+from vcsf_cli.evaluate.evaluation import Measurement
 from vcsf_cli.runs import stages, trained_on
 from vcsf_cli.runs.run import Run, run_folder
-
-
-@dataclass(frozen=True)
-class RunSpec:
-    """A row with a seed and a split: one run.
-
-    Args:
-        line: The row.
-        recipe: Its resolved recipe, with seed and split.
-        assignments: What `--set` of `vcsf pretrain` gets.
-        run: Its run, which need not be there yet.
-    """
-
-    line: RowSpec
-    recipe: Recipe
-    assignments: tuple[str, ...]
-    run: Run
-
-    @property
-    def seed(self) -> int:
-        """Of everything random."""
-        return self.recipe.seed
-
-    @property
-    def split(self) -> int:
-        """Trained and tested on."""
-        return self.recipe.first_stage.data.split
-
-    @property
-    def name(self) -> str:
-        """As it is narrated."""
-        return f"{self.line.name}, seed {self.seed}, split {self.split}"
 
 
 @dataclass(frozen=True)
@@ -56,25 +23,25 @@ class Plan:
 
     Args:
         table: The table.
-        cells: Its runs, in the table's order.
+        specs: Its runs, in the table's order.
         data: Folder of prepared datasets.
         runs: Folder of run folders.
     """
 
     table: Table
-    cells: tuple[RunSpec, ...]
+    specs: tuple[RunSpec, ...]
     data: Path
     runs: Path
 
     @property
     def folder(self) -> Path:
-        """Where the finished table is."""
+        """The folder of the finished table."""
         return self.runs / "tables" / self.table.name
 
-    def lines(self) -> list[str]:
-        """What the table is, in words, and which of its datasets are not there."""
+    def describe(self) -> list[str]:
+        """Lines about the table, and about its datasets that are not prepared."""
         counts = {
-            "row": len(self.table.lines),
+            "row": len(self.table.rows),
             "seed": len(self.table.seeds or ()),
             "split": len(self.table.splits or ()),
         }
@@ -82,21 +49,21 @@ class Plan:
             f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count
         )
         measures = ", ".join(measure.words for measure in self.table.measures)
-        found = [
-            f"{self.table.title}: {product} = {len(self.cells)} runs, measured by {measures}; "
-            f"table: {self.folder}"
-        ]
-        for name in (name for name, manifest in self.manifests.items() if manifest is None):
-            found.append(
+        return [
+            f"{self.table.title}: {product} = {len(self.specs)} runs, measured by {measures}; "
+            f"table: {self.folder}",
+            *(
                 f"{name} is not prepared in {self.data}: its sizes are taken to be the official "
                 f"ones, or usual"
-            )
-        return found
+                for name, manifest in self.manifests.items()
+                if manifest is None
+            ),
+        ]
 
     @cached_property
     def manifests(self) -> dict[str, Manifest | None]:
-        """Every dataset that is trained or measured on, None where it isn't prepared."""
-        names = {cell.recipe.first_stage.data.name for cell in self.cells}
+        """Every dataset that is trained or measured on; None if it isn't prepared."""
+        names = {spec.recipe.first_stage.data.name for spec in self.specs}
         names |= {measure.data for measure in self.table.measures if measure.data}
         found: dict[str, Manifest | None] = {}
         for name in sorted(names):
@@ -114,93 +81,115 @@ class Plan:
         """
         return self.manifests[name] or Manifest.open(self.data / name)
 
-    def measured_on(self, cell: RunSpec, measure: Measure) -> str:
-        """The dataset that a measurement is of."""
-        return measure.data or cell.recipe.first_stage.data.name
+    def measured_on(self, spec: RunSpec, measure: Measure) -> str:
+        """The name of the dataset that a run is measured on."""
+        return measure.data or spec.recipe.first_stage.data.name
 
-    def is_trained(self, cell: RunSpec) -> bool:
+    def is_trained(self, spec: RunSpec) -> bool:
         """Whether the run is finished, on the data that are there now."""
-        if not (cell.run.folder / "status.json").is_file() or not cell.run.finished:
+        if not (spec.run.folder / "status.json").is_file() or not spec.run.finished:
             return False
-        manifest = self.manifests[cell.recipe.first_stage.data.name]
-        return manifest is None or cell.run.status.get("data_hash") == manifest.hash
+        manifest = self.manifests[spec.recipe.first_stage.data.name]
+        return manifest is None or spec.run.status.get("data_hash") == manifest.hash
 
-    def found(self, cell: RunSpec, measure: Measure) -> measured.Measurement | None:
-        """What was measured of a run, None if it wasn't."""
-        manifest = self.manifests[self.measured_on(cell, measure)]
-        if manifest is None or not self.is_trained(cell):
-            return None
-        return measured.find_measurement(cell.run, manifest, cell.split, measure, cell.line.trains)
-
-    def exposure(self, cell: RunSpec, measure: Measure) -> trained_on.Exposure | None:
-        """What a run has seen, or will have seen when it is trained, of a measurement's test clips;
-        None where data for saying so are not prepared.
+    def find_measurement(self, spec: RunSpec, measure: Measure) -> Measurement | None:
+        """A run's measurement, None if it wasn't made.
 
         Raises:
-            VcsfError: If the run is damaged, or the dataset does not have what the measurement
-                needs.
+            RunError: If the run or its measurement is damaged.
         """
-        manifest = self.manifests[self.measured_on(cell, measure)]
-        own = self.manifests[cell.recipe.first_stage.data.name]
+        manifest = self.manifests[self.measured_on(spec, measure)]
+        if manifest is None or not self.is_trained(spec):
+            return None
+        return measured.evaluation(spec, manifest, measure).read()
+
+    def missing(self, spec: RunSpec) -> list[Measure]:
+        """The measurements that a run still needs."""
+        return [
+            measure
+            for measure in self.table.measures
+            if self.find_measurement(spec, measure) is None
+        ]
+
+    def exposure(self, spec: RunSpec, measure: Measure) -> trained_on.Exposure | None:
+        """The test clips of a measurement that a run has seen, or will see in training; None if the
+        datasets are not prepared.
+
+        Raises:
+            VcsfError: If the run is damaged, or the dataset lacks what the measurement needs.
+        """
+        manifest = self.manifests[self.measured_on(spec, measure)]
+        own = self.manifests[spec.recipe.first_stage.data.name]
         if manifest is None:
             return None
-        test = measured.tested_clips(cell.run, manifest, cell.split, measure, cell.line.trains)
-        if (cell.run.folder / "status.json").is_file():
-            return trained_on.compare(cell.run, manifest, cell.split, test)
+        test = measured.evaluation(spec, manifest, measure).test
+        if (spec.run.folder / "status.json").is_file():
+            return trained_on.compare(spec.run, manifest, spec.split, test)
         if own is None:
             return None
-        clips = trained_on.training_clips(own, cell.split)
+        clips = trained_on.training_clips(own, spec.split)
         same = own.hash == manifest.hash
-        return trained_on.exposure(cell.run.name, clips, own.name, same, manifest, cell.split, test)
+        return trained_on.exposure(spec.run.name, clips, own.name, same, manifest, spec.split, test)
 
-    def missing(self, cell: RunSpec) -> list[Measure]:
-        """The measurements that a run still needs."""
-        return [measure for measure in self.table.measures if self.found(cell, measure) is None]
+    @cached_property
+    def fingerprints(self) -> dict[str, list[str]]:
+        """The fingerprints of each recipe's stages, by the recipe's hash."""
+        found = {}
+        for spec in self.specs:
+            name = spec.recipe.first_stage.data.name
+            manifest = self.manifests[name]
+            found[spec.recipe.hash] = [
+                stages.stage_fingerprint(spec.recipe, count, manifest.hash if manifest else name)
+                for count in range(1, len(spec.recipe.stages) + 1)
+            ]
+        return found
 
-    def stages_of(self, cell: RunSpec) -> list[str]:
-        """What each stage's weights depend on, with all before it."""
-        manifest = self.manifests[cell.recipe.first_stage.data.name]
-        data = manifest.hash if manifest else cell.recipe.first_stage.data.name
-        return [
-            stages.stage_fingerprint(cell.recipe, count, data)
-            for count in range(1, len(cell.recipe.stages) + 1)
-        ]
+    def must_wait(self, spec: RunSpec, other: RunSpec, finished: int) -> bool:
+        """Whether a run should wait, because another one is training a stage that it can take over.
+
+        Args:
+            spec: The run that waits.
+            other: The run that is being trained.
+            finished: Stages that `other` has finished.
+        """
+        if spec.is_begun or self.is_trained(spec):
+            return False
+        theirs = self.fingerprints[other.recipe.hash]
+        return sum(stage in theirs for stage in self.fingerprints[spec.recipe.hash]) > finished
 
 
 def build_plan(table: Table, data: Path, runs: Path) -> Plan:
     """All runs of a table: every row with every seed and split.
 
     Raises:
-        InputError: If a measurement would be of several datasets.
+        InputError: If a measurement would be made on several datasets, or is asked for twice.
     """
-    cells = []
-    for line in table.lines:
-        own = recipes.load(line.base, line.assignments)
-        for seed in table.seeds or (own.seed,):
-            for split in table.splits or (own.first_stage.data.split,):
-                changed: tuple[str, ...] = (f"seed={seed}",) if seed != own.seed else ()
-                changed += (f"data.split={split}",) if split != own.first_stage.data.split else ()
-                assignments = (*line.assignments, *changed)
-                recipe = recipes.load(line.base, assignments)
-                cells.append(
-                    RunSpec(line, recipe, assignments, Run(run_folder(runs, recipe), recipe))
-                )
-    plan = Plan(table, tuple(cells), data, runs)
+    specs = []
+    for row in table.rows:
+        own_split = row.recipe.first_stage.data.split
+        for seed in table.seeds or (row.recipe.seed,):
+            for split in table.splits or (own_split,):
+                changed = [f"seed={seed}"] if seed != row.recipe.seed else []
+                changed += [f"data.split={split}"] if split != own_split else []
+                assignments = (*row.assignments, *changed)
+                recipe = recipes.load(row.base, assignments) if changed else row.recipe
+                run = Run(run_folder(runs, recipe), recipe)
+                specs.append(RunSpec(row, recipe, assignments, run))
+    plan = Plan(table, tuple(specs), data, runs)
     _check_columns(plan)
     return plan
 
 
 def _check_columns(plan: Plan) -> None:
-    """See that every measurement is of one dataset, so that its rows can be compared, and is asked
-    for once.
+    """Check that every measurement is made on one dataset, so that rows can be compared, and once.
 
     Raises:
         InputError: If one isn't.
     """
     columns: dict[tuple[str, str, str], Measure] = {}
     rows: dict[str, str] = {}
-    for cell in plan.cells:
-        rows.setdefault(cell.recipe.first_stage.data.name, cell.line.name)
+    for spec in plan.specs:
+        rows.setdefault(spec.recipe.first_stage.data.name, spec.row.name)
     for measure in plan.table.measures:
         if measure.data is None and len(rows) > 1:
             which = ", ".join(f"`{row}` on {name}" for name, row in rows.items())

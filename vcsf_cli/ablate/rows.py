@@ -1,4 +1,4 @@
-"""The rows of a table, each resolved to a recipe of its own."""
+"""The rows of a table, each resolved to a recipe of its own, and the runs that they need."""
 
 from __future__ import annotations
 
@@ -12,37 +12,82 @@ from typing import Any
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.config.catalogue import RECIPES
 from vcsf_cli.config.check import Checker
+from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.config.table import Draft, Measure, Row, TableFile, assignment, contents
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import InputError, RecipeError
+from vcsf_cli.runs import stages
+from vcsf_cli.runs.run import Run
 
 
 @dataclass(frozen=True)
 class RowSpec:
-    """A row that is resolved to assignments.
+    """A row that is resolved to a recipe.
 
     Args:
-        name: What the table calls it.
-        base: A recipe's name or file.
+        name: Its name in the table.
+        base: Name or file of the recipe that the assignments change.
         assignments: As `--set` takes them.
-        pathways: What of it is shown.
-        note: Something to know about it.
+        recipe: The resolved recipe.
+        pathways: `slow`, `fast` and `both`, as the table shows them.
+        note: A remark below the table.
     """
 
     name: str
     base: str
     assignments: tuple[str, ...]
+    recipe: Recipe
     pathways: tuple[str, ...]
     note: str = ""
 
     @property
-    def trains(self) -> tuple[str, ...]:
-        """The pathways that a measurement by classification has to train."""
-        return (
-            PATHWAYS
-            if "both" in self.pathways
-            else tuple(name for name in PATHWAYS if name in self.pathways)
-        )
+    def classified_pathways(self) -> tuple[str, ...]:
+        """The pathways that `vcsf finetune` measures to get the ones of the table."""
+        shown = PATHWAYS if "both" in self.pathways else self.pathways
+        return tuple(name for name in PATHWAYS if name in shown)
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run of a table: a row with a seed and a split.
+
+    Args:
+        row: The row.
+        recipe: The row's recipe with the seed and the split.
+        assignments: As `--set` of `vcsf pretrain` takes them.
+        run: The run, which may not exist yet.
+    """
+
+    row: RowSpec
+    recipe: Recipe
+    assignments: tuple[str, ...]
+    run: Run
+
+    @property
+    def seed(self) -> int:
+        return self.recipe.seed
+
+    @property
+    def split(self) -> int:
+        return self.recipe.first_stage.data.split
+
+    @property
+    def name(self) -> str:
+        return f"{self.row.name}, seed {self.seed}, split {self.split}"
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the run has a checkpoint of its own, so that it takes no stage from another."""
+        return self.run.checkpoint.is_file()
+
+    @property
+    def finished_stages(self) -> int:
+        """The number of finished stages, with those that were taken from another run.
+
+        Raises:
+            RunError: If the run is damaged.
+        """
+        return sum("ended" in entry for entry in stages.read(self.run.folder))
 
 
 @dataclass(frozen=True)
@@ -50,18 +95,18 @@ class Table:
     """A checked table.
 
     Args:
-        name: Names its folder.
-        title: Says what it is.
-        lines: Its rows; the first is what the others are compared with.
-        seeds: Of training; None for the recipe's.
-        splits: Trained and tested on; None for the recipe's.
-        measures: What is measured of every row.
+        name: The name of its folder.
+        title: Its title.
+        rows: Its rows; the others are compared with the first.
+        seeds: Seeds of training; None for the recipe's.
+        splits: Splits to train and test on; None for the recipe's.
+        measures: What is measured for every row.
         published: Whether published numbers stand beside ours.
     """
 
     name: str
     title: str
-    lines: tuple[RowSpec, ...]
+    rows: tuple[RowSpec, ...]
     seeds: tuple[int, ...] | None
     splits: tuple[int, ...] | None
     measures: tuple[Measure, ...]
@@ -69,22 +114,22 @@ class Table:
 
 
 def resolve_table(draft: Draft, assignments: Sequence[str] = ()) -> Table:
-    """A table with all its rows, each of which resolves to a recipe of its own.
+    """Resolve every row of a table to a recipe of its own.
 
     Args:
-        draft: What file or flags say.
-        assignments: What `--set` was given: for all rows, before their own.
+        draft: The table as a file or flags have it.
+        assignments: Those of `--set`, for all rows, before their own.
 
     Raises:
-        RecipeError: With everything that is wrong in it and in its rows.
+        RecipeError: With everything that is wrong in the table and in its rows.
     """
     content, rows, measures, checker = contents(draft)
-    lines = _all_rows(content, rows, assignments, checker)
+    resolved = _resolve_rows(content, rows, assignments, checker)
     checker.finish()
     return Table(
         draft.name,
         content.title,
-        tuple(lines),
+        tuple(resolved),
         None if content.seeds is None else tuple(dict.fromkeys(content.seeds)),
         None if content.splits is None else tuple(dict.fromkeys(content.splits)),
         tuple(measures),
@@ -92,61 +137,57 @@ def resolve_table(draft: Draft, assignments: Sequence[str] = ()) -> Table:
     )
 
 
-def named_apart(table: Table) -> Table:
-    """A table whose name ends in a hash of what it is of, as one that options changed needs a
-    folder of its own."""
-    rows = [
-        [line.name, recipes.load(line.base, line.assignments).hash, line.pathways, line.note]
-        for line in table.lines
-    ]
+def with_hashed_name(table: Table) -> Table:
+    """The table with a hash of its content in its name: options changed it, so it needs its own
+    folder."""
+    rows = [[row.name, row.recipe.hash, row.pathways, row.note] for row in table.rows]
     measures = [measure.model_dump(mode="json") for measure in table.measures]
     content = json.dumps([table.title, rows, table.seeds, table.splits, measures, table.published])
     return replace(table, name=f"{table.name}-{hashlib.sha256(content.encode()).hexdigest()[:6]}")
 
 
-def _all_rows(
+def _resolve_rows(
     content: TableFile, rows: Mapping[str, Row], shared: Sequence[str], checker: Checker
 ) -> list[RowSpec]:
-    """All rows, those of the grid last; a point of the grid that is a row already is told by that
-    row's name."""
+    """All rows, those of `vary` and `grid` last; one that equals an earlier row is merged into it."""
     bases: dict[str, str] = {}
-    lines: dict[str, RowSpec] = {}
-    told: set[str] = set()
-    given: list[tuple[str, Row, tuple[str, ...]]] = [
+    resolved: dict[str, RowSpec] = {}
+    names: set[str] = set()
+    drafts: list[tuple[str, Row, tuple[str, ...]]] = [
         (name, row, ("rows", name)) for name, row in rows.items()
     ]
-    given += [(_row_name(point), Row(set=point), (key,)) for key, point in _varied_points(content)]
-    for name, row, path in given:
-        if name in told:
+    drafts += [(_row_name(point), Row(set=point), (key,)) for key, point in _varied_points(content)]
+    for name, row, path in drafts:
+        if name in names:
             checker.add(
                 RecipeError(f"{checker.place(*path)}: there are two rows `{name}`", "leave one out")
             )
             continue
-        told.add(name)
+        names.add(name)
         try:
             base = row.base or content.base
             bases[base] = bases.get(base) or str(RECIPES.find(base))
-            own = _expand_assignments(bases[base], shared, row.set)
-            resolved = recipes.load(bases[base], (*shared, *own))
+            own = (*shared, *_expand_assignments(bases[base], shared, row.set))
+            recipe = recipes.load(bases[base], own)
         except InputError as error:
             text = error.message.replace("\n", "\n  ")
             checker.add(RecipeError(f"row `{name}` at {checker.place(*path)}: {text}", error.hint))
             continue
         pathways: tuple[str, ...] = tuple(row.pathways or content.pathways)
-        if resolved.hash not in lines:
-            lines[resolved.hash] = RowSpec(name, bases[base], (*shared, *own), pathways, row.note)
+        same = resolved.get(recipe.hash)
+        if same is None:
+            resolved[recipe.hash] = RowSpec(name, bases[base], own, recipe, pathways, row.note)
         elif path[0] != "rows":
-            same = lines[resolved.hash]
-            lines[resolved.hash] = replace(same, name=f"{same.name} ({name})")
+            resolved[recipe.hash] = replace(same, name=f"{same.name} ({name})")
         else:
-            twin = lines[resolved.hash].name
             checker.add(
                 RecipeError(
-                    f"row `{name}` at {checker.place(*path)} is the same recipe as row `{twin}`",
+                    f"row `{name}` at {checker.place(*path)} is the same recipe as row "
+                    f"`{same.name}`",
                     "leave it out: one recipe is one run",
                 )
             )
-    return list(lines.values())
+    return list(resolved.values())
 
 
 def _varied_points(content: TableFile) -> list[tuple[str, dict[str, Any]]]:
@@ -158,24 +199,18 @@ def _varied_points(content: TableFile) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _row_name(point: Mapping[str, Any]) -> str:
-    """What a row of `vary` or `grid` is called: `alpha 8, neighbours 5`."""
-    return ", ".join(f"{_key_label(key)} {plain(value)}" for key, value in point.items())
-
-
-def _key_label(key: str) -> str:
-    """What a key is called in a row's name: its last word, or the component whose name it is."""
-    parts = key.split(".")
-    return parts[-2] if parts[-1] == "name" and len(parts) > 1 else parts[-1]
-
-
-def plain(value: Any) -> str:
-    """A value as a row's name has it."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """The name of a row of `vary` or `grid`, such as `alpha 8, neighbours 5`."""
+    words = []
+    for key, value in point.items():
+        parts = key.split(".")
+        label = parts[-2] if parts[-1] == "name" and len(parts) > 1 else parts[-1]
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        words.append(f"{label} {text}")
+    return ", ".join(words)
 
 
 def _expand_assignments(base: str, before: Sequence[str], values: Mapping[str, Any]) -> list[str]:
-    """Assignments; `stages.*.loss.k` becomes one for each stage that has a `loss` of its own with a
-    `k`.
+    """Assignments; `stages.*.loss.k` becomes one for each stage that has a `loss` with a `k`.
 
     Raises:
         RecipeError: If no stage has.
@@ -186,8 +221,8 @@ def _expand_assignments(base: str, before: Sequence[str], values: Mapping[str, A
             found.append(assignment(key, value))
             continue
         rest = key.removeprefix("stages.*.")
-        stages = recipes.load(base, (*before, *found)).tree["stages"]
-        own = [index for index, stage in enumerate(stages) if has(stage, rest)]
+        stage_trees = recipes.load(base, (*before, *found)).tree["stages"]
+        own = [index for index, tree in enumerate(stage_trees) if _has(tree, rest)]
         if not own:
             raise RecipeError(
                 f"`{key}`: no stage has a `{rest}` of its own", f"`{rest}` sets it for all stages"
@@ -196,8 +231,7 @@ def _expand_assignments(base: str, before: Sequence[str], values: Mapping[str, A
     return found
 
 
-def has(node: Any, key: str) -> bool:
-    """Whether a key leads to something in a stage's own nodes."""
+def _has(node: Any, key: str) -> bool:
     for name in key.split("."):
         if not isinstance(node, dict) or name not in node:
             return False

@@ -1,5 +1,5 @@
-"""Doing a plan's work: a process for each run, several side by side, each stage trained once,
-failures told and passed over."""
+"""Doing the work of a plan: a process for each run, several side by side, each stage trained once,
+failed runs passed over."""
 
 from __future__ import annotations
 
@@ -15,28 +15,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from vcsf_cli.ablate.estimate import is_begun, must_wait, own_stages
-from vcsf_cli.ablate.measured import asked_before, recall_ks
-from vcsf_cli.ablate.plan import Plan, RunSpec
+from vcsf_cli.ablate.measured import measured_ks, recall_ks
+from vcsf_cli.ablate.plan import Plan
+from vcsf_cli.ablate.rows import RunSpec
 from vcsf_cli.config.table import DEFAULT_PROTOCOLS, Measure
 from vcsf_cli.errors import BusyError, RunError
+from vcsf_cli.evaluate.retrieval import retrieval_folder
 from vcsf_cli.narrate import duration, say
 from vcsf_cli.train.compute import Compute
 
 LOGS = "logs"
-"""Of a table's folder: what the processes said, a file a run."""
-_LOOK_EVERY = 0.1
-"""Seconds between two looks at the processes."""
-AGAIN_AFTER = 10.0
-"""Seconds until a run that another process had is tried again."""
-
+"""Folder of a table with the output of its processes, a file for each run."""
+_POLL_SECONDS = 0.1
+RETRY_SECONDS = 10.0
+"""Time until a run that another process had locked is tried again."""
 _THREADS = "OMP_NUM_THREADS"
-"""What torch takes its number of threads from."""
+"""Variable that torch takes its number of threads from."""
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options that are handed on to the commands.
+    """Options that are passed on to the commands.
 
     Args:
         devices: A device for each run that is worked on side by side.
@@ -59,245 +58,209 @@ class RunOptions:
 
     @property
     def threads(self) -> int | None:
-        """Threads of each run where several share the CPU, unless the user has said how many; None
-        for all."""
-        lanes = sum(Compute(device).device().type == "cpu" for device in self.devices)
-        if lanes < 2 or _THREADS in os.environ:
+        """Threads for each run if several share the CPU; None if they don't or the user chose."""
+        sharing = sum(Compute(device).device().type == "cpu" for device in self.devices)
+        if sharing < 2 or _THREADS in os.environ:
             return None
-        cores = (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1
-        )
-        return max(1, cores // lanes)
+        affinity = getattr(os, "sched_getaffinity", None)
+        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+        return max(1, cores // sharing)
 
-    def machines(self) -> list[Compute]:
-        """Each device with the rest.
+    def check_devices(self) -> None:
+        """Check that every device is there and has the precision.
 
         Raises:
-            InputError: If one isn't there, or can't do it.
+            InputError: If one isn't or hasn't.
         """
-        found = [self.machine(device) for device in self.devices]
-        for machine in found:
-            machine.bf16()
-        return found
+        for device in self.devices:
+            self.compute(device).bf16()
 
-    def machine(self, device: str) -> Compute:
-        """One device with the rest; whether it is there is not looked at."""
+    def compute(self, device: str) -> Compute:
         return Compute(device, self.precision, self.workers, self.save_every)
 
 
-@dataclass
-class _RowProcess:
-    """A process at work on one run."""
+def parse_devices(names: Sequence[str]) -> tuple[str, ...]:
+    """The devices of `--devices`; `0,1` are the first two GPUs."""
+    return tuple(f"cuda:{name}" if name.isdecimal() else name for name in names)
 
-    cell: RunSpec
+
+def _set_options(assignments: Sequence[str]) -> list[str]:
+    return [word for each in assignments for word in ("--set", each)]
+
+
+def pretrain_command(spec: RunSpec) -> str:
+    """The command line that trains a run by hand."""
+    return f"vcsf pretrain {shlex.join([spec.row.base, *_set_options(spec.assignments)])}"
+
+
+def remaining_commands(
+    plan: Plan, spec: RunSpec, options: RunOptions, device: str
+) -> list[list[str]]:
+    """The command lines that are left for a run: its training and missing measurements."""
+    places = ["--data", str(plan.data), "--runs", str(plan.runs), "--devices", device]
+    places += [] if options.workers is None else ["--workers", str(options.workers)]
+    arithmetic = ["--precision", options.precision, "--save-every", str(options.save_every)]
+    commands = []
+    if not plan.is_trained(spec):
+        changed = _set_options(spec.assignments)
+        commands.append(["pretrain", spec.row.base, *changed, *places, *arithmetic])
+    for measure in plan.missing(spec):
+        dataset = plan.measured_on(spec, measure)
+        start = [dataset, "--from", str(spec.run.folder), "--split", str(spec.split)]
+        start += ["--allow-seen"] if options.allow_seen else []
+        if measure.task == "retrieve":
+            before = measured_ks(retrieval_folder(spec.run, dataset, spec.split))
+            ks = ",".join(map(str, sorted({*recall_ks(measure), *before})))
+            commands.append(["retrieve", *start, "--k", ks, *places])
+        else:
+            protocol = _protocol_options(spec, measure)
+            commands.append(["finetune", *start, *protocol, *places, *arithmetic])
+    return commands
+
+
+def _protocol_options(spec: RunSpec, measure: Measure) -> list[str]:
+    pathways = spec.row.classified_pathways
+    return [
+        "--pathway",
+        "both" if len(pathways) > 1 else pathways[0],
+        "--protocol",
+        measure.protocol or DEFAULT_PROTOCOLS[measure.task],
+        *_set_options(measure.assignments),
+    ]
+
+
+@dataclass
+class _RunProcess:
+    """A process that works on one run.
+
+    Args:
+        spec: The run.
+        device: Its device.
+        process: The process.
+        log: Its output.
+        error_file: The last error of its commands, written by them.
+        started: The time it started.
+    """
+
+    spec: RunSpec
     device: str
     process: subprocess.Popen[bytes]
     log: IO[bytes]
     error_file: Path
-    begun: float
+    started: float
+
+    def close(self) -> None:
+        if self.process.stdin:
+            self.process.stdin.close()
+        self.log.close()
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A run whose work failed.
-
-    Args:
-        cell: The run.
-        why: The last error it told.
-    """
-
-    cell: RunSpec
-    why: str
-
-
-def remaining_commands(plan: Plan, cell: RunSpec, how: RunOptions, device: str) -> list[list[str]]:
-    """What is left to type for a run: its training, and what was not measured yet."""
-    places = ["--data", str(plan.data), "--runs", str(plan.runs), "--devices", device]
-    places += [] if how.workers is None else ["--workers", str(how.workers)]
-    arithmetic = ["--precision", how.precision, "--save-every", str(how.save_every)]
-    commands = []
-    if not plan.is_trained(cell):
-        changed = [word for each in cell.assignments for word in ("--set", each)]
-        commands.append(["pretrain", cell.line.base, *changed, *places, *arithmetic])
-    for measure in plan.missing(cell):
-        start = [
-            plan.measured_on(cell, measure),
-            "--from",
-            str(cell.run.folder),
-            "--split",
-            str(cell.split),
-        ]
-        start += ["--allow-seen"] if how.allow_seen else []
-        if measure.task == "retrieve":
-            before = asked_before(
-                cell.run, plan.manifest(plan.measured_on(cell, measure)), cell.split
-            )
-            ks = sorted({*recall_ks(measure), *before})
-            commands.append(["retrieve", *start, "--k", ",".join(map(str, ks)), *places])
-        else:
-            commands.append(
-                ["finetune", *start, *_by_classification(cell, measure), *places, *arithmetic]
-            )
-    return commands
-
-
-def _by_classification(cell: RunSpec, measure: Measure) -> list[str]:
-    """Options of `vcsf finetune`."""
-    pathway = "both" if len(cell.line.trains) > 1 else cell.line.trains[0]
-    changed = [word for each in measure.assignments for word in ("--set", each)]
-    return [
-        "--pathway",
-        pathway,
-        "--protocol",
-        measure.protocol or DEFAULT_PROTOCOLS[measure.task],
-        *changed,
-    ]
-
-
-class TableRun:
-    """The work of a plan.
+class TableRunner:
+    """Does the work of a plan.
 
     Args:
         plan: The plan.
-        how: Options for the commands.
+        options: Options for the commands.
     """
 
-    def __init__(self, plan: Plan, how: RunOptions) -> None:
-        self.plan, self.how = plan, how
-        self.stages = {cell.recipe.hash: plan.stages_of(cell) for cell in plan.cells}
-        self.workers: list[_RowProcess] = []
-        self.failures: list[Failure] = []
-        self.waiting = [cell for cell in plan.cells if self._is_left(cell)]
-        self.total = len(self.waiting)
-        self.begun = 0
-        self.not_before: dict[str, float] = {}
+    def __init__(self, plan: Plan, options: RunOptions) -> None:
+        self.plan, self.options = plan, options
+        self._running: list[_RunProcess] = []
+        self._failures: dict[str, str] = {}
+        self._waiting = [spec for spec in plan.specs if self._has_work(spec)]
+        self._total = len(self._waiting)
+        self._started = 0
+        self._not_before: dict[str, float] = {}
 
-    def _is_left(self, cell: RunSpec) -> bool:
-        """Whether there is something to do for a run that is whole; that one is damaged is
-        noted."""
-        try:
-            return bool(self.plan.missing(cell)) and own_stages(cell) >= 0
-        except RunError as error:
-            self._fail(cell, error.message)
-            return False
-
-    def run(self) -> list[Failure]:
-        """Do all work; what failed is returned.
+    def run(self) -> dict[str, str]:
+        """Do all work; returns why runs failed, by their name.
 
         Raises:
             KeyboardInterrupt: After all processes have saved what they had.
         """
         try:
-            while self.waiting or self.workers:
-                self._start()
-                time.sleep(_LOOK_EVERY)
-                for worker in list(self.workers):
-                    if worker.process.poll() is not None:
-                        self._end(worker)
+            while self._waiting or self._running:
+                self._start_free_devices()
+                time.sleep(_POLL_SECONDS)
+                for running in list(self._running):
+                    if running.process.poll() is not None:
+                        self._running.remove(running)
+                        running.close()
+                        self._note_end(running)
         finally:
-            self._stop()
-        return self.failures
+            for running in self._running:  # what Ctrl-C does to a command: it saves and ends
+                running.process.send_signal(signal.SIGINT)
+            for running in self._running:
+                running.process.wait()
+                running.close()
+        return self._failures
 
-    def _start(self) -> None:
-        """Give every free device the next run that needs not wait for a stage which another is
-        training."""
-        free = list(self.how.devices)
-        for worker in self.workers:
-            free.remove(worker.device)
-        for cell in list(self.waiting):
-            if not free or time.monotonic() < self.not_before.get(cell.name, 0.0):
-                continue
-            if not any(self.waits_for(cell, worker.cell) for worker in self.workers):
-                self.waiting.remove(cell)
-                self.workers.append(self._begin(cell, free.pop(0)))
-
-    def waits_for(self, cell: RunSpec, other: RunSpec) -> bool:
-        """Whether a run could take over a stage that another one, which is being worked on, has yet
-        to finish."""
-        if is_begun(cell) or self.plan.is_trained(cell):
+    def _has_work(self, spec: RunSpec) -> bool:
+        """Whether a run has something left to do; a damaged one fails at once."""
+        try:
+            return bool(self.plan.missing(spec)) and spec.finished_stages >= 0
+        except RunError as error:
+            self._fail(spec, error.message)
             return False
-        ours, theirs = (self.stages[each.recipe.hash] for each in (cell, other))
-        return must_wait(ours, theirs, own_stages(other))
 
-    def _begin(self, cell: RunSpec, device: str) -> _RowProcess:
-        path = self.plan.folder / LOGS / f"{cell.run.name}.log"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        commands = remaining_commands(self.plan, cell, self.how, device)
-        self.begun += cell.name not in self.not_before
-        doing = " and ".join(dict.fromkeys(words[0] for words in commands))
-        on = f" on {device}" if self.how.several else ""
-        say(f"{self.begun}/{self.total} {cell.name}{on}: {doing}, log {path}")
-        error_file = path.with_name(f".{cell.run.name}.error.json")
+    def _start_free_devices(self) -> None:
+        """Start the next run on every free device, but none that waits for a stage of another."""
+        free = list(self.options.devices)
+        for running in self._running:
+            free.remove(running.device)
+        for spec in list(self._waiting):
+            if not free or time.monotonic() < self._not_before.get(spec.name, 0.0):
+                continue
+            if not any(
+                self.plan.must_wait(spec, running.spec, running.spec.finished_stages)
+                for running in self._running
+            ):
+                self._waiting.remove(spec)
+                self._running.append(self._start(spec, free.pop(0)))
+
+    def _start(self, spec: RunSpec, device: str) -> _RunProcess:
+        log_file = self.plan.folder / LOGS / f"{spec.run.name}.log"
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        error_file = log_file.with_name(f".{spec.run.name}.error.json")
         error_file.unlink(missing_ok=True)
-        log = path.open("ab")
+        commands = remaining_commands(self.plan, spec, self.options, device)
+        self._started += spec.name not in self._not_before
+        doing = " and ".join(dict.fromkeys(words[0] for words in commands))
+        on = f" on {device}" if self.options.several else ""
+        say(f"{self._started}/{self._total} {spec.name}{on}: {doing}, log {log_file}")
+        log, threads = log_file.open("ab"), self.options.threads
+        worker = [sys.executable, "-m", "vcsf_cli.ablate.worker"]
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "vcsf_cli.ablate.worker",
-                str(error_file),
-                json.dumps(commands),
-            ],
+            [*worker, str(error_file), json.dumps(commands)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches us, and we end them one by one
-            env=os.environ
-            | ({} if self.how.threads is None else {_THREADS: str(self.how.threads)}),
+            env=os.environ | ({} if threads is None else {_THREADS: str(threads)}),
         )
-        return _RowProcess(cell, device, process, log, error_file, time.monotonic())
+        return _RunProcess(spec, device, process, log, error_file, time.monotonic())
 
-    def _end(self, worker: _RowProcess) -> None:
-        """Note how a run ended."""
-        self.workers.remove(worker)
-        self._close(worker)
-        cell, took = worker.cell, duration(time.monotonic() - worker.begun)
-        if worker.process.returncode == 0:
-            say(f"done: {cell.name} in {took}")
+    def _note_end(self, ended: _RunProcess) -> None:
+        spec, status = ended.spec, ended.process.returncode
+        if status == 0:
+            say(f"done: {spec.name} in {duration(time.monotonic() - ended.started)}")
             return
         try:
-            error = json.loads(worker.error_file.read_text(encoding="utf-8"))
-        except FileNotFoundError:  # a crash, explained by the log
-            error = {"kind": "", "message": f"it ended with status {worker.process.returncode}"}
-        worker.error_file.unlink(missing_ok=True)
+            error = json.loads(ended.error_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:  # a crash, which the log explains
+            error = {"kind": "", "message": f"it ended with status {status}"}
+        ended.error_file.unlink(missing_ok=True)
         if error["kind"] != BusyError.__name__:
-            self._fail(cell, error["message"])
+            self._fail(spec, error["message"])
             return
-        if cell.name not in self.not_before:
+        if spec.name not in self._not_before:
             say(
-                f"{cell.name} is worked on by another process: it waits for that; going on with "
+                f"{spec.name} is worked on by another process: it waits for that; going on with "
                 f"the others"
             )
-        self.not_before[cell.name] = time.monotonic() + AGAIN_AFTER
-        self.waiting.append(cell)
+        self._not_before[spec.name] = time.monotonic() + RETRY_SECONDS
+        self._waiting.append(spec)
 
-    def _fail(self, cell: RunSpec, why: str) -> None:
-        self.failures.append(Failure(cell, why))
-        say(f"failed: {cell.name}: {why}; going on with the others")
-
-    def _stop(self) -> None:
-        """End all processes as Ctrl-C does, and wait until they have saved."""
-        for worker in self.workers:
-            worker.process.send_signal(signal.SIGINT)
-        for worker in self.workers:
-            worker.process.wait()
-            self._close(worker)
-
-    @staticmethod
-    def _close(worker: _RowProcess) -> None:
-        if worker.process.stdin:
-            worker.process.stdin.close()
-        worker.log.close()
-
-
-def pretrain_command(cell: RunSpec) -> str:
-    """What to type to train a run by hand."""
-    return f"vcsf pretrain {shlex.join([cell.line.base, *(word for each in cell.assignments for word in ('--set', each))])}"
-
-
-def parse_devices(named: Sequence[str]) -> tuple[str, ...]:
-    """What `--devices` names: one for each run that is worked on side by side; `0,1` are the first
-    two GPUs."""
-    return tuple(f"cuda:{name}" if name.isdecimal() else name for name in named)
+    def _fail(self, spec: RunSpec, why: str) -> None:
+        self._failures[spec.name] = why
+        say(f"failed: {spec.name}: {why}; going on with the others")

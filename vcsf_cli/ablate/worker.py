@@ -2,8 +2,7 @@
 
 `python -m vcsf_cli.ablate.worker ERROR_FILE '[["pretrain", ...], ["retrieve", ...]]'`. Its parent
 holds the other end of its stdin: when the parent dies, however it dies, so does this process with
-all that it started, and no run stays locked. ERROR_FILE gets the last error of a command (see
-`vcsf --error-file`)."""
+all that it started, and no run stays locked. ERROR_FILE gets the last error of a command."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ import sys
 import threading
 from types import FrameType
 
-from vcsf_cli.errors import EXIT_INTERRUPTED
+from vcsf_cli.errors import ERROR_FILE, EXIT_INTERRUPTED
 from vcsf_cli.narrate import say
 
 
@@ -31,7 +30,7 @@ class _Commands:
 
     def __init__(self, error_file: str) -> None:
         self.stopped = False
-        self._command = [sys.executable, "-m", "vcsf_cli", "--error-file", error_file]
+        self._environment = os.environ | {ERROR_FILE: error_file}
         self._process: subprocess.Popen[bytes] | None = None
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
@@ -43,7 +42,8 @@ class _Commands:
 
     def run(self, words: list[str]) -> int:
         """The exit status of one command line, as a shell gives it."""
-        self._process = subprocess.Popen([*self._command, *words], stdin=subprocess.DEVNULL)
+        command = [sys.executable, "-m", "vcsf_cli", *words]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=self._environment)
         if self.stopped:  # while it was started
             self._process.send_signal(signal.SIGINT)
         status = self._process.wait()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from vcsf_cli.ablate import flags
-from vcsf_cli.ablate.rows import named_apart, resolve_table
 from vcsf_cli.commands.common import resumable
 from vcsf_cli.commands.options import (
     allow_seen_option,
@@ -24,25 +23,30 @@ from vcsf_cli.config import table as tables
 from vcsf_cli.config.catalogue import RECIPES, TABLES
 from vcsf_cli.config.table import Draft
 from vcsf_cli.errors import InputError, RunError, did_you_mean
-from vcsf_cli.narrate import duration, say
+from vcsf_cli.narrate import say
 from vcsf_cli.storage.files import only_one
 
 # What loads torch or pandas is imported by the functions that need it: --help must be fast.
 if TYPE_CHECKING:
-    from vcsf_cli.ablate.estimate import Costs
     from vcsf_cli.ablate.numbers import TableResults
     from vcsf_cli.ablate.plan import Plan
-    from vcsf_cli.ablate.run import Failure, RunOptions
+    from vcsf_cli.ablate.run import RunOptions
 
 _DEFAULT_BASE = "recipes/vcsf.yaml"
 _WIDE = 10_000
 _TASKS = ("retrieve", "linear", "knn", "finetune")
 
 
-class _NameList(click.ParamType[list[str]]):
-    """A comma-separated list."""
+class _CommaList(click.ParamType[list[str]]):
+    """A comma-separated list.
 
-    name = "A,B,..."
+    Args:
+        name: How the help shows it.
+        problem: Says what is wrong with an entry, or nothing.
+    """
+
+    def __init__(self, name: str = "A,B,...", problem: Callable[[str], str] = lambda _: "") -> None:
+        self.name, self.problem = name, problem
 
     def convert(
         self,
@@ -50,52 +54,32 @@ class _NameList(click.ParamType[list[str]]):
         parameter: click.Parameter | None,
         context: click.Context | None,
     ) -> list[str]:
-        found = value if isinstance(value, list) else [word.strip() for word in value.split(",")]
-        if not all(found):
+        if isinstance(value, list):
+            return value
+        words = [word.strip() for word in value.split(",")]
+        if not all(words):
             self.fail(f"`{value}` has an empty entry", parameter, context)
-        return found
+        for problem in filter(None, map(self.problem, words)):
+            self.fail(problem, parameter, context)
+        return words
 
 
-class _IntList(_NameList):
-    """A comma-separated list of whole numbers."""
-
-    name = "N,N,..."
-
-    def convert(
-        self,
-        value: str | list[str],
-        parameter: click.Parameter | None,
-        context: click.Context | None,
-    ) -> list[str]:
-        found = super().convert(value, parameter, context)
-        if not all(word.isdecimal() for word in found):
-            self.fail(f"`{value}` is no list of numbers; write 1,2,3", parameter, context)
-        return found
+def _number_problem(word: str) -> str:
+    return "" if word.isdecimal() else f"`{word}` is not a whole number; write 1,2,3"
 
 
-class _Measures(_NameList):
-    """What to measure: tasks, each on a dataset and by a protocol of its own if they are named."""
+def _task_problem(word: str) -> str:
+    task = word.split(":")[0]
+    return "" if task in _TASKS else f"`{task}` can't be measured; {did_you_mean(task, _TASKS)}"
 
-    name = "TASK[:DATASET[:PROTOCOL]],..."
 
-    def convert(
-        self,
-        value: str | list[str],
-        parameter: click.Parameter | None,
-        context: click.Context | None,
-    ) -> list[str]:
-        found = super().convert(value, parameter, context)
-        for word in found:
-            task = word.split(":")[0]
-            if task not in _TASKS:
-                self.fail(
-                    f"`{task}` can't be measured; {did_you_mean(task, _TASKS)}", parameter, context
-                )
-        return found
+_NAMES = _CommaList()
+_NUMBERS = _CommaList("N,N,...", _number_problem)
+_MEASURES = _CommaList("TASK[:DATASET[:PROTOCOL]],...", _task_problem)
 
 
 class _Assumed(click.ParamType[str]):
-    """A speed to calculate with."""
+    """A card, or training clips per second."""
 
     name = "h200|h100|CLIPS/S"
 
@@ -109,9 +93,7 @@ class _Assumed(click.ParamType[str]):
         except ValueError:
             pass
         self.fail(
-            f"`{value}` is neither a card that is known (h200, h100) nor clips a second",
-            parameter,
-            context,
+            f"`{value}` is neither a known card (h200, h100) nor clips a second", parameter, context
         )
 
 
@@ -119,50 +101,39 @@ def _complete_table(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Names of tables, then files as the shell completes them."""
-
     names = [CompletionItem(name) for name in TABLES.files() if name.startswith(incomplete)]
     return names or [CompletionItem(incomplete, type="file")]
 
 
 def _row_options(function: Any) -> Any:
-    """The options that make rows."""
+    """The options that make rows; their names are the keywords of `flags.draft_from_flags`."""
     options = [
         click.option("--no-motion-module", is_flag=True, help="A row without the motion module."),
         click.option(
-            "--no-cross-pathway", is_flag=True, help="A row of as many epochs with InfoNCE alone."
+            "--no-cross-pathway",
+            is_flag=True,
+            help="A row with InfoNCE alone, for as many epochs.",
         ),
         click.option(
             "--no-stage-a",
             is_flag=True,
             help="A row without the stages before cross-pathway training.",
         ),
+        click.option("--slow-only", is_flag=True, help="A row where only the slow pathway learns."),
+        click.option("--fast-only", is_flag=True, help="A row where only the fast pathway learns."),
         click.option(
-            "--slow-only", is_flag=True, help="A row where the slow pathway learns by itself."
-        ),
-        click.option(
-            "--fast-only", is_flag=True, help="A row where the fast pathway learns by itself."
-        ),
-        click.option(
-            "--alpha",
-            type=_IntList(),
-            help="A row for each: the slow pathway reads every N-th frame.",
+            "--alpha", type=_NUMBERS, help="A row each: the slow pathway reads every N-th frame."
         ),
         click.option(
             "--neighbours",
-            type=_IntList(),
-            help="A row for each: positives that a pathway may name.",
+            type=_NUMBERS,
+            help="A row each: the number of positives that a pathway names.",
         ),
+        click.option("--positives", type=_NAMES, help="A row each: other, intersection, union."),
+        click.option("--contrast", type=_NAMES, help="A row each: within, across."),
+        click.option("--backbone", type=_NAMES, help="A row each; `vcsf plugins` lists them."),
         click.option(
-            "--positives", type=_NameList(), help="A row for each: other, intersection, union."
-        ),
-        click.option("--contrast", type=_NameList(), help="A row for each: within, across."),
-        click.option(
-            "--backbone", type=_NameList(), help="A row for each; `vcsf plugins` lists them."
-        ),
-        click.option(
-            "--motion",
-            type=_NameList(),
-            help="A row for each motion module; `vcsf plugins` lists them.",
+            "--motion", type=_NAMES, help="A row for each motion module; `vcsf plugins` lists them."
         ),
     ]
     for option in reversed(options):
@@ -175,22 +146,17 @@ def _row_options(function: Any) -> Any:
 @click.option(
     "--base",
     shell_complete=complete_recipe,
-    help=f"The recipe that flags change, or that takes the place of TABLE's.  [default: "
-    f"{_DEFAULT_BASE}]",
+    help=f"The recipe that flags change, or that replaces TABLE's.  [default: {_DEFAULT_BASE}]",
 )
 @_row_options
+@click.option("--seeds", type=_NUMBERS, help="Train with each seed.  [default: the table's]")
 @click.option(
-    "--seeds", type=_IntList(), help="Train with each of these seeds.  [default: the table's]"
-)
-@click.option(
-    "--splits",
-    type=_IntList(),
-    help="Train and test on each of these splits.  [default: the table's]",
+    "--splits", type=_NUMBERS, help="Train and test on each split.  [default: the table's]"
 )
 @click.option(
     "--measure",
-    type=_Measures(),
-    help="What to measure.  [default: the table's; of flags: retrieve]",
+    type=_MEASURES,
+    help="What to measure.  [default: the table's; with flags: retrieve]",
 )
 @set_option
 @allow_seen_option
@@ -198,33 +164,31 @@ def _row_options(function: Any) -> Any:
 @runs_option
 @click.option(
     "--devices",
-    type=_NameList(),
+    type=_NAMES,
     default="auto",
     show_default=True,
     metavar="auto|cpu|cuda:N|N,...",
-    help="Devices, each of which works on a row of its own; numbers are GPUs: 0,1 are the first "
+    help="Devices, each of which works on one row at a time; numbers are GPUs: 0,1 are the first "
     "two.",
 )
 @precision_option
 @click.option(
-    "--workers",
-    type=click.IntRange(0),
-    help="Processes that read clips, for each row that is worked on.",
+    "--workers", type=click.IntRange(0), help="Processes that read clips, for each running row."
 )
 @save_every_option
 @click.option(
     "--assume",
     type=_Assumed(),
-    help="Calculate the time with the speed of a card, or of so many training clips a second, "
-    "instead of measuring.",
+    help="Calculate the time from the speed of a card, or from training clips per second, instead "
+    "of measuring it.",
 )
 @click.option(
     "--with-published",
     is_flag=True,
     help="Show published rows beside a subset or a short schedule too.",
 )
-@click.option("--table-only", is_flag=True, help="Make the table of what was measured before.")
-@click.option("--dry-run", is_flag=True, help="Check everything and print the plan, train nothing.")
+@click.option("--table-only", is_flag=True, help="Make the table of what is measured already.")
+@click.option("--dry-run", is_flag=True, help="Check everything and print the plan; train nothing.")
 def command(
     table: str | None,
     base: str | None,
@@ -235,75 +199,78 @@ def command(
     allow_seen: bool,
     data: Path,
     runs: Path,
+    devices: list[str],
+    precision: str,
+    workers: int | None,
+    save_every: float,
     assume: str | None,
     with_published: bool,
     table_only: bool,
     dry_run: bool,
-    **options: Any,
+    **row_flags: Any,
 ) -> None:
-    """Train the rows of TABLE (a file, or a name in recipes/tables/) and measure them, or the rows that flags ask for:
-    the recipe as it is, and changed in one thing each.
+    """Train and measure the rows of TABLE (a file, or a name in recipes/tables/), or the rows that flags ask for: the
+    recipe as it is, and with one thing changed in each other row.
 
     \b
       vcsf ablate --no-motion-module
       vcsf ablate --base demo --alpha 2,4,8 --seeds 0,1,2
       vcsf ablate retrieval_ucf101 --dry-run --assume h200
 
-    Rows are ordinary runs: what was trained before is found, first stages that rows share are trained once, the same
-    command goes on where an earlier one stopped, and a row that fails doesn't stop the others. The table is in tables/
-    of --runs, as CSV, Markdown and LaTeX, with a report.html of curves, classes, confusion, a map and a gallery.
+    Rows are ordinary runs: trained ones are found, first stages that rows share are trained once, the same command
+    continues where an earlier one stopped, and a row that fails doesn't stop the others. The table is written to
+    tables/ in --runs as CSV, Markdown and LaTeX, with a report.html of curves, classes, confusion, a map and a
+    gallery.
     """
-
-    devices, precision, workers, save_every = (
-        options.pop(name) for name in ("devices", "precision", "workers", "save_every")
-    )
-    draft = _read_draft(table, base, options, assignments)
-    override(draft, base if table else None, seeds, splits, measure)
-    content = resolve_table(draft, assignments)
-    if table is None and len(content.lines) == 1:
-        raise InputError(
-            f"a table of one row: {content.lines[0].name}",
-            "give values that the recipe doesn't have already",
-        )
-
     from vcsf_cli.ablate.check import check
-    from vcsf_cli.ablate.estimate import Costs
+    from vcsf_cli.ablate.estimate import Costs, describe_plan
+    from vcsf_cli.ablate.flags import override
+    from vcsf_cli.ablate.numbers import gather_results
     from vcsf_cli.ablate.plan import build_plan
+    from vcsf_cli.ablate.rows import resolve_table, with_hashed_name
     from vcsf_cli.ablate.run import RunOptions, parse_devices
 
-    if (
-        base
-        or seeds
-        or splits
-        or measure
-        or assignments
-        or any(isinstance(value, list) for value in options.values())
-    ):
-        content = named_apart(content)
-    machine = RunOptions(parse_devices(devices), precision, workers, save_every, allow_seen)
+    draft = _read_draft(table, base, assignments, row_flags)
+    override(draft, base if table else None, seeds, splits, measure)
+    content = resolve_table(draft, assignments)
+    if table is None and len(content.rows) == 1:
+        raise InputError(
+            f"the table has only one row: {content.rows[0].name}",
+            "give values that the recipe doesn't have already",
+        )
+    listed = any(isinstance(value, list) for value in row_flags.values())
+    if base or seeds or splits or measure or assignments or listed:
+        content = with_hashed_name(content)
+
+    options = RunOptions(parse_devices(devices), precision, workers, save_every, allow_seen)
     plan = build_plan(content, data, runs)
     if table_only:
-        _make_table(plan, with_published)
+        results = gather_results(plan)
+        if not results.specs:
+            damaged = [f"  - {name} ({why})" for name, why in results.missing.items() if why]
+            message = f"no run of table {content.name} is measured in {runs}"
+            raise RunError("\n".join([message, *damaged]), "leave out --table-only")
+        _show(results, with_published)
         return
-    if not (dry_run and assume):  # what is only calculated needs no device
-        machine.machines()
+    if not (dry_run and assume):  # a calculated time needs no device
+        options.check_devices()
     costs = Costs(plan)
     check(plan, costs, prepared=not dry_run, allow_seen=allow_seen)
-    tell(plan, costs, assume, machine, dry_run)
+    for line in describe_plan(costs, assume, options):
+        (click.echo if dry_run else say)(line)
     if not dry_run:
-        _carry_out(plan, machine, with_published)
+        _run(plan, options, with_published)
 
 
 def _read_draft(
-    table: str | None, base: str | None, options: dict[str, Any], assignments: tuple[str, ...]
+    table: str | None, base: str | None, assignments: tuple[str, ...], row_flags: dict[str, Any]
 ) -> Draft:
     """The table of a file, or of flags.
 
     Raises:
         InputError: If both are given, or neither.
     """
-
-    given = [name for name, value in options.items() if value]
+    given = [name for name, value in row_flags.items() if value]
     if table and given:
         raise InputError(
             f"TABLE {table} and --{given[0].replace('_', '-')} are two tables",
@@ -316,139 +283,50 @@ def _read_draft(
             "nothing to compare: name a TABLE, or say what to leave out",
             f"vcsf ablate --no-motion-module; tables are {', '.join(TABLES.files())}",
         )
-    wanted = flags.Flags(
-        options["no_motion_module"],
-        options["no_cross_pathway"],
-        options["no_stage_a"],
-        tuple(pathway for pathway in ("slow", "fast") if options[f"{pathway}_only"]),
-        {name: options[name] for name in flags.LISTS if options[name]},
-    )
-    return flags.draft_from_flags(wanted, str(RECIPES.find(base or _DEFAULT_BASE)), assignments)
+    from vcsf_cli.ablate.flags import draft_from_flags
+
+    recipe = str(RECIPES.find(base or _DEFAULT_BASE))
+    return draft_from_flags(recipe, assignments, **row_flags)
 
 
-def override(
-    draft: Draft,
-    base: str | None,
-    seeds: list[str] | None,
-    splits: list[str] | None,
-    measure: list[str] | None,
-) -> None:
-    """What options say instead of the table.
-
-    Raises:
-        InputError: If a row's own recipe stands in the way of another for all.
-    """
-    if base:
-        for name, row in dict(draft.tree.get("rows") or {}).items():
-            if isinstance(row, dict) and row.get("base"):
-                raise InputError(
-                    f"row `{name}` of {draft.name} has a recipe of its own, so that --base can't "
-                    f"take its place",
-                    "copy the table and change it there, or leave out --base",
-                )
-        draft.tree["base"] = base
-    for key, numbers in (("seeds", seeds), ("splits", splits)):
-        if numbers:
-            draft.tree[key] = [int(number) for number in numbers]
-    if measure:
-        keys = ("task", "data", "protocol")
-        draft.tree["measure"] = [
-            {key: word for key, word in zip(keys, each.split(":", 2), strict=False) if word}
-            for each in measure
-        ]
-
-
-def _carry_out(plan: Plan, how: RunOptions, with_published: bool) -> None:
+def _run(plan: Plan, options: RunOptions, with_published: bool) -> None:
     """Do what is left, and make the table.
 
     Raises:
-        RunError: If another process is at it, or a row failed.
+        RunError: If another process makes the table, or a run failed.
     """
     from vcsf_cli.ablate.numbers import gather_results
-    from vcsf_cli.ablate.run import LOGS, TableRun
+    from vcsf_cli.ablate.run import LOGS, TableRunner
 
-    failures: list[Failure] = []
     plan.folder.mkdir(parents=True, exist_ok=True)
     busy = RunError(f"table {plan.table.name} is being made by another process", "wait for it")
     with only_one(plan.folder / "lock", busy):
         with resumable():
-            failures = TableRun(plan, how).run()
-        numbers = gather_results(plan)
-        if numbers.cells:
-            show(numbers, with_published)
+            failures = TableRunner(plan, options).run()
+        results = gather_results(plan)
+        if results.specs:
+            _show(results, with_published)
     if failures:
-        lines = "\n".join(f"  - {failure.cell.name}: {failure.why}" for failure in failures)
+        lines = "\n".join(f"  - {name}: {why}" for name, why in failures.items())
         raise RunError(
-            f"{len(failures)} of {len(plan.cells)} runs failed\n{lines}",
+            f"{len(failures)} of {len(plan.specs)} runs failed\n{lines}",
             f"see {plan.folder / LOGS}; the same command tries them again",
         )
 
 
-def tell(plan: Plan, costs: Costs, assume: str | None, how: RunOptions, dry_run: bool) -> None:
-    """The plan: rows, what is done, time and disk; on stdout if that is all that was asked for."""
-    from vcsf_cli.ablate.estimate import choose_speed, total_seconds
-
-    write = click.echo if dry_run else say
-    works = costs.work()
-    threads = None if assume else how.threads
-    speed = choose_speed(plan, costs, works, assume, how.machine(how.devices[0]), threads)
-    for line in plan.lines():
-        write(line)
-    for work in works:
-        about = f", about {duration(work.seconds(speed))}" if speed and work.is_left else ""
-        write(f"  {work.cell.name}: {work.cell.run.name}: {work.words}{about}")
-    left = [work for work in works if work.is_left]
-    write(f"done: {sum(work.done for work in works)} of {len(works)} runs")
-    if not left:
-        return
-    if speed:
-        stages = {work.cell.recipe.hash: plan.stages_of(work.cell) for work in left}
-        together = total_seconds(left, stages, speed, len(how.devices))
-        several = (
-            f", by {len(how.devices)} side by side {duration(together)}" if how.several else ""
-        )
-        write(
-            f"estimated time: {duration(sum(work.seconds(speed) for work in left))}{several} "
-            f"({speed.words})"
-        )
-    else:
-        write(
-            "the time is unknown: nothing is there to be measured on; --assume h200 calculates it"
-        )
-    write(f"estimated disk: {max(1, round(costs.disk(works) / 1e6)):,} MB in {plan.runs}")
-
-
-def _make_table(plan: Plan, with_published: bool) -> None:
-    """Make the table of what was measured before.
-
-    Raises:
-        RunError: If nothing was.
-    """
-    from vcsf_cli.ablate.numbers import gather_results
-
-    numbers = gather_results(plan)
-    if not numbers.cells:
-        damaged = "\n".join(f"  - {missing.words}" for missing in numbers.missing if missing.why)
-        raise RunError(
-            f"no run of table {plan.table.name} is measured in {plan.runs}\n{damaged}".rstrip(),
-            "leave out --table-only",
-        )
-    show(numbers, with_published)
-
-
-def show(numbers: TableResults, with_published: bool) -> None:
-    """Show and write a table."""
+def _show(results: TableResults, with_published: bool) -> None:
+    """Write and print the table."""
     from rich.console import Console
 
     from vcsf_cli.ablate import render, report
 
-    table, folder = render.shown(numbers, with_published), numbers.plan.folder
-    render.write(folder, numbers, table)
+    table, folder = render.render_table(results, with_published), results.plan.folder
+    render.write(folder, results, table)
     console = Console(markup=False, emoji=False)  # brackets and colons in names stay
     if not console.is_terminal:
         console.width = _WIDE  # a name is never cut
-    console.print(render.drawn(table))
+    console.print(render.terminal_table(table))
     for note in table.notes:
         say(note)
     say(f"table: {folder / 'table.md'} (.csv, .tex)")
-    say(f"to look at: {report.write(numbers, table)}")
+    say(f"to look at: {report.write(results, table)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +145,13 @@ def cells(table: pd.DataFrame) -> list[list[str]]:
     ]
 
 
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], names: int) -> str:
+    """A Markdown table; its first `names` columns are aligned left, the others right."""
+    rule = ["---"] * names + ["---:"] * (len(header) - names)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
+
+
 def markdown(table: pd.DataFrame) -> str:
     """A pivoted table in Markdown, percentages with one decimal."""
     header = ["variant", "pathway", *map(str, table.columns)]
-    lines = [header, ["---", "---", *["---:"] * len(table.columns)], *cells(table)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+    return markdown_table(header, cells(table), names=2) + "\n"

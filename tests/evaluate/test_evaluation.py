@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vcsf_cli.ablate.measured import asked_before, read_classification, read_retrieval
 from vcsf_cli.config import protocol as protocols
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import RunError
 from vcsf_cli.evaluate.classification import Classification
+from vcsf_cli.evaluate.retrieval import Retrieval
 from vcsf_cli.runs.run import Run
 from vcsf_cli.storage import files
 
@@ -48,7 +48,9 @@ def manifest(tmp_path: Path) -> Manifest:
             "source": ["a", "b", "c"],
         }
     )
-    return Manifest(tmp_path / "0101", table.assign(shard=0, offset=0, frame_offsets=0), {})
+    return Manifest(
+        tmp_path / "0101", table.assign(shard=0, offset=0, frame_offsets=0, original=""), {}
+    )
 
 
 def found_neighbours(run: Run, manifest: Manifest, ks: dict[int, float]) -> Path:
@@ -81,15 +83,14 @@ def found_neighbours(run: Run, manifest: Manifest, ks: dict[int, float]) -> Path
 
 def test_any_k_up_to_the_ranks_that_were_found(run: Run, manifest: Manifest) -> None:
     found_neighbours(run, manifest, {1: 0.0, 3: 1.0})
-    found = read_retrieval(run, manifest, 1, [1, 2])
+    found = Retrieval(run, manifest, 1, [1, 2]).read()
     assert found is not None
     assert found.rows[["dataset", "metric", "value"]].to_numpy().tolist() == [
         ["0101", "R@1", 0.0],
         ["0101", "R@2", 0.5],
     ]
     assert found.clips["both", "R@2"].to_dict() == {"0001": 1.0, "0003": 0.0}
-    assert read_retrieval(run, manifest, 1, [1, 5]) is None
-    assert asked_before(run, manifest, 1) == {1, 3}
+    assert Retrieval(run, manifest, 1, [1, 5]).read() is None
 
 
 @pytest.mark.parametrize("change", ["results", "checkpoint", "gone", "neighbours"])
@@ -101,7 +102,7 @@ def test_neighbours_of_something_else_are_none(run: Run, manifest: Manifest, cha
         run.checkpoint.unlink()
     elif change == "neighbours":
         (folder / "neighbours.csv").write_text("query,pathway\n")
-    assert read_retrieval(run, manifest, 1, [2]) is None
+    assert Retrieval(run, manifest, 1, [2]).read() is None
 
 
 def answered(run: Run, manifest: Manifest, top1: float) -> Classification:
@@ -121,7 +122,7 @@ def answered(run: Run, manifest: Manifest, top1: float) -> Classification:
 
 
 def test_classes_and_clips_keep_their_names(run: Run, manifest: Manifest) -> None:
-    found = read_classification(answered(run, manifest, 2 / 3))
+    found = answered(run, manifest, 2 / 3).read()
     assert found is not None
     assert found.clips["both", "top1"].to_dict() == {"0001": 1.0, "0002": 0.0, "0003": 1.0}
 
@@ -131,7 +132,7 @@ def test_answers_that_are_not_those_of_the_results_are_an_error(
 ) -> None:
     job = answered(run, manifest, 0.5)
     with pytest.raises(RunError, match="don't agree"):
-        read_classification(job)
+        job.read()
     (job.folder / "answers.csv").unlink()
     with pytest.raises(RunError, match="don't agree"):
-        read_classification(job)
+        job.read()
