@@ -25,7 +25,7 @@ from trained import copy_run
 from vcsf_cli.data import manifest
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.report.page import Clips, Table, page
-from vcsf_cli.report.pictures import layout_for, strip
+from vcsf_cli.report.pictures import encode_strip, layout_for
 
 BOLD = "</script><b id='harm'>Run"
 IMAGE = "<img src=x onerror=document.title='harm'>"
@@ -473,8 +473,8 @@ def test_of_many_queries_only_those_near_the_eye_are_made(opened: Browser, tmp_p
         simplejpeg.encode_jpeg(cv2.resize(each, (96, 96), interpolation=cv2.INTER_CUBIC))
         for each in noise
     ]
-    picture = strip(jpegs, layout)
-    assert 0.9 * layout.largest < len(picture) <= layout.largest
+    picture = encode_strip(jpegs, layout)
+    assert 0.9 * layout.max_bytes < len(picture) <= layout.max_bytes
     pictures = [base64.b64encode(picture).decode()]
     path = tmp_path / "report.html"
     above = Table("what is above the gallery", ["row"], [["a row"]] * 200)

@@ -29,7 +29,7 @@ def encoder() -> VideoEncoder:
     return VideoEncoder(
         build(recipe),
         recipe.first_stage,
-        FrameTransform.of(recipe.first_stage, {}),
+        FrameTransform.from_stage(recipe.first_stage, {}),
         ("slow", "fast"),
         {},
     )
@@ -64,7 +64,7 @@ def test_frames_have_the_seconds_of_the_rate_that_is_given(encoder: VideoEncoder
 
 def test_frames_are_resampled_to_the_rate_that_windows_are_taken_at() -> None:
     recipe = recipes.load("smoke")
-    look = FrameTransform.of(recipe.first_stage, {"fps": 10.0})
+    look = FrameTransform.from_stage(recipe.first_stage, {"fps": 10.0})
     encoder = VideoEncoder(build(recipe), recipe.first_stage, look, ("slow", "fast"), {})
     frames = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)
     twice = encoder.encode_windows(frames, fps=20)

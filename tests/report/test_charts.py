@@ -39,25 +39,25 @@ def test_a_line_lies_where_its_values_are() -> None:
         logarithmic=True,
         from_zero=True,
     )
-    (line,) = drawing.drawn().lines
+    (line,) = drawing.layout().lines
     middle, top = (LEFT + WIDTH - RIGHT) / 2, HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * 100 / 105
     assert line.places[0] == (LEFT, HEIGHT - BOTTOM)
     assert line.places[1] == pytest.approx((middle, (HEIGHT - BOTTOM + top) / 2), abs=0.1)
     assert line.places[2] == pytest.approx((WIDTH - RIGHT, top), abs=0.1)
-    assert line.words[1] == "slow, k 10: 50"
+    assert line.titles[1] == "slow, k 10: 50"
 
 
 @given(
     st.lists(st.tuples(finite, finite), min_size=1, max_size=20, unique_by=lambda point: point[0])
 )
 def test_everything_lies_within_the_drawing(points: list[tuple[float, float]]) -> None:
-    drawing = Chart("any", [Line("any", sorted(points), "plain")], "x").drawn()
+    drawing = Chart("any", [Line("any", sorted(points), "plain")], "x").layout()
     assert all(
         LEFT <= x <= WIDTH - RIGHT and TOP <= y <= HEIGHT - BOTTOM
         for x, y in drawing.lines[0].places
     )
-    assert all(TOP - 0.1 <= y <= HEIGHT - BOTTOM + 0.1 for y, _ in drawing.up)
-    assert all(LEFT - 0.1 <= x <= WIDTH - RIGHT + 0.1 for x, _ in drawing.across)
+    assert all(TOP - 0.1 <= y <= HEIGHT - BOTTOM + 0.1 for y, _ in drawing.y_ticks)
+    assert all(LEFT - 0.1 <= x <= WIDTH - RIGHT + 0.1 for x, _ in drawing.x_ticks)
 
 
 @given(finite, st.floats(1e-3, 1e6))
@@ -100,7 +100,7 @@ def test_a_band_goes_around_its_line_and_long_names_stand_below() -> None:
     line = Line(
         "a name that is long", [(1, 20), (5, 40)], line_style(0), [(1, 10, 30), (5, 30, 60)]
     )
-    drawing = Chart("R@k", [line], "k", " %", from_zero=True, key=True).drawn()
+    drawing = Chart("R@k", [line], "k", " %", from_zero=True, key=True).layout()
     (drawn,) = drawing.lines
     assert drawing.labels == []
     assert drawn.places[-1][0] == WIDTH - RIGHT_OF_KEY

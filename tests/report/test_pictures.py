@@ -18,10 +18,10 @@ from vcsf_cli.report import embedding
 from vcsf_cli.report.pictures import (
     PAGE_CHARACTERS,
     Layout,
+    encode_strip,
+    encode_strips,
     frames_to_show,
     layout_for,
-    strip,
-    strips,
 )
 
 
@@ -42,7 +42,7 @@ def test_frames_are_spread_evenly_over_the_video(length: int, count: int) -> Non
 @given(st.integers(1, 16_000))
 def test_the_pictures_of_any_page_fit(videos: int) -> None:
     layout = layout_for(videos)
-    assert videos * 4 * ((layout.largest + 2) // 3) <= PAGE_CHARACTERS + 4 * videos
+    assert videos * 4 * ((layout.max_bytes + 2) // 3) <= PAGE_CHARACTERS + 4 * videos
     assert layout.side >= 32
 
 
@@ -61,7 +61,7 @@ def test_a_picture_shows_the_centre_squares_in_order() -> None:
         image[:, 32:96] = value
         images.append(jpeg(image))
     layout = Layout(3, 32, 10_000)
-    shown = cv2.imdecode(np.frombuffer(strip(images, layout), np.uint8), cv2.IMREAD_COLOR)
+    shown = cv2.imdecode(np.frombuffer(encode_strip(images, layout), np.uint8), cv2.IMREAD_COLOR)
     assert shown.shape == (32, 96, 3)
     for part, value in enumerate((50, 120, 200)):
         assert np.abs(shown[4:28, 32 * part + 4 : 32 * part + 28].astype(int) - value).max() < 12
@@ -71,7 +71,8 @@ def test_colours_are_not_swapped() -> None:
     image = np.zeros((40, 40, 3))
     image[..., 0] = 220  # red
     shown = cv2.imdecode(
-        np.frombuffer(strip([jpeg(image)], Layout(1, 32, 10_000)), np.uint8), cv2.IMREAD_COLOR
+        np.frombuffer(encode_strip([jpeg(image)], Layout(1, 32, 10_000)), np.uint8),
+        cv2.IMREAD_COLOR,
     )
     assert shown[16, 16, 2] > 180
     assert shown[16, 16, 0] < 60
@@ -80,19 +81,19 @@ def test_colours_are_not_swapped() -> None:
 def test_even_noise_stays_within_its_bytes() -> None:
     noise = [jpeg(np.random.default_rng(seed).integers(0, 256, (96, 128, 3))) for seed in range(8)]
     layout = layout_for(4_000)
-    assert len(strip(noise[: layout.frames], layout)) <= layout.largest
-    assert len(strip(noise[:1], Layout(1, 64, 400))) <= 400
+    assert len(encode_strip(noise[: layout.frames], layout)) <= layout.max_bytes
+    assert len(encode_strip(noise[:1], Layout(1, 64, 400))) <= 400
 
 
 def test_pictures_are_of_the_videos_asked_for(tiny_data: Path) -> None:
     manifest = Manifest.open(tiny_data / "synthetic")
     layout = Layout(4, 32, 5_000)
     rows = np.array([0, 5, 11])
-    found = strips(manifest, rows, layout, 3)
+    found = encode_strips(manifest, rows, layout, 3)
     store = FrameStore(manifest)
     for row, text in zip(rows, found, strict=True):
         jpegs = store.jpegs(int(row), frames_to_show(int(manifest.table["frames"][row]), 4))
-        assert base64.b64decode(text) == strip(jpegs, layout)
+        assert base64.b64decode(text) == encode_strip(jpegs, layout)
     assert len(set(found)) == 3
 
 
@@ -104,7 +105,7 @@ def clusters(count: int, seed: int = 0) -> np.ndarray:
 
 def test_clips_of_a_group_lie_together_on_every_map() -> None:
     features = {"slow": clusters(120), "fast": clusters(120, 1)}
-    places = embedding.places(features)
+    places = embedding.embed(features)
     assert list(places) == ["slow", "fast", "both"]
     group = np.arange(120) % 4
     for points in places.values():
@@ -116,24 +117,24 @@ def test_clips_of_a_group_lie_together_on_every_map() -> None:
 
 def test_a_map_is_the_same_every_time() -> None:
     features = {"slow": clusters(60)}
-    first, again = embedding.places(features), embedding.places(features)
+    first, again = embedding.embed(features), embedding.embed(features)
     assert list(first) == ["slow"]
     np.testing.assert_array_equal(first["slow"], again["slow"])
 
 
 def test_few_or_equal_clips_make_no_trouble() -> None:
-    assert embedding.places({"slow": clusters(embedding.FEWEST - 1)}) == {}
-    assert embedding.places({"slow": clusters(embedding.FEWEST)})["slow"].shape == (
-        embedding.FEWEST,
+    assert embedding.embed({"slow": clusters(embedding.MIN_POINTS - 1)}) == {}
+    assert embedding.embed({"slow": clusters(embedding.MIN_POINTS)})["slow"].shape == (
+        embedding.MIN_POINTS,
         2,
     )
-    equal = embedding.places({"slow": np.ones((20, 8), np.float32), "fast": clusters(20)})
+    equal = embedding.embed({"slow": np.ones((20, 8), np.float32), "fast": clusters(20)})
     assert np.isfinite(equal["slow"]).all()
 
 
-@pytest.mark.parametrize("count", [10, embedding.MOST, embedding.MOST + 1, 13_320])
+@pytest.mark.parametrize("count", [10, embedding.MAX_POINTS, embedding.MAX_POINTS + 1, 13_320])
 def test_of_many_clips_a_part_is_on_the_map(count: int) -> None:
-    points = embedding.chosen(count)
-    assert len(points) == min(count, embedding.MOST)
+    points = embedding.sample_points(count)
+    assert len(points) == min(count, embedding.MAX_POINTS)
     assert len(np.unique(points)) == len(points)
     assert points.max() < count

@@ -24,9 +24,15 @@ from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import InputError
 from vcsf_cli.search import approximate, gallery
 from vcsf_cli.search import exact as exact_search
-from vcsf_cli.search.approximate import Approximate, load_faiss
-from vcsf_cli.search.exact import Pair, exact
-from vcsf_cli.search.gallery import Gallery, Windows, by_clip, recordings, unit_vectors
+from vcsf_cli.search.approximate import FaissIndex, load_faiss
+from vcsf_cli.search.exact import Pair, search_exact
+from vcsf_cli.search.gallery import (
+    Gallery,
+    GalleryWindows,
+    find_recordings,
+    group_by_clip,
+    unit_vectors,
+)
 
 WIDTH = {"slow": 3, "fast": 4}
 SAMPLER = SlowFast(frames=8, alpha=4)
@@ -34,14 +40,14 @@ PATHWAYS = ("slow", "fast", "both")
 Found = dict[str, np.ndarray]
 
 
-def measured(windows: Windows) -> Windows:
+def measured(windows: GalleryWindows) -> GalleryWindows:
     """A gallery with the lengths of what its mean leaves of its features."""
     for name, values in windows.features.items():
         windows.lengths[name] = np.linalg.norm(values[windows.row] - windows.mean[name], axis=1)
     return windows
 
 
-def windows_of(counts: list[int], seed: int = 0, scale: float = 1.0) -> Windows:
+def windows_of(counts: list[int], seed: int = 0, scale: float = 1.0) -> GalleryWindows:
     """A gallery in memory, of recordings with so many windows each; its rows are shuffled."""
     rng = np.random.default_rng(seed)
     total = sum(counts)
@@ -57,7 +63,7 @@ def windows_of(counts: list[int], seed: int = 0, scale: float = 1.0) -> Windows:
     names = np.array([f"v{number}" for number in range(len(counts))], object)
     times = np.stack([np.arange(total), np.arange(total) + 1.0], axis=1)
     return measured(
-        Windows(
+        GalleryWindows(
             features,
             rng.permutation(total),
             recording,
@@ -79,7 +85,7 @@ def query_of(count: int, seed: int) -> Found:
 
 
 def similarity_by_hand(
-    query: Found, number: int, windows: Windows, window: int, pathway: str
+    query: Found, number: int, windows: GalleryWindows, window: int, pathway: str
 ) -> float:
     """The cosine after taking the gallery's mean away, or the mean of the two pathways' cosines."""
     cosines = []
@@ -97,7 +103,7 @@ def similarity_by_hand(
 
 
 def search_by_hand(
-    query: Found, group: np.ndarray, windows: Windows, pathway: str, k: int
+    query: Found, group: np.ndarray, windows: GalleryWindows, pathway: str, k: int
 ) -> list[list[float]]:
     """For every group the similarities of the k best recordings: every window with every window."""
     found = []
@@ -133,10 +139,10 @@ def test_exact_equals_its_definition_whatever_the_blocks(
     group = np.repeat(np.arange(len(groups)), groups)
     with pytest.MonkeyPatch.context() as patch:
         for name, size in zip(
-            ("ROWS_AT_ONCE", "QUERIES_AT_ONCE", "CELLS_AT_ONCE"), blocks, strict=True
+            ("ROWS_AT_ONCE", "QUERIES_AT_ONCE", "SIMILARITIES_AT_ONCE"), blocks, strict=True
         ):
             patch.setattr(exact_search, name, size)
-        pairs = exact(query, group, windows, pathway, k)
+        pairs = search_exact(query, group, windows, pathway, k)
     expected = search_by_hand(query, group, windows, pathway, k)
     for number, similarities in enumerate(expected):
         ours = [pair for pair in pairs if pair.group == number]
@@ -168,7 +174,7 @@ def test_equal_similarities_go_by_gallery_order_and_to_the_earliest_windows(
     axes = np.eye(3, dtype=np.float32)
     count = 300
     windows = measured(
-        Windows(
+        GalleryWindows(
             {
                 "slow": axes[
                     np.concatenate(
@@ -186,7 +192,7 @@ def test_equal_similarities_go_by_gallery_order_and_to_the_earliest_windows(
         )
     )
     query = {"slow": axes[[2, 0, 0]]}
-    pairs = exact(query, np.zeros(3, np.int64), windows, "slow", 4)
+    pairs = search_exact(query, np.zeros(3, np.int64), windows, "slow", 4)
     assert pairs == [Pair(0, number, 1.0, 1, 3 * number + 1) for number in (1, 2, 4, 5)]
 
 
@@ -239,7 +245,7 @@ def fill(folder: Path, manifest: Manifest, most: int = 1000, **key: Any) -> Gall
     return found
 
 
-def assert_same(ours: Windows, theirs: Windows) -> None:
+def assert_same(ours: GalleryWindows, theirs: GalleryWindows) -> None:
     """The same windows with the same features in the same order, to the bit."""
     assert ours.names.tolist() == theirs.names.tolist()
     assert ours.labels.tolist() == theirs.labels.tolist()
@@ -247,7 +253,7 @@ def assert_same(ours: Windows, theirs: Windows) -> None:
     np.testing.assert_array_equal(ours.times, theirs.times)
     for name in WIDTH:
         np.testing.assert_array_equal(
-            ours.raw(name, 0, len(ours)), theirs.raw(name, 0, len(theirs))
+            ours.read_rows(name, 0, len(ours)), theirs.read_rows(name, 0, len(theirs))
         )
         np.testing.assert_array_equal(ours.mean[name], theirs.mean[name])
         np.testing.assert_array_equal(ours.lengths[name], theirs.lengths[name])
@@ -273,7 +279,7 @@ def test_a_gallery_knows_windows_times_labels_and_mean(tmp_path: Path) -> None:
 
 def test_clips_cut_from_one_recording_are_one_with_its_own_time() -> None:
     names = [f"long.avi#{number:03d}" for number in (*range(3), 999, 1000)]
-    names, owner, begin = recordings(dataset(*names, "odd#12.avi", "b.avi#007", "a.avi"))
+    names, owner, begin = find_recordings(dataset(*names, "odd#12.avi", "b.avi#007", "a.avi"))
     assert names.tolist() == ["a.avi", "b.avi#007", "long.avi", "odd#12.avi"]
     assert owner.tolist() == [0, 1, 2, 2, 2, 2, 2, 3]
     seconds = (10 + len("long.avi#000") % 7) / 5
@@ -389,7 +395,7 @@ def test_the_mean_is_kept_and_follows_the_windows(
     manifest = dataset("a.avi", "b.avi")
     kept = fill(tmp_path, manifest).windows().mean
     with monkeypatch.context() as patch:
-        patch.setattr(gallery, "mean_and_lengths", lambda *_: pytest.fail("it was computed again"))
+        patch.setattr(gallery, "_mean_and_lengths", lambda *_: pytest.fail("it was computed again"))
         np.testing.assert_array_equal(
             opened(tmp_path, manifest).windows().mean["slow"], kept["slow"]
         )
@@ -408,7 +414,7 @@ def test_windows_of_batches_are_gathered_by_clip(counts: list[int], size: int) -
         for at in range(0, len(owner), size)
     ]
     clips = 10 + np.arange(len(counts))
-    found = list(by_clip(clips, batches))
+    found = list(group_by_clip(clips, batches))
     assert [clip for clip, _ in found] == clips.tolist()
     assert [len(features["slow"]) for _, features in found] == counts
     np.testing.assert_array_equal(
@@ -416,7 +422,7 @@ def test_windows_of_batches_are_gathered_by_clip(counts: list[int], size: int) -
     )
 
 
-def clustered(recordings: int, seed: int = 0) -> Windows:
+def clustered(recordings: int, seed: int = 0) -> GalleryWindows:
     """A gallery as networks give: recordings lie in clusters, and their windows near each other."""
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(40, 16))
@@ -429,7 +435,7 @@ def clustered(recordings: int, seed: int = 0) -> Windows:
     recording = np.repeat(np.arange(recordings), 4)
     names = np.arange(recordings).astype(object)
     return measured(
-        Windows(
+        GalleryWindows(
             features,
             np.arange(4 * recordings),
             recording,
@@ -442,17 +448,19 @@ def clustered(recordings: int, seed: int = 0) -> Windows:
     )
 
 
-def part_of(windows: Windows, recordings: np.ndarray) -> Windows:
+def part_of(windows: GalleryWindows, recordings: np.ndarray) -> GalleryWindows:
     """The gallery with some of its recordings only, whose rows stay where they are."""
     keep = np.isin(windows.recording, recordings)
     row = windows.row[keep]
     mean = {name: values[row].mean(0) for name, values in windows.features.items()}
     number = np.searchsorted(recordings, windows.recording[keep])
     names, times = windows.names[recordings], windows.times[keep]
-    return measured(Windows(windows.features, row, number, times, mean, {}, names, windows.labels))
+    return measured(
+        GalleryWindows(windows.features, row, number, times, mean, {}, names, windows.labels)
+    )
 
 
-def recall(index: Approximate, windows: Windows, pathway: str = "both", k: int = 10) -> float:
+def recall(index: FaissIndex, windows: GalleryWindows, pathway: str = "both", k: int = 10) -> float:
     """The share of the exact answers to queries of two windows that faiss finds, with the very same
     similarities."""
     rng = np.random.default_rng(9)
@@ -462,7 +470,7 @@ def recall(index: Approximate, windows: Windows, pathway: str = "both", k: int =
         for name, values in windows.features.items()
     }
     group = np.arange(60) // 2
-    right, found = exact(query, group, windows, pathway, k), index.search(query, group, k)
+    right, found = search_exact(query, group, windows, pathway, k), index.search(query, group, k)
     assert len(found) == len(right)
     similarities = {(pair.group, pair.recording): pair.similarity for pair in right}
     same = [
@@ -475,24 +483,24 @@ def recall(index: Approximate, windows: Windows, pathway: str = "both", k: int =
 
 
 @pytest.fixture(scope="module")
-def large() -> Windows:
+def large() -> GalleryWindows:
     return clustered(3000)
 
 
 @pytest.mark.parametrize("pathway", PATHWAYS)
-def test_faiss_finds_what_exact_finds(pathway: str, large: Windows, tmp_path: Path) -> None:
-    index = Approximate(tmp_path, large, pathway)
+def test_faiss_finds_what_exact_finds(pathway: str, large: GalleryWindows, tmp_path: Path) -> None:
+    index = FaissIndex(tmp_path, large, pathway)
     assert 1 <= index.probes < index.index.nlist / 2
-    assert index.recall >= approximate.ENOUGH
+    assert index.recall >= approximate.WANTED_RECALL
     assert recall(index, large, pathway) >= 0.9
     state = json.loads((tmp_path / f"faiss-{pathway}.json").read_text())
     assert (state["trained_on"], state["recall"]) == (12000, index.recall)
 
 
 def test_looking_into_one_list_is_not_enough_and_into_all_is_exact(
-    large: Windows, tmp_path: Path
+    large: GalleryWindows, tmp_path: Path
 ) -> None:
-    index = Approximate(tmp_path, large, "both")
+    index = FaissIndex(tmp_path, large, "both")
     assert index.probes > 1
     tuned, index.probes = index.probes, 1
     assert recall(index, large) < 0.9
@@ -502,31 +510,29 @@ def test_looking_into_one_list_is_not_enough_and_into_all_is_exact(
 
 
 def test_faiss_takes_in_what_is_new_and_drops_what_is_gone(
-    large: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    large: GalleryWindows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = Approximate(tmp_path, part_of(large, np.arange(0, 2000)), "both")
-    monkeypatch.setattr(
-        Approximate, "_trained", lambda _: pytest.fail("the lists were drawn up anew")
-    )
+    first = FaissIndex(tmp_path, part_of(large, np.arange(0, 2000)), "both")
+    monkeypatch.setattr(FaissIndex, "_train", lambda _: pytest.fail("the lists were drawn up anew"))
     for kept in (np.arange(500, 3000), np.arange(0, 2500, 2)):
         windows = part_of(large, kept)
-        index = Approximate(tmp_path, windows, "both")
+        index = FaissIndex(tmp_path, windows, "both")
         assert index.trained_on == first.trained_on == 8000
         assert np.sort(index._rows()).tolist() == np.sort(windows.row).tolist()
         assert recall(index, windows) >= 0.9
-    monkeypatch.setattr(Approximate, "_keep", lambda _: pytest.fail("nothing has changed"))
-    assert recall(Approximate(tmp_path, windows, "both"), windows) >= 0.9
+    monkeypatch.setattr(FaissIndex, "_write", lambda _: pytest.fail("nothing has changed"))
+    assert recall(FaissIndex(tmp_path, windows, "both"), windows) >= 0.9
 
 
 def test_faiss_draws_its_lists_anew_for_a_gallery_of_another_size_and_where_its_file_is_broken(
-    large: Windows, tmp_path: Path
+    large: GalleryWindows, tmp_path: Path
 ) -> None:
-    Approximate(tmp_path, part_of(large, np.arange(1000)), "both")
-    index = Approximate(tmp_path, large, "both")
+    FaissIndex(tmp_path, part_of(large, np.arange(1000)), "both")
+    index = FaissIndex(tmp_path, large, "both")
     assert index.trained_on == 12000
     (path,) = tmp_path.glob("*.index")
     path.write_bytes(path.read_bytes()[:1000])
-    assert recall(Approximate(tmp_path, large, "both"), large) >= 0.9
+    assert recall(FaissIndex(tmp_path, large, "both"), large) >= 0.9
     assert [left.name for left in tmp_path.glob("*.index")] == [path.name]
 
 
@@ -537,9 +543,9 @@ def test_faiss_finds_k_recordings_though_one_has_nearly_all_windows(tmp_path: Pa
     windows.features["fast"][windows.row[2000:]] -= 5
     measured(windows)
     query = {name: values[windows.row[:3]] for name, values in windows.features.items()}
-    index = Approximate(tmp_path, windows, "both")
+    index = FaissIndex(tmp_path, windows, "both")
     group = np.zeros(3, np.int64)
-    found, right = index.search(query, group, 5), exact(query, group, windows, "both", 5)
+    found, right = index.search(query, group, 5), search_exact(query, group, windows, "both", 5)
     assert [pair.recording for pair in found] == [pair.recording for pair in right]
     assert len(right) == 5
 

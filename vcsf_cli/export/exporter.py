@@ -71,7 +71,7 @@ class Exporter:
         # Whoever uses the export may not have the decoder that the store was made with; frames are
         # the same by all.
         self.look = replace(
-            FrameTransform.of(self.stage, manifest.settings if manifest else {}), decoder=""
+            FrameTransform.from_stage(self.stage, manifest.settings if manifest else {}), decoder=""
         )
         pathways = PATHWAYS if pathway == "both" else (pathway,)
         geometry = fixed_geometry(self.sampler)

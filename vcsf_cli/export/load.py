@@ -145,7 +145,7 @@ def _load_run(folder: Path) -> VideoEncoder:
     run = read_run(folder)
     model, _ = restore(run)
     stage = run.recipe.last_stage
-    return VideoEncoder(model, stage, FrameTransform.of(stage, {}), PATHWAYS, {})
+    return VideoEncoder(model, stage, FrameTransform.from_stage(stage, {}), PATHWAYS, {})
 
 
 def _load_export(folder: Path) -> VideoEncoder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,13 +17,12 @@ from vcsf_cli.contracts import PATHWAYS
 WIDTH, HEIGHT = 380, 230
 LEFT, RIGHT, TOP, BOTTOM = 46, 86, 14, 36
 RIGHT_OF_KEY = 14
-"""Where names stand below, not beside their lines."""
+"""The right margin if names are in a key below, not beside their lines."""
 _LABEL_HEIGHT = 13
 MOST_POINTS = 300
-"""Of a line; longer ones are thinned to means of neighbouring points, which the eye can't tell from
-them."""
+"""Lines with more points are thinned to means of neighbouring points, which look the same."""
 _MARKED = 16
-"""Lines of at most so many points get a mark at each."""
+"""Lines with more points get no mark at each."""
 
 PATHWAYS_AND_BOTH = (*PATHWAYS, "both")
 _CURVES = (
@@ -31,10 +30,9 @@ _CURVES = (
     ("R@1 of the check on training clips", "{}_check_R@1", " %", 100.0, False),
     ("Mined positives that are of the class", "{}_monitoring_mined_precision", " %", 100.0, True),
 )
-"""Of a training, each by pathway: title, column of metrics.csv, unit, factor, whether y begins at
+"""Curves of a training by pathway: title, column of metrics.csv, unit, factor, whether y begins at
 0."""
-COMPARED = _CURVES[:2]
-COLOURS, STROKES = 7, ("", " second", " third")
+_COLOURS, _STROKES = 7, ("", " second", " third")
 
 
 @dataclass(frozen=True)
@@ -42,10 +40,10 @@ class Line:
     """One line of a chart.
 
     Args:
-        name: What stands beside it.
+        name: Its label.
         points: (x, y), by rising x.
-        kind: How it looks: `slow`, `fast`, `both`, `plain`, `dashed` and `dotted` for others, or
-            what `line_style` gives.
+        kind: Its style: `slow`, `fast`, `both`, `plain`, `dashed`, `dotted`, or what `line_style`
+            gives.
         band: (x, lowest, highest), by rising x; empty for none.
     """
 
@@ -60,20 +58,20 @@ class Chart:
     """A line chart.
 
     Args:
-        title: What it shows.
-        lines: At least one, none empty.
-        below: What x is.
-        unit: Written behind y values: ` %`.
+        title: Its caption.
+        lines: At least one, each with points.
+        x_label: Label of the x axis.
+        unit: Suffix of y values, such as ` %`.
         borders: Where stages begin: x and a short name.
-        ticks: Values of x to mark; none: round ones are found.
-        logarithmic: Whether x is, as the k of R@k.
+        ticks: Values of x to mark; without any, round ones.
+        logarithmic: Whether the x axis is logarithmic, as for the k of R@k.
         from_zero: Whether y begins at 0.
-        key: Whether names stand below the drawing, where there is room for many and for long ones.
+        key: Whether names are in a key below, which has room for many and for long ones.
     """
 
     title: str
     lines: Sequence[Line]
-    below: str
+    x_label: str
     unit: str = ""
     borders: Sequence[tuple[float, str]] = ()
     ticks: Sequence[float] = ()
@@ -81,59 +79,65 @@ class Chart:
     from_zero: bool = False
     key: bool = False
 
-    def drawn(self) -> Drawing:
-        """Everything in its place."""
+    def layout(self) -> ChartLayout:
+        """Positions of all parts of the drawing."""
         right = WIDTH - (RIGHT_OF_KEY if self.key else RIGHT)
-        along, up = _Axis.of(self._x(), LEFT, right, self.logarithmic), self._up()
-        drawing = Drawing(self.title, self.below, self._in_words(), right)
-        values = self.ticks or round_values(along.low, along.high, 4)
-        drawing.across = [(along.place(value), number(value)) for value in values]
-        drawing.up = [
-            (up.place(value), number(value) + self.unit)
-            for value in round_values(up.low, up.high, 5)
-        ]
-        drawing.borders = [
-            (along.place(x), name) for x, name in self.borders if along.low <= x <= along.high
-        ]
-        for line in self.lines:
-            places = [(along.place(x), up.place(y)) for x, y in line.points]
-            words = [
-                f"{line.name}, {self.below} {number(x)}: {number(y)}{self.unit}"
-                for x, y in line.points
-            ]
-            edge = [(along.place(x), up.place(low)) for x, low, _ in line.band]
-            edge += [(along.place(x), up.place(high)) for x, _, high in reversed(line.band)]
-            drawing.lines.append(
-                Drawn(line.name, line.kind, places, words if len(places) <= _MARKED else [], edge)
-            )
-        if not self.key:
-            ends = [line.places[-1][1] for line in drawing.lines]
-            drawing.labels = spread_out(ends, _LABEL_HEIGHT, TOP + 4, HEIGHT - BOTTOM)
-        return drawing
+        x_axis, y_axis = self._x_axis(right), self._y_axis()
+        x_values = self.ticks or round_values(x_axis.low, x_axis.high, 4)
+        y_values = round_values(y_axis.low, y_axis.high, 5)
+        lines = [self._place(line, x_axis, y_axis) for line in self.lines]
+        ends = [line.places[-1][1] for line in lines]
+        return ChartLayout(
+            title=self.title,
+            x_label=self.x_label,
+            description=self._description(),
+            right=right,
+            x_ticks=[(x_axis.place(x), number(x)) for x in x_values],
+            y_ticks=[(y_axis.place(y), number(y) + self.unit) for y in y_values],
+            borders=[
+                (x_axis.place(x), name)
+                for x, name in self.borders
+                if x_axis.low <= x <= x_axis.high
+            ],
+            lines=lines,
+            labels=[] if self.key else spread_out(ends, _LABEL_HEIGHT, TOP + 4, HEIGHT - BOTTOM),
+        )
 
-    def _x(self) -> list[float]:
-        return [x for line in self.lines for x, _ in line.points]
+    def _x_axis(self, right: float) -> _Axis:
+        values = [x for line in self.lines for x, _ in line.points]
+        low, high = min(values), max(values)
+        return _Axis(low, high if high > low else low + 1, LEFT, right, self.logarithmic)
 
-    def _up(self) -> _Axis:
-        found = [y for line in self.lines for _, y in line.points]
-        found += [y for line in self.lines for _, *ends in line.band for y in ends]
-        low, high = min(found), max(found)
+    def _y_axis(self) -> _Axis:
+        values = [y for line in self.lines for _, y in line.points]
+        values += [y for line in self.lines for _, *ends in line.band for y in ends]
+        low, high = min(values), max(values)
         room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-        axis = _Axis(0.0 if self.from_zero else low - room, high + room, HEIGHT - BOTTOM, TOP)
-        return axis
+        return _Axis(0.0 if self.from_zero else low - room, high + room, HEIGHT - BOTTOM, TOP)
 
-    def _in_words(self) -> str:
+    def _place(self, line: Line, x_axis: _Axis, y_axis: _Axis) -> PlacedLine:
+        places = [(x_axis.place(x), y_axis.place(y)) for x, y in line.points]
+        titles = [
+            f"{line.name}, {self.x_label} {number(x)}: {number(y)}{self.unit}"
+            for x, y in line.points
+        ]
+        edge = [(x_axis.place(x), y_axis.place(low)) for x, low, _ in line.band]
+        edge += [(x_axis.place(x), y_axis.place(high)) for x, _, high in reversed(line.band)]
+        marked = titles if len(places) <= _MARKED else []
+        return PlacedLine(line.name, line.kind, places, marked, edge)
+
+    def _description(self) -> str:
         parts = [
             f"{line.name} from {number(line.points[0][1])} to "
             f"{number(line.points[-1][1])}{self.unit}"
             for line in self.lines
         ]
-        return f"{self.title} by {self.below}: {'; '.join(parts)}"
+        return f"{self.title} by {self.x_label}: {'; '.join(parts)}"
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """From values to places in the drawing."""
+    """Maps values from `low` to `high` to positions from `begin` to `end`."""
 
     low: float
     high: float
@@ -141,14 +145,8 @@ class _Axis:
     end: float
     logarithmic: bool = False
 
-    @classmethod
-    def of(cls, values: Sequence[float], begin: float, end: float, logarithmic: bool) -> _Axis:
-        """An axis just long enough for values."""
-        low, high = min(values), max(values)
-        return cls(low, high if high > low else low + 1, begin, end, logarithmic)
-
     def place(self, value: float) -> float:
-        """Where a value lies, to a tenth of a unit."""
+        """The position of a value, to a tenth of a unit."""
         low, high = self.low, self.high
         if self.logarithmic:
             low, high, value = math.log(low), math.log(high), math.log(value)
@@ -156,59 +154,66 @@ class _Axis:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A line in its place; `words` tell what each of its marks means, `edge` goes around its
-    band."""
+class PlacedLine:
+    """A line of a drawing.
+
+    Args:
+        name: Its label.
+        kind: Its style.
+        places: Its points.
+        titles: Of the marks at its points; empty without marks.
+        edge: The outline of its band.
+    """
 
     name: str
     kind: str
     places: list[tuple[float, float]]
-    words: list[str]
+    titles: list[str]
     edge: list[tuple[float, float]]
 
     @property
     def path(self) -> str:
-        """As SVG writes it."""
+        """The line as an SVG path."""
         return _svg_path(self.places)
 
     @property
     def band(self) -> str:
-        """As SVG writes it; empty without one."""
+        """The band as an SVG path; empty without one."""
         return f"{_svg_path(self.edge)}Z" if self.edge else ""
 
 
-@dataclass
-class Drawing:
-    """A chart whose parts have their places."""
+@dataclass(frozen=True)
+class ChartLayout:
+    """The parts of a chart and their positions. `right` is where the axes end, `labels` are the
+    heights of the lines' names."""
 
     title: str
-    below: str
-    words: str
+    x_label: str
+    description: str
     right: int
-    across: list[tuple[float, str]] = field(default_factory=list)
-    up: list[tuple[float, str]] = field(default_factory=list)
-    borders: list[tuple[float, str]] = field(default_factory=list)
-    lines: list[Drawn] = field(default_factory=list)
-    labels: list[float] = field(default_factory=list)
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    borders: list[tuple[float, str]]
+    lines: list[PlacedLine]
+    labels: list[float]
 
 
 def _svg_path(places: Sequence[tuple[float, float]]) -> str:
-    """A line through places, as SVG writes it."""
     return "M" + "L".join(f"{x:g} {y:g}" for x, y in places)
 
 
 def line_style(index: int) -> str:
-    """How the line of a row looks: colours, and from the eighth on other strokes."""
-    return f"k{index % COLOURS}{STROKES[index // COLOURS % len(STROKES)]}"
+    """The style of the line of a row: colours, and from the eighth on other strokes."""
+    return f"k{index % _COLOURS}{_STROKES[index // _COLOURS % len(_STROKES)]}"
 
 
 def number(value: float) -> str:
-    """A number as short as it can be read: `0.003`, `12.5`, `2,000`."""
+    """A number with three digits, or whole: `0.003`, `12.5`, `2,000`."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def round_values(low: float, high: float, count: int) -> list[float]:
-    """About so many round values from low to high: steps of 1, 2 or 5 times a power of ten."""
+    """About `count` values from low to high, in steps of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
@@ -235,7 +240,7 @@ def spread_out(places: Sequence[float], apart: float, low: float, high: float) -
 
 
 def _read_metrics(path: Path) -> pd.DataFrame:
-    """What a training logged; no rows without the file."""
+    """`metrics.csv`; without the file no rows."""
     if not path.is_file():
         return pd.DataFrame({"step": []})
     text = path.read_text(encoding="utf-8")
@@ -246,7 +251,7 @@ def _read_metrics(path: Path) -> pd.DataFrame:
 
 def training_charts(metrics: Path) -> list[Chart]:
     """Curves of a training from its `metrics.csv`: losses, the check's R@1, the precision of mined
-    positives and the learning rate; none without the file."""
+    positives and the learning rate. Without the file there are none."""
     table = _read_metrics(metrics)
     if not len(table):
         return []
@@ -274,7 +279,7 @@ def compared_charts(trainings: Mapping[str, tuple[Path, str]]) -> list[Chart]:
     """
     tables = [(name, _read_metrics(path), kind) for name, (path, kind) in trainings.items()]
     charts = []
-    for title, column, unit, factor, from_zero in COMPARED:
+    for title, column, unit, factor, from_zero in _CURVES[:2]:
         for pathway in PATHWAYS_AND_BOTH:
             lines = _logged_lines(
                 [(name, table, column.format(pathway), kind) for name, table, kind in tables],
@@ -290,11 +295,11 @@ def compared_charts(trainings: Mapping[str, tuple[Path, str]]) -> list[Chart]:
 def _logged_lines(
     wanted: Iterable[tuple[str, pd.DataFrame, str, str]], factor: float
 ) -> list[Line]:
-    """Lines of what was logged; those without a value are left out.
+    """Lines of logged columns; those without a value are left out.
 
     Args:
         wanted: Name, table, column and kind of each.
-        factor: That values are multiplied by.
+        factor: Multiplies all values.
     """
     found = [
         Line(name, _thinned_points(table, column, factor), kind)
@@ -305,7 +310,7 @@ def _logged_lines(
 
 
 def _thinned_points(table: pd.DataFrame, column: str, factor: float) -> list[tuple[float, float]]:
-    """A column's values by step, thinned if they are many; steps that have none are left out."""
+    """A column's values by step, thinned if they are many; steps without a value are left out."""
     kept = table[["step", column]].dropna().astype(float).to_numpy()
     kept = kept[np.isfinite(kept).all(1)]
     if len(kept) > MOST_POINTS:

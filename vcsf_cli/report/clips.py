@@ -21,10 +21,10 @@ from vcsf_cli.features.extract import Features
 from vcsf_cli.features.neighbours import centred_unit
 from vcsf_cli.report import embedding
 from vcsf_cli.report.page import Clips
-from vcsf_cli.report.pictures import layout_for, strips
+from vcsf_cli.report.pictures import encode_strips, layout_for
 from vcsf_cli.runs import results
 
-NEIGHBOURS = 5
+_SHOWN_NEIGHBOURS = 5
 """Of a query that the gallery shows."""
 _MOST_QUERIES = 4_000
 """In the gallery; of more a part is drawn with a fixed seed."""
@@ -46,7 +46,7 @@ class _NeighbourLists:
 
 
 @dataclass(frozen=True)
-class Classes:
+class _Classes:
     """The classes of a dataset.
 
     Args:
@@ -78,8 +78,8 @@ def build_clips(
         return None
     near = [each.near for by_pathway in found.values() for each in by_pathway.values()]
     shown = _shown_queries(near)
-    points = embedding.chosen(len(parts.rows))
-    mapped = parts.rows[points] if len(points) >= embedding.FEWEST else np.empty(0, np.int64)
+    points = embedding.sample_points(len(parts.rows))
+    mapped = parts.rows[points] if len(points) >= embedding.MIN_POINTS else np.empty(0, np.int64)
     rows = np.unique(
         np.concatenate([parts.query[shown], mapped, *(each[shown].ravel() for each in near)])
     )
@@ -108,7 +108,7 @@ def build_clips(
         else [_class_recall(manifest, classes, parts.query, first)],
     }
     views = [
-        view(name, found[name], shown, place, folders[name], points)
+        _run_view(name, found[name], shown, place, folders[name], points)
         | (
             {}
             if parts.leave_one_out
@@ -116,10 +116,10 @@ def build_clips(
         )
         for name in folders
     ]
-    return Clips(data, views, strips(manifest, rows, layout, os.cpu_count() or 1))
+    return Clips(data, views, encode_strips(manifest, rows, layout, os.cpu_count() or 1))
 
 
-def view(
+def _run_view(
     name: str,
     found: Mapping[str, _NeighbourLists],
     shown: Indices,
@@ -137,7 +137,7 @@ def view(
         folder: Where its features are.
         points: Which of the clips that take part are on the map.
     """
-    places = embedding.places(_read_unit_features(folder, points))
+    places = embedding.embed(_read_unit_features(folder, points))
     return {
         "name": name,
         "pathways": list(found),
@@ -160,7 +160,7 @@ def _read_neighbours(
     """The nearest clips by pathway, from `neighbours.csv`."""
     columns = ["query", "pathway", "rank", "neighbour", "similarity"]
     table = results.read(folder / "neighbours.csv", columns)
-    table = table[table["rank"] <= NEIGHBOURS]
+    table = table[table["rank"] <= _SHOWN_NEIGHBOURS]
     row_of = {video: row for row, video in enumerate(manifest.table["video"])}
     query_of = {row: index for index, row in enumerate(parts.query)}
     query = table["query"].map(row_of).map(query_of).to_numpy()
@@ -201,12 +201,12 @@ def _read_unit_features(folder: Path, points: Indices) -> Features:
     return {name: values[points] for name, values in features.items()}
 
 
-def _clip_classes(manifest: Manifest, parts: QueryGallery) -> Classes:
+def _clip_classes(manifest: Manifest, parts: QueryGallery) -> _Classes:
     """The classes of the clips that take part."""
     labels = manifest.table["label"].to_numpy(object)
     names = sorted({str(label) for label in labels[parts.rows] if pd.notna(label)})
     number = {name: index for index, name in enumerate(names)}
-    return Classes(
+    return _Classes(
         names, np.array([-1 if pd.isna(label) else number.get(str(label), -1) for label in labels])
     )
 
@@ -233,7 +233,7 @@ def _count_confusion(
 
 
 def _class_recall(
-    manifest: Manifest, classes: Classes, query: Indices, found: Mapping[str, _NeighbourLists]
+    manifest: Manifest, classes: _Classes, query: Indices, found: Mapping[str, _NeighbourLists]
 ) -> dict[str, Any]:
     """R@1 of each class by pathway."""
     videos = manifest.table["video"].to_numpy(object)[query]

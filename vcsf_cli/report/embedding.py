@@ -13,10 +13,10 @@ from vcsf_cli.contracts import Indices
 from vcsf_cli.features.extract import Features
 from vcsf_cli.features.neighbours import FloatArray
 
-MOST = 2_000
+MAX_POINTS = 2_000
 """Points of a map: t-SNE of so many takes some 5 seconds a pathway, and more would hide each
 other."""
-FEWEST = 5
+MIN_POINTS = 5
 _DIMENSIONS = 50
 """Of the features that t-SNE sees, as its authors do (van der Maaten and Hinton, JMLR 2008)."""
 _PERPLEXITY = 30
@@ -25,22 +25,22 @@ SIDE = 1000
 """Places are whole numbers from 0 to this."""
 
 
-def chosen(count: int) -> Indices:
-    """Which of so many clips are on the map: all, or `MOST` drawn with a fixed seed."""
-    if count <= MOST:
+def sample_points(count: int) -> Indices:
+    """Which of so many clips are on the map: all, or `MAX_POINTS` drawn with a fixed seed."""
+    if count <= MAX_POINTS:
         return np.arange(count)
-    drawn: Indices = np.sort(np.random.default_rng(0).choice(count, MOST, replace=False))
+    drawn: Indices = np.sort(np.random.default_rng(0).choice(count, MAX_POINTS, replace=False))
     return drawn
 
 
-def places(features: Features) -> dict[str, npt.NDArray[np.int64]]:
-    """Where clips lie, (N, 2) by pathway; `both` if there are two. Nothing for fewer than `FEWEST`
+def embed(features: Features) -> dict[str, npt.NDArray[np.int64]]:
+    """Where clips lie, (N, 2) by pathway; `both` if there are two. Nothing for fewer than `MIN_POINTS`
     clips.
 
     Args:
         features: Unit-length features (N, C) by pathway.
     """
-    if len(next(iter(features.values()))) < FEWEST:
+    if len(next(iter(features.values()))) < MIN_POINTS:
         return {}
     if (
         len(features) > 1
@@ -48,10 +48,10 @@ def places(features: Features) -> dict[str, npt.NDArray[np.int64]]:
         features = features | {"both": np.concatenate(list(features.values()), axis=1)}
     # On several threads sums are formed in any order, and two calls give two maps.
     with threadpool_limits(1):
-        return {pathway: within(_in_two_dimensions(values)) for pathway, values in features.items()}
+        return {pathway: _scale(_tsne(values)) for pathway, values in features.items()}
 
 
-def _in_two_dimensions(features: FloatArray) -> FloatArray:
+def _tsne(features: FloatArray) -> FloatArray:
     """t-SNE of features (N, C) from their first principal components, (N, 2)."""
     count = len(features)
     if min(features.shape) < 2 or not np.ptp(features, axis=0).any():
@@ -67,7 +67,7 @@ def _in_two_dimensions(features: FloatArray) -> FloatArray:
     return found
 
 
-def within(points: FloatArray) -> npt.NDArray[np.int64]:
+def _scale(points: FloatArray) -> npt.NDArray[np.int64]:
     """Points (N, 2) moved and scaled, each direction by itself, into 0 to `SIDE`."""
     low, high = points.min(0), points.max(0)
     scale = SIDE / np.maximum(high - low, 1e-12)

@@ -147,7 +147,7 @@ def page(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    script = own("page.js") if clips else ""
+    script = _read_asset("page.js") if clips else ""
     return environment.get_template("page.html").render(
         title=title,
         tables=tables,
@@ -157,7 +157,7 @@ def page(
         facts=facts,
         figures=figures,
         reconstruction=RECONSTRUCTION,
-        style=Markup(own("page.css")),
+        style=Markup(_read_asset("page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         data=as_json(clips.data | {"names": [each["name"] for each in clips.views]})
@@ -168,7 +168,7 @@ def page(
     )
 
 
-def own(name: str) -> str:
+def _read_asset(name: str) -> str:
     """A file that lies beside this one."""
     return (resources.files("vcsf_cli.report") / name).read_text(encoding="utf-8")
 

@@ -57,7 +57,7 @@ class Layout:
 
     frames: int
     side: int
-    largest: int
+    max_bytes: int
 
 
 def layout_for(videos: int) -> Layout:
@@ -75,21 +75,21 @@ def frames_to_show(length: int, count: int) -> list[int]:
     return [int((part + 0.5) * length / count) for part in range(count)]
 
 
-def strip(jpegs: Sequence[bytes], layout: Layout) -> bytes:
+def encode_strip(jpegs: Sequence[bytes], layout: Layout) -> bytes:
     """The centre squares of frames side by side, as WebP of at most `layout.largest` bytes: where
     no quality is low enough, as for noise, the squares are smaller."""
     side, data = layout.side, b""
     while side >= _SMALLEST:
-        image = np.concatenate([square(jpeg, side) for jpeg in jpegs], axis=1)
+        image = np.concatenate([_centre_square(jpeg, side) for jpeg in jpegs], axis=1)
         for quality in _QUALITIES:
             data = cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
-            if len(data) <= layout.largest:
+            if len(data) <= layout.max_bytes:
                 return data
         side //= 2
     return data
 
 
-def square(jpeg: bytes, side: int) -> npt.NDArray[np.uint8]:
+def _centre_square(jpeg: bytes, side: int) -> npt.NDArray[np.uint8]:
     """A frame's centre square, uint8 (side, side, 3) in BGR."""
     frame = simplejpeg.decode_jpeg(jpeg, colorspace="BGR", min_height=side, min_width=side)
     height, width = frame.shape[:2]
@@ -100,7 +100,7 @@ def square(jpeg: bytes, side: int) -> npt.NDArray[np.uint8]:
     return resized
 
 
-def strips(manifest: Manifest, rows: Indices, layout: Layout, workers: int) -> list[str]:
+def encode_strips(manifest: Manifest, rows: Indices, layout: Layout, workers: int) -> list[str]:
     """Pictures of videos in base64, one a row of the manifest.
 
     Args:
@@ -118,7 +118,7 @@ def strips(manifest: Manifest, rows: Indices, layout: Layout, workers: int) -> l
     def picture(row: int) -> str:
         with lock:  # the store opens its files when they are asked for
             jpegs = store.jpegs(row, frames_to_show(int(lengths[row]), layout.frames))
-        return base64.b64encode(strip(jpegs, layout)).decode()
+        return base64.b64encode(encode_strip(jpegs, layout)).decode()
 
     found = []
     with (

@@ -18,11 +18,11 @@ from vcsf_cli.contracts import PATHWAYS, Indices
 from vcsf_cli.errors import InputError
 from vcsf_cli.features.extract import Features
 from vcsf_cli.narrate import say
-from vcsf_cli.search.exact import Pair, beginnings, nearest_recordings, rank
-from vcsf_cli.search.gallery import ROWS_AT_ONCE, Windows, pathways_in, unit_vectors
+from vcsf_cli.search.exact import Pair, nearest_recordings, rank, run_starts
+from vcsf_cli.search.gallery import ROWS_AT_ONCE, GalleryWindows, split_pathway, unit_vectors
 from vcsf_cli.storage import files
 
-WORTH_IT = 1_000_000
+FAISS_FROM_WINDOWS = 1_000_000
 """Windows from which on an exact search takes a second a query, and more where memory does not hold
 the gallery."""
 _GROWTH = 2.0
@@ -32,9 +32,9 @@ _WINDOWS_A_LIST = 64
 """That k-means learns a list from; faiss asks for 39."""
 _SAMPLE = 64
 """Windows of the gallery whose neighbours are compared with exact ones."""
-COMPARED = 10
+_COMPARED = 10
 """Nearest recordings that are compared."""
-ENOUGH = 0.95
+WANTED_RECALL = 0.95
 """Share of the exact neighbours that must be found."""
 _MORE = 4
 """Candidates a recording that is wanted."""
@@ -55,7 +55,7 @@ def load_faiss() -> Any:
     return faiss
 
 
-class Approximate:
+class FaissIndex:
     """The index of a gallery and pathway, brought up to date.
 
     Args:
@@ -67,7 +67,7 @@ class Approximate:
         InputError: If faiss is not installed.
     """
 
-    def __init__(self, folder: Path, windows: Windows, pathway: str) -> None:
+    def __init__(self, folder: Path, windows: GalleryWindows, pathway: str) -> None:
         self.faiss = load_faiss()
         self.folder, self.windows, self.pathway = folder, windows, pathway
         self.position = np.full(len(windows.features[PATHWAYS[0]]), -1)
@@ -76,16 +76,16 @@ class Approximate:
         self.state_file = folder / f"faiss-{pathway}.json"
         self.file: Path | None = None
         """Where the index was read from."""
-        self.index, state = self._kept()
+        self.index, state = self._read()
         if self.index is None:
             say(f"drawing up the lists of a faiss index for {len(windows):,} windows")
-            self.index, state = self._trained()
+            self.index, state = self._train()
         self.mean: Features = {name: np.array(state["mean"][name], np.float32) for name in PATHWAYS}
         self.probes, self.recall = int(state["probes"]), float(state["recall"])
         self.trained_on = int(state["trained_on"])
         if self._update():
             self._tune()
-            self._keep()
+            self._write()
 
     def search(self, query: Features, group: Indices, k: int) -> list[Pair]:
         """What `exact` finds, but for candidates that the index misses; arguments as there."""
@@ -101,8 +101,8 @@ class Approximate:
             self.index.nprobe = probes
             similarity, rows = self.index.search(vectors, min(wanted, everything))
             parts = zip(
-                np.split(similarity, beginnings(group)[1:]),
-                np.split(rows, beginnings(group)[1:]),
+                np.split(similarity, run_starts(group)[1:]),
+                np.split(rows, run_starts(group)[1:]),
                 strict=True,
             )
             found = [self._recordings(*part, _MORE * k) for part in parts]
@@ -123,7 +123,7 @@ class Approximate:
         nearest: Indices = recording[np.sort(first)[:most]]
         return nearest
 
-    def _kept(self) -> tuple[Any, dict[str, Any]]:
+    def _read(self) -> tuple[Any, dict[str, Any]]:
         """The index and its state from disk; None if there is none, or it was drawn up for another
         size."""
         try:
@@ -137,7 +137,7 @@ class Approximate:
         self.file = file
         return index, state
 
-    def _trained(self) -> tuple[Any, dict[str, Any]]:
+    def _train(self) -> tuple[Any, dict[str, Any]]:
         """An empty index with its lists drawn up, and its state."""
         count = len(self.windows)
         lists = max(1, min(int(2 * np.sqrt(count)), count // 39))
@@ -160,7 +160,7 @@ class Approximate:
         rows = self.windows.row[numbers]
         features = {
             name: np.asarray(self.windows.features[name][rows])
-            for name in pathways_in(self.pathway)
+            for name in split_pathway(self.pathway)
         }
         return unit_vectors(features, mean, self.pathway)
 
@@ -205,19 +205,19 @@ class Approximate:
             for name, rows in self.windows.features.items()
         }
         group, own = np.arange(len(sample)), self.windows.recording[sample]
-        nearest = nearest_recordings(query, group, self.windows, self.pathway, COMPARED + 1)
-        right = [near[near != mine][:COMPARED] for near, mine in zip(nearest, own, strict=True)]
+        nearest = nearest_recordings(query, group, self.windows, self.pathway, _COMPARED + 1)
+        right = [near[near != mine][:_COMPARED] for near, mine in zip(nearest, own, strict=True)]
         total = sum(map(len, right))
         self.probes, self.recall = 1, 0.0
         while True:
-            found = self.candidates(query, group, COMPARED + 1)
+            found = self.candidates(query, group, _COMPARED + 1)
             both = sum(int(np.isin(a, b).sum()) for a, b in zip(right, found, strict=True))
             self.recall = both / total if total else 1.0
-            if self.recall >= ENOUGH or self.probes >= self.index.nlist:
+            if self.recall >= WANTED_RECALL or self.probes >= self.index.nlist:
                 return
             self.probes = min(2 * self.probes, self.index.nlist)
 
-    def _keep(self) -> None:
+    def _write(self) -> None:
         """Write the index, then what names it, then forget an older one."""
         name = f"faiss-{self.pathway}-{self.trained_on}.index"
         with files.whole(self.folder / name) as file:

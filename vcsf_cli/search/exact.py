@@ -14,13 +14,13 @@ from vcsf_cli.search.gallery import (
     ROWS_AT_ONCE,
     SHORTEST,
     FloatArray,
-    Windows,
-    pathways_in,
+    GalleryWindows,
+    split_pathway,
     unit_vectors,
 )
 
 QUERIES_AT_ONCE = 512
-CELLS_AT_ONCE = 2**24
+SIMILARITIES_AT_ONCE = 2**24
 """Of the table of groups and recordings, 64 MiB: more groups are searched one part after the
 other."""
 
@@ -43,7 +43,9 @@ class Pair(NamedTuple):
     window: int
 
 
-def exact(query: Features, group: Indices, windows: Windows, pathway: str, k: int) -> list[Pair]:
+def search_exact(
+    query: Features, group: Indices, windows: GalleryWindows, pathway: str, k: int
+) -> list[Pair]:
     """The k recordings nearest to each group of query windows, by their best pair of windows.
 
     The gallery is read block by block, so that memory does not grow with it but for one number a
@@ -64,11 +66,11 @@ def exact(query: Features, group: Indices, windows: Windows, pathway: str, k: in
 
 
 def nearest_recordings(
-    query: Features, group: Indices, windows: Windows, pathway: str, k: int
+    query: Features, group: Indices, windows: GalleryWindows, pathway: str, k: int
 ) -> list[Indices]:
-    """The k nearest recordings of each group, nearest first; arguments as of `exact`."""
+    """The k nearest recordings of each group, nearest first; arguments as of `search_exact`."""
     groups = int(group[-1]) + 1
-    at_once = max(1, CELLS_AT_ONCE // len(windows.names))
+    at_once = max(1, SIMILARITIES_AT_ONCE // len(windows.names))
     found: list[Indices] = []
     for first in range(0, groups, at_once):
         begin, end = np.searchsorted(group, [first, first + at_once])
@@ -79,14 +81,14 @@ def nearest_recordings(
 
 
 def best_similarities(
-    query: Features, group: Indices, windows: Windows, pathway: str
+    query: Features, group: Indices, windows: GalleryWindows, pathway: str
 ) -> FloatArray:
     """The similarity of the best pair of windows of every group and recording, (G, R); arguments as
-    of `exact`.
+    of `search_exact`.
 
     A cosine is q(x - m) / |x - m| for a query q of unit length, a window x and the mean m. As qx -
     qm it needs of the gallery what lies on disk, read once, and the lengths."""
-    used = pathways_in(pathway)
+    used = split_pathway(pathway)
     vectors = {
         name: unit_vectors(query, windows.mean, name) / np.float32(len(used)) for name in used
     }
@@ -98,7 +100,7 @@ def best_similarities(
     best = np.full((int(group[-1]) + 1, len(windows.names)), -np.inf, np.float32)
     for begin in range(0, len(windows), ROWS_AT_ONCE):
         rows = slice(begin, begin + ROWS_AT_ONCE)
-        block = {name: windows.raw(name, begin, begin + ROWS_AT_ONCE).T for name in used}
+        block = {name: windows.read_rows(name, begin, begin + ROWS_AT_ONCE).T for name in used}
         recording = windows.recording[rows]
         for first in range(0, len(group), QUERIES_AT_ONCE):
             some = slice(first, first + QUERIES_AT_ONCE)
@@ -107,15 +109,15 @@ def best_similarities(
                 (vectors[p][some] @ block[p] - at_mean[p][some]) / lengths[p][rows] for p in used
             ]
             similarity = np.maximum.reduceat(
-                sum(parts[1:], parts[0]), beginnings(recording), axis=1
+                sum(parts[1:], parts[0]), run_starts(recording), axis=1
             )
-            similarity = np.maximum.reduceat(similarity, beginnings(owner), axis=0)
+            similarity = np.maximum.reduceat(similarity, run_starts(owner), axis=0)
             cells = best[owner[0] : owner[-1] + 1, recording[0] : recording[-1] + 1]
             np.maximum(cells, similarity, out=cells)
     return best
 
 
-def beginnings(numbers: Indices) -> Indices:
+def run_starts(numbers: Indices) -> Indices:
     """Where runs of equal numbers begin."""
     return np.flatnonzero(np.concatenate([[True], numbers[1:] != numbers[:-1]]))
 
@@ -124,14 +126,14 @@ def rank(
     query: Features,
     group: Indices,
     candidates: Sequence[Indices],
-    windows: Windows,
+    windows: GalleryWindows,
     pathway: str,
     k: int,
 ) -> list[Pair]:
     """The k best of each group's candidates, by their best pair of windows.
 
     Args:
-        query: As of `exact`, and so are `group`, `windows`, `pathway` and `k`.
+        query: As of `search_exact`, and so are `group`, `windows`, `pathway` and `k`.
         candidates: Recordings by group.
     """
     vectors = unit_vectors(query, windows.mean, pathway)
@@ -147,7 +149,12 @@ def rank(
 
 
 def _best_pair(
-    vectors: FloatArray, group: int, first: int, windows: Windows, recording: int, pathway: str
+    vectors: FloatArray,
+    group: int,
+    first: int,
+    windows: GalleryWindows,
+    recording: int,
+    pathway: str,
 ) -> Pair:
     """The most similar windows of a group, whose first window is number `first`, and a
     recording."""

@@ -43,7 +43,7 @@ _SECONDS_BETWEEN_WRITES = 5.0
 
 
 @dataclass(frozen=True)
-class Windows:
+class GalleryWindows:
     """The windows of a gallery, those of a recording side by side and in order of time.
 
     Args:
@@ -75,7 +75,7 @@ class Windows:
         """The first window of every recording, and the number of windows at the end, (R + 1,)."""
         return np.searchsorted(self.recording, np.arange(len(self.names) + 1))
 
-    def raw(self, pathway: str, begin: int, end: int) -> FloatArray:
+    def read_rows(self, pathway: str, begin: int, end: int) -> FloatArray:
         """Features (n, C) of consecutive windows as the network gave them."""
         rows = self.row[begin:end]
         first, last = int(rows[0]), int(rows[-1])
@@ -89,11 +89,13 @@ class Windows:
     def vectors(self, pathway: str, begin: int, end: int) -> FloatArray:
         """Unit vectors (n, D) of consecutive windows, as `unit_vectors` makes them."""
         return unit_vectors(
-            {name: self.raw(name, begin, end) for name in pathways_in(pathway)}, self.mean, pathway
+            {name: self.read_rows(name, begin, end) for name in split_pathway(pathway)},
+            self.mean,
+            pathway,
         )
 
 
-def pathways_in(pathway: str) -> tuple[str, ...]:
+def split_pathway(pathway: str) -> tuple[str, ...]:
     """The pathways that `slow`, `fast` or `both` stands for."""
     return PATHWAYS if pathway == "both" else (pathway,)
 
@@ -116,7 +118,7 @@ def unit_vectors(features: Features, mean: Features, pathway: str) -> FloatArray
         mean: Of the gallery, (C,) by pathway.
         pathway: One of them, or `both`.
     """
-    used = pathways_in(pathway)
+    used = split_pathway(pathway)
     parts = []
     for name in used:
         centred = features[name] - mean[name]
@@ -127,13 +129,13 @@ def unit_vectors(features: Features, mean: Features, pathway: str) -> FloatArray
     return vectors
 
 
-def spans(sampler: Sampler, frames: int) -> Indices:
+def window_spans(sampler: Sampler, frames: int) -> Indices:
     """First frame of every window of a video, and the frame after its last, (W, 2)."""
     views = [view.window for view in sampler.cover(frames)]
     return np.array([(window.min(), window.max() + 1) for window in views], np.int64)
 
 
-def recordings(manifest: Manifest) -> tuple[npt.NDArray[np.object_], Indices, Times]:
+def find_recordings(manifest: Manifest) -> tuple[npt.NDArray[np.object_], Indices, Times]:
     """The recordings that a dataset's clips were cut from.
 
     Returns:
@@ -202,7 +204,9 @@ class Gallery:
         table = manifest.table
         self.videos, self.hashes = table["video"].to_list(), table["sha256"].to_list()
         self.frames = table["frames"].to_numpy(np.int64)
-        self.spans = {int(frames): spans(sampler, int(frames)) for frames in np.unique(self.frames)}
+        self.spans = {
+            int(frames): window_spans(sampler, int(frames)) for frames in np.unique(self.frames)
+        }
         self.journal = folder / "windows.jsonl"
         self._waiting: list[tuple[dict[str, Any], Features]] = []
         self._written = time.monotonic()
@@ -303,9 +307,9 @@ class Gallery:
         self.entries |= {entry["video"]: entry for entry, _ in self._waiting}
         self._waiting, self._written = [], time.monotonic()
 
-    def windows(self) -> Windows:
+    def windows(self) -> GalleryWindows:
         """The windows of all clips, once none is missing."""
-        names, owner, begin = recordings(self.manifest)
+        names, owner, begin = find_recordings(self.manifest)
         labels = np.full(len(names), None, object)
         labels[owner] = [
             None if pd.isna(label) else label for label in self.manifest.table["label"]
@@ -323,13 +327,13 @@ class Gallery:
             + frames / np.repeat(fps[order], counts)[:, None]
         )
         features: Features = {pathway: self._stored(pathway) for pathway in PATHWAYS}
-        found = Windows(
+        found = GalleryWindows(
             features, row, np.repeat(owner[order], counts), times, {}, {}, names, labels
         )
-        self._measure(found)
+        self._fill_means(found)
         return found
 
-    def _measure(self, windows: Windows) -> None:
+    def _fill_means(self, windows: GalleryWindows) -> None:
         """Fill in mean and lengths, from `mean.npz` if they are these windows'."""
         path, these = self.folder / "mean.npz", hashlib.sha256(windows.row.tobytes()).hexdigest()
         if path.is_file():
@@ -341,7 +345,7 @@ class Gallery:
                     )
                     return
         for pathway in PATHWAYS:
-            windows.mean[pathway], windows.lengths[pathway] = mean_and_lengths(windows, pathway)
+            windows.mean[pathway], windows.lengths[pathway] = _mean_and_lengths(windows, pathway)
         arrays = windows.mean | {
             f"{pathway}_lengths": values for pathway, values in windows.lengths.items()
         }
@@ -363,22 +367,22 @@ def _parse_entry(line: bytes) -> dict[str, Any] | None:
     return entry if whole else None
 
 
-def mean_and_lengths(windows: Windows, pathway: str) -> tuple[FloatArray, FloatArray]:
+def _mean_and_lengths(windows: GalleryWindows, pathway: str) -> tuple[FloatArray, FloatArray]:
     """The mean feature (C,) over all windows, and how far each is from it, (N,), block by block."""
     blocks = range(0, len(windows), ROWS_AT_ONCE)
     total = sum(
-        windows.raw(pathway, begin, begin + ROWS_AT_ONCE).sum(0, dtype=np.float64)
+        windows.read_rows(pathway, begin, begin + ROWS_AT_ONCE).sum(0, dtype=np.float64)
         for begin in blocks
     )
     mean = np.asarray(total / len(windows), np.float32)
     lengths = [
-        _vector_lengths(windows.raw(pathway, begin, begin + ROWS_AT_ONCE) - mean)
+        _vector_lengths(windows.read_rows(pathway, begin, begin + ROWS_AT_ONCE) - mean)
         for begin in blocks
     ]
     return mean, np.concatenate(lengths)
 
 
-def by_clip(
+def group_by_clip(
     clips: Indices, batches: Iterable[tuple[Indices, Features]]
 ) -> Iterator[tuple[int, Features]]:
     """Each clip with the features (W, C) of all its windows, from batches that may end anywhere.
@@ -392,15 +396,15 @@ def by_clip(
     for owners, features in batches:
         for number in np.unique(owners):
             if number != current:
-                yield int(clips[current]), concatenate(parts)
+                yield int(clips[current]), _concatenate(parts)
                 parts, current = [], int(number)
             parts.append(
                 {pathway: values[owners == number] for pathway, values in features.items()}
             )
     if parts:
-        yield int(clips[current]), concatenate(parts)
+        yield int(clips[current]), _concatenate(parts)
 
 
-def concatenate(parts: list[Features]) -> Features:
+def _concatenate(parts: list[Features]) -> Features:
     """Features of windows one after the other."""
     return {pathway: np.concatenate([part[pathway] for part in parts]) for pathway in parts[0]}

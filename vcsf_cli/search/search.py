@@ -22,9 +22,9 @@ from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.narrate import Progress, say
 from vcsf_cli.runs.restore import restore
 from vcsf_cli.runs.run import Run
-from vcsf_cli.search.approximate import WORTH_IT, Approximate, load_faiss
-from vcsf_cli.search.exact import Pair, exact
-from vcsf_cli.search.gallery import Gallery, Windows, by_clip
+from vcsf_cli.search.approximate import FAISS_FROM_WINDOWS, FaissIndex, load_faiss
+from vcsf_cli.search.exact import Pair, search_exact
+from vcsf_cli.search.gallery import Gallery, GalleryWindows, group_by_clip
 from vcsf_cli.search.video import FrameTransform, VideoFile, WindowFeatures, encode_windows
 from vcsf_cli.storage import files
 from vcsf_cli.train.compute import Compute
@@ -46,7 +46,7 @@ recording."""
 
 
 @dataclass(frozen=True)
-class Query:
+class _Query:
     """A query that could be read.
 
     Args:
@@ -75,24 +75,24 @@ class Search:
         self.run, self.manifest, self.machine = run, manifest, machine
         self.stage = run.recipe.last_stage
         self.sampler = build_sampler(self.stage)
-        self.look = FrameTransform.of(self.stage, manifest.settings)
-        registry.load().build("decoder", self.look.decoder or default_decoder())
+        self.transform = FrameTransform.from_stage(self.stage, manifest.settings)
+        registry.load().build("decoder", self.transform.decoder or default_decoder())
         model, _ = restore(run)
         self.device = machine.device()
         self.model = model.to(self.device)
         self.folder = run.folder / "index" / manifest.name
 
-    def read(self, paths: list[Path]) -> list[Query]:
+    def read(self, paths: list[Path]) -> list[_Query]:
         """The queries that can be read; what is wrong with another is said.
 
         Raises:
             DataError: If none can be.
         """
-        found: list[Query] = []
+        found: list[_Query] = []
         with Progress(len(paths), "queries", "reading") as progress:
             for path in paths:
                 try:
-                    found.append(Query(str(path), self._encoded(path, progress)))
+                    found.append(_Query(str(path), self._encode(path, progress)))
                 except DataError as error:
                     say(
                         f"left out: {error.message}"
@@ -107,8 +107,8 @@ class Search:
             )
         return found
 
-    def _encoded(self, path: Path, progress: Progress) -> WindowFeatures:
-        video = VideoFile(path, self.sampler, self.look)
+    def _encode(self, path: Path, progress: Progress) -> WindowFeatures:
+        video = VideoFile(path, self.sampler, self.transform)
 
         def done(count: int) -> None:
             progress.advance(0, f"{path.name}: {count:,} of {len(video):,} windows")
@@ -116,7 +116,7 @@ class Search:
         return encode_windows(self.model, video, self.device, self.machine.bf16(), done)
 
     def answers(
-        self, queries: list[Query], pathway: str, k: int, each_window: bool, index: str
+        self, queries: list[_Query], pathway: str, k: int, each_window: bool, index: str
     ) -> pd.DataFrame:
         """The k nearest recordings of every query, or of each of its windows, columns as in
         `COLUMNS`.
@@ -139,7 +139,7 @@ class Search:
         with files.only_one(self.folder / "lock", busy):
             windows = self._gallery()
             approximate = (
-                Approximate(self.folder, windows, pathway)
+                FaissIndex(self.folder, windows, pathway)
                 if _wants_faiss(index, len(windows))
                 else None
             )
@@ -150,7 +150,7 @@ class Search:
         owner = np.repeat(np.arange(len(queries)), [len(query.windows.begin) for query in queries])
         group = np.arange(len(owner)) if each_window else owner
         if approximate is None:
-            pairs = exact(of_all, group, windows, pathway, k)
+            pairs = search_exact(of_all, group, windows, pathway, k)
         else:
             say(
                 f"faiss looks into {approximate.probes:,} of {approximate.index.nlist:,} lists "
@@ -160,7 +160,7 @@ class Search:
             pairs = approximate.search(of_all, group, k)
         return _answer_table(pairs, queries, owner, windows, pathway)
 
-    def _gallery(self) -> Windows:
+    def _gallery(self) -> GalleryWindows:
         """The windows of all clips of the gallery; those that have no features yet are computed."""
         stage = self.stage
         key: dict[str, Any] = {
@@ -181,7 +181,7 @@ class Search:
             with Progress(
                 total, "clips", f"index of {self.manifest.name}", total - len(clips)
             ) as progress:
-                for clip, features in by_clip(clips, batches):
+                for clip, features in group_by_clip(clips, batches):
                     gallery.add(clip, features)
                     progress.advance()
         finally:
@@ -192,7 +192,7 @@ class Search:
 def _wants_faiss(index: str, windows: int) -> bool:
     """Whether to search with faiss; where it would pay but is not installed, an exact search still
     works."""
-    if index != "auto" or windows < WORTH_IT:
+    if index != "auto" or windows < FAISS_FROM_WINDOWS:
         return index == "faiss"
     try:
         load_faiss()
@@ -206,7 +206,7 @@ def _wants_faiss(index: str, windows: int) -> bool:
 
 
 def _answer_table(
-    pairs: list[Pair], queries: list[Query], owner: Indices, windows: Windows, pathway: str
+    pairs: list[Pair], queries: list[_Query], owner: Indices, windows: GalleryWindows, pathway: str
 ) -> pd.DataFrame:
     """Answers as rows, in the order of queries and ranks."""
     begin = np.concatenate([query.windows.begin for query in queries])

@@ -50,7 +50,7 @@ class FrameTransform:
     decoder: str = ""
 
     @classmethod
-    def of(cls, stage: Stage, settings: Mapping[str, Any]) -> FrameTransform:
+    def from_stage(cls, stage: Stage, settings: Mapping[str, Any]) -> FrameTransform:
         """As a recipe's stage measures clips of a store with these settings (`Manifest.settings`;
         may be empty)."""
         return cls(
@@ -130,9 +130,9 @@ class VideoFile:
     """
 
     def __init__(self, source: Path | GivenFrames, sampler: Sampler, look: FrameTransform) -> None:
-        self.look = look
+        self.transform = look
         self.decoder = look.decoder or default_decoder()
-        self.reader: Reader = source if isinstance(source, GivenFrames) else self._opened(source)
+        self.reader: Reader = source if isinstance(source, GivenFrames) else self._open(source)
         self.rate = look.fps or self.reader.fps or USUAL_FPS
         self._kept: list[Frame] = []
         self._decoded = Decoded(declared=self.reader.declared)
@@ -142,7 +142,7 @@ class VideoFile:
             raise DataError(f"{source}: {problem}", "give a video that plays to its end")
         self.views = sampler.cover(self.frames)
 
-    def _opened(self, path: Path) -> Reader:
+    def _open(self, path: Path) -> Reader:
         if not path.is_file():
             raise InputError(f"there is no video file {path}", "give the path of a video")
         reader: Reader = registry.load().build("decoder", self.decoder).open(path)
@@ -188,12 +188,12 @@ class VideoFile:
     def _frames(self) -> Iterator[Frame]:
         """Frames as they are decoded, or resampled, each with its time in seconds."""
         own = self.reader.fps or USUAL_FPS
-        if self.look.fps is None:
+        if self.transform.fps is None:
             for number, frame in enumerate(self._stream()):
                 yield frame if frame.time is not None else Frame(frame.image, number / own)
         else:
-            for number, image in enumerate(resample(self._stream(), own, self.look.fps)):
-                yield Frame(image, number / self.look.fps)
+            for number, image in enumerate(resample(self._stream(), own, self.transform.fps)):
+                yield Frame(image, number / self.transform.fps)
 
     def _stream(self) -> Iterator[Frame]:
         self._decoded.read = 0
@@ -203,9 +203,9 @@ class VideoFile:
                 yield frame
 
     def _small(self, frame: Frame) -> Frame:
-        image = short_side(frame.image, self.look.stored)
-        crop = centre_square(image.shape[0], image.shape[1], self.look.border)
-        return Frame(np.ascontiguousarray(apply_crop(image, crop, self.look.size)), frame.time)
+        image = short_side(frame.image, self.transform.stored)
+        crop = centre_square(image.shape[0], image.shape[1], self.transform.border)
+        return Frame(np.ascontiguousarray(apply_crop(image, crop, self.transform.size)), frame.time)
 
 
 def encode_windows(
