@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vcsf_cli.evaluate.metrics import accuracies, by_class, confusion, with_both, write_confusion
+from vcsf_cli.evaluate.metrics import accuracies, class_table, confusion, with_both, write_confusion
 
 CLASSES = ["a", "b", "c"]
 PROBABILITY = np.array(
@@ -51,7 +51,7 @@ def test_top5_by_hand_and_only_where_ranks_mean_something() -> None:
 def test_who_is_taken_for_whom(tmp_path: Path) -> None:
     confused = confusion(PROBABILITY, TARGET, CLASSES)
     assert confused.to_numpy().tolist() == [[1, 1, 0], [1, 1, 1], [0, 0, 0]]
-    table = by_class(confused)
+    table = class_table(confused)
     assert table["clips"].tolist() == [2, 3, 0]
     assert table["right"].tolist() == [1, 1, 0]
     assert table["share"].tolist() == pytest.approx([0.5, 0.333333, 0])

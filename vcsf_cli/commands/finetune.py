@@ -71,7 +71,7 @@ class Seeds(click.ParamType[list[int]]):
             return value
         parts = value.split(",")
         if not all(part.isdecimal() and int(part) < 2**31 for part in parts):
-            self.fail(f"`{value}` is no list of seeds; write --seeds 0,1,2", parameter, context)
+            self.fail(f"`{value}` is not a list of seeds; write --seeds 0,1,2", parameter, context)
         return list(dict.fromkeys(map(int, parts)))
 
 

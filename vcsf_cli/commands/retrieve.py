@@ -54,7 +54,7 @@ class _Ks(click.ParamType[list[int]]):
             ks = sorted({int(part) for part in value.split(",")})
         except ValueError:
             self.fail(
-                f"`{value}` is no list of whole numbers; write --k 1,5,10", parameter, context
+                f"`{value}` is not a list of whole numbers; write --k 1,5,10", parameter, context
             )
         if ks[0] < 1:
             self.fail("k starts at 1", parameter, context)

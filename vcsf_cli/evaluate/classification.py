@@ -375,7 +375,7 @@ class Classification(Evaluation):
         for pathway, scores in probability.items():
             confused = metrics.confusion(scores, target, self.classes)
             metrics.write_confusion(self.folder, pathway, confused)
-            tables.append(metrics.by_class(confused).assign(pathway=pathway))
+            tables.append(metrics.class_table(confused).assign(pathway=pathway))
             answer = {
                 "video": self.videos[test],
                 "pathway": pathway,

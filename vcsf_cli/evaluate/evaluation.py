@@ -1,5 +1,5 @@
-"""What all evaluations of a run share: the clips they test, what the run has seen of them, cached
-features and result rows."""
+"""The base of all evaluations of a run: test clips and their exposure, cached features, result
+rows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Extract = Callable[[EvalClips, Done], Features]
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured, read back from its files.
+    """A measurement, read back from its files.
 
     Args:
         rows: Rows of `results.csv`, one for each pathway and metric.
@@ -81,7 +81,7 @@ class Evaluation(ABC):
 
     @abstractmethod
     def read(self) -> Measurement | None:
-        """What was measured before of this checkpoint on these data.
+        """The measurement of this checkpoint on these data; None if there is none.
 
         Raises:
             RunError: If its files are damaged.

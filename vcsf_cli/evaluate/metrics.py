@@ -1,5 +1,4 @@
-"""How good a classifier is: shares of right answers with an interval, what is taken for what, and
-each class by itself."""
+"""Metrics of classification: accuracy with an interval, confusion, and each class by itself."""
 
 from __future__ import annotations
 
@@ -42,14 +41,13 @@ def accuracies(
     Args:
         probability: (N, classes).
         target: Class of each clip, (N,).
-        recording: What each clip was cut from, (N,): whole recordings are drawn for the interval.
-        ranks: Whether classes far from the first have an order that means something; without there
-            is no top5, nor is there one of so few classes that it would be 1.
+        recording: Recording of each clip, (N,): the interval draws whole recordings.
+        ranks: Whether the order of classes after the first means something: only then is there a
+            `top5`, if there are more than five classes.
 
     Returns:
         `top1`, the ends `top1_low` and `top1_high` of its 95 % bootstrap interval, `top5`, and
-        `class_mean`: the mean over the classes that have test clips of the share of theirs that are
-        right."""
+        `class_mean`: the mean recall over the classes that have test clips."""
     correct = right(probability, target)
     top1, low, high = paired_interval(correct, np.zeros_like(correct), recording)
     found = {"top1": top1, "top1_low": low, "top1_high": high}
@@ -65,14 +63,13 @@ def accuracies(
 
 
 def confusion(probability: FloatArray, target: IntArray, classes: Sequence[str]) -> pd.DataFrame:
-    """How many clips of a class (row) were taken for which (column)."""
+    """Numbers of clips by their class (row) and their answer (column)."""
     counts = confusion_matrix(target, probability.argmax(1), labels=np.arange(len(classes)))
     return pd.DataFrame(counts, index=pd.Index(classes, name="class"), columns=list(classes))
 
 
-def by_class(confused: pd.DataFrame) -> pd.DataFrame:
-    """A line a class: test clips, how many were right, their share, and what it is most often taken
-    for."""
+def class_table(confused: pd.DataFrame) -> pd.DataFrame:
+    """For each class: test clips, right answers, their share, and the most frequent wrong answer."""
     counts = confused.to_numpy()
     clips, correct = counts.sum(1), counts.diagonal()
     wrong = counts - np.diag(correct)
@@ -92,11 +89,13 @@ def write_confusion(folder: Path, pathway: str, confused: pd.DataFrame) -> None:
     """Write `confusion-<pathway>.csv` and `.png`."""
     with whole(folder / f"confusion-{pathway}.csv", "w") as file:
         confused.to_csv(file, lineterminator="\n")
-    draw(folder / f"confusion-{pathway}.png", confused, f"{pathway}: share of a class's test clips")
+    _draw(
+        folder / f"confusion-{pathway}.png", confused, f"{pathway}: share of a class's test clips"
+    )
 
 
-def draw(path: Path, confused: pd.DataFrame, title: str) -> None:
-    """A picture of a confusion matrix, each row as shares of its class."""
+def _draw(path: Path, confused: pd.DataFrame, title: str) -> None:
+    """Draw a confusion matrix, each row as shares of its class."""
     # matplotlib takes a second to load.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -40,7 +40,7 @@ from vcsf_cli.storage import files
 from vcsf_cli.train.compute import Compute
 
 _BINS = 8
-"""Of the colour histogram, per channel."""
+"""Of the colour histogram, for each channel."""
 
 FEATURES, NEIGHBOURS, RESULTS = "features.parquet", "neighbours.csv", "results.csv"
 """Files of a retrieval."""
@@ -51,7 +51,7 @@ NO_PATHWAY = "none"
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better the trained networks are than another variant, in points of per cent, with a
+    """How much better the trained networks are than another variant, in percentage points, with a
     95 % interval."""
 
     name: str
@@ -315,7 +315,7 @@ class Retrieval(Evaluation):
         return Measurement(pd.concat(kept, ignore_index=True), clips) if kept else None
 
     def remarks(self) -> list[str]:
-        """What limits the numbers: a gallery smaller than k, classes that only test clips have."""
+        """Limits of the numbers: a gallery smaller than k, classes that only test clips have."""
         gallery, found = len(self.parts.gallery), []
         beyond = [results.recall_metric(k) for k in self.ks if k > gallery]
         if beyond:

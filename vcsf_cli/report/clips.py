@@ -1,5 +1,5 @@
-"""The clips of a page: their pictures, and what retrieval found for them, of one run or of several
-on the same clips."""
+"""The clips of a page: their pictures and their neighbours, by one run or by several on the same
+clips."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ from vcsf_cli.report.pictures import encode_strips, layout_for
 from vcsf_cli.runs import results
 
 _SHOWN_NEIGHBOURS = 5
-"""Of a query that the gallery shows."""
+"""How many neighbours of a query the gallery shows."""
 _MOST_QUERIES = 4_000
-"""In the gallery; of more a part is drawn with a fixed seed."""
+"""In the gallery; of more, a sample is drawn with a fixed seed."""
 _MOST_VIDEOS = 16_000
-"""That a page has pictures of: fewer queries are shown if they and their neighbours are more."""
+"""With pictures on a page; the gallery shows fewer queries if they and their neighbours are more.
+"""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class _Classes:
 
     Args:
         names: In order.
-        numbers: Of each row of the manifest, (N,); -1 where there is no label.
+        numbers: The class of each row of the manifest, (N,); -1 without a label.
     """
 
     names: Sequence[str]
@@ -61,12 +62,12 @@ class _Classes:
 def build_clips(
     manifest: Manifest, parts: QueryGallery, folders: Mapping[str, Path]
 ) -> Clips | None:
-    """The clips with their pictures, neighbours and places on the map; None where no clip has a
+    """The clips with their pictures, neighbours and places on the map; None if no clip has a
     neighbour.
 
     Args:
         manifest: The dataset.
-        parts: Who asks and who is searched.
+        parts: Queries and gallery.
         folders: Where retrieval of each run left its `neighbours.csv` and `features.parquet`, by
             the name to show.
 
@@ -127,13 +128,13 @@ def _run_view(
     folder: Path,
     points: Indices,
 ) -> dict[str, Any]:
-    """What one run finds for the queries that are shown, and its map.
+    """A run's neighbours of the shown queries, and its map.
 
     Args:
-        name: To show.
+        name: The run's name on the page.
         found: Its neighbours by pathway.
         shown: The queries.
-        place: Where each row of the manifest stands among the page's videos.
+        place: The number of each row of the manifest among the page's videos.
         folder: Where its features are.
         points: Which of the clips that take part are on the map.
     """
@@ -177,8 +178,8 @@ def _read_neighbours(
 
 
 def _shown_queries(near: Sequence[Indices]) -> Indices:
-    """Which queries the gallery shows: all, or as many of them, drawn with a fixed seed, as a page
-    holds.
+    """The queries that the gallery shows: all, or a sample that a page can hold, drawn with a fixed
+    seed.
 
     Args:
         near: The neighbours of every query, (Q, k) for each pathway and run.
@@ -193,7 +194,7 @@ def _shown_queries(near: Sequence[Indices]) -> Indices:
 
 def _read_unit_features(folder: Path, points: Indices) -> Features:
     """Unit-length features of some of the clips that take part, from `features.parquet`, centred as
-    the benchmark does."""
+    retrieval does."""
     features, part = load_features(folder / "features.parquet")
     for values in features.values():
         for each in np.unique(part):
@@ -202,7 +203,6 @@ def _read_unit_features(folder: Path, points: Indices) -> Features:
 
 
 def _clip_classes(manifest: Manifest, parts: QueryGallery) -> _Classes:
-    """The classes of the clips that take part."""
     labels = manifest.table["label"].to_numpy(object)
     names = sorted({str(label) for label in labels[parts.rows] if pd.notna(label)})
     number = {name: index for index, name in enumerate(names)}
@@ -214,13 +214,13 @@ def _clip_classes(manifest: Manifest, parts: QueryGallery) -> _Classes:
 def _count_confusion(
     classes: Indices, query: Indices, found: Mapping[str, _NeighbourLists]
 ) -> dict[str, Any]:
-    """How often the nearest clip of a class's queries is of which class, by pathway: (class, class,
-    count).
+    """How often the nearest clip of a query of one class is of another, by pathway: (class of the
+    query, class of the clip, count).
 
     Args:
-        classes: Number of each video's class.
-        query: Videos that ask.
-        found: What they find.
+        classes: Class of each row of the manifest.
+        query: Rows of the queries.
+        found: Their neighbours.
     """
     confusion = {}
     for pathway, each in found.items():
@@ -249,12 +249,11 @@ def _class_recall(
 def by_class(
     title: str, manifest: Manifest, hits: Mapping[tuple[str, str], pd.Series]
 ) -> dict[str, Any]:
-    """Shares of each class's test clips that were answered rightly, as a table that the page's
-    script makes.
+    """The share of right answers for each class's test clips, as a table for the page's script.
 
     Args:
         title: Its caption.
-        manifest: The dataset, which knows the clips' classes.
+        manifest: The dataset.
         hits: A number from 0 to 1 for every clip (index), by a column's heading and its kind as in
             `charts.Line`.
     """
@@ -278,7 +277,6 @@ def by_class(
 
 
 def _describe_gallery(leave_one_out: bool, marked: bool, shown: int, count: int) -> str:
-    """What the gallery shows."""
     where = "other clips" if leave_one_out else "training clips"
     words = [
         f"Each query with its nearest {where} by each pathway, and how similar they are (cosine)."
@@ -296,7 +294,6 @@ def _describe_gallery(leave_one_out: bool, marked: bool, shown: int, count: int)
 
 
 def _describe_map(points: int, count: int, leave_one_out: bool, marked: bool) -> str:
-    """What the map shows."""
     words = [
         "t-SNE of the features: near clips are similar; distances between groups and sizes of "
         "groups mean nothing."

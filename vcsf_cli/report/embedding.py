@@ -1,5 +1,4 @@
-"""The map of the embedding: features in two dimensions, such that near clips lie near each
-other."""
+"""The map of the embedding: t-SNE of features in two dimensions."""
 
 from __future__ import annotations
 
@@ -14,19 +13,18 @@ from vcsf_cli.features.extract import Features
 from vcsf_cli.features.neighbours import FloatArray
 
 MAX_POINTS = 2_000
-"""Points of a map: t-SNE of so many takes some 5 seconds a pathway, and more would hide each
-other."""
+"""t-SNE of 2,000 points takes some 5 seconds for each pathway; more would hide each other."""
 MIN_POINTS = 5
 _DIMENSIONS = 50
-"""Of the features that t-SNE sees, as its authors do (van der Maaten and Hinton, JMLR 2008)."""
+"""Principal components that t-SNE sees (van der Maaten and Hinton, JMLR 2008)."""
 _PERPLEXITY = 30
 STEPS = 500
 SIDE = 1000
-"""Places are whole numbers from 0 to this."""
+"""Coordinates are whole numbers from 0 to this."""
 
 
 def sample_points(count: int) -> Indices:
-    """Which of so many clips are on the map: all, or `MAX_POINTS` drawn with a fixed seed."""
+    """The clips that are on the map: all, or `MAX_POINTS` drawn with a fixed seed."""
     if count <= MAX_POINTS:
         return np.arange(count)
     drawn: Indices = np.sort(np.random.default_rng(0).choice(count, MAX_POINTS, replace=False))
@@ -34,17 +32,16 @@ def sample_points(count: int) -> Indices:
 
 
 def embed(features: Features) -> dict[str, npt.NDArray[np.int64]]:
-    """Where clips lie, (N, 2) by pathway; `both` if there are two. Nothing for fewer than `MIN_POINTS`
-    clips.
+    """Coordinates of clips (N, 2) by pathway, and for `both` if there are two; none for fewer than
+    `MIN_POINTS` clips.
 
     Args:
         features: Unit-length features (N, C) by pathway.
     """
     if len(next(iter(features.values()))) < MIN_POINTS:
         return {}
-    if (
-        len(features) > 1
-    ):  # the cosine of joined unit vectors is the mean of their cosines, which the benchmark uses
+    if len(features) > 1:
+        # The cosine of joined unit vectors is the mean of their cosines, which retrieval uses.
         features = features | {"both": np.concatenate(list(features.values()), axis=1)}
     # On several threads sums are formed in any order, and two calls give two maps.
     with threadpool_limits(1):
@@ -68,7 +65,7 @@ def _tsne(features: FloatArray) -> FloatArray:
 
 
 def _scale(points: FloatArray) -> npt.NDArray[np.int64]:
-    """Points (N, 2) moved and scaled, each direction by itself, into 0 to `SIDE`."""
+    """Points (N, 2), each axis scaled to 0 to `SIDE`."""
     low, high = points.min(0), points.max(0)
     scale = SIDE / np.maximum(high - low, 1e-12)
     moved: npt.NDArray[np.int64] = (

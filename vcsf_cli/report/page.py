@@ -1,5 +1,5 @@
-"""One HTML file with everything in it: what is shown is text, tables and drawings; what moves is a
-few lines of script."""
+"""One HTML file with everything in it: text, tables, drawings, and a few lines of script for the
+clips."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Table:
         title: Its caption.
         header: Names of its columns.
         rows: Its cells as text.
-        names: How many columns, from the left, hold names; the others hold numbers.
-        texts: How many columns, from the right, hold sentences instead.
+        names: Number of columns, from the left, that hold names; the others hold numbers.
+        texts: Number of columns, from the right, that hold sentences.
         note: A sentence below it.
     """
 
@@ -57,7 +57,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Figure:
-    """A number that stands large at the top; `kind` as in `charts.Line`."""
+    """A number in large type at the top; `kind` as in `charts.Line`."""
 
     value: str
     name: str
@@ -71,8 +71,8 @@ class Section:
     Args:
         title: The heading.
         text: A paragraph.
-        short: What the navigation calls it; empty: the same.
-        listed: Whether the navigation leads to it.
+        short: Its name in the navigation; empty for the title.
+        listed: Whether it is in the navigation.
         facts: Names and values.
         tables: Tables.
         charts: Line charts, side by side where there is room.
@@ -92,7 +92,7 @@ class Section:
 
     @property
     def reach(self) -> float:
-        """How far from zero the intervals go."""
+        """The largest distance of an interval from zero."""
         return (
             max([abs(end) for each in self.intervals for end in (each.low, each.high)], default=0.0)
             or 1.0
@@ -101,14 +101,14 @@ class Section:
 
 @dataclass(frozen=True)
 class Clips:
-    """The clips of a page, for the parts that its script makes: classes, confusion, map and
+    """The clips of a page, for the parts that its script builds: classes, confusion, map and
     gallery.
 
     Args:
-        data: What `report.clips` gathers.
-        views: What each run that is shown finds for them, read when it is chosen; without any there
-            are classes alone.
-        pictures: A picture in base64 for each of its videos.
+        data: What all runs share, from `report.clips`.
+        views: Neighbours and map of each run, read when it is chosen; without any there are classes
+            only.
+        pictures: A picture in base64 for each video.
     """
 
     data: dict[str, Any]
@@ -130,13 +130,13 @@ def page(
     """A whole page. Equal arguments give equal pages; nothing in them can become markup.
 
     Args:
-        title: What it is about, such as a run's name.
-        tables: What the reader came for.
-        sections: What comes below.
-        kind: What kind of report it is; stands above the title.
-        warnings: What has to be known before a number is read.
+        title: Its subject, such as a run's name.
+        tables: The main results, at the top.
+        sections: Everything below.
+        kind: The kind of report, above the title.
+        warnings: Caveats, before any number.
         facts: Names and values below the title.
-        figures: Numbers to see first.
+        figures: Numbers in large type.
         clips: Clips to show; without them the page has no script.
     """
     environment = Environment(
@@ -169,12 +169,11 @@ def page(
 
 
 def _read_asset(name: str) -> str:
-    """A file that lies beside this one."""
     return (resources.files("vcsf_cli.report") / name).read_text(encoding="utf-8")
 
 
 def as_json(value: Any) -> Markup:
-    """JSON that can stand in a script element: no text in it can end that element."""
+    """JSON for a script element: no text in it can end that element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return Markup(
         text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

@@ -1,5 +1,4 @@
-"""The moving pictures of a page: a few frames of a video side by side in one small image, which the
-page plays."""
+"""The moving pictures of a page: a few frames of a video side by side in one small image."""
 
 from __future__ import annotations
 
@@ -20,8 +19,7 @@ from vcsf_cli.data.store import FrameStore
 from vcsf_cli.narrate import Progress
 
 PAGE_CHARACTERS = 24_000_000
-"""All pictures of a page, in base64; with names, neighbours and the page itself it stays under 30
-MB."""
+"""All pictures of a page, in base64; with everything else the page stays under 30 MB."""
 
 _LAYOUTS = (
     (8, 80),
@@ -38,7 +36,7 @@ _LAYOUTS = (
 """Frames and pixels of a side, from the richest to the poorest."""
 
 _BYTES_A_PIXEL = 0.13
-"""What WebP takes for such small pictures at a quality of 45: the mean over clips of UCF101."""
+"""Size of such small pictures as WebP of quality 45: the mean over clips of UCF101."""
 
 _QUALITIES = (60, 45, 30, 15)
 _SMALLEST = 4
@@ -52,7 +50,7 @@ class Layout:
     Args:
         frames: Of each video, spread evenly over it.
         side: Pixels of a frame's side.
-        largest: Bytes that a picture may have.
+        max_bytes: Limit for a picture.
     """
 
     frames: int
@@ -61,7 +59,7 @@ class Layout:
 
 
 def layout_for(videos: int) -> Layout:
-    """The richest layout in which so many videos fit into a page."""
+    """The richest layout in which this number of videos fits into a page."""
     largest = PAGE_CHARACTERS * 3 // 4 // max(1, videos)
     for frames, side in _LAYOUTS:
         if frames * side * side * _BYTES_A_PIXEL <= largest:
@@ -70,14 +68,13 @@ def layout_for(videos: int) -> Layout:
 
 
 def frames_to_show(length: int, count: int) -> list[int]:
-    """So many frames of a video of a length, in the middle of equal parts of it; a frame may come
-    twice."""
+    """The frames in the middle of `count` equal parts of a video; one may come twice."""
     return [int((part + 0.5) * length / count) for part in range(count)]
 
 
 def encode_strip(jpegs: Sequence[bytes], layout: Layout) -> bytes:
-    """The centre squares of frames side by side, as WebP of at most `layout.largest` bytes: where
-    no quality is low enough, as for noise, the squares are smaller."""
+    """The centre squares of frames side by side, as WebP of at most `layout.max_bytes` bytes. If no
+    quality is low enough, as for noise, the squares are smaller."""
     side, data = layout.side, b""
     while side >= _SMALLEST:
         image = np.concatenate([_centre_square(jpeg, side) for jpeg in jpegs], axis=1)
@@ -106,7 +103,7 @@ def encode_strips(manifest: Manifest, rows: Indices, layout: Layout, workers: in
     Args:
         manifest: The dataset.
         rows: Its rows.
-        layout: How they are shown.
+        layout: Their size.
         workers: Threads that read and compress.
 
     Raises:
@@ -116,7 +113,7 @@ def encode_strips(manifest: Manifest, rows: Indices, layout: Layout, workers: in
     lengths = manifest.table["frames"].to_numpy()
 
     def picture(row: int) -> str:
-        with lock:  # the store opens its files when they are asked for
+        with lock:  # the store opens its files lazily
             jpegs = store.jpegs(row, frames_to_show(int(lengths[row]), layout.frames))
         return base64.b64encode(encode_strip(jpegs, layout)).decode()
 

@@ -1,10 +1,10 @@
-"""A faiss index over a gallery's windows, kept on disk: it names candidates, which are then ranked
-exactly.
+"""Approximate search: a faiss index over a gallery's windows, kept on disk, gives candidates, which
+are then ranked exactly.
 
-Inverted lists with one byte a number (`IVF,SQ8`): a quarter of the memory of whole vectors, nothing
-to train beside k-means, and so little lost that the number of lists looked into decides what is
-found. Product quantisation would be smaller still, but its codebooks take long to train, and its
-coarser similarities would need more candidates."""
+Inverted lists with one byte for each number (`IVF,SQ8`) take a quarter of the memory of whole
+vectors, train nothing beside k-means, and lose so little that the number of probed lists decides
+the recall. Product quantisation would be smaller still, but its codebooks take long to train, and
+its coarser similarities would need more candidates."""
 
 from __future__ import annotations
 
@@ -23,25 +23,23 @@ from vcsf_cli.search.gallery import ROWS_AT_ONCE, GalleryWindows, split_pathway,
 from vcsf_cli.storage import files
 
 FAISS_FROM_WINDOWS = 1_000_000
-"""Windows from which on an exact search takes a second a query, and more where memory does not hold
-the gallery."""
+"""From this size on an exact search takes a second or more for each query."""
 _GROWTH = 2.0
-"""The lists are drawn up anew when a gallery has become so many times as large, or as small, as it
-was."""
+"""The lists are trained again when a gallery has grown or shrunk by this factor."""
 _WINDOWS_A_LIST = 64
-"""That k-means learns a list from; faiss asks for 39."""
+"""For k-means; faiss asks for 39."""
 _SAMPLE = 64
-"""Windows of the gallery whose neighbours are compared with exact ones."""
+"""Windows of the gallery whose neighbours are compared with the exact ones."""
 _COMPARED = 10
-"""Nearest recordings that are compared."""
+"""Nearest recordings to compare."""
 WANTED_RECALL = 0.95
 """Share of the exact neighbours that must be found."""
 _MORE = 4
-"""Candidates a recording that is wanted."""
+"""Candidates for each wanted recording."""
 
 
 def load_faiss() -> Any:
-    """The library, which is optional.
+    """The faiss module, which is optional.
 
     Raises:
         InputError: If it is not installed.
@@ -59,7 +57,7 @@ class FaissIndex:
     """The index of a gallery and pathway, brought up to date.
 
     Args:
-        folder: The gallery's, which is emptied when features change.
+        folder: The gallery's folder, which is emptied when features change.
         windows: The gallery.
         pathway: `slow`, `fast` or `both`.
 
@@ -71,7 +69,7 @@ class FaissIndex:
         self.faiss = load_faiss()
         self.folder, self.windows, self.pathway = folder, windows, pathway
         self.position = np.full(len(windows.features[PATHWAYS[0]]), -1)
-        """The number of the window of every row on disk, -1 where it is of none."""
+        """The number of the window of every row on disk, -1 for unused rows."""
         self.position[windows.row] = np.arange(len(windows))
         self.state_file = folder / f"faiss-{pathway}.json"
         self.file: Path | None = None
@@ -88,12 +86,12 @@ class FaissIndex:
             self._write()
 
     def search(self, query: Features, group: Indices, k: int) -> list[Pair]:
-        """What `exact` finds, but for candidates that the index misses; arguments as there."""
+        """As `search_exact`, except for candidates that the index misses."""
         found = self.candidates(query, group, k)
         return rank(query, group, found, self.windows, self.pathway, k)
 
     def candidates(self, query: Features, group: Indices, k: int) -> list[Indices]:
-        """Recordings that are probably the nearest of each group, some more than k."""
+        """Recordings that are probably the nearest of each group, more than k."""
         vectors = unit_vectors(query, self.mean, self.pathway)
         wanted, probes = _MORE * 2 * k, self.probes
         enough, everything = min(k, len(self.windows.names)), len(self.windows)
@@ -114,8 +112,7 @@ class FaissIndex:
             wanted, probes = min(4 * wanted, everything), min(2 * probes, self.index.nlist)
 
     def _recordings(self, similarity: Any, rows: Any, most: int) -> Indices:
-        """The recordings of rows that were found, (q, n), the most similar first; row -1 is
-        none."""
+        """The recordings of found rows (q, n), the most similar first; row -1 means nothing."""
         near = np.argsort(-similarity[rows >= 0], kind="stable")
         rows = rows[rows >= 0][near]
         recording = self.windows.recording[self.position[rows]]
@@ -124,7 +121,7 @@ class FaissIndex:
         return nearest
 
     def _read(self) -> tuple[Any, dict[str, Any]]:
-        """The index and its state from disk; None if there is none, or it was drawn up for another
+        """The index and its state from disk; None if there is none, or it was trained for another
         size."""
         try:
             state: dict[str, Any] = json.loads(self.state_file.read_text(encoding="utf-8"))
@@ -138,7 +135,7 @@ class FaissIndex:
         return index, state
 
     def _train(self) -> tuple[Any, dict[str, Any]]:
-        """An empty index with its lists drawn up, and its state."""
+        """An empty index with trained lists, and its state."""
         count = len(self.windows)
         lists = max(1, min(int(2 * np.sqrt(count)), count // 39))
         chosen = np.random.default_rng(0).choice(
@@ -165,7 +162,7 @@ class FaissIndex:
         return unit_vectors(features, mean, self.pathway)
 
     def _update(self) -> bool:
-        """Add windows that are new, remove those that are gone; whether there were any."""
+        """Add new windows and remove those that are gone; return whether there were any."""
         there = np.zeros(len(self.position), bool)
         there[self._rows()] = True
         gone = np.flatnonzero(there & (self.position < 0))
@@ -193,11 +190,9 @@ class FaissIndex:
         return np.concatenate([*rows, np.empty(0, np.int64)])
 
     def _tune(self) -> None:
-        """Look into just so many lists that enough of the exact neighbours of a sample of windows
-        are found.
+        """Double the probed lists until enough exact neighbours of a sample of windows are found.
 
-        A window's own recording does not count: a query that nobody has prepared has none.
-        """
+        A window's own recording does not count: a query has none in the gallery."""
         count = len(self.windows)
         sample = np.sort(np.random.default_rng(1).choice(count, min(_SAMPLE, count), replace=False))
         query = {
@@ -218,7 +213,7 @@ class FaissIndex:
             self.probes = min(2 * self.probes, self.index.nlist)
 
     def _write(self) -> None:
-        """Write the index, then what names it, then forget an older one."""
+        """Write the index, then the state that names it; then remove an older one."""
         name = f"faiss-{self.pathway}-{self.trained_on}.index"
         with files.whole(self.folder / name) as file:
             self.faiss.write_index(self.index, self.faiss.PyCallbackIOWriter(file.write))

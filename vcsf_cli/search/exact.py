@@ -1,5 +1,4 @@
-"""Searching a gallery window by window: which recordings hold the windows most like a query's, and
-when."""
+"""Exact search of a gallery, window by window."""
 
 from __future__ import annotations
 
@@ -21,17 +20,16 @@ from vcsf_cli.search.gallery import (
 
 QUERIES_AT_ONCE = 512
 SIMILARITIES_AT_ONCE = 2**24
-"""Of the table of groups and recordings, 64 MiB: more groups are searched one part after the
-other."""
+"""Entries of the table of groups and recordings, 64 MiB; more groups are searched in parts."""
 
 
 class Pair(NamedTuple):
-    """A query's window and the gallery's that it is nearest to.
+    """A window of a query and the most similar window of a recording.
 
     Args:
-        group: Of the query's windows that are ranked together.
-        recording: Of the gallery.
-        similarity: Of the two windows, a cosine or the mean of two.
+        group: The number of the group of query windows that are ranked together.
+        recording: The number of the recording.
+        similarity: The cosine of the two windows, or the mean of two cosines.
         query: Number of the query's window.
         window: Number of the gallery's window.
     """
@@ -48,15 +46,14 @@ def search_exact(
 ) -> list[Pair]:
     """The k recordings nearest to each group of query windows, by their best pair of windows.
 
-    The gallery is read block by block, so that memory does not grow with it but for one number a
-    recording.
+    The gallery is read block by block: memory grows by only one number for each recording.
 
     Args:
         query: Features of the query's windows as the network gave them, (Q, C) by pathway.
-        group: The group of every one, (Q,), rising from 0 without gaps.
+        group: The group of each window, (Q,), rising from 0 without gaps.
         windows: The gallery.
         pathway: `slow`, `fast`, or `both` for the mean of their cosines.
-        k: How many recordings a group; equal similarities go by gallery order.
+        k: Recordings for each group; equal similarities go by gallery order.
 
     Returns:
         At most k pairs a group, the nearest first, group after group.
@@ -86,8 +83,8 @@ def best_similarities(
     """The similarity of the best pair of windows of every group and recording, (G, R); arguments as
     of `search_exact`.
 
-    A cosine is q(x - m) / |x - m| for a query q of unit length, a window x and the mean m. As qx -
-    qm it needs of the gallery what lies on disk, read once, and the lengths."""
+    A cosine is q(x - m) / |x - m| for a query q of unit length, a window x and the mean m. As
+    (qx - qm) / |x - m| it needs the features as they are on disk, read once, and the lengths."""
     used = split_pathway(pathway)
     vectors = {
         name: unit_vectors(query, windows.mean, name) / np.float32(len(used)) for name in used
@@ -118,7 +115,7 @@ def best_similarities(
 
 
 def run_starts(numbers: Indices) -> Indices:
-    """Where runs of equal numbers begin."""
+    """The indices where runs of equal numbers begin."""
     return np.flatnonzero(np.concatenate([[True], numbers[1:] != numbers[:-1]]))
 
 
@@ -156,8 +153,7 @@ def _best_pair(
     recording: int,
     pathway: str,
 ) -> Pair:
-    """The most similar windows of a group, whose first window is number `first`, and a
-    recording."""
+    """The most similar windows of a recording and a group, whose first window is number `first`."""
     best = Pair(group, recording, -np.inf, first, int(windows.starts[recording]))
     for begin in range(
         int(windows.starts[recording]), int(windows.starts[recording + 1]), ROWS_AT_ONCE

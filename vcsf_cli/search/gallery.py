@@ -1,10 +1,10 @@
-"""The gallery of a search: features of every window of a prepared dataset's clips, kept on disk
-beside the run.
+"""The gallery of a search: features of every window of a prepared dataset, kept on disk in the
+run's folder.
 
-`slow.npy` and `fast.npy` hold one row a window and only ever grow; `windows.jsonl` says which rows
-are whose, one line a clip, written after its rows are on disk. A call that finds them goes on
-behind the last line, whether the call before was killed or the dataset has grown since. Rows of
-clips that the dataset has no longer stay where they are, unused."""
+`slow.npy` and `fast.npy` hold one row for each window and only grow. `windows.jsonl` has a line for
+each clip with its rows, written after the rows are on disk. A later call continues after the last
+line, whether the call before was killed or the dataset has grown. Rows of clips that the dataset no
+longer has stay unused."""
 
 from __future__ import annotations
 
@@ -33,29 +33,27 @@ FloatArray = npt.NDArray[np.float32]
 Times = npt.NDArray[np.float64]
 
 _HEADER_BYTES = 128
-"""Of a `.npy` file of rows: numpy leaves room in it for a number of rows that grows."""
+"""Header of a `.npy` file, in which numpy leaves room for a growing number of rows."""
 ROWS_AT_ONCE = 4096
-"""Rows that are centred and scaled together: few enough for the processor's cache, enough for a
-fast matrix product."""
+"""Rows in a block: few enough for the processor's cache, enough for a fast matrix product."""
 SHORTEST = np.float32(1e-12)
-"""A feature that is the mean itself has no direction; it is similar to nothing."""
+"""A feature closer to the mean than this has no direction and is similar to nothing."""
 _SECONDS_BETWEEN_WRITES = 5.0
 
 
 @dataclass(frozen=True)
 class GalleryWindows:
-    """The windows of a gallery, those of a recording side by side and in order of time.
+    """The windows of a gallery, in order of recordings and time.
 
     Args:
-        features: Rows by pathway, (F, C), more than there are windows where clips have dropped out.
-        row: The row of every window, (N,).
-        recording: The number of every window's recording, (N,), rising.
-        times: When every window begins and ends in its recording, in seconds, (N, 2).
-        mean: The mean over the windows by pathway, (C,): what every feature is centred by, a
-            query's too.
-        lengths: Of the windows' features less the mean, (N,) by pathway.
-        names: Of the recordings.
-        labels: Of the recordings, None where unknown.
+        features: Rows (F, C) by pathway; some are unused if clips are gone.
+        row: The row of each window, (N,).
+        recording: The number of each window's recording, (N,), rising.
+        times: Begin and end of each window in its recording, in seconds, (N, 2).
+        mean: Mean over the windows (C,) by pathway, which centres all features, a query's too.
+        lengths: Lengths of the windows' features less the mean, (N,) by pathway.
+        names: Names of the recordings.
+        labels: Labels of the recordings, None where unknown.
     """
 
     features: Features
@@ -76,7 +74,7 @@ class GalleryWindows:
         return np.searchsorted(self.recording, np.arange(len(self.names) + 1))
 
     def read_rows(self, pathway: str, begin: int, end: int) -> FloatArray:
-        """Features (n, C) of consecutive windows as the network gave them."""
+        """Features (n, C) of consecutive windows, neither centred nor scaled."""
         rows = self.row[begin:end]
         first, last = int(rows[0]), int(rows[-1])
         consecutive = last - first == len(rows) - 1 and bool((np.diff(rows) == 1).all())
@@ -101,7 +99,7 @@ def split_pathway(pathway: str) -> tuple[str, ...]:
 
 
 def _vector_lengths(vectors: FloatArray) -> FloatArray:
-    """The lengths (N,) of vectors (N, C)."""
+    """Lengths (N,) of vectors (N, C)."""
     lengths: FloatArray = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
     return lengths
 
@@ -130,7 +128,7 @@ def unit_vectors(features: Features, mean: Features, pathway: str) -> FloatArray
 
 
 def window_spans(sampler: Sampler, frames: int) -> Indices:
-    """First frame of every window of a video, and the frame after its last, (W, 2)."""
+    """The first frame of each window of a video and the one after its last, (W, 2)."""
     views = [view.window for view in sampler.cover(frames)]
     return np.array([(window.min(), window.max() + 1) for window in views], np.int64)
 
@@ -139,8 +137,8 @@ def find_recordings(manifest: Manifest) -> tuple[npt.NDArray[np.object_], Indice
     """The recordings that a dataset's clips were cut from.
 
     Returns:
-        Their names; the number of every clip's recording, (clips,); and where every clip begins in
-    it, in seconds, (clips,)."""
+        Their names; the number of each clip's recording, (clips,); and when each clip begins in it,
+        in seconds, (clips,)."""
     videos, seconds = (
         manifest.table["video"].to_list(),
         manifest.table["frames"] / manifest.table["fps"],
@@ -166,14 +164,14 @@ class _GrowingRows:
 
     Args:
         path: The file.
-        rows: How many of its rows are good; what lies behind is cut off when it grows.
+        rows: Number of valid rows; anything after them is overwritten.
     """
 
     def __init__(self, path: Path, rows: int) -> None:
         self.path, self.rows = path, rows
 
     def append(self, values: FloatArray) -> None:
-        """Append rows (n, C) and see them onto the disk."""
+        """Append rows (n, C) and wait until they are on disk."""
         width = values.shape[1]
         with self.path.open("r+b" if self.path.exists() else "w+b") as file:
             file.seek(_HEADER_BYTES + 4 * width * self.rows)
@@ -191,10 +189,10 @@ class Gallery:
     """The features of a dataset's windows on disk, one process at a time.
 
     Args:
-        folder: Where they are kept; what was computed with another `key` is thrown away.
+        folder: Their folder; features of another `key` are deleted.
         manifest: The dataset.
         sampler: Gives the windows.
-        key: What features depend on besides the clips, such as the checkpoint's hash.
+        key: Everything but the clips that features depend on, such as the checkpoint's hash.
     """
 
     def __init__(
@@ -213,7 +211,7 @@ class Gallery:
         self._begin(json.dumps(key, sort_keys=True, indent=2) + "\n")
 
     def _begin(self, key: str) -> None:
-        """Throw away what another key made; find what is there."""
+        """Delete features of another key; read the journal."""
         path = self.folder / "key.json"
         if not path.is_file() or path.read_text(encoding="utf-8") != key:
             for old in self.folder.iterdir():
@@ -251,8 +249,7 @@ class Gallery:
                 (_, width), _, _ = np.lib.format.read_array_header_1_0(file)
         except (OSError, ValueError):
             return np.empty((0, 1), np.float32)
-        # Counted by what is there: a call that was killed may have left a header that is ahead of
-        # it, or behind.
+        # A killed call can leave a header with another number of rows than there are.
         rows = (path.stat().st_size - _HEADER_BYTES) // (4 * width)
         return (
             np.memmap(path, "<f4", "r", _HEADER_BYTES, (rows, width))
@@ -261,25 +258,24 @@ class Gallery:
         )
 
     def _entry(self, clip: int) -> dict[str, Any] | None:
-        """What the journal says of a clip, None if it is not there or was another clip."""
+        """The journal's entry of a clip, None if there is none for its content."""
         entry = self.entries.get(self.videos[clip])
         if entry is None or entry["sha256"] != self.hashes[clip]:
             return None
         return entry if entry["windows"] == len(self.spans[int(self.frames[clip])]) else None
 
     def missing(self) -> Indices:
-        """Rows of the manifest whose windows have no features yet."""
+        """Rows of the manifest without features."""
         return np.array(
             [clip for clip in range(len(self.videos)) if self._entry(clip) is None], np.int64
         )
 
     def add(self, clip: int, features: Features) -> None:
-        """Add a clip's windows, (W, C) by pathway; they are on disk after some seconds, or after
-        `flush`.
+        """Add a clip. It is on disk after some seconds, or after `flush`.
 
         Args:
             clip: Its row in the manifest.
-            features: Of all its windows in order.
+            features: Features (W, C) of all its windows by pathway.
         """
         count = len(features[PATHWAYS[0]])
         entry = {
@@ -294,7 +290,7 @@ class Gallery:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was added: first the rows, then whose they are."""
+        """Write what was added: first the rows, then the journal."""
         if not self._waiting:
             return
         for pathway, file in self._files.items():
@@ -308,7 +304,7 @@ class Gallery:
         self._waiting, self._written = [], time.monotonic()
 
     def windows(self) -> GalleryWindows:
-        """The windows of all clips, once none is missing."""
+        """The windows of all clips, when none is missing."""
         names, owner, begin = find_recordings(self.manifest)
         labels = np.full(len(names), None, object)
         labels[owner] = [
@@ -334,7 +330,7 @@ class Gallery:
         return found
 
     def _fill_means(self, windows: GalleryWindows) -> None:
-        """Fill in mean and lengths, from `mean.npz` if they are these windows'."""
+        """Fill in mean and lengths, from `mean.npz` if it is of the same windows."""
         path, these = self.folder / "mean.npz", hashlib.sha256(windows.row.tobytes()).hexdigest()
         if path.is_file():
             with np.load(path) as kept:
@@ -354,7 +350,7 @@ class Gallery:
 
 
 def _parse_entry(line: bytes) -> dict[str, Any] | None:
-    """A line of the journal, None if it was not written to its end."""
+    """A line of the journal, None if it is not whole."""
     try:
         entry: dict[str, Any] = json.loads(line)
     except ValueError:
@@ -368,7 +364,7 @@ def _parse_entry(line: bytes) -> dict[str, Any] | None:
 
 
 def _mean_and_lengths(windows: GalleryWindows, pathway: str) -> tuple[FloatArray, FloatArray]:
-    """The mean feature (C,) over all windows, and how far each is from it, (N,), block by block."""
+    """The mean feature (C,) over all windows, and the distance of each from it, (N,)."""
     blocks = range(0, len(windows), ROWS_AT_ONCE)
     total = sum(
         windows.read_rows(pathway, begin, begin + ROWS_AT_ONCE).sum(0, dtype=np.float64)
@@ -406,5 +402,4 @@ def group_by_clip(
 
 
 def _concatenate(parts: list[Features]) -> Features:
-    """Features of windows one after the other."""
     return {pathway: np.concatenate([part[pathway] for part in parts]) for pathway in parts[0]}

@@ -1,5 +1,4 @@
-"""Searching a prepared dataset with video files that were never prepared: a run's networks, the
-gallery, the answers."""
+"""Searching a prepared dataset with video files that are not prepared: queries in, answers out."""
 
 from __future__ import annotations
 
@@ -47,12 +46,7 @@ recording."""
 
 @dataclass(frozen=True)
 class _Query:
-    """A query that could be read.
-
-    Args:
-        name: What the user called it.
-        windows: Features and times of its windows.
-    """
+    """A query: its path as the user gave it, and features and times of its windows."""
 
     name: str
     windows: WindowFeatures
@@ -83,10 +77,10 @@ class Search:
         self.folder = run.folder / "index" / manifest.name
 
     def read(self, paths: list[Path]) -> list[_Query]:
-        """The queries that can be read; what is wrong with another is said.
+        """The queries that can be read; the others are narrated with the reason.
 
         Raises:
-            DataError: If none can be.
+            DataError: If none can be read.
         """
         found: list[_Query] = []
         with Progress(len(paths), "queries", "reading") as progress:
@@ -124,9 +118,9 @@ class Search:
         Args:
             queries: From `read`.
             pathway: `slow`, `fast` or `both`.
-            k: How many.
-            each_window: Whether every window of a query gets answers of its own.
-            index: `exact`, `faiss`, or `auto` for faiss where a gallery is so large that it pays.
+            k: Number of answers.
+            each_window: Whether every window of a query gets its own answers.
+            index: `exact`, `faiss`, or `auto` for faiss on a large gallery.
 
         Raises:
             RunError: If another process works on the gallery's index.
@@ -161,7 +155,7 @@ class Search:
         return _answer_table(pairs, queries, owner, windows, pathway)
 
     def _gallery(self) -> GalleryWindows:
-        """The windows of all clips of the gallery; those that have no features yet are computed."""
+        """The windows of all clips of the gallery; missing features are computed."""
         stage = self.stage
         key: dict[str, Any] = {
             "checkpoint": files.sha256(self.run.checkpoint),
@@ -190,8 +184,7 @@ class Search:
 
 
 def _wants_faiss(index: str, windows: int) -> bool:
-    """Whether to search with faiss; where it would pay but is not installed, an exact search still
-    works."""
+    """Whether to search with faiss. If it would pay but is not installed, `auto` is exact."""
     if index != "auto" or windows < FAISS_FROM_WINDOWS:
         return index == "faiss"
     try:

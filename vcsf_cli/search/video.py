@@ -1,5 +1,4 @@
-"""Features of a video file that was never prepared: decoded, cut into the sampler's windows, and
-encoded as it streams."""
+"""A video file that is not prepared: decoded, cut into windows, and encoded as it streams."""
 
 from __future__ import annotations
 
@@ -25,20 +24,18 @@ from vcsf_cli.model.parts import Geometry
 from vcsf_cli.video import SequentialReader, short_side
 
 KEPT_BYTES = 256 * 2**20
-"""Frames of a video that take no more than this are kept while they are counted; a longer video is
-decoded once to count its frames, which the sampler must know, and once more to read them."""
+"""A video whose frames take more than this is decoded twice: to count its frames, which the sampler
+must know, and to read them. The frames of others are kept from the first time."""
 
 
 @dataclass(frozen=True)
 class FrameTransform:
-    """How a video file is looked at: as a prepared store shows it, but for what JPEG changes in its
-    pixels.
+    """How frames of a video file are made the same as those of a prepared store, except for JPEG.
 
     Args:
         size: Pixels of a clip's side.
         border: Side of the centre square as a fraction of the short side.
-        stored: Short side in pixels that frames are made first, as in the store; smaller ones keep
-            theirs.
+        stored: Short side in pixels that frames are first shrunk to, as in the store.
         fps: Frames per second to resample to, None for the video's own.
         decoder: Its name; empty for decord where it is installed, else PyAV.
     """
@@ -51,8 +48,7 @@ class FrameTransform:
 
     @classmethod
     def from_stage(cls, stage: Stage, settings: Mapping[str, Any]) -> FrameTransform:
-        """As a recipe's stage measures clips of a store with these settings (`Manifest.settings`;
-        may be empty)."""
+        """As a recipe's stage sees clips of a store with these `Manifest.settings`, if any."""
         return cls(
             stage.data.size,
             stage.augment.border,
@@ -67,10 +63,10 @@ class Window:
     """One window of a video.
 
     Args:
-        view: Which frames it holds, and what each pathway reads of them.
+        view: Its frames, and the positions that each pathway reads.
         frames: uint8 (L, size, size, 3).
-        begin: When its first frame is shown, in seconds from the start.
-        end: When its last frame ends.
+        begin: Time of its first frame, in seconds from the start.
+        end: Time when its last frame ends.
     """
 
     view: View
@@ -111,29 +107,30 @@ class GivenFrames(SequentialReader):
         self.frames = frames
 
     def stream(self) -> Iterator[Frame]:
-        """All of them."""
         for number, image in enumerate(self.frames):
             yield Frame(image, number / self.fps)
 
 
 class VideoFile:
-    """A video and its windows. Opening it decodes it once, in bounded memory, however long it is.
+    """A video and its windows. Opening decodes it once, in bounded memory.
 
     Args:
         source: A file, or frames.
         sampler: Gives the windows.
-        look: How frames are made small.
+        transform: Makes frames small.
 
     Raises:
         InputError: If there is no such file.
         DataError: If it can't be decoded, or much of it is missing.
     """
 
-    def __init__(self, source: Path | GivenFrames, sampler: Sampler, look: FrameTransform) -> None:
-        self.transform = look
-        self.decoder = look.decoder or default_decoder()
+    def __init__(
+        self, source: Path | GivenFrames, sampler: Sampler, transform: FrameTransform
+    ) -> None:
+        self.transform = transform
+        self.decoder = transform.decoder or default_decoder()
         self.reader: Reader = source if isinstance(source, GivenFrames) else self._open(source)
-        self.rate = look.fps or self.reader.fps or USUAL_FPS
+        self.rate = transform.fps or self.reader.fps or USUAL_FPS
         self._kept: list[Frame] = []
         self._decoded = Decoded(declared=self.reader.declared)
         self.frames = self._count()
@@ -153,7 +150,7 @@ class VideoFile:
         return len(self.views)
 
     def windows(self) -> Iterator[Window]:
-        """Its windows in order. What is held at a time are the frames of windows that overlap."""
+        """Its windows in order; only the frames of windows that overlap are held."""
         frames = enumerate(self._kept if self._kept else map(self._small, self._frames()))
         firsts = np.array([view.window.min() for view in self.views])
         needed_from = np.minimum.accumulate(firsts[::-1])[::-1]
@@ -175,7 +172,7 @@ class VideoFile:
             )
 
     def _count(self) -> int:
-        """The number of frames; they are kept if they are few."""
+        """The number of frames, which are kept if they are few."""
         count = size = 0
         for count, frame in enumerate(self._frames(), start=1):  # noqa: B007 - the last count is what is wanted
             if size <= KEPT_BYTES:
@@ -186,7 +183,7 @@ class VideoFile:
         return count
 
     def _frames(self) -> Iterator[Frame]:
-        """Frames as they are decoded, or resampled, each with its time in seconds."""
+        """Frames as decoded, or resampled, each with its time in seconds."""
         own = self.reader.fps or USUAL_FPS
         if self.transform.fps is None:
             for number, frame in enumerate(self._stream()):
