@@ -148,7 +148,7 @@ def test_a_server_that_is_not_there_is_told_with_the_reason(target: Path, have: 
     "address", ["files/a.zip", "http://127.0.0.1:port/a.zip", "http:// /a.zip"]
 )
 def test_what_is_no_address_is_a_mistake_of_the_command_line(target: Path, address: str) -> None:
-    with pytest.raises(InputError, match="is no address"):
+    with pytest.raises(InputError, match="is not an address"):
         download(address, target)
 
 

@@ -157,7 +157,7 @@ def test_a_list_that_is_there_twice_is_an_error_that_names_both(tmp_path: Path, 
 
 def test_lists_that_are_no_folder_are_a_mistake_of_the_command_line(tmp_path: Path) -> None:
     touch(tmp_path, "run/a.avi", "run_test_split1.txt")
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         HMDB51(tmp_path, lists=tmp_path / "run_test_split1.txt").videos()
 
 

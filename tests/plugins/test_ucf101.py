@@ -96,7 +96,7 @@ def test_named_lists_are_the_only_ones_that_count(source: Path, tmp_path: Path) 
 
 
 def test_lists_that_are_no_folder_are_a_mistake_of_the_command_line(source: Path) -> None:
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         UCF101(source, lists=source / "lists" / "trainlist01.txt").videos()
 
 

@@ -29,7 +29,6 @@ _RECIPE = "recipes/vcsf.yaml"
 
 
 def _shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of every kind of dataset."""
     options = [
         click.option(
             "--source",
@@ -114,15 +113,14 @@ class _Kinds(click.Group):
 
         def callback(**values: Any) -> None:
             chosen = {key: values.pop(key) for key in component.parameters}
-            prepare(component, chosen, **values)
+            _prepare(component, chosen, **values)
 
         command = click.command(name, help=component.summary)(_shared_options(callback))
         taken = component.parameters.keys() & {parameter.name for parameter in command.params}
         if taken:
             raise PluginError(
                 f"dataset `{name}` of plugin `{component.plugin}` has a keyword `{min(taken)}`, "
-                f"which is an option of "
-                "`vcsf prepare` itself",
+                f"which is an option of `vcsf prepare` itself",
                 "rename it",
             )
         command.params += [_build_option(parameter) for parameter in component.parameters.values()]
@@ -130,7 +128,6 @@ class _Kinds(click.Group):
 
 
 def _build_option(parameter: Parameter) -> click.Option:
-    """A factory's keyword as an option."""
     kind = parameter.annotation
     if get_origin(kind) is typing.Annotated:
         kind = get_args(kind)[0]
@@ -161,7 +158,7 @@ def command() -> None:
     """
 
 
-def prepare(
+def _prepare(
     component: Component,
     chosen: dict[str, Any],
     source: Path | None,
@@ -177,8 +174,6 @@ def prepare(
     time_limit: float,
     workers: int | None,
 ) -> None:
-    """Prepare one dataset and say what came of it."""
-
     from vcsf_cli.data.prepare import PROBLEMS, Preparation
 
     kind = component.name
@@ -195,10 +190,10 @@ def prepare(
             name = source.resolve().name if source.is_dir() else source.stem
     name = name or kind
     if not name or name in (".", "..") or Path(name).name != name:
-        raise InputError(f"--name {name!r} is no folder name", "give letters and digits")
+        raise InputError(f"--name {name!r} is not a name for a folder", "give letters and digits")
     folder = data / name
     dataset: Dataset = plugins.build(
-        "dataset", kind, source or folder / "original", **check(component, chosen)
+        "dataset", kind, source or folder / "original", **_check_options(component, chosen)
     )
     settings = Settings(kind, decoder, size, quality, fps, max_seconds, on_bad)
     begun = time.monotonic()
@@ -216,8 +211,7 @@ def prepare(
         say("everything was prepared already")
     say(
         f"{folder}: {summary.clips:,} clips of {summary.videos:,} videos, {summary.frames:,} "
-        f"frames, "
-        f"{summary.size / 2**20:,.1f} MiB, {summary.bad} bad"
+        f"frames, {summary.size / 2**20:,.1f} MiB, {summary.bad} bad"
     )
     if summary.bad:
         say(f"what is wrong with them: {folder / PROBLEMS}")
@@ -239,7 +233,7 @@ def next_command(kind: str, name: str, data: Path) -> str:
 
 
 def _as_yaml(name: str) -> str:
-    """A text as it must be written to be read as that text: `2024` alone would be a number."""
+    """A name in YAML: `2024` alone would be a number."""
     try:
         value, _ = strict_yaml.parse(name, "")
     except RecipeError:
@@ -254,8 +248,8 @@ class _OptionChecker(Checker):
         return f"--{str(path[-1]).replace('_', '-')}"
 
 
-def check(component: Component, chosen: dict[str, Any]) -> dict[str, Any]:
-    """Options as the factory's annotations want them.
+def _check_options(component: Component, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Options in the types of the factory's annotations.
 
     Raises:
         InputError: If one doesn't fit.

@@ -1,5 +1,4 @@
-"""Reading clips from a prepared dataset: two augmented views for training, all windows for
-measuring."""
+"""Clips of a prepared dataset: two augmented views for training, all windows for measuring."""
 
 from __future__ import annotations
 
@@ -29,13 +28,13 @@ def decode(jpeg: bytes) -> Frames:
         frame: Frames = simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
     except ValueError as error:
         raise DataError(
-            f"a stored frame is no JPEG: {error}", "a shard is damaged: prepare the dataset anew"
+            f"a stored frame is not a JPEG: {error}", "a shard is damaged: prepare the dataset anew"
         ) from error
     return frame
 
 
 class ClipIds:
-    """What a dataset's videos are called inside a run: numbers of videos, sources and labels.
+    """Frames, source and label of each row of a manifest as int64; -1 for no label.
 
     Args:
         manifest: The prepared dataset.
@@ -49,13 +48,13 @@ class ClipIds:
 
 
 class TwoViewClips(Dataset[Batch]):
-    """Two augmented views of a video. An item's key is (epoch, row), and it depends on (seed,
-    epoch, row) alone.
+    """Two augmented views of a clip. The key of an item is (epoch, row); it depends on (seed, epoch,
+    row) alone.
 
     Args:
         manifest: The prepared dataset.
-        sampler: Which frames a view reads.
-        augment: How a view is changed.
+        sampler: Draws the windows.
+        augment: How views are changed.
         size: Pixels of a clip's side.
         seed: Of every draw.
     """
@@ -79,7 +78,7 @@ class TwoViewClips(Dataset[Batch]):
     def _read(
         self, row: int, views: Sequence[View], base: Sequence[bool], rng: np.random.Generator
     ) -> dict[str, Any]:
-        """Views of a video, each with a crop of its own, and with colours if it is `base`."""
+        """Views of a clip, each with a crop of its own, and with colours if it is `base`."""
         wanted, back = np.unique(
             np.concatenate([view.window for view in views]), return_inverse=True
         )
@@ -117,7 +116,7 @@ class TwoViewClips(Dataset[Batch]):
 
 
 class LabelledClips(TwoViewClips):
-    """One augmented view of a video, to learn its label from."""
+    """One augmented view of a clip, to learn its label from."""
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, row = key
@@ -129,7 +128,7 @@ class LabelledClips(TwoViewClips):
 def pathway_inputs(
     batch: Batch, view: int, pathways: Sequence[str], device: torch.device, channels_last: bool
 ) -> dict[str, Tensor]:
-    """The window (B, 3, L, H, W) that each pathway sees in a view, normalised, made once where they
+    """The normalised window (B, 3, L, H, W) that each pathway sees in a view; one tensor where they
     see the same."""
     frames, colour = (
         batch[name][:, view].to(device, non_blocking=True) for name in ("frames", "colour")
@@ -149,10 +148,8 @@ def pathway_inputs(
 
 
 class EvalClips(Dataset[dict[str, Any]]):
-    """All frames of a video that its windows read, cropped, each once, and the windows as positions
-    in them.
-
-    Of ten crops, each has frames and windows of its own.
+    """The frames of a clip that its windows read, each once and cropped, and the windows as positions
+    in them. With ten crops, each has frames and windows of its own.
 
     Args:
         manifest: The prepared dataset.
@@ -160,8 +157,8 @@ class EvalClips(Dataset[dict[str, Any]]):
         sampler: Gives the windows.
         border: Side of the centre square as a fraction of the short side.
         size: Pixels of a clip's side.
-        centre_only: Whether to take the middle window alone, for a quick look.
-        crops: The centre square, or corners and centre of the frame, each also mirrored.
+        centre_only: Only the middle window, for a quick check.
+        crops: The centre square, or corners and centre of the frame, also mirrored.
     """
 
     def __init__(
@@ -184,7 +181,6 @@ class EvalClips(Dataset[dict[str, Any]]):
         return len(self.rows)
 
     def windows(self, row: int) -> list[View]:
-        """The windows of a video."""
         views = self.sampler.cover(int(self.frames[row]))
         return [views[len(views) // 2]] if self.centre_only else views
 
@@ -213,7 +209,6 @@ class EvalClips(Dataset[dict[str, Any]]):
         }
 
     def _crops(self, height: int, width: int) -> list[augmentation.Crop]:
-        """The crops of a frame."""
         if self.crops == "ten":
             return augmentation.ten_crops(height, width, self.border)
         return [augmentation.centre_square(height, width, self.border)]

@@ -1,5 +1,4 @@
-"""Decoding one video into files of JPEG frames: the part of preparing that runs in a process that
-can be killed."""
+"""Decoding one video into files of JPEG frames, in a process that can be killed."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ from vcsf_cli.storage import files
 from vcsf_cli.video import short_side
 
 USUAL_FPS = 25.0
-"""Taken where a container says nothing about its rate."""
+"""The rate of a video whose container has none."""
 _HASHED_AT_ONCE = 2**22
 _SECONDS_BETWEEN_BEATS = 0.05
 
@@ -88,30 +87,28 @@ class DecodeJob:
 
 @dataclass
 class Clip:
-    """One clip of a video, written to a file."""
-
     path: Path
     width: int = 0
     height: int = 0
     sizes: list[int] = field(default_factory=list)
     """Bytes of every frame."""
     repeated: int = 0
-    """Frames that are equal to the one before."""
+    """Frames that equal the one before."""
     sha256: str = ""
 
 
 @dataclass
 class Decoded:
-    """What came of a video.
+    """A decoded video.
 
     Args:
         clips: Its clips, in order.
         fps: Frames per second of the clips.
-        read: How many frames were decoded.
-        declared: How many the container had promised, 0 if it does not say.
-        problem: What is wrong with the video, empty if nothing.
+        read: Number of frames that were decoded.
+        declared: Number of frames that there should be, 0 if unknown.
+        problem: What is wrong with the video; empty: nothing.
         sha256: Of the video's file.
-        unread: Whether the file itself could not be read, which need not be so the next time.
+        unread: Whether the file could not be read, which another try may change.
     """
 
     clips: list[Clip] = field(default_factory=list)
@@ -124,12 +121,11 @@ class Decoded:
 
 
 class StorageError(VcsfError):
-    """The disk that is written to fails; no video is to blame."""
+    """The disk that is written to fails, not the video."""
 
 
 class _Heartbeat:
-    """A file that is touched whenever a video gets on, so that whoever waits for it can tell slow
-    from stuck.
+    """A file that is touched with every frame, which tells a slow video from a stuck one.
 
     Args:
         path: The file.
@@ -147,7 +143,6 @@ class _Heartbeat:
             raise StorageError(f"{path} can't be written: {error.strerror}") from error
 
     def beat(self) -> None:
-        """Say that something was done."""
         now = time.monotonic()
         if now - self._last >= _SECONDS_BETWEEN_BEATS:
             self._last = now
@@ -158,18 +153,18 @@ class _Heartbeat:
 
 
 def heartbeat_path(work: str) -> Path:
-    """The file that is touched while a video is decoded into the clips `work`."""
+    """The heartbeat of a job that writes its clips to `work`."""
     return Path(f"{work}.beat")
 
 
 def ignore_interrupts() -> None:
-    """Leave Ctrl-C to the main process; use one thread a process."""
+    """Leave Ctrl-C to the main process, and use one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
 
 
 def decode(job: DecodeJob) -> Decoded:
-    """Decode a video into clips, in memory for a few frames however long it is.
+    """Decode a video into clips, in bounded memory.
 
     Raises:
         StorageError: If a clip can't be written.
@@ -204,8 +199,7 @@ def decode(job: DecodeJob) -> Decoded:
 
 
 def sha256(path: Path, heart: _Heartbeat) -> str:
-    """The SHA-256 of a file, in hexadecimal; a large one takes longer than a video may be without a
-    frame."""
+    """The SHA-256 of a file, which may take longer than the time limit: every block is a beat."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_HASHED_AT_ONCE):
@@ -215,7 +209,7 @@ def sha256(path: Path, heart: _Heartbeat) -> str:
 
 
 def judge(decoded: Decoded) -> str:
-    """What is wrong with a video that decoded without an error; one frame, or one in fifty, may be
+    """The problem of a video that decoded without an error; one frame, or one in fifty, may be
     missing."""
     if decoded.read == 0:
         return "no frame could be decoded"
@@ -229,8 +223,8 @@ def judge(decoded: Decoded) -> str:
 def _read_frames(
     reader: Reader, fps: float | None, decoded: Decoded, heart: _Heartbeat
 ) -> Iterator[Frames]:
-    """Images of a video, at its own rate or at `fps`; `decoded.read` counts what was decoded, and
-    each is a beat."""
+    """Images of a video, at its own rate or at `fps`. Each decoded frame is counted in
+    `decoded.read` and is a beat."""
 
     def counted() -> Iterator[Frame]:
         for frame in reader.stream():
@@ -245,7 +239,7 @@ def _read_frames(
 
 
 def resample(frames: Iterator[Frame], own: float, fps: float) -> Iterator[Frames]:
-    """At every multiple of 1/fps the frame that is on screen then.
+    """The frame on screen at every multiple of 1/fps.
 
     Args:
         frames: The video's frames; one without a time follows the one before at the video's own
@@ -267,7 +261,7 @@ def resample(frames: Iterator[Frame], own: float, fps: float) -> Iterator[Frames
 
 
 class _ClipWriter:
-    """Writes frames as JPEGs to one file after the other, a new one whenever a clip is full.
+    """Writes frames as JPEGs to files, a new one for each clip.
 
     Args:
         job: Where to write them, how large and how well.
@@ -302,7 +296,7 @@ class _ClipWriter:
         self._write(jpeg)
 
     def close(self) -> None:
-        """Complete the clips; a rest of less than a second joins the clip before it."""
+        """Complete the clips; a last one of less than a second joins the one before."""
         self._close_file()
         clips = self.decoded.clips
         if len(clips) > 1 and len(clips[-1].sizes) < self.decoded.fps:

@@ -1,4 +1,4 @@
-"""Clips in batches: their order, the processes that read them, and what happens when one dies."""
+"""Batches of clips: their order, and the processes that read them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from vcsf_cli.errors import RunError, VcsfError
 
 
 class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
-    """The batches of a stage: a permutation of the rows from (seed, epoch), the last incomplete
-    batch left out.
+    """The batches of a stage: rows permuted by (seed, epoch), without the last incomplete batch.
 
     Args:
         rows: Rows of the manifest to train on.
@@ -31,8 +30,8 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
         first_epoch: The epoch to begin with, counted from 0 over the whole run.
         last_epoch: The epoch after the last.
         offset: Batches of the first epoch that are already done.
-        process: Number of this process, which gets its part of every batch.
-        processes: How many there are; a divisor of `batch`.
+        process: Number of this process, which gets its share of every batch.
+        processes: Number of processes; a divisor of `batch`.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
 def training_loader(
     clips: TwoViewClips, order: ResumableBatchSampler, workers: int, pin: bool
 ) -> DataLoader[Batch]:
-    """Batches in order; what they hold does not depend on the number of workers."""
+    """Batches in order; the number of workers does not change them."""
     return DataLoader(
         clips,
         batch_sampler=order,
@@ -79,7 +78,7 @@ Item = TypeVar("Item")
 
 
 def iterate(loader: DataLoader[Item]) -> Iterator[Item]:
-    """What a loader gives, with errors of its processes as they were raised there.
+    """The items of a loader. Errors of its processes are raised as they were there.
 
     Raises:
         DataError: If a clip can't be read.
@@ -100,8 +99,8 @@ def iterate(loader: DataLoader[Item]) -> Iterator[Item]:
 
 @contextmanager
 def reader_deaths() -> Iterator[None]:
-    """Tells the death of a process that reads; torch raises it wherever the main process is, in the
-    midst of a step too.
+    """Report the death of a process that reads. torch raises it wherever the main process is, even
+    within a step.
 
     Raises:
         RunError: If a process that reads has died.
@@ -110,9 +109,7 @@ def reader_deaths() -> Iterator[None]:
         try:
             yield
         except (ConnectionError, EOFError):  # it was about to hand over a batch
-            time.sleep(
-                1
-            )  # torch's handler of its death comes right behind and raises here, not while we tell of it
+            time.sleep(1)  # torch's handler of its death then raises here and not during ours
             raise
     except (RuntimeError, ConnectionError, EOFError) as error:
         ours = ("DataLoader worker", "unable to resize file")
@@ -127,8 +124,7 @@ def reader_deaths() -> Iterator[None]:
 
 @contextmanager
 def _sigterm_held_back() -> Iterator[None]:
-    """Processes that are begun here are begun with SIGTERM held back: none comes before
-    `leave_signals` knows what to do."""
+    """Start processes with SIGTERM held back, so that none comes before `leave_signals` has run."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         yield
@@ -137,9 +133,8 @@ def _sigterm_held_back() -> Iterator[None]:
 
 
 def leave_signals(worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM, which a cluster's scheduler sends to all processes at once, to the
-    main process: it finishes its step and saves. A worker ends when the main process itself says
-    so, and computes on one thread."""
+    """Ignore Ctrl-C and SIGTERM in a worker unless the main process sends it: schedulers send them
+    to all processes, but the main one has to finish its step and save. Use one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     if parent is not None and hasattr(signal, "sigwaitinfo"):
@@ -150,15 +145,14 @@ def leave_signals(worker: int) -> None:
 
 
 def _exit_on_sigterm(parent: int) -> None:
-    """End this process at a SIGTERM from another one, and pass over those that come from
-    elsewhere."""
+    """End this process at a SIGTERM from its parent, and ignore others."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
 
 
 def video_loader(videos: EvalClips, workers: int) -> DataLoader[dict[str, Any]]:
-    """One video at a time, in order."""
+    """One clip at a time, in order."""
     return DataLoader(
         videos,
         batch_size=None,

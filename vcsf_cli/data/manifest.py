@@ -39,10 +39,7 @@ _SCHEMA = pa.schema(
         ("shard", pa.int64()),
         ("offset", pa.int64()),  # of the clip's bytes in its shard
         ("bytes", pa.int64()),
-        (
-            "frame_offsets",
-            pa.list_(pa.int64()),
-        ),  # of every frame in the shard, and of the end of the last one
+        ("frame_offsets", pa.list_(pa.int64())),  # in the shard, and the end of the last frame
         ("sha256", pa.string()),  # of the clip's bytes
         ("original", pa.string()),  # SHA-256 of the video's file; empty: not known
     ]
@@ -68,26 +65,23 @@ class Manifest:
 
     @property
     def name(self) -> str:
-        """The name that a recipe calls it by: its folder's."""
         return self.folder.name
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of what the clips are and which parts they belong to; where their bytes lie does
-        not matter."""
+        """SHA-256 of the clips and their splits; where their bytes lie does not matter."""
         content = self.table.drop(columns=list(_NOT_HASHED)).to_json(
             orient="split", index=False, double_precision=6
         )
         return hashlib.sha256(content.encode()).hexdigest()
 
     def training_part(self, split: int) -> Indices:
-        """Rows to train on: the training part of a split, or all rows if no clip has a part in
-        it."""
+        """Rows to train on: the training part of a split, or all rows if the split is empty."""
         has_parts = (self.table[f"split{split}"] != "").any()
         return self.part(split, "train") if has_parts else np.arange(len(self.table))
 
     def part(self, split: int, part: str) -> Indices:
-        """Rows of a part, `train` or `test`, of an official split, 1 to 3."""
+        """Rows of a part, `train` or `test`, of a split, 1 to 3."""
         rows: Indices = np.flatnonzero((self.table[f"split{split}"] == part).to_numpy())
         return rows
 
@@ -96,7 +90,7 @@ class Manifest:
         """Read the manifest of a prepared dataset.
 
         Raises:
-            InputError: If nothing has been prepared there, or not to the end.
+            InputError: If it isn't prepared, or not to the end.
             DataError: If the manifest is damaged.
         """
         name = folder.name
@@ -120,19 +114,18 @@ class Manifest:
 
 
 def official_size(name: str) -> OfficialSize | None:
-    """How large the published dataset of this name is, None if its plugin states no size."""
+    """The size of the published dataset of this name, None if its plugin states none."""
     size: OfficialSize | None = registry.load().attribute("dataset", name, "official_size")
     return size
 
 
 def official_split(name: str, split: int) -> tuple[int, int] | None:
-    """Training and test clips of an official split, None if they are not known."""
+    """Numbers of training and test clips of an official split, None if unknown."""
     size = official_size(name)
     return size.splits.get(split) if size else None
 
 
 def _prepare_command(name: str) -> str:
-    """The command that prepares a dataset of this name."""
     dataset = registry.load().components("dataset").get(name)
     if dataset and not getattr(dataset.factory, "needs_source", False):
         return f"vcsf prepare {name}"
@@ -140,11 +133,10 @@ def _prepare_command(name: str) -> str:
 
 
 def read_parts(folder: Path) -> dict[str, tuple[str, str, str]]:
-    """The part in each split of every recording of a dataset; none if no manifest was written yet.
+    """The part of every recording in each split; empty before the first manifest.
 
-    A recording of which only unlabelled clips are left is test where these have no part: that is
-    how test parts are drawn. In a split without any part everything is training data, as it is for
-    a training.
+    A recording with unlabelled clips only is test where these have no part, because test parts are
+    drawn so. In an empty split everything is training data, as it is for a training.
 
     Raises:
         DataError: If the manifest is damaged.
@@ -158,8 +150,7 @@ def read_parts(folder: Path) -> dict[str, tuple[str, str, str]]:
         raise DataError(
             f"{path} is damaged: {error}",
             "bring it back: it says which part each recording was drawn into; without it, delete "
-            "it to draw them anew, and "
-            "train again",
+            "it to draw them anew, and train again",
         ) from error
     unlabelled = table["label"].isna().groupby(table["source"]).all()
     found = {}

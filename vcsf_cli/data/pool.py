@@ -24,7 +24,7 @@ _LONGEST_LOOK = 1.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of decoding a video.
+    """The result of a job.
 
     Args:
         decoded: Its clips, or what is wrong with it.

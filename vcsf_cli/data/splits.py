@@ -1,7 +1,7 @@
-"""Which clips do what: query and gallery, and of a training part those with labels and those held
-out, drawn by class, from a seed, by whole recordings.
+"""Which clips do what: query and gallery; and of the training part, those with labels and those held
+out, drawn by class and by whole recordings from a seed.
 
-Clips cut from one recording show the same scene: a clip whose sibling was learned from says nothing
+Clips of one recording show the same scene: after training on one of them, the others say nothing
 about new videos."""
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class LabelBudget:
     """How many clips of each class have a label.
 
     Args:
-        text: As a user writes it: `1%`, `10%`, `5-per-class`.
+        text: As the user wrote it.
         share: Fraction of a class's clips, or None.
         count: Clips of a class, or None.
     """
@@ -38,7 +38,7 @@ class LabelBudget:
 
     @classmethod
     def parse(cls, text: str) -> LabelBudget:
-        """What a user wrote.
+        """Read `1%`, `10%`, `5-per-class`.
 
         Raises:
             ValueError: If it is neither a percentage up to 100 nor a number of clips.
@@ -53,24 +53,24 @@ class LabelBudget:
             f"`{text}` is neither a percentage nor a number of clips; write 1%, 10% or 5-per-class"
         )
 
-    def of(self, clips: int) -> int:
-        """How many of a class's clips have a label: at least one."""
+    def number(self, clips: int) -> int:
+        """How many clips of a class have a label: at least one."""
         if self.share is not None:
             return max(1, round(self.share * clips))
         return min(clips, self.count or 1)
 
 
 def draw_labelled(
-    rows: Indices, label: Labels, source: Labels, few: LabelBudget, seed: int
+    rows: Indices, label: Labels, source: Labels, budget: LabelBudget, seed: int
 ) -> Indices:
-    """Rows that have a label: of each class one recording after the other in seeded order, the last
-    one perhaps in part.
+    """Rows that have a label: recording by recording in seeded order for each class, perhaps only a
+    part of the last one.
 
     Args:
         rows: Rows of the manifest to draw from.
         label: Class of each row of the manifest.
         source: Recording of each row of the manifest.
-        few: How many.
+        budget: How many of each class.
         seed: Of the order.
     """
     drawn: list[int] = []
@@ -78,25 +78,22 @@ def draw_labelled(
         members = rows[label[rows] == name]
         order = np.random.default_rng((seed, number)).permutation(sorted(set(source[members])))
         by_recording = [row for recording in order for row in members[source[members] == recording]]
-        drawn += by_recording[: few.of(len(members))]
+        drawn += by_recording[: budget.number(len(members))]
     return np.sort(np.array(drawn, np.int64))
 
 
 def hold_out(
     rows: Indices, label: Labels, source: Labels, share: float, seed: int
 ) -> tuple[Indices, Indices]:
-    """Rows that learn and rows that choose: whole recordings, about `share` of each class's, at
-    least one of each class that can spare one.
-
-    Returns:
-        Both parts. Where most classes can't spare a recording all rows learn and none chooses.
-    """
+    """Rows to train on and rows to choose settings with: whole recordings, about `share` of each
+    class's, at least one of each class that has another. None is held out if most classes have one
+    recording only."""
     classes = sorted(set(label[rows]))
     recordings = {name: sorted(set(source[rows[label[rows] == name]])) for name in classes}
     left = {name: len(recordings[name]) for name in classes}
-    classes_of: dict[object, set[object]] = {}
+    classes_in: dict[object, set[object]] = {}
     for row in rows:
-        classes_of.setdefault(source[row], set()).add(label[row])
+        classes_in.setdefault(source[row], set()).add(label[row])
     held: set[object] = set()
     for number, name in enumerate(classes):
         wanted = max(1, round(share * len(recordings[name]))) - len(
@@ -105,34 +102,34 @@ def hold_out(
         for recording in np.random.default_rng((seed, number)).permutation(recordings[name]):
             if wanted <= 0:
                 break
-            if recording in held or any(left[each] < 2 for each in classes_of[recording]):
+            if recording in held or any(left[each] < 2 for each in classes_in[recording]):
                 continue
             held.add(recording)
             wanted -= 1
-            for each in classes_of[recording]:
+            for each in classes_in[recording]:
                 left[each] -= 1
     without = [name for name in classes if not held.intersection(recordings[name])]
     if 2 * len(without) > len(classes):
         return rows, rows[:0]
-    chooses = np.isin(source[rows].astype(str), sorted(map(str, held)))
-    return rows[~chooses], rows[chooses]
+    validation = np.isin(source[rows].astype(str), sorted(map(str, held)))
+    return rows[~validation], rows[validation]
 
 
 def missing_classes(train: Indices, test: Indices, label: Labels) -> dict[str, int]:
-    """Classes of test rows that no training row has, with their number of test rows."""
+    """Number of test rows by class, of classes without a training row."""
     known = set(label[train])
     return dict(sorted(Counter(str(name) for name in label[test] if name not in known).items()))
 
 
 @dataclass(frozen=True)
 class QueryGallery:
-    """Who asks and who is searched.
+    """Rows of the manifest that search, and rows that are searched.
 
     Args:
-        query: Rows of the manifest.
-        gallery: Rows of the manifest.
-        leave_one_out: Whether both are all clips and a clip is never its own neighbour.
-        left_out: Clips of the dataset that take no part, and why, in words.
+        query: The rows that search.
+        gallery: The rows that are searched.
+        leave_one_out: Whether both are all clips, and a clip is never its own neighbour.
+        left_out: How many other clips there are, and why, in words.
     """
 
     query: Indices
@@ -142,13 +139,12 @@ class QueryGallery:
 
     @property
     def rows(self) -> Indices:
-        """All rows that need features, in order."""
+        """All rows that need features, sorted."""
         return np.unique(np.concatenate([self.query, self.gallery]))
 
 
 def query_gallery(manifest: Manifest, split: int) -> QueryGallery:
-    """Test clips query training clips; without labels or without a test part all clips query the
-    others."""
+    """Test clips query training clips; without labels or test clips, all clips query the others."""
     table = manifest.table
     labelled = table["label"].notna().to_numpy()
     test, train = manifest.part(split, "test"), manifest.part(split, "train")

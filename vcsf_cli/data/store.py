@@ -1,9 +1,8 @@
-"""The store of prepared clips: tar shards whose members are streams of JPEG frames, each with a
-`.json` beside it.
+"""The store of prepared clips: tar shards with a `.mjpeg` stream of JPEG frames and a `.json` for
+each clip.
 
-A shard is a plain tar file: `tar` lists it, WebDataset reads it, and a member `.mjpeg` plays in
-ffmpeg. Its bytes depend on the clips and their order alone, not on who wrote it when, nor on
-interruptions."""
+`tar` lists a shard, WebDataset reads it, and ffmpeg plays its streams. Its bytes depend on the clips
+and their order alone, not on who wrote it, when, or with how many interruptions."""
 
 from __future__ import annotations
 
@@ -26,14 +25,12 @@ COPY_BYTES = 2**20
 
 
 def shard_name(number: int) -> str:
-    """The file name of a shard."""
     return f"shard-{number:06d}.tar"
 
 
 def member_name(video: str) -> str:
-    """A clip's name in a shard, without its ending: WebDataset splits names at the first dot and
-    some tools trip over other characters, so in every part of the path they are written as `%` and
-    two hexadecimal digits."""
+    """A clip's name in a shard, without its ending. Dots, at which WebDataset splits names, and
+    other special characters are written as `%` and two hexadecimal digits."""
     return re.sub(
         r"[^A-Za-z0-9_/-]",
         lambda match: "".join(f"%{byte:02X}" for byte in match.group().encode()),
@@ -46,9 +43,9 @@ class ShardWriter:
 
     Args:
         folder: The dataset's folder.
-        shard: Number of the shard to go on with.
+        shard: Number of the shard to continue.
         end: Where its last good member ends; what lies behind is cut off.
-        shard_bytes: A shard that has so many bytes takes no further video.
+        shard_bytes: A shard of this size takes no further video.
     """
 
     def __init__(self, folder: Path, shard: int, end: int, shard_bytes: int = SHARD_BYTES) -> None:
@@ -57,17 +54,16 @@ class ShardWriter:
 
     @property
     def partial(self) -> Path:
-        """The shard being written."""
         return self.folder / f"{shard_name(self.shard)}.partial"
 
     def begin_video(self) -> None:
-        """Make room for a video: all its clips lie in one shard."""
+        """Begin a new shard if this one is full: all clips of a video lie in one shard."""
         if (self.folder / shard_name(self.shard)).exists() or self.end >= self.shard_bytes:
             self.finish()
             self.shard, self.end = self.shard + 1, 0
 
     def append(self, name: str, stream: Path, description: dict[str, Any]) -> int:
-        """Append a clip's stream and its description; returns where the stream's bytes begin."""
+        """Append a clip's stream and description; returns where the stream's bytes begin."""
         begin = self._member(f"{name}.mjpeg", stream.stat().st_size)
         assert self._file is not None
         with stream.open("rb") as source:
@@ -81,12 +77,12 @@ class ShardWriter:
         return begin
 
     def flush(self) -> None:
-        """Hand everything to the operating system, so that a killed process loses none of it."""
+        """Hand everything to the operating system, so that nothing is lost with the process."""
         if self._file is not None:
             self._file.flush()
 
     def finish(self) -> None:
-        """Complete the shard and give it its name; nothing happens if there is none."""
+        """Complete the shard, if there is one, and give it its name."""
         if self._file is None and not self.partial.exists():
             return
         self._open()
@@ -121,12 +117,7 @@ class ShardWriter:
 
 
 def read_description(folder: Path, shard: int, end: int) -> dict[str, Any]:
-    """What a shard, complete or not, says of a clip.
-
-    Args:
-        folder: The dataset's folder.
-        shard: Number of the shard.
-        end: Where the clip's stream ends in it: the description comes next.
+    """The description behind a clip's stream, which ends at byte `end` of a shard.
 
     Raises:
         DataError: If it isn't there.
@@ -148,7 +139,7 @@ def read_description(folder: Path, shard: int, end: int) -> dict[str, Any]:
 
 
 class FrameStore:
-    """Reads frames of a prepared dataset; files are opened by each process for itself.
+    """Reads frames of a prepared dataset. Each process opens the files for itself.
 
     Args:
         manifest: The prepared dataset.
@@ -160,8 +151,7 @@ class FrameStore:
         self.videos = table["video"].to_numpy(object)
         self.shards = table["shard"].to_numpy(np.int64)
         lengths = table["frames"].to_numpy(np.int64) + 1
-        # One flat array instead of a list a clip: it is shared by forked workers without being
-        # copied.
+        # One flat array instead of a list a clip: forked workers share it without copies.
         self.offsets = np.concatenate([*table["frame_offsets"], np.empty(0, np.int64)]).astype(
             np.int64
         )
@@ -173,8 +163,7 @@ class FrameStore:
         return self.__dict__ | {"_files": {}}
 
     def jpegs(self, row: int, frames: Sequence[int]) -> list[bytes]:
-        """The JPEGs of a clip's frames, in the order asked for; rising runs of frames are read at
-        once.
+        """The JPEGs of frames of a clip, in this order; rising runs are read at once.
 
         Raises:
             DataError: If the shard is missing or too short.
@@ -196,9 +185,7 @@ class FrameStore:
     def _read(self, row: int, begin: int, end: int) -> bytes:
         shard = int(self.shards[row])
         path = self.folder / shard_name(shard)
-        if (
-            self._process != os.getpid()
-        ):  # a file position is never used, but a parent may close its files
+        if self._process != os.getpid():  # a parent may close its files
             self._files, self._process = {}, os.getpid()
         try:
             if shard not in self._files:

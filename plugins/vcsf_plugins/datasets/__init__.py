@@ -1,5 +1,4 @@
-"""What `vcsf prepare` can read: the benchmarks and a person's own videos. Nothing here decodes
-video."""
+"""Datasets for `vcsf prepare`: the benchmarks and videos of one's own."""
 
 from vcsf_plugins.datasets.hmdb51 import HMDB51
 from vcsf_plugins.datasets.own import Folder, Table

@@ -1,4 +1,4 @@
-"""Downloading one large file: with progress, going on after a break, and checked."""
+"""Downloading one large file: resumable and checked."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ class _BrokenOff(Exception):
 
 
 def download(url: str, path: Path, sha256: str = "") -> None:
-    """Download a file; it gets its name when it is complete and its size, and check sum if known,
-    are right.
+    """Download a file. It gets its name when its size, and its check sum if known, are right.
 
-    After a break it goes on as long as every new connection gets further than the ones before. What
-    an interrupted call got lies in `<name>.partial`, and the next call goes on from there.
+    Connections that break are replaced as long as each gets further than the ones before. An
+    interrupted call leaves `<name>.partial`, and the next one continues it.
 
     Raises:
-        InputError: If `url` is no address.
+        InputError: If `url` is not an address.
         DataError: If the server refuses, breaks off, or sends something else.
     """
     partial = path.with_name(f"{path.name}.partial")
@@ -39,7 +38,7 @@ def download(url: str, path: Path, sha256: str = "") -> None:
         furthest = size
         try:
             if _continue_file(url, partial):
-                check(url, partial, sha256)
+                _check(url, partial, sha256)
                 partial.replace(path)
                 return
         except urllib.error.HTTPError as error:
@@ -63,10 +62,10 @@ def file_size(path: Path) -> int:
 
 
 def _continue_file(url: str, partial: Path) -> bool:
-    """Download from where a partial file ends; whether the whole file is there then."""
+    """Download from where a partial file ends; returns whether it is then whole."""
     have = file_size(partial)
     try:
-        response = connect(url, have)
+        response = _connect(url, have)
     except urllib.error.HTTPError as error:
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not have:
             raise
@@ -91,12 +90,12 @@ def _continue_file(url: str, partial: Path) -> bool:
     return total is None or file_size(partial) == total
 
 
-def connect(url: str, begin: int) -> http.client.HTTPResponse:
-    """Ask for a file from a byte on.
+def _connect(url: str, begin: int) -> http.client.HTTPResponse:
+    """Request a file from a byte on.
 
     Raises:
-        InputError: If `url` is no address.
-        BrokenOff: If there is no answer.
+        InputError: If `url` is not an address.
+        _BrokenOff: If there is no answer.
         urllib.error.HTTPError: If the server refuses.
     """
     headers = {
@@ -112,7 +111,7 @@ def connect(url: str, begin: int) -> http.client.HTTPResponse:
         raise
     except (http.client.InvalidURL, ValueError) as error:
         raise InputError(
-            f"{url} is no address to download from: {error}", "it begins with https://"
+            f"{url} is not an address to download from: {error}", "it begins with https://"
         ) from error
     except (OSError, http.client.HTTPException) as error:
         raise _BrokenOff(getattr(error, "reason", None) or error) from error
@@ -120,10 +119,10 @@ def connect(url: str, begin: int) -> http.client.HTTPResponse:
 
 
 def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    """What the server sends.
+    """The data of a response.
 
     Raises:
-        BrokenOff: If the connection fails on the way.
+        _BrokenOff: If the connection fails.
     """
     while True:
         try:
@@ -135,8 +134,8 @@ def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
         yield chunk
 
 
-def check(url: str, path: Path, sha256: str) -> None:
-    """Compare a file's check sum with the known one.
+def _check(url: str, path: Path, sha256: str) -> None:
+    """Compare a file's check sum with the known one, if any.
 
     Raises:
         DataError: If they differ; the file is deleted.

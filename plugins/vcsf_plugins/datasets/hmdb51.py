@@ -86,15 +86,15 @@ class HMDB51(Listing):
 
 
 def is_list(name: str) -> bool:
-    """Whether a file's name is that of a list, official or of one part."""
+    """Whether a file is a list, official or of one part."""
     return bool(_CLASS_LIST.fullmatch(name) or _FLAT_LIST.fullmatch(name))
 
 
 def read_parts(lists: dict[str, Path]) -> Parts:
-    """What the lists say, of whichever of the two forms.
+    """The parts in lists of either form.
 
     Raises:
-        DataError: If a line is none of such a list, or a clip is in two parts of a split.
+        DataError: If a line is wrong, or a clip is in two parts of a split.
     """
     parts: Parts = {}
     for name, path in sorted(lists.items()):
@@ -121,7 +121,7 @@ def _class_list(path: Path, label: str) -> Iterator[tuple[int, Clip, str]]:
         name, _, flag = line.rpartition(" ")
         if flag not in _FLAGS or not name:
             raise DataError(
-                f"{path}:{number}: `{line}` is no `name.avi 0|1|2`", "is it the official list?"
+                f"{path}:{number}: `{line}` is not `name.avi 0|1|2`", "is it the official list?"
             )
         yield number, (label.lower(), _video_stem(name)), _FLAGS[flag]
 
@@ -132,7 +132,7 @@ def _flat_list(path: Path, part: str) -> Iterator[tuple[int, Clip, str]]:
         label, slash, name = re.sub(r"\s+\d+$", "", line).partition("/")
         if not slash:
             raise DataError(
-                f"{path}:{number}: `{line}` is no `class/name 0`", "is it a list of HMDB51?"
+                f"{path}:{number}: `{line}` is not `class/name 0`", "is it a list of HMDB51?"
             )
         yield number, (label.lower(), _video_stem(name)), part
 
@@ -145,13 +145,12 @@ def _video_stem(name: str) -> str:
 
 
 def parse_clip(video: Video) -> Clip:
-    """Which clip of HMDB51 a file holds."""
     label, _, name = video.name.partition("/")
     return label.lower(), _video_stem(name)
 
 
 def build_video(path: Path, parts: Parts) -> Video:
-    """A clip; its recording is what its file name says before the class."""
+    """A clip; its recording is the part of its file name before the class."""
     label, name = readable(path.parent).rpartition("/")[2], readable(path).rpartition("/")[2]
     part = parts.get((label.lower(), _video_stem(name)), {})
     named = re.match(rf"(.+)_{re.escape(label)}_", name, re.IGNORECASE)

@@ -1,10 +1,10 @@
-"""What the listings of datasets have in common: finding files, and saying what is wrong with
-them."""
+"""What listings share: unique videos, lists of splits, and text from files and names."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
 from pathlib import Path
 
 from vcsf_cli.contracts import Video
@@ -25,20 +25,14 @@ class Listing:
         return list(self._remarks)
 
 
-def by_name(video: Video) -> str:
-    """What tells videos apart where nothing else does."""
-    return video.name
+_by_name = attrgetter("name")
 
 
-def once(videos: Iterable[Video], key: Callable[[Video], str] = by_name) -> list[Video]:
+def once(videos: Iterable[Video], key: Callable[[Video], str] = _by_name) -> list[Video]:
     """Videos sorted by name.
 
-    Args:
-        videos: In any order.
-        key: What no two videos may share.
-
     Raises:
-        DataError: If two share their key, naming both files; or if there are none.
+        DataError: If two have the same key, naming both files; or if there are none.
     """
     found: dict[str, Video] = {}
     for video in videos:
@@ -50,11 +44,11 @@ def once(videos: Iterable[Video], key: Callable[[Video], str] = by_name) -> list
             )
     if not found:
         raise DataError("no video was found", "look whether --source is the right folder")
-    return sorted(found.values(), key=by_name)
+    return sorted(found.values(), key=_by_name)
 
 
 def decode_text(data: bytes) -> str:
-    """Bytes as text; what is no UTF-8 is read as Latin-1, in which every byte is a letter."""
+    """Bytes as text: UTF-8, or else Latin-1, in which every byte is a letter."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -62,13 +56,12 @@ def decode_text(data: bytes) -> str:
 
 
 def readable(path: Path) -> str:
-    """A path with `/`, as text that can be written to any file, whatever bytes its names are made
-    of."""
+    """A path with `/`, as text that any file can hold, whatever bytes its names have."""
     return decode_text(os.fsencode(path.as_posix()))
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a list file that hold something, numbered from 1."""
+    """The lines of a list file that are not blank, numbered from 1."""
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if line.strip():
             yield number, decode_text(line.strip())
@@ -80,12 +73,12 @@ def find_lists(
     """List files by name, anywhere below `lists` or else `root`; for `unpacked` see `files_below`.
 
     Raises:
-        InputError: If `lists` is no folder.
+        InputError: If `lists` is not a folder.
         DataError: If one is there twice.
     """
     if lists is not None and not lists.is_dir():
         raise InputError(
-            f"--lists {lists} is no folder", "name the folder that the official lists lie in"
+            f"--lists {lists} is not a folder", "name the folder that the official lists lie in"
         )
     found: dict[str, Path] = {}
     for path in files_below(lists or root, unpacked):
@@ -101,5 +94,4 @@ def find_lists(
 
 
 def completeness(classes: int, of_classes: int, clips: int, of_clips: int) -> str:
-    """How much of a dataset is there, in words."""
     return f"{classes} of {of_classes} classes, {clips:,} of {of_clips:,} clips"

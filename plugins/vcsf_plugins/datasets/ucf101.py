@@ -104,7 +104,7 @@ class UCF101(Listing):
 
 
 def parse_clip(video: Video) -> str:
-    """Which clip of UCF101 a file holds, however its name is spelled and whatever its ending."""
+    """The clip of UCF101 in a file, however its name is spelled and whatever its ending."""
     return video.path.stem.lower()
 
 
@@ -122,7 +122,7 @@ def read_parts(lists: dict[str, Path]) -> tuple[Parts, dict[str, str]]:
     """Part by split, and label, of every clip that the lists name.
 
     Raises:
-        DataError: If a line is none of such a list, or a clip is in both parts of a split.
+        DataError: If a line is wrong, or a clip is in both parts of a split.
     """
     parts: Parts = {}
     labels: dict[str, str] = {}
@@ -132,7 +132,7 @@ def read_parts(lists: dict[str, Path]) -> tuple[Parts, dict[str, str]]:
             label, slash, file = line.split()[0].partition("/")
             if not slash:
                 raise DataError(
-                    f"{path}:{number}: `{line}` is no `Class/v_Class_g01_c01.avi`",
+                    f"{path}:{number}: `{line}` is not `Class/v_Class_g01_c01.avi`",
                     "is it the official list?",
                 )
             key = Path(file).stem.lower()
