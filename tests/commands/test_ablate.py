@@ -21,7 +21,7 @@ from vcsf_cli.config import recipe as recipes
 from vcsf_cli.data.manifest import Manifest, write
 from vcsf_cli.errors import RunError
 from vcsf_cli.runs.run import run_folder
-from vcsf_cli.storage.files import only_one
+from vcsf_cli.storage.files import lock
 
 TINY = """
 extends: smoke
@@ -303,7 +303,7 @@ def test_a_run_that_another_process_has_waits_for_it(
     log = copied / "runs" / "tables" / "mine" / "logs" / f"{run.name}.log"
 
     def hold() -> None:
-        with only_one(run / "lock", RunError("")):
+        with lock(run / "lock", RunError("")):
             while not log.is_file() or "by another process" not in log.read_text():
                 time.sleep(0.05)
 

@@ -8,7 +8,7 @@ import torch
 
 from vcsf_cli.errors import RunError
 from vcsf_cli.storage import checkpoint
-from vcsf_cli.storage.files import whole
+from vcsf_cli.storage.files import atomic_write
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     path.write_text("old")
 
     def fill_the_disk() -> None:
-        with whole(path) as file:
+        with atomic_write(path) as file:
             file.write(b"half")
             raise OSError("disk full")
 

@@ -14,13 +14,13 @@ import pytest
 
 from vcsf_cli.errors import InputError
 from vcsf_cli.export.folder import replacing
-from vcsf_cli.storage.files import in_turn, write_text
+from vcsf_cli.storage.files import lock, write_text
 
 WRITING = """
 import sys, time
 from pathlib import Path
-from vcsf_cli.storage.files import whole
-with whole(Path(sys.argv[1]), "w") as file:
+from vcsf_cli.storage.files import atomic_write
+with atomic_write(Path(sys.argv[1]), "w") as file:
     file.write("half")
     file.flush()
     print("begun", flush=True)
@@ -145,7 +145,7 @@ def test_a_file_system_without_locks_is_worked_on_with_a_warning(
     monkeypatch.setattr(fcntl, "flock", flock)
     with replacing(tmp_path / "export") as folder:
         write_text(folder / "a", "whole")
-    with in_turn(tmp_path / "lock"):
+    with lock(tmp_path / "lock"):
         assert names(tmp_path / "export") == ["a"]
     said = capsys.readouterr().err
     assert f"{tmp_path} can't be locked: let no other process write there" in said

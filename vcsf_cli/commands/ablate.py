@@ -24,7 +24,7 @@ from vcsf_cli.config.catalogue import RECIPES, TABLES
 from vcsf_cli.config.table import Draft
 from vcsf_cli.errors import InputError, RunError, did_you_mean
 from vcsf_cli.narrate import say
-from vcsf_cli.storage.files import only_one
+from vcsf_cli.storage.files import lock
 
 # What loads torch or pandas is imported by the functions that need it: --help must be fast.
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ def _run(plan: Plan, options: RunOptions, with_published: bool) -> None:
 
     plan.folder.mkdir(parents=True, exist_ok=True)
     busy = RunError(f"table {plan.table.name} is being made by another process", "wait for it")
-    with only_one(plan.folder / "lock", busy):
+    with lock(plan.folder / "lock", busy):
         with resumable():
             failures = TableRunner(plan, options).run()
         results = gather_results(plan)

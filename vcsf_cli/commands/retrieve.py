@@ -22,7 +22,7 @@ from vcsf_cli.commands.options import (
 )
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.narrate import say
-from vcsf_cli.storage.files import whole
+from vcsf_cli.storage.files import atomic_write
 
 # What loads torch or pandas is imported by the functions that need it: --help must be fast.
 if TYPE_CHECKING:
@@ -295,7 +295,7 @@ def _search(
         answers = search.answers(read, pathway or "both", k, each_window, index or "auto")
     _show_answers(answers)
     if table is not None:
-        with whole(table, "w") as file:
+        with atomic_write(table, "w") as file:
             answers.to_csv(file, index=False, lineterminator="\n")
         say(f"written: {table}")
     if len(read) < len(paths):

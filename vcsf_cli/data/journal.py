@@ -45,7 +45,7 @@ class Journal:
 
     def correct_sizes(self, sizes: dict[str, int]) -> None:
         """Replace the sizes of some videos' files."""
-        with self.path.open("rb") as old, files.whole(self.path) as new:
+        with self.path.open("rb") as old, files.atomic_write(self.path) as new:
             for line in old:
                 entry = json.loads(line)
                 entry["size"] = sizes.get(entry["name"], entry["size"])

@@ -168,5 +168,5 @@ def read_parts(folder: Path) -> dict[str, tuple[str, str, str]]:
 def write(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Write a manifest whole or not at all."""
     rows = sorted(rows, key=lambda row: str(row["video"]))
-    with files.whole(folder / FILE) as file:
+    with files.atomic_write(folder / FILE) as file:
         pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), file, compression="zstd")

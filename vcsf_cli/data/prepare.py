@@ -86,7 +86,7 @@ class Preparation:
             f"{self.folder} is being prepared by another process",
             "wait for it, or give another --name",
         )
-        with files.only_one(self.folder / "lock", busy):
+        with files.lock(self.folder / "lock", busy):
             self._check_settings()
             videos = self._list_videos()
             path = self.folder / manifest.SETTINGS
@@ -287,7 +287,7 @@ class Preparation:
         """Write the list of problems and the manifest."""
         entries = [(video, self.journal.entries[video.name]) for video in videos]
         problems = [entry for _, entry in entries if entry["problem"]]
-        with files.whole(self.folder / PROBLEMS, "w") as file:
+        with files.atomic_write(self.folder / PROBLEMS, "w") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(["video", "reason", "frames_read", "frames_declared", "kept"])
             for entry in problems:

@@ -305,7 +305,7 @@ class Classification(Evaluation):
             f"{self.folder} is being worked on by another process",
             "wait for it, or change a key of the protocol",
         )
-        with files.only_one(self.folder / "lock", busy):
+        with files.lock(self.folder / "lock", busy):
             self._open()
             begun = time.monotonic()
             rows = self._write(metrics.with_both(predict(self, compute)))
@@ -388,7 +388,7 @@ class Classification(Evaluation):
                 scores, target, self.recordings[test], ranks=self.protocol.mode != "knn"
             )
         for name, parts in (("classes.csv", tables), ("answers.csv", answers)):
-            with files.whole(self.folder / name, "w") as file:
+            with files.atomic_write(self.folder / name, "w") as file:
                 pd.concat(parts).to_csv(file, index=False, lineterminator="\n")
         rows = self.result_rows(self.variant, self.seed, found)
         return results.write(self.folder / "results.csv", rows)

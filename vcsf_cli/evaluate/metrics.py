@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix, recall_score
 
 from vcsf_cli.features.bootstrap import paired_interval
 from vcsf_cli.features.extract import Features
-from vcsf_cli.storage.files import whole
+from vcsf_cli.storage.files import atomic_write
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -87,7 +87,7 @@ def class_table(confused: pd.DataFrame) -> pd.DataFrame:
 
 def write_confusion(folder: Path, pathway: str, confused: pd.DataFrame) -> None:
     """Write `confusion-<pathway>.csv` and `.png`."""
-    with whole(folder / f"confusion-{pathway}.csv", "w") as file:
+    with atomic_write(folder / f"confusion-{pathway}.csv", "w") as file:
         confused.to_csv(file, lineterminator="\n")
     _draw(
         folder / f"confusion-{pathway}.png", confused, f"{pathway}: share of a class's test clips"
@@ -114,5 +114,5 @@ def _draw(path: Path, confused: pd.DataFrame, title: str) -> None:
     axes.set_ylabel("is")
     axes.set_title(title, fontsize=9)
     figure.colorbar(image, shrink=0.7)
-    with whole(path) as file:
+    with atomic_write(path) as file:
         FigureCanvasAgg(figure).print_png(file)  # type: ignore[no-untyped-call]  # matplotlib's

@@ -89,7 +89,7 @@ def _fit_classifier(
     splits, target = evaluation.splits, evaluation.target
     grid = cast(Linear | Knn, evaluation.protocol).grid.model_dump()
     setting, tried = choose(features, target, splits.train, splits.validation, fit, grid)
-    with files.whole(evaluation.folder / f"sweep-{pathway}.csv", "w") as file:
+    with files.atomic_write(evaluation.folder / f"sweep-{pathway}.csv", "w") as file:
         tried.to_csv(file, index=False, lineterminator="\n")
     if len(splits.validation):
         say(

@@ -244,7 +244,7 @@ class Retrieval(Evaluation):
             for pathway, near in found.items()
         }
         tables = [self._neighbour_table(pathway, found[pathway], hit[pathway]) for pathway in hit]
-        with files.whole(variant.folder / NEIGHBOURS, "w") as file:
+        with files.atomic_write(variant.folder / NEIGHBOURS, "w") as file:
             pd.concat(tables).to_csv(file, index=False, lineterminator="\n")
         return _Hits(variant.name, hit)
 

@@ -183,7 +183,7 @@ def replacing(out: Path) -> Iterator[Path]:
     busy = InputError(
         f"{out} is being written by another process", "wait for it, or give another --out"
     )
-    with files.only_one(work / "lock", busy):
+    with files.lock(work / "lock", busy):
         by_earlier_versions = [*_named_by_process(out, "old"), *_named_by_process(out, "partial")]
         for before in (old, *_named_by_process(out, "old")):
             if before.exists() and not out.exists():

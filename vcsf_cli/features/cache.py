@@ -40,7 +40,7 @@ def write_features(
             pa.array(values.ravel(), pa.float32()), values.shape[1]
         )
     table = pa.table(columns).replace_schema_metadata({"vcsf": json.dumps(key, sort_keys=True)})
-    with files.whole(path) as file:
+    with files.atomic_write(path) as file:
         pq.write_table(table, file)
 
 

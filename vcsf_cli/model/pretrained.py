@@ -159,7 +159,7 @@ class InitialWeights:
             ],
             columns=["pathway", "file", "key", "own_key", "shape", "what"],
         )
-        with files.whole(folder / FILE, "w") as file:
+        with files.atomic_write(folder / FILE, "w") as file:
             table.to_csv(file, index=False, lineterminator="\n")
 
 

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from vcsf_cli.storage.files import whole
+from vcsf_cli.storage.files import atomic_write
 
 
 class MetricsFile:
@@ -60,7 +60,7 @@ class MetricsFile:
         return found
 
     def _rewrite(self, records: list[dict[str, str]]) -> None:
-        with whole(self.path, "w") as file:
+        with atomic_write(self.path, "w") as file:
             writer = csv.DictWriter(file, self.columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(records)

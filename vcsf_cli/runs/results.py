@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from vcsf_cli.features.cache import read_key
-from vcsf_cli.storage.files import in_turn, whole
+from vcsf_cli.storage.files import atomic_write, lock
 
 COLUMNS = (
     "run", "variant", "seed", "dataset", "split", "task", "pathway", "metric", "value", "clips", "left_out",
@@ -68,7 +68,7 @@ def write(path: Path, rows: Iterable[dict[str, object]]) -> pd.DataFrame:
             ~old["variant"].isin(new["variant"].unique()) & old["clips"].isin(new["clips"].unique())
         ]
         new = pd.concat([new, old], ignore_index=True) if len(old) else new
-    with whole(path, "w") as file:
+    with atomic_write(path, "w") as file:
         new.to_csv(file, index=False, lineterminator="\n")
     return new
 
@@ -80,13 +80,13 @@ SAME = ("variant", "seed", "dataset", "split", "task", "pathway")
 def merge(path: Path, rows: pd.DataFrame) -> None:
     """Write rows into a file of many measurements, in place of earlier rows of the same ones;
     several processes may do so at a time."""
-    with in_turn(path.with_name(f"{path.name}.lock")):
+    with lock(path.with_name(f"{path.name}.lock")):
         if path.is_file():
             old = read(path)
             now = set(map(tuple, rows[list(SAME)].astype(str).to_numpy()))
             kept = [tuple(row) not in now for row in old[list(SAME)].astype(str).to_numpy()]
             rows = pd.concat([old[kept], rows], ignore_index=True) if any(kept) else rows
-        with whole(path, "w") as file:
+        with atomic_write(path, "w") as file:
             rows.to_csv(file, index=False, lineterminator="\n")
 
 

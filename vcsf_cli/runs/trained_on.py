@@ -157,7 +157,7 @@ def remember(
     tables = [training_clips(manifest, split)]
     tables += [table for path in started_from if (table := read(path.parent)) is not None]
     table = pd.concat(tables, ignore_index=True).drop_duplicates(ignore_index=True)
-    with files.whole(folder / FILE) as file:
+    with files.atomic_write(folder / FILE) as file:
         pq.write_table(pa.Table.from_pandas(table, preserve_index=False), file, compression="zstd")
 
 

@@ -215,7 +215,7 @@ class FaissIndex:
     def _write(self) -> None:
         """Write the index, then the state that names it; then remove an older one."""
         name = f"faiss-{self.pathway}-{self.trained_on}.index"
-        with files.whole(self.folder / name) as file:
+        with files.atomic_write(self.folder / name) as file:
             self.faiss.write_index(self.index, self.faiss.PyCallbackIOWriter(file.write))
         state = {
             "file": name,

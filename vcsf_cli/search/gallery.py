@@ -345,7 +345,7 @@ class Gallery:
         arrays = windows.mean | {
             f"{pathway}_lengths": values for pathway, values in windows.lengths.items()
         }
-        with files.whole(path) as file:
+        with files.atomic_write(path) as file:
             np.savez(file, windows=np.array(these), **arrays)  # type: ignore[arg-type]  # numpy's stub takes no names
 
 

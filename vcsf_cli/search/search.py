@@ -130,7 +130,7 @@ class Search:
         busy = RunError(
             f"another search is at work on {self.folder}", "wait until it has built the index"
         )
-        with files.only_one(self.folder / "lock", busy):
+        with files.lock(self.folder / "lock", busy):
             windows = self._gallery()
             approximate = (
                 FaissIndex(self.folder, windows, pathway)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from vcsf_cli.errors import RunError
-from vcsf_cli.storage.files import whole
+from vcsf_cli.storage.files import atomic_write
 
 KIND = "vcsf-pretrain"
 """The state of a pre-training."""
@@ -27,7 +27,7 @@ def save(path: Path, content: dict[str, Any], kind: str = KIND) -> None:
     # Through memory, because torch's own writer hides that a disk is full.
     data = io.BytesIO()
     torch.save({"kind": kind, "version": _VERSION, **content}, data)
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write(data.getbuffer())
 
 

@@ -25,7 +25,7 @@ _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextmanager
-def whole(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a file for writing that replaces `path` in one step, once it is complete and on disk.
 
     On an error nothing is left of it. Leftovers of killed writers of `path` are removed.
@@ -82,7 +82,7 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    with whole(path, "w") as file:
+    with atomic_write(path, "w") as file:
         file.write(text)
 
 
@@ -92,40 +92,27 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def in_turn(path: Path) -> Iterator[None]:
-    """Hold a lock file, after whoever holds it now; the lock ends with the process, however it
-    ends."""
-    with path.open("a") as file:
-        _lock(file)
-        yield
-
-
-@contextmanager
-def only_one(path: Path, error: VcsfError) -> Iterator[None]:
+def lock(path: Path, busy: VcsfError | None = None) -> Iterator[None]:
     """Hold a lock file; the lock ends with the process, however it ends.
 
-    Raises:
-        VcsfError: `error`, if another process holds it.
+    A file system without locks is worked on all the same, with a warning.
+
+    Args:
+        path: The lock file, which is made if it doesn't exist and never removed.
+        busy: Raised if another process holds the lock; None: wait for it.
     """
     with path.open("a") as file:
-        try:
-            _lock(file, wait=False)
-        except BlockingIOError:
-            raise error from None
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+            except BlockingIOError:
+                assert busy is not None
+                raise busy from None
+            except OSError as error:
+                if error.errno not in _WITHOUT_LOCKS:
+                    raise
+                say(
+                    f"warning: {path.parent} can't be locked: let no other process write there "
+                    "meanwhile"
+                )
         yield
-
-
-def _lock(file: IO[Any], wait: bool = True) -> None:
-    """Lock an open file; a file system without locks is worked on all the same, with a warning.
-
-    Raises:
-        BlockingIOError: If another process has locked it and `wait` is false.
-    """
-    if fcntl is not None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in _WITHOUT_LOCKS:
-                raise
-            folder = Path(file.name).parent
-            say(f"warning: {folder} can't be locked: let no other process write there meanwhile")

@@ -24,7 +24,7 @@ from vcsf_cli.runs.restore import own_checkpoint
 from vcsf_cli.runs.run import Run, now
 from vcsf_cli.runs.stages import Stages
 from vcsf_cli.storage import checkpoint
-from vcsf_cli.storage.files import only_one
+from vcsf_cli.storage.files import lock
 from vcsf_cli.train.compute import Compute
 from vcsf_cli.train.loop import Log, LoopConfig, TrainState, fit
 from vcsf_cli.train.optim import build_optimizer, learning_rate
@@ -66,7 +66,7 @@ class Trainer:
             f"run {self.run.name} is being trained by another process",
             "wait for it, or change a recipe key",
         )
-        with only_one(self.run.folder / "lock", busy) if is_first() else nullcontext():
+        with lock(self.run.folder / "lock", busy) if is_first() else nullcontext():
             position = self._resume()
             log = Log(self.run, position)
             for index in range(position.stage, len(self.recipe.stages)):
