@@ -21,8 +21,7 @@ VIDEO_ENDINGS = frozenset(
 
 
 class SequentialReader(ABC):
-    """An open video that is decoded from its start whenever it is asked for something: exact,
-    whatever the container.
+    """An open video that is always decoded from its start, and so exact whatever the container.
 
     Args:
         path: The file.
@@ -42,7 +41,7 @@ class SequentialReader(ABC):
         return sum(1 for _ in self.stream())
 
     def __len__(self) -> int:
-        """Number of frames that really decode; the first call decodes them all."""
+        """Number of frames that decode; the first call decodes them all."""
         return self._length
 
     def read(self, indices: Sequence[int], size: int | None = None) -> Frames:
@@ -66,7 +65,7 @@ class SequentialReader(ABC):
 
 
 def short_side(image: Frames, size: int) -> Frames:
-    """An image with its short side made `size`, its aspect kept; a smaller one is left as it is."""
+    """An image scaled down to a short side of `size`; a smaller one stays as it is."""
     height, width = image.shape[:2]
     if min(height, width) <= size:
         return image
@@ -76,13 +75,12 @@ def short_side(image: Frames, size: int) -> Frames:
 
 
 def files_below(root: Path, unpacked: Path | None = None) -> Iterator[Path]:
-    """All files below a folder but hidden ones, in sorted order; links are followed once.
+    """All files below a folder in sorted order, without hidden ones; links are followed once.
 
     Args:
         root: The folder.
-        unpacked: What archives were unpacked into: in this folder no link is followed or listed.
-            People link folders and videos into their datasets, but a link in an archive is somebody
-            else's.
+        unpacked: A folder in it where archives were unpacked: no link there is followed or listed,
+            as users link folders and videos into their datasets, but archives are not trusted.
 
     Raises:
         DataError: If a folder can't be read.
@@ -109,5 +107,5 @@ def files_below(root: Path, unpacked: Path | None = None) -> Iterator[Path]:
 
 
 def videos_below(root: Path, unpacked: Path | None = None) -> Iterator[Path]:
-    """All files below a folder whose ending is a video's; see `files_below`."""
+    """The files below a folder with the ending of a video; see `files_below`."""
     return (path for path in files_below(root, unpacked) if path.suffix.lower() in VIDEO_ENDINGS)

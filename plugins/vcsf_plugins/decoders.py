@@ -17,18 +17,14 @@ from vcsf_cli.video import SequentialReader
 _QUARTER_TURNS = {90: 1, 180: 2, -180: 2, -90: 3, 270: 3}
 
 _QUEUE_BYTES = 512 * 2**20
-"""decord decodes ahead of whoever reads, and keeps it all: what is larger than this decoded is left
-to PyAV."""
+"""decord decodes ahead and keeps all frames: PyAV decodes videos that are larger than this."""
 
 
-class _FileReader(SequentialReader):
-    """A file whose header PyAV reads, whoever decodes it.
-
-    Args:
-        path: The file.
+class PyAVReader(SequentialReader):
+    """An open video, decoded by PyAV.
 
     Raises:
-        DataError: If it has no video stream.
+        DataError: If the file has no video stream.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,15 +36,92 @@ class _FileReader(SequentialReader):
             self.frame_bytes = 3 * codec.width * codec.height
         super().__init__(path, fps, declared)
 
+    def stream(self) -> Iterator[Frame]:
+        """All frames in presentation order, in bounded memory."""
+        with _open_container(self.path) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1  # many videos are read at once, each by one core
+            first: float | None = None
+            try:
+                for frame in container.decode(stream):
+                    image = np.rot90(
+                        frame.to_ndarray(format="rgb24"), _QUARTER_TURNS.get(frame.rotation, 0)
+                    )
+                    first = frame.time if first is None else first
+                    time = None if frame.time is None or first is None else frame.time - first
+                    yield Frame(np.ascontiguousarray(image), time)
+            except (av.FFmpegError, ValueError) as error:
+                raise DataError(f"{self.path} can't be decoded further: {error}") from error
+
+
+class _DecordReader(PyAVReader):
+    """An open video, decoded by decord one frame after the other.
+
+    Where a container counts too many frames, decord repeats the last one. So frames at the end that
+    equal the one before are given only if PyAV finds them too. PyAV decodes videos beyond
+    `_QUEUE_BYTES` and files whose name is not UTF-8. Its frames are the same, and their pixels too
+    except in interlaced video."""
+
+    def stream(self) -> Iterator[Frame]:
+        """All frames in presentation order, in bounded memory."""
+        if self.declared * self.frame_bytes > _QUEUE_BYTES or not _is_text(self.path):
+            yield from super().stream()
+            return
+        last: Frames | None = None
+        given = 0
+        repeats: list[Frame] = []
+        try:
+            for frame in self._decoded():
+                if last is not None and _equal(frame.image, last):
+                    repeats.append(Frame(last, frame.time))
+                    continue
+                yield from repeats
+                yield frame
+                given += len(repeats) + 1
+                last, repeats = frame.image, []
+        except DataError:
+            yield from repeats
+            raise
+        if repeats:
+            yield from repeats[: max(0, sum(1 for _ in super().stream()) - given)]
+
+    def _decoded(self) -> Iterator[Frame]:
+        import decord
+
+        try:
+            reader = decord.VideoReader(str(self.path), num_threads=1)
+            count = len(reader)
+            # Times of frames whose container has none come as multiples of 1/fps, or as nonsense.
+            times = (
+                np.asarray(reader.get_frame_timestamp(range(count)))[:, 0] if count else np.empty(0)
+            )
+        except (RuntimeError, decord.DECORDError) as error:
+            raise DataError(
+                f"{self.path} can't be decoded: {str(error).splitlines()[-1]}"
+            ) from error
+        usable = bool(np.isfinite(times).all() and (np.diff(times) > 0).all())
+        for number in range(count):
+            try:
+                image: Frames = reader.next().asnumpy()
+            except StopIteration:
+                return
+            except (RuntimeError, decord.DECORDError) as error:
+                reason = str(error).splitlines()[0].rpartition("Check failed: ")[2]
+                raise DataError(
+                    f"{self.path} can't be decoded past frame {number}: {reason}"
+                ) from error
+            yield Frame(image, float(times[number] - times[0]) if usable else None)
+
 
 def _read_header(container: av.container.InputContainer) -> tuple[float, int]:
     """Frames a second, and the number of frames that there should be: those whose data is there,
-    and those that are lost at the end. What an edit list cuts away, as phones and trimming without
-    encoding do, is not among them.
+    and those that are lost at the end. Frames that an edit list cuts away, as phones and trimming
+    without encoding do, don't count.
 
-    The header's own count is no measure: encoders leave out frames that repeat the one before and
-    count them all the same. What is lost is told by the time between the last frame's end and the
-    end that the header promises."""
+    The header's own count is no help: encoders leave out frames that repeat the one before, and
+    count them. So the lost ones are counted by the time from the last frame's end to the end in the
+    header.
+    """
     stream = container.streams.video[0]
     fps = float(stream.average_rate or stream.guessed_rate or 0)
     unit = stream.time_base or Fraction(0)
@@ -77,96 +150,15 @@ def _read_header(container: av.container.InputContainer) -> tuple[float, int]:
 
 
 def _open_container(path: Path) -> av.container.InputContainer:
-    """The container of a file; text in it that is no UTF-8 does not matter."""
+    """The container of a file; text in it need not be UTF-8."""
     try:
         return av.open(str(path), metadata_errors="ignore")
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise DataError(f"{path} is no video that can be read: {error}") from error
-
-
-class PyAVReader(_FileReader):
-    """An open video, decoded by PyAV."""
-
-    def stream(self) -> Iterator[Frame]:
-        """All frames in presentation order, in bounded memory."""
-        with _open_container(self.path) as container:
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1  # many videos are read at once, each by one core
-            first: float | None = None
-            try:
-                for frame in container.decode(stream):
-                    image = np.rot90(
-                        frame.to_ndarray(format="rgb24"), _QUARTER_TURNS.get(frame.rotation, 0)
-                    )
-                    first = frame.time if first is None else first
-                    time = None if frame.time is None or first is None else frame.time - first
-                    yield Frame(np.ascontiguousarray(image), time)
-            except (av.FFmpegError, ValueError) as error:
-                raise DataError(f"{self.path} can't be decoded further: {error}") from error
-
-
-class _DecordReader(PyAVReader):
-    """An open video, decoded by decord one frame after the other.
-
-    decord fills up what the container counts too many with repeats of the last frame. So frames at
-    the end that equal the one before are given only if PyAV finds them too. Videos beyond
-    `_QUEUE_BYTES`, and files whose name is no UTF-8, are decoded by PyAV altogether. Its frames are
-    the same, and so are their pixels but for interlaced video."""
-
-    def stream(self) -> Iterator[Frame]:
-        """All frames in presentation order, in bounded memory."""
-        if self.declared * self.frame_bytes > _QUEUE_BYTES or not _is_text(self.path):
-            yield from super().stream()
-            return
-        last: Frames | None = None
-        given = 0
-        repeats: list[Frame] = []
-        try:
-            for frame in self._decoded():
-                if last is not None and equal(frame.image, last):
-                    repeats.append(Frame(last, frame.time))
-                    continue
-                yield from repeats
-                yield frame
-                given += len(repeats) + 1
-                last, repeats = frame.image, []
-        except DataError:
-            yield from repeats
-            raise
-        if repeats:
-            yield from repeats[: max(0, sum(1 for _ in super().stream()) - given)]
-
-    def _decoded(self) -> Iterator[Frame]:
-        """What decord gives."""
-        import decord
-
-        try:
-            reader = decord.VideoReader(str(self.path), num_threads=1)
-            count = len(reader)
-            # Times of frames whose container has none come as multiples of 1/fps, or as nonsense.
-            times = (
-                np.asarray(reader.get_frame_timestamp(range(count)))[:, 0] if count else np.empty(0)
-            )
-        except (RuntimeError, decord.DECORDError) as error:
-            raise DataError(
-                f"{self.path} can't be decoded: {str(error).splitlines()[-1]}"
-            ) from error
-        usable = bool(np.isfinite(times).all() and (np.diff(times) > 0).all())
-        for number in range(count):
-            try:
-                image: Frames = reader.next().asnumpy()
-            except StopIteration:
-                return
-            except (RuntimeError, decord.DECORDError) as error:
-                reason = str(error).splitlines()[0].rpartition("Check failed: ")[2]
-                raise DataError(
-                    f"{self.path} can't be decoded past frame {number}: {reason}"
-                ) from error
-            yield Frame(image, float(times[number] - times[0]) if usable else None)
+        raise DataError(f"{path} is not a video that can be read: {error}") from error
 
 
 def _is_text(path: Path) -> bool:
-    """Whether a file's name is UTF-8: decord takes no other."""
+    """Whether a file's name is UTF-8, as decord needs."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -174,8 +166,8 @@ def _is_text(path: Path) -> bool:
     return True
 
 
-def equal(image: Frames, other: Frames) -> bool:
-    """Whether two frames of a video are the same; most differ in their middle row already."""
+def _equal(image: Frames, other: Frames) -> bool:
+    """Whether two frames are the same; most differ in their middle row already."""
     middle = len(image) // 2
     return np.array_equal(image[middle], other[middle]) and np.array_equal(image, other)
 

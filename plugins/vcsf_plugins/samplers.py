@@ -18,24 +18,23 @@ class SlowFast:
     """One window of consecutive frames per view, which both pathways read: fast every frame, slow
     every alpha-th.
 
-    A window's start is uniform over the video. A view of training is, as in CoCLR, with probability
-    `same_window` the same window as the other view's, else a window of its own.
+    Windows start anywhere in the video with equal probability. As in CoCLR, both views of a clip
+    are the same window with probability `same_window`.
 
     Args:
         frames: Frames of a window, L.
         stride: Frames of the video from one frame of the window to the next.
         alpha: The slow pathway reads every alpha-th frame of the window; it must divide `frames`.
         same_window: Probability that both views of a clip read the same window.
-        near: How much two windows of a clip are drawn towards each other: the probability of their
-            distance falls as (1 - distance / largest)^near (CVRL, Qian et al., CVPR 2021). Without
-            it each starts anywhere by itself, which for the distance is about the same as 1.
-        speeds: Multiples of `stride`, of which each window of training draws one that the video is
-            long enough for.
-        windows: Whether in training both pathways read the `shared` window, or each an
-            `independent` one of the same length, the crop being the same. Measuring always shares.
-        short: What a video with too few frames gets: `loop` starts it over, `hold` repeats its last
-            frame. Of a pathway that sees differences, `loop` shows a jump where the video starts
-            over, `hold` stillness.
+        near: How close the two windows of a clip are drawn: the probability of their distance falls
+            as (1 - distance / largest)^near (CVRL, Qian et al., CVPR 2021). By default they are
+            independent, which is about the same as 1.
+        speeds: Multiples of `stride`. Each window of training draws one that the video is long
+            enough for.
+        windows: In training, both pathways read the `shared` window, or each an `independent` one
+            of the same length and crop. Measuring always shares.
+        short: A video with too few frames starts over (`loop`) or repeats its last frame (`hold`).
+            With differences as input, `loop` shows a jump and `hold` stillness.
     """
 
     def __init__(
@@ -67,7 +66,6 @@ class SlowFast:
         self.slow = np.arange(0, frames, alpha)
 
     def sample(self, frames: int, rng: np.random.Generator) -> tuple[View, View]:
-        """Two views of a video of `frames` frames."""
         windows = self._two_starts(frames, rng)
         same = bool(rng.random() < self.same_window)
         first, second = self._two_windows(windows, same, frames)
@@ -82,11 +80,9 @@ class SlowFast:
         )
 
     def cover(self, frames: int) -> list[View]:
-        """Windows with CoCLR's hop of L/2 - 1 frames of the window, and one that ends with the
-        video.
+        """Windows with CoCLR's hop of L/2 - 1 frames of the window, and one that ends with the video.
 
-        They reach every frame; with a stride above 1, as the windows of training do, every
-        stride-th."""
+        They reach every frame; with a stride above 1, every stride-th, as in training."""
         hop = max(1, self.length // 2 - 1) * self.stride
         starts = list(range(0, max(1, frames - self.span + 1), hop))
         if starts[-1] + self.span < frames:
@@ -101,7 +97,7 @@ class SlowFast:
             starts = self._near(max(0, frames - self.span), rng)
         if self.speeds != [1]:
             strides = [self._draw_stride(frames, rng) for _ in starts]
-            # A faster window is longer: it starts at the same share of the starts that it has.
+            # A faster window is longer: it starts at the same share of its possible starts.
             shares = (starts + rng.random(2)) / max(1, frames - self.span + 1)
             rooms = [max(1, frames - (self.length - 1) * stride) for stride in strides]
             starts = (shares * rooms).astype(np.int64)
@@ -110,16 +106,15 @@ class SlowFast:
     def _two_windows(
         self, starts: list[tuple[int, int]], same: bool, frames: int
     ) -> tuple[Indices, Indices]:
-        """Frame numbers of two windows, (L,) each; if `same`, of the first one twice."""
+        """Frame numbers of two windows, (L,) each; if `same`, the first one twice."""
         first, second = (self._window(start, frames, stride) for start, stride in starts)
         return first, first if same else second
 
     def _near(self, largest: int, rng: np.random.Generator) -> Indices:
-        """Two starts from 0 to `largest` at a distance that was drawn, either of them first."""
+        """Two starts from 0 to `largest` at a drawn distance, in random order."""
         assert self.near is not None
-        distance = round(
-            largest * (1 - rng.random() ** (1 / (self.near + 1)))
-        )  # the inverse of its distribution
+        # The inverse of the distribution of distances.
+        distance = round(largest * (1 - rng.random() ** (1 / (self.near + 1))))
         start = int(rng.integers(0, largest - distance + 1))
         return rng.permutation([start, start + distance])
 
@@ -137,5 +132,4 @@ class SlowFast:
         return window % frames if self.short == "loop" else np.minimum(window, frames - 1)
 
     def _view(self, window: Indices) -> View:
-        """The view of a window that both pathways see."""
         return View(window, self.slow, self.fast)

@@ -1,5 +1,5 @@
-"""Making the files: real videos named and grouped as UCF101 names them, with lists for three
-splits."""
+"""The files of the synthetic dataset: videos named and grouped as those of UCF101, with lists for
+three splits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import av
 import cv2
@@ -39,7 +39,7 @@ _B_FRAMES_EVERY = 3
 
 @dataclass(frozen=True)
 class Settings:
-    """What the videos depend on; see `Synthetic`."""
+    """The settings of `Synthetic`, on which its videos depend."""
 
     classes: int
     groups: int
@@ -69,7 +69,7 @@ class Take:
         return f"{self.label}/v_{self.label}_g{self.group:02d}_c{self.clip:02d}.avi"
 
     def part(self, split: int) -> str:
-        """Every third group is test, in each split another one."""
+        """Its part in a split: every third group is test, other ones in each split."""
         return "test" if self.group % 3 == split % 3 else "train"
 
 
@@ -138,7 +138,6 @@ class Synthetic:
         return sorted(videos, key=lambda video: video.name)
 
     def remarks(self) -> list[str]:
-        """How many there are."""
         settings = self.settings
         return [
             f"{settings.classes} actions, {settings.groups} groups each, {settings.clips} clips a "
@@ -146,39 +145,34 @@ class Synthetic:
         ]
 
     def _check_settings(self) -> None:
-        path = self.root / _SETTINGS
-        wanted = asdict(self.settings)
-        if path.is_file():
-            there = self._settings_there(path)
-            changed = [key for key in wanted if there.get(key) != wanted[key]]
-            if changed:
-                what = "; ".join(f"{key} {there.get(key)}, not {wanted[key]}" for key in changed)
+        path, wanted = self.root / _SETTINGS, asdict(self.settings)
+        if not path.is_file():
+            self.root.mkdir(parents=True, exist_ok=True)
+            others = [each.name for each in self.root.iterdir() if not each.name.startswith(".")]
+            if others:
                 raise InputError(
-                    f"{self.root} holds synthetic videos of other settings: {what}",
-                    "give another --name",
+                    f"{self.root} holds other files, such as {min(others)}: no videos are drawn "
+                    f"there",
+                    "leave out --source, or name a new folder",
                 )
+            _write_whole(path, json.dumps(wanted, indent=2) + "\n")
             return
-        self.root.mkdir(parents=True, exist_ok=True)
-        others = [each.name for each in self.root.iterdir() if not each.name.startswith(".")]
-        if others:
-            raise InputError(
-                f"{self.root} holds other files, such as {min(others)}: no videos are drawn there",
-                "leave out --source, or name a new folder",
-            )
-        _write_whole(path, json.dumps(wanted, indent=2) + "\n")
-
-    def _settings_there(self, path: Path) -> dict[str, Any]:
         try:
             there = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(there, dict):
-                return there
-            reason = "it is no mapping"
+            if not isinstance(there, dict):
+                raise ValueError("it is not a mapping")
         except ValueError as error:
-            reason = str(error)
-        raise DataError(
-            f"{path} is damaged: {reason}",
-            f"delete {self.root} and run the same command: its videos are drawn again",
-        )
+            raise DataError(
+                f"{path} is damaged: {error}",
+                f"delete {self.root} and run the same command: its videos are drawn again",
+            ) from error
+        changed = [key for key in wanted if there.get(key) != wanted[key]]
+        if changed:
+            what = "; ".join(f"{key} {there.get(key)}, not {wanted[key]}" for key in changed)
+            raise InputError(
+                f"{self.root} holds synthetic videos of other settings: {what}",
+                "give another --name",
+            )
 
     def _make(self, takes: list[Take]) -> None:
         for take in takes:
@@ -195,7 +189,6 @@ class Synthetic:
 
 
 def all_takes(settings: Settings) -> Iterator[Take]:
-    """Every clip of a dataset."""
     for label in list(ACTIONS)[: settings.classes]:
         for group in range(1, settings.groups + 1):
             for clip in range(1, settings.clips + 1):
@@ -203,7 +196,7 @@ def all_takes(settings: Settings) -> Iterator[Take]:
 
 
 def make(settings: Settings, folder: Path, take: Take) -> None:
-    """Draw a clip and write its file, which gets its name when it is complete."""
+    """Draw a clip and write its file."""
     cv2.setNumThreads(1)
     path = folder / take.name
     b_frames = 2 if (take.group * settings.clips + take.clip) % _B_FRAMES_EVERY == 0 else 0
@@ -223,7 +216,7 @@ def draw(settings: Settings, take: Take) -> Frames:
 
 
 def encode(path: Path, frames: Frames, b_frames: int) -> None:
-    """Write an mpeg4 AVI file, as UCF101's are."""
+    """Write an MPEG-4 AVI file, as UCF101's are."""
     with av.open(str(path), "w", format="avi") as container:
         stream = container.add_stream("mpeg4", rate=FPS)
         stream.height, stream.width = frames.shape[1:3]
@@ -240,7 +233,7 @@ def encode(path: Path, frames: Frames, b_frames: int) -> None:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """Write a text file, which gets its name when it is complete."""
+    """Write a text file whole or not at all."""
     with (
         _whole(path, ".partial") as partial_path,
         partial_path.open("w", encoding="utf-8", newline="") as file,
@@ -252,10 +245,9 @@ def _write_whole(path: Path, text: str) -> None:
 
 @contextmanager
 def _whole(path: Path, ending: str) -> Iterator[Path]:
-    """A name to write to that becomes `path` when all went well; on any error nothing is left of
-    it.
+    """A path to write to, which becomes `path` at the end; after an error nothing is left of it.
 
-    The file is locked as long as its process lives: what isn't locked was left by one that was
+    The file is locked while its process lives: one that isn't was left by a process that was
     killed."""
     partial_path = path.with_name(f".{path.name}.{os.getpid()}{ending}")
     try:
