@@ -61,7 +61,9 @@ def test_all_datasets_with_published_numbers_have_an_official_size() -> None:
 def test_rows_known_by_heart() -> None:
     def number(task: str, method: str, data: str, metric: str) -> list[float]:
         return [
-            values[metric] for entry, values in published.of(task, data) if entry.method == method
+            values[metric]
+            for entry, values in published.results(task, data)
+            if entry.method == method
         ]
 
     assert number("retrieve", "CoCLR, RGB", "ucf101", "R@1") == [53.3]

@@ -131,7 +131,7 @@ class RemainingWork:
             first = count - len(self.stages) + 1
             which = f"stages {first} to {count}" if first < count else f"stage {count}"
             parts[0] += f" ({which}; what comes before is shared or done)"
-        return ", ".join([*parts, *(each.words for each in self.measures)])
+        return ", ".join([*parts, *(each.description for each in self.measures)])
 
     def end_times(self, speed: Speed) -> list[float]:
         """Seconds after which each stage ends, and last the measurements."""

@@ -163,7 +163,7 @@ def gather_results(plan: Plan) -> TableResults:
             except VcsfError as error:
                 why = error.message
             if own is None:
-                missing[f"{measure.words} of {spec.name}"] = why
+                missing[f"{measure.description} of {spec.name}"] = why
                 continue
             found[row][spec.seed, spec.split] = own
             specs[spec.name] = spec

@@ -48,7 +48,7 @@ class Plan:
         product = " x ".join(
             f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count
         )
-        measures = ", ".join(measure.words for measure in self.table.measures)
+        measures = ", ".join(measure.description for measure in self.table.measures)
         return [
             f"{self.table.title}: {product} = {len(self.specs)} runs, measured by {measures}; "
             f"table: {self.folder}",
@@ -194,7 +194,7 @@ def _check_columns(plan: Plan) -> None:
         if measure.data is None and len(rows) > 1:
             which = ", ".join(f"`{row}` on {name}" for name, row in rows.items())
             raise InputError(
-                f"`{measure.words}` would be of several datasets, each row's own: {which}",
+                f"`{measure.description}` would be of several datasets, each row's own: {which}",
                 f"say which one all rows are measured on: "
                 f"{{task: {measure.task}, data: {next(iter(rows))}}}",
             )
@@ -204,6 +204,6 @@ def _check_columns(plan: Plan) -> None:
         )
         if twin is not measure:
             raise InputError(
-                f"`{twin.words}` and `{measure.words}` are one measurement that is asked for twice",
+                f"`{twin.description}` and `{measure.description}` are one measurement that is asked for twice",
                 "leave one out",
             )

@@ -166,10 +166,10 @@ def _published_rows(results: TableResults) -> list[tuple[Cell, ...]]:
         data = benchmark(results.plan.manifest(group.dataset))
         names = {m: f"{group.dataset} {group.task} {m}" for m in _shown_metrics(group)}
         columns += [*names.values(), ""]
-        for entry, values in published.of(group.measure.task, data):
+        for entry, values in published.results(group.measure.task, data):
             texts = {name: f"{values[m]:.1f}" for m, name in names.items() if m in values}
             if texts:
-                found.setdefault((entry.name, "published", entry.what), {}).update(texts)
+                found.setdefault((entry.name, "published", entry.details), {}).update(texts)
     missing = "\N{EN DASH}"
     return [
         tuple(

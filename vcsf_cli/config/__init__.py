@@ -1,1 +1,1 @@
-"""What YAML says, checked: recipes, protocols, tables and published numbers."""
+"""Recipes, protocols, tables and published numbers: read from YAML and checked."""

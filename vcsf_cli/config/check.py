@@ -133,7 +133,7 @@ class Checker:
                 nodes[key] = self.node(cast(type[BaseModel], field.annotation), tree[key], path)
         optim, train = nodes["optim"], nodes["train"]
         if optim and train:
-            self.drops(optim.schedule, optim.drops, train.epochs, prefix)
+            self.check_drops(optim.schedule, optim.drops, train.epochs, prefix)
         # The nodes are validated already.
         return None if None in nodes.values() else Stage.model_construct(**nodes)
 
@@ -206,7 +206,9 @@ class Checker:
             return False
         return True
 
-    def drops(self, schedule: str, drops: Sequence[int], epochs: int, prefix: Path = ()) -> None:
+    def check_drops(
+        self, schedule: str, drops: Sequence[int], epochs: int, prefix: Path = ()
+    ) -> None:
         """Check that a step schedule has drops, and that they come before the last epoch."""
         if schedule == "step" and not drops:
             self.add(

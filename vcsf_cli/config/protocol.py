@@ -153,13 +153,13 @@ def load(named: str, assignments: Sequence[str] = ()) -> Protocol:
         raise UnknownName("mode", str(mode), _MODES, checker.place("mode"))
     protocol: Protocol | None = checker.node(_MODES[mode], tree, ())
     if isinstance(protocol, Finetune | Linear):
-        checker.drops(protocol.optim.schedule, protocol.optim.drops, protocol.train.epochs)
+        checker.check_drops(protocol.optim.schedule, protocol.optim.drops, protocol.train.epochs)
     checker.finish()
     assert protocol is not None
     return protocol
 
 
-def is_known(protocol: Protocol) -> bool:
-    """Whether a protocol is the one that is found by its name, without assignments."""
+def matches_its_name(protocol: Protocol) -> bool:
+    """Whether a protocol equals the one that is found by its name."""
     path = PROTOCOLS.files().get(protocol.name)
     return path is not None and load(str(path)) == protocol

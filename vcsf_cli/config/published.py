@@ -39,7 +39,7 @@ class Entry(Node):
     note: str = ""
 
     @property
-    def what(self) -> str:
+    def details(self) -> str:
         """Network, input, data and sources in one line."""
         parts = [
             self.backbone,
@@ -74,7 +74,7 @@ def datasets() -> set[str]:
     return {data for entry in entries() for data in entry.results}
 
 
-def of(task: str, data: str) -> list[tuple[Entry, dict[str, Any]]]:
+def results(task: str, data: str) -> list[tuple[Entry, dict[str, Any]]]:
     """The published numbers of a task on a dataset, by their first metric, the highest last."""
     found = [
         (entry, entry.results[data])

@@ -21,7 +21,7 @@ DEFAULT_KS = (1, 5, 10, 20, 50)
 DEFAULT_PROTOCOLS: Mapping[str, str] = {"linear": "linear", "knn": "knn", "finetune": "coclr"}
 
 Text = Annotated[str, MinLen(1)]
-Which = Literal["slow", "fast", "both"]
+_Shown = Literal["slow", "fast", "both"]
 
 
 class Measure(Node):
@@ -38,7 +38,7 @@ class Measure(Node):
     """Assignments to the protocol."""
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """Task, dataset, protocol and assignments, for messages."""
         return " ".join(
             word for word in (self.task, self.data, self.protocol, *self.assignments) if word
@@ -57,7 +57,7 @@ class Row(Node):
     """None: the table's."""
     set: dict[str, Any] = Field(default_factory=dict)
     """Assignments; `stages.*.loss.neighbours` means every stage with its own `loss`."""
-    pathways: Annotated[list[Which], MinLen(1)] | None = None
+    pathways: Annotated[list[_Shown], MinLen(1)] | None = None
     """The pathways that are shown; None: the table's."""
     note: str = ""
     """A remark below the table."""
@@ -79,7 +79,7 @@ class TableFile(Node):
     splits: Annotated[list[Literal[1, 2, 3]], MinLen(1)] | None = None
     """Official splits, each trained and tested separately; None: the recipe's."""
     measure: Annotated[list[Any], MinLen(1)] = Field(default_factory=lambda: [{"task": "retrieve"}])
-    pathways: Annotated[tuple[Which, ...], MinLen(1)] = ("both",)
+    pathways: Annotated[tuple[_Shown, ...], MinLen(1)] = ("both",)
     published: bool = False
     """Whether published numbers of the same task and dataset are shown too."""
 
@@ -141,10 +141,12 @@ def contents(draft: Draft) -> tuple[TableFile, dict[str, Row], list[Measure], Ch
         if measure is None:
             continue
         _check_measure(measure, checker, index)
-        if measure.words in seen:
+        if measure.description in seen:
             place = checker.place("measure", index)
-            checker.add(RecipeError(f"{place} is measured twice: {measure.words}", "leave one out"))
-        seen.append(measure.words)
+            checker.add(
+                RecipeError(f"{place} is measured twice: {measure.description}", "leave one out")
+            )
+        seen.append(measure.description)
     checker.finish()
     valid_rows = {name: row for name, row in rows.items() if row}
     return content, valid_rows, [measure for measure in measures if measure], checker

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from vcsf_cli.config import strict_yaml
-from vcsf_cli.config.protocol import Finetune, Protocol, is_known
+from vcsf_cli.config.protocol import Finetune, Protocol, matches_its_name
 from vcsf_cli.contracts import PATHWAYS, Indices
 from vcsf_cli.data.splits import LabelBudget, draw_labelled, hold_out, missing_classes
 from vcsf_cli.errors import BusyError, DataError, InputError, RunError
@@ -125,7 +125,7 @@ class Classification(Evaluation):
         """
         mode, name = self.protocol.mode, self.protocol.name
         parts = [mode, *([name] if name != mode else [])]
-        if not is_known(self.protocol):
+        if not matches_its_name(self.protocol):
             content = json.dumps(self.protocol.model_dump(mode="json"), sort_keys=True)
             parts.append(hashlib.sha256(content.encode()).hexdigest()[:6])
         return "-".join([*parts, *([self.label_budget.text] if self.label_budget else [])])
