@@ -417,13 +417,16 @@ def tree_in(text: str) -> list[str]:
     return paths
 
 
-def test_every_path_of_the_architecture_exists() -> None:
+def test_the_paths_of_the_architecture_are_those_of_the_code() -> None:
     text = read(PAGE)
     paths = tree_in(text)
     assert len(paths) > 80
     beside = re.findall(r"`((?:vcsf_cli|plugins|recipes|tests|docs)/[^`]*)`", text)
     assert [path for path in (*paths, *beside) if not (CHECKOUT / path).exists()] == []
     assert [path for path in paths if path.endswith("/") != (CHECKOUT / path).is_dir()] == []
+    modules = {path.relative_to(CHECKOUT).as_posix() for path in MODULES}
+    core = {path for path in modules if path.startswith("vcsf_cli/") and "__" not in path}
+    assert core - {*paths} == set(), "give each of these a line in the tree"
 
 
 def test_the_tree_of_the_architecture_is_whole_and_in_the_order_of_the_layers() -> None:
