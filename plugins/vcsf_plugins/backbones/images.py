@@ -18,9 +18,9 @@ from vcsf_cli.errors import RecipeError, UnknownName, VcsfError
 from vcsf_plugins.backbones.staged import Between
 from vcsf_plugins.backbones.temporal import TemporalAttention, TemporalConvolution, temporal_shift
 
-Temporal = Literal["shift", "convolution", "attention", "none"]
+_Temporal = Literal["shift", "convolution", "attention", "none"]
 
-Network = Any
+_Network = Any
 """A timm network, with `forward_features` and other attributes that timm does not type."""
 
 _GROUPS = 4
@@ -28,7 +28,7 @@ _GROUPS = 4
 
 
 @dataclass(frozen=True)
-class Cut:
+class _Cut:
     """The end of a stage inside an image network.
 
     Args:
@@ -41,7 +41,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class FeatureLayout:
+class _FeatureLayout:
     """The order of the axes of an image network's features; all other code sees (N, C, h, w).
 
     Args:
@@ -90,16 +90,16 @@ class ImageFrames(nn.Module):
 
     def __init__(
         self,
-        image: Network,
-        cuts: Sequence[Cut],
-        layouts: Sequence[FeatureLayout],
+        image: _Network,
+        cuts: Sequence[_Cut],
+        layouts: Sequence[_FeatureLayout],
         channels: Sequence[int],
-        temporal: Temporal,
+        temporal: _Temporal,
         size: tuple[int, int] | None,
         uses_labels: bool,
     ) -> None:
         super().__init__()
-        self.image: Network = image
+        self.image: _Network = image
         self.cuts = tuple(cuts)
         self.layout = tuple(layouts)
         self.channels = tuple(channels)
@@ -114,7 +114,7 @@ class ImageFrames(nn.Module):
             self.temporal[str(len(channels))] = TemporalAttention(channels[-1])
 
     @property
-    def timm_network(self) -> Network:
+    def timm_network(self) -> _Network:
         return self.image
 
     def forward(self, clip: Tensor, between: Between = identity) -> Tensor:
@@ -157,7 +157,7 @@ def _as_clips(frames: Tensor, time: int) -> Tensor:
 
 @contextmanager
 def _cutting(
-    image: Network, cuts: Sequence[Cut], end: Callable[[int, Tensor], Tensor]
+    image: _Network, cuts: Sequence[_Cut], end: Callable[[int, Tensor], Tensor]
 ) -> Iterator[None]:
     """In this context an image network continues with `end(stage, features)` after each stage."""
 
@@ -190,7 +190,7 @@ def _cutting(
 
 
 def timm_images(
-    *, model: str, pretrained: bool = False, temporal: Temporal = "shift"
+    *, model: str, pretrained: bool = False, temporal: _Temporal = "shift"
 ) -> ImageFrames:
     """An image network of timm, CNN or transformer, on each frame, with a temporal part.
 
@@ -236,7 +236,7 @@ def _any_size(network: type[nn.Module]) -> dict[str, bool]:
 
 def _image_network(
     model: str, pretrained: bool = False, device: str = "meta", **settings: Any
-) -> Network:
+) -> _Network:
     """A network of timm without its classifier; on the device `meta` it costs next to nothing.
 
     Raises:
@@ -265,20 +265,20 @@ def _image_network(
         ) from error
 
 
-def _stage_cuts(image: Network) -> list[Cut]:
+def _stage_cuts(image: _Network) -> list[_Cut]:
     """The ends of all stages of a network but the last, from timm's description."""
     stages = [dict(image.feature_info[index]) for index in range(len(image.feature_info))]
     if len(stages) > _GROUPS and len({stage["reduction"] for stage in stages}) == 1:
         ends = [stages[len(stages) * group // _GROUPS - 1]["module"] for group in range(1, _GROUPS)]
-        return [Cut(stages[0]["module"], before=True), *map(Cut, ends)]
+        return [_Cut(stages[0]["module"], before=True), *map(_Cut, ends)]
     named = stages[0]["reduction"] <= 2 or "stem" in stages[0]["module"]
-    stem = [] if named else [Cut(stages[0]["module"], before=True)]
-    return [*stem, *(Cut(stage["module"]) for stage in stages[:-1])]
+    stem = [] if named else [_Cut(stages[0]["module"], before=True)]
+    return [*stem, *(_Cut(stage["module"]) for stage in stages[:-1])]
 
 
 def _describe_stages(
-    model: str, image: Network
-) -> tuple[list[Cut], list[FeatureLayout], list[int]]:
+    model: str, image: _Network
+) -> tuple[list[_Cut], list[_FeatureLayout], list[int]]:
     """Cuts, layouts and channels of the stages of a network on the device `meta`.
 
     The network runs once. At each cut the gradient must come from the previous cut and from nowhere
@@ -288,7 +288,7 @@ def _describe_stages(
         RecipeError: If its stages are not a chain.
     """
     cuts = _stage_cuts(image)
-    layouts: list[FeatureLayout] = []
+    layouts: list[_FeatureLayout] = []
     channels: list[int] = []
     starts = [
         torch.zeros(2, *image.pretrained_cfg["input_size"], device="meta", requires_grad=True)
@@ -328,7 +328,7 @@ def _describe_stages(
     return cuts, layouts, channels
 
 
-def _feature_layout(features: Any, prefix: int, declared: str | None) -> FeatureLayout | None:
+def _feature_layout(features: Any, prefix: int, declared: str | None) -> _FeatureLayout | None:
     """The layout of features of square images; None if it is unknown."""
     if not isinstance(features, Tensor) or features.dim() not in (3, 4):
         return None
@@ -336,11 +336,11 @@ def _feature_layout(features: Any, prefix: int, declared: str | None) -> Feature
         for count in (prefix, 0):  # a class token may be added by the last blocks only
             tokens = features.shape[1] - count
             if math.isqrt(tokens) ** 2 == tokens:
-                return FeatureLayout("NLC", count)
+                return _FeatureLayout("NLC", count)
         return None
     _, first, second, third = features.shape
     if first == second == third:
-        return FeatureLayout("NHWC" if declared == "NHWC" else "NCHW", 0)
+        return _FeatureLayout("NHWC" if declared == "NHWC" else "NCHW", 0)
     if second == third:
-        return FeatureLayout("NCHW", 0)
-    return FeatureLayout("NHWC", 0) if first == second else None
+        return _FeatureLayout("NCHW", 0)
+    return _FeatureLayout("NHWC", 0) if first == second else None
