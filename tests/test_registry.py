@@ -70,7 +70,7 @@ def test_a_broken_registration_names_the_plugin(tmp_path: Path, text: str, probl
         ("@hookimpl\ndef vcsf_losses(extra):\n    return {}\n", "breaks a hook's contract"),
     ],
 )
-def test_a_plugin_that_can_not_be_loaded_is_named(tmp_path: Path, text: str, problem: str) -> None:
+def test_a_plugin_that_cannot_be_loaded_is_named(tmp_path: Path, text: str, problem: str) -> None:
     with pytest.raises(PluginError) as error:
         registry_with(tmp_path, text)
     assert problem in error.value.message

@@ -76,7 +76,7 @@ def test_rows_known_by_heart() -> None:
     ]
 
 
-def test_a_wrong_entry_is_told_with_its_line(
+def test_a_wrong_entry_is_reported_with_its_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "published.yaml"

@@ -228,7 +228,7 @@ def test_naming_the_component_that_is_the_default_keeps_its_settings(tmp_path: P
         ),
     ],
 )
-def test_every_problem_is_told_once_where_it_stands(
+def test_every_problem_is_reported_once_with_its_line(
     tmp_path: Path, text: str, message: str
 ) -> None:
     path = write(tmp_path, text)
@@ -267,7 +267,7 @@ def test_every_problem_is_told_once_where_it_stands(
         ),
     ],
 )
-def test_what_only_a_factory_sees_is_told_where_it_stands(
+def test_what_only_a_factory_sees_is_reported_with_its_line(
     tmp_path: Path, text: str, message: str
 ) -> None:
     base = "name: a\nbackbone: small\ndata: {name: b}\ntrain: {epochs: 1}\n"
@@ -278,7 +278,7 @@ def test_what_only_a_factory_sees_is_told_where_it_stands(
     assert error.value.message == message.format(path=path)
 
 
-def test_every_wrong_assignment_is_told_beside_all_other_problems() -> None:
+def test_every_wrong_assignment_is_reported_beside_all_other_problems() -> None:
     with pytest.raises(RecipeError) as error:
         recipes.load(
             "demo",
@@ -329,7 +329,7 @@ LENGTHS = "needs 4 values, has "
         ("augment.jitter=[1, 1, 1, 1, 1]", f"`augment.jitter` is [1, 1, 1, 1, 1]: {LENGTHS}5"),
     ],
 )
-def test_a_value_that_does_not_fit_is_told_once(assignment: str, message: str) -> None:
+def test_a_value_that_does_not_fit_is_reported_once(assignment: str, message: str) -> None:
     with pytest.raises(RecipeError) as error:
         recipes.load("demo", [assignment])
     assert error.value.message == message
@@ -392,7 +392,9 @@ def test_a_value_that_does_not_fit_is_told_once(assignment: str, message: str) -
         ),
     ],
 )
-def test_a_wrong_value_is_told_with_what_to_write(assignment: str, message: str, hint: str) -> None:
+def test_a_wrong_value_is_reported_with_what_to_write(
+    assignment: str, message: str, hint: str
+) -> None:
     with pytest.raises(RecipeError) as error:
         recipes.load("demo", [assignment])
     assert (error.value.message, error.value.hint) == (message, hint)

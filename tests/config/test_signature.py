@@ -39,7 +39,7 @@ def test_settings_have_the_types_of_the_signature_and_its_defaults() -> None:
     assert settings({"json": []}, own=own, partial=True)[0] == {"after": [2], "json": ()}
 
 
-def test_all_problems_are_told() -> None:
+def test_all_problems_are_reported() -> None:
     assert settings({"json": [1, "a"], "sorce": "a", "source": 3}) == (
         None,
         [
@@ -70,7 +70,7 @@ def test_a_factory_names_the_key_that_is_wrong(tmp_path: Path, problem: str) -> 
     assert "error: `loss.mark` (mine.yaml:4) is odd\n" in done.stderr
 
 
-def test_a_parameter_that_pydantic_can_not_hold_is_the_plugins_fault() -> None:
+def test_a_parameter_that_pydantic_cannot_hold_is_the_plugins_fault() -> None:
     def odd(*, _private: int = 1) -> None:
         pass
 

@@ -54,20 +54,13 @@ class Checker:
 
     def place(self, *path: str | int) -> str:
         """A key with its line: `` `loss.temprature` (recipes/vcsf.yaml:12) ``."""
-        if (
-            path[:1] == ("stages",)
-            and len(path) > 2
-            and path not in self.marks
-            and self._is_inherited(path)
-        ):
-            path = path[2:]
-        key = ".".join(str(part) for part in path)
+        if path[0] == "stages" and len(path) > 2 and path not in self.marks:
+            own = any(mark[:3] == path[:3] for mark in self.marks)
+            if path[2:] in self.marks or not own:
+                path = path[2:]  # inherited from the top level: the problem is reported once
+        key = ".".join(map(str, path))
         mark = self.marks.get(path)
         return f"`{key}` ({mark})" if mark else f"`{key}`"
-
-    def _is_inherited(self, path: Path) -> bool:
-        """Whether a stage has a key from the top level; its problem is then reported only once."""
-        return path[2:] in self.marks or not any(mark[:3] == path[:3] for mark in self.marks)
 
     def finish(self) -> None:
         """Raise all problems as one error, if there are any."""
