@@ -72,7 +72,7 @@ class _FeatureLayout:
         return torch.cat([features[:, : self.prefix], tokens], 1) if self.prefix else tokens
 
 
-class ImageFrames(nn.Module):
+class _ImageFrames(nn.Module):
     """A timm network on every frame, with a temporal part after each stage.
 
     The network runs as timm wrote it. Hooks at the end of each stage reshape its features to those
@@ -191,7 +191,7 @@ def _cutting(
 
 def timm_images(
     *, model: str, pretrained: bool = False, temporal: _Temporal = "shift"
-) -> ImageFrames:
+) -> _ImageFrames:
     """An image network of timm, CNN or transformer, on each frame, with a temporal part.
 
     The network must be a chain of stages. Stages are timm's own (`feature_info`), after a stem if
@@ -224,7 +224,7 @@ def timm_images(
     fixed = settings.get("fixed_input_size") and not _any_size(type(blank))
     size = tuple(settings["input_size"][-2:]) if fixed else None
     image = _image_network(model, pretrained, device="cpu", **_any_size(type(blank)))
-    return ImageFrames(image, cuts, layouts, channels, temporal, size, pretrained)
+    return _ImageFrames(image, cuts, layouts, channels, temporal, size, pretrained)
 
 
 def _any_size(network: type[nn.Module]) -> dict[str, bool]:
