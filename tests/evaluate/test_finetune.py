@@ -67,15 +67,17 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return model
 
 
-def job_of(run: Path, data: Path, *assignments: str, **changes: Any) -> Classification:
+def classification(run: Path, data: Path, *assignments: str, **changes: Any) -> Classification:
     loaded = protocol.load(
         "cpu", [f"{key}={value}" for key, value in SHORT.items()] + list(assignments)
     )
     return Classification(read_run(run), Manifest.open(data / "synthetic"), 1, loaded, 0, **changes)
 
 
-def start_of(job: Classification) -> dict[str, torch.Tensor]:
-    return Classifier(job.network(), job.pathways, 2, 0.0, job.seed).state_dict()
+def initial_weights(evaluation: Classification) -> dict[str, torch.Tensor]:
+    return Classifier(
+        evaluation.network(), evaluation.pathways, 2, 0.0, evaluation.seed
+    ).state_dict()
 
 
 def difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], names: str) -> float:
@@ -97,7 +99,10 @@ def test_new_layers_and_networks_learn_at_rates_of_their_own(copy: Path, tiny_da
         "optim__schedule": "constant",
     }
     folder = finetuned(copy, tiny_data, train__epochs=1, train__batch=8, **rates)
-    start, end = start_of(job_of(next(copy.glob("runs/*")), tiny_data)), weights(folder)
+    start, end = (
+        initial_weights(classification(next(copy.glob("runs/*")), tiny_data)),
+        weights(folder),
+    )
     for pathway in PATHWAYS:
         assert difference(end, start, f"layers.{pathway}") == pytest.approx(1e-2, rel=1e-2)
         assert difference(end, start, f"encoders.{pathway}") == pytest.approx(1e-3, rel=1e-2)
@@ -107,7 +112,10 @@ def test_new_layers_and_networks_learn_at_rates_of_their_own(copy: Path, tiny_da
 def test_both_rates_follow_the_schedule(copy: Path, tiny_data: Path) -> None:
     """Warming up from zero, the first step changes nothing."""
     folder = finetuned(copy, tiny_data, train__epochs=1, train__batch=8, optim__warmup=1)
-    start, end = start_of(job_of(next(copy.glob("runs/*")), tiny_data)), weights(folder)
+    start, end = (
+        initial_weights(classification(next(copy.glob("runs/*")), tiny_data)),
+        weights(folder),
+    )
     assert difference(end, start, "") == 0
 
 
@@ -203,11 +211,15 @@ def test_the_best_epoch_on_held_out_recordings_is_taken(copy: Path, tiny_data: P
         copy, tiny_data, "--pathway", "slow", train__epochs=best, train__check_every=best, **changes
     )
     assert all(torch.equal(value, weights(ended)[name]) for name, value in weights(folder).items())
-    job = job_of(next(copy.glob("runs/*")), tiny_data, "train.choose=best", pathways=("slow",))
-    model = Classifier(job.network(), job.pathways, 2, 0.0, 0)
+    evaluation = classification(
+        next(copy.glob("runs/*")), tiny_data, "train.choose=best", pathways=("slow",)
+    )
+    model = Classifier(evaluation.network(), evaluation.pathways, 2, 0.0, 0)
     model.load_state_dict(weights(folder))
-    found = predict(job, model, job.splits.validation, Compute("cpu", workers=0), "centre")
-    right = (found["slow"].argmax(1) == job.target[job.splits.validation]).mean()
+    found = predict(
+        evaluation, model, evaluation.splits.validation, Compute("cpu", workers=0), "centre"
+    )
+    right = (found["slow"].argmax(1) == evaluation.target[evaluation.splits.validation]).mean()
     assert right == pytest.approx(max(shares), abs=1e-6)
 
 
@@ -270,7 +282,7 @@ def test_from_scratch_each_seed_is_another_network(
 ) -> None:
     recipe = load(str(tiny_run / "recipe.yaml"))
     for seed in (0, 1):
-        job = Classification(
+        evaluation = Classification(
             read_run(tiny_run),
             Manifest.open(tiny_data / "synthetic"),
             1,
@@ -280,7 +292,8 @@ def test_from_scratch_each_seed_is_another_network(
         )
         expected = build(load(str(tiny_run / "recipe.yaml"), [f"seed={seed}"])).state_dict()
         assert all(
-            torch.equal(value, expected[name]) for name, value in job.network().state_dict().items()
+            torch.equal(value, expected[name])
+            for name, value in evaluation.network().state_dict().items()
         )
     source = f"scratch:{tiny_run / 'recipe.yaml'}"
     more = ("--from", source, "--runs", "fresh", "--seeds", "0,1")
@@ -305,10 +318,10 @@ def test_from_scratch_each_seed_is_another_network(
 def test_a_checkpoint_of_another_kind_or_of_other_classes_is_refused(
     content: dict[str, Any], kind: str, said: str, copy: Path, tiny_data: Path
 ) -> None:
-    job = job_of(next(copy.glob("runs/*")), tiny_data)
+    evaluation = classification(next(copy.glob("runs/*")), tiny_data)
     if not said:
-        content, said = content | {"classes": job.classes}, "is another fine-tuning's"
-    job.folder.mkdir(parents=True)
-    checkpoint.save(job.folder / "checkpoint.pt", content, kind)
+        content, said = content | {"classes": evaluation.classes}, "is another fine-tuning's"
+    evaluation.folder.mkdir(parents=True)
+    checkpoint.save(evaluation.folder / "checkpoint.pt", content, kind)
     done = called(*arguments(tiny_data), cwd=copy, status=1)
     assert said in done.stderr

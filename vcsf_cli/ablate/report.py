@@ -20,7 +20,7 @@ from vcsf_cli.data.splits import query_gallery
 from vcsf_cli.evaluate.report import HTML as RETRIEVAL_REPORT
 from vcsf_cli.evaluate.retrieval import retrieval_folder
 from vcsf_cli.report.charts import PATHWAYS_AND_BOTH, Chart, Line, compared_charts, line_style
-from vcsf_cli.report.clips import build_clips, by_class
+from vcsf_cli.report.clips import build_clips, class_shares
 from vcsf_cli.report.page import Clips, Interval, Section, Table, page
 from vcsf_cli.runs.results import recall_k
 from vcsf_cli.storage import files
@@ -244,4 +244,4 @@ def _class_table(results: TableResults, group: Group) -> dict[str, Any]:
                 pd.concat(clips).groupby(level=0).mean()
             )
     title = f"{metric} by class: {group.task} on {group.dataset}"
-    return by_class(title, results.plan.manifest(group.dataset), hits)
+    return class_shares(title, results.plan.manifest(group.dataset), hits)

@@ -168,20 +168,20 @@ def command(
     earlier one stopped, and shows the table again when all is done. Rows are in results.csv of the
     run, everything else in its folder `finetune`."""
     from vcsf_cli.data.manifest import Manifest
-    from vcsf_cli.train.compute import Compute
 
     protocol = _load_protocol(named, linear, knn, assignments)
     scratch = source is not None and source.startswith(_SCRATCH)
     run = _open_untrained(runs, source) if source and scratch else open_run(runs, source)
     manifest = Manifest.open(data / dataset)
+
+    from vcsf_cli.evaluate.classification import Classification, check
+    from vcsf_cli.evaluate.finetune import measure
+    from vcsf_cli.train.compute import Compute
+
     if precision == "auto":
         trains = protocol.mode == "finetune"
         precision = run.recipe.first_stage.speed.precision if trains else "float32"
     compute = Compute(devices, precision, workers, save_every)
-
-    from vcsf_cli.evaluate.classification import Classification, check
-    from vcsf_cli.evaluate.finetune import measure
-
     splits = [1, 2, 3] if split == "all" else [int(split or run.recipe.first_stage.data.split)]
     pathways = PATHWAYS if pathway == "both" else (pathway,)
     evaluations = [

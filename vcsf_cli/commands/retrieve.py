@@ -158,7 +158,6 @@ def command(
     `index`."""
     from vcsf_cli.data.manifest import Manifest
     from vcsf_cli.runs.run import WITH_LABELS
-    from vcsf_cli.train.compute import Compute
 
     benchmark_options = {
         "DATASET": dataset,
@@ -176,6 +175,9 @@ def command(
     for sentence in run.imported:
         say(sentence)
     manifest = Manifest.open(data / (dataset or search_options["gallery"] or run.status["dataset"]))
+
+    from vcsf_cli.train.compute import Compute
+
     compute = Compute(devices, "float32", workers)
     if search:
         _search(run, manifest, compute, max(ks or [_SEARCH_K]), **search_options)

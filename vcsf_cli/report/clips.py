@@ -243,10 +243,10 @@ def _class_recall(
         )
         for pathway, each in found.items()
     }
-    return by_class("R@1 by class", manifest, hits)
+    return class_shares("R@1 by class", manifest, hits)
 
 
-def by_class(
+def class_shares(
     title: str, manifest: Manifest, hits: Mapping[tuple[str, str], pd.Series]
 ) -> dict[str, Any]:
     """The share of right answers for each class's test clips, as a table for the page's script.
