@@ -22,7 +22,7 @@ from vcsf_cli.config.recipe import load
 from vcsf_cli.export.formats import write_safetensors
 from vcsf_cli.export.load import load_encoder
 from vcsf_cli.model.pathways import build
-from vcsf_cli.runs.stages import digests, stage_fingerprint
+from vcsf_cli.runs.stages import stage_fingerprint, weight_digests
 from vcsf_cli.storage import checkpoint, files
 
 SMALL = (
@@ -148,11 +148,11 @@ def test_a_run_starts_from_the_weights_and_says_so(begun: tuple[Path, str], sour
     recipe = load(str(run / "recipe.yaml"))
     assert recipe.tree["init"] == {"slow": digest, "fast": digest}
     expected, given = build(recipe), checkpoint.load(source / "checkpoint.pt")["task"]["model"]
-    random = digests(expected)
+    random = weight_digests(expected)
     kept = {name: tensor for name, tensor in expected.state_dict().items() if ".head." in name}
     expected.load_state_dict(given | kept)
     (stage,) = json.loads((run / "stages.json").read_text())
-    assert stage["weights_before"] == digests(expected) != random
+    assert stage["weights_before"] == weight_digests(expected) != random
     assert "slow starts from checkpoint.pt, by vcsf's names: " in said
     assert re.search(r"left out: projection head \(4\), the fast pathway \(\d+\)\n", said)
     status = json.loads((run / "status.json").read_text())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from vcsf_cli.model.norm import SplitBatchNorm, batch_norms, split
+from vcsf_cli.model.norm import SplitBatchNorm, batch_norms, split_batch_norms
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -17,7 +17,7 @@ def network(seed: int = 0) -> nn.Sequential:
 def test_each_part_is_normalised_by_itself() -> None:
     clips = torch.randn(6, 3, 2, 4, 4)
     whole, parted = network(), network()
-    split(parted, 3)
+    split_batch_norms(parted, 3)
     expected = torch.cat([copy.deepcopy(whole)(clips[start : start + 2]) for start in (0, 2, 4)])
     torch.testing.assert_close(parted(clips), expected)
     assert not torch.allclose(parted(clips), whole(clips), atol=1e-2)
@@ -27,7 +27,7 @@ def test_running_statistics_move_as_far_as_with_the_whole_batch() -> None:
     """Parts that are alike move the statistics just as the whole batch does."""
     clips = torch.randn(2, 3, 2, 4, 4).repeat(4, 1, 1, 1, 1)
     whole, parted = network(), network()
-    split(parted, 4)
+    split_batch_norms(parted, 4)
     whole(clips)
     parted(clips)
     (ours,), (theirs,) = batch_norms(parted), batch_norms(whole)
@@ -40,7 +40,7 @@ def test_running_statistics_move_as_far_as_with_the_whole_batch() -> None:
 def test_weights_keep_their_names_and_eval_mode_is_as_before() -> None:
     clips = torch.randn(4, 3, 2, 4, 4)
     whole, parted = network(), network()
-    split(parted, 2)
+    split_batch_norms(parted, 2)
     assert list(parted.state_dict()) == list(whole.state_dict())
     assert torch.equal(parted.eval()(clips), whole.eval()(clips))
     assert {id(weight) for weight in parted.parameters()} >= {
@@ -51,8 +51,8 @@ def test_weights_keep_their_names_and_eval_mode_is_as_before() -> None:
 def test_a_split_network_can_be_copied_split_again_and_made_whole() -> None:
     clips = torch.randn(4, 3, 2, 4, 4)
     parted = network()
-    split(parted, 2)
-    split(parted, 4)
+    split_batch_norms(parted, 2)
+    split_batch_norms(parted, 4)
     assert [
         norm.parts
         for norm in batch_norms(copy.deepcopy(parted))
@@ -61,7 +61,7 @@ def test_a_split_network_can_be_copied_split_again_and_made_whole() -> None:
     parted(clips)
     whole = network()
     whole.load_state_dict(parted.state_dict())
-    split(parted, 1)
+    split_batch_norms(parted, 1)
     torch.testing.assert_close(parted(clips), whole(clips))
     torch.testing.assert_close(parted.state_dict(), whole.state_dict())
 
@@ -69,7 +69,7 @@ def test_a_split_network_can_be_copied_split_again_and_made_whole() -> None:
 def test_a_cumulative_mean_counts_a_batch_once() -> None:
     clips = torch.randn(2, 4, 2, 4, 4)
     whole, parted = (nn.Sequential(nn.BatchNorm3d(4, momentum=None)) for _ in range(2))
-    split(parted, 2)
+    split_batch_norms(parted, 2)
     for _ in range(3):
         whole(clips.repeat(2, 1, 1, 1, 1))
         parted(clips.repeat(2, 1, 1, 1, 1))
@@ -80,6 +80,6 @@ def test_a_cumulative_mean_counts_a_batch_once() -> None:
 def test_norms_of_other_dimensions_are_split_too(kind: type[nn.Module]) -> None:
     one = nn.Sequential(kind(4))
     other = copy.deepcopy(one)
-    split(other, 2)
+    split_batch_norms(other, 2)
     features = torch.randn(4, 4, *([5, 5] if kind is nn.BatchNorm2d else []))
     torch.testing.assert_close(other(features), torch.cat([one(features[:2]), one(features[2:])]))

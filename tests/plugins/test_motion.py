@@ -15,7 +15,7 @@ from vcsf_plugins.motion import Additive, Correlation, DifferenceGate, Differenc
 
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.errors import RecipeError
-from vcsf_cli.model.norm import split
+from vcsf_cli.model.norm import split_batch_norms
 from vcsf_cli.model.pathways import build
 
 SETTINGS: dict[str, dict[str, int]] = {
@@ -255,7 +255,7 @@ def test_the_statistics_of_parts_of_a_batch_are_their_own(name: str) -> None:
     """With `train.norm: split` what one part sees must not change what another gives."""
     module, (features, window) = awake(name), clip()
     features, window = torch.cat([features] * 2), torch.cat([window] * 2)
-    split(module, 2)
+    split_batch_norms(module, 2)
     module.train()
     before = module(features, window)
     features, window, half = features.clone(), window.clone(), len(features) // 2

@@ -22,7 +22,7 @@ def unit(seed: int, count: int, dim: int) -> torch.Tensor:
 @pytest.mark.parametrize("seed", range(3))
 def test_measures_equal_their_definitions(seed: int) -> None:
     query, key = unit(seed, 7, 5), unit(seed + 10, 7, 5)
-    found = monitor.embeddings(query, key)
+    found = monitor.embedding_metrics(query, key)
     assert found["uniformity"] == pytest.approx(losses_by_hand.uniformity(query), rel=1e-4)
     assert found["effective_rank"] == pytest.approx(losses_by_hand.effective_rank(query), rel=1e-4)
     distances = [float((query[clip] - key[clip]).square().sum()) for clip in range(7)]
@@ -40,18 +40,23 @@ def test_rank_lies_between_one_and_the_dimensions(seed: int, count: int, dim: in
 
 
 def test_collapse_is_warned_of_below_a_tenth_of_the_dimensions() -> None:
-    assert "slow pathway's embeddings use 2.3 of 32" in monitor.collapse("slow", 2.3, (32, 64))
-    assert monitor.collapse("slow", 3.3, (32, 64)) == ""
-    assert monitor.collapse("slow", 1.0, (4, 64)) == ""  # four clips say nothing
+    assert "slow pathway's embeddings use 2.3 of 32" in monitor.collapse_warning(
+        "slow", 2.3, (32, 64)
+    )
+    assert monitor.collapse_warning("slow", 3.3, (32, 64)) == ""
+    assert monitor.collapse_warning("slow", 1.0, (4, 64)) == ""  # four clips say nothing
 
 
 def test_precision_counts_mined_slots_of_known_labels_alone() -> None:
     contrast = random_contrast(0, batch=2, slots=4)
     contrast.label, contrast.queue_label = torch.tensor([1, -1]), torch.tensor([1, 0, -1, 1])
     mined = torch.tensor([[True, True, True, False], [True, True, False, False]])
-    assert monitor.positives(contrast, mined) == {"mined": 2.5, "monitoring_mined_precision": 0.5}
+    assert monitor.positive_metrics(contrast, mined) == {
+        "mined": 2.5,
+        "monitoring_mined_precision": 0.5,
+    }
     contrast.label = torch.tensor([-1, -1])
-    assert monitor.positives(contrast, mined) == {"mined": 2.5}
+    assert monitor.positive_metrics(contrast, mined) == {"mined": 2.5}
 
 
 def agreement_by_hand(contrast: Contrast, count: int) -> float:
@@ -76,10 +81,10 @@ def agreement_by_hand(contrast: Contrast, count: int) -> float:
 @pytest.mark.parametrize("seed", range(3))
 def test_agreement_is_the_share_of_nearest_slots_in_common(seed: int) -> None:
     contrast = random_contrast(seed)
-    assert monitor.agreement(contrast, 3)["agreement"] == pytest.approx(
+    assert monitor.agreement_metrics(contrast, 3)["agreement"] == pytest.approx(
         agreement_by_hand(contrast, 3)
     )
     contrast.queue["fast"], contrast.key["fast"] = contrast.queue["slow"], contrast.key["slow"]
-    assert monitor.agreement(contrast) == {"agreement": 1.0}
+    assert monitor.agreement_metrics(contrast) == {"agreement": 1.0}
     contrast.queue_video = torch.full_like(contrast.queue_video, -1)
-    assert monitor.agreement(contrast) == {}
+    assert monitor.agreement_metrics(contrast) == {}

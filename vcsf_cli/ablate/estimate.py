@@ -25,7 +25,7 @@ from vcsf_cli.model.parts import build_loss, build_sampler
 from vcsf_cli.model.pathways import build, stage_channels
 from vcsf_cli.narrate import duration
 from vcsf_cli.runs import stages
-from vcsf_cli.runs.restore import own_checkpoint
+from vcsf_cli.runs.restore import load_checkpoint
 from vcsf_cli.train.timing import estimate
 
 _PEAKS = {"h200": 989e12, "h100": 989e12}
@@ -274,7 +274,7 @@ def _epochs_done(spec: RunSpec) -> dict[int, int]:
     if not spec.is_begun:
         return {}
     try:
-        position = own_checkpoint(spec.run)["position"]
+        position = load_checkpoint(spec.run)["position"]
     except (RunError, OSError):
         return {}  # the training itself will say so
     return {int(position["stage"]): int(position["epoch"])}

@@ -84,7 +84,7 @@ def command(
     from vcsf_cli.data.manifest import Manifest
     from vcsf_cli.model.parts import uses_labels
     from vcsf_cli.model.pathways import build
-    from vcsf_cli.model.pretrained import InitialWeights, read
+    from vcsf_cli.model.pretrained import InitialWeights, read_initial_weights
     from vcsf_cli.runs.run import WITH_LABELS, Run, open_run, run_folder
     from vcsf_cli.train.checks import (
         check_batches,
@@ -105,7 +105,7 @@ def command(
     resumes = Run(folder, resolved).checkpoint.exists()
     model = build(resolved, weights_follow=resumes)
     check_shapes(resolved, model)
-    start = InitialWeights() if resumes else read(resolved, init, model)
+    start = InitialWeights() if resumes else read_initial_weights(resolved, init, model)
     for imported in start.imported:
         imported.narrate()
     if dry_run:
@@ -141,9 +141,9 @@ def _resolve(recipe: str, assignments: tuple[str, ...], init: dict[str, Path]) -
     resolved = recipes.load(recipe, assignments)
     if not init:
         return resolved
-    from vcsf_cli.model.pretrained import assignments as digests
+    from vcsf_cli.model.pretrained import init_settings
 
-    return recipes.load(recipe, (*assignments, *digests(resolved.first_stage.init, init)))
+    return recipes.load(recipe, (*assignments, *init_settings(resolved.first_stage.init, init)))
 
 
 def _next_command(run: str, data: Path, runs: Path) -> str:

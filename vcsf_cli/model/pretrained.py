@@ -163,7 +163,7 @@ class InitialWeights:
             table.to_csv(file, index=False, lineterminator="\n")
 
 
-def assignments(wanted: Init, given: Mapping[str, Path]) -> list[str]:
+def init_settings(wanted: Init, given: Mapping[str, Path]) -> list[str]:
     """The recipe settings of `--init`, as `--set` takes them.
 
     Args:
@@ -187,7 +187,9 @@ def assignments(wanted: Init, given: Mapping[str, Path]) -> list[str]:
     return found
 
 
-def read(recipe: Recipe, given: Mapping[str, Path], model: TwoPathways) -> InitialWeights:
+def read_initial_weights(
+    recipe: Recipe, given: Mapping[str, Path], model: TwoPathways
+) -> InitialWeights:
     """The weights that a recipe starts from, checked against its networks.
 
     Args:

@@ -16,13 +16,13 @@ def restore(run: Run) -> tuple[TwoPathways, dict[str, Any]]:
     Raises:
         RunError: If there is no whole checkpoint, or it belongs to another recipe.
     """
-    saved = own_checkpoint(run)
+    saved = load_checkpoint(run)
     model = build(run.recipe, weights_follow=True)
     checkpoint.load_weights(model, saved["task"]["model"], run.checkpoint)
     return model.eval(), saved
 
 
-def own_checkpoint(run: Run) -> dict[str, Any]:
+def load_checkpoint(run: Run) -> dict[str, Any]:
     """The checkpoint of a run.
 
     Raises:

@@ -39,7 +39,7 @@ def stage_fingerprint(recipe: Recipe, stages: int, data_hash: str) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def digests(model: TwoPathways) -> dict[str, str]:
+def weight_digests(model: TwoPathways) -> dict[str, str]:
     """The first 16 hexadecimal digits of the SHA-256 of each pathway's weights and statistics."""
     found: dict[str, str] = {}
     for pathway in PATHWAYS:
@@ -95,7 +95,7 @@ class Stages:
             "loss": stage.loss.name,
             "trains": list(stage.train.pathways),
             "epochs": stage.train.epochs,
-            "weights_before": digests(model),
+            "weights_before": weight_digests(model),
             "begun": now(),
         }
         self._write([*self.entries, entry])
@@ -110,14 +110,14 @@ class Stages:
         if is_first():
             checkpoint.save(weights_file(self.run.folder, index), content, checkpoint.STAGE)
         entry = {
-            "weights_after": digests(model),
+            "weights_after": weight_digests(model),
             "steps": step,
             "ended": now(),
             "trained_by": self.run.name,
         }
         self._write([*self.entries[:index], self.entries[index] | entry | {"prefix": agreed}])
 
-    def found(self, model: TwoPathways) -> tuple[str, int] | None:
+    def find_trained(self, model: TwoPathways) -> tuple[str, int] | None:
         """The run beside this one that has trained the most of this one's first stages, and their
         number; None without one. Stages that can't be used are skipped with a warning.
 
@@ -147,7 +147,7 @@ class Stages:
         return None
 
     def take_over(self, model: TwoPathways, run: str, count: int) -> tuple[int, str]:
-        """Load the weights of the first stages from the run that `found` named, and copy its log.
+        """Load the weights of the first stages from the run that `find_trained` named, and copy its log.
 
         Returns:
             Optimiser steps of these stages, and the run that trained them.

@@ -17,7 +17,7 @@ NEIGHBOURS = 5
 """Nearest slots on which the pathways' agreement is measured."""
 
 
-def embeddings(query: Tensor, key: Tensor) -> dict[str, float]:
+def embedding_metrics(query: Tensor, key: Tensor) -> dict[str, float]:
     """Alignment, uniformity (Wang and Isola, ICML 2020) and effective rank (Roy and Vetterli,
     EUSIPCO 2007) of a batch's embeddings (B, D): how near the views of a clip are, how spread out
     the clips are, and how many dimensions they use. A single clip has no uniformity."""
@@ -42,7 +42,7 @@ def effective_rank(vectors: Tensor) -> float:
     return float(torch.special.entr(share).sum().exp())
 
 
-def collapse(pathway: str, rank: float, shape: Sequence[int]) -> str:
+def collapse_warning(pathway: str, rank: float, shape: Sequence[int]) -> str:
     """A warning if embeddings of a shape (B, D) use few of their dimensions, else ""."""
     most = min(shape)
     if rank >= _COLLAPSED * most or most < 1 / _COLLAPSED:
@@ -56,7 +56,7 @@ def collapse(pathway: str, rank: float, shape: Sequence[int]) -> str:
     )
 
 
-def positives(contrast: Contrast, mined: Tensor) -> dict[str, float]:
+def positive_metrics(contrast: Contrast, mined: Tensor) -> dict[str, float]:
     """Mean number of mined positives (B, K) of a clip, and the share of them, where labels are
     known, that are of its class: the only metric of training that reads labels."""
     known = mined & (contrast.queue_label >= 0) & (contrast.label[:, None] >= 0)
@@ -67,7 +67,7 @@ def positives(contrast: Contrast, mined: Tensor) -> dict[str, float]:
     return found
 
 
-def agreement(contrast: Contrast, count: int = NEIGHBOURS) -> dict[str, float]:
+def agreement_metrics(contrast: Contrast, count: int = NEIGHBOURS) -> dict[str, float]:
     """Share of the slots nearest to a clip's key that slow and fast have in common, without other
     clips of its recording, as in mining; empty while there are no slots."""
     same = (contrast.queue_video == contrast.video[:, None]) | (

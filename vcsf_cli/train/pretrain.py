@@ -20,7 +20,7 @@ from vcsf_cli.errors import BusyError, RunError
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import TwoPathways
 from vcsf_cli.narrate import is_first, say
-from vcsf_cli.runs.restore import own_checkpoint
+from vcsf_cli.runs.restore import load_checkpoint
 from vcsf_cli.runs.run import Run, now
 from vcsf_cli.runs.stages import Stages
 from vcsf_cli.storage import checkpoint
@@ -87,15 +87,15 @@ class Trainer:
         it holds the lock, because another process may just have written a later checkpoint."""
         self.stages = Stages(self.run, self.manifest.hash)
         if self.fabric.broadcast(self.run.checkpoint.exists()):
-            self.saved = own_checkpoint(self.run)
+            self.saved = load_checkpoint(self.run)
             position = TrainState(**self.saved["position"])
             say(
                 f"going on after step {position.step:,} (stage {position.stage + 1}, epoch "
                 f"{position.epoch + 1})"
             )
             return position
-        found = self.stages.found(self.model) if self.compute.share_stages and is_first() else None
-        found = self.fabric.broadcast(found)
+        shares = self.compute.share_stages and is_first()
+        found = self.fabric.broadcast(self.stages.find_trained(self.model) if shares else None)
         if found is None:
             return TrainState()
         run, count = found

@@ -21,7 +21,7 @@ from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.features.extract import extract
 from vcsf_cli.features.neighbours import centred_unit, hits, measured_pathways, nearest, recall
 from vcsf_cli.model.momentum import Queue, ema_update, key_encoder
-from vcsf_cli.model.norm import batch_norms, split
+from vcsf_cli.model.norm import batch_norms, split_batch_norms
 from vcsf_cli.model.parts import Loss, build_loss, build_sampler
 from vcsf_cli.model.pathways import TwoPathways
 from vcsf_cli.narrate import say
@@ -60,7 +60,7 @@ class PretrainTask(Task):
     ) -> None:
         self.stage, self.manifest, self.fabric, self.workers = stage, manifest, fabric, workers
         self.model = model
-        split(model, stage.train.parts if stage.train.norm == "split" else 1)
+        split_batch_norms(model, stage.train.parts if stage.train.norm == "split" else 1)
         self.trained = [pathway for pathway in PATHWAYS if pathway in stage.train.pathways]
         self.keys = cast(TwoPathways, fabric.to_device(key_encoder(model)))
         if stage.speed.compile:
@@ -243,17 +243,17 @@ class PretrainTask(Task):
         metrics: dict[str, float] = {}
         for pathway in self.trained:
             query, key = cast(Tensor, contrast.query[pathway]), contrast.key[pathway]
-            found = monitor.embeddings(query, key)
+            found = monitor.embedding_metrics(query, key)
             mined = getattr(self.loss, "mined", None)
             if mined is not None:
-                found |= monitor.positives(contrast, mined(contrast, pathway))
+                found |= monitor.positive_metrics(contrast, mined(contrast, pathway))
             metrics |= {f"{pathway}_{name}": value for name, value in found.items()}
-            warning = monitor.collapse(pathway, found["effective_rank"], key.shape)
+            warning = monitor.collapse_warning(pathway, found["effective_rank"], key.shape)
             if warning and pathway not in self._warned:
                 self._warned.add(pathway)
                 say(f"warning: {warning}")
         if len(self.keyed) == 2:
-            metrics |= monitor.agreement(contrast)
+            metrics |= monitor.agreement_metrics(contrast)
         return metrics
 
     def evaluate(self) -> dict[str, float]:
