@@ -1,2 +1,1 @@
-"""Features of whole clips: from windows to features, who is near whom, and intervals over
-recordings."""
+"""Features of whole clips, their neighbours, and intervals over recordings."""

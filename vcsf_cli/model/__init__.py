@@ -1,2 +1,1 @@
-"""The two pathways, their heads, the momentum encoder and its queue; sampler and loss; weights from
-files."""
+"""The two pathways, momentum encoder and queue; samplers and losses; weights from files."""

@@ -1,2 +1,1 @@
-"""Run folders: what is in them, how a run is found, begun, restored, and how its results are
-kept."""
+"""Run folders: opened, found, restored, with logs, stages and results."""
