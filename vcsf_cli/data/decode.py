@@ -49,7 +49,7 @@ def preferred_decoders() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the stored frames depend on: a folder holds frames of one setting only.
+    """The settings of stored frames; a folder holds frames of one setting only.
 
     Args:
         kind: Name of the dataset component.

@@ -74,10 +74,10 @@ def training_loader(
     )
 
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 
-def iterate(loader: DataLoader[Item]) -> Iterator[Item]:
+def iterate(loader: DataLoader[_Item]) -> Iterator[_Item]:
     """The items of a loader. Errors of its processes are raised as they were there.
 
     Raises:

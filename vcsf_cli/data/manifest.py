@@ -44,7 +44,7 @@ _SCHEMA = pa.schema(
         ("original", pa.string()),  # SHA-256 of the video's file; empty: not known
     ]
 )
-SPLITS = ("split1", "split2", "split3")
+_SPLITS = ("split1", "split2", "split3")
 _NOT_HASHED = ("shard", "offset", "frame_offsets", "original")
 """Columns that say where a clip lies or what it was made of, not what it is."""
 
@@ -145,7 +145,7 @@ def read_parts(folder: Path) -> dict[str, tuple[str, str, str]]:
     if not path.is_file():
         return {}
     try:
-        table = pq.read_table(path, columns=["label", "source", *SPLITS]).to_pandas()
+        table = pq.read_table(path, columns=["label", "source", *_SPLITS]).to_pandas()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(
             f"{path} is damaged: {error}",
@@ -154,7 +154,7 @@ def read_parts(folder: Path) -> dict[str, tuple[str, str, str]]:
         ) from error
     unlabelled = table["label"].isna().groupby(table["source"]).all()
     found = {}
-    for split in SPLITS:
+    for split in _SPLITS:
         has_train, has_test = (
             table[split].eq(part).groupby(table["source"]).any() for part in ("train", "test")
         )

@@ -330,7 +330,7 @@ def _append_clip(
 
 
 def _listing_entry(video: Video) -> dict[str, str | None]:
-    """What a video's listing, its description in the shard and its journal entry have in common."""
+    """The keys that a video's description in the shard, journal and manifest have in common."""
     return {"label": video.label, "group": video.group, "source": video.source or video.name}
 
 

@@ -21,7 +21,7 @@ from vcsf_cli.errors import DataError
 
 _BLOCK = 512
 SHARD_BYTES = 256 * 2**20
-COPY_BYTES = 2**20
+_COPY_BYTES = 2**20
 
 
 def shard_name(number: int) -> str:
@@ -67,7 +67,7 @@ class ShardWriter:
         begin = self._member(f"{name}.mjpeg", stream.stat().st_size)
         assert self._file is not None
         with stream.open("rb") as source:
-            while chunk := source.read(COPY_BYTES):
+            while chunk := source.read(_COPY_BYTES):
                 self._write(chunk)
         self._pad()
         text = json.dumps(description, sort_keys=True, ensure_ascii=False).encode()
