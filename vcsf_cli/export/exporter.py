@@ -22,7 +22,7 @@ from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.evaluate.retrieval import training_mean
 from vcsf_cli.export import formats
-from vcsf_cli.export.card import card, licence_in
+from vcsf_cli.export.card import model_card, read_licence
 from vcsf_cli.export.check import compare
 from vcsf_cli.export.encoder import Encoder
 from vcsf_cli.export.folder import (
@@ -154,7 +154,7 @@ class Exporter:
             return
         earlier = read_config(out)
         if (out / CARD).is_file():
-            self.licence = licence_in((out / CARD).read_text(encoding="utf-8"))
+            self.licence = read_licence((out / CARD).read_text(encoding="utf-8"))
         others = [kind for kind in earlier["files"] if kind not in wanted]
         same = all(
             earlier[key] == json.loads(json.dumps(config[key]))
@@ -178,7 +178,7 @@ class Exporter:
         files.write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
         files.write_text(
             folder / CARD,
-            card(
+            model_card(
                 self.run, config, results.read_all(self.run.folder, self.checkpoint), self.licence
             ),
         )
