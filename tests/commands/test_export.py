@@ -30,14 +30,16 @@ from vcsf_cli.data.clips import decode
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.store import FrameStore
 from vcsf_cli.evaluate.retrieval import training_mean
-from vcsf_cli.export import exporter, formats
+from vcsf_cli.export import formats
 from vcsf_cli.export.card import measurements
 from vcsf_cli.export.encoder import Encoder
+from vcsf_cli.export.exporter import store_windows
 from vcsf_cli.export.folder import exported_recipe
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.runs.results import read_all
 from vcsf_cli.runs.run import read_run
+from vcsf_cli.search.video import FrameTransform
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.storage.files import sha256
 
@@ -425,8 +427,8 @@ def test_nothing_is_fetched_to_load_what_started_from_weights_of_others(run: Pat
         ["backbone={name: timm, model: test_vit, pretrained: true}", "slow.pretrained=true"],
     ).tree
     loaded = exported_recipe({"recipe": tree})
-    assert loaded.model.backbone.settings["pretrained"] is False
-    assert loaded.model.slow["pretrained"] is False
+    assert loaded.first_stage.backbone.settings["pretrained"] is False
+    assert loaded.first_stage.slow["pretrained"] is False
     assert tree["backbone"]["pretrained"] is True
 
 
@@ -461,8 +463,8 @@ def test_a_missing_package_is_told_before_any_work(
 
 
 def test_what_is_compared_comes_from_all_over_the_dataset(run: Path, tiny_data: Path) -> None:
-    found = exporter.Exporter(
-        read_run(run), Manifest.open(tiny_data / "synthetic"), (), "both"
-    ).clips
+    stage, manifest = read_run(run).recipe.last_stage, Manifest.open(tiny_data / "synthetic")
+    transform = FrameTransform.from_stage(stage, manifest.settings)
+    found = store_windows(manifest, build_sampler(stage), transform)
     assert found.shape == (6, 8, 32, 32, 3)
     assert len(np.unique(found.reshape(6, -1), axis=0)) == 6

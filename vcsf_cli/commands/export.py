@@ -10,6 +10,7 @@ import click
 
 from vcsf_cli.commands.common import open_run
 from vcsf_cli.commands.options import data_option, from_option, runs_option
+from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import InputError
 from vcsf_cli.narrate import say
 
@@ -82,10 +83,9 @@ def command(
     check_place(out)
     manifest = _open_dataset(run, data, clips)
 
-    from vcsf_cli.export.exporter import Exporter
+    from vcsf_cli.export.exporter import export_run
 
-    exporter = Exporter(run, manifest, clips, pathway)
-    exporter.write(out, formats)
+    export_run(run, out, formats, PATHWAYS if pathway == "both" else (pathway,), manifest, clips)
     say(f"exported: {out}")
     if (out / "model.safetensors").is_file():
         code = f'import vcsf_cli; print(vcsf_cli.load_encoder({str(out)!r}).encode("VIDEO"))'

@@ -1,27 +1,27 @@
-"""One export of a run: its files are written, compared with the checkpoint, described, and appear
-all at once."""
+"""Exporting a run: files are written, compared with the checkpoint and described; the folder appears
+at once."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import numpy as np
 import torch
 
-from vcsf_cli.contracts import PATHWAYS, Frames
+from vcsf_cli.contracts import PATHWAYS, Frames, Sampler
 from vcsf_cli.data.augment import to_input
 from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.evaluate.retrieval import training_mean
-from vcsf_cli.export import formats
+from vcsf_cli.export import formats as writers
 from vcsf_cli.export.card import model_card, read_licence
 from vcsf_cli.export.check import compare
 from vcsf_cli.export.encoder import Encoder
@@ -35,7 +35,9 @@ from vcsf_cli.export.folder import (
     read_config,
     replacing,
 )
+from vcsf_cli.features.extract import Features
 from vcsf_cli.model.parts import build_sampler, fixed_geometry
+from vcsf_cli.model.pathways import TwoPathways
 from vcsf_cli.narrate import say
 from vcsf_cli.runs import results
 from vcsf_cli.runs.restore import restore
@@ -43,155 +45,150 @@ from vcsf_cli.runs.run import Run
 from vcsf_cli.search.video import FrameTransform, VideoFile
 from vcsf_cli.storage import files
 
-COMPARED = 6
+_COMPARED = 6
 """Windows that files are compared on."""
 
 
-class Exporter:
-    """A run that is exported.
+def export_run(
+    run: Run,
+    out: Path,
+    formats: Iterable[str],
+    pathways: Sequence[str] = PATHWAYS,
+    manifest: Manifest | None = None,
+    videos: Sequence[Path] = (),
+) -> None:
+    """Export a run's newest checkpoint, and print how each file compares with it.
 
     Args:
         run: The run.
-        manifest: Its dataset, if it is here.
-        videos: Videos to compare on instead of the dataset's.
-        pathway: `slow`, `fast` or `both`.
+        out: The folder; an earlier export there is replaced, but its other formats are kept if they
+            are of the same checkpoint and pathways.
+        formats: Keys of `FILES`.
+        pathways: The pathways to export.
+        manifest: The run's dataset, if it is here.
+        videos: Videos to compare on instead of the dataset's; required without a dataset.
 
     Raises:
-        RunError: If the run has no whole checkpoint, or can't be exported.
+        RunError: If the run has no whole checkpoint, can't be written in a format, or a file is not
+            what the checkpoint is.
         DataError: If clips can't be read.
+        InputError: If something was put into `out` meanwhile.
     """
+    stage, wanted = run.recipe.last_stage, set(formats)
+    model, _ = restore(run)
+    checkpoint = files.sha256(run.checkpoint)
+    sampler = build_sampler(stage)
+    # Whoever uses the export may not have the decoder of the store; all decoders give equal frames.
+    settings = manifest.settings if manifest else {}
+    transform = replace(FrameTransform.from_stage(stage, settings), decoder="")
+    encoder = Encoder(model, fixed_geometry(sampler), pathways).eval()
+    clips = (
+        _file_windows(videos, sampler, transform)
+        if videos or manifest is None
+        else store_windows(manifest, sampler, transform)
+    )
+    expected = _checkpoint_features(model, encoder, clips)
+    widths = {name: values.shape[1] for name, values in expected.items()}
+    measured = training_mean(run, checkpoint)
+    centre = {name: measured[0][name] for name in widths} if measured else {}
+    config = describe(run, checkpoint, encoder, widths, transform) | {"compared": {}}
+    config["centre"] = measured[1] if measured else None
+    with replacing(out) as folder:
+        licence = _read_licence(out)
+        _keep_other_formats(out, folder, config, wanted)
+        if {"torch-export", "onnx"} & wanted:
+            say("tracing the networks")
+            program = writers.trace_encoder(encoder, stage.data.size)
+        for kind in (kind for kind in FILES if kind in wanted):
+            say(f"writing {FILES[kind]}")
+            path = folder / FILES[kind]
+            if kind == "safetensors":
+                writers.write_safetensors(encoder, centre, path)
+                beside = writers.write_images(encoder, folder)
+            elif kind == "torch-export":
+                writers.write_torch_export(program, path)
+                beside = []
+            else:
+                writers.write_onnx(program, encoder.pathways, path)
+                beside = [each.name for each in folder.glob(f"{path.name}.*")]
+            config["files"][kind] = [path.name, *beside]
+            _write_description(folder, run, config, licence)
+            config["compared"][kind] = _compare(kind, path, clips, expected)
+        _write_description(folder, run, config, licence)
+        check_place(out)  # again: something may have been put there meanwhile
 
-    def __init__(
-        self, run: Run, manifest: Manifest | None, videos: Iterable[Path], pathway: str
-    ) -> None:
-        self.run, self.stage = run, run.recipe.last_stage
-        self.model, _ = restore(run)
-        self.checkpoint = files.sha256(run.checkpoint)
-        self.sampler = build_sampler(self.stage)
-        # Whoever uses the export may not have the decoder that the store was made with; frames are
-        # the same by all.
-        self.look = replace(
-            FrameTransform.from_stage(self.stage, manifest.settings if manifest else {}), decoder=""
-        )
-        pathways = PATHWAYS if pathway == "both" else (pathway,)
-        geometry = fixed_geometry(self.sampler)
-        self.encoder = Encoder(self.model, geometry, pathways).eval()
-        paths = list(videos)
-        self.clips = np.stack(
-            self._file_windows(paths)
-            if paths or manifest is None
-            else self._store_windows(manifest)
-        )
-        windows = geometry.split(to_input(torch.from_numpy(self.clips)))
-        positions = {
-            name: torch.tensor([geometry.positions[name]] * len(self.clips)) for name in pathways
-        }
-        with torch.no_grad():
-            features = self.model.features(windows, positions)
-        self.expected = {name: features[name].numpy() for name in pathways}
-        self.licence = ""
 
-    def _store_windows(self, manifest: Manifest) -> list[Frames]:
-        """The middle windows of clips from all over a dataset."""
-        rows = np.unique(np.linspace(0, len(manifest.table) - 1, COMPARED).astype(int)).tolist()
-        clips = EvalClips(
-            manifest, rows, self.sampler, self.look.border, self.look.size, centre_only=True
-        )
-        read = (clips[index] for index in range(len(rows)))
-        return [clip["frames"][clip["windows"][0]].numpy() for clip in read]
+def store_windows(manifest: Manifest, sampler: Sampler, transform: FrameTransform) -> Frames:
+    """The middle windows of clips from all over a dataset, uint8 (N, L, size, size, 3)."""
+    rows = np.unique(np.linspace(0, len(manifest.table) - 1, _COMPARED).astype(int)).tolist()
+    clips = EvalClips(manifest, rows, sampler, transform.border, transform.size, centre_only=True)
+    read = (clips[index] for index in range(len(rows)))
+    return np.stack([clip["frames"][clip["windows"][0]].numpy() for clip in read])
 
-    def _file_windows(self, paths: list[Path]) -> list[Frames]:
-        """The first windows of videos."""
-        found: list[Frames] = []
-        for number, path in enumerate(paths):
-            share = -(-(COMPARED - len(found)) // (len(paths) - number))
-            windows = VideoFile(path, self.sampler, self.look).windows()
-            found += [window.frames for window in islice(windows, share)]
-        return found
 
-    def write(self, out: Path, wanted: Iterable[str]) -> None:
-        """Write, compare and describe; print each comparison.
+def _file_windows(paths: Sequence[Path], sampler: Sampler, transform: FrameTransform) -> Frames:
+    """The first windows of videos, uint8 (N, L, size, size, 3)."""
+    found: list[Frames] = []
+    for number, path in enumerate(paths):
+        share = -(-(_COMPARED - len(found)) // (len(paths) - number))
+        windows = VideoFile(path, sampler, transform).windows()
+        found += [window.frames for window in islice(windows, share)]
+    return np.stack(found)
 
-        Raises:
-            RunError: If a file can't be written in a format, or is not what the checkpoint is.
-        """
-        widths = {name: values.shape[1] for name, values in self.expected.items()}
-        config = describe(self.run, self.checkpoint, self.encoder, widths, self.look) | {
-            "compared": {}
-        }
-        measured = training_mean(self.run, self.checkpoint)
-        centre = {name: measured[0][name] for name in widths} if measured else {}
-        config["centre"] = measured[1] if measured else None
-        with replacing(out) as folder:
-            self._keep_others(out, folder, config, set(wanted))
-            if {"torch-export", "onnx"} & set(wanted):
-                say("tracing the networks")
-                program = formats.trace_encoder(self.encoder, self.stage.data.size)
-            for kind in (kind for kind in FILES if kind in wanted):
-                say(f"writing {FILES[kind]}")
-                path = folder / FILES[kind]
-                config["files"][kind] = [path.name]
-                if kind == "safetensors":
-                    formats.write_safetensors(self.encoder, centre, path)
-                    config["files"][kind] += formats.write_images(self.encoder, folder)
-                elif kind == "torch-export":
-                    formats.write_torch_export(program, path)
-                else:
-                    formats.write_onnx(program, self.encoder.pathways, path)
-                    config["files"][kind] += [
-                        beside.name for beside in folder.glob(f"{path.name}.*")
-                    ]
-                self._describe(folder, config)
-                config["compared"][kind] = self._compared(kind, path)
-            self._describe(folder, config)
-            check_place(out)  # again: something may have been put there meanwhile
 
-    def _keep_others(
-        self, out: Path, folder: Path, config: dict[str, Any], wanted: set[str]
-    ) -> None:
-        """Take over other formats from an earlier export of the same checkpoint and pathways."""
-        if not is_export(out):
-            return
-        earlier = read_config(out)
-        if (out / CARD).is_file():
-            self.licence = read_licence((out / CARD).read_text(encoding="utf-8"))
-        others = [kind for kind in earlier["files"] if kind not in wanted]
-        same = all(
-            earlier[key] == json.loads(json.dumps(config[key]))
-            for key in ("run", "features", "input", "video")
-        )
-        for kind in others:
-            if not same:
-                say(f"{kind} in {out} is of another checkpoint or pathway: it is left out")
-                continue
-            for name in earlier["files"][kind]:
-                shutil.copy2(out / name, folder / name)
-            config["files"][kind], config["compared"][kind] = (
-                earlier["files"][kind],
-                earlier["compared"][kind],
-            )
-            if kind == "safetensors":  # what was measured since is not in this file
-                config["centre"] = earlier["centre"]
+def _checkpoint_features(model: TwoPathways, encoder: Encoder, clips: Frames) -> Features:
+    """Features (N, C) by pathway of the checkpoint's own networks."""
+    windows = encoder.geometry.split(to_input(torch.from_numpy(clips)))
+    positions = {
+        name: torch.tensor([encoder.geometry.positions[name]] * len(clips))
+        for name in encoder.pathways
+    }
+    with torch.no_grad():
+        features = model.features(windows, positions)
+    return {name: features[name].numpy() for name in encoder.pathways}
 
-    def _describe(self, folder: Path, config: dict[str, Any]) -> None:
-        """Write `config.json` and the card."""
-        files.write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
-        files.write_text(
-            folder / CARD,
-            model_card(
-                self.run, config, results.read_all(self.run.folder, self.checkpoint), self.licence
-            ),
-        )
 
-    def _compared(self, kind: str, path: Path) -> dict[str, Any]:
-        """Compare a file with the checkpoint, and print how far it is from it."""
-        with tempfile.TemporaryDirectory(
-            dir=path.parent
-        ) as work:  # where the next export cleans, if this one is killed
-            clips = Path(work) / "clips.npz"
-            arrays: dict[str, Any] = {"clips": self.clips, **self.expected}
-            np.savez(clips, **arrays)
-            found = compare(kind, path.parent if kind == "safetensors" else path, clips)
-        for pathway, comparison in found.items():
-            click.echo(f"{kind} {pathway}: {comparison} ({comparison.clips} real clips)")
-        return {pathway: asdict(comparison) for pathway, comparison in found.items()}
+def _read_licence(out: Path) -> str:
+    """The licence that somebody wrote into the card of an earlier export."""
+    card = out / CARD
+    return read_licence(card.read_text(encoding="utf-8")) if card.is_file() else ""
+
+
+def _keep_other_formats(out: Path, folder: Path, config: dict[str, Any], wanted: set[str]) -> None:
+    """Take over other formats from an earlier export of the same checkpoint and pathways."""
+    if not is_export(out):
+        return
+    earlier = read_config(out)
+    same = all(
+        earlier[key] == json.loads(json.dumps(config[key]))
+        for key in ("run", "features", "input", "video")
+    )
+    for kind in (kind for kind in earlier["files"] if kind not in wanted):
+        if not same:
+            say(f"{kind} in {out} is of another checkpoint or pathway: it is left out")
+            continue
+        for name in earlier["files"][kind]:
+            shutil.copy2(out / name, folder / name)
+        for key in ("files", "compared"):
+            config[key][kind] = earlier[key][kind]
+        if kind == "safetensors":  # what was measured since is not in this file
+            config["centre"] = earlier["centre"]
+
+
+def _write_description(folder: Path, run: Run, config: dict[str, Any], licence: str) -> None:
+    """Write `config.json` and the card."""
+    files.write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    measured = results.read_all(run.folder, config["run"]["checkpoint"])
+    files.write_text(folder / CARD, model_card(run, config, measured, licence))
+
+
+def _compare(kind: str, path: Path, clips: Frames, expected: Features) -> dict[str, Any]:
+    """Compare a file with the checkpoint, and print how far it is from it."""
+    # In the new folder, so that the next export cleans up if this one is killed.
+    with tempfile.TemporaryDirectory(dir=path.parent) as work:
+        arrays = Path(work) / "clips.npz"
+        np.savez(arrays, clips=clips, **cast(dict[str, Any], expected))
+        found = compare(kind, path.parent if kind == "safetensors" else path, arrays)
+    for pathway, comparison in found.items():
+        click.echo(f"{kind} {pathway}: {comparison} ({comparison.clips} real clips)")
+    return {pathway: asdict(comparison) for pathway, comparison in found.items()}
