@@ -25,7 +25,7 @@ hookimpl = pluggy.HookimplMarker("vcsf")
 
 
 def __getattr__(name: str) -> Any:
-    """`load_encoder` is imported when it is asked for: it needs torch, which takes seconds."""
+    """Import `load_encoder` when it is used: it needs torch, which takes seconds."""
     if name == "load_encoder":
         from vcsf_cli.export.load import load_encoder
 

@@ -1,5 +1,4 @@
-"""The `vcsf` command: a group that loads a command when it is used, and the only place where errors
-become output."""
+"""The `vcsf` command: it loads a command when it is used, and is the only place that prints errors."""
 
 from __future__ import annotations
 
@@ -29,8 +28,7 @@ from vcsf_cli.storage.files import write_text
 
 
 class _LazyGroup(click.Group):
-    """Loads a command's module when the command is asked for; plugins' commands only when no
-    built-in has the name."""
+    """Loads a command's module when it is used; plugins' commands only if no built-in has the name."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -55,7 +53,7 @@ class _LazyGroup(click.Group):
         except BrokenPipeError as error:
             if any(map(_has_no_reader, (sys.stdout, sys.stderr))):
                 raise
-            # click would end without a word, as if it were the output's.
+            # click would end silently, as if the pipe were our output.
             raise RuntimeError("a pipe between processes broke") from error
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
@@ -70,7 +68,7 @@ class _LazyGroup(click.Group):
 
 
 def _heed_local_plugin(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
-    """Leave out ./vcsf_local.py before any plugin's command is looked for."""
+    """Leave out ./vcsf_local.py, before any plugin's command is looked up."""
     if not wanted:
         from vcsf_cli import registry  # not for `vcsf --help`, which loads no plugin
 
@@ -106,7 +104,7 @@ def vcsf() -> None:
     """Learn video representations without labels: a slow and a fast pathway that find positives for
     each other.
 
-    The usual way: `vcsf prepare ucf101`, `vcsf pretrain recipes/vcsf.yaml`, `vcsf retrieve --k
+    Typical use: `vcsf prepare ucf101`, `vcsf pretrain recipes/vcsf.yaml`, `vcsf retrieve --k
     1,5,10`."""
 
 
@@ -126,7 +124,7 @@ def _explain(
 
 
 def _in_our_words(error: click.ClickException) -> VcsfError:
-    """An error of click's, such as an unknown option, as one of ours."""
+    """An error of click, such as an unknown option, as a `VcsfError`."""
     message = error.format_message().rstrip(".")
     context = getattr(error, "ctx", None)
     hint = f"see {context.command_path} --help" if context else ""
@@ -134,8 +132,7 @@ def _in_our_words(error: click.ClickException) -> VcsfError:
 
 
 def _system_error(error: OSError) -> VcsfError | None:
-    """An error of the system's as one of ours; None if the user needs to see where it comes
-    from."""
+    """An error of the operating system as a `VcsfError`; None if its traceback is needed."""
     message = f"{error.strerror}: {error.filename or 'while writing'}"
     if error.errno in WRONG_PATH:
         return InputError(message, "look at the folders and names that you gave")
@@ -155,11 +152,11 @@ def _has_no_reader(stream: Any) -> bool:
 
 
 def _reader_has_gone() -> bool:
-    """Whether nobody reads our output any more, which then goes nowhere."""
+    """Whether the reader of our output has gone; what is still buffered is then discarded."""
     alone = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]
     for stream in alone:
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())  # what is still buffered has a place to go to
+        os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
     return bool(alone)
 
@@ -192,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BrokenPipeError, SystemExit):  # SystemExit is what click makes of a broken pipe
         if not _reader_has_gone():
             raise
-        return 0  # nobody is left to tell
+        return 0
     except OSError as error:
         explained = _system_error(error)
         if explained is None:

@@ -85,7 +85,7 @@ def test_frames_are_resampled_to_the_rate_that_windows_are_taken_at() -> None:
     ids=["float", "image", "channels first", "none"],
 )
 def test_what_is_no_video_is_refused(encoder: VideoEncoder, frames: np.ndarray) -> None:
-    with pytest.raises(InputError, match="are no video"):
+    with pytest.raises(InputError, match="are not a video"):
         encoder.encode(frames)
 
 

@@ -1,19 +1,17 @@
-"""How far two rows of a table are apart, and how far that may be luck: of their trainings, and of
-the clips in the test.
+"""The difference of two rows of a table, with an interval over trainings and test clips.
 
 A row's number varies with the seed it is trained with, and with the recordings that happen to be in
 the test. The interval has both: the spread of the difference over places (seed and split), and a
 paired bootstrap over recordings, whose variances are added, with Student's t of as many degrees of
 freedom as Satterthwaite's formula gives (Biometrics Bulletin 2, 1946). Recordings are drawn, not
-single clips: clips cut from one recording are right or wrong together, and whoever draws clips
-takes them for more evidence than they are (Efron and Tibshirani 1993, ch. 8).
+single clips: clips cut from one recording are right or wrong together, so drawing clips would
+overstate the evidence (Efron and Tibshirani 1993, ch. 8).
 
-Measured on pairs of rows that do not differ, of 1,000 clips in 100 recordings, whose seeds scatter
-by 5 points: the interval leaves zero out in 8 % of the cases with 3 seeds and in 5 % with 5 (1,200
-pairs each; 7 % and 5 % by the normal distribution, where 3 seeds tell little of how far seeds
-scatter), of seeds that scatter by 1 point in 2 %. Drawing places as well as recordings again gives
-14 % and 11 % in its place (600 pairs), because three places are too few to draw from; drawing
-recordings alone, of numbers that are means over seeds, 58 % and 60 %.
+Measured on pairs of rows that do not differ (1,000 clips in 100 recordings, seeds that scatter by 5
+points): the interval leaves zero out in 8 % of the cases with 3 seeds and in 5 % with 5 (1,200 pairs
+each; 7 % and 5 % by the normal distribution), and in 2 % where seeds scatter by 1 point. Drawing
+places as well as recordings gives 14 % and 11 % instead (600 pairs), because three places are too
+few to draw from; drawing recordings alone, with means over seeds, gives 58 % and 60 %.
 `tests/ablate/test_difference.py` bounds it."""
 
 from __future__ import annotations
@@ -30,11 +28,11 @@ from scipy.special import stdtrit
 FloatArray = npt.NDArray[np.float64]
 
 DRAWS = 2_000
-"""Of recordings."""
+"""Draws of recordings."""
 FEWEST_PLACES = 3
-"""Seeds and splits below which nothing can be said of other trainings."""
+"""Seeds and splits needed for an interval over other trainings."""
 _FEWEST_RECORDINGS = 10
-"""Below which drawing them says nothing."""
+"""Recordings needed for an interval."""
 _ENDS = (0.025, 0.975)
 
 
@@ -46,8 +44,8 @@ class Difference:
         value: The mean over places.
         low: Lower end of its 95 % interval, NaN if there is none.
         high: Upper end.
-        clips: Clips that it is of.
-        places: Seeds and splits that it is of.
+        clips: How many clips it is taken over.
+        places: How many pairs of seed and split it is taken over.
     """
 
     value: float
@@ -63,14 +61,14 @@ def mean_difference(
     """The mean over places of the difference of two rows' means, with its interval.
 
     Args:
-        pairs: Of every place its split, and what each row got for every clip (index), such as 1 or
+        pairs: For every place its split, and each row's value for every clip (index), such as 1 or
             0.
         source: The recording of each clip.
 
     Returns:
-        None if the rows have no clip in common. The interval is of these trainings only, over
-        recordings, for fewer places than `FEWEST_PLACES`; there is none for fewer recordings than
-        `_FEWEST_RECORDINGS`."""
+        None if the rows have no clip in common. With fewer places than `FEWEST_PLACES` the interval
+        is over recordings only, with fewer recordings than `_FEWEST_RECORDINGS` there is none.
+    """
     joined = [(split, *ours.align(theirs, join="inner")) for split, ours, theirs in pairs]
     joined = [each for each in joined if len(each[1])]
     if not joined:
@@ -97,7 +95,7 @@ def redrawn(
     places of a split.
 
     Args:
-        differences: Of each place those of its clips, (clips,).
+        differences: Those of each place's clips, (clips,).
         codes: The number of each clip's recording, places one after the other.
         recordings: How many there are.
     """
@@ -129,7 +127,7 @@ def interval(means: FloatArray, drawn: FloatArray, recordings: int) -> tuple[flo
     """The ends of the 95 % interval.
 
     Args:
-        means: Of each place, (places,).
+        means: The mean of each place, (places,).
         drawn: The mean over places for each draw of recordings, (draws,).
         recordings: How many there are.
     """
@@ -150,16 +148,15 @@ def interval(means: FloatArray, drawn: FloatArray, recordings: int) -> tuple[flo
 
 
 def is_finding(places: int, low: float, high: float) -> bool:
-    """Whether a difference says something of other trainings than these: its interval leaves zero
-    out."""
+    """Whether a difference holds for other trainings too: its interval leaves zero out."""
     return places >= FEWEST_PLACES and (low > 0 or high < 0)
 
 
 def describe_intervals(places: Sequence[int], recordings: bool) -> str:
-    """What the intervals of a table are, in words.
+    """A sentence about the intervals of a table.
 
     Args:
-        places: Seeds and splits that each difference is of.
+        places: How many pairs of seed and split each difference is taken over.
         recordings: Whether there are enough for an interval of every difference.
     """
     drawn = f"the recordings that test clips were cut from (paired bootstrap, {DRAWS:,} draws)"

@@ -31,15 +31,14 @@ FORMATS = ("safetensors", "torch-export", "onnx")
     multiple=True,
     default=("safetensors",),
     show_default=True,
-    help="What to write; may be given often. A format is added to an export of the same "
-    "checkpoint.",
+    help="What to write; can be repeated. A format is added to an export of the same checkpoint.",
 )
 @click.option(
     "--pathway",
     type=click.Choice(["slow", "fast", "both"]),
     default="both",
     show_default=True,
-    help="Which pathway's features it gives.",
+    help="The pathway to export.",
 )
 @click.option(
     "--out",
@@ -51,8 +50,8 @@ FORMATS = ("safetensors", "torch-export", "onnx")
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="VIDEO",
-    help="A video to compare the files with the checkpoint on; may be given often.  [default: "
-    "clips of the run's dataset]",
+    help="A video to compare the files with the checkpoint on; can be repeated.  [default: clips of "
+    "the run's dataset]",
 )
 @data_option
 @runs_option
@@ -65,10 +64,10 @@ def command(
     data: Path,
     runs: Path,
 ) -> None:
-    """Write a run's encoder as a folder: weights, config.json and a model card, as model hubs want
-    it.
+    """Write a run's encoder as a folder with weights, config.json and a model card, as model hubs
+    expect it.
 
-    `torch-export` (model.pt2) and `onnx` (model.onnx) need no vcsf: they take whole windows of
+    `torch-export` (model.pt2) and `onnx` (model.onnx) work without vcsf: they take whole windows of
     uint8 frames, in batches of any size. Every file is loaded in a fresh process and compared with
     the checkpoint on real clips before the folder appears."""
     from vcsf_cli.export.folder import check_place

@@ -1,4 +1,4 @@
-"""`vcsf plugins`: which components there are, who registered them, and what they take."""
+"""`vcsf plugins`: components, the plugins that registered them, and their parameters."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from vcsf_cli.narrate import say
 @click.argument("kind", required=False)
 @click.argument("name", required=False)
 def command(kind: str | None, name: str | None) -> None:
-    """List all components, those of one KIND, or describe one by KIND and NAME."""
+    """List all components or those of one KIND, or describe the one with KIND and NAME."""
     plugins = registry.load()
     if kind is not None and kind not in registry.HOOKS:
         raise UnknownName("kind of component", kind, registry.HOOKS)
     if kind is not None and name is not None:
-        click.echo(description(plugins.find(kind, name)))
+        click.echo(_describe(plugins.find(kind, name)))
         return
     for each in [kind] if kind else registry.HOOKS:
         click.echo(f"{each}:")
@@ -35,8 +35,7 @@ def command(kind: str | None, name: str | None) -> None:
     say(f"next: vcsf plugins {kind or 'KIND'} NAME")
 
 
-def description(component: Component) -> str:
-    """Everything about one component."""
+def _describe(component: Component) -> str:
     lines = [
         f"{component.kind} {component.name}, from plugin {component.plugin}",
         "",
@@ -56,7 +55,6 @@ def description(component: Component) -> str:
 
 
 def _parameter_lines(parameter: Parameter) -> list[str]:
-    """A parameter with its type, default and help."""
     value = "required" if parameter.required else f"default {parameter.default!r}"
     return [
         f"  {parameter.name}: {_type_name(parameter.annotation)}, {value}",
@@ -65,7 +63,6 @@ def _parameter_lines(parameter: Parameter) -> list[str]:
 
 
 def _type_name(annotation: Any) -> str:
-    """An annotation as a reader wants it."""
     if hasattr(annotation, "__metadata__"):
         bounds = ", ".join(repr(item) for item in annotation.__metadata__)
         return f"{_type_name(annotation.__origin__)} ({bounds})"

@@ -16,15 +16,14 @@ from vcsf_cli.narrate import say
 @click.group("recipes", invoke_without_command=True)
 @click.pass_context
 def command(context: click.Context) -> None:
-    """List, show and check recipes; without a word after it: list them."""
+    """List, show and check recipes; lists them without a subcommand."""
     if context.invoked_subcommand is None:
         context.invoke(_list_recipes)
 
 
 @command.command("list")
 def _list_recipes() -> None:
-    """List the recipes that are found by name, with the first line of each."""
-
+    """List the recipes that have a name, with the first line of each."""
     names = RECIPES.files()
     width = max(map(len, names), default=0)
     for name, path in names.items():
@@ -38,7 +37,6 @@ def _list_recipes() -> None:
 @set_option
 def show(recipe: str, assignments: tuple[str, ...]) -> None:
     """Print a recipe with everything it extends and all defaults filled in."""
-
     click.echo(recipes.load(recipe, assignments).yaml(), nl=False)
 
 
@@ -47,12 +45,11 @@ def show(recipe: str, assignments: tuple[str, ...]) -> None:
 @set_option
 @data_option
 def check(recipe_names: tuple[str, ...], assignments: tuple[str, ...], data: Path) -> None:
-    """Check recipes, all of them if none is named: keys, values, names, and whether the networks
-    can be built.
+    """Check the keys, values and names of recipes, and build their networks; all recipes if none is
+    named.
 
-    Where a recipe's dataset is prepared, its sizes are checked against it too.
+    If a recipe's dataset is prepared, its sizes are checked against it too.
     """
-
     names = list(recipe_names or RECIPES.files())
     wrong: dict[str, VcsfError] = {}
     for name in names:
@@ -75,7 +72,7 @@ def _check_one(name: str, assignments: tuple[str, ...], data: Path) -> None:
     """Check one recipe, and say that it is right.
 
     Raises:
-        VcsfError: If it isn't.
+        VcsfError: If it is wrong.
     """
     from vcsf_cli.data.manifest import Manifest
     from vcsf_cli.model.pathways import build

@@ -1,2 +1,1 @@
-"""Trained encoders as files that others can use: what is in a folder, how it is written, checked
-and loaded."""
+"""Trained encoders as folders of files: writing, checking and loading them."""

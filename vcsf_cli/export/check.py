@@ -1,5 +1,4 @@
-"""Comparing an exported file with the checkpoint: in a process of its own, by the runtime that
-others will use.
+"""Comparing an exported file with the checkpoint, in a process of its own and by its own runtime.
 
 `python -m vcsf_cli.export.check FORMAT PATH CLIPS.npz` prints how far the file is from the features
 in `CLIPS.npz`. It imports nothing but numpy and the format's runtime, so that ONNX is checked
@@ -24,7 +23,7 @@ Values = npt.NDArray[np.float32]
 Encode = Callable[[npt.NDArray[np.uint8]], Mapping[str, Values]]
 
 _LARGEST_DIFFERENCE = 1e-4
-"""Of the largest feature: float32 sums in another order differ by some 1e-6 of it."""
+"""As a share of the largest feature; float32 sums in another order differ by about 1e-6 of it."""
 _SMALLEST_COSINE = 0.9999
 
 
@@ -33,9 +32,9 @@ class _Comparison:
     """How far features of a file are from the checkpoint's, over all clips compared.
 
     Args:
-        clips: How many.
+        clips: How many clips.
         difference: The largest difference of a feature.
-        scale: The largest feature of the checkpoint's, without its sign.
+        scale: The largest absolute feature of the checkpoint.
         cosine: The smallest cosine of a clip's two features.
     """
 
@@ -46,7 +45,7 @@ class _Comparison:
 
     @property
     def good(self) -> bool:
-        """Whether that is no more than rounding; what is no number is not good."""
+        """Whether that is only rounding; NaN is not good."""
         return (
             self.difference <= _LARGEST_DIFFERENCE * self.scale and self.cosine >= _SMALLEST_COSINE
         )
@@ -95,8 +94,7 @@ def compare(kind: str, path: Path, clips: Path) -> dict[str, _Comparison]:
 def measure(
     encode: Encode, clips: npt.NDArray[np.uint8], expected: Mapping[str, Values]
 ) -> dict[str, _Comparison]:
-    """Compare what a function makes of clips, the first by itself and the others as a batch, with
-    what is expected."""
+    """Compare the features of clips, the first alone and the others in a batch, with the expected."""
     batches = [batch for batch in (clips[:1], clips[1:]) if len(batch)]
     parts = [encode(batch) for batch in batches]
     found = {}
@@ -116,7 +114,7 @@ def measure(
 
 
 def onnx(path: Path) -> Encode:
-    """The function that an ONNX file is, by onnxruntime."""
+    """An ONNX file as a function, by onnxruntime."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -125,7 +123,7 @@ def onnx(path: Path) -> Encode:
 
 
 def _torch_export(path: Path) -> Encode:
-    """The function that an exported program is, by PyTorch alone."""
+    """An exported program as a function, by PyTorch alone."""
     import torch
 
     module: Any = torch.export.load(path).module()
@@ -140,7 +138,7 @@ def _torch_export(path: Path) -> Encode:
 
 
 def safetensors(folder: Path) -> Encode:
-    """The function that an exported folder is, by `vcsf_cli.load_encoder`."""
+    """An exported folder as a function, by `vcsf_cli.load_encoder`."""
     import torch
 
     from vcsf_cli.export.load import load_encoder
@@ -164,7 +162,7 @@ _RUNTIMES: dict[str, Callable[[Path], Encode]] = {
 
 
 def main(arguments: list[str]) -> None:
-    """Compare as the command line says, and print what was found as JSON."""
+    """Compare FORMAT PATH CLIPS, and print the comparison as JSON."""
     kind, path, clips = arguments
     with np.load(clips, allow_pickle=False) as arrays:
         expected = {name: arrays[name] for name in arrays.files if name != "clips"}

@@ -1,5 +1,4 @@
-"""The pathways as one network: uint8 windows in, pooled features out, everything in between
-fixed."""
+"""The pathways as one network with uint8 windows in and pooled features out."""
 
 from __future__ import annotations
 
@@ -18,9 +17,8 @@ from vcsf_cli.model.pathways import Head, Pathway, TwoPathways, Windows, pathway
 class Encoder(nn.Module):
     """Pathways without their heads, which read whole windows as they come from a video.
 
-    The slow pathway's choice of frames, differences and the normalisation are inside, as constants:
-    nothing is left to whoever uses it, and nothing looks at a tensor's values, so that it becomes
-    one graph for batches of any size.
+    The choice of frames, differences and the normalisation are inside, as constants. Nothing looks
+    at a tensor's values, so that it becomes one graph for batches of any size.
 
     Args:
         model: The networks; they are shared, not copied.
@@ -51,7 +49,7 @@ class Encoder(nn.Module):
         return features
 
     def _places(self, name: str) -> list[list[int]]:
-        """Positions that a pathway reads, and of differences those that they are taken from."""
+        """Positions that a pathway reads; for differences also those that are subtracted."""
         positions = list(self.geometry.positions[name])
         if not cast(Pathway, self.get_submodule(name)).difference:
             return [positions]
@@ -60,7 +58,7 @@ class Encoder(nn.Module):
         return [[place + 1 for place in first], first]
 
     def _clip(self, name: str, pathway: Pathway, part: Tensor) -> Tensor:
-        """What `Pathway.clip` gives, (B, 3, T, H, W)."""
+        """The same as `Pathway.clip`, (B, 3, T, H, W)."""
         frames = part.index_select(2, self.get_buffer(f"{name}_frames0"))
         return (
             frames - part.index_select(2, self.get_buffer(f"{name}_frames1"))
@@ -70,6 +68,6 @@ class Encoder(nn.Module):
 
 
 def headless(pathway: Pathway) -> Pathway:
-    """A pathway of the same networks without head, so that nothing of one is exported."""
+    """A pathway of the same networks without the head, which is not exported."""
     motion = {int(stage): module for stage, module in pathway.motion.items()}
     return Pathway(pathway.backbone, motion, cast(Head, nn.Identity()), pathway.difference)

@@ -149,7 +149,7 @@ def _checkpoint_features(model: TwoPathways, encoder: Encoder, clips: Frames) ->
 
 
 def _read_licence(out: Path) -> str:
-    """The licence that somebody wrote into the card of an earlier export."""
+    """The licence that a user wrote into the card of an earlier export."""
     card = out / CARD
     return read_licence(card.read_text(encoding="utf-8")) if card.is_file() else ""
 

@@ -1,4 +1,4 @@
-"""What an exported folder holds, and its `config.json`."""
+"""The folder of an export and its `config.json`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from vcsf_cli.storage import files
 CONFIG = "config.json"
 CARD = "README.md"
 FILES = {"safetensors": "model.safetensors", "torch-export": "model.pt2", "onnx": "model.onnx"}
-"""What each format is written as."""
+"""The main file of each format."""
 
 _EXPORTED = re.compile(r"config\.json$|README\.md$|model\.|timm-|\.(config|README)\..+partial$|tmp")
 """The names in the folder of an export that is being written."""
@@ -42,7 +42,7 @@ def describe(
     """The contents of `config.json`, but for what is added when files are written.
 
     Args:
-        run: What is exported.
+        run: The exported run.
         checkpoint: SHA-256 of its checkpoint.
         encoder: Its networks.
         widths: Channels of the features by pathway.
@@ -93,7 +93,7 @@ def describe(
 
 
 def is_export(folder: Path) -> bool:
-    """Whether a folder is one that was exported."""
+    """Whether a folder is an export."""
     try:
         return read_config(folder) is not None
     except RunError:
@@ -123,8 +123,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def exported_recipe(config: dict[str, Any]) -> Recipe:
-    """The recipe in a `config.json`, whose weights all come from the file: none are fetched to
-    start from.
+    """The recipe in a `config.json`, without the download of weights to start from.
 
     Raises:
         RecipeError: If a plugin that it needs is not here.
@@ -137,7 +136,7 @@ def exported_recipe(config: dict[str, Any]) -> Recipe:
 
 
 def check_place(out: Path) -> None:
-    """See that nothing but an earlier export is replaced.
+    """Check that nothing but an earlier export is replaced.
 
     Raises:
         InputError: If something else is there, or nothing can be written there.
@@ -167,8 +166,7 @@ def check_place(out: Path) -> None:
 
 @contextmanager
 def replacing(out: Path) -> Iterator[Path]:
-    """A folder to write into that becomes `out` when all went well; on any error nothing is left of
-    it.
+    """A folder to write into that becomes `out` on success; on any error it is removed.
 
     What a killed process left is removed; where it was killed between two renamings, the export
     before is put back.
@@ -207,8 +205,8 @@ def replacing(out: Path) -> Iterator[Path]:
 
 
 def _named_by_process(out: Path, ending: str) -> list[Path]:
-    """What earlier versions left of an export when they were killed: they named it after their
-    process. A folder that holds anything else isn't one."""
+    """Unfinished exports of earlier versions, which named them after their process; folders that
+    hold anything else are left alone."""
     name = re.compile(rf"\.{re.escape(out.name)}\.\d+\.{ending}")
     folders = [path for path in out.parent.iterdir() if name.fullmatch(path.name)]
     return [

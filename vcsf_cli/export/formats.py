@@ -24,15 +24,14 @@ _Program = Any
 """A `torch.export.ExportedProgram`."""
 
 NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
-"""Packages of the extra `export` by the format that needs them."""
+"""Packages that a format needs, of the extra `export`."""
 
 _LARGEST_FILE = 2**31 - 2**24
-"""Bytes of weights that an ONNX file can hold; more lie in a second one, `model.onnx.data`, beside
-it."""
+"""Bytes of weights in one ONNX file; larger ones are written into `model.onnx.data` beside it."""
 
 
 def check_packages(formats: Sequence[str]) -> None:
-    """See that everything is installed that writing and checking needs.
+    """Check that everything is installed that writing and checking needs.
 
     Raises:
         InputError: If something is missing.
@@ -59,8 +58,7 @@ def write_safetensors(
 
 
 def write_images(encoder: Encoder, folder: Path) -> list[str]:
-    """Write the image network of each pathway of timm's, with timm's own names; returns what was
-    written."""
+    """Write each pathway's network of timm with timm's own names; returns the names of the files."""
     written = []
     for pathway in encoder.pathways:
         image = getattr(encoder.get_submodule(f"{pathway}.backbone"), "timm_network", None)
@@ -80,7 +78,7 @@ def trace_encoder(encoder: Encoder, size: int) -> _Program:
         size: Pixels of a clip's side.
 
     Raises:
-        RunError: If it can't be made one.
+        RunError: If it can't be traced.
     """
     example = torch.zeros(2, encoder.geometry.length, size, size, 3, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1)
@@ -100,7 +98,7 @@ def write_onnx(program: _Program, pathways: Sequence[str], path: Path) -> None:
     """Write a graph as ONNX, its input `frames`, an output for each pathway.
 
     Raises:
-        RunError: If something in it has no counterpart there.
+        RunError: If something in it has no counterpart in ONNX.
     """
     (example,), _ = program.example_inputs
     size = sum(tensor.nbytes for tensor in program.state_dict.values())
@@ -122,8 +120,7 @@ def write_onnx(program: _Program, pathways: Sequence[str], path: Path) -> None:
 
 
 def adaptive_average(features: Tensor, size: Sequence[int]) -> Tensor:
-    """`adaptive_avg_pool3d` of features (..., T, h, w), one axis after the other: ONNX has no such
-    pool."""
+    """`adaptive_avg_pool3d` of features (..., T, h, w) by axes; ONNX has no such operation."""
     for axis, length in zip((-3, -2, -1), size, strict=True):
         old = features.shape[axis]
         if old % length == 0:
@@ -141,7 +138,7 @@ def adaptive_average(features: Tensor, size: Sequence[int]) -> Tensor:
 
 @contextmanager
 def _one_line_errors(what: str) -> Iterator[None]:
-    """Turn whatever a translation raises into one line."""
+    """Turn any error of a translation into a `RunError` of one line."""
     try:
         yield
     except Exception as error:  # the exporters raise much of their own
@@ -157,8 +154,7 @@ def _one_line_errors(what: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave out what the exporters say to their developers: warnings, logs, and whole graphs where
-    they fail."""
+    """Suppress the exporters' warnings, logs and printed graphs."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,4 +1,4 @@
-"""Using a trained encoder from Python: features of videos and frames."""
+"""Loading a trained encoder in Python: features of videos and frames."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _frames_as_video(frames: Frames | Tensor, fps: float) -> GivenFrames:
     array = frames.cpu().numpy() if isinstance(frames, Tensor) else frames
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3 or not len(array):
         raise InputError(
-            f"frames of type {array.dtype} and shape {array.shape} are no video",
+            f"frames of type {array.dtype} and shape {array.shape} are not a video",
             "give uint8 (T, H, W, 3), RGB",
         )
     return GivenFrames(array, fps)
