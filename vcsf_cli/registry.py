@@ -188,8 +188,7 @@ class Registry:
         if missing:
             raise PluginError(
                 f"plugin `{component.plugin}` returns {type(built).__name__} as {kind} `{name}`, "
-                f"which has no "
-                f"`{missing[0]}`",
+                f"which has no `{missing[0]}`",
                 f"see `{HOOKS[kind]}` in `vcsf_cli.hookspecs`",
             )
         return built
@@ -306,14 +305,14 @@ def describe(kind: str, name: str, factory: Callable[..., Any], plugin: str) -> 
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise PluginError(
                 f"{kind} `{name}` of plugin `{plugin}` takes anything (`{parameter}`), so that no "
-                f"recipe could be checked",
+                "recipe could be checked",
                 "name its settings; a class needs an `__init__` of its own, as that of torch's "
                 "modules takes anything",
             )
         if parameter.kind is not parameter.KEYWORD_ONLY:
             raise PluginError(
                 f"{kind} `{name}` of plugin `{plugin}` has a parameter `{parameter}` that is not "
-                f"keyword-only",
+                "keyword-only",
                 "positional-only parameters (before `/`) come from vcsf, keyword-only ones (after "
                 "`*`) from the recipe",
             )

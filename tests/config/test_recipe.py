@@ -89,6 +89,26 @@ def test_stages_inherit_what_they_do_not_name(tmp_path: Path) -> None:
     assert (second.train.epochs, second.train.batch, second.optim.lr) == (2, 32, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("demo", "b3f6957db801"),
+        ("smoke", "acd7ce52cfa2"),
+        ("quick", "1f5cb224bf0f"),
+        ("ucf28_cpu", "51a17f78581f"),
+        ("vcsf", "70cac8857c28"),
+        ("vcsf_joint", "4a366bfe62fa"),
+        ("vcsf_r3d18", "e9ec23ecba46"),
+        ("vcsf_r2plus1d18", "16f93a3acbed"),
+        ("vcsf_hmdb51", "479da7a02ece"),
+        ("h200", "c7eff6bdcd42"),
+    ],
+)
+def test_runs_of_shipped_recipes_are_found_again(name: str, digest: str) -> None:
+    """The hash names the run folder: if it changes, everybody's runs are trained anew."""
+    assert recipes.load(name).hash == digest
+
+
 def test_the_hash_depends_on_every_value_and_on_no_path(tmp_path: Path) -> None:
     path = write(tmp_path, Path(RECIPES.find("demo")).read_text())
     assert recipes.load(path).hash == recipes.load("demo").hash

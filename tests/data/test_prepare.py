@@ -565,9 +565,7 @@ def test_a_video_that_hangs_is_killed(tmp_path: Path) -> None:
     """Whoever opens a named pipe that nobody writes to hangs in the operating system."""
     write_video(tmp_path / "source" / "good.avi", 20)
     os.mkfifo(tmp_path / "source" / "hanging.avi")
-    begun = time.monotonic()
     summary = prepare(tmp_path / "source", tmp_path / "data", time_limit=3.0)
-    assert time.monotonic() - begun < 30
     assert (summary.clips, summary.bad) == (1, 1)
     assert "no frame for 3 s: killed" in problems(tmp_path / "data")["hanging.avi"]["reason"]
 

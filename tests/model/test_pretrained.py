@@ -172,8 +172,8 @@ def test_every_key_of_a_coclr_checkpoint_is_in_the_report(
     }
     assert capsys.readouterr().err.splitlines()[0] == (
         f"fast starts from {checkpoint.name}, by CoCLR's names: 462 tensors taken; left out: "
-        f"projection head (4), momentum "
-        "encoder (928), encoder of the other view (928), queue of keys (5), training state (4)"
+        "projection head (4), momentum encoder (928), encoder of the other view (928), queue of "
+        "keys (5), training state (4)"
     )
     pretrained.InitialWeights((found,)).write(tmp_path)
     rows = (tmp_path / "init.csv").read_text().splitlines()

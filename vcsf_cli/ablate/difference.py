@@ -164,14 +164,14 @@ def describe_intervals(places: Sequence[int], recordings: bool) -> str:
     found = []
     if any(count >= FEWEST_PLACES for count in places):
         found.append(
-            f"with a 95 % interval over trainings (Student's t) and over {drawn}; {whole}; * "
-            f"where it leaves zero out"
+            f"with a 95 % interval over trainings (Student's t) and over {drawn}; {whole}; * where "
+            "it leaves zero out"
         )
     if any(count < FEWEST_PLACES for count in places):
         few = f"of fewer than {FEWEST_PLACES} seeds and splits " if found else ""
         found.append(
             f"{few}with a 95 % interval over {drawn} of these trainings only, which other seeds "
-            f"may leave, so without *"
+            "may leave, so without *"
         )
         found[-1] += "" if len(found) > 1 else f"; {whole}"
     if not recordings:

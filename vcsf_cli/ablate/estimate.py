@@ -343,7 +343,7 @@ def _choose_speed(
         flops / sum(seconds for _, seconds in times),
         0.0,
         f"from a few small batches of row `{timed.row.name}` on {compute.device()}, the others by "
-        f"their operations",
+        "their operations",
     )
 
 

@@ -122,7 +122,7 @@ def override(
             if isinstance(row, dict) and row.get("base"):
                 raise InputError(
                     f"row `{name}` of {draft.name} has a recipe of its own, so that --base can't "
-                    f"take its place",
+                    "take its place",
                     "copy the table and change it there, or leave out --base",
                 )
         draft.tree["base"] = base

@@ -110,8 +110,8 @@ class TableResults:
                 if places < runs:
                     found.append(
                         f"{group.task} on {group.dataset}, difference of {row.name} to "
-                        f"{first.name}: over {places:.0f} of "
-                        f"{runs:.0f} runs, those of the seeds and splits that both rows have."
+                        f"{first.name}: over {places:.0f} of {runs:.0f} runs, those of the seeds "
+                        "and splits that both rows have."
                     )
         return found
 
@@ -286,8 +286,8 @@ def describe_training(plan: Plan, specs: Sequence[RunSpec]) -> str:
     return (
         f"{stage.backbone.name}, {frames}{stage.data.size}^2; {stage.data.name} split "
         f"{','.join(map(str, splits))}, {clips} clips; "
-        f"{describe_schedule(epochs_by_pathway(recipe))}; "
-        f"seed{'s' if len(seeds) > 1 else ''} {','.join(map(str, seeds))}"
+        f"{describe_schedule(epochs_by_pathway(recipe))}; seed{'s' if len(seeds) > 1 else ''} "
+        f"{','.join(map(str, seeds))}"
     )
 
 

@@ -54,7 +54,7 @@ class Plan:
             f"table: {self.folder}",
             *(
                 f"{name} is not prepared in {self.data}: its sizes are taken to be the official "
-                f"ones, or usual"
+                "ones, or usual"
                 for name, manifest in self.manifests.items()
                 if manifest is None
             ),

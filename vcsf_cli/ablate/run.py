@@ -256,7 +256,7 @@ class TableRunner:
         if spec.name not in self._not_before:
             say(
                 f"{spec.name} is worked on by another process: it waits for that; going on with "
-                f"the others"
+                "the others"
             )
         self._not_before[spec.name] = time.monotonic() + RETRY_SECONDS
         self._waiting.append(spec)

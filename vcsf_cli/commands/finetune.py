@@ -269,7 +269,7 @@ def _dry_run_report(evaluations: list[Classification], compute: Compute) -> None
         seconds = len(evaluations) * estimate(evaluations[0], compute)
         say(
             f"estimated time: {duration(seconds)} on {compute.device()}, extrapolated from a few "
-            f"small batches"
+            "small batches"
         )
 
 

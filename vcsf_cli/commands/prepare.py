@@ -120,7 +120,7 @@ class _Kinds(click.Group):
         if taken:
             raise PluginError(
                 f"dataset `{name}` of plugin `{component.plugin}` has a keyword `{min(taken)}`, "
-                f"which is an option of `vcsf prepare` itself",
+                "which is an option of `vcsf prepare` itself",
                 "rename it",
             )
         command.params += [_build_option(parameter) for parameter in component.parameters.values()]
@@ -205,7 +205,7 @@ def _prepare(
         seconds = time.monotonic() - begun
         say(
             f"prepared {summary.new:,} videos in {duration(seconds)}, {summary.new / seconds:.1f} "
-            f"a second"
+            "a second"
         )
     else:
         say("everything was prepared already")
@@ -218,8 +218,8 @@ def _prepare(
     if 100 * summary.bad > max_bad * summary.videos:
         raise DataError(
             f"{summary.bad} of {summary.videos} videos are bad, more than {max_bad:g} %",
-            f"see {folder / PROBLEMS}; the others are prepared and can be used, --max-bad says "
-            f"how many are fine",
+            f"see {folder / PROBLEMS}; the others are prepared and can be used, --max-bad says how "
+            "many are fine",
         )
     say(next_command(kind, name, data))
 

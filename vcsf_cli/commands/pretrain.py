@@ -197,7 +197,6 @@ def _dry_run_report(
         say(f"stage {index}: {clips:,} clips an epoch, {epochs} epochs, {duration(seconds)}")
         total_seconds += seconds
     say(
-        f"estimated time: {duration(total_seconds)} on {compute.device()}, extrapolated from a "
-        f"few batches timed for at "
-        "most 20 s"
+        f"estimated time: {duration(total_seconds)} on {compute.device()}, extrapolated from a few "
+        "batches timed for at most 20 s"
     )

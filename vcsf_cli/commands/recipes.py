@@ -85,8 +85,8 @@ def _check_one(name: str, assignments: tuple[str, ...], data: Path) -> None:
         manifest = Manifest.open(data / recipe.first_stage.data.name)
     except InputError:
         say(
-            f"{name} is right ({recipe.first_stage.data.name} is not prepared in {data}: sizes "
-            f"are unchecked)"
+            f"{name} is right ({recipe.first_stage.data.name} is not prepared in {data}: sizes are "
+            "unchecked)"
         )
         return
     warnings = warnings_for(recipe, len(training_rows(recipe, manifest)))

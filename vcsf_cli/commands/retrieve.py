@@ -245,8 +245,7 @@ def _show_retrieval(retrieval: Retrieval, rows: pd.DataFrame) -> None:
     if rows.empty:
         say(
             f"{retrieval.manifest.name} has no labels or no test part in split {retrieval.split}: "
-            f"no R@k; every clip's "
-            "nearest other clips are in neighbours.csv"
+            "no R@k; every clip's nearest other clips are in neighbours.csv"
         )
         return
     for remark in retrieval.remarks():

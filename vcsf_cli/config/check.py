@@ -213,8 +213,8 @@ class Checker:
         if any(drop >= epochs for drop in drops):
             self.add(
                 RecipeError(
-                    f"{self.place(*prefix, 'optim', 'drops')} is {drops}, but training ends "
-                    f"after epoch {epochs}",
+                    f"{self.place(*prefix, 'optim', 'drops')} is {drops}, but training ends after "
+                    f"epoch {epochs}",
                     "drop earlier, or train longer",
                 )
             )

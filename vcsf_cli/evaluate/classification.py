@@ -161,8 +161,7 @@ class Classification(Evaluation):
             named = ", ".join(f"{each} ({count})" for each, count in list(missing.items())[:5])
             raise DataError(
                 f"{sum(missing.values()):,} test clips of split {split} are of {len(missing)} "
-                f"classes that no training clip "
-                f"has: {named}{', ...' if len(missing) > 5 else ''}",
+                f"classes that no training clip has: {named}{', ...' if len(missing) > 5 else ''}",
                 "they can only be got wrong: give these classes training clips, or choose another "
                 "--split",
             )
@@ -273,8 +272,7 @@ class Classification(Evaluation):
         held = f", {len(splits.validation):,} held out to choose" if len(splits.validation) else ""
         return (
             f"{len(splits.train):,} clips of {len(self.classes)} classes learn{held}, "
-            f"{len(splits.test):,} test clips; "
-            f"left out: {splits.left_out}"
+            f"{len(splits.test):,} test clips; left out: {splits.left_out}"
         )
 
     def measure(

@@ -200,7 +200,7 @@ class _ClassifyTask(Task):
         for pathway, best in self.best.items():
             say(
                 f"{pathway}: epoch {best['epoch']} chosen, {best['share']:.1%} right on held-out "
-                f"recordings"
+                "recordings"
             )
             checkpoint.load_weights(self.model.parts(pathway), best["weights"], path)
 
@@ -344,8 +344,8 @@ def _own_checkpoint(evaluation: Classification, run: Run) -> dict[str, Any]:
     saved = checkpoint.load(run.checkpoint, KIND)
     if saved["classes"] != evaluation.classes:
         raise RunError(
-            f"{run.checkpoint} tells {len(saved['classes'])} classes apart, {evaluation.manifest.name} "
-            f"has {len(evaluation.classes)} others",
+            f"{run.checkpoint} tells {len(saved['classes'])} classes apart, "
+            f"{evaluation.manifest.name} has {len(evaluation.classes)} others",
             f"it is another dataset's: delete {run.folder} and start again",
         )
     if json.loads(saved["job"]) != evaluation.identity:

@@ -94,7 +94,7 @@ def _fit_classifier(
     if len(splits.validation):
         say(
             f"{pathway}: {', '.join(f'{name} {value:g}' for name, value in setting.items())}, "
-            f"chosen on held-out recordings"
+            "chosen on held-out recordings"
         )
     rows = splits.train_and_validation
     return fit(features[rows], target[rows], setting)

@@ -22,11 +22,9 @@ MARKDOWN = "report.md"
 
 _PROTOCOL = (
     "Features before the head, mean over windows of the recipe's length with hop L/2 - 1 over the "
-    "whole video, centre "
-    "crop; less the mean of their own set (test or train), unit length, cosine similarity; `both` "
-    "is the mean of the "
-    "two pathways' similarities. R@k: a test clip counts when one of its k nearest training clips "
-    "is of its class."
+    "whole video, centre crop; less the mean of their own set (test or train), unit length, cosine "
+    "similarity; `both` is the mean of the two pathways' similarities. R@k: a test clip counts "
+    "when one of its k nearest training clips is of its class."
 )
 _DRAWS = "Paired bootstrap over the recordings that test clips were cut from, 10,000 draws."
 _STYLES = {"untrained": "dashed", "colour_histogram": "dotted"}
@@ -46,9 +44,8 @@ def write_markdown(
     training = f"{_training_length(run)} on `{run.status['dataset']}` split {_trained_split(run)}"
     facts = [
         f"run: `{run.name}`, seed {run.recipe.seed}, {training}",
-        f"measured on: `{retrieval.manifest.name}` split {retrieval.split}: "
-        f"{len(parts.query):,} test clips query "
-        f"{len(parts.gallery):,} training clips; left out: {parts.left_out}",
+        f"measured on: `{retrieval.manifest.name}` split {retrieval.split}: {len(parts.query):,} "
+        f"test clips query {len(parts.gallery):,} training clips; left out: {parts.left_out}",
         *retrieval.caveats,
         *retrieval.remarks(),
         f"again: `{_command(retrieval)}`",
@@ -114,8 +111,8 @@ def _training_length(run: Run) -> str:
 def _command(retrieval: Retrieval) -> str:
     """The command that measures it again."""
     return (
-        f"vcsf retrieve {retrieval.manifest.name} --from {retrieval.run.name} "
-        f"--split {retrieval.split} --k {','.join(map(str, retrieval.ks))}"
+        f"vcsf retrieve {retrieval.manifest.name} --from {retrieval.run.name} --split "
+        f"{retrieval.split} --k {','.join(map(str, retrieval.ks))}"
     )
 
 
@@ -136,8 +133,8 @@ def _facts(retrieval: Retrieval) -> list[tuple[str, str]]:
     )
     torch = environment.get("packages", {}).get("torch", "?")
     versions = (
-        f"vcsf {environment.get('vcsf', '?')}, torch {torch}, "
-        f"Python {environment.get('python', '?')}"
+        f"vcsf {environment.get('vcsf', '?')}, torch {torch}, Python "
+        f"{environment.get('python', '?')}"
     )
     return [
         ("run", run.name),

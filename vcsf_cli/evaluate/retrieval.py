@@ -328,7 +328,7 @@ class Retrieval(Evaluation):
         if alone:
             found.append(
                 f"{alone:,} test clips are of a class that no training clip has, and count as "
-                f"misses"
+                "misses"
             )
         return found
 

@@ -85,8 +85,8 @@ def compare(kind: str, path: Path, clips: Path) -> dict[str, _Comparison]:
                 f"the {kind} file does not compute what the checkpoint does: {pathway}: "
                 f"{comparison}",
                 f"at most {_LARGEST_DIFFERENCE:g} of the largest feature and a cosine of at least "
-                f"{_SMALLEST_COSINE} are "
-                "rounding; nothing was exported, try other versions of the packages",
+                f"{_SMALLEST_COSINE} are rounding; nothing was exported, try other versions of the "
+                "packages",
             )
     return found
 

@@ -58,9 +58,8 @@ def pathway_costs(
             found[name] = costs(model.pathway(name), positions, end - begin, size)
         except _WRONG_SHAPES as error:
             raise InputError(
-                f"backbone `{stage.backbone.name}` can't read clips of "
-                f"{len(positions)} frames of {size} x {size} "
-                f"pixels in the {name} pathway: {str(error).splitlines()[0]}",
+                f"backbone `{stage.backbone.name}` can't read clips of {len(positions)} frames of "
+                f"{size} x {size} pixels in the {name} pathway: {str(error).splitlines()[0]}",
                 "set data.size or sampler.frames higher, or take another backbone",
             ) from error
     return found

@@ -80,8 +80,7 @@ class Pathway(nn.Module):
             if moved.shape != features.shape:
                 raise PluginError(
                     f"a motion module ({type(self.motion[key]).__name__}) makes features of shape "
-                    f"{tuple(moved.shape)} of "
-                    f"{tuple(features.shape)}",
+                    f"{tuple(moved.shape)} of {tuple(features.shape)}",
                     "it must keep their shape",
                 )
             return moved

@@ -103,8 +103,7 @@ class PathwayWeights:
         named = ", ".join(f"{what} ({count})" for what, count in left.items()) or "nothing"
         say(
             f"{self.pathway} starts from {self.file.name}, by {self.layout}'s names: "
-            f"{len(self.weights)} tensors taken; left "
-            f"out: {named}"
+            f"{len(self.weights)} tensors taken; left out: {named}"
         )
         if self.layout != OWN:
             say(f"{self.pathway}: head and motion modules start as the recipe says")
@@ -181,7 +180,7 @@ def init_settings(wanted: Init, given: Mapping[str, Path]) -> list[str]:
                 f"{path} is not what the recipe starts the {pathway} pathway from: its SHA-256 is "
                 f"{digest}, not {named}",
                 f"give the file that the recipe was made with, or --set init.{pathway}=null for "
-                f"another run",
+                "another run",
             )
         found.append(f'init.{pathway}="{digest}"')
     return found
@@ -227,7 +226,7 @@ def read_pathway_weights(
     if not layouts:
         raise InputError(
             f"backbone `{backbone}` takes no weights of other code, and {path} is not what vcsf "
-            f"pretrain or export wrote",
+            "pretrain or export wrote",
             "give a checkpoint.pt, a stage-N.pt or an exported model.safetensors of the same "
             "backbone",
         )
@@ -321,8 +320,7 @@ def _load_tensors(path: Path) -> Any:
         raise InputError(
             f"{path} can't be read as weights: {reason.partition(' This file can still')[0]}",
             "give a file that torch.save wrote and that holds nothing but tensors, numbers and "
-            "text, or a .safetensors; code in "
-            "it is never run",
+            "text, or a .safetensors; code in it is never run",
         ) from error
 
 
@@ -337,7 +335,7 @@ def _used_labels(path: Path, beside: str, key: str) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(
             f"{path} is vcsf's own, but there is no {beside} beside it that says whether labels "
-            f"were used",
+            "were used",
             "name the file in the folder where vcsf wrote it",
         ) from None
 

@@ -18,8 +18,7 @@ from vcsf_cli.report.charts import Chart
 
 RECONSTRUCTION = (
     "vcsf is an independent reconstruction of VCSF (Li, Yang, Jiang, Chen, Du, IEEE SMC 2023), of "
-    "which only the abstract "
-    "is public. No table of that paper is claimed to be reproduced."
+    "which only the abstract is public. No table of that paper is claimed to be reproduced."
 )
 
 

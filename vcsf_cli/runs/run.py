@@ -77,8 +77,7 @@ class Run:
         """A sentence for each pathway that started from the weights in a file."""
         return [
             f"{pathway} started from the weights in {init['file']} ({init['layout']}'s names, "
-            f"SHA-256 {init['sha256'][:12]}...), "
-            "not from random ones as the untrained network does"
+            f"SHA-256 {init['sha256'][:12]}...), not from random ones as the untrained network does"
             for pathway, init in self.status.get("init", {}).items()
         ]
 

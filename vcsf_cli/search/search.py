@@ -147,9 +147,8 @@ class Search:
             pairs = search_exact(of_all, group, windows, pathway, k)
         else:
             say(
-                f"faiss looks into {approximate.probes:,} of {approximate.index.nlist:,} lists "
-                f"and finds "
-                f"{approximate.recall:.0%} of the exact neighbours of a sample"
+                f"faiss looks into {approximate.probes:,} of {approximate.index.nlist:,} lists and "
+                f"finds {approximate.recall:.0%} of the exact neighbours of a sample"
             )
             pairs = approximate.search(of_all, group, k)
         return _answer_table(pairs, queries, owner, windows, pathway)
@@ -192,7 +191,7 @@ def _wants_faiss(index: str, windows: int) -> bool:
     except InputError:
         say(
             f"{windows:,} windows are searched one by one; faiss would be faster: pip install "
-            f"'vcsf[faiss]'"
+            "'vcsf[faiss]'"
         )
         return False
     return True

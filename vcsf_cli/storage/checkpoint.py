@@ -84,6 +84,6 @@ def load_weights(module: nn.Module, state: dict[str, Any], path: Path) -> None:
         raise RunError(
             f"the weights in {path} don't fit the recipe's networks: "
             f"{str(error).splitlines()[-1].strip()}",
-            "the code of a backbone, motion module or head has changed since; use the version "
-            "that trained it",
+            "the code of a backbone, motion module or head has changed since; use the version that "
+            "trained it",
         ) from error

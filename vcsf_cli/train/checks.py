@@ -148,8 +148,8 @@ def warnings_for(recipe: Recipe, clips: int) -> list[str]:
             )
         if optim.warmup >= epochs:
             found.append(
-                f"optim.warmup is {optim.warmup:g}{where}, which ends after {epochs} epochs: it "
-                "is never over"
+                f"optim.warmup is {optim.warmup:g}{where}, which ends after {epochs} epochs: it is "
+                "never over"
             )
     for slots, numbers in stages_by_queue.items():
         if slots > clips // 2:

@@ -81,8 +81,8 @@ class Compute:
             )
         if kind == "cuda" and max(int(index or 0), self.processes - 1) >= torch.cuda.device_count():
             raise InputError(
-                f"--devices {self.devices}: this machine has {torch.cuda.device_count()} GPUs "
-                f"that torch can use",
+                f"--devices {self.devices}: this machine has {torch.cuda.device_count()} GPUs that "
+                "torch can use",
                 "GPUs are counted from 0; auto takes what there is",
             )
         return torch.device(wanted)

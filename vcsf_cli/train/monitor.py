@@ -49,10 +49,8 @@ def collapse_warning(pathway: str, rank: float, shape: Sequence[int]) -> str:
         return ""
     return (
         f"the {pathway} pathway's embeddings use {rank:.1f} of {most} dimensions: they collapse, "
-        f"and little is learned. "
-        "A lower optim.lr, a loss.queue that is small beside the number of steps, or negatives of "
-        "the batch "
-        "(loss.queue=0) help"
+        "and little is learned. A lower optim.lr, a loss.queue that is small beside the number of "
+        "steps, or negatives of the batch (loss.queue=0) help"
     )
 
 

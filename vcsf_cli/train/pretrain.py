@@ -103,7 +103,7 @@ class Trainer:
         which = "stage 1 is" if count == 1 else f"stages 1 to {count} are"
         say(
             f"{which} the same as those of run {trained_by}: its weights are taken "
-            f"(--no-share-stages trains anew)"
+            "(--no-share-stages trains anew)"
         )
         stages = self.recipe.stages
         if count == len(stages):
@@ -161,8 +161,8 @@ class Trainer:
                 raise RunError(
                     f"the optimiser's state in {self.run.checkpoint} doesn't fit the recipe's "
                     f"networks: {error}",
-                    "the code of a network or an optimiser has changed since; use the version "
-                    "that trained it",
+                    "the code of a network or an optimiser has changed since; use the version that "
+                    "trained it",
                 ) from error
         return task, optimizer
 

@@ -64,8 +64,8 @@ def seconds_a_clip(
     """Seconds that training on a clip takes, measured with a few clips and, where there is time
     before the deadline, with whole batches, which small networks compute much faster.
 
-    Reading and computing overlap when training: the slower of the two counts. With several
-    processes one is timed, with its share of a batch, and without their communication."""
+    With several processes one is timed, with its share of a batch, and without their
+    communication."""
     rows = training_rows(recipe, manifest)
     fabric = replace(compute, devices=str(compute.device()), nodes=1).fabric()
     task = PretrainTask(
@@ -90,7 +90,12 @@ def seconds_a_clip(
     reading, computing = timed(few)
     if few < whole and (reading + computing) * whole * _TIMED_BATCHES < deadline - time.monotonic():
         reading, computing = timed(whole)
-    return max(reading / max(1, compute.num_workers), computing) / compute.world_size
+    return overlapped(reading, computing, compute.num_workers) / compute.world_size
+
+
+def overlapped(reading: float, computing: float, num_workers: int) -> float:
+    """Seconds a clip of one process: workers read beside the computing, and the slower counts."""
+    return max(reading / max(1, num_workers), computing)
 
 
 def time_steps(

@@ -126,8 +126,8 @@ class _ImageFrames(nn.Module):
         time, height, width = clip.shape[2:]
         if self.size not in (None, (height, width)):
             raise RecipeError(
-                f"this timm model reads images of {self.size[0]} x {self.size[1]} pixels only, "
-                f"not {height} x {width}",
+                f"this timm model reads images of {self.size[0]} x {self.size[1]} pixels only, not "
+                f"{height} x {width}",
                 f"set data.size to {self.size[0]}, or take a model that reads any size",
             )
 

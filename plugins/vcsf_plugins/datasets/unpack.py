@@ -119,7 +119,7 @@ class _Allowance:
         if shutil.disk_usage(self.folder).free - to_write < self.headroom:
             raise DataError(
                 f"{self.archive} can't be unpacked into {self.folder.parent}: the disk would be "
-                f"full",
+                "full",
                 "make room there",
             )
 

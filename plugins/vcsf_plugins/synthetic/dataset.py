@@ -141,7 +141,7 @@ class Synthetic:
         settings = self.settings
         return [
             f"{settings.classes} actions, {settings.groups} groups each, {settings.clips} clips a "
-            f"group"
+            "group"
         ]
 
     def _check_settings(self) -> None:
@@ -152,7 +152,7 @@ class Synthetic:
             if others:
                 raise InputError(
                     f"{self.root} holds other files, such as {min(others)}: no videos are drawn "
-                    f"there",
+                    "there",
                     "leave out --source, or name a new folder",
                 )
             _write_whole(path, json.dumps(wanted, indent=2) + "\n")
