@@ -161,25 +161,26 @@ def test_a_phase_begins_with_equal_encoders_and_an_empty_queue(
     tiny_data: Path, tmp_path: Path
 ) -> None:
     task, batches = task_of(write(tmp_path), tiny_data, 1)
-    ours, theirs = task.model.state_dict(), task.keys.state_dict()
+    ours, theirs = task.model.state_dict(), task.key_encoder.state_dict()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     assert (task.queue.get_buffer("video") == -1).all()
     assert not task.model.fast.training
-    assert not task.keys.fast.training
+    assert not task.key_encoder.fast.training
     assert task.model.slow.training
-    frozen = {key: value.clone() for key, value in task.keys.fast.state_dict().items()}
+    frozen = {key: value.clone() for key, value in task.key_encoder.fast.state_dict().items()}
     for batch in batches[:3]:
         assert list(task.step(batch)) == []
-    before = {key: value.clone() for key, value in task.keys.slow.state_dict().items()}
+    before = {key: value.clone() for key, value in task.key_encoder.slow.state_dict().items()}
     ((share, terms),) = task.step(batches[3])
     assert share == 1
     terms["loss"].backward()
     task.after_step()
     assert all(
-        torch.equal(frozen[key], value) for key, value in task.keys.fast.state_dict().items()
+        torch.equal(frozen[key], value) for key, value in task.key_encoder.fast.state_dict().items()
     )
     assert any(
-        not torch.equal(before[key], value) for key, value in task.keys.slow.state_dict().items()
+        not torch.equal(before[key], value)
+        for key, value in task.key_encoder.slow.state_dict().items()
     )
     assert all(weight.grad is None for weight in task.model.fast.parameters())
 

@@ -28,6 +28,7 @@ from vcsf_cli.features.neighbours import (
     Neighbours,
     centred_unit,
     feature_mean,
+    found_at,
     hits,
     measured_pathways,
     nearest,
@@ -270,8 +271,8 @@ class Retrieval(Evaluation):
         """R@k at the lowest k, with a paired interval over recordings."""
         k, ours, theirs = self.ks[0], trained.headline, other.headline
         difference, low, high = paired_interval(
-            trained.hit[ours][:, :k].any(1).astype(float),
-            other.hit[theirs][:, :k].any(1).astype(float),
+            found_at(trained.hit[ours], k).astype(float),
+            found_at(other.hit[theirs], k).astype(float),
             self.recordings[self.parts.query],
         )
         name = f"{results.recall_metric(k)} of trained {ours} less {other.variant}"

@@ -94,6 +94,12 @@ def hits(
     return right
 
 
+def found_at(hit: BoolArray, k: int) -> BoolArray:
+    """Whether a clip of the query's class is among the k nearest, (Q,), of hits (Q, k or more)."""
+    found: BoolArray = hit[:, :k].any(1)
+    return found
+
+
 def recall(hit: BoolArray, ks: Iterable[int]) -> dict[int, float]:
     """R@k: the share of queries with a clip of their class among the k nearest."""
-    return {k: float(hit[:, :k].any(1).mean()) for k in ks}
+    return {k: float(found_at(hit, k).mean()) for k in ks}

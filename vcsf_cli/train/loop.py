@@ -169,7 +169,7 @@ def fit(
     with reader_deaths(), _Stopper() as stopper, steps as progress:
         for batch in clock.waiting(batches):
             _set_learning_rate(optimizer, config, position)
-            # Every process draws its own; one process draws what it always drew.
+            # Seeds dropout and the like from the step, so that a resumed run draws the same.
             torch.manual_seed(
                 (config.seed * 1_000_003 + position.step) * fabric.world_size + fabric.global_rank
             )
@@ -286,7 +286,7 @@ def _build_record(
     optimizer: torch.optim.Optimizer,
     clock: _Clock,
 ) -> dict[str, float]:
-    """The means since the last record, which starts anew, learning rate and speed."""
+    """A record of the means since the last one; means and clock start again."""
     means = {name: total / position.count for name, total in position.sums.items()}
     rate, waiting = clock.restart(config.clips)
     position.sums, position.count = {}, 0

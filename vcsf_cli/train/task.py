@@ -62,11 +62,11 @@ class PretrainTask(Task):
         self.model = model
         split_batch_norms(model, stage.train.parts if stage.train.norm == "split" else 1)
         self.trained = [pathway for pathway in PATHWAYS if pathway in stage.train.pathways]
-        self.keys = cast(TwoPathways, fabric.to_device(key_encoder(model)))
+        self.key_encoder = cast(TwoPathways, fabric.to_device(key_encoder(model)))
         if stage.speed.compile:
             for pathway in PATHWAYS:
                 model.pathway(pathway).compile()
-                self.keys.pathway(pathway).compile()
+                self.key_encoder.pathway(pathway).compile()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.loss = cast(Loss, fabric.to_device(build_loss(stage)))
@@ -74,12 +74,12 @@ class PretrainTask(Task):
         self.queue = cast(
             Queue, fabric.to_device(Queue(self.loss.queue, stage.head.dim, recipe.seed))
         )
-        self.keyed = list(PATHWAYS) if self.loss.crosses else self.trained
+        self.key_pathways = list(PATHWAYS) if self.loss.crosses else self.trained
         self.check_rows = self._draw_check_rows(rows, recipe.seed)
         self.ids = ClipIds(manifest)
-        # The batch's keys and ids of all processes, and what the loss has seen last.
-        self._fresh: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
-        self._last: Contrast | None = None
+        # Keys and ids of the batch under way, of all processes: the queue takes them after the step.
+        self._gathered: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
+        self._last: Contrast | None = None  # the last input of the loss, for metrics
         self._warned: set[str] = set()
         for name, weight in model.named_parameters():
             weight.requires_grad_(
@@ -91,7 +91,7 @@ class PretrainTask(Task):
         """Put trained pathways into training mode, their batch norms as the stage says, and frozen
         pathways into eval mode."""
         for pathway in PATHWAYS:
-            for network in (self.model.pathway(pathway), self.keys.pathway(pathway)):
+            for network in (self.model.pathway(pathway), self.key_encoder.pathway(pathway)):
                 network.train(pathway in self.trained)
                 if self.stage.train.norm == "frozen":
                     for norm in batch_norms(network):
@@ -120,9 +120,9 @@ class PretrainTask(Task):
         """Yield the losses of every part of a batch; nothing while the loss waits for a full
         queue."""
         key = self._keys(batch)
-        self._fresh = self._gather(key), self._gather(self._batch_ids(batch))
+        self._gathered = self._gather(key), self._gather(self._batch_ids(batch))
         if self.waits_for_queue and not self.queue.full:
-            self._push()
+            self._push_keys()
             return
         size = len(batch["video"])
         for rows in torch.arange(size).tensor_split(self.stage.train.accumulate):
@@ -166,16 +166,18 @@ class PretrainTask(Task):
     def _keys(self, batch: Batch) -> dict[str, Tensor]:
         """Keys (B, D) of this process's batch by pathway, encoded part by part."""
         size = len(batch["video"])
+        # Own key and query must not be normalised with the same clips (`norm.SplitBatchNorm`).
         order = torch.randperm(size) if self.stage.train.norm == "split" else torch.arange(size)
         found: list[dict[str, Tensor]] = []
         for rows in order.tensor_split(self.stage.train.accumulate):
             part = {name: values[rows] for name, values in batch.items()}
-            inputs = self._inputs(part, 1, self.keyed)
+            inputs = self._inputs(part, 1, self.key_pathways)
             with self.fabric.autocast():
-                found.append(self.keys(*inputs))
+                found.append(self.key_encoder(*inputs))
         back = order.argsort()
         return {
-            pathway: torch.cat([part[pathway] for part in found])[back] for pathway in self.keyed
+            pathway: torch.cat([part[pathway] for part in found])[back]
+            for pathway in self.key_pathways
         }
 
     def _batch_ids(self, batch: Batch) -> dict[str, Tensor]:
@@ -206,7 +208,7 @@ class PretrainTask(Task):
         """The input of the loss: the queue as it was before this batch or, without a queue, the
         keys of the batch itself."""
         ids = self._batch_ids(batch)
-        keys, queued = self._fresh
+        keys, queued = self._gathered
         if self.queue.slots:
             keys, queued = self.queue.keys(), {name: self.queue.get_buffer(name) for name in ids}
         return Contrast(
@@ -219,18 +221,18 @@ class PretrainTask(Task):
 
     def after_step(self) -> None:
         """Move the key encoder, and put the keys of all processes' batches into the queue."""
-        ema_update(self.keys, self.model, self.trained, self.stage.train.key_momentum)
+        ema_update(self.key_encoder, self.model, self.trained, self.stage.train.key_momentum)
         self._last = _copy_queue(cast(Contrast, self._last))
-        self._push()
+        self._push_keys()
 
-    def _push(self) -> None:
+    def _push_keys(self) -> None:
         """Put the batch's keys into the queue, and give all processes the mean of their batch-norm
         statistics."""
-        keys, ids = self._fresh
+        keys, ids = self._gathered
         self.queue.push(keys, **ids)
         networks = [
             network.pathway(pathway)
-            for network in (self.model, self.keys)
+            for network in (self.model, self.key_encoder)
             for pathway in self.trained
         ]
         buffers = [value for network in networks for value in network.buffers()]
@@ -252,7 +254,7 @@ class PretrainTask(Task):
             if warning and pathway not in self._warned:
                 self._warned.add(pathway)
                 say(f"warning: {warning}")
-        if len(self.keyed) == 2:
+        if len(self.key_pathways) == 2:
             metrics |= monitor.agreement_metrics(contrast)
         return metrics
 
@@ -273,7 +275,7 @@ class PretrainTask(Task):
         # Batches of windows differ in size: each size would be compiled.
         with torch.compiler.set_stance("force_eager"):
             features = extract(self.model, clips, self.fabric.device, self.workers)
-        self._set_mode()
+        self._set_mode()  # `extract` puts back one mode for both pathways: a frozen one would train
         unit = {pathway: centred_unit(feature) for pathway, feature in features.items()}
         source, label = self.ids.source[rows], self.manifest.table["label"].to_numpy(object)[rows]
         same_source = source[:, None] == source
@@ -285,12 +287,17 @@ class PretrainTask(Task):
 
     def state(self) -> dict[str, Any]:
         """State of networks, key encoder, queue and loss."""
-        parts = {"model": self.model, "keys": self.keys, "queue": self.queue, "loss": self.loss}
+        parts = {
+            "model": self.model,
+            "keys": self.key_encoder,
+            "queue": self.queue,
+            "loss": self.loss,
+        }
         return {name: part.state_dict() for name, part in parts.items()}
 
     def load_state(self, state: Mapping[str, Any], path: Path) -> None:
         checkpoint.load_weights(self.model, state["model"], path)
-        checkpoint.load_weights(self.keys, state["keys"], path)
+        checkpoint.load_weights(self.key_encoder, state["keys"], path)
         checkpoint.load_weights(self.queue, state["queue"], path)
         checkpoint.load_weights(self.loss, state.get("loss", {}), path)
 
