@@ -311,8 +311,6 @@ NAMED = {
     ("config/published.py", "ucf101"): "what published methods are trained on",
     ("config/schema.py", "infonce"): "the loss of a recipe that names none",
     ("config/schema.py", "slow_fast"): "the sampler of a recipe that names none",
-    ("export/card.py", "supervised"): "a tag of model hubs",
-    ("export/card.py", "synthetic"): "an adjective in the text about licences",
     ("runs/run.py", "decord"): "a package whose version is noted",
     ("runs/run.py", "timm"): "a package whose version is noted",
 }

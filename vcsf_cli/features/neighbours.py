@@ -96,7 +96,7 @@ def hits(
 
 def found_at(hit: BoolArray, k: int) -> BoolArray:
     """Whether a clip of the query's class is among the k nearest, (Q,), of hits (Q, k or more)."""
-    found: BoolArray = hit[:, :k].any(1)
+    found: BoolArray = np.any(hit[:, :k], axis=1)
     return found
 
 
