@@ -30,9 +30,6 @@ from vcsf_cli.narrate import duration, say
 
 # What loads torch or pandas is imported by the functions that need it: --help must be fast.
 if TYPE_CHECKING:
-    import pandas as pd
-    from rich.table import Table
-
     from vcsf_cli.evaluate.classification import Classification
     from vcsf_cli.runs.run import Run
     from vcsf_cli.train.compute import Compute
@@ -174,6 +171,7 @@ def command(
     run = _open_untrained(runs, source) if source and scratch else open_run(runs, source)
     manifest = Manifest.open(data / dataset)
 
+    from vcsf_cli.commands import tables
     from vcsf_cli.evaluate.classification import Classification, check
     from vcsf_cli.evaluate.finetune import measure
     from vcsf_cli.train.compute import Compute
@@ -195,16 +193,16 @@ def command(
     if dry_run:
         _dry_run_report(evaluations, compute)
         return
-    tables = []
+    measured = []
     for each in evaluations:
         say(
             f"{each.task} of {run.name}, {manifest.name} split {each.split}, seed {each.seed}: "
             f"{each.summary()}"
         )
         with resumable():
-            tables.append(measure(each, compute))
+            measured.append(measure(each, compute))
         say(f"files: {each.folder}")
-    _show_tables(tables)
+    tables.show_classification(measured)
     say(f"results: {run.folder / 'results.csv'}")
 
 
@@ -271,66 +269,3 @@ def _dry_run_report(evaluations: list[Classification], compute: Compute) -> None
             f"estimated time: {duration(seconds)} on {compute.device()}, extrapolated from a few "
             "small batches"
         )
-
-
-def _show_tables(tables: list[pd.DataFrame]) -> None:
-    """Print the results on stdout, in per cent, and mean and spread of several measurements."""
-    import pandas as pd
-    from rich.console import Console
-
-    rows = pd.concat(tables, ignore_index=True)
-    console = Console(
-        soft_wrap=True, markup=False, emoji=False
-    )  # brackets and colons in names stay
-    console.print(_results_table(rows))
-    if len(tables) > 1:
-        console.print(_spread_table(rows, len(tables)))
-
-
-def _results_table(rows: pd.DataFrame) -> Table:
-    """A line for each measurement and pathway; what is the same in all lines stands above them."""
-    from rich.table import Table
-
-    keys = ["split", "seed", "pathway"]
-    shown = [key for key in keys if key == "pathway" or rows[key].nunique() > 1]
-    same = [f"{key} {rows[key][0]}" for key in keys if key not in shown]
-    title = [
-        rows["dataset"][0],
-        rows["task"][0],
-        rows["variant"][0],
-        *same,
-        f"{rows['clips'][0]:,} test clips",
-    ]
-    seen = rows.groupby("split")["seen"].first().dropna()
-    title += [f"{sum(seen):,} seen in training"] if sum(seen) else []
-    metrics = [name for name in ("top5", "class_mean") if name in set(rows["metric"])]
-    table = Table(*shown, title=f"{', '.join(title)}: per cent")
-    for name in ("top1", "95 % interval", *metrics):
-        table.add_column(name, justify="right")
-    for _, group in rows.groupby(keys, sort=False):
-        value = dict(zip(group["metric"], 100 * group["value"], strict=True))
-        interval = f"{value['top1_low']:.1f}–{value['top1_high']:.1f}"
-        names = [str(group[key].iloc[0]) for key in shown]
-        table.add_row(
-            *names, f"{value['top1']:.1f}", interval, *[f"{value[name]:.1f}" for name in metrics]
-        )
-    return table
-
-
-def _spread_table(rows: pd.DataFrame, count: int) -> Table:
-    """Mean over splits and seeds, and in brackets the lowest and the highest."""
-    from rich.table import Table
-
-    from vcsf_cli.runs import results
-
-    found = results.spread(rows[~rows["metric"].str.startswith("top1_")])
-    table = Table("pathway", title=f"mean of {count} measurements (lowest–highest): per cent")
-    for name in found["metric"].unique():
-        table.add_column(name, justify="right")
-    for pathway, group in found.groupby("pathway", sort=False):
-        cells = [
-            f"{100 * mean:.1f} ({100 * low:.1f}–{100 * high:.1f})"
-            for mean, low, high in zip(group["mean"], group["min"], group["max"], strict=True)
-        ]
-        table.add_row(str(pathway), *cells)
-    return table

@@ -26,10 +26,7 @@ from vcsf_cli.storage.files import atomic_write
 
 # What loads torch or pandas is imported by the functions that need it: --help must be fast.
 if TYPE_CHECKING:
-    import pandas as pd
-
     from vcsf_cli.data.manifest import Manifest
-    from vcsf_cli.evaluate.retrieval import Retrieval
     from vcsf_cli.runs.run import Run
     from vcsf_cli.train.compute import Compute
 
@@ -184,6 +181,7 @@ def command(
         say(_next_search(manifest, run, data, runs, **search_options))
         return
 
+    from vcsf_cli.commands import tables
     from vcsf_cli.evaluate import report
     from vcsf_cli.evaluate.retrieval import Retrieval
 
@@ -198,7 +196,7 @@ def command(
         stale.unlink(missing_ok=True)
     if not rows.empty:
         report.write_markdown(retrieval, rows, differences)
-    _show_retrieval(retrieval, rows)
+    tables.show_retrieval(retrieval, rows)
     for difference in differences:
         click.echo(str(difference))
     if html:
@@ -234,35 +232,6 @@ def _refuse_others(options: dict[str, Any], search: bool) -> None:
         )
 
 
-def _show_retrieval(retrieval: Retrieval, rows: pd.DataFrame) -> None:
-    """Print the table on stdout, in per cent, and remarks on stderr."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from vcsf_cli.runs import results
-
-    parts, mark = retrieval.parts, retrieval.exposure.mark
-    if rows.empty:
-        say(
-            f"{retrieval.manifest.name} has no labels or no test part in split {retrieval.split}: "
-            "no R@k; every clip's nearest other clips are in neighbours.csv"
-        )
-        return
-    for remark in retrieval.remarks():
-        say(remark)
-    say(
-        f"{len(parts.query):,} test clips query {len(parts.gallery):,} training clips; left out: "
-        f"{parts.left_out}"
-    )
-    pivoted = results.pivot(rows)
-    table = Table("variant", "pathway", title=f"R@k in per cent{f' ({mark})' if mark else ''}")
-    for metric in pivoted.columns:
-        table.add_column(str(metric), justify="right")
-    for line in results.cells(pivoted):
-        table.add_row(*line)
-    Console(soft_wrap=True).print(table)
-
-
 def _search(
     run: Run,
     manifest: Manifest,
@@ -282,6 +251,7 @@ def _search(
         InputError: If a choice can't be had here.
         DataError: If a query can't be read; the others are answered first.
     """
+    from vcsf_cli.commands import tables
     from vcsf_cli.search.approximate import load_faiss
     from vcsf_cli.search.search import Search
 
@@ -294,7 +264,7 @@ def _search(
     with resumable():
         read = search.read(paths)
         answers = search.answers(read, pathway or "both", k, each_window, index or "auto")
-    _show_answers(answers)
+    tables.show_answers(answers)
     if table is not None:
         with atomic_write(table, "w") as file:
             answers.to_csv(file, index=False, lineterminator="\n")
@@ -320,34 +290,6 @@ def _find_videos(folder: Path) -> list[Path]:
             f"--query-dir {folder}: no video was found", "look whether it is the right folder"
         )
     return found
-
-
-def _show_answers(answers: pd.DataFrame) -> None:
-    """Print answers on stdout, those of a query together. A name is never cut."""
-    import pandas as pd
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("query", "query at", "rank", "video", "label", "similarity", "at")
-    for column in (1, 2, 5, 6):
-        table.columns[column].justify = "right"
-    for number, answer in enumerate(answers.to_dict("records")):
-        first = answer["rank"] == 1
-        if first and number:
-            table.add_section()
-        table.add_row(
-            answer["query"] if first else "",
-            f"{answer['query_begin']:.1f}-{answer['query_end']:.1f} s",
-            str(answer["rank"]),
-            answer["video"],
-            "" if pd.isna(answer["label"]) else answer["label"],
-            f"{answer['similarity']:.3f}",
-            f"{answer['begin']:.1f}-{answer['end']:.1f} s",
-        )
-    console = Console(markup=False, emoji=False)  # brackets and colons in names stay
-    if not console.is_terminal:
-        console.width = 10_000
-    console.print(table)
 
 
 def _next_search(

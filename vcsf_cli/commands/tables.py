@@ -1,0 +1,114 @@
+"""Tables that commands print on stdout. A module of its own, because rich and pandas are slow to
+load."""
+
+from __future__ import annotations
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from vcsf_cli.evaluate.retrieval import Retrieval
+from vcsf_cli.narrate import say
+from vcsf_cli.runs import results
+
+
+def show_retrieval(retrieval: Retrieval, rows: pd.DataFrame) -> None:
+    """Print the table on stdout, in per cent, and remarks on stderr."""
+    parts, mark = retrieval.parts, retrieval.exposure.mark
+    if rows.empty:
+        say(
+            f"{retrieval.manifest.name} has no labels or no test part in split {retrieval.split}: "
+            "no R@k; every clip's nearest other clips are in neighbours.csv"
+        )
+        return
+    for remark in retrieval.remarks():
+        say(remark)
+    say(
+        f"{len(parts.query):,} test clips query {len(parts.gallery):,} training clips; left out: "
+        f"{parts.left_out}"
+    )
+    pivoted = results.pivot(rows)
+    table = Table("variant", "pathway", title=f"R@k in per cent{f' ({mark})' if mark else ''}")
+    for metric in pivoted.columns:
+        table.add_column(str(metric), justify="right")
+    for line in results.cells(pivoted):
+        table.add_row(*line)
+    Console(soft_wrap=True).print(table)
+
+
+def show_answers(answers: pd.DataFrame) -> None:
+    """Print answers on stdout, those of a query together. A name is never cut."""
+    table = Table("query", "query at", "rank", "video", "label", "similarity", "at")
+    for column in (1, 2, 5, 6):
+        table.columns[column].justify = "right"
+    for number, answer in enumerate(answers.to_dict("records")):
+        first = answer["rank"] == 1
+        if first and number:
+            table.add_section()
+        table.add_row(
+            answer["query"] if first else "",
+            f"{answer['query_begin']:.1f}-{answer['query_end']:.1f} s",
+            str(answer["rank"]),
+            answer["video"],
+            "" if pd.isna(answer["label"]) else answer["label"],
+            f"{answer['similarity']:.3f}",
+            f"{answer['begin']:.1f}-{answer['end']:.1f} s",
+        )
+    console = Console(markup=False, emoji=False)  # brackets and colons in names stay
+    if not console.is_terminal:
+        console.width = 10_000
+    console.print(table)
+
+
+def show_classification(tables: list[pd.DataFrame]) -> None:
+    """Print the results on stdout, in per cent, and mean and spread of several measurements."""
+    rows = pd.concat(tables, ignore_index=True)
+    console = Console(
+        soft_wrap=True, markup=False, emoji=False
+    )  # brackets and colons in names stay
+    console.print(_results_table(rows))
+    if len(tables) > 1:
+        console.print(_spread_table(rows, len(tables)))
+
+
+def _results_table(rows: pd.DataFrame) -> Table:
+    """A line for each measurement and pathway; what is the same in all lines stands above them."""
+    keys = ["split", "seed", "pathway"]
+    shown = [key for key in keys if key == "pathway" or rows[key].nunique() > 1]
+    same = [f"{key} {rows[key][0]}" for key in keys if key not in shown]
+    title = [
+        rows["dataset"][0],
+        rows["task"][0],
+        rows["variant"][0],
+        *same,
+        f"{rows['clips'][0]:,} test clips",
+    ]
+    seen = rows.groupby("split")["seen"].first().dropna()
+    title += [f"{sum(seen):,} seen in training"] if sum(seen) else []
+    metrics = [name for name in ("top5", "class_mean") if name in set(rows["metric"])]
+    table = Table(*shown, title=f"{', '.join(title)}: per cent")
+    for name in ("top1", "95 % interval", *metrics):
+        table.add_column(name, justify="right")
+    for _, group in rows.groupby(keys, sort=False):
+        value = dict(zip(group["metric"], 100 * group["value"], strict=True))
+        interval = f"{value['top1_low']:.1f}–{value['top1_high']:.1f}"
+        names = [str(group[key].iloc[0]) for key in shown]
+        table.add_row(
+            *names, f"{value['top1']:.1f}", interval, *[f"{value[name]:.1f}" for name in metrics]
+        )
+    return table
+
+
+def _spread_table(rows: pd.DataFrame, count: int) -> Table:
+    """Mean over splits and seeds, and in brackets the lowest and the highest."""
+    found = results.spread(rows[~rows["metric"].str.startswith("top1_")])
+    table = Table("pathway", title=f"mean of {count} measurements (lowest–highest): per cent")
+    for name in found["metric"].unique():
+        table.add_column(name, justify="right")
+    for pathway, group in found.groupby("pathway", sort=False):
+        cells = [
+            f"{100 * mean:.1f} ({100 * low:.1f}–{100 * high:.1f})"
+            for mean, low, high in zip(group["mean"], group["min"], group["max"], strict=True)
+        ]
+        table.add_row(str(pathway), *cells)
+    return table

@@ -1,0 +1,136 @@
+"""From a recipe to its training: build the networks, check everything, report or train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from vcsf_cli.config.recipe import Recipe
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.errors import InputError
+from vcsf_cli.model.cost import pathway_costs
+from vcsf_cli.model.parts import build_sampler, uses_labels
+from vcsf_cli.model.pathways import TwoPathways, build
+from vcsf_cli.model.pretrained import InitialWeights, read_initial_weights
+from vcsf_cli.narrate import duration, say
+from vcsf_cli.runs.run import WITH_LABELS, Run, open_run, run_folder
+from vcsf_cli.train.checks import (
+    check_batches,
+    check_samplers,
+    check_shapes,
+    training_rows,
+    warnings_for,
+)
+from vcsf_cli.train.compute import Compute
+from vcsf_cli.train.pretrain import Trainer
+from vcsf_cli.train.timing import estimate
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A recipe whose networks are built and fit its samplers.
+
+    Args:
+        recipe: The resolved recipe.
+        folder: Its run folder, which need not exist.
+        model: Its networks.
+        weights: What they start from, if that is not random or a checkpoint.
+        compute: Devices and precision.
+    """
+
+    recipe: Recipe
+    folder: Path
+    model: TwoPathways
+    weights: InitialWeights
+    compute: Compute
+
+    def open(self, data: Path, runs: Path) -> tuple[Run, Trainer | None]:
+        """Open the run; there is no trainer where it is finished.
+
+        Raises:
+            InputError: If the dataset is not prepared, or can't be divided among processes.
+            DataError: If it has too few clips.
+        """
+        manifest = Manifest.open(data / self.recipe.first_stage.data.name)
+        rows = training_rows(self.recipe, manifest)
+        labels = uses_labels(self.recipe) or self.weights.labels or self.model.uses_labels
+        run = open_run(
+            runs, self.recipe, manifest, labels, self.weights.facts, self.weights.own_files
+        )
+        self.weights.write(run.folder)
+        if run.finished:
+            return run, None
+        for warning in warnings_for(self.recipe, len(rows)):
+            say(f"warning: {warning}")
+        if run.uses_labels:
+            say(f"warning: {WITH_LABELS}")
+        say(
+            f"run {run.name} on {len(rows):,} clips of {manifest.name}, {self.compute.device()}: "
+            f"{run.folder}"
+        )
+        check_batches(self.recipe, self.compute.world_size)
+        self.weights.put_into(self.model)
+        return run, Trainer(run, manifest, rows, self.model, self.compute)
+
+    def dry_run(self, data: Path) -> None:
+        """Print the resolved recipe on stdout; sizes, warnings and the time on stderr."""
+        click.echo(self.recipe.yaml(), nl=False)
+        for line in _sizes(self.recipe, self.model):
+            say(line)
+        say(f"run folder: {self.folder}")
+        try:
+            manifest = Manifest.open(data / self.recipe.first_stage.data.name)
+        except InputError as error:
+            say(f"clips and time are unknown: {error.message}")
+            say(error.hint)
+            return
+        rows = training_rows(self.recipe, manifest)
+        check_batches(self.recipe, self.compute.world_size)
+        for warning in warnings_for(self.recipe, len(rows)):
+            say(f"warning: {warning}")
+        total = 0.0
+        stages = estimate(self.recipe, manifest, self.compute)
+        for index, (clips, seconds) in enumerate(stages, start=1):
+            epochs = self.recipe.stages[index - 1].train.epochs
+            say(f"stage {index}: {clips:,} clips an epoch, {epochs} epochs, {duration(seconds)}")
+            total += seconds
+        say(
+            f"estimated time: {duration(total)} on {self.compute.device()}, extrapolated from a "
+            "few batches timed for at most 20 s"
+        )
+
+
+def launch(recipe: Recipe, init: dict[str, Path], runs: Path, compute: Compute) -> Launch:
+    """Build a recipe's networks and check what can be checked without its data.
+
+    Raises:
+        InputError: If the device, the networks or the files of `--init` don't fit the recipe.
+        PluginError: If a sampler's windows differ in shape.
+    """
+    check_samplers(recipe)
+    compute.bf16()
+    folder = run_folder(runs, recipe)
+    resumes = Run(folder, recipe).checkpoint.exists()
+    model = build(recipe, weights_follow=resumes)
+    check_shapes(recipe, model)
+    weights = InitialWeights() if resumes else read_initial_weights(recipe, init, model)
+    for imported in weights.imported:
+        imported.narrate()
+    return Launch(recipe, folder, model, weights, compute)
+
+
+def _sizes(recipe: Recipe, model: TwoPathways) -> list[str]:
+    """A line for each pathway with its parameters and its operations, motion's own share apart."""
+    stage = recipe.first_stage
+    lines = []
+    for name, parts in pathway_costs(model, stage, build_sampler(stage)).items():
+        parameters = ", ".join(f"{part} {cost.parameters:,}" for part, cost in parts.items())
+        flops = ", ".join(f"{part} {round(cost.flops / 1e9, 3):,}" for part, cost in parts.items())
+        total = sum(cost.parameters for cost in parts.values())
+        billions = round(sum(cost.flops for cost in parts.values()) / 1e9, 3)
+        lines.append(
+            f"{name}: {total:,} parameters ({parameters}), {billions:,} GFLOPs a clip ({flops})"
+        )
+    return lines
