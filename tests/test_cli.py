@@ -79,7 +79,7 @@ def test_every_command_has_help(command: str) -> None:
         (["pretrain", "demo", "--precision", "bf16", "--devices", "cpu"], "needs a GPU"),
         (["pretrain", "demo", "--set", "speed.precision=bf16", "--devices", "cpu"], "needs a GPU"),
         (["pretrain", "demo", "--devices", "tpu"], "is not a device"),
-        (["retrieve", "--k", "1,x"], "no list of whole numbers"),
+        (["retrieve", "--k", "1,x"], "not a list of whole numbers"),
         (["retrieve", "--k", "0"], "k starts at 1"),
         (["retrieve", "--from", "nothing"], "there is no run nothing"),
         (["plugins", "backbon"], "did you mean `backbone`?"),

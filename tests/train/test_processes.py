@@ -203,9 +203,7 @@ def test_a_dry_run_estimates_the_time_of_several_processes(recipe: Path, tiny_da
         *arguments(recipe, tiny_data, "runs", "--devices", "2", "--dry-run"), cwd=recipe.parent
     )
     assert "stage 2: 8 clips an epoch, 3 epochs, " in done.stderr
-    seconds = re.search(r"estimated time: ([\d.]+) (s|min|ms)", done.stderr)
-    assert seconds is not None
-    assert float(seconds[1]) > 0
+    assert re.search(r"estimated time: \d+ (s|min)", done.stderr)
 
 
 def test_reading_and_computing_overlap() -> None:
