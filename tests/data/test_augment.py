@@ -26,6 +26,12 @@ STANDARD = Augment()
 NEUTRAL = list(augmentation.NEUTRAL)
 
 
+def test_the_centre_square_of_a_frame() -> None:
+    """CoCLR's 224 of 256, at the size of the store: 7/8 of 240 are 210."""
+    square = centre_square(240, 320, 0.875)
+    assert (square.top, square.left, square.height, square.width) == (15, 55, 210, 210)
+
+
 @given(st.integers(16, 300), st.integers(16, 300), st.integers(0, 2**32))
 def test_crops_lie_in_the_centre_square_with_the_asked_area(
     height: int, width: int, seed: int
