@@ -304,7 +304,8 @@ def texts(path: Path) -> set[str]:
 
 
 ORDINARY = {"additive", "correlation", "csv", "folder", "small", "supervised", "timm"}
-"""Built-ins whose names are words with other meanings too: only a text that is such a word counts."""
+"""Built-ins whose names are words with other meanings too: only a text that is such a word
+counts."""
 
 NAMED = {
     ("commands/retrieve.py", "csv"): "the option --csv",

@@ -111,7 +111,8 @@ def test_recipes_are_found_by_name(installed: Path, tmp_path: Path) -> None:
 
 def test_protocols_are_found_by_name(installed: Path, tmp_path: Path) -> None:
     code = (
-        "from vcsf_cli.config.catalogue import PROTOCOLS\nfrom vcsf_cli.config.protocol import load\n"
+        "from vcsf_cli.config.catalogue import PROTOCOLS\nfrom vcsf_cli.config.protocol import "
+        "load\n"
         "for name in PROTOCOLS.files(): print(load(name).name)"
     )
     status, out, error = python(installed, tmp_path, "-c", code)

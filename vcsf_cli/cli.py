@@ -1,4 +1,5 @@
-"""The `vcsf` command: it loads a command when it is used, and is the only place that prints errors."""
+"""The `vcsf` command: it loads a command when it is used, and is the only place that prints
+errors."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ from vcsf_cli.storage.files import write_text
 
 
 class _LazyGroup(click.Group):
-    """Loads a command's module when it is used; plugins' commands only if no built-in has the name."""
+    """Loads a command's module when it is used; plugins' commands only if no built-in has the
+    name."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(COMMANDS)

@@ -98,7 +98,8 @@ class Frame:
 
 
 class Reader(Protocol):
-    """An open video. It is exact or fails: frame i is frame i of a sequential decode from the start.
+    """An open video. It is exact or fails: frame i is frame i of a sequential decode from the
+    start.
 
     Raises:
         DataError: From any method, if the file can't be decoded. `stream` yields the frames before

@@ -51,7 +51,8 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Progress of work with a known number of steps: a bar on a terminal, elsewhere a line every 10 s.
+    """Progress of work with a known number of steps: a bar on a terminal, elsewhere a line every 10
+    s.
 
     Args:
         total: Number of steps.

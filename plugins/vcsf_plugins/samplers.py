@@ -80,7 +80,8 @@ class SlowFast:
         )
 
     def cover(self, frames: int) -> list[View]:
-        """Windows with CoCLR's hop of L/2 - 1 frames of the window, and one that ends with the video.
+        """Windows with CoCLR's hop of L/2 - 1 frames of the window, and one that ends with the
+        video.
 
         They reach every frame; with a stride above 1, every stride-th, as in training."""
         hop = max(1, self.length // 2 - 1) * self.stride

@@ -81,7 +81,8 @@ def test_a_wrong_entry_is_reported_with_its_line(
 ) -> None:
     path = tmp_path / "published.yaml"
     path.write_text(
-        "- {method: A, task: linear, results: {ucf101: {top1: 5}}, source: [x]}\n- {method: B, task: linear, "
+        "- {method: A, task: linear, results: {ucf101: {top1: 5}}, source: [x]}\n- {method: B, "
+        "task: linear, "
         "src: [x]}\n"
     )
     monkeypatch.setattr(published, "FILE", path)

@@ -25,10 +25,10 @@ COLUMNS = (
     "row", "pathway", "dataset", "task", "metric", "mean", "deviation", "lowest", "highest", "runs", "clips",
     "difference", "difference_low", "difference_high", "places",
 )  # fmt: skip
-"""Columns of numbers.csv. `mean`, `lowest` and `highest` are fractions over `runs` seeds and splits,
-`deviation` is their sample standard deviation (empty for one run). `difference` is to the first
-row: the mean over the `places` (seeds and splits) that both rows have, with the ends of its 95 %
-interval (empty for too few recordings; of these trainings only for fewer places than
+"""Columns of numbers.csv. `mean`, `lowest` and `highest` are fractions over `runs` seeds and
+splits, `deviation` is their sample standard deviation (empty for one run). `difference` is to the
+first row: the mean over the `places` (seeds and splits) that both rows have, with the ends of its
+95 % interval (empty for too few recordings; of these trainings only for fewer places than
 `difference.FEWEST_PLACES`); `clips` is the number of clips it is taken over."""
 
 _NEARLY_ALL = 0.99

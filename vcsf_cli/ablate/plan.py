@@ -204,6 +204,7 @@ def _check_columns(plan: Plan) -> None:
         )
         if twin is not measure:
             raise InputError(
-                f"`{twin.description}` and `{measure.description}` are one measurement that is asked for twice",
+                f"`{twin.description}` and `{measure.description}` are one measurement that is "
+                "asked for twice",
                 "leave one out",
             )

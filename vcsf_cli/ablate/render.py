@@ -147,7 +147,8 @@ def format_mean(value: pd.Series | None) -> str:
 
 
 def format_difference(value: pd.Series | None) -> str:
-    """The difference to the first row in points, with its interval, and a star if it is a finding."""
+    """The difference to the first row in points, with its interval, and a star if it is a
+    finding."""
     if value is None or np.isnan(value["difference"]):
         return ""
     difference, low, high = (

@@ -1,4 +1,5 @@
-"""`report.html` of a table: its numbers, and curves, classes and clips from the folders of its runs."""
+"""`report.html` of a table: its numbers, and curves, classes and clips from the folders of its
+runs."""
 
 from __future__ import annotations
 

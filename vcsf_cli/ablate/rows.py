@@ -149,7 +149,8 @@ def with_hashed_name(table: Table) -> Table:
 def _resolve_rows(
     content: TableFile, rows: Mapping[str, Row], shared: Sequence[str], checker: Checker
 ) -> list[RowSpec]:
-    """All rows, those of `vary` and `grid` last; one that equals an earlier row is merged into it."""
+    """All rows, those of `vary` and `grid` last; one that equals an earlier row is merged into
+    it."""
     bases: dict[str, str] = {}
     resolved: dict[str, RowSpec] = {}
     names: set[str] = set()

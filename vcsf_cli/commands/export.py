@@ -50,8 +50,8 @@ FORMATS = ("safetensors", "torch-export", "onnx")
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="VIDEO",
-    help="A video to compare the files with the checkpoint on; can be repeated.  [default: clips of "
-    "the run's dataset]",
+    help="A video to compare the files with the checkpoint on; can be repeated.  [default: clips "
+    "of the run's dataset]",
 )
 @data_option
 @runs_option

@@ -74,7 +74,8 @@ class Augment(Node):
 
     name: Literal["standard"] = "standard"
     border: Annotated[float, Interval(gt=0, le=1)] = 0.875
-    """Side of the centre square with all crops, as a fraction of the short side (CoCLR: 224/256)."""
+    """Side of the centre square with all crops, as a fraction of the short side (CoCLR:
+    224/256)."""
     area: Range = (0.2, 1.0)
     """Area of the crop as a fraction of that square."""
     aspect: Range = (3 / 4, 4 / 3)

@@ -192,7 +192,8 @@ def erase(images: Tensor, colour: Tensor) -> Tensor:
 
 def jitter(images: Tensor, colour: Tensor) -> Tensor:
     """Brightness, contrast, saturation, hue, grey and blur, in this order, on RGB clips (B, L, H,
-    W, 3) from 0 to 1. Contrast is around the whole clip's mean luma: all its frames change alike."""
+    W, 3) from 0 to 1. Contrast is around the whole clip's mean luma: all its frames change
+    alike."""
     colour = colour.to(images.device)
     neutral = colour.new_tensor(NEUTRAL)
     changed = (colour != neutral)[:, :SIGMA].any(1).nonzero()[:, 0]

@@ -48,8 +48,8 @@ class ClipIds:
 
 
 class TwoViewClips(Dataset[Batch]):
-    """Two augmented views of a clip. The key of an item is (epoch, row); it depends on (seed, epoch,
-    row) alone.
+    """Two augmented views of a clip. The key of an item is (epoch, row); it depends on (seed,
+    epoch, row) alone.
 
     Args:
         manifest: The prepared dataset.
@@ -148,8 +148,8 @@ def pathway_inputs(
 
 
 class EvalClips(Dataset[dict[str, Any]]):
-    """The frames of a clip that its windows read, each once and cropped, and the windows as positions
-    in them. With ten crops, each has frames and windows of its own.
+    """The frames of a clip that its windows read, each once and cropped, and the windows as
+    positions in them. With ten crops, each has frames and windows of its own.
 
     Args:
         manifest: The prepared dataset.

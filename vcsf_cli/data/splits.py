@@ -1,5 +1,5 @@
-"""Which clips do what: query and gallery; and of the training part, those with labels and those held
-out, drawn by class and by whole recordings from a seed.
+"""Which clips do what: query and gallery; and of the training part, those with labels and those
+held out, drawn by class and by whole recordings from a seed.
 
 Clips of one recording show the same scene: after training on one of them, the others say nothing
 about new videos."""

@@ -1,8 +1,8 @@
 """The store of prepared clips: tar shards with a `.mjpeg` stream of JPEG frames and a `.json` for
 each clip.
 
-`tar` lists a shard, WebDataset reads it, and ffmpeg plays its streams. Its bytes depend on the clips
-and their order alone, not on who wrote it, when, or with how many interruptions."""
+`tar` lists a shard, WebDataset reads it, and ffmpeg plays its streams. Its bytes depend on the
+clips and their order alone, not on who wrote it, when, or with how many interruptions."""
 
 from __future__ import annotations
 

@@ -97,7 +97,8 @@ class Classifier(nn.Module):
         return {name: values.softmax(1) for name, values in logits.items()}
 
     def groups(self, backbone_scale: float) -> list[dict[str, Any]]:
-        """Parameter groups: new layers at the scheduled learning rate, backbones at a share of it."""
+        """Parameter groups: new layers at the scheduled learning rate, backbones at a share of
+        it."""
         backbone = [weight for weight in self.encoders.parameters() if weight.requires_grad]
         return [
             {"params": list(self.layers.parameters()), "lr_scale": 1.0},

@@ -69,7 +69,8 @@ def confusion(probability: FloatArray, target: IntArray, classes: Sequence[str])
 
 
 def class_table(confused: pd.DataFrame) -> pd.DataFrame:
-    """For each class: test clips, right answers, their share, and the most frequent wrong answer."""
+    """For each class: test clips, right answers, their share, and the most frequent wrong
+    answer."""
     counts = confused.to_numpy()
     clips, correct = counts.sum(1), counts.diagonal()
     wrong = counts - np.diag(correct)

@@ -94,7 +94,8 @@ def compare(kind: str, path: Path, clips: Path) -> dict[str, _Comparison]:
 def measure(
     encode: Encode, clips: npt.NDArray[np.uint8], expected: Mapping[str, Values]
 ) -> dict[str, _Comparison]:
-    """Compare the features of clips, the first alone and the others in a batch, with the expected."""
+    """Compare the features of clips, the first alone and the others in a batch, with the
+    expected."""
     batches = [batch for batch in (clips[:1], clips[1:]) if len(batch)]
     parts = [encode(batch) for batch in batches]
     found = {}

@@ -1,5 +1,5 @@
-"""Exporting a run: files are written, compared with the checkpoint and described; the folder appears
-at once."""
+"""Exporting a run: files are written, compared with the checkpoint and described; the folder
+appears at once."""
 
 from __future__ import annotations
 

@@ -58,7 +58,8 @@ def write_safetensors(
 
 
 def write_images(encoder: Encoder, folder: Path) -> list[str]:
-    """Write each pathway's network of timm with timm's own names; returns the names of the files."""
+    """Write each pathway's network of timm with timm's own names; returns the names of the
+    files."""
     written = []
     for pathway in encoder.pathways:
         image = getattr(encoder.get_submodule(f"{pathway}.backbone"), "timm_network", None)

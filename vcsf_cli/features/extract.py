@@ -89,7 +89,8 @@ def extract_windows(
 
 
 def _windows(videos: EvalClips, workers: int) -> Iterator[tuple[int, Tensor, Positions]]:
-    """The windows of all videos, as `encode_in_batches` takes them, with the number of the video."""
+    """The windows of all videos, as `encode_in_batches` takes them, with the number of the
+    video."""
     for number, video in enumerate(iterate(video_loader(videos, workers))):
         for index, window in enumerate(video["windows"]):
             positions: Positions = {pathway: video[pathway][index] for pathway in PATHWAYS}

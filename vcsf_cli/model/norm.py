@@ -58,7 +58,8 @@ def batch_norms(network: nn.Module) -> list[_BatchNorm]:
 
 
 def split_batch_norms(network: nn.Module, parts: int) -> None:
-    """Let all batch norms of a network take statistics by parts of the batch; 1: the whole batch."""
+    """Let all batch norms of a network take statistics by parts of the batch; 1: the whole
+    batch."""
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             if (

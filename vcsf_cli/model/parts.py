@@ -54,7 +54,8 @@ class Geometry:
 
     Args:
         length: Frames of a window, L.
-        parts: Begin and end of the part of the window that a pathway sees; the same for all windows.
+        parts: Begin and end of the part of the window that a pathway sees; the same for all
+            windows.
         positions: Positions in its part that a pathway reads.
     """
 

@@ -147,7 +147,8 @@ class Stages:
         return None
 
     def take_over(self, model: TwoPathways, run: str, count: int) -> tuple[int, str]:
-        """Load the weights of the first stages from the run that `find_trained` named, and copy its log.
+        """Load the weights of the first stages from the run that `find_trained` named, and copy its
+        log.
 
         Returns:
             Optimiser steps of these stages, and the run that trained them.

@@ -77,7 +77,8 @@ class PretrainTask(Task):
         self.key_pathways = list(PATHWAYS) if self.loss.crosses else self.trained
         self.check_rows = self._draw_check_rows(rows, recipe.seed)
         self.ids = ClipIds(manifest)
-        # Keys and ids of the batch under way, of all processes: the queue takes them after the step.
+        # Keys and ids of the batch under way, of all processes: the queue takes them after the
+        # step.
         self._gathered: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
         self._last: Contrast | None = None  # the last input of the loss, for metrics
         self._warned: set[str] = set()
@@ -303,8 +304,8 @@ class PretrainTask(Task):
 
 
 def _copy_queue(contrast: Contrast) -> Contrast:
-    """A contrast with a copy of its queue, which is about to be overwritten: metrics are of what the
-    loss has seen."""
+    """A contrast with a copy of its queue, which is about to be overwritten: metrics are of what
+    the loss has seen."""
     fields = ("queue_video", "queue_source", "queue_label")
     return replace(
         contrast,

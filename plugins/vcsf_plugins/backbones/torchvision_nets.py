@@ -91,7 +91,8 @@ def _residual18(network: VideoResNet, temporal_strides: Strides | None, pathway:
     strides = temporal_strides or ((1, 1, 2, 2) if pathway == "slow" else (1, 2, 2, 2))
     if strides[0] != 1:
         raise RecipeError(
-            f"temporal_strides is {list(strides)}: layer 1 has no projection, so it can't stride time",
+            f"temporal_strides is {list(strides)}: layer 1 has no projection, so it can't stride "
+            "time",
             "set the first of them to 1",
         )
     layers = [network.layer1, network.layer2, network.layer3, network.layer4]
