@@ -22,6 +22,7 @@ from vcsf_cli.data.loader import ResumableBatchSampler, training_loader
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.runs.run import run_folder
+from vcsf_cli.runs.stages import stage_fingerprint
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.train.checks import training_rows
 from vcsf_cli.train.compute import Compute
@@ -40,6 +41,18 @@ stages:
   - {{loss: &mined {{name: cross_pathway, queue: 6, neighbours: 2}}, train: {{pathways: [slow], epochs: {epochs}}}}}
   - {{loss: *mined, train: {{pathways: [fast], epochs: 2}}, optim: {{lr: 1e-2}}}}
 """
+
+
+def test_a_fingerprint_depends_on_data_seed_and_the_stages_so_far() -> None:
+    stages = "stages=[{}, {loss: {queue: 8}}]"
+    recipe, data = load("smoke", [stages]), "data"
+    first = stage_fingerprint(recipe, 1, data)
+    assert stage_fingerprint(load("smoke", ["stages=[{}]", "name=other"]), 1, data) == first
+    assert stage_fingerprint(load("smoke", [stages.replace("8", "9")]), 1, data) == first
+    assert stage_fingerprint(load("smoke", [stages, "seed=1"]), 1, data) != first
+    assert stage_fingerprint(load("smoke", [stages, "optim.lr=0.1"]), 1, data) != first
+    assert stage_fingerprint(recipe, 1, "other data") != first
+    assert stage_fingerprint(recipe, 2, data) != first
 
 
 TIMES = ("clips_per_second", "data_wait")
