@@ -141,6 +141,17 @@ def test_unpacking_that_was_killed_begins_again(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "unpacked").iterdir()] == ["UCF101"]
 
 
+def test_a_link_in_the_place_of_the_unfinished_folder_leads_to_nothing_that_is_deleted(
+    tmp_path: Path, mine: Path
+) -> None:
+    before = sorted(mine.rglob("*"))
+    write(tmp_path / "source", {"UCF101.zip": zipped([ARCHERY])})
+    (tmp_path / "source/unpacked").mkdir()
+    (tmp_path / "source/unpacked/.UCF101.partial").symlink_to(mine)
+    assert list(by_name(ucf(tmp_path / "source"))) == ["Archery/v_Archery_g01_c01.avi"]
+    assert sorted(mine.rglob("*")) == before
+
+
 def damaged(content: bytes) -> bytes:
     middle = len(content) // 2
     return (

@@ -32,8 +32,11 @@ from vcsf_cli.data import manifest as manifests
 from vcsf_cli.data.clips import TwoViewClips, pathway_inputs
 from vcsf_cli.data.loader import ResumableBatchSampler, training_loader
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.errors import RunError
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import build
+from vcsf_cli.runs.restore import load_checkpoint
+from vcsf_cli.runs.run import read_run
 from vcsf_cli.storage import checkpoint
 
 SETTINGS = {
@@ -360,6 +363,14 @@ def test_a_damaged_checkpoint_is_told_and_left_alone(
     done = called(*arguments(tiny_data, runs), cwd=tmp_path, status=1)
     assert "checkpoint.pt is damaged" in done.stderr
     assert (run / "checkpoint.pt").stat().st_size == 5000
+
+
+def test_the_checkpoint_of_a_training_on_other_data_is_refused(whole: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(whole, tmp_path / whole.name)
+    status = json.loads((folder / "status.json").read_text())
+    (folder / "status.json").write_text(json.dumps(status | {"data_hash": "of other data"}))
+    with pytest.raises(RunError, match="it was trained with another data"):
+        load_checkpoint(read_run(folder))
 
 
 @pytest.mark.parametrize(
