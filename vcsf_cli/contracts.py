@@ -65,7 +65,7 @@ class OfficialSize:
 
 
 class Dataset(Protocol):
-    """What a `vcsf_datasets` factory returns."""
+    """A dataset, as `vcsf_datasets` factories return it."""
 
     def videos(self) -> list[Video]:
         """All videos, sorted by name; downloads or makes them first if the dataset can.
@@ -134,7 +134,7 @@ class Reader(Protocol):
 
 
 class Decoder(Protocol):
-    """What a `vcsf_decoders` factory returns."""
+    """A decoder, as `vcsf_decoders` factories return it."""
 
     def open(self, path: Path) -> Reader:
         """Open a video file.
@@ -173,7 +173,7 @@ class View:
 
 
 class Sampler(Protocol):
-    """What a `vcsf_samplers` factory returns. It sees no video, only a number of frames, and the
+    """A sampler, as `vcsf_samplers` factories return it. It sees no video, only a number of frames, and the
     same generator gives the same views."""
 
     length: int

@@ -1,4 +1,4 @@
-"""What a plan costs before it starts: floating-point operations, disk, and hours at a measured or
+"""The costs of a plan before it starts: floating-point operations, disk, and hours at a measured or
 assumed speed, on one device or on several side by side."""
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _FRAMES = 180
 """Frames of a clip of such a dataset."""
 
 _BYTES = 4
-"""Of a number in a file."""
+"""Bytes of a number in a file."""
 _SHAPE = ("sampler", "backbone", "slow", "fast", "motion", "head")
 """Keys that a network's cost depends on, besides the size of its clips."""
 
@@ -74,7 +74,7 @@ class Network:
 
 @dataclass(frozen=True)
 class RemainingStage:
-    """What is left of one stage.
+    """The rest of one stage.
 
     Args:
         epochs: Epochs.
@@ -93,7 +93,7 @@ class RemainingStage:
 
 @dataclass(frozen=True)
 class RemainingWork:
-    """What is left to do for one run.
+    """The remaining work of one run.
 
     Args:
         spec: The run.
@@ -181,7 +181,7 @@ class Costs:
         return found
 
     def remaining(self) -> list[RemainingWork]:
-        """What is left to do for every run, in the order in which it is done."""
+        """The remaining work of every run, in the order in which it is done."""
         available = _trained_stages(self.plan.runs)
         found = []
         for spec in self.plan.specs:
@@ -193,7 +193,7 @@ class Costs:
         return found
 
     def _remaining(self, spec: RunSpec, available: set[str]) -> RemainingWork:
-        """What is left to do for one run.
+        """The remaining work of one run.
 
         Args:
             spec: The run.

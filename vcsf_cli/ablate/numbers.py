@@ -90,7 +90,7 @@ class TableResults:
 
     @property
     def remarks(self) -> list[str]:
-        """What is missing in the table and in its differences, a sentence each."""
+        """Gaps of the table and of its differences, a sentence each."""
         found = []
         if self.missing:
             total = len(self.plan.specs) * len(self.plan.table.measures)
@@ -117,7 +117,7 @@ class TableResults:
 
     @property
     def intervals(self) -> str:
-        """What the intervals of the differences are; empty if there are no differences."""
+        """The meaning of the differences' intervals; empty if there are no differences."""
         known = self.values[self.values["difference"].notna()]["difference_low"].notna()
         return describe_intervals(
             self.values["places"][known[known].index].tolist(), bool(known.all())

@@ -94,7 +94,7 @@ class Seeds(click.ParamType[list[int]]):
     "--labels",
     "label_budget",
     type=_LabelsType(),
-    help="Use so many labels of the training part.  [default: all]",
+    help="Train on this many labelled clips.  [default: all]",
 )
 @click.option(
     "--split",

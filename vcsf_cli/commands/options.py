@@ -164,7 +164,7 @@ precision_option = click.option(
 
 
 def where(option: str, folder: Path) -> str:
-    """What a next command in the same shell needs to use the same folder, such as ` --data DIR`.
+    """The option that makes a next command in the same shell use the same folder, ` --data DIR`.
 
     It is empty where the command takes that folder anyway: the one in the environment, else the
     default."""

@@ -225,7 +225,7 @@ def _prepare(
 
 
 def next_command(kind: str, name: str, data: Path) -> str:
-    """What to type after preparing."""
+    """The command after preparing."""
     recipe = registry.load().attribute("dataset", kind, "recipe")
     same = recipe is not None and name == kind
     own = "" if same else f" --set {shlex.quote(f'data.name={_as_yaml(name)}')}"

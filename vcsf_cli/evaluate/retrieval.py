@@ -41,7 +41,7 @@ from vcsf_cli.storage import files
 from vcsf_cli.train.compute import Compute
 
 _BINS = 8
-"""Of the colour histogram, for each channel."""
+"""Bins a channel of the colour histogram."""
 
 FEATURES, NEIGHBOURS, RESULTS = "features.parquet", "neighbours.csv", "results.csv"
 """Files of a retrieval."""

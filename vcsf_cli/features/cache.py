@@ -18,7 +18,7 @@ from vcsf_cli.storage import files
 
 
 def window_key(stage: Stage) -> dict[str, Any]:
-    """What features depend on of a recipe's stage: how it cuts windows out of clips."""
+    """The part of a cache key that a recipe's stage gives: how it cuts windows out of clips."""
     return {
         "sampler": stage.sampler.model_dump(),
         "size": stage.data.size,
@@ -45,7 +45,7 @@ def write_features(
 
 
 def read_key(path: Path) -> dict[str, Any]:
-    """What the features in a file depend on; empty if there are none, or they can't be read."""
+    """The key of the features in a file; empty if there are none, or they can't be read."""
     try:
         found: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {})[b"vcsf"])
     except (OSError, KeyError, ValueError, pa.ArrowException):

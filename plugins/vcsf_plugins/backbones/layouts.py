@@ -13,7 +13,7 @@ COCLR = "CoCLR"
 
 _CLASSIFIER = "classifier"
 TORCHVISION_EPS = 1e-3
-"""Of the batch norms of torchvision's S3D."""
+"""The eps of the batch norms of torchvision's S3D."""
 
 _REMARK = (
     "torchvision trained them on frames normalised by mean 0.43216, 0.394666, 0.37645 and "

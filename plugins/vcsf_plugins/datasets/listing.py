@@ -1,4 +1,4 @@
-"""What listings share: unique videos, lists of splits, and text from files and names."""
+"""Shared by all listings: unique videos, lists of splits, and text from files and names."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def unpack(archive: Path, folder: Path) -> list[str]:
 
 
 class _Allowance:
-    """What an archive, and those in it, may still unpack to.
+    """The bytes and files that an archive, and those in it, may still unpack to.
 
     Args:
         archive: The outermost archive.

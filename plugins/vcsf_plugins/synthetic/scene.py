@@ -18,7 +18,7 @@ Colour = tuple[int, int, int]
 
 FPS = 25
 _MARGIN = 1.5
-"""The background is so many times larger than the picture, so that the camera can move."""
+"""Size of the background relative to the picture: the camera moves over it."""
 
 _CLASS_HUE_SHARE = 0.65
 """Probability that a group's scene has the hue of its class: as in UCF101, the scene goes along
@@ -31,7 +31,7 @@ _SHIFT = 4
 
 @dataclass(frozen=True)
 class Look:
-    """What all clips of a group share: performer, clothes, background and camera.
+    """The scene that all clips of a group share: performer, clothes, background and camera.
 
     Args:
         body: The performer's lengths.
