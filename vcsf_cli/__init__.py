@@ -14,9 +14,8 @@ if TYPE_CHECKING:
 
 try:
     __version__ = version("vcsf")
-except (
-    PackageNotFoundError
-):  # run from a bare folder (`pip install --target`, a zip) without metadata
+except PackageNotFoundError:
+    # It runs from a bare folder (`pip install --target`, a zip) without metadata.
     __version__ = "unknown"
 
 hookimpl = pluggy.HookimplMarker("vcsf")

@@ -206,10 +206,13 @@ def test_a_dry_run_estimates_the_time_of_several_processes(recipe: Path, tiny_da
     assert re.search(r"estimated time: \d+ (s|min)", done.stderr)
 
 
-def test_reading_and_computing_overlap() -> None:
-    assert overlapped(6.0, 2.0, num_workers=1) == 6.0
-    assert overlapped(6.0, 2.0, num_workers=4) == 2.0
-    assert overlapped(6.0, 2.0, num_workers=0) == 6.0
+@pytest.mark.parametrize(
+    ("num_workers", "processes", "seconds"), [(1, 1, 6.0), (4, 1, 2.0), (0, 1, 6.0), (4, 2, 1.0)]
+)
+def test_reading_and_computing_overlap_and_processes_share_the_clips(
+    num_workers: int, processes: int, seconds: float
+) -> None:
+    assert overlapped(6.0, 2.0, num_workers, processes) == seconds
 
 
 def test_synced_and_plain_batch_norm_in_one_training_are_refused(

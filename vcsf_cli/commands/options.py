@@ -168,7 +168,6 @@ def where(option: str, folder: Path) -> str:
 
     It is empty where the command takes that folder anyway: the one in the environment, else the
     default."""
-    taken = (
-        os.environ.get(f"VCSF_{option.upper()}") or option
-    )  # click takes an empty variable for none
+    # click takes an empty variable for none.
+    taken = os.environ.get(f"VCSF_{option.upper()}") or option
     return "" if folder == Path(taken) else f" --{option} {shlex.quote(str(folder))}"

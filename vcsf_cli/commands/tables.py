@@ -63,9 +63,8 @@ def show_answers(answers: pd.DataFrame) -> None:
 def show_classification(tables: list[pd.DataFrame]) -> None:
     """Print the results on stdout, in per cent, and mean and spread of several measurements."""
     rows = pd.concat(tables, ignore_index=True)
-    console = Console(
-        soft_wrap=True, markup=False, emoji=False
-    )  # brackets and colons in names stay
+    # Without markup and emoji, brackets and colons in names stay.
+    console = Console(soft_wrap=True, markup=False, emoji=False)
     console.print(_results_table(rows))
     if len(tables) > 1:
         console.print(_spread_table(rows, len(tables)))

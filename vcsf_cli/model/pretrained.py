@@ -281,9 +281,8 @@ def _read_weight_file(path: Path) -> _WeightFile:
             "`state_dict` or `model`",
         )
     others = [] if inner is None else [str(key) for key in loaded if key != inner]
-    if all(
-        key.startswith("module.") for key in tensors
-    ):  # what torch's wrapper for several GPUs adds
+    # torch's wrapper for several GPUs adds this prefix.
+    if all(key.startswith("module.") for key in tensors):
         tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
     return _WeightFile(tensors, others)
 

@@ -244,9 +244,8 @@ def _read_metrics(path: Path) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame({"step": []})
     text = path.read_text(encoding="utf-8")
-    return pd.read_csv(
-        io.StringIO(text[: text.rfind("\n") + 1] or "step\n")
-    )  # a kill may have cut the last line
+    whole_lines = text[: text.rfind("\n") + 1]  # a kill may have cut the last line
+    return pd.read_csv(io.StringIO(whole_lines or "step\n"))
 
 
 def training_charts(metrics: Path) -> list[Chart]:

@@ -168,9 +168,8 @@ class FaissIndex:
         gone = np.flatnonzero(there & (self.position < 0))
         new = np.flatnonzero(~there[self.windows.row])
         if (len(gone) or len(new)) and self.file is not None:
-            self.index = self.faiss.read_index(
-                str(self.file)
-            )  # all of it: what is mapped can't be changed
+            # Into memory: a mapped index can't be changed.
+            self.index = self.faiss.read_index(str(self.file))
         if len(gone):
             self.index.remove_ids(gone)
         for begin in range(0, len(new), ROWS_AT_ONCE):

@@ -90,12 +90,14 @@ def seconds_a_clip(
     reading, computing = timed(few)
     if few < whole and (reading + computing) * whole * _TIMED_BATCHES < deadline - time.monotonic():
         reading, computing = timed(whole)
-    return overlapped(reading, computing, compute.num_workers) / compute.world_size
+    return overlapped(reading, computing, compute.num_workers, compute.world_size)
 
 
-def overlapped(reading: float, computing: float, num_workers: int) -> float:
-    """Seconds a clip of one process: workers read beside the computing, and the slower counts."""
-    return max(reading / max(1, num_workers), computing)
+def overlapped(reading: float, computing: float, num_workers: int, processes: int) -> float:
+    """Seconds a clip takes in training, of the seconds that one reader and one process need for it.
+
+    Workers read beside the computing, and the slower counts; processes share the clips."""
+    return max(reading / max(1, num_workers), computing) / processes
 
 
 def time_steps(

@@ -253,9 +253,8 @@ def _watched(
                     break
                 except subprocess.TimeoutExpired:
                     allowance.check(0, 0)
-                if (
-                    time.monotonic() - looked > 10 * took
-                ):  # counting many files must not slow the program down
+                # Counting many files must not slow the program down.
+                if time.monotonic() - looked > 10 * took:
                     looked = time.monotonic()
                     allowance.check(*_measure(folder))
                     took = time.monotonic() - looked
@@ -307,10 +306,8 @@ def _unzip(archive: Path, folder: Path, again: str, allowance: _Allowance) -> in
         ValueError,
     ) as error:
         raise DataError(f"{archive} is damaged: {error}", again) from error
-    except (
-        RuntimeError,
-        NotImplementedError,
-    ) as error:  # a password, or a compression that Python lacks
+    except (RuntimeError, NotImplementedError) as error:
+        # A password, or a compression that Python lacks.
         raise DataError(
             f"{archive} can't be unpacked: {error}",
             "unpack it yourself and name its folder with --source",
