@@ -26,7 +26,6 @@ from vcsf_cli import load_encoder
 from vcsf_cli.config.recipe import load
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.augment import to_input
-from vcsf_cli.data.clips import decode
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.store import FrameStore
 from vcsf_cli.evaluate.retrieval import training_mean
@@ -188,8 +187,8 @@ def test_an_encoded_video_has_the_feature_that_retrieval_computed(
     for row in (0, 7):
         name = table["video"][row]
         assert data.table["video"][row] == name
-        jpegs = FrameStore(data).jpegs(row, range(data.table["frames"][row]))
-        stored = encoder.encode(np.stack([decode(jpeg) for jpeg in jpegs]))
+        images = FrameStore(data).images(row, range(data.table["frames"][row]))
+        stored = encoder.encode(np.stack(list(images)))
         (path,) = (tiny_data / "synthetic" / "original").rglob(Path(name).name)
         original = encoder.encode(str(path))
         for pathway in PATHWAYS:

@@ -125,7 +125,7 @@ def test_a_shard_that_is_too_short_is_named(tmp_path: Path) -> None:
     manifest = write_clips(tmp_path / "data")
     shard = manifest.folder / "shard-000000.tar"
     shard.write_bytes(shard.read_bytes()[:1800])
-    with pytest.raises(DataError, match=r"shard-000000\.tar.*Run/b"):
+    with pytest.raises(DataError, match=r"shard-000000\.tar.*too short for Run/b"):
         FrameStore(manifest).jpegs(1, [0, 1])
     shard.unlink()
     with pytest.raises(DataError, match=r"shard-000000\.tar"):

@@ -6,31 +6,18 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import simplejpeg
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from vcsf_cli.config.schema import Augment
-from vcsf_cli.contracts import PATHWAYS, Frames, View
+from vcsf_cli.contracts import PATHWAYS, View
 from vcsf_cli.contracts import Sampler as WindowSampler
 from vcsf_cli.data import augment as augmentation
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.store import FrameStore
-from vcsf_cli.errors import DataError
 
 Batch = dict[str, Tensor]
-
-
-def decode(jpeg: bytes) -> Frames:
-    """An RGB frame (H, W, 3) of a JPEG."""
-    try:
-        frame: Frames = simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
-    except ValueError as error:
-        raise DataError(
-            f"a stored frame is not a JPEG: {error}", "a shard is damaged: prepare the dataset anew"
-        ) from error
-    return frame
 
 
 class ClipIds:
@@ -82,7 +69,7 @@ class TwoViewClips(Dataset[Batch]):
         wanted, back = np.unique(
             np.concatenate([view.window for view in views]), return_inverse=True
         )
-        decoded = [decode(jpeg) for jpeg in self.store.jpegs(row, wanted.tolist())]
+        decoded = list(self.store.images(row, wanted.tolist()))
         length = len(views[0].window)
         frames = np.empty((len(views), length, self.size, self.size, 3), np.uint8)
         draws = 1 if self.augment.draws == "shared" else len(PATHWAYS)
@@ -188,14 +175,12 @@ class EvalClips(Dataset[dict[str, Any]]):
         row = self.rows[index]
         views = self.windows(row)
         wanted, back = np.unique(np.stack([view.window for view in views]), return_inverse=True)
-        jpegs = self.store.jpegs(row, wanted.tolist())
         crops = 10 if self.crops == "ten" else 1
-        frames = np.empty((crops, len(jpegs), self.size, self.size, 3), np.uint8)
-        for position, jpeg in enumerate(jpegs):
-            frame = decode(jpeg)
+        frames = np.empty((crops, len(wanted), self.size, self.size, 3), np.uint8)
+        for position, frame in enumerate(self.store.images(row, wanted.tolist())):
             for number, crop in enumerate(self._crops(*frame.shape[:2])):
                 frames[number, position] = augmentation.apply_crop(frame, crop, self.size)
-        first = len(jpegs) * np.arange(crops)[:, None, None]
+        first = len(wanted) * np.arange(crops)[:, None, None]
         windows = (
             (first + back.reshape(len(views), -1)).reshape(crops * len(views), -1).astype(np.int64)
         )

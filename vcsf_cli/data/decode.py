@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import signal
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +93,8 @@ class Clip:
     height: int = 0
     sizes: list[int] = field(default_factory=list)
     """Bytes of every frame."""
+    crc32: list[int] = field(default_factory=list)
+    """Checksum of every frame."""
     repeated: int = 0
     """Frames that equal the one before."""
     sha256: str = ""
@@ -291,6 +294,7 @@ class _ClipWriter:
         )
         clip.height, clip.width = image.shape[:2]
         clip.sizes.append(len(jpeg))
+        clip.crc32.append(zlib.crc32(jpeg))
         clip.repeated += jpeg == self._last
         self._last = jpeg
         self._write(jpeg)
@@ -306,6 +310,7 @@ class _ClipWriter:
             self._close_file()
             rest.path.unlink()
             clips[-1].sizes += rest.sizes
+            clips[-1].crc32 += rest.crc32
             clips[-1].repeated += rest.repeated
         for clip in clips:
             clip.sha256 = files.sha256(clip.path)

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from vcsf_cli.contracts import Indices
 from vcsf_cli.data.clips import Batch, EvalClips, TwoViewClips
+from vcsf_cli.data.store import MEND
 from vcsf_cli.errors import RunError, VcsfError
 
 
@@ -94,7 +95,7 @@ def iterate(loader: DataLoader[_Item]) -> Iterator[_Item]:
             raise
         # torch puts the worker's whole traceback into the message; its last line is ours.
         reason = error.message.strip().splitlines()[-1].partition(": ")[2]
-        raise type(error)(reason, "a shard is damaged: prepare the dataset anew") from error
+        raise type(error)(reason, MEND) from error
 
 
 @contextmanager

@@ -40,13 +40,14 @@ _SCHEMA = pa.schema(
         ("offset", pa.int64()),  # of the clip's bytes in its shard
         ("bytes", pa.int64()),
         ("frame_offsets", pa.list_(pa.int64())),  # in the shard, and the end of the last frame
+        ("frame_crc32", pa.list_(pa.uint32())),  # of each frame; null: an earlier version stored it
         ("sha256", pa.string()),  # of the clip's bytes
         ("original", pa.string()),  # SHA-256 of the video's file; empty: not known
     ]
 )
 _SPLITS = ("split1", "split2", "split3")
-_NOT_HASHED = ("shard", "offset", "frame_offsets", "original")
-"""Columns that say where a clip lies or what it was made of, not what it is."""
+_NOT_HASHED = ("shard", "offset", "frame_offsets", "frame_crc32", "original")
+"""Columns that say where a clip lies or what it was made of, or repeat what `sha256` says."""
 
 
 @dataclass(frozen=True)

@@ -326,7 +326,14 @@ def _append_clip(
         "frame_bytes": clip.sizes,
     }
     offset = writer.append(member, clip.path, description)
-    return {"video": video, **shape, "offset": offset, "sizes": clip.sizes, "sha256": clip.sha256}
+    return {
+        "video": video,
+        **shape,
+        "offset": offset,
+        "sizes": clip.sizes,
+        "crc32": clip.crc32,
+        "sha256": clip.sha256,
+    }
 
 
 def _listing_entry(video: Video) -> dict[str, str | None]:
@@ -360,6 +367,7 @@ def _manifest_rows(folder: Path, video: Video, entry: dict[str, Any]) -> Iterato
             "shard": entry["shard"],
             "bytes": offsets[-1] - offsets[0],
             "frame_offsets": offsets,
+            "frame_crc32": clip.get("crc32"),  # which earlier versions did not keep
         }
 
 

@@ -10,18 +10,22 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import simplejpeg
 
+from vcsf_cli.contracts import Frames
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import DataError
 
 _BLOCK = 512
 SHARD_BYTES = 256 * 2**20
 _COPY_BYTES = 2**20
+MEND = "delete the dataset's folder and prepare it again"
 
 
 def shard_name(number: int) -> str:
@@ -132,9 +136,9 @@ def read_description(folder: Path, shard: int, end: int) -> dict[str, Any]:
                 stream = member and members.extractfile(member)
                 found = json.load(stream) if stream else None
     except (OSError, ValueError, tarfile.TarError) as error:
-        raise DataError(f"{path} can't be read: {error}", "prepare the dataset again") from error
+        raise DataError(f"{path} can't be read: {error}", MEND) from error
     if not isinstance(found, dict):
-        raise DataError(f"{path} is damaged at byte {end}", "prepare the dataset again")
+        raise DataError(f"{path} is damaged at byte {end}", MEND)
     return found
 
 
@@ -156,17 +160,36 @@ class FrameStore:
             np.int64
         )
         self.starts = np.concatenate([[0], np.cumsum(lengths)])
+        # Clips of earlier versions have no checksums: -1.
+        sums = table["frame_crc32"] if "frame_crc32" in table else [None] * len(table)
+        self.crc32 = np.full(int(self.starts[-1]), -1)
+        for start, each in zip(self.starts, sums, strict=False):
+            if each is not None:
+                self.crc32[start : start + len(each)] = each
         self._files: dict[int, int] = {}
         self._process = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_files": {}}
 
+    def images(self, row: int, frames: Sequence[int]) -> Iterator[Frames]:
+        """The images (H, W, 3), RGB, of frames of a clip, in this order.
+
+        Raises:
+            DataError: As `jpegs`, or if a frame is not a JPEG.
+        """
+        for frame, jpeg in zip(frames, self.jpegs(row, frames), strict=True):
+            try:
+                image: Frames = simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
+            except ValueError as error:
+                raise self._damaged(row, frame) from error
+            yield image
+
     def jpegs(self, row: int, frames: Sequence[int]) -> list[bytes]:
         """The JPEGs of frames of a clip, in this order; rising runs are read at once.
 
         Raises:
-            DataError: If the shard is missing or too short.
+            DataError: If the shard is missing or too short, or a frame is damaged.
         """
         offsets = self.offsets[self.starts[row] : self.starts[row + 1]]
         found: list[bytes] = []
@@ -180,7 +203,15 @@ class FrameStore:
             bounds = bounds - bounds[0]
             found += [data[bounds[i] : bounds[i + 1]] for i in range(end - begin)]
             first = index
+        sums = self.crc32[self.starts[row] + np.asarray(frames, np.int64)].tolist()
+        for frame, jpeg, crc32 in zip(frames, found, sums, strict=True):
+            if crc32 >= 0 and zlib.crc32(jpeg) != crc32:
+                raise self._damaged(row, frame)
         return found
+
+    def _damaged(self, row: int, frame: int) -> DataError:
+        path = self.folder / shard_name(int(self.shards[row]))
+        return DataError(f"{path} is damaged: frame {frame} of {self.videos[row]}", MEND)
 
     def _read(self, row: int, begin: int, end: int) -> bytes:
         shard = int(self.shards[row])
@@ -192,12 +223,7 @@ class FrameStore:
                 self._files[shard] = os.open(path, os.O_RDONLY)
             data = os.pread(self._files[shard], end - begin, begin)
         except OSError as error:
-            raise DataError(
-                f"{path} can't be read: {error.strerror}", "prepare the dataset again"
-            ) from error
+            raise DataError(f"{path} can't be read: {error.strerror}", MEND) from error
         if len(data) != end - begin:
-            raise DataError(
-                f"{path} is too short for {self.videos[row]}",
-                "it was damaged: prepare the dataset again",
-            )
+            raise DataError(f"{path} is damaged: it is too short for {self.videos[row]}", MEND)
         return data
