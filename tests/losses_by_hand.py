@@ -1,12 +1,13 @@
 """Every loss written once more as its formula reads, one clip and one key at a time."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vcsf_cli.contracts import Contrast
+from vcsf_cli.contracts import PATHWAYS, Contrast
 
 
 def random_contrast(seed: int, batch: int = 6, slots: int = 10, dim: int = 8) -> Contrast:
@@ -51,16 +52,38 @@ def infonce(contrast: Contrast, pathway: str, temperature: float, keys: str = ""
     return sum(losses, torch.zeros(())) / len(losses)
 
 
-def nearest(contrast: Contrast, pathway: str, clip: int, neighbours: int) -> set[int]:
-    """The slots of other recordings that are nearest to a clip's key in a pathway."""
+def nearest(contrast: Contrast, pathways: Sequence[str], clip: int, neighbours: int) -> set[int]:
+    """The slots of other recordings that are nearest to a clip's key, by the mean over pathways."""
     found = []
     for slot, (video, source) in enumerate(
         zip(contrast.queue_video.tolist(), contrast.queue_source.tolist(), strict=True)
     ):
         if video in (-1, int(contrast.video[clip])) or source == int(contrast.source[clip]):
             continue
-        found.append((-float(contrast.key[pathway][clip].dot(contrast.queue[pathway][slot])), slot))
+        near = [float(contrast.key[each][clip] @ contrast.queue[each][slot]) for each in pathways]
+        found.append((-sum(near) / len(near), slot))
     return {slot for _, slot in sorted(found)[:neighbours]}
+
+
+def mutual(contrast: Contrast, clip: int, neighbours: int) -> set[int]:
+    """The joint nearest slots to which fewer than `neighbours` other slots are nearer than the
+    clip; slots of the recordings of the two don't count."""
+    found = set()
+    videos, sources = contrast.queue_video.tolist(), contrast.queue_source.tolist()
+    for slot in nearest(contrast, PATHWAYS, clip, neighbours):
+        own = sum(float(contrast.key[p][clip] @ contrast.queue[p][slot]) for p in PATHWAYS)
+        nearer = 0
+        for rival in range(len(videos)):
+            same = sources[rival] in (sources[slot], int(contrast.source[clip]))
+            if rival == slot or videos[rival] == -1 or same:
+                continue
+            if videos[rival] in (videos[slot], int(contrast.video[clip])):
+                continue
+            keys = contrast.queue
+            nearer += sum(float(keys[p][rival] @ keys[p][slot]) for p in PATHWAYS) > own
+        if nearer < neighbours:
+            found.add(slot)
+    return found
 
 
 def cross_pathway(
@@ -73,6 +96,7 @@ def cross_pathway(
     siblings: bool,
     drops_own: bool,
     batch: bool,
+    leaves_out_dropped: bool = False,
 ) -> Tensor:
     """-log( sum over positives of e(q.k) / sum over all that take part of e(q.k) ), the mean over
     the batch."""
@@ -81,8 +105,14 @@ def cross_pathway(
     keys = other if across else pathway
     losses = []
     for clip in range(len(query)):
-        theirs, ours = (nearest(contrast, which, clip, neighbours) for which in (other, pathway))
-        mined = {"other": theirs, "intersection": theirs & ours, "union": theirs | ours}[positives]
+        theirs, ours = (nearest(contrast, [which], clip, neighbours) for which in (other, pathway))
+        mined = {
+            "other": theirs,
+            "intersection": theirs & ours,
+            "union": theirs | ours,
+            "joint": nearest(contrast, PATHWAYS, clip, neighbours),
+            "mutual": mutual(contrast, clip, neighbours),
+        }[positives]
         own = torch.exp(query[clip].dot(contrast.key[keys][clip]) / temperature)
         good, total = torch.zeros(()), own
         count = 0
@@ -98,7 +128,9 @@ def cross_pathway(
             total = total + term
             if slot in mined:
                 good, count = good + term, count + 1
-        losses.append(-torch.log((good if drops_own and count else good + own) / total))
+        dropped = drops_own and count
+        total = total - own if dropped and leaves_out_dropped else total
+        losses.append(-torch.log((good if dropped else good + own) / total))
     return sum(losses, torch.zeros(())) / len(losses)
 
 

@@ -72,6 +72,8 @@ def vcsf_losses() -> Factories:  # type: ignore[empty-body]
     - `uses_labels: bool`: it reads labels. Its runs are then marked as not self-supervised.
     - `crosses: bool`: it reads the other pathway's keys, so that a frozen pathway has keys too.
     - `waits_for_queue: bool`: no step is taken until the queue is full.
+    - `bank_momentum: float`: in place of a queue it sees a bank, with a slot for every training
+      clip: the running mean of the clip's keys, in which the older ones weigh this much.
     - `mined(contrast, pathway) -> bool (B, K)`: the slots that it takes as positives. How often
       their labels are right is then logged.
 

@@ -52,6 +52,7 @@ def vcsf_losses() -> Factories:
     return {
         "infonce": losses.InfoNCE,
         "cross_pathway": losses.CrossPathway,
+        "cross_pathway_bank": losses.CrossPathwayBank,
         "cross_instance": losses.CrossInstance,
         "supervised": losses.Supervised,
     }

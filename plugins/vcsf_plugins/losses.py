@@ -5,6 +5,7 @@ temperature loses too much in bfloat16."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -12,11 +13,12 @@ import torch
 from annotated_types import Ge, Gt, Interval
 from torch import Tensor, nn
 
-from vcsf_cli.contracts import Contrast, other_pathway
+from vcsf_cli.contracts import PATHWAYS, Contrast, other_pathway
 
 _Temperature = Annotated[float, Gt(0)]
 _Slots = Annotated[int, Ge(0)]
 _Probability = Annotated[float, Interval(ge=0, le=1)]
+_Positives = Literal["other", "intersection", "union", "joint", "mutual"]
 
 
 def _logits(contrast: Contrast, pathway: str, key_pathway: str, temperature: float) -> Tensor:
@@ -135,8 +137,9 @@ class CrossPathway(nn.Module):
         queue: How many older keys there are to choose from, K in the paper; 0 takes the other keys
             of the batch instead.
         neighbours: How many slots a pathway may name as positives, k in the paper.
-        positives: Whose nearest slots count: those of the other pathway (CoCLR), or the
-            intersection (MVCGC) or union of both pathways'.
+        positives: Whose nearest slots count: those of the other pathway (CoCLR), the intersection
+            (MVCGC) or union of both pathways', those by the mean of both similarities (joint), or
+            of the joint ones those that have the clip among their own nearest (mutual).
         contrast: Which keys the query is compared with: its own pathway's (within, CoCLR) or the
             other's (across, MVCGC, Huo et al., NeurIPS 2021).
         siblings: Whether slots of the same recording are positives (CoCLR) or ignored.
@@ -148,6 +151,8 @@ class CrossPathway(nn.Module):
     uses_labels = False
     crosses = True
     waits_for_queue = True
+    compares_dropped = True
+    """Whether an own key that is not a positive is still compared with."""
 
     def __init__(
         self,
@@ -155,7 +160,7 @@ class CrossPathway(nn.Module):
         temperature: _Temperature = 0.07,
         queue: _Slots = 2048,
         neighbours: Annotated[int, Gt(0)] = 5,
-        positives: Literal["other", "intersection", "union"] = "other",
+        positives: _Positives = "other",
         contrast: Literal["within", "across"] = "within",
         siblings: Literal["positives", "ignored"] = "positives",
         drop_own: _Probability = 0.9,
@@ -176,7 +181,7 @@ class CrossPathway(nn.Module):
         positive = mined | sibling if self.siblings == "positives" else mined
         dropped = (torch.rand(len(logits), device=logits.device) < self.drop_own) & positive.any(1)
         negative = _other_video(contrast) & ~_same_recording(contrast) & ~mined
-        compared = _with_own(True, positive | negative)
+        compared = _with_own(self.compares_dropped | ~dropped, positive | negative)
         all_positive = _with_own(~dropped, positive)
         share = logits.masked_fill(~all_positive, -torch.inf).softmax(1)[:, 1:]
         similarity = logits.detach() * self.temperature
@@ -190,22 +195,99 @@ class CrossPathway(nn.Module):
 
     def mined(self, contrast: Contrast, pathway: str) -> Tensor:
         """The slots that are mined positives of a pathway's queries, bool (B, K)."""
-        theirs = _nearest_slots(contrast, other_pathway(pathway), self.neighbours)
+        count = self.neighbours
+        if self.positives == "joint":
+            return _nearest_slots(contrast, PATHWAYS, count)
+        if self.positives == "mutual":
+            return _mutual_slots(contrast, count)
+        theirs = _nearest_slots(contrast, [other_pathway(pathway)], count)
         if self.positives == "other":
             return theirs
-        ours = _nearest_slots(contrast, pathway, self.neighbours)
+        ours = _nearest_slots(contrast, [pathway], count)
         return theirs & ours if self.positives == "intersection" else theirs | ours
 
 
+class CrossPathwayBank(CrossPathway):
+    """Cross-pathway training whose positives come from a bank of all training clips, in place of a
+    queue.
+
+    A slot of the bank holds the running mean of a clip's keys, over epochs and windows. It is
+    steadier than one key, and every clip finds its nearest among all others. But the own key is
+    fresh where the bank is old: being new would tell it apart, and embeddings would collapse to
+    that. So a clip with other positives leaves it out.
+
+    Args:
+        temperature: Softness of the similarity, tau.
+        bank_momentum: How much a clip's older keys weigh in the running mean.
+        neighbours: How many slots a pathway may name as positives, k.
+        positives: Whose nearest slots count, as in `cross_pathway`.
+        contrast: Whether a query is compared with its own pathway's bank (within) or the other's
+            (across).
+        siblings: Whether slots of the same recording are positives or ignored.
+        drop_own: Probability that a clip with other positives leaves out its own key, both as
+            positive and from the denominator.
+    """
+
+    compares_dropped = False
+
+    def __init__(
+        self,
+        *,
+        temperature: _Temperature = 0.07,
+        bank_momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.5,
+        neighbours: Annotated[int, Gt(0)] = 20,
+        positives: _Positives = "intersection",
+        contrast: Literal["within", "across"] = "across",
+        siblings: Literal["positives", "ignored"] = "positives",
+        drop_own: _Probability = 1.0,
+    ) -> None:
+        super().__init__(
+            temperature=temperature,
+            queue=0,
+            neighbours=neighbours,
+            positives=positives,
+            contrast=contrast,
+            siblings=siblings,
+            drop_own=drop_own,
+        )
+        self.bank_momentum = bank_momentum
+
+
 @torch.no_grad()
-def _nearest_slots(contrast: Contrast, pathway: str, count: int) -> Tensor:
-    """The slots of other recordings that a pathway ranks nearest to each clip's key, bool (B, K);
-    empty ones are left out."""
+def _similarity(keys: dict[str, Tensor], others: dict[str, Tensor]) -> Tensor:
+    """Mean similarity over pathways of keys (B, D) to others (K, D), float32 (B, K)."""
+    return torch.stack([keys[name].float() @ others[name].float().T for name in keys]).mean(0)
+
+
+@torch.no_grad()
+def _nearest_slots(contrast: Contrast, pathways: Sequence[str], count: int) -> Tensor:
+    """The slots of other recordings that are nearest to each clip's key by the mean similarity of
+    pathways, bool (B, K); empty ones are left out."""
     allowed = _other_video(contrast) & ~_same_recording(contrast)
-    similarity = contrast.key[pathway].float() @ contrast.queue[pathway].float().T
+    similarity = _similarity({name: contrast.key[name] for name in pathways}, contrast.queue)
     ranked = similarity.masked_fill(~allowed, -torch.inf)
     best = ranked.topk(min(count, ranked.shape[1]), 1).indices
     return torch.zeros_like(allowed).scatter_(1, best, True) & allowed
+
+
+@torch.no_grad()
+def _mutual_slots(contrast: Contrast, count: int) -> Tensor:
+    """The joint nearest slots that rank the clip's key among their own nearest too: fewer than
+    `count` slots of recordings other than theirs and the clip's are nearer to them, bool (B, K)."""
+    nearest = _nearest_slots(contrast, PATHWAYS, count)
+    clip, slot = nearest.nonzero(as_tuple=True)
+    queue = {pathway: keys[slot] for pathway, keys in contrast.queue.items()}
+    rivals = _similarity(queue, contrast.queue)
+    filled = contrast.queue_video >= 0
+    source = contrast.queue_source
+    own = (source == source[slot, None]) & (source >= 0) | (
+        contrast.queue_video == contrast.queue_video[slot, None]
+    )
+    clips = _same_recording(contrast) | ~_other_video(contrast)
+    rivals = rivals.masked_fill(own | clips[clip] | ~filled, -torch.inf)
+    similarity = _similarity(contrast.key, contrast.queue)[clip, slot]
+    nearest[clip, slot] = (rivals > similarity[:, None]).sum(1) < count
+    return nearest
 
 
 class Supervised(nn.Module):

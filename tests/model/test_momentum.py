@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vcsf_cli.config import recipe as recipes
-from vcsf_cli.model.momentum import Queue, ema_update, key_encoder
+from vcsf_cli.model.momentum import Bank, Queue, ema_update, key_encoder
 from vcsf_cli.model.pathways import build
 
 
@@ -43,3 +43,26 @@ def test_the_queue_holds_the_last_keys_in_step(slots: int, sizes: list[int]) -> 
     assert torch.equal(queue.get_buffer("source")[full], held[full] + 1000)
     assert torch.equal(queue.get_buffer("label")[full], held[full] - 1)
     assert (queue.get_buffer("source")[~full] == -1).all()
+
+
+def test_a_bank_keeps_the_running_mean_of_every_clips_keys() -> None:
+    bank = Bank(torch.tensor([3, 5, 8]), dim=2, momentum=0.75, batch=2)
+    assert bank.slots == 3
+    assert not bank.full
+
+    def push(video: list[int], slow: list[list[float]]) -> None:
+        keys = torch.tensor(slow)
+        clips = torch.tensor(video)
+        bank.push({"slow": keys, "fast": -keys}, clips, clips + 10, clips + 20)
+
+    push([8, 3], [[1.0, 0.0], [0.0, 1.0]])
+    assert bank.full  # an epoch of three clips is one batch of two
+    assert bank.get_buffer("video").tolist() == [3, -1, 8]
+    assert bank.keys()["slow"].tolist() == [[0.0, 1.0], [0.0, 0.0], [1.0, 0.0]]
+    push([5, 8], [[0.6, 0.8], [0.0, 1.0]])
+    assert bank.get_buffer("source").tolist() == [13, 15, 18]
+    assert bank.get_buffer("label").tolist() == [23, 25, 28]
+    # 0.75 (1, 0) + 0.25 (0, 1) has the length sqrt(0.625).
+    moved = [0.75 / 0.625**0.5, 0.25 / 0.625**0.5]
+    torch.testing.assert_close(bank.keys()["slow"], torch.tensor([[0.0, 1.0], [0.6, 0.8], moved]))
+    assert torch.equal(bank.keys()["fast"], -bank.keys()["slow"])

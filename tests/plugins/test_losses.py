@@ -7,7 +7,7 @@ import losses_by_hand
 import pytest
 import torch
 from losses_by_hand import random_contrast
-from vcsf_plugins.losses import CrossInstance, CrossPathway, InfoNCE, Supervised
+from vcsf_plugins.losses import CrossInstance, CrossPathway, CrossPathwayBank, InfoNCE, Supervised
 
 from vcsf_cli.contracts import Contrast
 
@@ -47,7 +47,7 @@ def test_infonce_and_cross_instance_equal_their_formula(
     ("positives", "kind", "siblings", "drop_own", "queue"),
     list(
         itertools.product(
-            ["other", "intersection", "union"],
+            ["other", "intersection", "union", "joint", "mutual"],
             ["within", "across"],
             ["positives", "ignored"],
             [0.0, 1.0],
@@ -74,6 +74,21 @@ def test_cross_pathway_equals_its_formula(
             siblings == "positives",
             drop_own == 1,
             queue == 0,
+        )
+        assert_equal(loss, expected, contrast, pathway)
+
+
+@pytest.mark.parametrize("positives", ["other", "intersection", "union", "joint", "mutual"])
+@pytest.mark.parametrize("drop_own", [0.0, 1.0])
+def test_a_bank_leaves_out_the_own_keys_that_it_drops(positives: str, drop_own: float) -> None:
+    for seed, pathway in ((0, "slow"), (1, "fast")):
+        contrast = random_contrast(seed)
+        # In a bank a clip has one slot, and its loss treats it like a key of the batch.
+        loss = CrossPathwayBank(
+            temperature=0.3, neighbours=2, positives=positives, drop_own=drop_own
+        )(contrast, pathway)["loss"]
+        expected = losses_by_hand.cross_pathway(
+            contrast, pathway, 0.3, 2, positives, True, True, drop_own == 1, True, True
         )
         assert_equal(loss, expected, contrast, pathway)
 

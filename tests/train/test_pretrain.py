@@ -212,6 +212,21 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bits(
     assert environment["command"][:3] == ["vcsf", "pretrain", "smoke"]
 
 
+def test_a_bank_goes_on_to_the_same_bits(tiny_data: Path, tmp_path: Path) -> None:
+    bank = {"loss": "{name: cross_pathway_bank, neighbours: 2, positives: mutual}"}
+    called(*arguments(tiny_data, Path("whole"), **bank), cwd=tmp_path)
+    whole = only_run(tmp_path / "whole")
+    assert [row["step"] for row in records(whole) if row["loss"]][-1] == "20"  # one epoch fills it
+    assert all(0 <= float(row["slow_mined"]) <= 2 for row in records(whole) if row["loss"])
+    process = started(tmp_path, tiny_data, "--set", f"loss={bank['loss']}")
+    wait_for_steps(process, tmp_path, 7)
+    process.kill()
+    process.communicate()
+    done = called(*arguments(tiny_data, Path("runs"), **bank), cwd=tmp_path)
+    assert "going on after step" in done.stderr
+    assert_same(only_run(tmp_path / "runs"), whole)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_saves_says_how_to_go_on_and_ends_with_130(
     number: int, whole: Path, tiny_data: Path, tmp_path: Path

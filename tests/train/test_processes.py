@@ -29,6 +29,8 @@ stages:
   - {}
   - loss: {name: cross_pathway, queue: 4, neighbours: 2, drop_own: 0.0, positives: union}
     train: {pathways: [slow], epochs: 3}
+  - loss: {name: cross_pathway_bank, neighbours: 2, drop_own: 0.0}
+    train: {epochs: 3}
 """
 KILLS_ALL = """
 import os, signal
@@ -36,7 +38,7 @@ from vcsf_cli import hookimpl
 
 @hookimpl
 def vcsf_on_log(run, record):
-    if record["stage"] == 2 and record["step"] == 8:
+    if record["stage"] == 3 and record["step"] == 13:
         os.killpg(os.getpgrp(), signal.SIGKILL)
 """
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
@@ -91,8 +93,8 @@ def assert_close(folder: Path, ours: str, theirs: str) -> None:
 
 
 def test_two_processes_train_like_one_and_go_on_after_a_kill(recipe: Path, tiny_data: Path) -> None:
-    """The batch of 4 is 2 in each process; batch norm is frozen. Both are killed in the second
-    stage and go on."""
+    """The batch of 4 is 2 in each process; batch norm is frozen. Both are killed in the stage
+    with a bank and go on."""
     folder = recipe.parent
     called(*arguments(recipe, tiny_data, "one", "--devices", "cpu"), cwd=folder)
     (folder / "vcsf_local.py").write_text(KILLS_ALL)

@@ -1,4 +1,5 @@
-"""The momentum key encoder and the queue of older keys (MoCo, He et al., CVPR 2020)."""
+"""The momentum key encoder and the queue of older keys (MoCo, He et al., CVPR 2020), and a bank of
+all clips in place of the queue."""
 
 from __future__ import annotations
 
@@ -80,3 +81,53 @@ class Queue(nn.Module):
         for name, values in (("video", video), ("source", source), ("label", label)):
             self.get_buffer(name)[at] = values[-size:]
         position.add_(size).remainder_(self.slots)
+
+
+class Bank(nn.Module):
+    """A key of every training clip in both pathways: the running mean of its keys, of unit length,
+    with the video, source and label of each slot. It is read like a queue.
+
+    A clip's first key is taken as it is; later m <- b m + (1 - b) k, then unit length.
+
+    Args:
+        clips: Numbers of the training clips, rising, (K,); slot i is that of clip i.
+        dim: D of a key.
+        momentum: b.
+        batch: Clips of a batch of all processes.
+    """
+
+    def __init__(self, clips: Tensor, dim: int, momentum: float, batch: int) -> None:
+        super().__init__()
+        self.momentum, self.left_out = momentum, len(clips) % batch
+        self.register_buffer("clips", clips, persistent=False)
+        for pathway in PATHWAYS:
+            self.register_buffer(pathway, torch.zeros(len(clips), dim))
+        for name in ("video", "source", "label"):
+            self.register_buffer(name, torch.full((len(clips),), -1, dtype=torch.int64))
+
+    @property
+    def slots(self) -> int:
+        """Number of slots, K."""
+        return len(self.get_buffer("video"))
+
+    @property
+    def full(self) -> bool:
+        """Whether an epoch has gone in, which leaves out what is left of a whole batch."""
+        return int((self.get_buffer("video") < 0).sum()) <= self.left_out
+
+    def keys(self) -> dict[str, Tensor]:
+        """Keys (K, D) by pathway; zeros in empty slots."""
+        return {pathway: self.get_buffer(pathway) for pathway in PATHWAYS}
+
+    @torch.no_grad()
+    def push(
+        self, keys: Mapping[str, Tensor], video: Tensor, source: Tensor, label: Tensor
+    ) -> None:
+        """Move the slots of a batch's clips towards their keys (B, D)."""
+        at = torch.searchsorted(self.get_buffer("clips"), video)
+        kept = torch.where(self.get_buffer("video")[at] < 0, 0.0, self.momentum)[:, None]
+        for pathway, key in keys.items():
+            bank = self.get_buffer(pathway)
+            bank[at] = functional.normalize(kept * bank[at] + (1 - kept) * key.to(bank.dtype))
+        for name, values in (("video", video), ("source", source), ("label", label)):
+            self.get_buffer(name)[at] = values

@@ -23,16 +23,22 @@ class Loss(nn.Module):
     uses_labels: bool = False
     crosses: bool = False
     waits_for_queue: bool = False
+    bank_momentum: float | None = None
 
 
-_OPTIONAL = ("uses_labels", "crosses", "waits_for_queue")
+_OPTIONAL = {
+    "uses_labels": False,
+    "crosses": False,
+    "waits_for_queue": False,
+    "bank_momentum": None,
+}
 
 
 def build_loss(stage: Stage) -> Loss:
     loss = cast(Loss, registry.load().build("loss", stage.loss.name, **stage.loss.settings))
-    for name in _OPTIONAL:
+    for name, default in _OPTIONAL.items():
         if not hasattr(loss, name):
-            setattr(loss, name, False)
+            setattr(loss, name, default)
     return loss
 
 

@@ -58,6 +58,12 @@ def training_rows(recipe: Recipe, manifest: Manifest) -> Indices:
         )
     for index, stage in enumerate(recipe.stages):
         loss, batches = build_loss(stage), len(rows) // stage.train.batch * stage.train.epochs
+        if loss.bank_momentum is not None and stage.train.epochs < 2:
+            raise DataError(
+                f"loss `{stage.loss.name}` fills its bank in the first epoch, and "
+                "train.epochs is 1: nothing would be learned",
+                "train two epochs or more",
+            )
         if loss.waits_for_queue and math.ceil(loss.queue / stage.train.batch) >= batches:
             where = f"stages.{index}." if recipe.tree["stages"] else ""
             raise DataError(

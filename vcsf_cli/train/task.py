@@ -20,7 +20,7 @@ from vcsf_cli.data.clips import Batch, ClipIds, EvalClips, pathway_inputs
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.features.extract import extract
 from vcsf_cli.features.neighbours import centred_unit, hits, measured_pathways, nearest, recall
-from vcsf_cli.model.momentum import Queue, ema_update, key_encoder
+from vcsf_cli.model.momentum import Bank, Queue, ema_update, key_encoder
 from vcsf_cli.model.norm import batch_norms, split_batch_norms
 from vcsf_cli.model.parts import Loss, build_loss, build_sampler
 from vcsf_cli.model.pathways import TwoPathways
@@ -71,9 +71,7 @@ class PretrainTask(Task):
             torch.manual_seed(recipe.seed)
             self.loss = cast(Loss, fabric.to_device(build_loss(stage)))
         self.waits_for_queue = self.loss.waits_for_queue
-        self.queue = cast(
-            Queue, fabric.to_device(Queue(self.loss.queue, stage.head.dim, recipe.seed))
-        )
+        self.queue = cast(Queue | Bank, fabric.to_device(self._build_queue(rows, recipe.seed)))
         self.key_pathways = list(PATHWAYS) if self.loss.crosses else self.trained
         self.check_rows = self._draw_check_rows(rows, recipe.seed)
         self.ids = ClipIds(manifest)
@@ -87,6 +85,13 @@ class PretrainTask(Task):
                 name.partition(".")[0] in self.trained and name not in model.fixed
             )
         self._set_mode()
+
+    def _build_queue(self, rows: Indices, seed: int) -> Queue | Bank:
+        """The loss's queue, or its bank of the training clips."""
+        dim, momentum = self.stage.head.dim, self.loss.bank_momentum
+        if momentum is None:
+            return Queue(self.loss.queue, dim, seed)
+        return Bank(torch.from_numpy(np.sort(rows)), dim, momentum, self.stage.train.batch)
 
     def _set_mode(self) -> None:
         """Put trained pathways into training mode, their batch norms as the stage says, and frozen
