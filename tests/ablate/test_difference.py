@@ -16,6 +16,7 @@ from vcsf_cli.ablate.difference import (
     is_finding,
     mean_difference,
     redrawn,
+    share_of_gain,
 )
 
 RECORDINGS, CLIPS = 100, 10
@@ -122,3 +123,29 @@ def test_words_say_what_intervals_are_of() -> None:
         "whole recordings are drawn because" in describe_intervals([count], True)
         for count in (1, 3)
     )
+
+
+def test_the_share_of_a_gain_by_hand() -> None:
+    base = pd.Series(0.0, index=NAMES)
+    other = base.where(np.arange(len(NAMES)) % 2 == 0, 1.0)  # one clip in two of every recording
+    row = base.where(np.arange(len(NAMES)) % 10 >= 2, other)  # one clip in ten
+    found = share_of_gain([(1, row, base, other)] * 3, SOURCE)
+    assert (found.value, found.places) == (pytest.approx(0.1 / 0.5), 3)
+    # All recordings are alike, and so are the trainings: nothing is left to chance.
+    assert (found.low, found.high) == (pytest.approx(0.2), pytest.approx(0.2))
+    assert share_of_gain([(1, other, base, row)] * 3, SOURCE).value == pytest.approx(5.0)
+    assert share_of_gain([(1, row, base, base)] * 3, SOURCE) is None  # labels gain nothing
+
+
+def test_the_interval_of_a_share_holds_it_as_often_as_it_says() -> None:
+    generator, held = np.random.default_rng(0), 0
+    for _ in range(100):
+        ease = 0.4 + 0.2 * generator.normal(size=RECORDINGS).repeat(CLIPS)
+
+        def trained(more: float, ease: np.ndarray = ease) -> pd.Series:
+            return hits(np.clip(ease + more + generator.normal(0, 0.01), 0, 1), generator)
+
+        places = [(1, trained(0.1), trained(0.0), trained(0.2)) for _ in range(3)]
+        found = share_of_gain(places, SOURCE)
+        held += found.low < 0.5 < found.high
+    assert held >= 88

@@ -14,6 +14,7 @@ from vcsf_cli.ablate.numbers import (
     Group,
     TableResults,
     comparability_limits,
+    describe_share,
     difference_to,
     summarise,
 )
@@ -92,6 +93,20 @@ def test_equal_rows_differ_by_nothing_and_their_interval_is_a_point() -> None:
     ours = {(seed, 1): found({name: float(len(name) == 5) for name in source}) for seed in range(3)}
     value = difference_to(ours, KEY, ours, KEY, source)
     assert [value[key] for key in ("difference", "difference_low", "difference_high")] == [0, 0, 0]
+
+
+def test_the_share_of_the_label_gain_is_over_what_all_three_rows_have() -> None:
+    source = {f"clip{index}": str(index) for index in range(20)}
+
+    def trained(right: int) -> Measurement:
+        return found({name: float(index < right) for index, name in enumerate(source)})
+
+    ours = {(0, 1): trained(8), (1, 1): trained(0)}
+    base, labels = {(0, 1): trained(5)}, {(0, 1): trained(17), (2, 1): trained(20)}
+    # 3 of 12 clips; the interval is over recordings alone.
+    assert describe_share((ours, base, labels), KEY, source).startswith("25 % (")
+    assert describe_share((ours, base, base), KEY, source) == "not known (labels gain nothing sure)"
+    assert describe_share((ours, {}, labels), KEY, source) == ""
 
 
 def test_a_remark_names_what_is_missing_and_how_many_runs_a_difference_is_over() -> None:

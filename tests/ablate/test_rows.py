@@ -116,6 +116,7 @@ measure:
         ("measure: [{task: knn}, {task: knn}]", "measured twice"),
         ("rows: {a: 5}", "`rows.a` .*is 5"),
         ("nmae: x", "unknown key `nmae`"),
+        ("label_gain: {baseline: ful, labels: full}", "unknown row `ful`"),
     ],
 )
 def test_what_can_be_no_table_is_refused(tmp_path: Path, text: str, said: str) -> None:

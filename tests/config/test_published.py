@@ -16,7 +16,7 @@ SOURCES = {
     "FingerRec/DSM-decoupling-scene-motion", "FingerRec/BE", "yuanyao366/PRP", "lzhangbj/DualVar",
     "amazon-science/video-contrastive-learning", "SSL4VideoSurvey (Schiappa et "
                                                  "al.)", "TransRank, arXiv 2205.02028",
-    "Mark12Ding/FAME", "LEViL", "BestJuly/VCP",
+    "Mark12Ding/FAME", "LEViL", "BestJuly/VCP", "DAVEISHAN/nms-webpage", "necla-ml/CPR",
 }  # fmt: skip
 
 
@@ -69,6 +69,8 @@ def test_rows_known_by_heart() -> None:
     assert number("retrieve", "CoCLR, RGB", "ucf101", "R@1") == [53.3]
     assert number("retrieve", "MVCGC, RGB", "hmdb51", "R@50") == [87.5]
     assert number("linear", "MVCGC, RGB and motion vectors", "ucf101", "top1") == [77.2]
+    assert number("retrieve", "SLIC, RGB only", "ucf101", "R@5") == [77.3]
+    assert number("retrieve", "CPR", "hmdb51", "R@1") == [24.4]
     assert number("finetune", "ViCC, RGB and flow", "hmdb51", "top1") == [61.5, 62.2]
     assert [number("retrieve", name, "ucf101", "R@1") for name in ("ViCC, two views", "TCLR")] == [
         [65.1],

@@ -17,7 +17,7 @@ are too few to draw from; drawing recordings alone, with means over seeds, gives
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -69,23 +69,64 @@ def mean_difference(
         None if the rows have no clip in common. With fewer places than `FEWEST_PLACES` the interval
         is over recordings only, with fewer recordings than `_FEWEST_RECORDINGS` there is none.
     """
-    joined = [(split, *ours.align(theirs, join="inner")) for split, ours, theirs in pairs]
-    joined = [each for each in joined if len(each[1])]
-    if not joined:
+    joined = [(split, (ours - theirs).dropna()) for split, ours, theirs in pairs]
+    found = _mean_over_places(joined, source)
+    if found is None:
+        return None
+    low, high = np.clip((found.low, found.high), -1.0, 1.0).tolist()
+    return replace(found, low=low, high=high)
+
+
+def share_of_gain(
+    places: Sequence[tuple[int, pd.Series, pd.Series, pd.Series]], source: Mapping[str, str]
+) -> Difference | None:
+    """Share of a gain that a row reaches: its difference to a baseline over that of another row.
+
+    The interval is that of a ratio of means by linearisation (Cochran, Sampling Techniques, 1977,
+    chapter 6): of the clips' (row - baseline - share * (other - baseline)) / gain.
+
+    Args:
+        places: For every place its split, and the values of the row, of the baseline and of the
+            other row for every clip.
+        source: The recording of each clip.
+
+    Returns:
+        None if the other row's gain is not sure: its interval holds zero, or there is none.
+    """
+    gain = mean_difference([(split, other, base) for split, _, base, other in places], source)
+    own = mean_difference([(split, row, base) for split, row, base, _ in places], source)
+    if gain is None or own is None or not gain.low > 0:
+        return None
+    share = own.value / gain.value
+    residuals = [
+        (split, ((row - base - share * (other - base)) / gain.value).dropna())
+        for split, row, base, other in places
+    ]
+    found = _mean_over_places(residuals, source)
+    if found is None:
+        return None
+    return replace(found, value=share, low=share + found.low, high=share + found.high)
+
+
+def _mean_over_places(
+    places: Sequence[tuple[int, pd.Series]], source: Mapping[str, str]
+) -> Difference | None:
+    """The mean over places of values of clips, with its interval; None if there are no clips."""
+    filled = [(split, values) for split, values in places if len(values)]
+    if not filled:
         return None
     means, drawn, recordings = [], [], 0
-    for split in dict.fromkeys(split for split, _, _ in joined):
-        own = [ours - theirs for each, ours, theirs in joined if each == split]
+    for split in dict.fromkeys(split for split, _ in filled):
+        own = [values for each, values in filled if each == split]
         codes, names = pd.factorize(pd.concat(own).index.map(source))
         means += [float(each.mean()) for each in own]
         drawn.append(redrawn([each.to_numpy() for each in own], codes, len(names)))
         recordings += len(names)
-    clips = len(set().union(*(ours.index for _, ours, _ in joined)))
-    value = float(np.mean(means))
     low = high = np.nan
     if recordings >= _FEWEST_RECORDINGS:
         low, high = interval(np.array(means), np.hstack(drawn).mean(1), recordings)
-    return Difference(value, low, high, clips, len(joined))
+    clips = len(set().union(*(values.index for _, values in filled)))
+    return Difference(float(np.mean(means)), low, high, clips, len(filled))
 
 
 def redrawn(
@@ -144,7 +185,7 @@ def interval(means: FloatArray, drawn: FloatArray, recordings: int) -> tuple[flo
         return value, value
     freedom = both**2 / (of_trainings**2 / (len(means) - 1) + of_recordings**2 / (recordings - 1))
     reach = float(stdtrit(freedom, _ENDS[1]) * np.sqrt(both))
-    return max(-1.0, value - reach), min(1.0, value + reach)
+    return value - reach, value + reach
 
 
 def is_finding(places: int, low: float, high: float) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from vcsf_cli.ablate import measured
-from vcsf_cli.ablate.difference import describe_intervals, mean_difference
+from vcsf_cli.ablate.difference import describe_intervals, mean_difference, share_of_gain
 from vcsf_cli.ablate.plan import Plan
 from vcsf_cli.ablate.rows import RowSpec, RunSpec
 from vcsf_cli.config import published
@@ -130,6 +130,34 @@ class TableResults:
             & (values["dataset"] == group.dataset)
             & (values["metric"] == metric)
         ]
+
+    @property
+    def label_gains(self) -> list[str]:
+        """Share of the labels' gain that rows reach, a sentence for each row and measurement."""
+        wanted = self.plan.table.label_gain
+        if not wanted:
+            return []
+        found = []
+        for group in self.groups:
+            metric = group.metrics[0]
+            sources = measured.sources(self.plan.manifest(group.dataset))
+            for row in self.plan.table.rows:
+                if row.name in (wanted.baseline, wanted.labels):
+                    continue
+                ours, base, labels = (
+                    group.measurements[name] for name in (row.name, wanted.baseline, wanted.labels)
+                )
+                shares = [
+                    f"{pathway} {share}"
+                    for pathway in row.pathways
+                    if (share := describe_share((ours, base, labels), (pathway, metric), sources))
+                ]
+                if shares:
+                    found.append(
+                        f"Share of the label gain in {metric}, (row - {wanted.baseline}) / "
+                        f"({wanted.labels} - {wanted.baseline}), {row.name}: {', '.join(shares)}."
+                    )
+        return found
 
     def best_mean(self, group: Group, metric: str) -> float | None:
         """The highest mean of our rows; None unless several have one."""
@@ -271,6 +299,32 @@ def difference_to(
         "difference_high": found.high,
         "places": found.places,
     }
+
+
+def describe_share(
+    rows: tuple[Measurements, Measurements, Measurements],
+    key: tuple[str, str],
+    sources: Mapping[str, str],
+) -> str:
+    """The share of the label gain in per cent with its interval; empty if nothing was measured.
+
+    Args:
+        rows: Measurements of the row, of the baseline and of the row with labels.
+        key: Pathway and metric.
+        sources: The recording of each clip.
+    """
+    ours, base, labels = rows
+    places = [
+        (place[1], ours[place].clips[key], base[place].clips[key], labels[place].clips[key])
+        for place in ours
+        if all(place in row and key in row[place].clips for row in rows)
+    ]
+    if not places:
+        return ""
+    share = share_of_gain(places, sources)
+    if share is None:
+        return "not known (labels gain nothing sure)"
+    return f"{100 * share.value:.0f} % ({100 * share.low:.0f} to {100 * share.high:.0f})"
 
 
 def describe_training(plan: Plan, specs: Sequence[RunSpec]) -> str:

@@ -208,7 +208,7 @@ def table_notes(
     if bold:
         notes.append(_BOLD_NOTE.format(see=": see the intervals" if intervals else ""))
     notes += [row.note for row in rows if row.note]
-    notes += results.remarks
+    notes += results.label_gains + results.remarks
     if any(spec.run.uses_labels for spec in results.specs):
         notes.append(f"{_LABELS_MARK} {WITH_LABELS}.")
     for name, sentences in results.exposures.items():

@@ -13,7 +13,7 @@ from vcsf_cli.config import recipe as recipes
 from vcsf_cli.config.catalogue import RECIPES
 from vcsf_cli.config.check import Checker
 from vcsf_cli.config.recipe import Recipe
-from vcsf_cli.config.table import Draft, Measure, Row, TableFile, assignment, contents
+from vcsf_cli.config.table import Draft, LabelGain, Measure, Row, TableFile, assignment, contents
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import InputError, RecipeError
 from vcsf_cli.runs import stages
@@ -102,6 +102,7 @@ class Table:
         splits: Splits to train and test on; None for the recipe's.
         measures: What is measured for every row.
         published: Whether published numbers stand beside ours.
+        label_gain: The rows that say what labels would gain.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Table:
     splits: tuple[int, ...] | None
     measures: tuple[Measure, ...]
     published: bool = False
+    label_gain: LabelGain | None = None
 
 
 def resolve_table(draft: Draft, assignments: Sequence[str] = ()) -> Table:
@@ -134,6 +136,7 @@ def resolve_table(draft: Draft, assignments: Sequence[str] = ()) -> Table:
         None if content.splits is None else tuple(dict.fromkeys(content.splits)),
         tuple(measures),
         content.published,
+        content.label_gain,
     )
 
 

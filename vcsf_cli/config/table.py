@@ -15,7 +15,7 @@ from vcsf_cli.config import strict_yaml
 from vcsf_cli.config.catalogue import TABLES
 from vcsf_cli.config.check import Checker
 from vcsf_cli.config.schema import LARGEST_SEED, Node
-from vcsf_cli.errors import InputError, RecipeError
+from vcsf_cli.errors import InputError, RecipeError, UnknownName
 
 DEFAULT_KS = (1, 5, 10, 20, 50)
 DEFAULT_PROTOCOLS: Mapping[str, str] = {"linear": "linear", "knn": "knn", "finetune": "coclr"}
@@ -63,6 +63,15 @@ class Row(Node):
     """A remark below the table."""
 
 
+class LabelGain(Node):
+    """The rows that say what labels would gain."""
+
+    baseline: Text
+    """The row that is trained as long without what the other rows add."""
+    labels: Text
+    """The row that is trained with labels as positives."""
+
+
 class TableFile(Node):
     """The keys of a table's file; rows and measurements are checked separately."""
 
@@ -82,6 +91,8 @@ class TableFile(Node):
     pathways: Annotated[tuple[_Shown, ...], MinLen(1)] = ("both",)
     published: bool = False
     """Whether published numbers of the same task and dataset are shown too."""
+    label_gain: LabelGain | None = None
+    """Two rows, to say which share of the labels' gain each other row reaches."""
 
 
 @dataclass
@@ -147,6 +158,9 @@ def contents(draft: Draft) -> tuple[TableFile, dict[str, Row], list[Measure], Ch
                 RecipeError(f"{place} is measured twice: {measure.description}", "leave one out")
             )
         seen.append(measure.description)
+    for key, name in (content.label_gain.model_dump() if content.label_gain else {}).items():
+        if name not in rows:
+            checker.add(UnknownName("row", name, rows, checker.place("label_gain", key)))
     checker.finish()
     valid_rows = {name: row for name, row in rows.items() if row}
     return content, valid_rows, [measure for measure in measures if measure], checker
