@@ -114,12 +114,21 @@ class Site:
         """Whether an answer that breaks off keeps its connection open."""
         self.requests: list[tuple[str, str]] = []
         """Name and `Range` of every request."""
+        self.redirects: dict[str, str] = {}
+        """Addresses that names lead to."""
+        self.length: str | None = None
+        """What answers say of their length; None: the truth."""
         self.closing = threading.Event()
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         """Answer a GET request."""
         name, wanted = handler.path.rpartition("/")[2], handler.headers.get("Range", "")
         self.requests.append((name, wanted))
+        if name in self.redirects:
+            handler.send_response(302)
+            handler.send_header("Location", self.redirects[name])
+            handler.end_headers()
+            return
         body = self.files.get(name)
         if body is None:
             handler.send_error(404)
@@ -136,7 +145,7 @@ class Site:
         handler.send_response(206 if begin else 200)
         if begin:
             handler.send_header("Content-Range", f"bytes {begin}-{len(body) - 1}/{len(body)}")
-        handler.send_header("Content-Length", str(len(body) - begin))
+        handler.send_header("Content-Length", self.length or str(len(body) - begin))
         handler.end_headers()
         end = begin + self.breaks.pop(0) if self.breaks else len(body)
         with suppress(ConnectionError):

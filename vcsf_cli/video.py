@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -15,9 +16,17 @@ import numpy as np
 from vcsf_cli.contracts import Frame, Frames
 from vcsf_cli.errors import DataError
 
-VIDEO_ENDINGS = frozenset(
-    {".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"}
-)
+VIDEO_ENDINGS = frozenset({
+    ".264", ".265", ".3g2", ".3gp", ".3gpp", ".amv", ".asf", ".avi", ".dav", ".divx", ".dv",
+    ".f4v", ".flc", ".fli", ".flv", ".gif", ".gxf", ".h264", ".h265", ".hevc", ".insv", ".ivf",
+    ".m1v", ".m2p", ".m2t", ".m2ts", ".m2v", ".m4v", ".mj2", ".mjpeg", ".mjpg", ".mk3d", ".mkv",
+    ".mod", ".mov", ".mp4", ".mp4v", ".mpe", ".mpeg", ".mpg", ".mpv", ".mts", ".mxf", ".nsv",
+    ".nut", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".tod", ".tp", ".trp", ".ts", ".vob", ".webm",
+    ".wmv", ".wtv", ".xvid", ".y4m",
+})  # fmt: skip
+"""Of the containers and raw streams of video that FFmpeg reads, in lower case."""
+_NAMED = 3
+"""How many folders without a video a remark names."""
 
 
 class SequentialReader(ABC):
@@ -75,7 +84,8 @@ def short_side(image: Frames, size: int) -> Frames:
 
 
 def files_below(root: Path, unpacked: Path | None = None) -> Iterator[Path]:
-    """All files below a folder in sorted order, without hidden ones; links are followed once.
+    """All files below a folder in sorted order, without hidden ones; links are followed once. Pipes,
+    devices and sockets are left out, as reading one may never end.
 
     Args:
         root: The folder.
@@ -85,7 +95,18 @@ def files_below(root: Path, unpacked: Path | None = None) -> Iterator[Path]:
     Raises:
         DataError: If a folder can't be read.
     """
+    return (path for path in _walk(root, unpacked) if not _is_special(path))
 
+
+def _is_special(path: Path) -> bool:
+    """Whether it is a pipe, a device or a socket, or a link to one."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:  # a link that leads nowhere: reading it says so
+        return False
+
+
+def _walk(root: Path, unpacked: Path | None) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise DataError(
             f"{error.filename} can't be read: {error.strerror}", "look at its permissions"
@@ -108,4 +129,44 @@ def files_below(root: Path, unpacked: Path | None = None) -> Iterator[Path]:
 
 def videos_below(root: Path, unpacked: Path | None = None) -> Iterator[Path]:
     """The files below a folder with the ending of a video; see `files_below`."""
-    return (path for path in files_below(root, unpacked) if path.suffix.lower() in VIDEO_ENDINGS)
+    return (path for path in files_below(root, unpacked) if _is_video(path))
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_ENDINGS
+
+
+def left_out(
+    root: Path, unpacked: Path | None = None, used: Callable[[str], bool] | None = None
+) -> list[str]:
+    """Remarks on the files below a folder that `videos_below` leaves out: how many there are of
+    each ending, and which folders hold no video at all.
+
+    Args:
+        root: The folder.
+        unpacked: As of `files_below`.
+        used: Whether the file of a name is used in another way, such as a list of splits.
+    """
+    others: Counter[str] = Counter()
+    with_video, without = {root}, []
+    for path in _walk(root, unpacked):
+        special = _is_special(path)
+        if _is_video(path) and not special:
+            with_video.update(path.parents)
+        elif used is None or not used(path.name):
+            others["pipes or devices" if special else path.suffix.lower() or "without ending"] += 1
+            without.append(path)
+    if not others:
+        return []
+    remarks = ["left out: " + ", ".join(f"{n:,} {what}" for what, n in others.most_common())]
+    outermost = dict.fromkeys(
+        above.relative_to(root).as_posix()
+        for path in without
+        if (above := next((a for a in reversed(path.parents) if a not in with_video), None))
+    )
+    if outermost:
+        more = f" and {len(outermost) - _NAMED:,} more" if len(outermost) > _NAMED else ""
+        remarks.append(
+            f"warning: folders without a video: {', '.join([*outermost][:_NAMED])}{more}"
+        )
+    return remarks

@@ -406,8 +406,8 @@ def test_a_value_that_does_not_fit_is_reported_once(assignment: str, message: st
             "the default is 0",
         ),
         (
-            "seed=99999999999999999999",
-            "`seed` is 99999999999999999999: input should be less than or equal to 2147483647",
+            "seed=99999999999",
+            "`seed` is 99999999999: input should be less than or equal to 2147483647",
             "the default is 0",
         ),
     ],

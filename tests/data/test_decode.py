@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,14 @@ def test_a_broken_video_gives_what_can_be_read_and_the_reason(tmp_path: Path) ->
     (numbers,) = frames_of(decoded)
     assert 50 < len(numbers) < 150
     assert numbers[:-1] == list(range(len(numbers) - 1))
+
+
+def test_what_is_not_a_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.avi")
+    (tmp_path / "zero.avi").symlink_to("/dev/zero")
+    (tmp_path / "folder.avi").mkdir()
+    for name in ("pipe.avi", "zero.avi", "folder.avi"):
+        assert "not a file" in decode(job(tmp_path / name)).problem
 
 
 @pytest.mark.parametrize(

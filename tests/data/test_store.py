@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,26 @@ def test_a_shard_is_a_plain_tar_file(manifest: Manifest) -> None:
     for name, frames in CLIPS.items():
         assert contents[f"{name}.mjpeg"] == b"".join(frames)
         assert json.loads(contents[f"{name}.json"]) == {"video": name}
+
+
+def test_long_names_in_any_script_are_files_that_tar_can_write(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (tmp_path / "stream").write_bytes(b"frame")
+    names = ["跑" * 80, "跑" * 79 + "步", "b/" + "跑" * 80, "/".join(["跑" * 10] * 300), "a" * 200]
+    writer = ShardWriter(folder, 0, 0)
+    for name in names:
+        writer.append(f"{member_name(name)}+000", tmp_path / "stream", {"video": name})
+    writer.finish()
+    (tmp_path / "out").mkdir()
+    shard = folder / "shard-000000.tar"
+    subprocess.run(["tar", "xf", shard], cwd=tmp_path / "out", check=True, timeout=60)
+    streams = [*(tmp_path / "out").rglob("*.mjpeg")]
+    assert len(streams) == len(names)
+    found = [json.loads(stream.with_suffix(".json").read_text())["video"] for stream in streams]
+    assert sorted(found) == sorted(names)
+    assert member_name("a" * 200) == "a" * 200
+    assert member_name("跑/b.c d") == "%E8%B7%91/b%2Ec%20d"
 
 
 def test_equal_clips_make_equal_shards(manifest: Manifest, tmp_path: Path) -> None:

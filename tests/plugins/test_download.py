@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,11 +146,47 @@ def test_a_server_that_is_not_there_is_told_with_the_reason(target: Path, have: 
 
 
 @pytest.mark.parametrize(
-    "address", ["files/a.zip", "http://127.0.0.1:port/a.zip", "http:// /a.zip"]
+    "address",
+    [
+        "files/a.zip",
+        "ftp://127.0.0.1/a.zip",
+        "file:///etc/hostname",
+        "http://127.0.0.1:port/a.zip",
+        "http:// /a.zip",
+    ],
 )
 def test_what_is_no_address_is_a_mistake_of_the_command_line(target: Path, address: str) -> None:
     with pytest.raises(InputError, match="is not an address"):
         download(address, target)
+
+
+@pytest.mark.parametrize("leads_to", ["ftp://127.0.0.1:{port}/a.zip", "file:///etc/hostname"])
+def test_a_redirect_that_leaves_the_web_is_not_followed(
+    site: Site, target: Path, leads_to: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        site.redirects["a.zip"] = leads_to.format(port=other.getsockname()[1])
+        with pytest.raises(DataError, match=r"is not (on the web|allowed)"):
+            download(f"{site.address}/a.zip", target)
+        other.settimeout(0)
+        with pytest.raises(BlockingIOError):  # nobody has called
+            other.accept()
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_redirect_on_the_web_is_followed(site: Site, target: Path) -> None:
+    site.redirects["b.zip"] = f"{site.address}/a.zip"
+    download(f"{site.address}/b.zip", target)
+    assert target.read_bytes() == BODY
+
+
+@pytest.mark.parametrize("length", ["abc", "-5", "1e3", "²", "9" * 5_000])
+def test_a_length_that_is_no_number_is_told(site: Site, target: Path, length: str) -> None:
+    site.length = length
+    with pytest.raises(DataError, match="bytes long") as caught:
+        download(f"{site.address}/a.zip", target)
+    assert len(caught.value.message) < 300
+    assert list(target.parent.iterdir()) == []
 
 
 def test_a_place_that_can_not_be_written_to_is_told(site: Site, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from vcsf_cli.cli import main
 from vcsf_cli.contracts import Video
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import DataError, InputError
+from vcsf_cli.video import VIDEO_ENDINGS
 
 CLASSES = ("Run/a.avi", "Run/b.avi", "Jump/c.avi", "Jump/d.avi")
 
@@ -51,6 +52,31 @@ def test_folders_of_videos_are_classes(tmp_path: Path) -> None:
     }
     assert dataset.remarks() == ["4 videos, 2 classes"]
     assert not dataset.benchmark
+
+
+def test_every_ending_of_video_is_taken_in_any_case(tmp_path: Path) -> None:
+    names = [
+        f"{case}/a{getattr(each, case)()}" for each in VIDEO_ENDINGS for case in ("lower", "upper")
+    ]
+    dataset = Folder(touch(tmp_path, *names))
+    assert {video.name for video in dataset.videos()} == {*names}
+    said = ["MTS", "3gp", "m2ts", "ts", "ogv", "vob", "gif", "mts", "divx", "f4v", "rmvb"]
+    assert {f".{each.lower()}" for each in said} <= VIDEO_ENDINGS
+    assert dataset.remarks() == [f"{len(names)} videos, 2 classes"]
+
+
+def test_files_that_are_left_out_are_counted_and_classes_of_them_named(tmp_path: Path) -> None:
+    source = touch(
+        tmp_path, *CLASSES, "Run/a.txt", "Run/b.TXT", "Run/readme", "Swim/a.xyz", "Fly/1/a.jpg"
+    )
+    os.mkfifo(source / "Run" / "pipe.avi")
+    (source / "Swim" / "zero.avi").symlink_to("/dev/zero")
+    (source / ".hidden").touch()
+    dataset = Folder(source)
+    assert len(dataset.videos()) == 4
+    counts, folders = dataset.remarks()[1:]
+    assert counts == "left out: 2 .txt, 2 pipes or devices, 1 .jpg, 1 without ending, 1 .xyz"
+    assert folders == "warning: folders without a video: Fly, Swim"
 
 
 @pytest.mark.parametrize(

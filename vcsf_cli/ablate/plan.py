@@ -68,7 +68,7 @@ class Plan:
         found: dict[str, Manifest | None] = {}
         for name in sorted(names):
             try:
-                found[name] = Manifest.open(self.data / name)
+                found[name] = Manifest.find(self.data, name)
             except InputError:
                 found[name] = None
         return found
@@ -79,7 +79,7 @@ class Plan:
         Raises:
             InputError: If it isn't prepared.
         """
-        return self.manifests[name] or Manifest.open(self.data / name)
+        return self.manifests[name] or Manifest.find(self.data, name)
 
     def measured_on(self, spec: RunSpec, measure: Measure) -> str:
         """The name of the dataset that a run is measured on."""

@@ -11,9 +11,11 @@ from click.shell_completion import CompletionItem
 
 from vcsf_cli.commands.common import resumable
 from vcsf_cli.commands.options import (
+    MOST_WORKERS,
     allow_seen_option,
     complete_recipe,
     data_option,
+    device_problem,
     precision_option,
     runs_option,
     save_every_option,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_BASE = "recipes/vcsf.yaml"
 _WIDE = 10_000
+_MOST_DIGITS = 15
 _TASKS = ("retrieve", "linear", "knn", "finetune")
 
 
@@ -65,7 +68,9 @@ class _CommaList(click.ParamType[list[str]]):
 
 
 def _number_problem(word: str) -> str:
-    return "" if word.isdecimal() else f"`{word}` is not a whole number; write 1,2,3"
+    if word.isascii() and word.isdecimal() and len(word) <= _MOST_DIGITS:
+        return ""
+    return f"`{word}` is not a whole number; write 1,2,3"
 
 
 def _task_problem(word: str) -> str:
@@ -88,7 +93,7 @@ class _Assumed(click.ParamType[str]):
     ) -> str:
         number = value.lower().removesuffix("/s")
         try:
-            if number in ("h200", "h100") or float(number) > 0:
+            if number in ("h200", "h100") or 1e-6 <= float(number) <= 1e9:
                 return number
         except ValueError:
             pass
@@ -164,16 +169,17 @@ def _row_options(function: Any) -> Any:
 @runs_option
 @click.option(
     "--devices",
-    type=_NAMES,
+    type=_CommaList("auto|cpu|cuda:N|N,...", device_problem),
     default="auto",
     show_default=True,
-    metavar="auto|cpu|cuda:N|N,...",
     help="Devices, each of which works on one row at a time; numbers are GPUs: 0,1 are the first "
     "two.",
 )
 @precision_option
 @click.option(
-    "--workers", type=click.IntRange(0), help="Processes that read clips, for each running row."
+    "--workers",
+    type=click.IntRange(0, MOST_WORKERS),
+    help="Processes that read clips, for each running row.",
 )
 @save_every_option
 @click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,7 +68,7 @@ class Seeds(click.ParamType[list[int]]):
         if isinstance(value, list):
             return value
         parts = value.split(",")
-        if not all(part.isdecimal() and int(part) < 2**31 for part in parts):
+        if not all(re.fullmatch("[0-9]{1,10}", part) and int(part) < 2**31 for part in parts):
             self.fail(f"`{value}` is not a list of seeds; write --seeds 0,1,2", parameter, context)
         return list(dict.fromkeys(map(int, parts)))
 
@@ -169,7 +170,7 @@ def command(
     protocol = _load_protocol(named, linear, knn, assignments)
     scratch = source is not None and source.startswith(_SCRATCH)
     run = _open_untrained(runs, source) if source and scratch else open_run(runs, source)
-    manifest = Manifest.open(data / dataset)
+    manifest = Manifest.find(data, dataset)
 
     from vcsf_cli.commands import tables
     from vcsf_cli.evaluate.classification import Classification, check

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,11 @@ import click
 from click.shell_completion import CompletionItem
 
 from vcsf_cli.contracts import PATHWAYS
+
+MOST_WORKERS = 1024
+LONGEST = 1e9
+"""Seconds; thirty years."""
+_DEVICE = re.compile("auto|cpu|cuda(:[0-9]{1,4})?|[0-9]{1,4}")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -34,6 +41,34 @@ def complete_run(
     names = sorted(path.parent.name for path in Path(folder).glob("*/recipe.yaml"))
     found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
     return found or [CompletionItem(incomplete, type="dir")]
+
+
+class Number(click.FloatRange):
+    """A number between two others; `click.FloatRange` itself lets `nan` through."""
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> float:
+        number: float = super().convert(value, parameter, context)
+        if math.isnan(number):
+            self.fail(f"`{value}` is not a number", parameter, context)
+        return number
+
+
+def device_problem(word: str) -> str:
+    """What is wrong with a device, or nothing; whether the machine has it is seen later."""
+    return "" if _DEVICE.fullmatch(word) else f"`{word}` is not a device"
+
+
+class _Device(click.ParamType[str]):
+    name = "auto|cpu|cuda|cuda:N|COUNT"
+
+    def convert(
+        self, value: str, parameter: click.Parameter | None, context: click.Context | None
+    ) -> str:
+        if problem := device_problem(value):
+            self.fail(f"{problem}; write {self.name}", parameter, context)
+        return value
 
 
 from_option = click.option(
@@ -74,21 +109,21 @@ set_option = click.option(
 
 devices_option = click.option(
     "--devices",
+    type=_Device(),
     default="auto",
     show_default=True,
-    metavar="auto|cpu|cuda|cuda:N|COUNT",
     help="Where to compute; auto takes a GPU if there is one.",
 )
 
 workers_option = click.option(
     "--workers",
-    type=click.IntRange(0),
+    type=click.IntRange(0, MOST_WORKERS),
     help="Processes that read videos.  [default: one less than the cores, at most 16]",
 )
 
 save_every_option = click.option(
     "--save-every",
-    type=click.FloatRange(0),
+    type=Number(0, LONGEST),
     default=120.0,
     show_default=True,
     metavar="SECONDS",

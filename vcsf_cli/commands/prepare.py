@@ -16,13 +16,14 @@ import click
 
 from vcsf_cli import registry
 from vcsf_cli.commands.common import resumable
-from vcsf_cli.commands.options import data_option, where
+from vcsf_cli.commands.options import LONGEST, MOST_WORKERS, Number, data_option, where
 from vcsf_cli.config import strict_yaml
 from vcsf_cli.config.check import Checker
 from vcsf_cli.contracts import Component, Dataset, Parameter
 from vcsf_cli.data.decode import Settings, default_decoder, preferred_decoders
 from vcsf_cli.errors import DataError, InputError, PluginError, RecipeError
 from vcsf_cli.narrate import duration, say
+from vcsf_cli.storage.files import is_folder_name
 
 _RECIPE = "recipes/vcsf.yaml"
 """Suggested for datasets that suggest none of their own."""
@@ -42,7 +43,7 @@ def _shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--size",
-            type=click.IntRange(16),
+            type=click.IntRange(16, 65_500),  # libjpeg's limit
             default=128,
             show_default=True,
             help="Short side of stored frames; never enlarged.",
@@ -62,12 +63,12 @@ def _shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--fps",
-            type=click.FloatRange(0, min_open=True),
+            type=Number(0.001, 1000),
             help="Resample to this rate.  [default: each video's own]",
         ),
         click.option(
             "--max-seconds",
-            type=click.FloatRange(1),
+            type=Number(1, LONGEST),
             default=60.0,
             show_default=True,
             help="Longer videos become several clips (benchmark sets are never cut).",
@@ -81,7 +82,7 @@ def _shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--max-bad",
-            type=click.FloatRange(0, 100),
+            type=Number(0, 100),
             default=1.0,
             show_default=True,
             metavar="PERCENT",
@@ -89,13 +90,17 @@ def _shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--time-limit",
-            type=click.FloatRange(1),
+            type=Number(1, LONGEST),
             default=120.0,
             show_default=True,
             metavar="SECONDS",
             help="Kill the decoding of a video that gives no new frame for this time.",
         ),
-        click.option("--workers", type=click.IntRange(1), help="Processes.  [default: all cores]"),
+        click.option(
+            "--workers",
+            type=click.IntRange(1, MOST_WORKERS),
+            help="Processes.  [default: all cores]",
+        ),
     ]
     for option in reversed(options):
         function = option(function)
@@ -189,7 +194,7 @@ def _prepare(
         if name is None:
             name = source.resolve().name if source.is_dir() else source.stem
     name = name or kind
-    if not name or name in (".", "..") or Path(name).name != name:
+    if not is_folder_name(name):
         raise InputError(f"--name {name!r} is not a name for a folder", "give letters and digits")
     folder = data / name
     dataset: Dataset = plugins.build(

@@ -36,7 +36,7 @@ from vcsf_cli.narrate import say, work_together
 @save_every_option
 @click.option(
     "--nodes",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 10_000),
     default=1,
     show_default=True,
     help="Machines that train together, with --devices COUNT each; start the command on all, by "

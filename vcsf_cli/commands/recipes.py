@@ -82,7 +82,7 @@ def _check_one(name: str, assignments: tuple[str, ...], data: Path) -> None:
     check_samplers(recipe)
     build(recipe)
     try:
-        manifest = Manifest.open(data / recipe.first_stage.data.name)
+        manifest = Manifest.find(data, recipe.first_stage.data.name)
     except InputError:
         say(
             f"{name} is right ({recipe.first_stage.data.name} is not prepared in {data}: sizes are "

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _BENCHMARK_KS = [1, 5, 10, 20, 50]
 _SEARCH_K = 5
+_LARGEST_K = 10**9
 
 
 class _Ks(click.ParamType[list[int]]):
@@ -53,8 +54,8 @@ class _Ks(click.ParamType[list[int]]):
             self.fail(
                 f"`{value}` is not a list of whole numbers; write --k 1,5,10", parameter, context
             )
-        if ks[0] < 1:
-            self.fail("k starts at 1", parameter, context)
+        if not 1 <= ks[0] <= ks[-1] <= _LARGEST_K:
+            self.fail(f"k starts at 1 and ends at {_LARGEST_K:,}", parameter, context)
         return ks
 
 
@@ -171,7 +172,7 @@ def command(
         say(f"warning: {WITH_LABELS}")
     for sentence in run.imported:
         say(sentence)
-    manifest = Manifest.open(data / (dataset or search_options["gallery"] or run.status["dataset"]))
+    manifest = Manifest.find(data, dataset or search_options["gallery"] or run.status["dataset"])
 
     from vcsf_cli.train.compute import Compute
 
@@ -266,7 +267,9 @@ def _search(
         answers = search.answers(read, pathway or "both", k, each_window, index or "auto")
     tables.show_answers(answers)
     if table is not None:
-        with atomic_write(table, "w") as file:
+        # A file is replaced; /dev/stdout must not be.
+        plain = table.is_file() or not table.exists()
+        with atomic_write(table, "w") if plain else table.open("w", encoding="utf-8") as file:
             answers.to_csv(file, index=False, lineterminator="\n")
         say(f"written: {table}")
     if len(read) < len(paths):
@@ -282,13 +285,15 @@ def _find_videos(folder: Path) -> list[Path]:
     Raises:
         DataError: If there are none.
     """
-    from vcsf_cli.video import videos_below  # which loads OpenCV
+    from vcsf_cli.video import left_out, videos_below  # which load OpenCV
 
     found = sorted(videos_below(folder), key=lambda path: path.as_posix())
     if not found:
         raise DataError(
             f"--query-dir {folder}: no video was found", "look whether it is the right folder"
         )
+    for remark in left_out(folder):
+        say(remark)
     return found
 
 

@@ -23,6 +23,8 @@ from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import InputError, RecipeError, UnknownName
 
 _TOP_LEVEL = (*Top.model_fields, *Stage.model_fields, "stages")
+_LONGEST_KEY = 200
+"""Characters of a key of `--set`."""
 
 
 @dataclass(frozen=True)
@@ -162,9 +164,9 @@ def _assign(tree: dict[str, Any], marks: Marks, assignment: str) -> None:
         RecipeError: If it has no `=`, its value is not YAML, or its key leads through a value.
     """
     key, equals, text = assignment.partition("=")
-    if not equals or not key:
+    if not equals or not key or len(key) > _LONGEST_KEY:
         raise RecipeError(
-            f"--set {assignment} is not an assignment",
+            f"--set {assignment[:_LONGEST_KEY]} is not an assignment",
             "write key=value, such as loss.temperature=0.1",
         )
     value, inner = strict_yaml.parse(text, f"--set {key}")

@@ -16,6 +16,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from vcsf_cli.contracts import PATHWAYS
+from vcsf_cli.storage.files import is_folder_name
 
 Probability = Annotated[float, Interval(ge=0, le=1)]
 _Strength = Annotated[float, Ge(0)]
@@ -61,10 +62,20 @@ class Component(BaseModel):
         return dict(self.model_extra or {})
 
 
+def _check_dataset(name: str) -> str:
+    if not is_folder_name(name):
+        raise ValueError("give the name of a folder in --data")
+    return name
+
+
+Dataset = Annotated[str, AfterValidator(_check_dataset)]
+"""The name of a prepared dataset."""
+
+
 class Data(Node):
     """A folder under `--data`, an official split, and the side of a clip in pixels."""
 
-    name: Annotated[str, MinLen(1)]
+    name: Dataset
     split: Literal[1, 2, 3] = 1
     size: Annotated[int, Interval(ge=16, le=512)] = 128
 

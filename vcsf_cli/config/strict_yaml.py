@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import sys
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -26,6 +27,17 @@ _CONSTANTS: dict[str, Any] = {
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
     ".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf, ".nan": math.nan,
 }  # fmt: skip
+
+
+_LONGEST = 2**18
+"""Characters of a file; PyYAML reads some 50,000 a second."""
+_MOST_VALUES = 50_000
+"""In a file with its aliases written out."""
+_DEEPEST = 50
+_TOO_DEEP = f"its values lie more than {_DEEPEST} levels deep"
+_LARGEST = 2**63 - 1
+_DIGITS = 30
+"""More than the largest whole number has."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -47,7 +59,8 @@ def read(path: FilePath, what: str, hint: str) -> tuple[dict[str, Any], Marks]:
         RecipeError: If `parse` refuses it, or it is not a mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_LONGEST + 1)  # which `parse` refuses
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path} can't be read: {error}", f"a {what} is a YAML text file"
@@ -62,12 +75,16 @@ def parse(text: str, file: str) -> tuple[Any, Marks]:
     """The value of a YAML text, and `file:line` by path of keys and list positions.
 
     Raises:
-        RecipeError: If it is not YAML, repeats a key, or has a number that YAML versions read
-            differently.
+        RecipeError: If it is not YAML, repeats a key, has a number that YAML versions read
+            differently, or is larger than any recipe is.
     """
+    if len(text) > _LONGEST:
+        raise _too_large(file, f"it has more than {_LONGEST:,} characters")
     try:
         node = yaml.compose(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except RecursionError as error:
+        raise _too_large(file, _TOO_DEEP) from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         place = f"{file}:{mark.line + 1}" if mark else file
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
@@ -80,12 +97,20 @@ def parse(text: str, file: str) -> tuple[Any, Marks]:
     return _value(node, file, (), marks, ()), marks
 
 
+def _too_large(place: str, why: str) -> RecipeError:
+    return RecipeError(f"{place} is too large: {why}", "look whether it is the right file")
+
+
 def _value(
     node: yaml.Node, file: str, path: Path, marks: Marks, parents: tuple[yaml.Node, ...]
 ) -> Any:
     place = marks[path] = f"{file}:{node.start_mark.line + 1}"
     if node in parents:
         raise RecipeError(f"{place}: an alias contains itself", "write the value out")
+    if len(parents) > _DEEPEST:
+        raise _too_large(place, _TOO_DEEP)
+    if len(marks) > _MOST_VALUES:
+        raise _too_large(file, f"with its aliases it has more than {_MOST_VALUES:,} values")
     parents = (*parents, node)
     if isinstance(node, yaml.ScalarNode):
         return _scalar(node, place)
@@ -127,11 +152,14 @@ def _scalar(node: yaml.ScalarNode, place: str) -> Any:
             f"{place}: `{text}` starts with a zero",
             f'write `{text.lstrip("0") or 0}`, or "{text}" if it is text',
         )
-    if _INTEGER.fullmatch(text):
-        return int(text)
-    if _FLOAT.fullmatch(text):
-        return float(text)
-    return text
+    if not _FLOAT.fullmatch(text):  # which whole numbers match too
+        return text
+    whole = _INTEGER.fullmatch(text)
+    number = int(text) if whole and len(text) <= _DIGITS else float(text)
+    if abs(number) > (_LARGEST if whole else sys.float_info.max):
+        shown = text if len(text) <= _DIGITS else f"{text[:_DIGITS]}..."
+        raise RecipeError(f"{place}: the number {shown} is too large", "write a smaller one")
+    return number
 
 
 def dump(value: Any) -> str:

@@ -14,8 +14,9 @@ from vcsf_cli.config import protocol as protocols
 from vcsf_cli.config import strict_yaml
 from vcsf_cli.config.catalogue import TABLES
 from vcsf_cli.config.check import Checker
-from vcsf_cli.config.schema import LARGEST_SEED, Node
+from vcsf_cli.config.schema import LARGEST_SEED, Dataset, Node
 from vcsf_cli.errors import InputError, RecipeError, UnknownName
+from vcsf_cli.storage.files import is_folder_name
 
 DEFAULT_KS = (1, 5, 10, 20, 50)
 DEFAULT_PROTOCOLS: Mapping[str, str] = {"linear": "linear", "knn": "knn", "finetune": "coclr"}
@@ -28,7 +29,7 @@ class Measure(Node):
     """A measurement of every row."""
 
     task: Literal["retrieve", "linear", "knn", "finetune"]
-    data: Text | None = None
+    data: Dataset | None = None
     """A prepared dataset; None: the row's training data."""
     k: Annotated[list[Annotated[int, Gt(0)]], MinLen(1)] | None = None
     """Of R@k; only for `retrieve`."""
@@ -118,6 +119,8 @@ def read(named: str) -> Draft:
         RecipeError: If it is not YAML.
     """
     path = TABLES.find(named)
+    if not is_folder_name(path.stem):
+        raise InputError(f"{path} has no name for the table's folder", "rename the file")
     tree, marks = strict_yaml.read(path, "table", f"see {TABLES.files()['motion']}")
     return Draft(path.stem, tree, marks)
 

@@ -17,7 +17,7 @@ import simplejpeg
 
 from vcsf_cli import registry
 from vcsf_cli.contracts import Frame, Frames, Reader
-from vcsf_cli.errors import VcsfError
+from vcsf_cli.errors import DataError, VcsfError
 from vcsf_cli.storage import files
 from vcsf_cli.video import short_side
 
@@ -176,6 +176,8 @@ def decode(job: DecodeJob) -> Decoded:
     writer = _ClipWriter(job, decoded)
     try:
         decoder = registry.load().build("decoder", settings.decoder)
+        if job.path.exists() and not job.path.is_file():  # reading one may never end
+            raise DataError(f"{job.path} is a folder, pipe or device, not a file")
         heart = _Heartbeat(heartbeat_path(job.work))  # from here on the time without a frame counts
         decoded.sha256 = sha256(job.path, heart)
         reader: Reader = decoder.open(job.path)

@@ -87,6 +87,25 @@ class Manifest:
         return rows
 
     @classmethod
+    def find(cls, data: Path, name: str) -> Manifest:
+        """Open the prepared dataset of a name.
+
+        Args:
+            data: Folder of prepared datasets.
+            name: Its folder in it.
+
+        Raises:
+            InputError: If the name leads out of `data`, or as `open`.
+            DataError: As `open`.
+        """
+        if not files.is_folder_name(name):
+            raise InputError(
+                f"{name!r} is not the name of a dataset",
+                f"datasets are folders in {data}; --data says where",
+            )
+        return cls.open(data / name)
+
+    @classmethod
     def open(cls, folder: Path) -> Manifest:
         """Read the manifest of a prepared dataset.
 

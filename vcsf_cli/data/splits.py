@@ -43,8 +43,8 @@ class LabelBudget:
         Raises:
             ValueError: If it is neither a percentage up to 100 nor a number of clips.
         """
-        percent = re.fullmatch(r"(\d+(?:\.\d+)?)%", text)
-        number = re.fullmatch(r"(\d+)-per-class", text)
+        percent = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]+)?)%", text)
+        number = re.fullmatch(r"([0-9]{1,9})-per-class", text)
         if percent and 0 < float(percent[1]) <= 100:
             return cls(text, share=float(percent[1]) / 100)
         if number and int(number[1]):

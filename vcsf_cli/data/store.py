@@ -6,6 +6,7 @@ clips and their order alone, not on who wrote it, when, or with how many interru
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -24,6 +25,8 @@ from vcsf_cli.errors import DataError
 
 _BLOCK = 512
 SHARD_BYTES = 256 * 2**20
+_NAME_BYTES = 200
+"""Of a clip's name in a shard; file systems allow 255, its number and ending included."""
 _COPY_BYTES = 2**20
 MEND = "delete the dataset's folder and prepare it again"
 
@@ -34,12 +37,19 @@ def shard_name(number: int) -> str:
 
 def member_name(video: str) -> str:
     """A clip's name in a shard, without its ending. Dots, at which WebDataset splits names, and
-    other special characters are written as `%` and two hexadecimal digits."""
-    return re.sub(
+    other special characters are written as `%` and two hexadecimal digits.
+
+    A name that would be too long for a file is cut, and `~` and a digest of the whole name stand
+    for the rest."""
+    name = re.sub(
         r"[^A-Za-z0-9_/-]",
         lambda match: "".join(f"%{byte:02X}" for byte in match.group().encode()),
         video,
     )
+    if len(name) <= _NAME_BYTES:
+        return name
+    digest = f"~{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return name[: _NAME_BYTES - len(digest)] + digest
 
 
 class ShardWriter:

@@ -81,6 +81,11 @@ def _remove_abandoned(path: Path) -> None:
                 partial.unlink()
 
 
+def is_folder_name(name: str) -> bool:
+    """Whether a name is that of a folder in another one, and leads nowhere else."""
+    return name not in ("", ".", "..") and "\0" not in name and Path(name).name == name
+
+
 def write_text(path: Path, text: str) -> None:
     with atomic_write(path, "w") as file:
         file.write(text)

@@ -70,11 +70,6 @@ class Compute:
         found = "cuda" if torch.cuda.is_available() else "cpu"
         wanted = found if self.devices == "auto" or self.devices.isdecimal() else self.devices
         kind, _, index = wanted.partition(":")
-        if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdecimal())):
-            raise InputError(
-                f"--devices {self.devices} is not a device",
-                "give auto, cpu, cuda, cuda:N for one of several GPUs, or how many of them",
-            )
         if self.processes < 1:
             raise InputError(
                 "--devices 0: at least one process must train", "give auto, or a number from 1"

@@ -53,7 +53,7 @@ class Launch:
             InputError: If the dataset is not prepared, or can't be divided among processes.
             DataError: If it has too few clips.
         """
-        manifest = Manifest.open(data / self.recipe.first_stage.data.name)
+        manifest = Manifest.find(data, self.recipe.first_stage.data.name)
         rows = training_rows(self.recipe, manifest)
         labels = uses_labels(self.recipe) or self.weights.labels or self.model.uses_labels
         run = open_run(
@@ -81,7 +81,7 @@ class Launch:
             say(line)
         say(f"run folder: {self.folder}")
         try:
-            manifest = Manifest.open(data / self.recipe.first_stage.data.name)
+            manifest = Manifest.find(data, self.recipe.first_stage.data.name)
         except InputError as error:
             say(f"clips and time are unknown: {error.message}")
             say(error.hint)

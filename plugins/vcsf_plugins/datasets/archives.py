@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vcsf_cli.errors import DataError, InputError
-from vcsf_cli.video import VIDEO_ENDINGS, files_below
+from vcsf_cli.video import VIDEO_ENDINGS, files_below, left_out
 from vcsf_plugins.datasets.download import download
 from vcsf_plugins.datasets.unpack import ENDINGS, find_program, unpack
 
@@ -42,6 +42,14 @@ class _Provided:
     root: Path
     unpacked: Path
     remarks: list[str]
+
+    def left_out(self, is_list: Callable[[str], bool]) -> list[str]:
+        """Remarks on files that are neither videos nor lists nor archives."""
+        return left_out(
+            self.root,
+            self.unpacked,
+            lambda name: is_list(name) or Path(name).suffix.lower() in ENDINGS,
+        )
 
 
 def provide(

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from vcsf_cli import __version__
 from vcsf_cli.errors import DataError, InputError
@@ -16,6 +17,19 @@ from vcsf_cli.narrate import Progress
 
 _CHUNK = 2**20
 SECONDS_WITHOUT_DATA = 60
+_MOST_DIGITS = 15
+"""Of the length of a file that a server may send."""
+_ADDRESS = ("http://", "https://")
+
+
+class _WebRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to the web alone; urllib's own would follow one to ftp too."""
+
+    def redirect_request(self, *arguments: Any) -> urllib.request.Request | None:
+        newurl: str = arguments[-1]
+        if not newurl.lower().startswith(_ADDRESS):
+            raise DataError(f"{arguments[0].full_url} leads to {newurl}, which is not on the web")
+        return super().redirect_request(*arguments)
 
 
 class _BrokenOff(Exception):
@@ -77,6 +91,10 @@ def _continue_file(url: str, partial: Path) -> bool:
         if have and response.status != http.HTTPStatus.PARTIAL_CONTENT:
             have = 0  # the server sends everything from the start
         length = response.headers.get("Content-Length")
+        if length and not (length.isascii() and length.isdecimal() and len(length) <= _MOST_DIGITS):
+            raise DataError(
+                f"{url} can't be downloaded: the server says that it is {length[:50]!r} bytes long"
+            )
         total = have + int(length) if length else None
         with (
             partial.open("ab" if have else "wb") as file,
@@ -98,15 +116,16 @@ def _connect(url: str, begin: int) -> http.client.HTTPResponse:
         _BrokenOff: If there is no answer.
         urllib.error.HTTPError: If the server refuses.
     """
+    if not url.lower().startswith(_ADDRESS):
+        raise InputError(f"{url} is not an address to download from", "it begins with https://")
     headers = {
         "User-Agent": f"vcsf/{__version__}",
         **({"Range": f"bytes={begin}-"} if begin else {}),
     }
     try:
         request = urllib.request.Request(url, headers=headers)
-        response: http.client.HTTPResponse = urllib.request.urlopen(
-            request, timeout=SECONDS_WITHOUT_DATA
-        )
+        opener = urllib.request.build_opener(_WebRedirects)
+        response: http.client.HTTPResponse = opener.open(request, timeout=SECONDS_WITHOUT_DATA)
     except urllib.error.HTTPError:
         raise
     except (http.client.InvalidURL, ValueError) as error:

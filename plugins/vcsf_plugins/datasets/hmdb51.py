@@ -74,7 +74,7 @@ class HMDB51(Listing):
             raise DataError(
                 f"HMDB51 is not complete: {count}{what}", "leave out --strict to use what is there"
             )
-        self._remarks = [*provided.remarks, count]
+        self._remarks = [*provided.remarks, count, *provided.left_out(is_list)]
         if lost:
             self._remarks.append(
                 f"no lists of split {', '.join(lost)} were found; --lists DIR says where they are"

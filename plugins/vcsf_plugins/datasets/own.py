@@ -16,7 +16,7 @@ from annotated_types import Interval
 
 from vcsf_cli.contracts import Video
 from vcsf_cli.errors import DataError, InputError
-from vcsf_cli.video import videos_below
+from vcsf_cli.video import left_out, videos_below
 from vcsf_plugins.datasets.draw import Drawn
 from vcsf_plugins.datasets.listing import once, readable
 
@@ -84,13 +84,16 @@ class Folder(Drawn):
             label, group = name.split("/")[0] if labelled else None, self._find_group(name)
             videos.append(Video(path, name, label, group, source=group))
         videos = once(videos)
-        self._remarks = [f"{len(videos):,} videos, {self._describe_labels(videos)}"]
+        self._remarks = [
+            f"{len(videos):,} videos, {self._describe_labels(videos)}",
+            *left_out(self.root),
+        ]
         self._check_groups(videos)
         if self.splits is None:
             return self.draw(videos) if labelled else videos
         videos = _read_splits(self.splits, videos)
-        if left_out := sum(not any(video.split) for video in videos):
-            self._remarks.append(f"{left_out:,} videos are in no part of {self.splits}")
+        if unused := sum(not any(video.split) for video in videos):
+            self._remarks.append(f"{unused:,} videos are in no part of {self.splits}")
         return videos
 
     def _are_labelled(self, names: list[str]) -> bool:

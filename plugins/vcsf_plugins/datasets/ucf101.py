@@ -71,7 +71,11 @@ class UCF101(Listing):
             (build_video(path, match, parts, labels) for path, match in matches.items() if match),
             key=parse_clip,
         )
-        self._remarks = provided.remarks + self._completeness(videos, lists, set(parts))
+        self._remarks = [
+            *provided.remarks,
+            *self._completeness(videos, lists, set(parts)),
+            *provided.left_out(LISTS.__contains__),
+        ]
         others = sorted(path.name for path, match in matches.items() if not match)
         if others:
             self._remarks.append(
