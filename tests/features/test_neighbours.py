@@ -1,11 +1,21 @@
 """Retrieval against a slow twin and by hand."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vcsf_cli.features.neighbours import centred_unit, hits, measured_pathways, nearest, recall
+from vcsf_cli.features.neighbours import (
+    Neighbours,
+    centred_unit,
+    hits,
+    measured_pathways,
+    nearest,
+    recall,
+    vote,
+)
 
 FloatArray = np.ndarray
 
@@ -87,3 +97,17 @@ def test_recall_never_falls_with_k(seed: int) -> None:
     hit = np.random.default_rng(seed).random((20, 10)) < 0.2
     values = list(recall(hit, range(1, 11)).values())
     assert values == sorted(values)
+
+
+def test_near_clips_weigh_more_in_a_vote() -> None:
+    found = Neighbours(
+        np.array([[0, 1, 2], [3, -1, -1], [-1, -1, -1]]),
+        np.array([[0.9, 0.8, 0.8], [0.1, -np.inf, -np.inf], [-np.inf] * 3], np.float32),
+    )
+    target = np.array([0, 1, 1, 2])
+    shares = vote(found, target, 3, 0.1)
+    ratio = 2 * math.exp(-1)  # two votes, each for 0.1 less
+    expected = [[1 / (1 + ratio), ratio / (1 + ratio), 0], [0, 0, 1], [0, 0, 0]]
+    np.testing.assert_allclose(shares, expected, atol=1e-6)
+    # With a low temperature the nearest alone decides, without an overflow.
+    np.testing.assert_allclose(vote(found, target, 3, 1e-4)[0], [1, 0, 0], atol=1e-6)

@@ -142,9 +142,10 @@ def test_metrics_are_in_a_table_and_in_tensorboard(whole: Path) -> None:
     checks = [row for row in rows if row["both_check_R@1"]]
     assert [int(row["step"]) for row in checks] == [8, 16, 24]
     assert all(
-        0 <= float(row[f"{pathway}_check_R@1"]) <= 1
+        0 <= float(row[f"{pathway}_check_{metric}"]) <= 1
         for row in checks
         for pathway in ("slow", "fast", "both")
+        for metric in ("R@1", "kNN")
     )
     board = EventAccumulator(str(whole / "tensorboard")).Reload()
     assert [event.step for event in board.Scalars("loss")] == [int(row["step"]) for row in logged]

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from vcsf_cli.evaluate.classification import Classification
 from vcsf_cli.evaluate.metrics import FloatArray, IntArray
 from vcsf_cli.evaluate.probe import classify_features
 from vcsf_cli.features.extract import Features
-from vcsf_cli.features.neighbours import centred_unit, feature_mean, nearest
+from vcsf_cli.features.neighbours import centred_unit, feature_mean, nearest, vote
 from vcsf_cli.train.compute import Compute
 
 
@@ -26,8 +24,7 @@ def predict_knn(evaluation: Classification, compute: Compute) -> Features:
 
 @dataclass(frozen=True)
 class Voters:
-    """Training clips that vote for their class with the weight exp(cosine / temperature) (Wu et
-    al., CVPR 2018, sec. 3.4).
+    """Training clips that vote for their class, see `neighbours.vote`.
 
     Args:
         gallery: Their features (N, C).
@@ -53,9 +50,4 @@ class Voters:
         near = nearest(
             {"": centred_unit(features, mean)}, {"": centred_unit(self.gallery, mean)}, "", self.k
         )
-        # Less the largest, so that no weight is too large for a float; shares stay the same.
-        weight = np.exp((near.similarity - near.similarity[:, :1]) / self.temperature)
-        votes = np.zeros((len(features), self.classes), np.float32)
-        np.add.at(votes, (np.arange(len(features))[:, None], self.target[near.index]), weight)
-        shares: FloatArray = votes / votes.sum(1, keepdims=True)
-        return shares
+        return vote(near, self.target, self.classes, self.temperature)

@@ -82,6 +82,27 @@ def nearest(
     return Neighbours(index, similarity)
 
 
+def vote(neighbours: Neighbours, target: IntArray, classes: int, temperature: float) -> FloatArray:
+    """Shares of the votes that classes get, (Q, classes); zeros for a query without neighbours.
+
+    A neighbour votes for its class with the weight exp(similarity / temperature) (Wu et al., CVPR
+    2018, sec. 3.4).
+
+    Args:
+        neighbours: The neighbours that vote.
+        target: Classes of the gallery, (G,).
+        classes: How many there are.
+        temperature: How much nearer clips weigh more.
+    """
+    # Less the largest, so that no weight is too large for a float; shares stay the same.
+    nearer = neighbours.similarity - neighbours.similarity.max(1, keepdims=True, initial=-2)
+    weight = np.exp(nearer / temperature)
+    votes = np.zeros((len(weight), classes), np.float32)
+    np.add.at(votes, (np.arange(len(weight))[:, None], target[neighbours.index]), weight)
+    shares: FloatArray = votes / np.maximum(votes.sum(1, keepdims=True), 1e-12)
+    return shares
+
+
 def hits(
     neighbours: Neighbours,
     query_label: npt.NDArray[np.object_],

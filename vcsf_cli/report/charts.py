@@ -28,6 +28,7 @@ PATHWAYS_AND_BOTH = (*PATHWAYS, "both")
 _CURVES = (
     ("Loss", "{}_loss", "", 1.0, False),
     ("R@1 of the check on training clips", "{}_check_R@1", " %", 100.0, False),
+    ("k-NN top-1 of the check on training clips", "{}_check_kNN", " %", 100.0, False),
     ("Mined positives that are of the class", "{}_monitoring_mined_precision", " %", 100.0, True),
 )
 """Curves of a training by pathway: title, column of metrics.csv, unit, factor, whether y begins at

@@ -19,7 +19,14 @@ from vcsf_cli.contracts import PATHWAYS, Contrast, Indices
 from vcsf_cli.data.clips import Batch, ClipIds, EvalClips, pathway_inputs
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.features.extract import extract
-from vcsf_cli.features.neighbours import centred_unit, hits, measured_pathways, nearest, recall
+from vcsf_cli.features.neighbours import (
+    centred_unit,
+    hits,
+    measured_pathways,
+    nearest,
+    recall,
+    vote,
+)
 from vcsf_cli.model.momentum import Bank, Queue, ema_update, key_encoder
 from vcsf_cli.model.norm import batch_norms, split_batch_norms
 from vcsf_cli.model.parts import Loss, build_loss, build_sampler
@@ -29,6 +36,9 @@ from vcsf_cli.storage import checkpoint
 from vcsf_cli.train import monitor
 from vcsf_cli.train.compute import average
 from vcsf_cli.train.loop import Task, Terms
+
+_VOTERS, _VOTE_TEMPERATURE = 20, 0.07
+"""The check's k-NN: how many of the nearest vote, and how much nearer ones weigh more."""
 
 
 class PretrainTask(Task):
@@ -265,8 +275,8 @@ class PretrainTask(Task):
         return metrics
 
     def evaluate(self) -> dict[str, float]:
-        """R@1 of training clips among training clips of other recordings, one window each. Labels
-        are used for watching only, and no test clip is read."""
+        """R@1 and k-NN top-1 of training clips among training clips of other recordings, one window
+        each. Labels are used for watching only, and no test clip is read."""
         if len(self.check_rows) < 2:
             return {}
         stage, rows = self.stage, self.check_rows
@@ -285,10 +295,13 @@ class PretrainTask(Task):
         unit = {pathway: centred_unit(feature) for pathway, feature in features.items()}
         source, label = self.ids.source[rows], self.manifest.table["label"].to_numpy(object)[rows]
         same_source = source[:, None] == source
+        classes, target = np.unique(label.astype(str), return_inverse=True)
         metrics = {}
         for measured in measured_pathways(unit):
-            hit = hits(nearest(unit, unit, measured, 1, same_source), label, label)
-            metrics[f"{measured}_check_R@1"] = recall(hit, [1])[1]
+            near = nearest(unit, unit, measured, _VOTERS, same_source)
+            metrics[f"{measured}_check_R@1"] = recall(hits(near, label, label), [1])[1]
+            shares = vote(near, target, len(classes), _VOTE_TEMPERATURE)
+            metrics[f"{measured}_check_kNN"] = float((shares.argmax(1) == target).mean())
         return metrics
 
     def state(self) -> dict[str, Any]:
