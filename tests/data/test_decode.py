@@ -125,6 +125,31 @@ def test_resampling_keeps_duration_and_order(count: int, own: float, fps: float)
         assert number == min(count - 1, int(tick / fps * own + 1e-4))
 
 
+PAUSE = [*(number / 25 for number in range(50)), *(6 + number / 25 for number in range(50))]
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_times_are_kept_where_they_are_not_regular(tmp_path: Path, decoder: str) -> None:
+    steady = write_video(tmp_path / "steady.mkv", 100)
+    assert [clip.times for clip in decode(job(steady, decoder=decoder)).clips] == [[]]
+    path = write_video(tmp_path / "pause.mp4", 100, times=PAUSE, b_frames=0)
+    (clip,) = decode(job(path, decoder=decoder)).clips
+    assert clip.times == pytest.approx(PAUSE, abs=2e-3)
+    several = decode(job(path, decoder=decoder, max_seconds=2.0)).clips
+    assert len(several) > 1
+    assert np.concatenate([each.times for each in several]) == pytest.approx(PAUSE, abs=2e-3)
+    assert [clip.times for clip in decode(job(path, decoder=decoder, fps=5.0)).clips] == [[]]
+
+
+def test_a_video_of_the_cases_begins_again_at_six_seconds(shared_data: Path) -> None:
+    path = shared_data.parent / "cases" / "pause.mp4"
+    if not path.is_file():
+        pytest.skip(f"there is no {path}")
+    (clip,) = decode(job(path)).clips
+    later = [time for time in clip.times if time > 2]
+    assert min(later) == pytest.approx(6, abs=0.05)
+
+
 def test_a_video_is_resampled_by_its_times(tmp_path: Path) -> None:
     times = [0.0, 0.04, 0.08, 0.12, 0.52, 0.56, 0.6]
     path = write_video(tmp_path / "phone.mp4", 7, times=times, b_frames=0)

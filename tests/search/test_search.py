@@ -223,6 +223,7 @@ def dataset(*videos: str, sha256: str = "") -> Manifest:
             "label": None if v.startswith("x") else v[0],
             "frames": 10 + len(v) % 7,
             "fps": 5.0,
+            "frame_times": None,
             "sha256": v + sha256,
         }
         for v in sorted(videos)
@@ -275,6 +276,22 @@ def test_a_gallery_knows_windows_times_labels_and_mean(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.load(tmp_path / "mean.npz")[name], windows.mean[name])
         lengths = np.linalg.norm(expected - expected.mean(0), axis=1)
         np.testing.assert_allclose(windows.lengths[name], lengths, rtol=1e-5)
+
+
+def test_windows_of_a_variable_rate_have_the_times_of_their_frames(tmp_path: Path) -> None:
+    manifest = dataset("a.avi#000", "a.avi#001", "a.avi#002", "b.avi")
+    frames = int(manifest.table["frames"][0])
+    pause = np.concatenate([np.arange(10) / 5, 60 + np.arange(frames - 10) / 5]) + frames / 5
+    late = 90 + np.arange(frames) / 5
+    manifest.table["frame_times"] = pd.Series([None, pause, late, None], dtype=object)
+    windows = fill(tmp_path, manifest).windows()
+    spans = opened(tmp_path, manifest).spans[frames]
+    first, second, third = np.split(windows.times[windows.recording == 0], 3)
+    np.testing.assert_allclose(first, spans / 5)
+    np.testing.assert_allclose(second[:, 0], pause[spans[:, 0]])
+    np.testing.assert_allclose(second[:, 1], pause[spans[:, 1] - 1] + 0.2)
+    assert (second[:, 1] - second[:, 0] > 50).any()
+    np.testing.assert_allclose(third, 90 + spans / 5)
 
 
 def test_clips_cut_from_one_recording_are_one_with_its_own_time() -> None:

@@ -56,6 +56,17 @@ def test_windows_are_those_of_the_sampler(
     assert all(np.array_equal(a.frames, b.frames) for a, b in zip(windows, again, strict=True))
 
 
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_windows_have_the_times_of_the_file(tmp_path: Path, decoder: str) -> None:
+    times = [*(number / 25 for number in range(20)), *(6 + number / 25 for number in range(20))]
+    path = write_video(tmp_path / "pause.mp4", 40, times=times, b_frames=0)
+    video = VideoFile(path, SAMPLER, FrameTransform(32, 0.875, decoder=decoder))
+    for window in video.windows():
+        seen = window.view.window
+        assert window.begin == pytest.approx(times[seen.min()], abs=2e-3)
+        assert window.end == pytest.approx(times[seen.max()] + 1 / video.rate, abs=2e-3)
+
+
 def test_a_video_is_resampled_as_its_store_was(tmp_path: Path) -> None:
     path = write_video(tmp_path / "own.mp4", 40, fps=20)
     frames = frames_of(path)

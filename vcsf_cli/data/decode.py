@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 import signal
 import time
 import zlib
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 import cv2
+import numpy as np
 import simplejpeg
 
 from vcsf_cli import registry
@@ -23,6 +25,8 @@ from vcsf_cli.video import short_side
 
 USUAL_FPS = 25.0
 """The rate of a video whose container has none."""
+_EXACT_SECONDS = 0.01
+"""Times that differ by less are equal: some containers round them to milliseconds."""
 _HASHED_AT_ONCE = 2**22
 _SECONDS_BETWEEN_BEATS = 0.05
 
@@ -95,6 +99,9 @@ class Clip:
     """Bytes of every frame."""
     crc32: list[int] = field(default_factory=list)
     """Checksum of every frame."""
+    times: list[float] = field(default_factory=list)
+    """When each frame is shown, in seconds from the video's first frame; empty: at the video's
+    rate."""
     repeated: int = 0
     """Frames that equal the one before."""
     sha256: str = ""
@@ -184,8 +191,8 @@ def decode(job: DecodeJob) -> Decoded:
         decoded.declared = reader.declared
         decoded.fps = settings.fps or reader.fps or USUAL_FPS
         writer.longest = round(settings.max_seconds * decoded.fps) if settings.max_seconds else 0
-        for image in _read_frames(reader, settings.fps, decoded, heart):
-            writer.add(image)
+        for frame in _read_frames(reader, settings.fps, decoded, heart):
+            writer.add(frame)
         decoded.problem = judge(decoded)
     except StorageError:
         raise
@@ -227,8 +234,8 @@ def judge(decoded: Decoded) -> str:
 
 def _read_frames(
     reader: Reader, fps: float | None, decoded: Decoded, heart: _Heartbeat
-) -> Iterator[Frames]:
-    """Images of a video, at its own rate or at `fps`. Each decoded frame is counted in
+) -> Iterator[Frame]:
+    """Frames of a video, at its own rate or at `fps`. Each decoded frame is counted in
     `decoded.read` and is a beat."""
 
     def counted() -> Iterator[Frame]:
@@ -238,9 +245,10 @@ def _read_frames(
             yield frame
 
     if fps is None:
-        yield from (frame.image for frame in counted())
+        yield from counted()
     else:
-        yield from resample(counted(), reader.fps or USUAL_FPS, fps)
+        for image in resample(counted(), reader.fps or USUAL_FPS, fps):
+            yield Frame(image, None)
 
 
 def resample(frames: Iterator[Frame], own: float, fps: float) -> Iterator[Frames]:
@@ -265,6 +273,15 @@ def resample(frames: Iterator[Frame], own: float, fps: float) -> Iterator[Frames
         tick += 1
 
 
+def _are_irregular(times: list[float], first: int, fps: float) -> bool:
+    """Whether the times of frames are other than by their numbers, counted from `first`, and
+    usable."""
+    found = np.array(times)
+    if not np.isfinite(found).all() or (np.diff(found) < 0).any():
+        return False
+    return bool((np.abs(found - (first + np.arange(len(found))) / fps) > _EXACT_SECONDS).any())
+
+
 class _ClipWriter:
     """Writes frames as JPEGs to files, a new one for each clip.
 
@@ -280,7 +297,7 @@ class _ClipWriter:
         self._file: IO[bytes] | None = None
         self._last = b""
 
-    def add(self, image: Frames) -> None:
+    def add(self, frame: Frame) -> None:
         """Append a frame.
 
         Raises:
@@ -290,13 +307,14 @@ class _ClipWriter:
         if not clips or (self.longest and len(clips[-1].sizes) == self.longest):
             self._next()
         clip = clips[-1]
-        image = short_side(image, self.job.settings.size)
+        image = short_side(frame.image, self.job.settings.size)
         jpeg: bytes = simplejpeg.encode_jpeg(
             image, quality=self.job.settings.quality, colorspace="RGB", colorsubsampling="420"
         )
         clip.height, clip.width = image.shape[:2]
         clip.sizes.append(len(jpeg))
         clip.crc32.append(zlib.crc32(jpeg))
+        clip.times.append(math.nan if frame.time is None else frame.time)
         clip.repeated += jpeg == self._last
         self._last = jpeg
         self._write(jpeg)
@@ -313,9 +331,14 @@ class _ClipWriter:
             rest.path.unlink()
             clips[-1].sizes += rest.sizes
             clips[-1].crc32 += rest.crc32
+            clips[-1].times += rest.times
             clips[-1].repeated += rest.repeated
+        first = 0
         for clip in clips:
             clip.sha256 = files.sha256(clip.path)
+            if not _are_irregular(clip.times, first, self.decoded.fps):
+                clip.times = []
+            first += len(clip.sizes)
 
     def _next(self) -> None:
         self._close_file()

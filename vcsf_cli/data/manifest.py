@@ -41,12 +41,13 @@ _SCHEMA = pa.schema(
         ("bytes", pa.int64()),
         ("frame_offsets", pa.list_(pa.int64())),  # in the shard, and the end of the last frame
         ("frame_crc32", pa.list_(pa.uint32())),  # of each frame; null: an earlier version stored it
+        ("frame_times", pa.list_(pa.float64())),  # seconds in the video; null: frame number / fps
         ("sha256", pa.string()),  # of the clip's bytes
         ("original", pa.string()),  # SHA-256 of the video's file; empty: not known
     ]
 )
 _SPLITS = ("split1", "split2", "split3")
-_NOT_HASHED = ("shard", "offset", "frame_offsets", "frame_crc32", "original")
+_NOT_HASHED = ("shard", "offset", "frame_offsets", "frame_crc32", "frame_times", "original")
 """Columns that say where a clip lies or what it was made of, or repeat what `sha256` says."""
 
 

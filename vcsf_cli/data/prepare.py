@@ -332,6 +332,7 @@ def _append_clip(
         "offset": offset,
         "sizes": clip.sizes,
         "crc32": clip.crc32,
+        **({"times": [round(time, 6) for time in clip.times]} if clip.times else {}),
         "sha256": clip.sha256,
     }
 
@@ -368,6 +369,7 @@ def _manifest_rows(folder: Path, video: Video, entry: dict[str, Any]) -> Iterato
             "bytes": offsets[-1] - offsets[0],
             "frame_offsets": offsets,
             "frame_crc32": clip.get("crc32"),  # which earlier versions did not keep
+            "frame_times": clip.get("times"),
         }
 
 

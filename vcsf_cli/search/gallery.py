@@ -156,6 +156,9 @@ def find_recordings(manifest: Manifest) -> tuple[npt.NDArray[np.object_], Indice
         order = [clip for _, clip in sorted(clips)]
         owner[order] = number
         begin[order] = np.concatenate([[0], np.cumsum(seconds.to_numpy()[order])[:-1]])
+    for clip, times in enumerate(manifest.table["frame_times"]):
+        if times is not None:
+            begin[clip] = times[0]
     return np.array(list(numbered), object), owner, begin
 
 
@@ -201,7 +204,8 @@ class Gallery:
         self.folder, self.manifest = folder, manifest
         table = manifest.table
         self.videos, self.hashes = table["video"].to_list(), table["sha256"].to_list()
-        self.frames = table["frames"].to_numpy(np.int64)
+        self.frames, self.fps = table["frames"].to_numpy(np.int64), table["fps"].to_list()
+        self.frame_times = table["frame_times"].to_list()
         self.spans = {
             int(frames): window_spans(sampler, int(frames)) for frames in np.unique(self.frames)
         }
@@ -316,18 +320,22 @@ class Gallery:
         row = np.concatenate(
             [np.arange(e["first"], e["first"] + e["windows"]) for e in entries if e is not None]
         )
-        frames = np.concatenate([self.spans[int(self.frames[clip])] for clip in order])
-        fps = self.manifest.table["fps"].to_numpy()
-        times = (
-            np.repeat(begin[order], counts)[:, None]
-            + frames / np.repeat(fps[order], counts)[:, None]
-        )
+        times = np.concatenate([self._times(clip, begin[clip]) for clip in order])
         features: Features = {pathway: self._stored(pathway) for pathway in PATHWAYS}
         found = GalleryWindows(
             features, row, np.repeat(owner[order], counts), times, {}, {}, names, labels
         )
         self._fill_means(found)
         return found
+
+    def _times(self, clip: int, begin: float) -> Times:
+        """When the windows of a clip begin and end in its recording, (W, 2) in seconds."""
+        spans = self.spans[int(self.frames[clip])]
+        times, fps = self.frame_times[clip], self.fps[clip]
+        if times is None:
+            found: Times = begin + spans / fps
+            return found
+        return np.stack([times[spans[:, 0]], times[spans[:, 1] - 1] + 1 / fps], axis=1)
 
     def _fill_means(self, windows: GalleryWindows) -> None:
         """Fill in mean and lengths, from `mean.npz` if it is of the same windows."""
