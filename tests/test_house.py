@@ -308,7 +308,6 @@ ORDINARY = {"additive", "correlation", "csv", "folder", "small", "supervised", "
 counts."""
 
 NAMED = {
-    ("commands/retrieve.py", "csv"): "the option --csv",
     ("config/published.py", "ucf101"): "what published methods are trained on",
     ("config/schema.py", "infonce"): "the loss of a recipe that names none",
     ("config/schema.py", "slow_fast"): "the sampler of a recipe that names none",
@@ -395,6 +394,31 @@ def test_an_import_from_below_is_found_wherever_it_stands(
     )
     below = ("vcsf_cli.cli", "vcsf_cli.model.pathways", "vcsf_cli.train.loop")
     assert imports_downward(path) == [f"vcsf_cli.data.clips imports {name}" for name in below]
+
+
+def imports_when_called(source: str) -> tuple[int, list[int]]:
+    """How many imports stand in functions, and the lines of those without a reason: a comment beside
+    or above them."""
+    lines, found = source.splitlines(), set()
+    for function in ast.walk(ast.parse(source)):
+        if isinstance(function, ast.FunctionDef):
+            nodes = ast.walk(function)
+            found |= {n.lineno for n in nodes if isinstance(n, ast.Import | ast.ImportFrom)}
+    above = {number for number in found if number - 1 not in found}
+    return len(found), [n for n in sorted(above) if "#" not in "".join(lines[n - 2 : n])]
+
+
+def test_a_function_imports_only_what_is_slow_or_optional() -> None:
+    found = {path: imports_when_called(path.read_text(encoding="utf-8")) for path in MODULES}
+    assert sum(count for count, _ in found.values()) <= 40
+    registrations = CHECKOUT / "plugins" / "vcsf_plugins" / "__init__.py"  # one reason for all
+    assert {path: lines for path, (_, lines) in found.items() if lines}.keys() <= {registrations}
+
+
+def test_an_import_in_a_function_is_found() -> None:
+    reasons = "def f():\n    import torch  # slow\n    # slow\n    import timm\n    import av\n"
+    assert imports_when_called(f"import numpy\n{reasons}") == (3, [])
+    assert imports_when_called("def f():\n    x = 1\n    from timm import models\n") == (1, [3])
 
 
 # The page of the architecture

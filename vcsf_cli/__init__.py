@@ -24,9 +24,8 @@ hookimpl = pluggy.HookimplMarker("vcsf")
 
 
 def __getattr__(name: str) -> Any:
-    """Import `load_encoder` when it is used: it needs torch, which takes seconds."""
     if name == "load_encoder":
-        from vcsf_cli.export.load import load_encoder
+        from vcsf_cli.export.load import load_encoder  # torch takes seconds to load
 
         return load_encoder
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

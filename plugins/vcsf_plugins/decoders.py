@@ -86,7 +86,7 @@ class _DecordReader(PyAVReader):
             yield from repeats[: max(0, sum(1 for _ in super().stream()) - given)]
 
     def _decoded(self) -> Iterator[Frame]:
-        import decord
+        import decord  # optional
 
         try:
             reader = decord.VideoReader(str(self.path), num_threads=1)
@@ -194,7 +194,7 @@ class Decord(PyAV):
 
     def __init__(self) -> None:
         try:
-            import decord
+            import decord  # optional
         except (ImportError, OSError) as error:
             raise DataError(f"decord can't be used here: {error}", "give --decoder pyav") from error
         decord.logging.set_level(decord.logging.QUIET)

@@ -1,5 +1,5 @@
-"""One module a command; each has a click `command`, and imports what is slow to load when it
-runs."""
+"""One module a command, with its options and its help. It is quick to load: what takes long, such as
+torch, is imported when the command runs, most of it by a module of `work`."""
 
 COMMANDS = {
     "prepare": "Turn videos into a store of frames that clips are read from fast.",

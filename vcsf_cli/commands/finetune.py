@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
-from vcsf_cli.commands.common import open_run, resumable
 from vcsf_cli.commands.options import (
     allow_seen_option,
     complete_run,
@@ -20,57 +18,25 @@ from vcsf_cli.commands.options import (
     workers_option,
 )
 from vcsf_cli.config import protocol as protocols
-from vcsf_cli.config import recipe as recipes
-from vcsf_cli.config import strict_yaml
 from vcsf_cli.config.protocol import Protocol
-from vcsf_cli.config.schema import Init
-from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.splits import LabelBudget
 from vcsf_cli.errors import InputError
-from vcsf_cli.narrate import duration, say
 
-# What loads torch or pandas is imported by the functions that need it: --help must be fast.
-if TYPE_CHECKING:
-    from vcsf_cli.evaluate.classification import Classification
-    from vcsf_cli.runs.run import Run
-    from vcsf_cli.train.compute import Compute
-
-_SCRATCH = "scratch:"
 _DEFAULT_PROTOCOL = "coclr"
 
 
-class _LabelsType(click.ParamType[LabelBudget]):
-    name = "1%|10%|N-per-class"
-
-    def convert(
-        self,
-        value: str | LabelBudget,
-        parameter: click.Parameter | None,
-        context: click.Context | None,
-    ) -> LabelBudget:
-        try:
-            return value if isinstance(value, LabelBudget) else LabelBudget.parse(value)
-        except ValueError as error:
-            self.fail(str(error), parameter, context)
+def _parse_labels(text: str) -> LabelBudget:
+    try:
+        return LabelBudget.parse(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
-class Seeds(click.ParamType[list[int]]):
-    """A comma-separated list of seeds."""
-
-    name = "N,N,..."
-
-    def convert(
-        self,
-        value: str | list[int],
-        parameter: click.Parameter | None,
-        context: click.Context | None,
-    ) -> list[int]:
-        if isinstance(value, list):
-            return value
-        parts = value.split(",")
-        if not all(re.fullmatch("[0-9]{1,10}", part) and int(part) < 2**31 for part in parts):
-            self.fail(f"`{value}` is not a list of seeds; write --seeds 0,1,2", parameter, context)
-        return list(dict.fromkeys(map(int, parts)))
+def _parse_seeds(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(re.fullmatch("[0-9]{1,10}", part) and int(part) < 2**31 for part in parts):
+        raise click.BadParameter(f"`{text}` is not a list of seeds; write --seeds 0,1,2")
+    return list(dict.fromkeys(map(int, parts)))
 
 
 @click.command("finetune")
@@ -94,7 +60,8 @@ class Seeds(click.ParamType[list[int]]):
 @click.option(
     "--labels",
     "label_budget",
-    type=_LabelsType(),
+    type=_parse_labels,
+    metavar="1%|10%|N-PER-CLASS",
     help="Train on this many labelled clips.  [default: all]",
 )
 @click.option(
@@ -124,7 +91,10 @@ class Seeds(click.ParamType[list[int]]):
     help="Set a key of the protocol, such as `train.epochs=100`; may be given often.",
 )
 @click.option(
-    "--seeds", type=Seeds(), help="Measure once with each of these seeds.  [default: the recipe's]"
+    "--seeds",
+    type=_parse_seeds,
+    metavar="N,N,...",
+    help="Measure once with each of these seeds.  [default: the recipe's]",
 )
 @allow_seen_option
 @data_option
@@ -139,24 +109,7 @@ class Seeds(click.ParamType[list[int]]):
     help="Check everything, print the resolved protocol, measure nothing.",
 )
 def command(
-    dataset: str,
-    source: str | None,
-    linear: bool,
-    knn: bool,
-    label_budget: LabelBudget | None,
-    split: str | None,
-    pathway: str,
-    named: str | None,
-    assignments: tuple[str, ...],
-    seeds: list[int] | None,
-    allow_seen: bool,
-    data: Path,
-    runs: Path,
-    devices: str,
-    precision: str,
-    workers: int | None,
-    save_every: float,
-    dry_run: bool,
+    linear: bool, knn: bool, named: str | None, assignments: tuple[str, ...], **options: Any
 ) -> None:
     """Measure how well the networks of a run tell the classes of DATASET apart: the whole network
     fine-tuned, or with --linear or --knn its features as they are.
@@ -165,46 +118,11 @@ def command(
     clips: whole recordings of the training part are held out. The same command goes on where an
     earlier one stopped, and shows the table again when all is done. Rows are in results.csv of the
     run, everything else in its folder `finetune`."""
-    from vcsf_cli.data.manifest import Manifest
-
     protocol = _load_protocol(named, linear, knn, assignments)
-    scratch = source is not None and source.startswith(_SCRATCH)
-    run = _open_untrained(runs, source) if source and scratch else open_run(runs, source)
-    manifest = Manifest.find(data, dataset)
 
-    from vcsf_cli.commands import tables
-    from vcsf_cli.evaluate.classification import Classification, check
-    from vcsf_cli.evaluate.finetune import measure
-    from vcsf_cli.train.compute import Compute
+    from vcsf_cli.commands.work import finetune  # torch takes seconds to load
 
-    if precision == "auto":
-        trains = protocol.mode == "finetune"
-        precision = run.recipe.first_stage.speed.precision if trains else "float32"
-    compute = Compute(devices, precision, workers, save_every)
-    splits = [1, 2, 3] if split == "all" else [int(split or run.recipe.first_stage.data.split)]
-    pathways = PATHWAYS if pathway == "both" else (pathway,)
-    evaluations = [
-        Classification(run, manifest, each, protocol, seed, label_budget, pathways, scratch)
-        for seed in seeds or [run.recipe.seed]
-        for each in splits
-    ]
-    check(evaluations, compute, allow_seen)
-    for remark in dict.fromkeys(remark for each in evaluations for remark in each.remarks()):
-        say(remark)
-    if dry_run:
-        _dry_run_report(evaluations, compute)
-        return
-    measured = []
-    for each in evaluations:
-        say(
-            f"{each.task} of {run.name}, {manifest.name} split {each.split}, seed {each.seed}: "
-            f"{each.summary()}"
-        )
-        with resumable():
-            measured.append(measure(each, compute))
-        say(f"files: {each.folder}")
-    tables.show_classification(measured)
-    say(f"results: {run.folder / 'results.csv'}")
+    finetune.measure_all(protocol, **options)
 
 
 def _load_protocol(
@@ -229,44 +147,3 @@ def _load_protocol(
             f"leave out --{mode}, or name another protocol",
         )
     return protocol
-
-
-def _open_untrained(runs: Path, source: str) -> Run:
-    """The run folder of `scratch:RECIPE`.
-
-    Raises:
-        InputError: If the recipe does not start from random weights.
-    """
-    from vcsf_cli.runs.run import Run, run_folder
-
-    recipe = recipes.load(source.removeprefix(_SCRATCH))
-    stage = recipe.first_stage
-    if stage.init != Init():
-        raise InputError(
-            f"{source} starts from the weights of a file, not from scratch",
-            "leave out its key `init`",
-        )
-    pathways = (stage.backbone.settings, stage.slow, stage.fast)
-    if any(settings.get("pretrained") for settings in pathways):
-        raise InputError(
-            f"{source} starts from a pretrained backbone, not from scratch",
-            "leave out its key `pretrained`",
-        )
-    return Run(run_folder(runs, recipe), recipe)
-
-
-def _dry_run_report(evaluations: list[Classification], compute: Compute) -> None:
-    """`--dry-run`: the resolved protocol on stdout, everything else on stderr."""
-    from vcsf_cli.evaluate.finetune import estimate
-
-    protocol = evaluations[0].protocol
-    click.echo(strict_yaml.dump(protocol.model_dump(mode="json")), nl=False)
-    for each in evaluations:
-        say(f"{each.task}, split {each.split}, seed {each.seed}: {each.summary()}")
-        say(f"folder: {each.folder}{' (finished)' if each.is_measured else ''}")
-    if protocol.mode == "finetune":
-        seconds = len(evaluations) * estimate(evaluations[0], compute)
-        say(
-            f"estimated time: {duration(seconds)} on {compute.device()}, extrapolated from a few "
-            "small batches"
-        )

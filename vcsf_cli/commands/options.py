@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from vcsf_cli.config.catalogue import RECIPES
 from vcsf_cli.contracts import PATHWAYS
 
 MOST_WORKERS = 1024
@@ -27,8 +28,6 @@ def complete_recipe(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Names of recipes, then files as the shell completes them."""
-    from vcsf_cli.config.catalogue import RECIPES
-
     names = [CompletionItem(name) for name in RECIPES.files() if name.startswith(incomplete)]
     return names or [CompletionItem(incomplete, type="file")]
 
@@ -131,29 +130,18 @@ save_every_option = click.option(
 )
 
 
-class _InitFile(click.ParamType[tuple[tuple[str, ...], Path]]):
+def _parse_init(text: str) -> tuple[tuple[str, ...], Path]:
     """A file of weights, and the pathways that start from it."""
-
-    name = "[slow=|fast=]FILE"
-
-    def convert(
-        self,
-        value: str | tuple[tuple[str, ...], Path],
-        parameter: click.Parameter | None,
-        context: click.Context | None,
-    ) -> tuple[tuple[str, ...], Path]:
-        if isinstance(value, tuple):
-            return value
-        begin, _, rest = value.partition("=")
-        pathways, path = (
-            ((begin,), Path(rest)) if begin in PATHWAYS and rest else (PATHWAYS, Path(value))
-        )
-        if not path.is_file():
-            self.fail(f"there is no file {path}", parameter, context)
-        return pathways, path
+    begin, _, rest = text.partition("=")
+    pathways, path = (
+        ((begin,), Path(rest)) if begin in PATHWAYS and rest else (PATHWAYS, Path(text))
+    )
+    if not path.is_file():
+        raise click.BadParameter(f"there is no file {path}")
+    return pathways, path
 
 
-def by_pathway(
+def _init_by_pathway(
     context: click.Context,
     parameter: click.Parameter,
     given: tuple[tuple[tuple[str, ...], Path], ...],
@@ -175,8 +163,9 @@ def by_pathway(
 init_option = click.option(
     "--init",
     multiple=True,
-    type=_InitFile(),
-    callback=by_pathway,
+    type=_parse_init,
+    metavar="[SLOW=|FAST=]FILE",
+    callback=_init_by_pathway,
     help="Start from the weights in this file instead of random ones: of torchvision, of CoCLR, "
     "or of vcsf itself.",
 )

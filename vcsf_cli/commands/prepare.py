@@ -179,7 +179,7 @@ def _prepare(
     time_limit: float,
     workers: int | None,
 ) -> None:
-    from vcsf_cli.data.prepare import PROBLEMS, Preparation
+    from vcsf_cli.data.prepare import PROBLEMS, Preparation  # pandas is slow to load
 
     kind = component.name
     plugins = registry.load()

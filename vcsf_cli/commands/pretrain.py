@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import click
 
-from vcsf_cli.commands.common import resumable
 from vcsf_cli.commands.options import (
     complete_recipe,
     data_option,
@@ -16,12 +15,9 @@ from vcsf_cli.commands.options import (
     runs_option,
     save_every_option,
     set_option,
-    where,
     workers_option,
 )
 from vcsf_cli.config import recipe as recipes
-from vcsf_cli.config.recipe import Recipe
-from vcsf_cli.narrate import say, work_together
 
 
 @click.command("pretrain")
@@ -54,57 +50,14 @@ from vcsf_cli.narrate import say, work_together
     is_flag=True,
     help="Check everything, print the resolved recipe and an estimate, train nothing.",
 )
-def command(
-    recipe: str,
-    assignments: tuple[str, ...],
-    init: dict[str, Path],
-    data: Path,
-    runs: Path,
-    devices: str,
-    precision: str,
-    workers: int | None,
-    save_every: float,
-    nodes: int,
-    share_stages: bool,
-    dry_run: bool,
-) -> None:
+def command(recipe: str, assignments: tuple[str, ...], **options: Any) -> None:
     """Train the slow and the fast pathway as RECIPE (a file, or a name that `vcsf recipes` lists)
     says.
 
     The same command goes on where an earlier one stopped, however it stopped, and does nothing when
     the run is finished. A changed recipe is another run, in a folder of its own."""
-    resolved = _resolve(recipe, assignments, init)
+    resolved = recipes.load(recipe, assignments)  # its errors come at once
 
-    # These load torch: --help must be fast.
-    from vcsf_cli.train.compute import Compute
-    from vcsf_cli.train.launch import launch
+    from vcsf_cli.commands.work import pretrain  # torch takes seconds to load
 
-    precision = resolved.first_stage.speed.precision if precision == "auto" else precision
-    compute = Compute(devices, precision, workers, save_every, share_stages, nodes)
-    work_together(compute.world_size > 1)
-    training = launch(resolved, init, runs, compute)
-    if dry_run:
-        training.dry_run(data)
-        return
-    run, trainer = training.open(data, runs)
-    if trainer is None:
-        say(f"run {run.name} is finished: {run.folder}")
-    else:
-        with resumable():
-            trainer.train()
-        say(f"finished: {run.folder}")
-    say(_next_command(run.name, data, runs))
-
-
-def _resolve(recipe: str, assignments: tuple[str, ...], init: dict[str, Path]) -> Recipe:
-    """The recipe, with the digests of the files that `--init` gives."""
-    resolved = recipes.load(recipe, assignments)
-    if not init:
-        return resolved
-    from vcsf_cli.model.pretrained import init_settings
-
-    return recipes.load(recipe, (*assignments, *init_settings(resolved.first_stage.init, init)))
-
-
-def _next_command(run: str, data: Path, runs: Path) -> str:
-    return f"next: vcsf retrieve --from {run} --k 1,5,10{where('data', data)}{where('runs', runs)}"
+    pretrain.train(resolved, recipe, assignments, **options)

@@ -9,7 +9,7 @@ import click
 from vcsf_cli.commands.options import complete_recipe, data_option, set_option, where
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.config.catalogue import RECIPES
-from vcsf_cli.errors import InputError, RecipeError, VcsfError
+from vcsf_cli.errors import RecipeError, VcsfError
 from vcsf_cli.narrate import say
 
 
@@ -74,22 +74,16 @@ def _check_one(name: str, assignments: tuple[str, ...], data: Path) -> None:
     Raises:
         VcsfError: If it is wrong.
     """
-    from vcsf_cli.data.manifest import Manifest
-    from vcsf_cli.model.pathways import build
-    from vcsf_cli.train.checks import check_samplers, training_rows, warnings_for
+    from vcsf_cli.train.checks import check_recipe  # torch takes seconds to load
 
     recipe = recipes.load(name, assignments)
-    check_samplers(recipe)
-    build(recipe)
-    try:
-        manifest = Manifest.find(data, recipe.first_stage.data.name)
-    except InputError:
+    warnings = check_recipe(recipe, data)
+    if warnings is None:
         say(
             f"{name} is right ({recipe.first_stage.data.name} is not prepared in {data}: sizes are "
             "unchecked)"
         )
         return
-    warnings = warnings_for(recipe, len(training_rows(recipe, manifest)))
     say(f"{name} is right")
     for warning in warnings:
         say(f"warning: {warning}")

@@ -116,7 +116,7 @@ def measure(
 
 def onnx(path: Path) -> Encode:
     """An ONNX file as a function, by onnxruntime."""
-    import onnxruntime
+    import onnxruntime  # optional; see _torch_export
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
@@ -125,32 +125,25 @@ def onnx(path: Path) -> Encode:
 
 def _torch_export(path: Path) -> Encode:
     """An exported program as a function, by PyTorch alone."""
-    import torch
+    import torch  # the other files are checked without vcsf or without torch
 
-    module: Any = torch.export.load(path).module()
-
-    def encode(clips: npt.NDArray[np.uint8]) -> Mapping[str, Values]:
-        with torch.no_grad():
-            return {
-                name: features.numpy() for name, features in module(torch.from_numpy(clips)).items()
-            }
-
-    return encode
+    return _without_gradients(torch.export.load(path).module())
 
 
 def safetensors(folder: Path) -> Encode:
     """An exported folder as a function, by `vcsf_cli.load_encoder`."""
-    import torch
+    from vcsf_cli.export.load import load_encoder  # see _torch_export
 
-    from vcsf_cli.export.load import load_encoder
+    return _without_gradients(load_encoder(folder))
 
-    module = load_encoder(folder)
+
+def _without_gradients(module: Any) -> Encode:
+    import torch  # see _torch_export
 
     def encode(clips: npt.NDArray[np.uint8]) -> Mapping[str, Values]:
         with torch.no_grad():
-            return {
-                name: features.numpy() for name, features in module(torch.from_numpy(clips)).items()
-            }
+            found = module(torch.from_numpy(clips))
+        return {name: features.numpy() for name, features in found.items()}
 
     return encode
 

@@ -45,7 +45,7 @@ def load_faiss() -> Any:
         InputError: If it is not installed.
     """
     try:
-        import faiss
+        import faiss  # optional
     except ImportError as error:
         raise InputError(
             "--index faiss needs faiss, which is not installed", "pip install 'vcsf[faiss]'"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,10 +16,26 @@ from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.model.cost import pathway_costs
 from vcsf_cli.model.parts import build_loss, build_sampler
-from vcsf_cli.model.pathways import TwoPathways
+from vcsf_cli.model.pathways import TwoPathways, build
 
 _LEAST_CLIPS = {"batch": 2, "split": 2}
 """Clips that a part of a batch must have at least, by `train.norm`."""
+
+
+def check_recipe(recipe: Recipe, data: Path) -> list[str] | None:
+    """Check a recipe, with its networks built; returns warnings, or None if its dataset is not
+    prepared in the folder `data`, so that sizes are unchecked.
+
+    Raises:
+        VcsfError: If the recipe is wrong.
+    """
+    check_samplers(recipe)
+    build(recipe)
+    try:
+        manifest = Manifest.find(data, recipe.first_stage.data.name)
+    except InputError:
+        return None
+    return warnings_for(recipe, len(training_rows(recipe, manifest)))
 
 
 def check_samplers(recipe: Recipe) -> None:

@@ -1,5 +1,4 @@
-"""Tables that commands print on stdout. A module of its own, because rich and pandas are slow to
-load."""
+"""Tables that commands print on stdout."""
 
 from __future__ import annotations
 
@@ -37,7 +36,7 @@ def show_retrieval(retrieval: Retrieval, rows: pd.DataFrame) -> None:
 
 
 def show_answers(answers: pd.DataFrame) -> None:
-    """Print answers on stdout, those of a query together. A name is never cut."""
+    """Print answers on stdout, those of a query together."""
     table = Table("query", "query at", "rank", "video", "label", "similarity", "at")
     for column in (1, 2, 5, 6):
         table.columns[column].justify = "right"
@@ -54,6 +53,11 @@ def show_answers(answers: pd.DataFrame) -> None:
             f"{answer['similarity']:.3f}",
             f"{answer['begin']:.1f}-{answer['end']:.1f} s",
         )
+    show_whole(table)
+
+
+def show_whole(table: Table) -> None:
+    """Print a table on stdout; outside a terminal no name is cut."""
     console = Console(markup=False, emoji=False)  # brackets and colons in names stay
     if not console.is_terminal:
         console.width = 10_000

@@ -1,0 +1,50 @@
+"""`vcsf pretrain` at work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vcsf_cli.commands.common import resumable
+from vcsf_cli.commands.options import where
+from vcsf_cli.config import recipe as recipes
+from vcsf_cli.config.recipe import Recipe
+from vcsf_cli.model.pretrained import init_settings
+from vcsf_cli.narrate import say, work_together
+from vcsf_cli.train.compute import Compute
+from vcsf_cli.train.launch import launch
+
+
+def train(
+    recipe: Recipe,
+    name: str,
+    assignments: tuple[str, ...],
+    init: dict[str, Path],
+    data: Path,
+    runs: Path,
+    devices: str,
+    precision: str,
+    workers: int | None,
+    save_every: float,
+    nodes: int,
+    share_stages: bool,
+    dry_run: bool,
+) -> None:
+    if init:  # the digests of these files are part of the recipe
+        settings = init_settings(recipe.first_stage.init, init)
+        recipe = recipes.load(name, (*assignments, *settings))
+    precision = recipe.first_stage.speed.precision if precision == "auto" else precision
+    compute = Compute(devices, precision, workers, save_every, share_stages, nodes)
+    work_together(compute.world_size > 1)
+    training = launch(recipe, init, runs, compute)
+    if dry_run:
+        training.dry_run(data)
+        return
+    run, trainer = training.open(data, runs)
+    if trainer is None:
+        say(f"run {run.name} is finished: {run.folder}")
+    else:
+        with resumable():
+            trainer.train()
+        say(f"finished: {run.folder}")
+    places = f"{where('data', data)}{where('runs', runs)}"
+    say(f"next: vcsf retrieve --from {run.name} --k 1,5,10{places}")

@@ -1,0 +1,156 @@
+"""`vcsf retrieve` at work: the benchmark, and search with videos of one's own."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vcsf_cli.commands.common import resumable
+from vcsf_cli.commands.options import where
+from vcsf_cli.commands.work import tables
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.errors import DataError, InputError
+from vcsf_cli.evaluate import report
+from vcsf_cli.evaluate.retrieval import Retrieval
+from vcsf_cli.narrate import say
+from vcsf_cli.runs.run import WITH_LABELS, Run
+from vcsf_cli.search.approximate import load_faiss
+from vcsf_cli.search.search import Search
+from vcsf_cli.storage.files import atomic_write
+from vcsf_cli.train.compute import Compute
+from vcsf_cli.video import left_out, videos_below
+
+_BENCHMARK_KS = [1, 5, 10, 20, 50]
+_SEARCH_K = 5
+
+
+def measure(
+    run: Run,
+    dataset: str | None,
+    split: int | None,
+    ks: list[int] | None,
+    baselines: bool,
+    untrained: bool,
+    allow_seen: bool,
+    html: bool,
+    data: Path,
+    devices: str,
+    workers: int | None,
+    **_: Any,
+) -> None:
+    """Measure R@k, write the reports and print the table."""
+    manifest = _open_dataset(run, data, dataset)
+    split = split or run.recipe.first_stage.data.split
+    retrieval = Retrieval(run, manifest, split, ks or _BENCHMARK_KS)
+    retrieval.check(allow_seen)
+    for remark in retrieval.exposure.remarks:
+        say(f"warning: {remark}")
+    rows, differences = retrieval.measure(
+        Compute(devices, "float32", workers), untrained or baselines, baselines
+    )
+    markdown, page = (retrieval.folder / name for name in (report.MARKDOWN, report.HTML))
+    for stale in (markdown, page):
+        stale.unlink(missing_ok=True)
+    if not rows.empty:
+        report.write_markdown(retrieval, rows, differences)
+    tables.show_retrieval(retrieval, rows)
+    for difference in differences:
+        click.echo(str(difference))
+    if html:
+        report.write_html(retrieval, rows, differences)
+        say(f"to look at: {page}")
+    if rows.empty:
+        click.echo(retrieval.folder)
+    else:
+        say(f"report: {markdown}")
+
+
+def search(
+    run: Run,
+    ks: list[int] | None,
+    queries: tuple[Path, ...],
+    query_dir: Path | None,
+    gallery: str | None,
+    pathway: str | None,
+    each_window: bool,
+    index: str | None,
+    table: Path | None,
+    data: Path,
+    runs: Path,
+    devices: str,
+    workers: int | None,
+    **_: Any,
+) -> None:
+    """Search the gallery with videos and show what is found.
+
+    Raises:
+        InputError: If a choice can't be had here.
+        DataError: If a query can't be read; the others are answered first.
+    """
+    manifest = _open_dataset(run, data, gallery)
+    if index == "faiss":
+        load_faiss()
+    if table is not None and not table.parent.is_dir():
+        raise InputError(f"--csv {table}: there is no folder {table.parent}", "make it first")
+    paths = [*queries, *(_find_videos(query_dir) if query_dir else [])]
+    searching = Search(run, manifest, Compute(devices, "float32", workers))
+    with resumable():
+        read = searching.read(paths)
+        answers = searching.answers(
+            read, pathway or "both", max(ks or [_SEARCH_K]), each_window, index or "auto"
+        )
+    tables.show_answers(answers)
+    if table is not None:
+        # A file is replaced; /dev/stdout must not be.
+        plain = table.is_file() or not table.exists()
+        with atomic_write(table, "w") if plain else table.open("w", encoding="utf-8") as file:
+            answers.to_csv(file, index=False, lineterminator="\n")
+        say(f"written: {table}")
+    if len(read) < len(paths):
+        raise DataError(
+            f"{len(paths) - len(read)} of {len(paths)} queries could not be read",
+            "why is said above; see which they are",
+        )
+
+    # Next: answers of every window, then all of them as a file, then the benchmark.
+    on = f"--from {run.name}{where('data', data)}{where('runs', runs)}"
+    name = shlex.quote(manifest.name)
+    if each_window and table is not None:
+        say(f"next: vcsf retrieve {name} {on}")
+        return
+    asked = [f"--query {shlex.quote(str(query))}" for query in queries]
+    asked += [f"--query-dir {shlex.quote(str(query_dir))}"] if query_dir else []
+    more = "--windows --csv answers.csv" if each_window else "--windows"
+    say(f"next: vcsf retrieve {' '.join(asked)} --gallery {name} {on} {more}")
+
+
+def _open_dataset(run: Run, data: Path, name: str | None) -> Manifest:
+    """The dataset with this name, or the run's own; what must be said of the run is said first.
+
+    Raises:
+        InputError: If it isn't prepared.
+    """
+    if run.uses_labels:
+        say(f"warning: {WITH_LABELS}")
+    for sentence in run.imported:
+        say(sentence)
+    return Manifest.find(data, name or run.status["dataset"])
+
+
+def _find_videos(folder: Path) -> list[Path]:
+    """The video files below a folder, sorted by name.
+
+    Raises:
+        DataError: If there are none.
+    """
+    found = sorted(videos_below(folder), key=lambda path: path.as_posix())
+    if not found:
+        raise DataError(
+            f"--query-dir {folder}: no video was found", "look whether it is the right folder"
+        )
+    for remark in left_out(folder):
+        say(remark)
+    return found
