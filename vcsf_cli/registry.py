@@ -218,9 +218,6 @@ class Registry:
     def commands(self, taken: Iterable[str]) -> dict[str, tuple[str, click.Command]]:
         """Commands of plugins by name, each with its plugin.
 
-        Args:
-            taken: Names of the built-in commands.
-
         Raises:
             PluginError: If a name is taken.
         """

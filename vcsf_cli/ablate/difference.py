@@ -41,9 +41,7 @@ class Difference:
     """A difference of two rows.
 
     Args:
-        value: The mean over places.
         low: Lower end of its 95 % interval, NaN if there is none.
-        high: Upper end.
         clips: How many clips it is taken over.
         places: How many pairs of seed and split it is taken over.
     """
@@ -63,7 +61,6 @@ def mean_difference(
     Args:
         pairs: For every place its split, and each row's value for every clip (index), such as 1 or
             0.
-        source: The recording of each clip.
 
     Returns:
         None if the rows have no clip in common. With fewer places than `FEWEST_PLACES` the interval
@@ -138,7 +135,6 @@ def redrawn(
     Args:
         differences: Those of each place's clips, (clips,).
         codes: The number of each clip's recording, places one after the other.
-        recordings: How many there are.
     """
     place = np.repeat(np.arange(len(differences)), [len(each) for each in differences])
     cell, shape = place * recordings + codes, (len(differences), recordings)
@@ -170,7 +166,6 @@ def interval(means: FloatArray, drawn: FloatArray, recordings: int) -> tuple[flo
     Args:
         means: The mean of each place, (places,).
         drawn: The mean over places for each draw of recordings, (draws,).
-        recordings: How many there are.
     """
     if len(means) < FEWEST_PLACES:
         low, high = np.quantile(drawn, _ENDS)

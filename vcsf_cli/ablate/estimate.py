@@ -52,7 +52,6 @@ class Speed:
     """How fast the machine is taken to be.
 
     Args:
-        flops: Operations per second.
         reading: Seconds to read a training clip, 0 if `flops` includes it.
         source: Where the number comes from.
     """
@@ -77,7 +76,6 @@ class RemainingStage:
     """The rest of one stage.
 
     Args:
-        epochs: Epochs.
         flops: Their operations.
         clips: Training clips to read, epochs times clips.
     """
@@ -96,9 +94,7 @@ class RemainingWork:
     """The remaining work of one run.
 
     Args:
-        spec: The run.
         stages: The last stages, which must be trained; earlier ones are done or taken over.
-        measures: Measurements that are missing.
         measuring_flops: Operations of these.
         damage: Why the run can't be used; else empty.
     """
@@ -144,11 +140,7 @@ class RemainingWork:
 
 
 class Costs:
-    """Counts what a plan's runs cost; equal networks are counted once.
-
-    Args:
-        plan: The plan.
-    """
+    """Counts what a plan's runs cost; equal networks are counted once."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -196,7 +188,6 @@ class Costs:
         """The remaining work of one run.
 
         Args:
-            spec: The run.
             available: Fingerprints of the stages that it could take over.
 
         Raises:
@@ -300,11 +291,8 @@ def _choose_speed(
     """How fast the work is taken to go; None if there is nothing to measure on.
 
     Args:
-        costs: Costs of the plan.
-        works: What is left to do.
         assumed: A card's name, or training clips per second of the first row's first stage; None:
             measure a few batches.
-        options: Where and how runs are computed.
     """
     plan = costs.plan
     if assumed in _PEAKS:
@@ -348,14 +336,7 @@ def _choose_speed(
 
 
 def total_seconds(plan: Plan, works: Sequence[RemainingWork], speed: Speed, devices: int) -> float:
-    """How long the work takes on several devices, if runs start in the order of `TableRunner`.
-
-    Args:
-        plan: The plan.
-        works: The work, in its order.
-        speed: The speed of one device.
-        devices: How many devices there are.
-    """
+    """How long the work takes on several devices, if runs start in the order of `TableRunner`."""
     waiting = [work for work in works if work.is_left]
     running: list[tuple[RemainingWork, float]] = []
     now = 0.0
@@ -380,9 +361,7 @@ def describe_plan(costs: Costs, assumed: str | None, options: RunOptions) -> lis
     """The plan in lines: rows, what is left for each run, time and disk.
 
     Args:
-        costs: Costs of the plan.
         assumed: A card's name or training clips per second; None: measure a few batches.
-        options: Where and how runs are computed.
     """
     plan, works = costs.plan, costs.remaining()
     speed = _choose_speed(costs, works, assumed, options)

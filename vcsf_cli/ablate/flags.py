@@ -45,9 +45,7 @@ def draft_from_flags(
     """The table that flags ask for: the recipe as it is, and a row for each thing they change.
 
     Args:
-        base: The recipe's name or file.
         assignments: Those of `--set`, for all rows.
-        no_motion_module: A row without the motion module.
         no_cross_pathway: A row of the same epochs with InfoNCE alone.
         no_stage_a: A row without the stages before cross-pathway training.
         slow_only: A row where only the slow pathway learns.

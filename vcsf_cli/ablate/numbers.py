@@ -46,9 +46,6 @@ class Group:
     """The columns of one measurement.
 
     Args:
-        measure: The measurement.
-        dataset: Its dataset.
-        task: Its name in result rows.
         metrics: The metrics that were measured, the main one first.
         measurements: What was measured, by the name of the row.
     """
@@ -69,11 +66,8 @@ class TableResults:
     """The results of the runs of a table.
 
     Args:
-        plan: The plan.
-        groups: Its measurements.
         values: Tidy, columns as in `COLUMNS`.
         rows: The result rows that they come from, with the table's row in front.
-        specs: The runs that were measured.
         missing: Measurements that are missing, and why if they are damaged.
         seen: Names of the rows with test clips that were seen in training.
         exposures: Remarks about test clips and training clips, by row, a sentence each.
@@ -250,11 +244,7 @@ def summarise(
     """Mean, spread and difference of one number; empty if it was not measured.
 
     Args:
-        found: The row's measurements.
-        pathway: The pathway.
-        metric: The metric.
         reference: The first row's measurements and their pathway; None for the first row itself.
-        sources: The recording of each clip.
     """
     values = []
     for each in found.values():

@@ -19,14 +19,7 @@ from vcsf_cli.runs.run import Run, run_folder
 
 @dataclass(frozen=True)
 class Plan:
-    """A table with its runs.
-
-    Args:
-        table: The table.
-        specs: Its runs, in the table's order.
-        data: Folder of prepared datasets.
-        runs: Folder of run folders.
-    """
+    """A table with its runs."""
 
     table: Table
     specs: tuple[RunSpec, ...]

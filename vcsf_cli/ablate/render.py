@@ -60,10 +60,7 @@ class RenderedTable:
 
     Args:
         title: Its title, with the reasons why it can't be compared with published ones.
-        header: Names of its columns.
         names: How many columns, from the left, hold names.
-        ours: Our rows.
-        theirs: Published rows.
         notes: Sentences below the table.
     """
 
@@ -83,7 +80,6 @@ def render_table(results: TableResults, with_published: bool) -> RenderedTable:
     """The table of some results.
 
     Args:
-        results: The results.
         with_published: Whether published rows stand beside ours even if they can't be compared.
     """
     table, groups = results.plan.table, results.groups
@@ -187,7 +183,6 @@ def table_notes(
     """The sentences below a table.
 
     Args:
-        results: The results.
         limits: Why they can't stand beside published ones.
         bold: Whether one of them is bold.
         beside: Whether published rows stand beside ours.

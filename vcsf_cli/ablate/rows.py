@@ -25,12 +25,9 @@ class RowSpec:
     """A row that is resolved to a recipe.
 
     Args:
-        name: Its name in the table.
         base: Name or file of the recipe that the assignments change.
         assignments: As `--set` takes them.
-        recipe: The resolved recipe.
         pathways: `slow`, `fast` and `both`, as the table shows them.
-        note: A remark below the table.
     """
 
     name: str
@@ -52,7 +49,6 @@ class RunSpec:
     """One run of a table: a row with a seed and a split.
 
     Args:
-        row: The row.
         recipe: The row's recipe with the seed and the split.
         assignments: As `--set` of `vcsf pretrain` takes them.
         run: The run, which may not exist yet.
@@ -95,12 +91,9 @@ class Table:
     """A checked table.
 
     Args:
-        name: The name of its folder.
-        title: Its title.
         rows: Its rows; the others are compared with the first.
         seeds: Seeds of training; None for the recipe's.
         splits: Splits to train and test on; None for the recipe's.
-        measures: What is measured for every row.
         published: Whether published numbers stand beside ours.
         label_gain: The rows that say what labels would gain.
     """

@@ -134,12 +134,7 @@ class _RunProcess:
     """A process that works on one run.
 
     Args:
-        spec: The run.
-        device: Its device.
-        process: The process.
-        log: Its output.
         error_file: The last error of its commands, written by them.
-        started: The time it started.
     """
 
     spec: RunSpec
@@ -156,12 +151,7 @@ class _RunProcess:
 
 
 class TableRunner:
-    """Does the work of a plan.
-
-    Args:
-        plan: The plan.
-        options: Options for the commands.
-    """
+    """Does the work of a plan."""
 
     def __init__(self, plan: Plan, options: RunOptions) -> None:
         self.plan, self.options = plan, options

@@ -23,7 +23,6 @@ def open_run(runs: Path, source: str | None, doing: str = "measuring") -> Run:
     """The run that `--from` names, or the newest finished one.
 
     Args:
-        runs: Folder of run folders.
         source: A run's folder, name or the beginning of its name; None for the newest.
         doing: What is done with its checkpoint, for a remark if it is not finished.
 

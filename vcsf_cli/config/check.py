@@ -37,7 +37,6 @@ class Checker:
 
     Args:
         marks: `file:line` by path of keys; an empty text for keys of `--set`.
-        problems: Problems found before.
         what: Name of what is checked, for messages.
     """
 
@@ -166,9 +165,6 @@ class Checker:
         """The settings of a component, in its factory's types; None if they have problems.
 
         Args:
-            component: The component.
-            tree: Its node, without the name.
-            path: The path to that node.
             own: Annotation and default of keys that are vcsf's own.
             partial: Leave out parameters that the node doesn't name, instead of taking defaults.
         """

@@ -133,7 +133,6 @@ def load(named: str, assignments: Sequence[str] = ()) -> Protocol:
     """Read and check a protocol.
 
     Args:
-        named: A protocol's name or file.
         assignments: Those of `--set`, each `key=value`.
 
     Raises:

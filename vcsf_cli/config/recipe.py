@@ -66,7 +66,6 @@ def load(named: str, assignments: Sequence[str] = ()) -> Recipe:
     """Read, resolve and check a recipe.
 
     Args:
-        named: A recipe's name or file.
         assignments: Those of `--set`, each `key=value`.
 
     Raises:
@@ -226,9 +225,7 @@ def resolve(tree: dict[str, Any], marks: Marks, problems: Sequence[RecipeError] 
     """Fill in defaults and check everything.
 
     Args:
-        tree: The values of files and assignments.
         marks: `file:line` of each key.
-        problems: Problems found before.
 
     Raises:
         RecipeError: With all problems.

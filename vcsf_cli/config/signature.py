@@ -25,7 +25,6 @@ def settings_model(
     """The model of a component's node in a recipe, without its name.
 
     Args:
-        component: The component.
         own: Annotation and default of the keys of this node that are vcsf's own.
         partial: Whether parameters without a default may be left out.
 

@@ -101,7 +101,6 @@ class Draft:
     """A table in a file or from flags, before it is checked.
 
     Args:
-        name: The name of its folder.
         tree: The keys of `TableFile`.
         marks: `file:line` by path of keys; empty for flags.
     """

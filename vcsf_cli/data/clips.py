@@ -21,11 +21,7 @@ Batch = dict[str, Tensor]
 
 
 class ClipIds:
-    """Frames, source and label of each row of a manifest as int64; -1 for no label.
-
-    Args:
-        manifest: The prepared dataset.
-    """
+    """Frames, source and label of each row of a manifest as int64; -1 for no label."""
 
     def __init__(self, manifest: Manifest) -> None:
         table = manifest.table
@@ -39,11 +35,7 @@ class TwoViewClips(Dataset[Batch]):
     epoch, row) alone.
 
     Args:
-        manifest: The prepared dataset.
-        sampler: Draws the windows.
-        augment: How views are changed.
         size: Pixels of a clip's side.
-        seed: Of every draw.
     """
 
     def __init__(
@@ -139,8 +131,6 @@ class EvalClips(Dataset[dict[str, Any]]):
     positions in them. With ten crops, each has frames and windows of its own.
 
     Args:
-        manifest: The prepared dataset.
-        rows: Rows of the manifest.
         sampler: Gives the windows.
         border: Side of the centre square as a fraction of the short side.
         size: Pixels of a clip's side.

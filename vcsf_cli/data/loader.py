@@ -26,7 +26,6 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
 
     Args:
         rows: Rows of the manifest to train on.
-        batch: Clips in a batch.
         seed: Of the permutations.
         first_epoch: The epoch to begin with, counted from 0 over the whole run.
         last_epoch: The epoch after the last.

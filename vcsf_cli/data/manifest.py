@@ -56,9 +56,7 @@ class Manifest:
     """A prepared dataset.
 
     Args:
-        folder: Its folder.
         table: One row a clip, sorted by `video`, columns as in `_SCHEMA`.
-        settings: What it was prepared with.
     """
 
     folder: Path

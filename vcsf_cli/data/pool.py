@@ -42,7 +42,6 @@ class _Attempt:
     """A video that is being decoded, or waits for it.
 
     Args:
-        future: Its result.
         heartbeat: A file that its process touches with every frame; none before it begins.
         size: Bytes of the video's file when it was handed in.
         beat: When the heartbeat was last touched.
@@ -70,7 +69,6 @@ def decode_all(jobs: Iterable[DecodeJob], workers: int, time_limit: float) -> It
 
     Args:
         jobs: What to decode; their files of clips are deleted when the next outcome is asked for.
-        workers: Number of processes.
         time_limit: Seconds without a new frame after which a process is killed.
 
     Raises:

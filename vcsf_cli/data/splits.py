@@ -27,7 +27,6 @@ class LabelBudget:
     """How many clips of each class have a label.
 
     Args:
-        text: As the user wrote it.
         share: Fraction of a class's clips, or None.
         count: Clips of a class, or None.
     """
@@ -70,7 +69,6 @@ def draw_labelled(
         rows: Rows of the manifest to draw from.
         label: Class of each row of the manifest.
         source: Recording of each row of the manifest.
-        budget: How many of each class.
         seed: Of the order.
     """
     drawn: list[int] = []
@@ -126,8 +124,6 @@ class QueryGallery:
     """Rows of the manifest that search, and rows that are searched.
 
     Args:
-        query: The rows that search.
-        gallery: The rows that are searched.
         leave_one_out: Whether both are all clips, and a clip is never its own neighbour.
         left_out: How many other clips there are, and why, in words.
     """

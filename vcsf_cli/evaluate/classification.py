@@ -44,7 +44,6 @@ class _Splits:
     """Rows of the manifest by what they are used for.
 
     Args:
-        train: Clips to learn from.
         validation: Clips of whole recordings held out of the training clips; empty where nothing is
             chosen, or can be.
         test: Clips that are measured once, when everything is chosen.
@@ -68,7 +67,6 @@ class Classification(Evaluation):
 
     Args:
         run: The run whose checkpoint is measured; from scratch: the recipe's run folder.
-        protocol: How to measure.
         seed: Of held-out recordings, labels, new layers and training.
         label_budget: How many training clips have a label; None for all.
         pathways: Those that are measured; if two, their mean too.
@@ -282,7 +280,6 @@ class Classification(Evaluation):
         `results.csv` has them too.
 
         Args:
-            compute: Where to compute.
             predict: Gives probabilities (test clips, classes) by pathway.
 
         Raises:
@@ -399,7 +396,6 @@ def check(
 
     Args:
         evaluations: Of the same networks.
-        compute: Where to compute.
         allow_seen: Whether test clips may have been seen in training.
 
     Raises:

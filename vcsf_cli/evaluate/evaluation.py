@@ -50,9 +50,7 @@ class Evaluation(ABC):
     """An evaluation of a run on a dataset.
 
     Args:
-        run: The run.
         manifest: The dataset; it need not be the one that the run was trained on.
-        split: The official split.
     """
 
     run: Run
@@ -143,13 +141,9 @@ class Evaluation(ABC):
         """Features (rows, C) of clips by pathway, read from a file if they were computed before.
 
         Args:
-            path: The file.
             identity: What the features depend on besides the data and the windows.
-            rows: Rows of the manifest.
-            extract: Computes them.
             title: Names them on the progress bar.
             part: What the file says of each row: `train`, `test` or nothing.
-            crops: How many crops of each window.
         """
         stage = self.run.recipe.last_stage
         key = {**identity, "data": self.manifest.hash, **window_key(stage)}
@@ -172,8 +166,6 @@ class Evaluation(ABC):
         """Rows of `results.csv`.
 
         Args:
-            variant: What was measured.
-            seed: Its seed.
             metrics: Fractions from 0 to 1 by pathway and metric.
         """
         own = variant == self.variant

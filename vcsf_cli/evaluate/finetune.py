@@ -51,8 +51,6 @@ class Classifier(nn.Module):
 
     Args:
         model: The pathways, which are not copied.
-        pathways: Those to classify by.
-        classes: How many.
         dropout: Probability that a feature is zero in training.
         seed: Of the new layers.
     """
@@ -114,10 +112,7 @@ class _ClassifyTask(Task):
     """Learning to classify clips, each pathway by itself.
 
     Args:
-        evaluation: What is measured.
-        model: The classifier.
         position: How far the training has come; the loop moves it.
-        fabric: Device and precision.
         compute: The same, for predictions.
     """
 

@@ -29,7 +29,6 @@ class Voters:
     Args:
         gallery: Their features (N, C).
         target: Their classes, (N,).
-        classes: How many there are.
         k: How many of the nearest vote.
         temperature: How much nearer clips weigh more.
     """

@@ -39,10 +39,6 @@ def predict_linear(evaluation: Classification, compute: Compute) -> Features:
 class _Layer(nn.Module):
     """A linear layer on features of unit length, after batch norm without weights of its own
     (CoCLR's linear probe).
-
-    Args:
-        channels: C.
-        classes: How many.
     """
 
     def __init__(self, channels: int, classes: int) -> None:

@@ -116,10 +116,6 @@ def choose(
     Args:
         features: (N, C).
         target: Their classes, (N,).
-        train: Rows to learn from.
-        validation: Rows that are held out.
-        fit: Fits a classifier.
-        grid: The values of each setting.
     """
     settings = [
         dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())

@@ -36,9 +36,7 @@ def write_markdown(
     """Write `report.md` and return its path.
 
     Args:
-        retrieval: What was measured.
         rows: Its rows of `results.csv`.
-        differences: Of the trained networks and others.
     """
     run, parts = retrieval.run, retrieval.parts
     training = f"{_training_length(run)} on `{run.status['dataset']}` split {_trained_split(run)}"
@@ -73,7 +71,6 @@ def write_html(retrieval: Retrieval, rows: pd.DataFrame, differences: Sequence[D
     Args:
         retrieval: What was measured; its folder holds `features.parquet` and `neighbours.csv`.
         rows: Its rows of `results.csv`; empty where there are no labels or no test part.
-        differences: Of the trained networks and others.
 
     Raises:
         DataError: If the dataset's shards can't be read.

@@ -69,12 +69,9 @@ class _Variant:
     """Something that gives features: the trained networks, the untrained ones, or a baseline.
 
     Args:
-        name: In result rows.
-        title: On the progress bar.
         folder: Where its features and neighbours are kept.
         identity: What its features depend on besides the data; equal identities give equal
             features.
-        extract: Computes its features.
     """
 
     name: str
@@ -354,7 +351,6 @@ def training_mean(run: Run, checkpoint: str) -> tuple[Features, dict[str, Any]] 
     if its retrieval was not measured. Retrieval subtracts it from the gallery.
 
     Args:
-        run: The run.
         checkpoint: SHA-256 of its checkpoint.
     """
     dataset, split = run.status["dataset"], run.recipe.first_stage.data.split

@@ -23,9 +23,7 @@ def model_card(run: Run, config: dict[str, Any], measured: pd.DataFrame, licence
     """The model card in Markdown.
 
     Args:
-        run: The exported run.
         config: The contents of `config.json`.
-        measured: Result rows of its checkpoint.
         licence: A line of the head that names one, or nothing.
     """
     environment = Environment(

@@ -32,8 +32,6 @@ class _Comparison:
     """How far features of a file are from the checkpoint's, over all clips compared.
 
     Args:
-        clips: How many clips.
-        difference: The largest difference of a feature.
         scale: The largest absolute feature of the checkpoint.
         cosine: The smallest cosine of a clip's two features.
     """
@@ -59,7 +57,6 @@ def compare(kind: str, path: Path, clips: Path) -> dict[str, _Comparison]:
     """Compare a file in a fresh process, by pathway.
 
     Args:
-        kind: Its format.
         path: The file, or for safetensors the folder.
         clips: An .npz of `clips`, uint8 (N, L, H, W, 3), and of the features (N, C) expected by
             pathway.

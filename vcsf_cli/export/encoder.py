@@ -23,7 +23,6 @@ class Encoder(nn.Module):
     Args:
         model: The networks; they are shared, not copied.
         geometry: Which frames of a window each pathway reads.
-        pathways: The pathways that are wanted.
     """
 
     def __init__(self, model: TwoPathways, geometry: Geometry, pathways: Sequence[str]) -> None:

@@ -60,11 +60,9 @@ def export_run(
     """Export a run's newest checkpoint, and print how each file compares with it.
 
     Args:
-        run: The run.
         out: The folder; an earlier export there is replaced, but its other formats are kept if they
             are of the same checkpoint and pathways.
         formats: Keys of `FILES`.
-        pathways: The pathways to export.
         manifest: The run's dataset, if it is here.
         videos: Videos to compare on instead of the dataset's; required without a dataset.
 

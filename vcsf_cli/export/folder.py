@@ -42,11 +42,7 @@ def describe(
     """The contents of `config.json`, but for what is added when files are written.
 
     Args:
-        run: The exported run.
         checkpoint: SHA-256 of its checkpoint.
-        encoder: Its networks.
-        widths: Channels of the features by pathway.
-        look: How videos are looked at.
     """
     stage, status, geometry = run.recipe.last_stage, run.status, encoder.geometry
     return {

@@ -46,8 +46,6 @@ class VideoEncoder(Encoder):
     Args:
         model: The networks; they are shared, not copied.
         stage: Says which sampler gives a video's windows.
-        look: How frames are made small.
-        pathways: The pathways that there are.
         centre: Mean feature (C,) of the training clips by pathway, where it was measured; else
             empty.
     """

@@ -22,8 +22,6 @@ def paired_interval(
         ours: One number a query, such as its R@1, (Q,).
         theirs: The same for the other measurement, (Q,).
         cluster: The recording that each query was cut from, (Q,).
-        seed: Seed of the draws.
-        draws: Number of draws.
 
     Returns:
         The difference, and the lower and upper end of the interval.

@@ -53,11 +53,7 @@ def extract(
 
     Args:
         model: In eval mode while this runs; its mode is then restored.
-        videos: The clips.
-        device: Where the model is.
-        workers: Processes that read.
         done: Called with the number of finished videos.
-        bf16: Whether the networks compute in bfloat16.
     """
     sums: dict[str, npt.NDArray[np.float64]] = {}
     counts = np.zeros(len(videos), np.int64)
@@ -113,8 +109,6 @@ def encode_in_batches(
         model: In eval mode, on `device`.
         geometry: Which part of a window each pathway sees.
         windows: Whose it is, uint8 (L, H, W, 3), and the positions (T,) that each pathway reads.
-        device: Where the model is.
-        bf16: Whether it computes in bfloat16.
     """
     left = iter(windows)
     while batch := list(islice(left, _WINDOWS_AT_ONCE)):

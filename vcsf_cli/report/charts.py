@@ -41,7 +41,6 @@ class Line:
     """One line of a chart.
 
     Args:
-        name: Its label.
         points: (x, y), by rising x.
         kind: Its style: `slow`, `fast`, `both`, `plain`, `dashed`, `dotted`, or what `line_style`
             gives.
@@ -59,9 +58,7 @@ class Chart:
     """A line chart.
 
     Args:
-        title: Its caption.
         lines: At least one, each with points.
-        x_label: Label of the x axis.
         unit: Suffix of y values, such as ` %`.
         borders: Where stages begin: x and a short name.
         ticks: Values of x to mark; without any, round ones.
@@ -159,11 +156,7 @@ class PlacedLine:
     """A line of a drawing.
 
     Args:
-        name: Its label.
-        kind: Its style.
-        places: Its points.
         titles: Of the marks at its points; empty without marks.
-        edge: The outline of its band.
     """
 
     name: str

@@ -51,7 +51,6 @@ class _Classes:
     """The classes of a dataset.
 
     Args:
-        names: In order.
         numbers: The class of each row of the manifest, (N,); -1 without a label.
     """
 
@@ -66,8 +65,6 @@ def build_clips(
     neighbour.
 
     Args:
-        manifest: The dataset.
-        parts: Queries and gallery.
         folders: Where retrieval of each run left its `neighbours.csv` and `features.parquet`, by
             the name to show.
 
@@ -131,11 +128,7 @@ def _run_view(
     """A run's neighbours of the shown queries, and its map.
 
     Args:
-        name: The run's name on the page.
-        found: Its neighbours by pathway.
-        shown: The queries.
         place: The number of each row of the manifest among the page's videos.
-        folder: Where its features are.
         points: Which of the clips that take part are on the map.
     """
     places = embedding.embed(_read_unit_features(folder, points))
@@ -219,8 +212,6 @@ def _count_confusion(
 
     Args:
         classes: Class of each row of the manifest.
-        query: Rows of the queries.
-        found: Their neighbours.
     """
     confusion = {}
     for pathway, each in found.items():
@@ -252,8 +243,6 @@ def class_shares(
     """The share of right answers for each class's test clips, as a table for the page's script.
 
     Args:
-        title: Its caption.
-        manifest: The dataset.
         hits: A number from 0 to 1 for every clip (index), by a column's heading and its kind as in
             `charts.Line`.
     """

@@ -27,9 +27,6 @@ class Table:
     """A table.
 
     Args:
-        title: Its caption.
-        header: Names of its columns.
-        rows: Its cells as text.
         names: Number of columns, from the left, that hold names; the others hold numbers.
         texts: Number of columns, from the right, that hold sentences.
         note: A sentence below it.
@@ -68,12 +65,8 @@ class Section:
     """A part of the page under its own heading.
 
     Args:
-        title: The heading.
-        text: A paragraph.
         short: Its name in the navigation; empty for the title.
         listed: Whether it is in the navigation.
-        facts: Names and values.
-        tables: Tables.
         charts: Line charts, side by side where there is room.
         intervals: Differences, drawn around zero.
         documents: Names and texts, such as a recipe, folded up.
@@ -130,12 +123,7 @@ def page(
 
     Args:
         title: Its subject, such as a run's name.
-        tables: The main results, at the top.
-        sections: Everything below.
         kind: The kind of report, above the title.
-        warnings: Caveats, before any number.
-        facts: Names and values below the title.
-        figures: Numbers in large type.
         clips: Clips to show; without them the page has no script.
     """
     environment = Environment(

@@ -50,7 +50,6 @@ class Layout:
     Args:
         frames: Of each video, spread evenly over it.
         side: Pixels of a frame's side.
-        max_bytes: Limit for a picture.
     """
 
     frames: int
@@ -99,12 +98,6 @@ def _centre_square(jpeg: bytes, side: int) -> npt.NDArray[np.uint8]:
 
 def encode_strips(manifest: Manifest, rows: Indices, layout: Layout, workers: int) -> list[str]:
     """Pictures of videos in base64, one a row of the manifest.
-
-    Args:
-        manifest: The dataset.
-        rows: Its rows.
-        layout: Their size.
-        workers: Threads that read and compress.
 
     Raises:
         DataError: If a shard can't be read.

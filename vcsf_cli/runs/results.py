@@ -95,7 +95,6 @@ def read_all(run: Path, checkpoint: str) -> pd.DataFrame:
     checkpoint; if one was measured again with other settings, the last.
 
     Args:
-        run: The run's folder.
         checkpoint: SHA-256 of the checkpoint.
     """
     folders = []

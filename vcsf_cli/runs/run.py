@@ -40,12 +40,7 @@ WITH_LABELS = "labels were used in training: this is not self-supervised"
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder.
-
-    Args:
-        folder: Where it is.
-        recipe: Its resolved recipe.
-    """
+    """One run folder."""
 
     folder: Path
     recipe: Recipe
@@ -110,10 +105,6 @@ def open_run(
     """The run of a recipe: a new folder, or the one of an earlier call.
 
     Args:
-        runs: Folder of run folders.
-        recipe: The recipe.
-        manifest: Its dataset.
-        uses_labels: Whether labels are used in training.
         init: The weights from files that it starts from, for `status.json`.
         started_from: Files of vcsf's own among these; their training clips count as this run's.
 

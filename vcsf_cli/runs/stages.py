@@ -73,12 +73,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 class Stages:
-    """The stages of one run, as they begin and end.
-
-    Args:
-        run: The run.
-        data_hash: Hash of its dataset.
-    """
+    """The stages of one run, as they begin and end."""
 
     def __init__(self, run: Run, data_hash: str) -> None:
         self.run, self.data_hash = run, data_hash

@@ -51,10 +51,7 @@ class Exposure:
     """Which of the test clips a run has seen in training.
 
     Args:
-        run: Name of the run.
         manifest: The dataset that it is measured on.
-        split: The split.
-        test: Rows of the test clips.
         training_data: Whether that is the data of the training: `same` to the last clip, `changed`
             since, or `other`, another dataset; empty if nothing was trained.
         seen: Rows of the test clips of recordings that the run was trained on; None if unknown.
@@ -148,9 +145,6 @@ def remember(
     """Write a run's training clips into its folder.
 
     Args:
-        folder: The run's folder.
-        manifest: Its dataset.
-        split: The split of the dataset.
         started_from: Files of vcsf's own weights that it starts from; their training clips count
             too.
     """
@@ -202,10 +196,7 @@ def compare(run: Run, manifest: Manifest, split: int, test: Indices) -> Exposure
     """Which test clips a run has seen in training.
 
     Args:
-        run: The run.
         manifest: The dataset that it is measured on.
-        split: The split.
-        test: Rows of the test clips.
 
     Raises:
         RunError: If a file of the run is damaged.
@@ -231,13 +222,10 @@ def exposure(
     """Which test clips a training has seen.
 
     Args:
-        run: Name of the run.
         clips: Its training clips; None if unknown.
         dataset: Name of the dataset that it was trained on.
         same: Whether the data that it is measured on are those of the training.
         manifest: The dataset that it is measured on.
-        split: The split.
-        test: Rows of the test clips.
         unknown: Files of weights that it started from whose training clips are unknown.
     """
     training_data: Literal["same", "changed", "other"] = (

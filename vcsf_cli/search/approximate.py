@@ -58,7 +58,6 @@ class FaissIndex:
 
     Args:
         folder: The gallery's folder, which is emptied when features change.
-        windows: The gallery.
         pathway: `slow`, `fast` or `both`.
 
     Raises:

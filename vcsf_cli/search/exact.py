@@ -28,10 +28,7 @@ class Pair(NamedTuple):
 
     Args:
         group: The number of the group of query windows that are ranked together.
-        recording: The number of the recording.
         similarity: The cosine of the two windows, or the mean of two cosines.
-        query: Number of the query's window.
-        window: Number of the gallery's window.
     """
 
     group: int
@@ -51,7 +48,6 @@ def search_exact(
     Args:
         query: Features of the query's windows as the network gave them, (Q, C) by pathway.
         group: The group of each window, (Q,), rising from 0 without gaps.
-        windows: The gallery.
         pathway: `slow`, `fast`, or `both` for the mean of their cosines.
         k: Recordings for each group; equal similarities go by gallery order.
 
@@ -131,7 +127,6 @@ def rank(
 
     Args:
         query: As of `search_exact`, and so are `group`, `windows`, `pathway` and `k`.
-        candidates: Recordings by group.
     """
     vectors = unit_vectors(query, windows.mean, pathway)
     found: list[Pair] = []

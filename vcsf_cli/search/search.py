@@ -56,9 +56,7 @@ class Search:
     """A run's networks and a gallery to search with them.
 
     Args:
-        run: The run.
         manifest: The gallery; it need not be the dataset that the run was trained on.
-        machine: Where to compute.
 
     Raises:
         RunError: If the run has no whole checkpoint.
@@ -118,7 +116,6 @@ class Search:
         Args:
             queries: From `read`.
             pathway: `slow`, `fast` or `both`.
-            k: Number of answers.
             each_window: Whether every window of a query gets its own answers.
             index: `exact`, `faiss`, or `auto` for faiss on a large gallery.
 

@@ -30,7 +30,6 @@ class Compute:
         workers: Processes that read clips; None for a number that suits the machine.
         save_every: Seconds between two checkpoints.
         share_stages: Whether to take the weights of stages that another run has trained already.
-        nodes: Machines that train together.
     """
 
     devices: str = "auto"

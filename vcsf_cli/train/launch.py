@@ -33,11 +33,8 @@ class Launch:
     """A recipe whose networks are built and fit its samplers.
 
     Args:
-        recipe: The resolved recipe.
         folder: Its run folder, which need not exist.
-        model: Its networks.
         weights: What they start from, if that is not random or a checkpoint.
-        compute: Devices and precision.
     """
 
     recipe: Recipe

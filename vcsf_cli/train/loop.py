@@ -112,11 +112,7 @@ class LoopConfig:
     """How long to train a stage, and how often to log, check and save.
 
     Args:
-        epochs: Epochs of the stage.
-        batches: Batches of an epoch.
-        clips: Clips of a batch.
         seed: Seed of anything random inside a network, such as dropout.
-        log_every: Steps between two records.
         check_every: Epochs between two checks, 0 for none.
         save_every: Seconds between two checkpoints.
         learning_rate: The learning rate after a number of epochs, which may be a fraction.
@@ -149,8 +145,6 @@ def fit(
     """Train a task to the end of its stage.
 
     Args:
-        fabric: Devices and precision.
-        task: The task.
         optimizer: Not wrapped by fabric: gradients are averaged over processes here. A group's
             `lr_scale` multiplies the scheduled learning rate.
         batches: The batches that are left of the stage, in order.
@@ -312,9 +306,6 @@ def progress_note(
     """The text beside the progress bar.
 
     Args:
-        last: The last logged values.
-        position: How far the run has come.
-        config: How long the stage is.
         shown: The task's own metrics to show, by name, with their format.
     """
     parts = [f"epoch {min(position.epoch + 1, config.epochs)}/{config.epochs}"]
@@ -327,12 +318,7 @@ def progress_note(
 
 
 class Log:
-    """Where a run's records go: metrics.csv, TensorBoard and plugins.
-
-    Args:
-        run: The run.
-        position: Where the run resumes.
-    """
+    """Where a run's records go: metrics.csv, TensorBoard and plugins."""
 
     def __init__(self, run: Run, position: TrainState) -> None:
         self.run = run

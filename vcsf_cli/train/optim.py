@@ -22,7 +22,6 @@ def build_optimizer(
     """The optimiser of a recipe.
 
     Args:
-        optim: Its node.
         parameters: Weights on their device; or groups of them, each with an `lr_scale` that
             multiplies the scheduled learning rate.
         fused: Whether one kernel updates all weights; auto: on a GPU, if this optimiser can.
@@ -56,9 +55,7 @@ def learning_rate(optim: Optim, epoch: float, epochs: int) -> float:
     """The learning rate at a point of a stage.
 
     Args:
-        optim: Its node in the recipe.
         epoch: Epochs that have passed in the stage, with their fraction.
-        epochs: Epochs of the stage.
     """
     if epoch < optim.warmup:
         return optim.lr * epoch / optim.warmup

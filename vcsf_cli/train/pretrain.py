@@ -35,12 +35,8 @@ class Trainer:
     """One call of `vcsf pretrain` on a run.
 
     Args:
-        run: The run.
-        manifest: Its prepared dataset.
-        rows: Rows of it to train on.
         model: The recipe's networks, with the weights that a run without checkpoint starts from;
             they are trained in place.
-        compute: Where and how to compute.
     """
 
     def __init__(
