@@ -8,8 +8,6 @@ from vcsf_cli.ablate import measured
 from vcsf_cli.ablate.estimate import Costs
 from vcsf_cli.ablate.plan import Plan
 from vcsf_cli.ablate.rows import RunSpec
-from vcsf_cli.config.table import Measure
-from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import DataError, InputError, RunError, VcsfError
 from vcsf_cli.train.checks import check_samplers, training_rows
 
@@ -61,7 +59,12 @@ def _data_problems(plan: Plan, spec: RunSpec, allow_seen: bool) -> list[VcsfErro
         if manifest is None:
             continue
         try:
-            _check_measure(spec, measure, manifest)
+            if not len(measured.evaluation(spec, manifest, measure).test):
+                raise InputError(
+                    f"{manifest.name} has no labelled training and test parts in split "
+                    f"{spec.split}",
+                    "choose other splits, or prepare the dataset with its lists",
+                )
             try:
                 exposure = plan.exposure(spec, measure)
             except RunError:  # a damaged run fails by itself, the others go on
@@ -71,19 +74,6 @@ def _data_problems(plan: Plan, spec: RunSpec, allow_seen: bool) -> list[VcsfErro
         except VcsfError as error:
             found.append(error)
     return found
-
-
-def _check_measure(spec: RunSpec, measure: Measure, manifest: Manifest) -> None:
-    """Check that a dataset has what a measurement needs.
-
-    Raises:
-        VcsfError: If it hasn't.
-    """
-    if not len(measured.evaluation(spec, manifest, measure).test):
-        raise InputError(
-            f"{manifest.name} has no labelled training and test parts in split {spec.split}",
-            "choose other splits, or prepare the dataset with its lists",
-        )
 
 
 def _combine_errors(problems: Sequence[VcsfError]) -> VcsfError:

@@ -15,7 +15,6 @@ from vcsf_cli.ablate.plan import Plan
 from vcsf_cli.ablate.rows import RunSpec
 from vcsf_cli.ablate.run import RunOptions
 from vcsf_cli.config.protocol import Finetune
-from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.config.table import Measure
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.manifest import official_split
@@ -63,11 +62,11 @@ class Speed:
 
 @dataclass(frozen=True)
 class Network:
-    """The cost of a clip in each pathway's network: operations of a forward pass, parameters,
+    """The cost of both networks: operations of a forward pass of a clip in each, parameters,
     channels before the head."""
 
     flops: dict[str, int]
-    parameters: dict[str, int]
+    parameters: int
     channels: int
 
 
@@ -155,7 +154,13 @@ class Costs:
         stage = spec.recipe.first_stage
         key = stage.model_dump_json(include={"data": {"size"}, **dict.fromkeys(_SHAPE, True)})
         if key not in self._networks:
-            self._networks[key] = _count_network(spec.recipe)
+            model = build(spec.recipe)
+            costs = pathway_costs(model, stage, build_sampler(stage))
+            self._networks[key] = Network(
+                {name: sum(cost.flops for cost in parts.values()) for name, parts in costs.items()},
+                sum(cost.parameters for parts in costs.values() for cost in parts.values()),
+                stage_channels(model.slow.backbone)[-1],
+            )
         return self._networks[key]
 
     def step_flops(self, spec: RunSpec) -> list[int]:
@@ -216,7 +221,7 @@ class Costs:
         total = 0
         for work in works:
             spec, network = work.spec, self.network(work.spec)
-            weights = sum(network.parameters.values()) * _BYTES
+            weights = network.parameters * _BYTES
             if not work.damage and not self.plan.is_trained(spec):
                 total += weights * (4 + len(spec.recipe.stages))
             for measure in work.measures:
@@ -248,16 +253,6 @@ class Costs:
             own = sum(flops[name] for name in spec.row.classified_pathways)
             return float(own * (3 * train * protocol.train.epochs + windows * crops * test))
         return sum(flops.values()) * windows * crops * (train + test)
-
-
-def _count_network(recipe: Recipe) -> Network:
-    model = build(recipe)
-    costs = pathway_costs(model, recipe.first_stage, build_sampler(recipe.first_stage))
-    flops = {name: sum(cost.flops for cost in parts.values()) for name, parts in costs.items()}
-    parameters = {
-        name: sum(cost.parameters for cost in parts.values()) for name, parts in costs.items()
-    }
-    return Network(flops, parameters, stage_channels(model.slow.backbone)[-1])
 
 
 def _epochs_done(spec: RunSpec) -> dict[int, int]:

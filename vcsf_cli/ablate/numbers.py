@@ -96,7 +96,7 @@ class TableResults:
             )
         first, *others = self.plan.table.rows
         for group in self.groups:
-            own = self._select(group, group.metrics[0]).set_index("row")
+            own = self.select(group, group.metrics[0]).set_index("row")
             most = own["runs"].groupby(level=0).max()
             for row in (row for row in others if row.name in most and first.name in most):
                 runs = max(most[row.name], most[first.name])
@@ -117,7 +117,7 @@ class TableResults:
             self.values["places"][known[known].index].tolist(), bool(known.all())
         )
 
-    def _select(self, group: Group, metric: str) -> pd.DataFrame:
+    def select(self, group: Group, metric: str) -> pd.DataFrame:
         values = self.values
         return values[
             (values["task"] == group.task)
@@ -153,14 +153,9 @@ class TableResults:
                     )
         return found
 
-    def best_mean(self, group: Group, metric: str) -> float | None:
-        """The highest mean of our rows; None unless several have one."""
-        means = self._select(group, metric)["mean"]
-        return float(means.max()) if len(means) > 1 else None
-
     def value(self, row: RowSpec, pathway: str, group: Group, metric: str) -> pd.Series | None:
         """A line of `values`; None if nothing was measured."""
-        values = self._select(group, metric)
+        values = self.select(group, metric)
         same = values[(values["row"] == row.name) & (values["pathway"] == pathway)]
         return same.iloc[0] if len(same) else None
 

@@ -127,8 +127,8 @@ def _our_row(results: TableResults, row: RowSpec, pathway: str) -> tuple[Cell, .
             metric: results.value(row, pathway, group, metric) for metric in _shown_metrics(group)
         }
         for metric, value in values.items():
-            best = results.best_mean(group, metric)
-            bold = value is not None and best is not None and bool(value["mean"] >= best)
+            means = results.select(group, metric)["mean"]
+            bold = value is not None and len(means) > 1 and bool(value["mean"] >= means.max())
             cells.append(Cell(format_mean(value), bold))
         cells.append(Cell(format_difference(values[_shown_metrics(group)[0]])))
     return tuple(cells)

@@ -18,7 +18,7 @@ from typing import IO
 from vcsf_cli.ablate.measured import measured_ks, recall_ks
 from vcsf_cli.ablate.plan import Plan
 from vcsf_cli.ablate.rows import RunSpec
-from vcsf_cli.config.table import DEFAULT_PROTOCOLS, Measure
+from vcsf_cli.config.table import DEFAULT_PROTOCOLS
 from vcsf_cli.errors import BusyError, RunError
 from vcsf_cli.evaluate.retrieval import retrieval_folder
 from vcsf_cli.narrate import duration, say
@@ -113,20 +113,12 @@ def remaining_commands(
             ks = ",".join(map(str, sorted({*recall_ks(measure), *before})))
             commands.append(["retrieve", *start, "--k", ks, *places])
         else:
-            protocol = _protocol_options(spec, measure)
-            commands.append(["finetune", *start, *protocol, *places, *arithmetic])
+            pathways = spec.row.classified_pathways
+            start += ["--pathway", "both" if len(pathways) > 1 else pathways[0]]
+            start += ["--protocol", measure.protocol or DEFAULT_PROTOCOLS[measure.task]]
+            start += _set_options(measure.assignments)
+            commands.append(["finetune", *start, *places, *arithmetic])
     return commands
-
-
-def _protocol_options(spec: RunSpec, measure: Measure) -> list[str]:
-    pathways = spec.row.classified_pathways
-    return [
-        "--pathway",
-        "both" if len(pathways) > 1 else pathways[0],
-        "--protocol",
-        measure.protocol or DEFAULT_PROTOCOLS[measure.task],
-        *_set_options(measure.assignments),
-    ]
 
 
 @dataclass
