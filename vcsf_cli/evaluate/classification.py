@@ -154,8 +154,7 @@ class Classification(Evaluation):
                 "choose another --split, or prepare the dataset again: it draws splits by group, "
                 "or takes yours",
             )
-        missing = missing_classes(train, test, labels)
-        if missing:
+        if missing := missing_classes(train, test, labels):
             named = ", ".join(f"{each} ({count})" for each, count in list(missing.items())[:5])
             raise DataError(
                 f"{sum(missing.values()):,} test clips of split {split} are of {len(missing)} "
@@ -168,8 +167,7 @@ class Classification(Evaluation):
                 f"{name} has one class only in split {split}", "there is nothing to tell apart"
             )
         left_out = []
-        outside = len(labels) - len(train) - len(test)
-        if outside:
+        if outside := len(labels) - len(train) - len(test):
             left_out.append(
                 f"{outside:,} clips are in neither part of split {split} or have no label"
             )
@@ -383,8 +381,8 @@ class Classification(Evaluation):
                 scores, target, self.recordings[test], ranks=self.protocol.mode != "knn"
             )
         for name, parts in (("classes.csv", tables), ("answers.csv", answers)):
-            with files.atomic_write(self.folder / name, "w") as file:
-                pd.concat(parts).to_csv(file, index=False, lineterminator="\n")
+            text = pd.concat(parts).to_csv(index=False, lineterminator="\n")
+            files.write_text(self.folder / name, text)
         rows = self.result_rows(self.variant, self.seed, found)
         return results.write(self.folder / "results.csv", rows)
 

@@ -245,13 +245,8 @@ def _predict_finetuned(evaluation: Classification, compute: Compute) -> Features
 def _build_classifier(evaluation: Classification, fabric: Fabric) -> Classifier:
     """The untrained classifier, on its device."""
     dropout = cast(Finetune, evaluation.protocol).dropout
-    model = Classifier(
-        evaluation.network(),
-        evaluation.pathways,
-        len(evaluation.classes),
-        dropout,
-        evaluation.seed,
-    )
+    pathways, classes = evaluation.pathways, len(evaluation.classes)
+    model = Classifier(evaluation.network(), pathways, classes, dropout, evaluation.seed)
     return cast(Classifier, fabric.to_device(model))
 
 
@@ -263,30 +258,18 @@ def _learn(
     position = TrainState(**saved["position"]) if saved else TrainState()
     task = _ClassifyTask(evaluation, model, position, fabric, compute)
     optim = protocol.optim
-    optimizer = build_optimizer(
-        optim,
-        model.groups(optim.backbone_lr / optim.lr),
-        evaluation.run.recipe.first_stage.speed.fused,
-    )
+    fused = evaluation.run.recipe.first_stage.speed.fused
+    optimizer = build_optimizer(optim, model.groups(optim.backbone_lr / optim.lr), fused)
     if saved:
         say(f"going on after step {position.step:,} (epoch {position.epoch + 1})")
         task.load_state(saved["task"], run.checkpoint)
         optimizer.load_state_dict(saved["optimizer"])
     plan = _loop_config(evaluation, compute.save_every)
+    rows, begin = evaluation.splits.train, (position.epoch, plan.epochs, position.batch)
+    order = ResumableBatchSampler(rows, plan.clips, evaluation.seed, *begin)
+    pin = fabric.device.type == "cuda"
     batches = iterate(
-        training_loader(
-            _labelled_clips(evaluation),
-            ResumableBatchSampler(
-                evaluation.splits.train,
-                plan.clips,
-                evaluation.seed,
-                position.epoch,
-                plan.epochs,
-                position.batch,
-            ),
-            compute.num_workers,
-            pin=fabric.device.type == "cuda",
-        )
+        training_loader(_labelled_clips(evaluation), order, compute.num_workers, pin=pin)
     )
 
     def save() -> None:
@@ -362,18 +345,10 @@ def predict(
 ) -> Features:
     """Probabilities (rows, classes) by pathway: the mean over windows with hop L/2 - 1 over the
     whole video, and crops."""
-    stage, border = (
-        evaluation.run.recipe.last_stage,
-        cast(Finetune, evaluation.protocol).augment.border,
-    )
-    videos = EvalClips(
-        evaluation.manifest,
-        rows.tolist(),
-        build_sampler(stage),
-        border,
-        stage.data.size,
-        crops=crops,
-    )
+    stage = evaluation.run.recipe.last_stage
+    border = cast(Finetune, evaluation.protocol).augment.border
+    sampler, size = build_sampler(stage), stage.data.size
+    videos = EvalClips(evaluation.manifest, rows.tolist(), sampler, border, size, crops=crops)
 
     def done(count: int) -> None:
         if progress:

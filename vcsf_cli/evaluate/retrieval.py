@@ -65,23 +65,6 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class _Variant:
-    """Something that gives features: the trained networks, the untrained ones, or a baseline.
-
-    Args:
-        folder: Where its features and neighbours are kept.
-        identity: What its features depend on besides the data; equal identities give equal
-            features.
-    """
-
-    name: str
-    title: str
-    folder: Path
-    identity: dict[str, Any]
-    extract: Extract
-
-
-@dataclass(frozen=True)
 class _Hits:
     """Whether each neighbour of each query is of its class, (Q, k) by pathway."""
 
@@ -152,10 +135,18 @@ class Retrieval(Evaluation):
         Raises:
             RunError: If the run has no whole checkpoint.
         """
-        trained = self._find_hits(self._trained(compute))
-        others = [self._find_hits(self._untrained(compute))] if untrained else []
+        recipe, checkpoint = self.run.recipe, self.run.checkpoint
+        own: dict[str, Any] = {
+            "checkpoint": files.sha256(checkpoint) if checkpoint.is_file() else ""
+        }
+        trained = self._network_hits(self.variant, self.folder, own, self.network(), compute)
+        others = []
+        if untrained:
+            folder, drawn = self.folder / "untrained", {"recipe": recipe.hash, "seed": recipe.seed}
+            model = build(recipe).eval()
+            others.append(self._network_hits("untrained", folder, drawn, model, compute))
         if colour_histogram:
-            others.append(self._find_hits(self._colour_histogram(compute)))
+            others.append(self._histogram_hits(compute))
         path = self.folder / RESULTS
         if self.parts.leave_one_out:
             # Of a time when there were labels and a test part.
@@ -174,34 +165,24 @@ class Retrieval(Evaluation):
         rows = rows[rows["variant"].isin([each.variant for each in (trained, *others)])]
         return rows, [self._difference(trained, other) for other in others]
 
-    def _trained(self, compute: Compute) -> _Variant:
-        checkpoint = self.run.checkpoint
-        identity = {"checkpoint": files.sha256(checkpoint) if checkpoint.is_file() else ""}
-        return self._network(self.variant, self.folder, identity, self.network(), compute)
-
-    def _untrained(self, compute: Compute) -> _Variant:
-        recipe, folder = self.run.recipe, self.folder / "untrained"
-        identity = {"recipe": recipe.hash, "seed": recipe.seed}
-        return self._network("untrained", folder, identity, build(recipe).eval(), compute)
-
-    def _network(
+    def _network_hits(
         self,
         name: str,
         folder: Path,
         identity: dict[str, Any],
         model: TwoPathways,
         compute: Compute,
-    ) -> _Variant:
+    ) -> _Hits:
         device, bf16 = compute.device(), compute.bf16()
 
         def extract_all(clips: EvalClips, done: Done) -> Features:
             return extract(model.to(device), clips, device, compute.num_workers, done, bf16)
 
-        identity |= {"device": device.type, "bf16": bf16}
-        return _Variant(name, f"features of the {name} network", folder, identity, extract_all)
+        identity = identity | {"device": device.type, "bf16": bf16}
+        return self._find_hits(name, f"the {name} network", folder, identity, extract_all)
 
-    def _colour_histogram(self, compute: Compute) -> _Variant:
-        """The joint RGB histogram of 8 x 8 x 8 bins, mean over a video's frames."""
+    def _histogram_hits(self, compute: Compute) -> _Hits:
+        """Hits by the joint RGB histogram of 8 x 8 x 8 bins, mean over a video's frames."""
 
         def extract_all(clips: EvalClips, done: Done) -> Features:
             found = []
@@ -210,25 +191,33 @@ class Retrieval(Evaluation):
                 done(len(found))
             return {NO_PATHWAY: np.stack(found)}
 
-        folder, title = self.folder / "colour_histogram", "features of the colour histogram"
-        return _Variant("colour_histogram", title, folder, {"bins": _BINS}, extract_all)
+        name, title = "colour_histogram", "the colour histogram"
+        return self._find_hits(name, title, self.folder / name, {"bins": _BINS}, extract_all)
 
-    def _find_hits(self, variant: _Variant) -> _Hits:
-        """Find the neighbours of all queries; writes `features.parquet` and `neighbours.csv`."""
+    def _find_hits(
+        self, name: str, title: str, folder: Path, identity: dict[str, Any], extract_all: Extract
+    ) -> _Hits:
+        """Find the neighbours of all queries; writes `features.parquet` and `neighbours.csv`.
+
+        Args:
+            name: The column `variant` of result rows.
+            title: What gives the features, for the progress bar.
+            identity: What they depend on besides the data.
+        """
         parts, rows = self.parts, self.parts.rows
         in_gallery = np.isin(rows, parts.gallery)
         features = self.features(
-            variant.folder / FEATURES,
-            {**variant.identity, "split": self.split},
+            folder / FEATURES,
+            identity | {"split": self.split},
             rows,
-            variant.extract,
-            variant.title,
+            extract_all,
+            f"features of {title}",
             [""] * len(rows) if parts.leave_one_out else np.where(in_gallery, "train", "test"),
         )
         place = np.full(len(self.manifest.table), -1)
         place[rows] = np.arange(len(rows))
         query, gallery = (
-            {name: centred_unit(values[place[some]]) for name, values in features.items()}
+            {pathway: centred_unit(values[place[some]]) for pathway, values in features.items()}
             for some in (parts.query, parts.gallery)
         )
         excluded = np.eye(len(parts.query), dtype=bool) if parts.leave_one_out else None
@@ -242,9 +231,9 @@ class Retrieval(Evaluation):
             for pathway, near in found.items()
         }
         tables = [self._neighbour_table(pathway, found[pathway], hit[pathway]) for pathway in hit]
-        with files.atomic_write(variant.folder / NEIGHBOURS, "w") as file:
+        with files.atomic_write(folder / NEIGHBOURS, "w") as file:
             pd.concat(tables).to_csv(file, index=False, lineterminator="\n")
-        return _Hits(variant.name, hit)
+        return _Hits(name, hit)
 
     def _neighbour_table(self, pathway: str, near: Neighbours, hit: BoolArray) -> pd.DataFrame:
         """Rows of `neighbours.csv`; `hit` is empty where a label is unknown."""
