@@ -46,18 +46,6 @@ class _NeighbourLists:
     similarity: npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class _Classes:
-    """The classes of a dataset.
-
-    Args:
-        numbers: The class of each row of the manifest, (N,); -1 without a label.
-    """
-
-    names: Sequence[str]
-    numbers: Indices
-
-
 def build_clips(
     manifest: Manifest, parts: QueryGallery, folders: Mapping[str, Path]
 ) -> Clips | None:
@@ -85,35 +73,31 @@ def build_clips(
     place = np.full(len(manifest.table), -1)
     place[rows] = np.arange(len(rows))
     layout = layout_for(len(rows))
-    classes = _clip_classes(manifest, parts)
-    first = next(iter(found.values()))
+    names, classes = _clip_classes(manifest, parts)
+    videos = manifest.table["video"].to_numpy(object)
     data = {
-        "classes": classes.names,
-        "videos": [[str(manifest.table["video"][row]), int(classes.numbers[row])] for row in rows],
+        "classes": names,
+        "videos": [[str(videos[row]), int(classes[row])] for row in rows],
         "queries": place[parts.query[shown]].tolist(),
         "frames": layout.frames,
-        "marked": bool(classes.names),
+        "marked": bool(names),
         "scored": not parts.leave_one_out,
-        "words": _describe_gallery(
-            parts.leave_one_out, bool(classes.names), len(shown), len(parts.query)
-        ),
+        "words": _describe_gallery(parts.leave_one_out, bool(names), len(shown), len(parts.query)),
         "mapped": place[mapped].tolist(),
-        "map_words": _describe_map(
-            len(points), len(parts.rows), parts.leave_one_out, bool(classes.names)
-        ),
-        "recall": []
-        if parts.leave_one_out
-        else [_class_recall(manifest, classes, parts.query, first)],
+        "map_words": _describe_map(len(points), len(parts.rows), parts.leave_one_out, bool(names)),
+        "recall": [],
     }
-    views = [
-        _run_view(name, found[name], shown, place, folders[name], points)
-        | (
-            {}
-            if parts.leave_one_out
-            else {"confusion": _count_confusion(classes.numbers, parts.query, found[name])}
-        )
-        for name in folders
-    ]
+    views = [_run_view(name, found[name], shown, place, folders[name], points) for name in folders]
+    if not parts.leave_one_out:
+        hits = {
+            (f"R@1 {pathway}", pathway): pd.Series(
+                classes[parts.query] == classes[each.near[:, 0]], videos[parts.query]
+            )
+            for pathway, each in next(iter(found.values())).items()
+        }
+        data["recall"] = [class_shares("R@1 by class", manifest, hits)]
+        for view, by_pathway in zip(views, found.values(), strict=True):
+            view["confusion"] = _count_confusion(classes, parts.query, by_pathway)
     return Clips(data, views, encode_strips(manifest, rows, layout, os.cpu_count() or 1))
 
 
@@ -195,13 +179,12 @@ def _read_unit_features(folder: Path, points: Indices) -> Features:
     return {name: values[points] for name, values in features.items()}
 
 
-def _clip_classes(manifest: Manifest, parts: QueryGallery) -> _Classes:
-    labels = manifest.table["label"].to_numpy(object)
-    names = sorted({str(label) for label in labels[parts.rows] if pd.notna(label)})
-    number = {name: index for index, name in enumerate(names)}
-    return _Classes(
-        names, np.array([-1 if pd.isna(label) else number.get(str(label), -1) for label in labels])
-    )
+def _clip_classes(manifest: Manifest, parts: QueryGallery) -> tuple[list[str], Indices]:
+    """The names of the classes that take part, and the class of each row of the manifest, (N,); -1
+    without a label or of another class."""
+    labels = manifest.table["label"]
+    names = sorted(map(str, labels.iloc[parts.rows].dropna().unique()))
+    return names, pd.Categorical(labels.astype(object), names).codes.astype(np.int64)
 
 
 def _count_confusion(
@@ -221,20 +204,6 @@ def _count_confusion(
             [int(a), int(b), int(count)] for (a, b), count in zip(kinds, counts, strict=True)
         ]
     return confusion
-
-
-def _class_recall(
-    manifest: Manifest, classes: _Classes, query: Indices, found: Mapping[str, _NeighbourLists]
-) -> dict[str, Any]:
-    """R@1 of each class by pathway."""
-    videos = manifest.table["video"].to_numpy(object)[query]
-    hits = {
-        (f"R@1 {pathway}", pathway): pd.Series(
-            classes.numbers[query] == classes.numbers[each.near[:, 0]], videos
-        )
-        for pathway, each in found.items()
-    }
-    return class_shares("R@1 by class", manifest, hits)
 
 
 def class_shares(
