@@ -156,9 +156,7 @@ def _resolve_rows(
     drafts += [(_row_name(point), Row(set=point), (key,)) for key, point in _varied_points(content)]
     for name, row, path in drafts:
         if name in names:
-            checker.add(
-                RecipeError(f"{checker.place(*path)}: there are two rows `{name}`", "leave one out")
-            )
+            checker.problem(f"{checker.place(*path)}: there are two rows `{name}`", "leave one out")
             continue
         names.add(name)
         try:
@@ -168,7 +166,7 @@ def _resolve_rows(
             recipe = recipes.load(bases[base], own)
         except InputError as error:
             text = error.message.replace("\n", "\n  ")
-            checker.add(RecipeError(f"row `{name}` at {checker.place(*path)}: {text}", error.hint))
+            checker.problem(f"row `{name}` at {checker.place(*path)}: {text}", error.hint)
             continue
         pathways: tuple[str, ...] = tuple(row.pathways or content.pathways)
         same = resolved.get(recipe.hash)
@@ -177,12 +175,9 @@ def _resolve_rows(
         elif path[0] != "rows":
             resolved[recipe.hash] = replace(same, name=f"{same.name} ({name})")
         else:
-            checker.add(
-                RecipeError(
-                    f"row `{name}` at {checker.place(*path)} is the same recipe as row "
-                    f"`{same.name}`",
-                    "leave it out: one recipe is one run",
-                )
+            checker.problem(
+                f"row `{name}` at {checker.place(*path)} is the same recipe as row `{same.name}`",
+                "leave it out: one recipe is one run",
             )
     return list(resolved.values())
 

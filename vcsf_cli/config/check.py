@@ -51,6 +51,9 @@ class Checker:
         if all(problem.message != other.message for other in self.problems):
             self.problems.append(problem)
 
+    def problem(self, message: str, hint: str = "") -> None:
+        self.add(RecipeError(message, hint))
+
     def place(self, *path: str | int) -> str:
         """A key with its line: `` `loss.temprature` (recipes/vcsf.yaml:12) ``."""
         if path[0] == "stages" and len(path) > 2 and path not in self.marks:
@@ -115,7 +118,7 @@ class Checker:
             if key in PATHWAYS:
                 nodes[key] = self._pathway(tree.get("backbone"), tree.get(key, {}), path)
             elif key not in tree and field.is_required():
-                self.add(RecipeError(f"the {self.what} needs {self.place(*path)}"))
+                self.problem(f"the {self.what} needs {self.place(*path)}")
                 nodes[key] = None
             elif key not in tree:
                 nodes[key] = field.get_default()
@@ -191,7 +194,7 @@ class Checker:
                 message = error.message.replace(f"`{key}`", self.place(*place), 1)
             else:
                 message = f"{self.place(*path)}: {error.message}"
-            self.add(RecipeError(message, error.hint))
+            self.problem(message, error.hint)
             return False
         return True
 
@@ -200,19 +203,15 @@ class Checker:
     ) -> None:
         """Check that a step schedule has drops, and that they come before the last epoch."""
         if schedule == "step" and not drops:
-            self.add(
-                RecipeError(
-                    f"{self.place(*prefix, 'optim', 'schedule')} is `step` without `drops`",
-                    "name the epochs, such as drops: [250, 280]",
-                )
+            self.problem(
+                f"{self.place(*prefix, 'optim', 'schedule')} is `step` without `drops`",
+                "name the epochs, such as drops: [250, 280]",
             )
         if any(drop >= epochs for drop in drops):
-            self.add(
-                RecipeError(
-                    f"{self.place(*prefix, 'optim', 'drops')} is {drops}, but training ends after "
-                    f"epoch {epochs}",
-                    "drop earlier, or train longer",
-                )
+            self.problem(
+                f"{self.place(*prefix, 'optim', 'drops')} is {drops}, but training ends after "
+                f"epoch {epochs}",
+                "drop earlier, or train longer",
             )
 
 

@@ -238,22 +238,17 @@ def resolve(tree: dict[str, Any], marks: Marks, problems: Sequence[RecipeError] 
     top = checker.node(Top, {key: tree[key] for key in ("name", "seed") if key in tree}, ())
     stages = tree.get("stages")
     if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
-        checker.add(
-            RecipeError(
-                f"{checker.place('stages')} is not a list of stages",
-                "write `stages: []` for one stage",
-            )
+        checker.problem(
+            f"{checker.place('stages')} is not a list of stages", "write `stages: []` for one stage"
         )
         stages = []
     shared = {key: value for key, value in tree.items() if key in Stage.model_fields}
     resolved = [checker.stage(shared)]
     for index, stage in enumerate(stages):
         for key in sorted(stage.keys() & MODEL_KEYS):
-            checker.add(
-                RecipeError(
-                    f"{checker.place('stages', index, key)}: a stage can't change `{key}`",
-                    "set it at the top level",
-                )
+            checker.problem(
+                f"{checker.place('stages', index, key)}: a stage can't change `{key}`",
+                "set it at the top level",
             )
         for key in sorted(stage.keys() - set(Stage.model_fields)):
             checker.add(

@@ -15,7 +15,7 @@ from vcsf_cli.config import strict_yaml
 from vcsf_cli.config.catalogue import TABLES
 from vcsf_cli.config.check import Checker
 from vcsf_cli.config.schema import LARGEST_SEED, Dataset, Node
-from vcsf_cli.errors import InputError, RecipeError, UnknownName
+from vcsf_cli.errors import InputError, UnknownName
 from vcsf_cli.storage.files import is_folder_name
 
 DEFAULT_KS = (1, 5, 10, 20, 50)
@@ -156,9 +156,7 @@ def contents(draft: Draft) -> tuple[TableFile, dict[str, Row], list[Measure], Ch
         _check_measure(measure, checker, index)
         if measure.description in seen:
             place = checker.place("measure", index)
-            checker.add(
-                RecipeError(f"{place} is measured twice: {measure.description}", "leave one out")
-            )
+            checker.problem(f"{place} is measured twice: {measure.description}", "leave one out")
         seen.append(measure.description)
     for key, name in (content.label_gain.model_dump() if content.label_gain else {}).items():
         if name not in rows:
@@ -173,29 +171,23 @@ def _check_measure(measure: Measure, checker: Checker, index: int) -> None:
     if measure.task == "retrieve":
         for key in ("protocol", "set"):
             if getattr(measure, key):
-                checker.add(
-                    RecipeError(
-                        f"{checker.place('measure', index, key)} has no meaning for `retrieve`"
-                    )
+                checker.problem(
+                    f"{checker.place('measure', index, key)} has no meaning for `retrieve`"
                 )
         return
     if measure.k:
         place = checker.place("measure", index, "k")
-        checker.add(
-            RecipeError(f"{place} has no meaning for `{measure.task}`", "k is of `retrieve`")
-        )
+        checker.problem(f"{place} has no meaning for `{measure.task}`", "k is of `retrieve`")
     try:
         protocol = protocols.load(
             measure.protocol or DEFAULT_PROTOCOLS[measure.task], measure.assignments
         )
     except InputError as error:
-        checker.add(RecipeError(f"{checker.place('measure', index)}: {error.message}", error.hint))
+        checker.problem(f"{checker.place('measure', index)}: {error.message}", error.hint)
         return
     if protocol.mode != measure.task:
-        checker.add(
-            RecipeError(
-                f"{checker.place('measure', index, 'protocol')} is of mode {protocol.mode}, not "
-                f"{measure.task}",
-                "name another protocol, or another task",
-            )
+        checker.problem(
+            f"{checker.place('measure', index, 'protocol')} is of mode {protocol.mode}, not "
+            f"{measure.task}",
+            "name another protocol, or another task",
         )
