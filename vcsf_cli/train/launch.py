@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -28,22 +27,33 @@ from vcsf_cli.train.pretrain import Trainer
 from vcsf_cli.train.timing import estimate
 
 
-@dataclass(frozen=True)
 class Launch:
-    """A recipe whose networks are built and fit its samplers.
+    """A recipe on its way to training: building it checks all that its data are not needed for.
 
     Args:
-        folder: Its run folder, which need not exist.
-        weights: What they start from, if that is not random or a checkpoint.
+        init: Files of `--init` by pathway.
+        runs: Folder of run folders.
+
+    Raises:
+        InputError: If the device, the networks or the files of `--init` don't fit the recipe.
+        PluginError: If a sampler's windows differ in shape.
     """
 
-    recipe: Recipe
-    folder: Path
-    model: TwoPathways
-    weights: InitialWeights
-    compute: Compute
+    def __init__(self, recipe: Recipe, init: dict[str, Path], runs: Path, compute: Compute) -> None:
+        self.recipe, self.runs, self.compute = recipe, runs, compute
+        check_samplers(recipe)
+        compute.bf16()
+        self.folder = run_folder(runs, recipe)
+        resumes = Run(self.folder, recipe).checkpoint.exists()
+        self.model = build(recipe, weights_follow=resumes)
+        check_shapes(recipe, self.model)
+        self.weights = InitialWeights()
+        if not resumes:
+            self.weights = read_initial_weights(recipe, init, self.model)
+        for imported in self.weights.imported:
+            imported.narrate()
 
-    def open(self, data: Path, runs: Path) -> tuple[Run, Trainer | None]:
+    def open(self, data: Path) -> tuple[Run, Trainer | None]:
         """Open the run; there is no trainer where it is finished.
 
         Raises:
@@ -54,7 +64,7 @@ class Launch:
         rows = training_rows(self.recipe, manifest)
         labels = uses_labels(self.recipe) or self.weights.labels or self.model.uses_labels
         run = open_run(
-            runs, self.recipe, manifest, labels, self.weights.facts, self.weights.own_files
+            self.runs, self.recipe, manifest, labels, self.weights.facts, self.weights.own_files
         )
         self.weights.write(run.folder)
         if run.finished:
@@ -97,25 +107,6 @@ class Launch:
             f"estimated time: {duration(total)} on {self.compute.device()}, extrapolated from a "
             "few batches timed for at most 20 s"
         )
-
-
-def launch(recipe: Recipe, init: dict[str, Path], runs: Path, compute: Compute) -> Launch:
-    """Build a recipe's networks and check what can be checked without its data.
-
-    Raises:
-        InputError: If the device, the networks or the files of `--init` don't fit the recipe.
-        PluginError: If a sampler's windows differ in shape.
-    """
-    check_samplers(recipe)
-    compute.bf16()
-    folder = run_folder(runs, recipe)
-    resumes = Run(folder, recipe).checkpoint.exists()
-    model = build(recipe, weights_follow=resumes)
-    check_shapes(recipe, model)
-    weights = InitialWeights() if resumes else read_initial_weights(recipe, init, model)
-    for imported in weights.imported:
-        imported.narrate()
-    return Launch(recipe, folder, model, weights, compute)
 
 
 def _sizes(recipe: Recipe, model: TwoPathways) -> list[str]:

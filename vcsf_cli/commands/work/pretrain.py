@@ -11,7 +11,7 @@ from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.model.pretrained import init_settings
 from vcsf_cli.narrate import say, work_together
 from vcsf_cli.train.compute import Compute
-from vcsf_cli.train.launch import launch
+from vcsf_cli.train.launch import Launch
 
 
 def train(
@@ -35,11 +35,11 @@ def train(
     precision = recipe.first_stage.speed.precision if precision == "auto" else precision
     compute = Compute(devices, precision, workers, save_every, share_stages, nodes)
     work_together(compute.world_size > 1)
-    training = launch(recipe, init, runs, compute)
+    training = Launch(recipe, init, runs, compute)
     if dry_run:
         training.dry_run(data)
         return
-    run, trainer = training.open(data, runs)
+    run, trainer = training.open(data)
     if trainer is None:
         say(f"run {run.name} is finished: {run.folder}")
     else:
