@@ -170,11 +170,8 @@ def interval(means: FloatArray, drawn: FloatArray, recordings: int) -> tuple[flo
     if len(means) < FEWEST_PLACES:
         low, high = np.quantile(drawn, _ENDS)
         return float(low), float(high)
-    value, of_trainings, of_recordings = (
-        float(means.mean()),
-        means.var(ddof=1) / len(means),
-        drawn.var(ddof=1),
-    )
+    value = float(means.mean())
+    of_trainings, of_recordings = means.var(ddof=1) / len(means), drawn.var(ddof=1)
     both = of_trainings + of_recordings
     if not both:
         return value, value

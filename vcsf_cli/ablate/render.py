@@ -117,11 +117,7 @@ def _our_row(results: TableResults, row: RowSpec, pathway: str) -> tuple[Cell, .
     specs = [spec for spec in results.specs if spec.row is row]
     mark = f" {_LABELS_MARK}" if any(spec.run.uses_labels for spec in specs) else ""
     mark += f" {_SEEN_MARK}" if row.name in results.seen else ""
-    cells = [
-        Cell(f"{row.name}{mark}"),
-        Cell(pathway),
-        Cell(describe_training(results.plan, specs)),
-    ]
+    cells = [Cell(f"{row.name}{mark}"), Cell(pathway), Cell(describe_training(results.plan, specs))]
     for group in results.groups:
         values = {
             metric: results.value(row, pathway, group, metric) for metric in _shown_metrics(group)

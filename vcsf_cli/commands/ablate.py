@@ -89,14 +89,10 @@ _numbers_option = partial(click.option, type=_parse_numbers, metavar="N,N,...")
 )
 @click.option("--no-motion-module", is_flag=True, help="A row without the motion module.")
 @click.option(
-    "--no-cross-pathway",
-    is_flag=True,
-    help="A row with InfoNCE alone, for as many epochs.",
+    "--no-cross-pathway", is_flag=True, help="A row with InfoNCE alone, for as many epochs."
 )
 @click.option(
-    "--no-stage-a",
-    is_flag=True,
-    help="A row without the stages before cross-pathway training.",
+    "--no-stage-a", is_flag=True, help="A row without the stages before cross-pathway training."
 )
 @click.option("--slow-only", is_flag=True, help="A row where only the slow pathway learns.")
 @click.option("--fast-only", is_flag=True, help="A row where only the fast pathway learns.")

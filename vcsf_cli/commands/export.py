@@ -32,9 +32,7 @@ FORMATS = ("safetensors", "torch-export", "onnx")
     help="The pathway to export.",
 )
 @click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="The folder to write.  [default: exports/RUN]",
+    "--out", type=click.Path(path_type=Path), help="The folder to write.  [default: exports/RUN]"
 )
 @click.option(
     "--clips",

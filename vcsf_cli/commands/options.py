@@ -6,9 +6,9 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -19,9 +19,8 @@ from vcsf_cli.contracts import PATHWAYS
 MOST_WORKERS = 1024
 LONGEST = 1e9
 """Seconds; thirty years."""
+_DEVICES = "auto|cpu|cuda|cuda:N|COUNT"
 _DEVICE = re.compile("auto|cpu|cuda(:[0-9]{1,4})?|[0-9]{1,4}")
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def complete_recipe(
@@ -59,15 +58,10 @@ def device_problem(word: str) -> str:
     return "" if _DEVICE.fullmatch(word) else f"`{word}` is not a device"
 
 
-class _Device(click.ParamType[str]):
-    name = "auto|cpu|cuda|cuda:N|COUNT"
-
-    def convert(
-        self, value: str, parameter: click.Parameter | None, context: click.Context | None
-    ) -> str:
-        if problem := device_problem(value):
-            self.fail(f"{problem}; write {self.name}", parameter, context)
-        return value
+def _parse_device(text: str) -> str:
+    if problem := device_problem(text):
+        raise click.BadParameter(f"{problem}; write {_DEVICES}")
+    return text
 
 
 from_option = click.option(
@@ -78,24 +72,19 @@ from_option = click.option(
     help="A run folder or name.  [default: the newest finished run]",
 )
 
-data_option = click.option(
-    "--data",
+_folder_option = partial(
+    click.option,
     type=click.Path(path_type=Path, file_okay=False),
-    envvar="VCSF_DATA",
-    default=Path("data"),
     show_default=True,
     show_envvar=True,
-    help="Folder of prepared datasets.",
 )
 
-runs_option = click.option(
-    "--runs",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="VCSF_RUNS",
-    default=Path("runs"),
-    show_default=True,
-    show_envvar=True,
-    help="Folder of run folders.",
+data_option = _folder_option(
+    "--data", envvar="VCSF_DATA", default=Path("data"), help="Folder of prepared datasets."
+)
+
+runs_option = _folder_option(
+    "--runs", envvar="VCSF_RUNS", default=Path("runs"), help="Folder of run folders."
 )
 
 set_option = click.option(
@@ -108,9 +97,10 @@ set_option = click.option(
 
 devices_option = click.option(
     "--devices",
-    type=_Device(),
+    type=_parse_device,
     default="auto",
     show_default=True,
+    metavar=_DEVICES,
     help="Where to compute; auto takes a GPU if there is one.",
 )
 

@@ -9,6 +9,7 @@ import time
 import types
 import typing
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -30,6 +31,7 @@ _RECIPE = "recipes/vcsf.yaml"
 
 
 def _shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    shown = partial(click.option, show_default=True)
     options = [
         click.option(
             "--source",
@@ -41,18 +43,16 @@ def _shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--name",
             help="The dataset's folder in --data.  [default: the kind, or the source's name]",
         ),
-        click.option(
+        shown(
             "--size",
             type=click.IntRange(16, 65_500),  # libjpeg's limit
             default=128,
-            show_default=True,
             help="Short side of stored frames; never enlarged.",
         ),
-        click.option(
+        shown(
             "--quality",
             type=click.IntRange(1, 100),
             default=90,
-            show_default=True,
             help="Of the stored JPEGs.",
         ),
         click.option(
@@ -66,33 +66,29 @@ def _shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
             type=Number(0.001, 1000),
             help="Resample to this rate.  [default: each video's own]",
         ),
-        click.option(
+        shown(
             "--max-seconds",
             type=Number(1, LONGEST),
             default=60.0,
-            show_default=True,
             help="Longer videos become several clips (benchmark sets are never cut).",
         ),
-        click.option(
+        shown(
             "--on-bad",
             type=click.Choice(["skip", "keep"]),
             default="skip",
-            show_default=True,
             help="Leave bad videos out, or keep what could be read.",
         ),
-        click.option(
+        shown(
             "--max-bad",
             type=Number(0, 100),
             default=1.0,
-            show_default=True,
             metavar="PERCENT",
             help="Fail when more videos are bad.",
         ),
-        click.option(
+        shown(
             "--time-limit",
             type=Number(1, LONGEST),
             default=120.0,
-            show_default=True,
             metavar="SECONDS",
             help="Kill the decoding of a video that gives no new frame for this time.",
         ),

@@ -96,12 +96,7 @@ class Augment(Node):
     """Probability of colour jitter in a `base` view."""
     jitter: Annotated[
         tuple[_Strength, _Strength, _Strength, _Strength], "brightness, contrast, saturation, hue"
-    ] = (
-        0.4,
-        0.4,
-        0.4,
-        0.1,
-    )
+    ] = (0.4, 0.4, 0.4, 0.1)
     grey: Probability = 0.2
     blur: Probability = 0.5
     sigma: Range = (0.1, 2.0)

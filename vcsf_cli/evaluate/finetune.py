@@ -367,14 +367,8 @@ def estimate(evaluation: Classification, compute: Compute) -> float:
     task = _ClassifyTask(evaluation, model, TrainState(), fabric, compute)
     optimizer = build_optimizer(protocol.optim, model.groups(1.0))
     size = min(_TIMED_CLIPS, plan.clips)
-    batches = iterate(
-        training_loader(
-            _labelled_clips(evaluation),
-            ResumableBatchSampler(evaluation.splits.train, size, evaluation.seed, 0, 1000),
-            0,
-            pin=False,
-        )
-    )
+    order = ResumableBatchSampler(evaluation.splits.train, size, evaluation.seed, 0, 1000)
+    batches = iterate(training_loader(_labelled_clips(evaluation), order, 0, pin=False))
     read, step = time_steps(fabric, task, optimizer, batches, _TIMED_BATCHES)
     clip = max(read / max(1, compute.num_workers), step) / size
     begun = time.monotonic()

@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from vcsf_cli.report.page import template
 from vcsf_cli.runs import results
 from vcsf_cli.runs.run import WITH_LABELS, Run
 
@@ -26,14 +26,6 @@ def model_card(run: Run, config: dict[str, Any], measured: pd.DataFrame, licence
         config: The contents of `config.json`.
         licence: A line of the head that names one, or nothing.
     """
-    environment = Environment(
-        loader=PackageLoader("vcsf_cli", "export"),
-        autoescape=False,  # Markdown
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     rows = [
         [kind, pathway, f"{found['difference'] / found['scale']:.1e}", f"{found['cosine']:.7f}"]
         for kind, by_pathway in config["compared"].items()
@@ -41,7 +33,7 @@ def model_card(run: Run, config: dict[str, Any], measured: pd.DataFrame, licence
     ]
     header = ["format", "pathway", "largest difference / largest feature", "smallest cosine"]
     names = [name for names in config["files"].values() for name in names]
-    return environment.get_template("card.md.jinja").render(
+    return template("export", "card.md.jinja", autoescape=False).render(
         run=run,
         config=config,
         stage=run.recipe.first_stage,

@@ -92,7 +92,8 @@ def export_run(
     config = describe(run, checkpoint, encoder, widths, transform) | {"compared": {}}
     config["centre"] = measured[1] if measured else None
     with replacing(out) as folder:
-        licence = _read_licence(out)
+        card = out / CARD  # a user may have written a licence into it
+        licence = read_licence(card.read_text(encoding="utf-8")) if card.is_file() else ""
         _keep_other_formats(out, folder, config, wanted)
         if {"torch-export", "onnx"} & wanted:
             say("tracing the networks")
@@ -144,12 +145,6 @@ def _checkpoint_features(model: TwoPathways, encoder: Encoder, clips: Frames) ->
     with torch.no_grad():
         features = model.features(windows, positions)
     return {name: features[name].numpy() for name in encoder.pathways}
-
-
-def _read_licence(out: Path) -> str:
-    """The licence that a user wrote into the card of an earlier export."""
-    card = out / CARD
-    return read_licence(card.read_text(encoding="utf-8")) if card.is_file() else ""
 
 
 def _keep_other_formats(out: Path, folder: Path, config: dict[str, Any], wanted: set[str]) -> None:

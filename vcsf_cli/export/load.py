@@ -134,16 +134,12 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> VideoE
         raise InputError(
             f"there is no folder {folder}", "name one that `vcsf export` made, or a run folder"
         )
-    loaded = _load_export(folder) if (folder / CONFIG).is_file() else _load_run(folder)
-    return loaded.to(device)
-
-
-def _load_run(folder: Path) -> VideoEncoder:
-    """The encoder of a run folder."""
+    if (folder / CONFIG).is_file():
+        return _load_export(folder).to(device)
     run = read_run(folder)
-    model, _ = restore(run)
-    stage = run.recipe.last_stage
-    return VideoEncoder(model, stage, FrameTransform.from_stage(stage, {}), PATHWAYS, {})
+    model, stage = restore(run)[0], run.recipe.last_stage
+    transform = FrameTransform.from_stage(stage, {})
+    return VideoEncoder(model, stage, transform, PATHWAYS, {}).to(device)
 
 
 def _load_export(folder: Path) -> VideoEncoder:

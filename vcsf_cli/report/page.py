@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from vcsf_cli.report.charts import Chart
@@ -126,16 +126,8 @@ def page(
         kind: The kind of report, above the title.
         clips: Clips to show; without them the page has no script.
     """
-    environment = Environment(
-        loader=PackageLoader("vcsf_cli", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     script = _read_asset("page.js") if clips else ""
-    return environment.get_template("page.html").render(
+    return template("report", "page.html").render(
         title=title,
         tables=tables,
         sections=sections,
@@ -153,6 +145,18 @@ def page(
         views=[as_json(each) for each in clips.views] if clips else [],
         pictures=as_json(clips.pictures) if clips else "",
     )
+
+
+def template(folder: str, name: str, autoescape: bool = True) -> Template:
+    """A template in a folder of vcsf_cli; a name that it is not given is an error."""
+    return Environment(
+        loader=PackageLoader("vcsf_cli", folder),
+        autoescape=autoescape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    ).get_template(name)
 
 
 def _read_asset(name: str) -> str:

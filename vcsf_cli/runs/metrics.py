@@ -30,7 +30,8 @@ class MetricsFile:
             kept = [
                 each
                 for each in records
-                if int(each["step"]) <= step and _record_place(each) <= (stage, epoch)
+                if int(each["step"]) <= step
+                and (int(each["stage"]), int(float(each["epoch"] or 0))) <= (stage, epoch)
             ]
             self._rewrite(kept)
 
@@ -64,11 +65,6 @@ class MetricsFile:
             writer = csv.DictWriter(file, self.columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(records)
-
-
-def _record_place(record: Mapping[str, str]) -> tuple[int, int]:
-    """Stage and finished epochs of a record."""
-    return int(record["stage"]), int(float(record["epoch"] or 0))
 
 
 def merge_record(before: Mapping[str, float], record: Mapping[str, float]) -> dict[str, float]:

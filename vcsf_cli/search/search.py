@@ -153,10 +153,7 @@ class Search:
     def _gallery(self) -> GalleryWindows:
         """The windows of all clips of the gallery; missing features are computed."""
         stage = self.stage
-        key: dict[str, Any] = {
-            "checkpoint": files.sha256(self.run.checkpoint),
-            **window_key(stage),
-        }
+        key: dict[str, Any] = {"checkpoint": files.sha256(self.run.checkpoint), **window_key(stage)}
         gallery = Gallery(self.folder, self.manifest, self.sampler, key)
         clips, total = gallery.missing(), len(self.manifest.table)
         if not len(clips):
@@ -204,26 +201,11 @@ def _answer_table(
     rank, group = 0, -1
     for pair in pairs:
         rank, group = (rank + 1 if pair.group == group else 1), pair.group
-        first, last = windows.times[pair.window]
-        seconds = (
-            round(float(time), 3) for time in (begin[pair.query], end[pair.query], first, last)
-        )
-        query_begin, query_end, shown_from, shown_to = seconds
         name, label = windows.names[pair.recording], windows.labels[pair.recording]
         query = queries[int(owner[pair.query])].name
-        similarity = round(pair.similarity, 6)
-        rows.append(
-            (
-                query,
-                query_begin,
-                query_end,
-                pathway,
-                rank,
-                name,
-                label,
-                similarity,
-                shown_from,
-                shown_to,
-            )
+        asked, shown = (
+            [round(float(second), 3) for second in seconds]
+            for seconds in ((begin[pair.query], end[pair.query]), windows.times[pair.window])
         )
+        rows.append((query, *asked, pathway, rank, name, label, round(pair.similarity, 6), *shown))
     return pd.DataFrame(rows, columns=list(COLUMNS))

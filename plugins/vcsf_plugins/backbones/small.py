@@ -28,8 +28,7 @@ class _SmallBlock(nn.Module):
             nn.BatchNorm3d(channels),
         )
         self.skip = nn.Sequential(
-            nn.Conv3d(channels_in, channels, 1, stride, bias=False),
-            nn.BatchNorm3d(channels),
+            nn.Conv3d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm3d(channels)
         )
         self.activation = nn.ReLU(inplace=True)
 

@@ -95,7 +95,16 @@ def search(
         load_faiss()
     if table is not None and not table.parent.is_dir():
         raise InputError(f"--csv {table}: there is no folder {table.parent}", "make it first")
-    paths = [*queries, *(_find_videos(query_dir) if query_dir else [])]
+    paths = list(queries)
+    if query_dir:
+        paths += sorted(videos_below(query_dir), key=lambda path: path.as_posix())
+        if len(paths) == len(queries):
+            raise DataError(
+                f"--query-dir {query_dir}: no video was found",
+                "look whether it is the right folder",
+            )
+        for remark in left_out(query_dir):
+            say(remark)
     searching = Search(run, manifest, Compute(devices, "float32", workers))
     with resumable():
         read = searching.read(paths)
@@ -138,19 +147,3 @@ def _open_dataset(run: Run, data: Path, name: str | None) -> Manifest:
     for sentence in run.imported:
         say(sentence)
     return Manifest.find(data, name or run.status["dataset"])
-
-
-def _find_videos(folder: Path) -> list[Path]:
-    """The video files below a folder, sorted by name.
-
-    Raises:
-        DataError: If there are none.
-    """
-    found = sorted(videos_below(folder), key=lambda path: path.as_posix())
-    if not found:
-        raise DataError(
-            f"--query-dir {folder}: no video was found", "look whether it is the right folder"
-        )
-    for remark in left_out(folder):
-        say(remark)
-    return found
