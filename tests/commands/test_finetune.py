@@ -38,7 +38,7 @@ COLUMNS = [
     "clips",
     "left_out",
 ]
-COLUMNS += ["training_data", "seen"]
+COLUMNS += ["training_data", "seen", "duplicates"]
 METRICS = {"top1", "top1_low", "top1_high", "class_mean"}
 PROTOCOLS = sorted((CHECKOUT / "recipes" / "protocols").glob("*.yaml"))
 

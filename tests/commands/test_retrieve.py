@@ -16,7 +16,7 @@ import pytest
 import simplejpeg
 import torch
 from conftest import TINY, called
-from trained import copy_run, pretrain, sets
+from trained import SETTINGS, copy_run, pretrain, sets
 
 from vcsf_cli.config.recipe import load
 from vcsf_cli.data import augment, manifest
@@ -39,7 +39,7 @@ COLUMNS = [
     "clips",
     "left_out",
 ]
-COLUMNS += ["training_data", "seen"]
+COLUMNS += ["training_data", "seen", "duplicates"]
 RESULTS = ("results.csv", "neighbours.csv", "features.parquet")
 
 
@@ -402,8 +402,8 @@ def test_the_same_data_in_another_folder_and_another_dataset_need_no_word(
         copy / "elsewhere" / "others",
         lambda row: (
             row
-            | {"original": row["original"][::-1]}
-            | ({"sha256": "0", "split1": "test"} if next(number) % 3 == 0 else {"sha256": "1"})
+            | {"original": row["original"][::-1], "sha256": row["video"]}
+            | ({"split1": "test"} if next(number) % 3 == 0 else {})
         ),
     )
     done = called("retrieve", "others", "--data", "elsewhere", "--workers", 0, cwd=copy)
@@ -443,6 +443,57 @@ def test_a_damaged_list_of_training_clips_is_an_error(copy: Path, tiny_data: Pat
     path.write_bytes(path.read_bytes()[:-9])
     error = called("retrieve", "--data", tiny_data, "--workers", 0, cwd=copy, status=1).stderr
     assert "trained_on.parquet is damaged" in error
+
+
+def test_a_run_that_goes_on_with_other_processes_says_so(copy: Path, tiny_data: Path) -> None:
+    path = next(copy.glob("runs/*/status.json"))
+    status = json.loads(path.read_text())
+    assert status["processes"] == [1]
+    path.write_text(json.dumps(status | {"finished": False, "processes": [2]}))
+    words = ("--data", tiny_data, "--workers", 0)
+    sentence = "it was trained by 2, then by 1 processes"
+    assert (
+        f"warning: {sentence}"
+        in called("pretrain", "smoke", *sets(*SETTINGS), *words, cwd=copy).stderr
+    )
+    assert json.loads(path.read_text())["processes"] == [2, 1]
+    done = called("retrieve", "--k", 1, "--devices", 2, *words, cwd=copy)
+    assert sentence in done.stderr
+    assert "measuring works on one device, not on 2" in done.stderr
+    (report,) = copy.glob("runs/*/retrieve/*/report.html")
+    assert sentence in report.read_text()
+
+
+def test_test_clips_that_equal_training_clips_are_counted(copy: Path, tiny_data: Path) -> None:
+    """They are counted in what is printed, in the results and in both reports."""
+    shutil.copytree(tiny_data, copy / "data")
+    table = Manifest.open(copy / "data" / "synthetic").table
+    train, test = (table[table["split1"] == part] for part in ("train", "test"))
+    twins = dict(zip(test["video"].iloc[:2], train["sha256"].iloc[:2], strict=True))
+    files = {test["video"].iloc[2]: train["original"].iloc[2]}
+    change(
+        copy / "data" / "synthetic",
+        lambda row: (
+            row
+            | {
+                "sha256": twins.get(row["video"], row["sha256"]),
+                "original": files.get(row["video"], row["original"]),
+            }
+        ),
+    )
+    retrieve = ("retrieve", "--k", 1, "--baselines", "--workers", 0)
+    done = called(*retrieve, "--data", "data", cwd=copy)
+    sentence = "3 of 4 test clips are equal to training clips"
+    assert f"warning: {sentence}" in done.stderr
+    (folder,) = copy.glob("runs/*/retrieve/*")
+    assert set(pd.read_csv(folder / "results.csv")["duplicates"]) == {3}
+    assert sentence in (folder / "report.md").read_text()
+    assert sentence in (folder / "report.html").read_text()
+    done = called("finetune", "synthetic", "--knn", "--data", "data", "--workers", 0, cwd=copy)
+    assert f"warning: {sentence}" in done.stderr
+    done = called(*retrieve, "--data", tiny_data, "--no-html", cwd=copy)
+    assert "equal to training clips" not in done.stderr
+    assert set(pd.read_csv(folder / "results.csv")["duplicates"]) == {0}
 
 
 @pytest.mark.parametrize("missing", ["labels", "test part"])

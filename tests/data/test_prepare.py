@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from videos import cut_off, ffmpeg_frames, flip_bytes, number_of, write_sound, write_video
 
+from vcsf_cli.cli import main
 from vcsf_cli.contracts import Video
 from vcsf_cli.data.decode import Settings
 from vcsf_cli.data.manifest import Manifest
@@ -415,6 +417,25 @@ def test_two_at_once_are_refused(source: Path, tmp_path: Path) -> None:
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+def test_equal_videos_of_two_classes_or_parts_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("Run/a.avi", "Run/b.avi", "Jump/d.avi"):
+        write_video(tmp_path / "source" / name, [ord(name[-5]), *range(8)])
+    for copied in ("Run/c.avi", "Jump/c.avi"):
+        shutil.copyfile("source/Run/b.avi", f"source/{copied}")
+    Path("parts.csv").write_text("video,part\nRun/b.avi,train\nRun/c.avi,test\n")
+    words = ["--source", "source", "--splits", "parts.csv", "--size", "32", "--workers", "1"]
+    for _ in range(2):
+        assert main(["prepare", "folder", *words]) == 0
+        said = capsys.readouterr().err
+        equal = "clips are equal to others in"
+        assert f"3 {equal} another class, such as Jump/c.avi and Run/b.avi" in said
+        assert f"2 {equal} the other part of split 1, such as Run/b.avi and Run/c.avi" in said
+        assert "split 2" not in said
 
 
 def test_one_stem_twice_gives_two_members(tmp_path: Path) -> None:

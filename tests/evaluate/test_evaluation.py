@@ -48,9 +48,8 @@ def manifest(tmp_path: Path) -> Manifest:
             "source": ["a", "b", "c"],
         }
     )
-    return Manifest(
-        tmp_path / "0101", table.assign(shard=0, offset=0, frame_offsets=0, original=""), {}
-    )
+    places = dict.fromkeys(("shard", "offset", "frame_offsets", "frame_crc32", "frame_times"), 0)
+    return Manifest(tmp_path / "0101", table.assign(**places, original=""), {})
 
 
 def found_neighbours(run: Run, manifest: Manifest, ks: dict[int, float]) -> Path:

@@ -17,12 +17,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pandas as pd
+
 from vcsf_cli import registry
 from vcsf_cli.contracts import Dataset, Video
 from vcsf_cli.data import manifest
 from vcsf_cli.data.decode import Clip, DecodeJob, Settings, StorageError
 from vcsf_cli.data.journal import Journal
 from vcsf_cli.data.pool import MISSING, Outcome, decode_all, file_size
+from vcsf_cli.data.splits import describe_duplicates
 from vcsf_cli.data.store import SHARD_BYTES, ShardWriter, member_name, read_description
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.narrate import Progress, say
@@ -304,6 +307,8 @@ class Preparation:
                 f"the reasons are in {self.folder / PROBLEMS}",
             )
         manifest.write(self.folder, rows)
+        for remark in describe_duplicates(pd.DataFrame(rows)):
+            say(f"warning: {remark}")
         frames, size = sum(row["frames"] for row in rows), sum(row["bytes"] for row in rows)
         return Summary(len(videos), len(rows), frames, size, len(problems), new)
 

@@ -17,9 +17,12 @@ import numpy.typing as npt
 from vcsf_cli.contracts import Indices
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from vcsf_cli.data.manifest import Manifest
 
 Labels = npt.NDArray[np.object_]
+PARTS = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -154,3 +157,35 @@ def query_gallery(manifest: Manifest, split: int) -> QueryGallery:
         )
         return QueryGallery(test, train, False, words)
     return QueryGallery(np.arange(len(table)), np.arange(len(table)), True, "none")
+
+
+def equal_clips(table: pd.DataFrame, rows: Indices, others: Indices) -> Indices:
+    """Those of some rows of a manifest whose frames, or whose videos' files, equal those of one of
+    some other rows."""
+    equal = np.zeros(len(rows), bool)
+    for name in ("sha256", "original"):
+        digests = table[name].astype(object)
+        equal |= digests.iloc[rows].isin({*digests.iloc[others]} - {""}).to_numpy(bool)
+    return rows[equal]
+
+
+def describe_duplicates(table: pd.DataFrame) -> list[str]:
+    """Remarks on clips of a manifest with the same frames that a user would not expect: of two
+    classes, or in both parts of a split."""
+    same = table[table.duplicated("sha256", keep=False)]
+    frames = same.groupby("sha256")
+    kinds = {"in another class": frames["label"].transform("nunique") > 1}
+    for split in (1, 2, 3):
+        parts = same[f"split{split}"]
+        both = [parts.eq(part).groupby(same["sha256"]).transform("any") for part in PARTS]
+        kinds[f"in the other part of split {split}"] = both[0] & both[1] & parts.isin(PARTS)
+    remarks = []
+    for where, found in kinds.items():
+        if found.any():
+            clips = same[found]
+            first = clips[clips["sha256"] == clips["sha256"].iloc[0]]["video"]
+            remarks.append(
+                f"{len(clips):,} clips are equal to others {where}, such as "
+                f"{' and '.join(first.iloc[:2])}"
+            )
+    return remarks

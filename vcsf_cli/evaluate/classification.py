@@ -238,12 +238,12 @@ class Classification(Evaluation):
 
     @property
     def caveats(self) -> list[str]:
-        return [] if self.scratch else super().caveats
+        return self.duplicate_remarks if self.scratch else super().caveats
 
     def remarks(self) -> list[str]:
         """Sentences that belong beside the numbers, about the run and about what was chosen."""
-        imported = [] if self.scratch else self.run.imported
-        found = [text if text in imported else f"warning: {text}" for text in self.caveats]
+        of_run = [] if self.scratch else self.run.remarks
+        found = [text if text in of_run else f"warning: {text}" for text in self.caveats]
         validation = self.splits.validation
         without = len(self.classes) - len(set(self.labels[validation]))
         if len(validation) and without:
@@ -287,7 +287,8 @@ class Classification(Evaluation):
         if self.is_measured:
             say(f"finished before: {self.folder}")
             rows = results.read(self.folder / "results.csv")
-            rows = rows.assign(**self.exposure.columns).astype({"seen": "Int64"})
+            rows = rows.assign(**self.exposure.columns, duplicates=self.duplicates)
+            rows = rows.astype(results.COUNTS)
             results.merge(table, rows)
             return rows
         if self.scratch and not (self.run.folder / "recipe.yaml").is_file():

@@ -16,6 +16,7 @@ import pandas as pd
 from vcsf_cli.contracts import Indices
 from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.data.splits import equal_clips
 from vcsf_cli.features.cache import read_features, window_key, write_features
 from vcsf_cli.features.extract import Done, Features
 from vcsf_cli.model.parts import build_sampler
@@ -114,11 +115,24 @@ class Evaluation(ABC):
         """
         return trained_on.compare(self.run, self.manifest, self.split, self.test)
 
+    @cached_property
+    def duplicates(self) -> int:
+        """Number of test clips that equal a training clip."""
+        train = self.manifest.part(self.split, "train")
+        return len(equal_clips(self.manifest.table, self.test, train))
+
+    @property
+    def duplicate_remarks(self) -> list[str]:
+        """A sentence on test clips that equal training clips, if there are any."""
+        if not self.duplicates:
+            return []
+        return [f"{self.duplicates:,} of {len(self.test):,} test clips are equal to training clips"]
+
     @property
     def caveats(self) -> list[str]:
         """Sentences about the run that belong beside the numbers."""
         labels = [WITH_LABELS] if self.run.uses_labels else []
-        return [*labels, *self.run.imported, *self.exposure.remarks]
+        return [*labels, *self.run.remarks, *self.exposure.remarks, *self.duplicate_remarks]
 
     def network(self) -> TwoPathways:
         """The networks to measure, in eval mode on the CPU.
@@ -184,6 +198,7 @@ class Evaluation(ABC):
                 "clips": len(self.test),
                 "left_out": self.left_out,
                 **exposure,
+                "duplicates": self.duplicates,
             }
             for pathway, values in metrics.items()
             for metric, value in values.items()

@@ -14,17 +14,21 @@ from vcsf_cli.storage.files import atomic_write, lock
 
 COLUMNS = (
     "run", "variant", "seed", "dataset", "split", "task", "pathway", "metric", "value", "clips", "left_out",
-    "training_data", "seen",
+    "training_data", "seen", "duplicates",
 )  # fmt: skip
 """One measured number a row. `variant`: `trained`, `trained_with_labels`, `untrained` or a
 baseline's name; `value`: a fraction from 0 to 1; `clips`: how many clips it was measured on;
 `left_out`: how many clips of the dataset took no part; `training_data`: whether the dataset is the
 `same` as in the training, has `changed` since or is an `other` one, empty for what was not trained;
 `seen`: how many of `clips` are of recordings that were trained on, empty where that is unknown or
-nothing was trained. Rows that an older vcsf has written lack these two."""
+nothing was trained; `duplicates`: how many of `clips` equal a training clip of the dataset. Rows
+that an older vcsf has written lack these three."""
+
+COUNTS: dict[str, Any] = {"seen": "Int64", "duplicates": "Int64"}
+"""Types of columns that may be empty."""
 
 
-NUMBERS = ("seed", "split", "value", "clips", "left_out", "seen", "rank", "similarity", "hit")
+NUMBERS = ("seed", "split", "value", "clips", "left_out", *COUNTS, "rank", "similarity", "hit")
 """Columns of result files that hold numbers."""
 
 
@@ -49,9 +53,7 @@ def read(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
         path,
         usecols=columns,
         dtype={
-            name: "Int64" if name == "seen" else str
-            for name in names
-            if name == "seen" or name not in NUMBERS
+            name: COUNTS.get(name, str) for name in names if name in COUNTS or name not in NUMBERS
         },
         keep_default_na=False,
         na_values={name: [""] for name in names if name in NUMBERS},
@@ -61,7 +63,7 @@ def read(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
 def write(path: Path, rows: Iterable[dict[str, object]]) -> pd.DataFrame:
     """Write `results.csv`, keeping the rows of variants that are not measured now if they are of
     as many clips."""
-    new = pd.DataFrame(list(rows), columns=list(COLUMNS)).astype({"seen": "Int64"})
+    new = pd.DataFrame(list(rows), columns=list(COLUMNS)).astype(COUNTS)
     if path.is_file():
         old = read(path)
         old = old[

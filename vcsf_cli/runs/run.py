@@ -68,8 +68,21 @@ class Run:
         return bool(self.status.get("uses_labels"))
 
     @property
-    def imported(self) -> list[str]:
-        """A sentence for each pathway that started from the weights in a file."""
+    def remarks(self) -> list[str]:
+        """Sentences on its training: a pathway that started from the weights in a file, and
+        processes that were not as many from beginning to end."""
+        processes = self.status.get("processes", [])
+        mixed = (
+            f"it was trained by {', then by '.join(map(str, processes))} processes, whose "
+            "batch-norm statistics and random draws are other ones"
+        )
+        return [
+            *([mixed] if len(processes) > 1 else []),
+            *self._imported,
+        ]
+
+    @property
+    def _imported(self) -> list[str]:
         return [
             f"{pathway} started from the weights in {init['file']} ({init['layout']}'s names, "
             f"SHA-256 {init['sha256'][:12]}...), not from random ones as the untrained network does"

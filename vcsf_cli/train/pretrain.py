@@ -82,6 +82,8 @@ class Trainer:
         The first process looks for all, because a file may appear between two looks; and not before
         it holds the lock, because another process may just have written a later checkpoint."""
         self.stages = Stages(self.run, self.manifest.hash)
+        if is_first():
+            self._note_processes()
         if self.fabric.broadcast(self.run.checkpoint.exists()):
             self.saved = load_checkpoint(self.run)
             position = TrainState(**self.saved["position"])
@@ -105,6 +107,16 @@ class Trainer:
         if count == len(stages):
             return TrainState(stage=count - 1, epoch=stages[-1].train.epochs, step=step)
         return TrainState(stage=count, step=step)
+
+    def _note_processes(self) -> None:
+        """Remember how many processes train; say it if they were not as many before."""
+        begun = self.run.checkpoint.exists()
+        before = self.run.status.get("processes", []) if begun else []
+        if before[-1:] == [self.fabric.world_size]:
+            return
+        self.run.note(processes=[*before, self.fabric.world_size])
+        if before:
+            say(f"warning: {self.run.remarks[0]}")
 
     def _train_stage(self, position: TrainState, log: Log) -> None:
         """Train one stage from a position in it, and keep what it has come to."""

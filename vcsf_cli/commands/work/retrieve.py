@@ -46,11 +46,10 @@ def measure(
     split = split or run.recipe.first_stage.data.split
     retrieval = Retrieval(run, manifest, split, ks or _BENCHMARK_KS)
     retrieval.check(allow_seen)
-    for remark in retrieval.exposure.remarks:
+    for remark in [*retrieval.exposure.remarks, *retrieval.duplicate_remarks]:
         say(f"warning: {remark}")
-    rows, differences = retrieval.measure(
-        Compute(devices, "float32", workers), untrained or baselines, baselines
-    )
+    compute = _one_device(devices, workers)
+    rows, differences = retrieval.measure(compute, untrained or baselines, baselines)
     markdown, page = (retrieval.folder / name for name in (report.MARKDOWN, report.HTML))
     for stale in (markdown, page):
         stale.unlink(missing_ok=True)
@@ -105,7 +104,7 @@ def search(
             )
         for remark in left_out(query_dir):
             say(remark)
-    searching = Search(run, manifest, Compute(devices, "float32", workers))
+    searching = Search(run, manifest, _one_device(devices, workers))
     with resumable():
         read = searching.read(paths)
         answers = searching.answers(
@@ -144,6 +143,13 @@ def _open_dataset(run: Run, data: Path, name: str | None) -> Manifest:
     """
     if run.uses_labels:
         say(f"warning: {WITH_LABELS}")
-    for sentence in run.imported:
+    for sentence in run.remarks:
         say(sentence)
     return Manifest.find(data, name or run.status["dataset"])
+
+
+def _one_device(devices: str, workers: int | None) -> Compute:
+    compute = Compute(devices, "float32", workers)
+    if compute.processes > 1:
+        say(f"measuring works on one device, not on {compute.processes}")
+    return compute
