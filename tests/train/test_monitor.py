@@ -40,11 +40,17 @@ def test_rank_lies_between_one_and_the_dimensions(seed: int, count: int, dim: in
 
 
 def test_collapse_is_warned_of_below_a_tenth_of_the_dimensions() -> None:
-    assert "slow pathway's embeddings use 2.3 of 32" in monitor.collapse_warning(
-        "slow", 2.3, (32, 64)
-    )
-    assert monitor.collapse_warning("slow", 3.3, (32, 64)) == ""
-    assert monitor.collapse_warning("slow", 1.0, (4, 64)) == ""  # four clips say nothing
+    warned = monitor.collapse_warning("slow", 2.3, (32, 64))
+    assert "slow pathway's embeddings use 2.3 of 32" in warned.text
+    assert monitor.collapse_warning("slow", 3.3, (32, 64)) is None
+    assert monitor.collapse_warning("slow", 1.0, (4, 64)) is None  # four clips say nothing
+
+
+def test_a_pathway_that_falls_below_its_untrained_value_is_warned_of() -> None:
+    warned = monitor.untrained_warning("fast", 0.2, 0.24)
+    assert "fast pathway's check R@1 is 20.0%, less than the 24.0% before" in warned.text
+    assert monitor.untrained_warning("fast", 0.24, 0.24) is None
+    assert monitor.untrained_warning("fast", 0.1, None) is None
 
 
 def test_precision_counts_mined_slots_of_known_labels_alone() -> None:

@@ -140,7 +140,7 @@ def test_metrics_are_in_a_table_and_in_tensorboard(whole: Path) -> None:
         assert float(row["clips_per_second"]) > 0
         assert 0 <= float(row["data_wait"]) <= 1
     checks = [row for row in rows if row["both_check_R@1"]]
-    assert [int(row["step"]) for row in checks] == [8, 16, 24]
+    assert [int(row["step"]) for row in checks] == [0, 8, 16, 24]
     assert all(
         0 <= float(row[f"{pathway}_check_{metric}"]) <= 1
         for row in checks
@@ -234,7 +234,7 @@ def test_interrupted_it_saves_says_how_to_go_on_and_ends_with_130(
 ) -> None:
     process = started(tmp_path, tiny_data, "--save-every", "1000", start_new_session=True)
     log = tmp_path / "runs" / whole.name / "metrics.csv"
-    while process.poll() is None and not log.exists():
+    while process.poll() is None and not (log.exists() and "\n2," in log.read_text()):
         time.sleep(0.005)
     os.killpg(
         process.pid, number
@@ -434,7 +434,8 @@ def test_a_damaged_shard_is_told_in_one_line(tiny_data: Path, tmp_path: Path) ->
     done = called(*arguments(tmp_path / "data", Path("runs")), cwd=tmp_path, status=1)
     assert "error: " in done.stderr
     assert "shard-000000.tar is too short for " in done.stderr
-    assert "hint: a shard is damaged" in done.stderr
+    assert "hint: " in done.stderr
+    assert "damaged" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -482,7 +483,7 @@ def test_nine_calls_at_most_lead_from_the_command_to_the_backbone(
             for frame in traceback.extract_stack()
             if Path(vcsf_cli.__file__).parent in Path(frame.filename).parents
         ]
-        if isinstance(getattr(module, "channels", None), tuple | list) and "fit" in names:
+        if isinstance(getattr(module, "channels", None), tuple | list) and "step" in names:
             depths.append(len(names) - names.index("command"))
 
     hook = torch.nn.modules.module.register_module_forward_pre_hook(measure)
@@ -509,7 +510,7 @@ def test_every_kind_of_view_trains_and_is_another_training(
 ) -> None:
     called(*arguments(tiny_data, Path("runs"), **changes), cwd=tmp_path)
     run = only_run(tmp_path / "runs")
-    assert records(run)[0]["loss"] != records(whole)[0]["loss"]
+    assert [row["loss"] for row in records(run)] != [row["loss"] for row in records(whole)]
     assert all(torch.isfinite(value).all() for value in state(run).values())
 
 

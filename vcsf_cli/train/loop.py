@@ -95,6 +95,11 @@ class TrainState:
     sums: dict[str, float] = field(default_factory=dict)
     count: int = 0
 
+    @property
+    def is_start(self) -> bool:
+        """Whether nothing has been read of any stage."""
+        return (self.stage, self.epoch, self.batch, self.step) == (0, 0, 0, 0)
+
     def advance(self, terms: Mapping[str, float], batches: int) -> None:
         """Count a batch of an epoch of `batches`, and a step if the batch had terms."""
         for name, value in terms.items():
@@ -161,6 +166,9 @@ def fit(
     done = position.epoch * config.batches + position.batch
     steps = Progress(config.epochs * config.batches, "steps", "training", done)
     with reader_deaths(), _Stopper() as stopper, steps as progress:
+        if position.is_start and config.check_every:
+            _check(fabric, task, position, config, log)
+            clock.restart()
         for batch in clock.waiting(batches):
             _set_learning_rate(optimizer, config, position)
             # Seeds dropout and the like from the step, so that a resumed run draws the same.
@@ -190,9 +198,7 @@ def fit(
                 and config.check_every
                 and (position.epoch % config.check_every == 0 or stage_ends)
             ):
-                if fabric.is_global_zero:
-                    log.write({**_stamp(position, config), **task.evaluate()})
-                fabric.barrier()
+                _check(fabric, task, position, config, log)
                 clock.restart()
             progress.advance(1, progress_note(log.last, position, config, task.shown))
 
@@ -210,6 +216,15 @@ def _set_learning_rate(
     rate = config.learning_rate(position.epoch + position.batch / config.batches)
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
+
+
+def _check(fabric: Fabric, task: Task, position: TrainState, config: LoopConfig, log: Log) -> None:
+    """Log a check. That before training is kept by a call that begins again."""
+    if fabric.is_global_zero and not (position.is_start and log.file.read()):
+        metrics = task.evaluate()
+        if metrics:
+            log.write({**_stamp(position, config), **metrics})
+    fabric.barrier()
 
 
 def _add(sums: Terms, terms: Terms, share: float) -> None:
@@ -331,6 +346,15 @@ class Log:
             self.board = SummaryWriter(
                 str(run.folder / "tensorboard"), purge_step=step + 1 if step else None
             )
+
+    def untrained(self) -> dict[str, float]:
+        """The check before training, which is the record of step 0; empty if there is none."""
+        first = next(iter(self.file.read()), {"step": ""})
+        return (
+            {name: float(value) for name, value in first.items() if value}
+            if first["step"] == "0"
+            else {}
+        )
 
     def close(self) -> None:
         """Write what TensorBoard still holds back."""

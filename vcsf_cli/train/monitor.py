@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -42,15 +43,36 @@ def effective_rank(vectors: Tensor) -> float:
     return float(torch.special.entr(share).sum().exp())
 
 
-def collapse_warning(pathway: str, rank: float, shape: Sequence[int]) -> str:
-    """A warning if embeddings of a shape (B, D) use few of their dimensions, else ""."""
+@dataclass(frozen=True)
+class Warned:
+    """A warning, and what it is about: the same again says nothing new."""
+
+    about: str
+    text: str
+
+
+def collapse_warning(pathway: str, rank: float, shape: Sequence[int]) -> Warned | None:
+    """A warning if embeddings of a shape (B, D) use few of their dimensions."""
     most = min(shape)
     if rank >= _COLLAPSED * most or most < 1 / _COLLAPSED:
-        return ""
-    return (
+        return None
+    return Warned(
+        f"{pathway} embeddings",
         f"the {pathway} pathway's embeddings use {rank:.1f} of {most} dimensions: they collapse, "
         "and little is learned. A lower optim.lr, a loss.queue that is small beside the number of "
-        "steps, or negatives of the batch (loss.queue=0) help"
+        "steps, or negatives of the batch (loss.queue=0) help",
+    )
+
+
+def untrained_warning(pathway: str, check: float, untrained: float | None) -> Warned | None:
+    """A warning if a pathway finds less among training clips than it did before it was trained."""
+    if untrained is None or check >= untrained:
+        return None
+    return Warned(
+        f"{pathway} check",
+        f"the {pathway} pathway's check R@1 is {check:.1%}, less than the {untrained:.1%} before "
+        "training: it unlearns what random weights find. A lower optim.lr or other positives may "
+        "help",
     )
 
 

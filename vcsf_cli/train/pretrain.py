@@ -128,6 +128,8 @@ class Trainer:
             say(f"stage {index + 1} of {len(stages)}: {what}")
         task, optimizer = self._build_task(index)
         self.stages.begin(index, self.model)
+        if is_first():
+            task.untrained = log.untrained()
 
         def save() -> None:
             content = {

@@ -90,6 +90,8 @@ class PretrainTask(Task):
         self._gathered: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
         self._last: Contrast | None = None  # the last input of the loss, for metrics
         self._warned: set[str] = set()
+        self.untrained: Mapping[str, float] = {}
+        """The check before training; empty if it is not known."""
         for name, weight in model.named_parameters():
             weight.requires_grad_(
                 name.partition(".")[0] in self.trained and name not in model.fixed
@@ -266,10 +268,7 @@ class PretrainTask(Task):
             if mined is not None:
                 found |= monitor.positive_metrics(contrast, mined(contrast, pathway))
             metrics |= {f"{pathway}_{name}": value for name, value in found.items()}
-            warning = monitor.collapse_warning(pathway, found["effective_rank"], key.shape)
-            if warning and pathway not in self._warned:
-                self._warned.add(pathway)
-                say(f"warning: {warning}")
+            self._warn(monitor.collapse_warning(pathway, found["effective_rank"], key.shape))
         if len(self.key_pathways) == 2:
             metrics |= monitor.agreement_metrics(contrast)
         return metrics
@@ -302,7 +301,16 @@ class PretrainTask(Task):
             metrics[f"{measured}_check_R@1"] = recall(hits(near, label, label), [1])[1]
             shares = vote(near, target, len(classes), _VOTE_TEMPERATURE)
             metrics[f"{measured}_check_kNN"] = float((shares.argmax(1) == target).mean())
+        for pathway in self.trained:
+            name = f"{pathway}_check_R@1"
+            self._warn(monitor.untrained_warning(pathway, metrics[name], self.untrained.get(name)))
         return metrics
+
+    def _warn(self, warning: monitor.Warned | None) -> None:
+        """Say a warning once a stage."""
+        if warning and warning.about not in self._warned:
+            self._warned.add(warning.about)
+            say(f"warning: {warning.text}")
 
     def state(self) -> dict[str, Any]:
         """State of networks, key encoder, queue and loss."""
