@@ -148,23 +148,26 @@ class TwoPathways(nn.Module):
     def pathway(self, name: str) -> Pathway:
         return self.slow if name == "slow" else self.fast
 
-    def forward(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(
+        self, windows: Windows, positions: Mapping[str, Tensor], *, pooled: bool = False
+    ) -> dict[str, Tensor]:
         """Embeddings (B, D) by pathway, of the pathways that `positions` (B, T) names.
 
         Args:
             windows: (B, 3, L, H, W), one for both pathways or one for each.
             positions: Which frames of its window a pathway reads.
+            pooled: Give the pooled features (B, C) instead.
         """
-        features = self.features(windows, positions)
-        return {name: self.pathway(name).head(feature) for name, feature in features.items()}
-
-    def features(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Pooled features (B, C) by pathway."""
         found = {}
         for name, at in positions.items():
             pathway, window = self.pathway(name), pathway_window(windows, name)
-            found[name] = pathway(pathway.clip(window, at), window)
+            features = pathway(pathway.clip(window, at), window)
+            found[name] = features if pooled else pathway.head(features)
         return found
+
+    def features(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Pooled features (B, C) by pathway."""
+        return self.forward(windows, positions, pooled=True)
 
 
 def pathway_window(windows: Windows, pathway: str) -> Tensor:
