@@ -195,9 +195,6 @@ def read(folder: Path) -> pd.DataFrame | None:
 def compare(run: Run, manifest: Manifest, split: int, test: Indices) -> Exposure:
     """Which test clips a run has seen in training.
 
-    Args:
-        manifest: The dataset that it is measured on.
-
     Raises:
         RunError: If a file of the run is damaged.
     """
@@ -225,7 +222,6 @@ def exposure(
         clips: Its training clips; None if unknown.
         dataset: Name of the dataset that it was trained on.
         same: Whether the data that it is measured on are those of the training.
-        manifest: The dataset that it is measured on.
         unknown: Files of weights that it started from whose training clips are unknown.
     """
     training_data: Literal["same", "changed", "other"] = (

@@ -58,7 +58,6 @@ class FaissIndex:
 
     Args:
         folder: The gallery's folder, which is emptied when features change.
-        pathway: `slow`, `fast` or `both`.
 
     Raises:
         InputError: If faiss is not installed.

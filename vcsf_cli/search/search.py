@@ -114,8 +114,6 @@ class Search:
         `COLUMNS`.
 
         Args:
-            queries: From `read`.
-            pathway: `slow`, `fast` or `both`.
             each_window: Whether every window of a query gets its own answers.
             index: `exact`, `faiss`, or `auto` for faiss on a large gallery.
 

@@ -64,7 +64,6 @@ class Window:
 
     Args:
         view: Its frames, and the positions that each pathway reads.
-        frames: uint8 (L, size, size, 3).
         begin: Time of its first frame, in seconds from the start.
         end: Time when its last frame ends.
     """
@@ -99,7 +98,6 @@ class GivenFrames(SequentialReader):
 
     Args:
         frames: uint8 (T, H, W, 3).
-        fps: Frames per second.
     """
 
     def __init__(self, frames: Frames, fps: float) -> None:
@@ -116,8 +114,6 @@ class VideoFile:
 
     Args:
         source: A file, or frames.
-        sampler: Gives the windows.
-        transform: Makes frames small.
 
     Raises:
         InputError: If there is no such file.
@@ -217,9 +213,6 @@ def encode_windows(
 
     Args:
         model: In eval mode, on `device`.
-        video: What to read.
-        device: Where the model is.
-        bf16: Whether the networks compute in bfloat16.
         done: Called with the number of windows finished so far.
     """
 

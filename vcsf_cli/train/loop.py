@@ -81,9 +81,7 @@ class TrainState:
 
     Args:
         stage: Number of the stage, from 0.
-        epoch: Finished epochs of the stage.
         batch: Finished batches of the epoch under way.
-        step: Optimiser steps of the whole run.
         sums: Sums of the terms since the last log.
         count: Steps since the last log.
     """
@@ -119,7 +117,6 @@ class LoopConfig:
     Args:
         seed: Seed of anything random inside a network, such as dropout.
         check_every: Epochs between two checks, 0 for none.
-        save_every: Seconds between two checkpoints.
         learning_rate: The learning rate after a number of epochs, which may be a fraction.
     """
 
@@ -153,9 +150,7 @@ def fit(
         optimizer: Not wrapped by fabric: gradients are averaged over processes here. A group's
             `lr_scale` multiplies the scheduled learning rate.
         batches: The batches that are left of the stage, in order.
-        config: How long, and how often to log, check and save.
         position: How far the run has come; changed in place.
-        log: Where records go.
         save: Writes a checkpoint of everything, position included.
 
     Raises:

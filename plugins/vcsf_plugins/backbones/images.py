@@ -79,11 +79,8 @@ class _ImageFrames(nn.Module):
     of a clip and replace them. So `image` keeps timm's keys, and its weights fit back into timm.
 
     Args:
-        image: The network of timm.
         cuts: Ends of its stages but the last, which ends with timm's `forward_features`.
         layouts: Layout of the features at the end of each stage.
-        channels: Channels after each stage.
-        temporal: Kind of the temporal part.
         size: The only height and width that the network reads; None: any.
         uses_labels: Whether labels may have trained the network.
     """

@@ -26,7 +26,6 @@ def torchvision_layout(network: nn.Module, own: nn.Module, eps: float | None = N
     """Torchvision's names for the weights of a backbone made of the modules of its network.
 
     Args:
-        network: The network as torchvision builds it.
         own: The backbone; its weights are the network's own tensors.
         eps: Of the batch norms in torchvision, if the backbone has another.
     """

@@ -20,9 +20,7 @@ class _Bottleneck(nn.Module):
     """A residual block of a temporal (kx1x1), a spatial (1x3x3) and a pointwise convolution.
 
     Args:
-        channels_in: Channels of the input.
         inner: Channels in between; the output has four times as many.
-        stride: Stride along height and width.
         kernel: Frames that the first convolution covers.
     """
 

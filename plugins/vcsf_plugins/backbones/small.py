@@ -10,11 +10,6 @@ from vcsf_plugins.backbones.staged import Pathway, Staged, Strides
 class _SmallBlock(nn.Module):
     """A residual block of a spatial (1x3x3) and a temporal (3x1x1) convolution, R(2+1)D's
     factorisation.
-
-    Args:
-        channels_in: Channels of the input.
-        channels: Channels of the output.
-        stride: Strides along time, height and width.
     """
 
     def __init__(self, channels_in: int, channels: int, stride: tuple[int, int, int]) -> None:

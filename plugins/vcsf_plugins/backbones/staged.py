@@ -21,7 +21,6 @@ class Staged(nn.Module):
 
     Args:
         stages: One module per stage; stage 1 is the stem.
-        channels: Channels after each stage.
     """
 
     layouts: Mapping[str, Layout]

@@ -20,11 +20,7 @@ def temporal_shift(features: Tensor) -> Tensor:
 
 
 class TemporalConvolution(nn.Module):
-    """A residual depthwise 3x1x1 convolution, at the start the identity.
-
-    Args:
-        channels: C of the features.
-    """
+    """A residual depthwise 3x1x1 convolution, at the start the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -43,9 +39,6 @@ class TemporalAttention(nn.Module):
     """Residual self-attention of each position over time, at the start the identity.
 
     Steps have the sinusoidal encoding of "Attention Is All You Need", so any number of them works.
-
-    Args:
-        channels: C of the features.
     """
 
     def __init__(self, channels: int) -> None:
