@@ -46,10 +46,6 @@ def draft_from_flags(
 
     Args:
         assignments: Those of `--set`, for all rows.
-        no_cross_pathway: A row of the same epochs with InfoNCE alone.
-        no_stage_a: A row without the stages before cross-pathway training.
-        slow_only: A row where only the slow pathway learns.
-        fast_only: A row where only the fast pathway learns.
         values: Values by the names of `LISTS`, a row for each.
 
     Raises:

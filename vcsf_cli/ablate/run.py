@@ -66,15 +66,6 @@ class RunOptions:
         cores = len(affinity(0)) if affinity else os.cpu_count() or 1
         return max(1, cores // sharing)
 
-    def check_devices(self) -> None:
-        """Check that every device is there and has the precision.
-
-        Raises:
-            InputError: If one isn't or hasn't.
-        """
-        for device in self.devices:
-            self.compute(device).bf16()
-
     def compute(self, device: str) -> Compute:
         return Compute(device, self.precision, self.workers, self.save_every)
 

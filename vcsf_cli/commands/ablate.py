@@ -6,11 +6,11 @@ from functools import partial
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from vcsf_cli.commands.options import (
     MOST_WORKERS,
     allow_seen_option,
+    complete_named,
     complete_recipe,
     data_option,
     device_problem,
@@ -68,20 +68,12 @@ def _parse_assumed(text: str) -> str:
     raise click.BadParameter(f"`{text}` is neither a known card (h200, h100) nor clips a second")
 
 
-def _complete_table(
-    context: click.Context, parameter: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """Names of tables, then files as the shell completes them."""
-    names = [CompletionItem(name) for name in TABLES.files() if name.startswith(incomplete)]
-    return names or [CompletionItem(incomplete, type="file")]
-
-
 _names_option = partial(click.option, type=_parse_names, metavar="A,B,...")
 _numbers_option = partial(click.option, type=_parse_numbers, metavar="N,N,...")
 
 
 @click.command("ablate")
-@click.argument("table", required=False, shell_complete=_complete_table)
+@click.argument("table", required=False, shell_complete=complete_named(TABLES))
 @click.option(
     "--base",
     shell_complete=complete_recipe,

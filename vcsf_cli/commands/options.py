@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shlex
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from vcsf_cli.config.catalogue import RECIPES
+from vcsf_cli.config.catalogue import RECIPES, Catalogue
 from vcsf_cli.contracts import PATHWAYS
 
 MOST_WORKERS = 1024
@@ -23,12 +24,21 @@ _DEVICES = "auto|cpu|cuda|cuda:N|COUNT"
 _DEVICE = re.compile("auto|cpu|cuda(:[0-9]{1,4})?|[0-9]{1,4}")
 
 
-def complete_recipe(
-    context: click.Context, parameter: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """Names of recipes, then files as the shell completes them."""
-    names = [CompletionItem(name) for name in RECIPES.files() if name.startswith(incomplete)]
-    return names or [CompletionItem(incomplete, type="file")]
+def complete_named(
+    catalogue: Catalogue,
+) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """A completion of names in a catalogue, then of files as the shell does it."""
+
+    def complete(
+        context: click.Context, parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        names = [name for name in catalogue.files() if name.startswith(incomplete)]
+        return [*map(CompletionItem, names)] or [CompletionItem(incomplete, type="file")]
+
+    return complete
+
+
+complete_recipe = complete_named(RECIPES)
 
 
 def complete_run(

@@ -77,7 +77,18 @@ def write_html(retrieval: Retrieval, rows: pd.DataFrame, differences: Sequence[D
     """
     run, path = retrieval.run, retrieval.folder / HTML
     note = [retrieval.not_comparable] if retrieval.not_comparable else []
-    tables, figures = ([], []) if rows.empty else ([_recall_table(rows)], _headline_figures(rows))
+    tables, figures = [], []
+    if not rows.empty:
+        recalls = results.pivot(rows)
+        header = ["variant", "pathway", *map(str, recalls.columns)]
+        title = "R@k in per cent of test clips"
+        tables = [Table(title, header, results.cells(recalls), names=2)]
+        metric = recalls.columns[0]
+        figures = [
+            Figure(f"{recalls.loc[index, metric]:.1f} %", f"{metric} {index[1]}", index[1])
+            for index in recalls.index
+            if index[0].startswith("trained")
+        ]
     text = page(
         run.name,
         tables,
@@ -144,23 +155,6 @@ def _facts(retrieval: Retrieval) -> list[tuple[str, str]]:
         ("versions", versions),
         *[("note", remark) for remark in retrieval.remarks()],
     ]
-
-
-def _headline_figures(rows: pd.DataFrame) -> list[Figure]:
-    """R@k of the trained pathways at the lowest k."""
-    table = results.pivot(rows)
-    metric = table.columns[0]
-    return [
-        Figure(f"{table.loc[(variant, pathway), metric]:.1f} %", f"{metric} {pathway}", pathway)
-        for variant, pathway in table.index
-        if variant.startswith("trained")
-    ]
-
-
-def _recall_table(rows: pd.DataFrame) -> Table:
-    table = results.pivot(rows)
-    header = ["variant", "pathway", *map(str, table.columns)]
-    return Table("R@k in per cent of test clips", header, results.cells(table), names=2)
 
 
 def _sections(

@@ -76,7 +76,8 @@ def make_table(
         _show(results, with_published)
         return
     if not (dry_run and assume):  # a calculated time needs no device
-        options.check_devices()
+        for device in options.devices:
+            options.compute(device).bf16()  # it is there, and has the precision
     costs = Costs(plan)
     check(plan, costs, prepared=not dry_run, allow_seen=allow_seen)
     for line in describe_plan(costs, assume, options):
