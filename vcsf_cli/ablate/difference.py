@@ -143,8 +143,7 @@ def redrawn(
     weights = draw_recordings(recordings)
     counts = weights @ sizes.T
     own = sums.sum(1) / sizes.sum(1)
-    found: FloatArray = np.where(counts > 0, weights @ sums.T / np.maximum(counts, 1), own)
-    return found
+    return np.where(counts > 0, weights @ sums.T / np.maximum(counts, 1), own)
 
 
 @lru_cache(maxsize=8)

@@ -82,8 +82,7 @@ class Manifest:
 
     def part(self, split: int, part: str) -> Indices:
         """Rows of a part, `train` or `test`, of a split, 1 to 3."""
-        rows: Indices = np.flatnonzero((self.table[f"split{split}"] == part).to_numpy())
-        return rows
+        return np.flatnonzero((self.table[f"split{split}"] == part).to_numpy())
 
     @classmethod
     def find(cls, data: Path, name: str) -> Manifest:

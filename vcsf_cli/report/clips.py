@@ -165,8 +165,7 @@ def _shown_queries(near: Sequence[Indices]) -> Indices:
     order = np.random.default_rng(0).permutation(len(every))[:_MOST_QUERIES]
     while len(order) + len(np.unique(every[order])) > _MOST_VIDEOS:
         order = order[: len(order) * 9 // 10]
-    shown: Indices = np.sort(order)
-    return shown
+    return np.sort(order)
 
 
 def _read_unit_features(folder: Path, points: Indices) -> Features:

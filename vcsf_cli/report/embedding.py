@@ -27,8 +27,7 @@ def sample_points(count: int) -> Indices:
     """The clips that are on the map: all, or `MAX_POINTS` drawn with a fixed seed."""
     if count <= MAX_POINTS:
         return np.arange(count)
-    drawn: Indices = np.sort(np.random.default_rng(0).choice(count, MAX_POINTS, replace=False))
-    return drawn
+    return np.sort(np.random.default_rng(0).choice(count, MAX_POINTS, replace=False))
 
 
 def embed(features: Features) -> dict[str, npt.NDArray[np.int64]]:

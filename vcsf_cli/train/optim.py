@@ -40,7 +40,7 @@ def build_optimizer(
     extra: dict[str, Any] = (
         {"fused": True} if can and (fused is True or (fused == "auto" and first.is_cuda)) else {}
     )
-    optimizer: torch.optim.Optimizer = create_optimizer_v2(
+    return create_optimizer_v2(
         weights,
         opt=optim.name,
         lr=optim.lr,
@@ -48,7 +48,6 @@ def build_optimizer(
         momentum=optim.momentum,
         **extra,
     )
-    return optimizer
 
 
 def learning_rate(optim: Optim, epoch: float, epochs: int) -> float:
