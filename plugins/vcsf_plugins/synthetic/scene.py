@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from vcsf_cli.contracts import Frames
 from vcsf_plugins.synthetic.actions import Action
 from vcsf_plugins.synthetic.figure import Body, Joints, place_joints
 
 Colour = tuple[int, int, int]
+_Floats = npt.NDArray[np.float64]
 
 FPS = 25
 _MARGIN = 1.5
@@ -141,18 +143,14 @@ def render(
     return clip
 
 
-def _smooth_noise(
-    frames: int, rng: np.random.Generator
-) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def _smooth_noise(frames: int, rng: np.random.Generator) -> _Floats:
     """A random walk of a held camera, (frames, 2), of about unit size."""
     steps = rng.normal(0, 1, (frames + 8, 2))
     walk = np.stack([np.convolve(steps[:, axis], np.ones(9) / 3, "valid") for axis in (0, 1)], 1)
     return walk[:frames]
 
 
-def _camera_matrix(
-    scale: float, offset: np.ndarray[tuple[int], np.dtype[np.float64]], width: int, height: int
-) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def _camera_matrix(scale: float, offset: _Floats, width: int, height: int) -> _Floats:
     """The affine map from the background to the picture: the picture's centre shows the
     background's, moved."""
     x, y = _MARGIN * width / 2 + offset[0], _MARGIN * height / 2 + offset[1]
@@ -163,7 +161,7 @@ def _draw_figure(
     image: Frames,
     joints: Joints,
     look: Look,
-    place: np.ndarray[tuple[int], np.dtype[np.float64]],
+    place: _Floats,
     stature: float,
     mirror: float,
 ) -> None:
