@@ -59,7 +59,7 @@ def write_video(
     gop: int = 40,
     b_frames: int = 2,
     times: Sequence[float] | None = None,
-    turned: bool = False,
+    pixel_aspect: Fraction = Fraction(1),
     metadata: dict[str, str] | None = None,
 ) -> Path:
     """Encode a video; the ending of `path` chooses container and codec.
@@ -73,8 +73,7 @@ def write_video(
         gop: Frames from one key frame to the next.
         b_frames: Of the codecs that have them, between two others.
         times: When each frame is shown in seconds, for a variable rate.
-        turned: Store the frames lying on their side, with metadata that says so, as phones do (mp4
-            and mov).
+        pixel_aspect: Width of a pixel by its height.
         metadata: Of the container, such as a title.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,29 +82,29 @@ def write_video(
     with av.open(str(path), "w") as container:
         container.metadata.update(metadata or {})
         stream: Any = container.add_stream(codec, rate=fps, options=options)
-        stream.width, stream.height = (height, width) if turned else (width, height)
+        stream.width, stream.height = width, height
         stream.pix_fmt, stream.gop_size, stream.max_b_frames = "yuv420p", gop, b_frames
+        stream.sample_aspect_ratio = pixel_aspect
         if times is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
         for index, number in enumerate(numbers):
             image = picture(number, width, height)
-            stored = np.ascontiguousarray(np.rot90(image)) if turned else image
-            frame = av.VideoFrame.from_ndarray(stored, format="rgb24")
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts = index if times is None else round(1000 * times[index])
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    if turned:
-        turn_clockwise(path)
     return path
 
 
-def turn_clockwise(path: Path) -> None:
-    """Write into an mp4's track header that a player has to turn the picture clockwise."""
+def set_matrix(path: Path, matrix: tuple[int, int, int, int]) -> Path:
+    """Write a display matrix (a b; c d) into an mp4's track header: the pixel of column x and row y
+    is shown in column ax + cy, row bx + dy."""
     data = bytearray(path.read_bytes())
-    matrix = data.index(b"tkhd") + 4 + 40
-    one = 1 << 16
-    struct.pack_into(">9i", data, matrix, 0, one, 0, -one, 0, 0, 0, 0, 1 << 30)
+    a, b, c, d = (number << 16 for number in matrix)
+    place = data.index(b"tkhd") + 4 + 40
+    struct.pack_into(">9i", data, place, a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
+    return path
 
 
 def trim(path: Path, begin: float, name: str = "trimmed.mp4") -> Path:
@@ -193,6 +192,8 @@ def ffmpeg_frames(path: Path, width: int, height: int) -> Image:
         "ffmpeg",
         "-v",
         "error",
+        "-threads",
+        "1",  # with more, its Theora decoder gives other pixels
         "-i",
         str(path),
         "-fps_mode",

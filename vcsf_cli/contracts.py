@@ -91,10 +91,14 @@ class Frame:
         image: uint8 (H, W, 3), upright.
         time: Its presentation time in seconds from the first frame, None if the container has no
             usable one.
+        damaged: Whether the decoder found errors in its data, which it concealed.
+        pixel_aspect: Width of a pixel by its height, as shown.
     """
 
     image: Frames
     time: float | None
+    damaged: bool = False
+    pixel_aspect: float = 1.0
 
 
 class Reader(Protocol):

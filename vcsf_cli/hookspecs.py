@@ -105,10 +105,7 @@ def vcsf_datasets() -> Factories:  # type: ignore[empty-body]
 
 @_hookspec
 def vcsf_decoders() -> Factories:  # type: ignore[empty-body]
-    """Video readers. `f(*, ...) -> contracts.Decoder`.
-
-    Optional attribute of the factory: `requires: str`, the module without which it can't decode. By
-    default the first decoder is used whose module is installed."""
+    """Video readers. `f(*, ...) -> contracts.Decoder`."""
 
 
 @_hookspec

@@ -73,14 +73,16 @@ class SequentialReader(ABC):
         return np.stack([found[index] for index in indices])
 
 
-def short_side(image: Frames, size: int) -> Frames:
-    """An image scaled down to a short side of `size`; a smaller one stays as it is."""
+def short_side(image: Frames, size: int, pixel_aspect: float = 1.0) -> Frames:
+    """An image with square pixels, scaled down to a short side of `size`; a smaller one keeps its
+    size. `pixel_aspect` is the width of its pixels by their height."""
     height, width = image.shape[:2]
-    if min(height, width) <= size:
+    shape = width * max(1.0, pixel_aspect), height / min(1.0, pixel_aspect)
+    scale = min(1.0, size / min(shape))
+    if shape == (width, height) and scale == 1.0:
         return image
-    scale = size / min(height, width)
-    shape = (max(size, round(width * scale)), max(size, round(height * scale)))
-    return np.asarray(cv2.resize(image, shape, interpolation=cv2.INTER_AREA), np.uint8)
+    width, height = (max(min(size, round(side)), round(side * scale)) for side in shape)
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def files_below(root: Path, unpacked: Path | None = None) -> Iterator[Path]:

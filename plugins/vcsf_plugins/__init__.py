@@ -75,4 +75,9 @@ def vcsf_datasets() -> Factories:
 def vcsf_decoders() -> Factories:
     from vcsf_plugins import decoders
 
-    return {"decord": decoders.Decord, "pyav": decoders.PyAV}
+    return {
+        "auto": decoders.Auto,
+        "decord": decoders.Decord,
+        "pyav": decoders.PyAV,
+        "torchcodec": decoders.TorchCodec,
+    }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -276,3 +278,36 @@ def test_help_lists_the_kinds_and_each_kind_its_own_options(
     )
     assert main(["prepare", "ucf101", "--help"]) == 0
     assert "--strict" in capsys.readouterr().out
+
+
+def test_a_folder_that_was_prepared_before_goes_on_as_it_was(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Earlier versions had another default decoder, and no setting for the shape of pixels."""
+    arguments = ("folder", "--source", source)
+    assert run(*arguments) == 0
+    settings = Path("data/my.videos/settings.json")
+    made = json.loads(settings.read_text())
+    assert (made["decoder"], made["square_pixels"]) == ("auto", True)
+    old = {key: value for key, value in made.items() if key != "square_pixels"}
+    settings.write_text(json.dumps(old | {"decoder": "pyav"}))
+    write_video(source / "Run" / "new.mp4", 10, pixel_aspect=Fraction(2))
+    assert run(*arguments) == 0
+    table = Manifest.open(settings.parent).table.set_index("video")
+    assert tuple(table.loc["Run/new.mp4", ["width", "height"]]) == (160, 128)
+    capsys.readouterr()
+    assert run(*arguments, "--decoder", "auto", "--square-pixels") == 2
+    message = capsys.readouterr().err
+    assert "decoder 'pyav', not 'auto'; square_pixels False, not True" in message
+
+
+@pytest.mark.parametrize("option", [[], ["--no-square-pixels"]])
+def test_own_videos_are_stored_in_the_shape_they_are_shown_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "mine" / "a.mp4", 10, pixel_aspect=Fraction(2))
+    assert run("folder", "--source", "mine", *option) == 0
+    manifest = Manifest.open(Path("data/mine"))
+    assert manifest.table["width"].tolist() == [160 if option else 320]
+    assert manifest.settings["square_pixels"] == (not option)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import pytest
 import simplejpeg
 from hypothesis import given
 from hypothesis import strategies as st
-from videos import cut_off, number_of, picture, write_video
+from videos import cut_off, flip_bytes, number_of, picture, write_video
 
+from vcsf_cli import registry
 from vcsf_cli.contracts import Frame
 from vcsf_cli.data.decode import Decoded, DecodeJob, Settings, decode, judge, resample
 from vcsf_cli.video import short_side
@@ -99,7 +101,9 @@ def rated(times: list[float | None]) -> list[Frame]:
 
 
 def shown(times: list[float | None], own: float, fps: float) -> list[int]:
-    return [int(image[0, 0, 0]) for image in resample(iter(rated(times)), own, fps)]
+    frames = list(resample(iter(rated(times)), own, fps))
+    assert [frame.time for frame in frames] == pytest.approx(np.arange(len(frames)) / fps)
+    return [int(frame.image[0, 0, 0]) for frame in frames]
 
 
 def test_resampling_shows_what_is_on_screen() -> None:
@@ -171,3 +175,59 @@ def test_the_short_side_becomes_the_size_and_is_never_enlarged(
 
 def test_a_resized_picture_shows_the_same() -> None:
     assert number_of(short_side(picture(613, 320, 256), 64)) == 613
+
+
+def test_pixels_that_are_not_square_are_stored_as_shown_if_wanted(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", 5, width=144, height=96, pixel_aspect=Fraction(4, 3))
+    sizes = {}
+    for square in (False, True):
+        for size in (48, 200):
+            (clip,) = decode(job(path, square_pixels=square, size=size)).clips
+            sizes[square, size] = clip.width, clip.height
+    assert sizes == {
+        (False, 48): (72, 48),
+        (False, 200): (144, 96),
+        (True, 48): (96, 48),
+        (True, 200): (192, 96),
+    }
+
+
+def test_frames_with_concealed_errors_are_counted(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", 120, gop=12)
+    assert decode(job(path)).damaged == 0
+    decoded = decode(job(flip_bytes(path, 0.3, 0.32)))
+    assert (decoded.problem, decoded.read) == ("", 120)
+    assert 0 < decoded.damaged < 40
+
+
+CHANGING = """
+from dataclasses import replace
+from vcsf_cli import hookimpl
+from vcsf_plugins.decoders import PyAV, PyAVReader
+
+class Changing(PyAVReader):
+    def stream(self):
+        for number, frame in enumerate(super().stream()):
+            yield replace(frame, image=frame.image[:90] if number > 10 else frame.image)
+
+def changing():
+    decoder = PyAV()
+    decoder.reader = Changing
+    return decoder
+
+@hookimpl
+def vcsf_decoders():
+    return {"changing": changing}
+"""
+
+
+def test_frames_of_two_sizes_make_no_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a decoder that does not scale them, as the built-in ones do."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vcsf_local.py").write_text(CHANGING)
+    registry.load.cache_clear()
+    try:
+        decoded = decode(job(write_video(tmp_path / "a.mp4", 30), decoder="changing"))
+    finally:
+        registry.load.cache_clear()
+    assert decoded.problem == "its frames have two sizes, 80 x 64 and 114 x 64"

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -735,3 +736,49 @@ def test_the_hash_is_of_the_clips_and_not_of_the_place(
     assert one.hash == other.hash
     changed = other.table.assign(label="Else")
     assert Manifest(other.folder, changed, {}).hash != one.hash
+
+
+def journal_of(folder: Path) -> dict[str, dict[str, Any]]:
+    lines = (folder / "journal.jsonl").read_text().splitlines()
+    return {entry["name"]: entry for entry in map(json.loads, lines)}
+
+
+def test_errors_that_the_decoder_concealed_are_said_of_videos_that_are_kept(tmp_path: Path) -> None:
+    write_video(tmp_path / "source" / "good.mp4", 60, gop=12)
+    flip_bytes(write_video(tmp_path / "source" / "spots.mp4", 60, gop=12), 0.3, 0.32)
+    summary = prepare(tmp_path / "source", tmp_path / "data")
+    assert (summary.clips, summary.bad, summary.damaged) == (2, 0, 1)
+    (row,) = problems(tmp_path / "data").values()
+    assert re.fullmatch(r"\d+ of \d+ frames had errors that the decoder concealed", row["reason"])
+    assert (row["video"], row["kept"]) == ("spots.mp4", "yes")
+
+
+def test_what_lies_behind_destroyed_bytes_is_kept_if_wanted(tmp_path: Path) -> None:
+    flip_bytes(write_video(tmp_path / "source" / "a.avi", 120, gop=12, b_frames=0), 0.4, 0.6)
+    prepare(tmp_path / "source", tmp_path / "data", replace(SETTINGS, on_bad="keep"))
+    (found,) = numbers(Manifest.open(tmp_path / "data")).values()
+    assert found[-30:] == list(range(90, 120))
+    assert "of 120 frames" in problems(tmp_path / "data")["a.avi"]["reason"]
+
+
+def test_the_journal_says_what_decoded_each_video(tmp_path: Path) -> None:
+    pytest.importorskip("decord")
+    for name in ("a.avi", "a.mp4"):
+        write_video(tmp_path / "source" / name, 20)
+    prepare(tmp_path / "source", tmp_path / "data", replace(SETTINGS, decoder="auto"))
+    entries = journal_of(tmp_path / "data")
+    assert {name: entry["decoder"] for name, entry in entries.items()} == {
+        "a.avi": "decord",
+        "a.mp4": "pyav",
+    }
+
+
+def test_reasons_do_not_depend_on_where_the_videos_lie(bad_source: Path, tmp_path: Path) -> None:
+    listed = []
+    for place in ("here", "there/deeper"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        shutil.copytree(bad_source, tmp_path / place)
+        prepare(tmp_path / place, tmp_path / f"data {place[0]}")
+        listed.append((tmp_path / f"data {place[0]}" / "problems.csv").read_text())
+    assert listed[0] == listed[1]
+    assert str(tmp_path) not in listed[0]

@@ -21,7 +21,7 @@ from vcsf_cli.commands.options import LONGEST, MOST_WORKERS, Number, data_option
 from vcsf_cli.config import strict_yaml
 from vcsf_cli.config.check import Checker
 from vcsf_cli.contracts import Component, Dataset, Parameter
-from vcsf_cli.data.decode import Settings, default_decoder, preferred_decoders
+from vcsf_cli.data.decode import Settings, default_decoder
 from vcsf_cli.errors import DataError, InputError, PluginError, RecipeError
 from vcsf_cli.narrate import duration, say
 from vcsf_cli.storage.files import is_folder_name
@@ -57,9 +57,14 @@ def _shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--decoder",
-            default=default_decoder,
-            show_default=" where installed, else ".join(preferred_decoders()),
-            help="Video reader.",
+            help=f"Video reader; see `vcsf plugins decoder`.  [default: {default_decoder()}, or as "
+            "before]",
+        ),
+        click.option(
+            "--square-pixels/--no-square-pixels",
+            default=None,
+            help="Store videos with oblong pixels in the shape they are shown in.  [default: as "
+            "before, else of own videos, not of benchmark sets]",
         ),
         click.option(
             "--fps",
@@ -167,7 +172,8 @@ def _prepare(
     name: str | None,
     size: int,
     quality: int,
-    decoder: str,
+    decoder: str | None,
+    square_pixels: bool | None,
     fps: float | None,
     max_seconds: float,
     on_bad: str,
@@ -175,11 +181,14 @@ def _prepare(
     time_limit: float,
     workers: int | None,
 ) -> None:
-    from vcsf_cli.data.prepare import PROBLEMS, Preparation  # pandas is slow to load
+    from vcsf_cli.data.prepare import (  # pandas is slow to load
+        PROBLEMS,
+        Preparation,
+        read_settings,
+    )
 
     kind = component.name
     plugins = registry.load()
-    plugins.find("decoder", decoder)
     if source is not None and not source.exists():
         raise InputError(
             f"--source {source} does not exist", "name a folder, an archive or a CSV file"
@@ -196,7 +205,12 @@ def _prepare(
     dataset: Dataset = plugins.build(
         "dataset", kind, source or folder / "original", **_check_options(component, chosen)
     )
-    settings = Settings(kind, decoder, size, quality, fps, max_seconds, on_bad)
+    before = read_settings(folder)
+    decoder = decoder or (before or {}).get("decoder") or default_decoder()
+    plugins.build("decoder", decoder)  # its library may be missing
+    if square_pixels is None:
+        square_pixels = before.get("square_pixels", False) if before else not dataset.benchmark
+    settings = Settings(kind, decoder, size, quality, fps, max_seconds, on_bad, square_pixels)
     begun = time.monotonic()
     with resumable():
         summary = Preparation(
@@ -214,7 +228,9 @@ def _prepare(
         f"{folder}: {summary.clips:,} clips of {summary.videos:,} videos, {summary.frames:,} "
         f"frames, {summary.size / 2**20:,.1f} MiB, {summary.bad} bad"
     )
-    if summary.bad:
+    if summary.damaged:
+        say(f"{summary.damaged:,} others had errors that the decoder concealed")
+    if summary.bad or summary.damaged:
         say(f"what is wrong with them: {folder / PROBLEMS}")
     if 100 * summary.bad > max_bad * summary.videos:
         raise DataError(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import math
 import signal
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -18,7 +17,7 @@ import numpy as np
 import simplejpeg
 
 from vcsf_cli import registry
-from vcsf_cli.contracts import Frame, Frames, Reader
+from vcsf_cli.contracts import Frame, Reader
 from vcsf_cli.errors import DataError, VcsfError
 from vcsf_cli.storage import files
 from vcsf_cli.video import short_side
@@ -32,24 +31,8 @@ _SECONDS_BETWEEN_BEATS = 0.05
 
 
 def default_decoder() -> str:
-    """The first decoder whose library is installed."""
-    preferred = preferred_decoders()
-    return next(
-        name
-        for name, library in preferred.items()
-        if not library or importlib.util.find_spec(library)
-    )
-
-
-def preferred_decoders() -> dict[str, str]:
-    """Decoders and the library that each requires, in the order in which they are preferred, up to
-    the first that requires none."""
-    found: dict[str, str] = {}
-    for name, component in registry.load().components("decoder").items():
-        found[name] = getattr(component.factory, "requires", "")
-        if not found[name]:
-            break
-    return found
+    """The first decoder of the first plugin."""
+    return next(iter(registry.load().components("decoder")))
 
 
 @dataclass(frozen=True)
@@ -64,6 +47,8 @@ class Settings:
         fps: Frames per second that videos are resampled to; None: their own.
         max_seconds: Longer videos are cut into clips; None: never.
         on_bad: `skip` leaves a bad video out, `keep` keeps what could be read of it.
+        square_pixels: Whether frames whose pixels are not square are stored in the shape that they
+            are shown in.
     """
 
     kind: str
@@ -73,6 +58,7 @@ class Settings:
     fps: float | None = None
     max_seconds: float | None = 60.0
     on_bad: str = "skip"
+    square_pixels: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,6 +102,8 @@ class Decoded:
         fps: Frames per second of the clips.
         read: Number of frames that were decoded.
         declared: Number of frames that there should be, 0 if unknown.
+        damaged: Number of frames with errors that the decoder concealed.
+        decoder: What decoded them, empty if the decoder doesn't say.
         problem: What is wrong with the video; empty: nothing.
         sha256: Of the video's file.
         unread: Whether the file could not be read, which another try may change.
@@ -125,6 +113,8 @@ class Decoded:
     fps: float = 0.0
     read: int = 0
     declared: int = 0
+    damaged: int = 0
+    decoder: str = ""
     problem: str = ""
     sha256: str = ""
     unread: bool = False
@@ -193,6 +183,7 @@ def decode(job: DecodeJob) -> Decoded:
         writer.longest = round(settings.max_seconds * decoded.fps) if settings.max_seconds else 0
         for frame in _read_frames(reader, settings.fps, decoded, heart):
             writer.add(frame)
+        decoded.decoder = getattr(reader, "decoder", settings.decoder)
         decoded.problem = judge(decoded)
     except StorageError:
         raise
@@ -207,6 +198,7 @@ def decode(job: DecodeJob) -> Decoded:
         )
     finally:
         writer.close()
+    decoded.problem = decoded.problem.replace(str(job.path), job.path.name)  # wherever videos lie
     return decoded
 
 
@@ -228,31 +220,29 @@ def judge(decoded: Decoded) -> str:
     if decoded.read == 1:
         return "it has one frame only"
     if decoded.read < decoded.declared - max(1, decoded.declared // 50):
-        return f"truncated: {decoded.read} of {decoded.declared} frames could be decoded"
+        what = "damaged" if decoded.damaged else "truncated"
+        return f"{what}: {decoded.read} of {decoded.declared} frames could be decoded"
     return ""
 
 
 def _read_frames(
     reader: Reader, fps: float | None, decoded: Decoded, heart: _Heartbeat
 ) -> Iterator[Frame]:
-    """Frames of a video, at its own rate or at `fps`. Each decoded frame is counted in
-    `decoded.read` and is a beat."""
+    """Frames of a video, at its own rate or at `fps`. Each decoded frame is counted in `decoded`
+    and is a beat."""
 
     def counted() -> Iterator[Frame]:
         for frame in reader.stream():
             decoded.read += 1
+            decoded.damaged += frame.damaged
             heart.beat()
             yield frame
 
-    if fps is None:
-        yield from counted()
-    else:
-        for image in resample(counted(), reader.fps or USUAL_FPS, fps):
-            yield Frame(image, None)
+    return counted() if fps is None else resample(counted(), reader.fps or USUAL_FPS, fps)
 
 
-def resample(frames: Iterator[Frame], own: float, fps: float) -> Iterator[Frames]:
-    """The frame on screen at every multiple of 1/fps.
+def resample(frames: Iterator[Frame], own: float, fps: float) -> Iterator[Frame]:
+    """The frame on screen at every multiple of 1/fps, with that time.
 
     Args:
         frames: The video's frames; one without a time follows the one before at the video's own
@@ -260,16 +250,16 @@ def resample(frames: Iterator[Frame], own: float, fps: float) -> Iterator[Frames
         own: The video's own rate.
         fps: The rate wanted.
     """
-    shown: Frames | None = None
+    shown: Frame | None = None
     tick, time = 0, -1 / own
     for frame in frames:
         time = time + 1 / own if frame.time is None else frame.time
         while shown is not None and tick / fps < time - 1e-6:
-            yield shown
+            yield replace(shown, time=tick / fps)
             tick += 1
-        shown = frame.image
+        shown = frame
     while shown is not None and tick / fps < time + 1 / own - 1e-6:
-        yield shown
+        yield replace(shown, time=tick / fps)
         tick += 1
 
 
@@ -296,22 +286,30 @@ class _ClipWriter:
         """Frames of the longest clip, 0 for no limit."""
         self._file: IO[bytes] | None = None
         self._last = b""
+        self._size = ""
 
     def add(self, frame: Frame) -> None:
         """Append a frame.
 
         Raises:
             StorageError: If it can't be written.
+            DataError: If it is not as large as the one before.
         """
-        clips = self.decoded.clips
+        clips, settings = self.decoded.clips, self.job.settings
+        pixel_aspect = frame.pixel_aspect if settings.square_pixels else 1.0
+        image = short_side(frame.image, settings.size, pixel_aspect)
+        height, width = image.shape[:2]
+        size = f"{width} x {height}"
+        if self._size not in ("", size):
+            raise DataError(f"its frames have two sizes, {self._size} and {size}")
+        self._size = size
         if not clips or (self.longest and len(clips[-1].sizes) == self.longest):
             self._next()
         clip = clips[-1]
-        image = short_side(frame.image, self.job.settings.size)
         jpeg: bytes = simplejpeg.encode_jpeg(
-            image, quality=self.job.settings.quality, colorspace="RGB", colorsubsampling="420"
+            image, quality=settings.quality, colorspace="RGB", colorsubsampling="420"
         )
-        clip.height, clip.width = image.shape[:2]
+        clip.height, clip.width = height, width
         clip.sizes.append(len(jpeg))
         clip.crc32.append(zlib.crc32(jpeg))
         clip.times.append(math.nan if frame.time is None else frame.time)

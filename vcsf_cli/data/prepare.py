@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -45,6 +45,7 @@ class Summary:
         frames: Frames in them.
         size: Bytes of their frames.
         bad: Videos with a problem.
+        damaged: Other videos, some of whose frames had errors that the decoder concealed.
         new: Videos that this call decoded.
     """
 
@@ -53,6 +54,7 @@ class Summary:
     frames: int
     size: int
     bad: int
+    damaged: int
     new: int
 
 
@@ -114,22 +116,18 @@ class Preparation:
             return self._finish(videos, len(unfinished))
 
     def _check_settings(self) -> None:
-        path = self.folder / manifest.SETTINGS
-        if not path.is_file():
+        there = read_settings(self.folder)
+        if there is None:
             return
-        try:
-            there = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(there, dict):
-                raise ValueError("it holds no settings")
-        except ValueError as error:
-            raise DataError(
-                f"{path} is damaged: {error}",
-                f"delete {self.folder} and prepare again, or give another --name",
-            ) from error
+        defaults = {field.name: field.default for field in fields(Settings)}
+        there = {
+            key: there.get(key, defaults[key])  # earlier versions had fewer settings
+            for key in defaults
+        }
         differing = [
-            f"{key} {there.get(key)!r}, not {value!r}"
+            f"{key} {there[key]!r}, not {value!r}"
             for key, value in asdict(self.settings).items()
-            if there.get(key) != value
+            if there[key] != value
         ]
         if differing:
             raise InputError(
@@ -280,6 +278,8 @@ class Preparation:
             "problem": decoded.problem,
             "read": decoded.read,
             "declared": decoded.declared,
+            "damaged": decoded.damaged,
+            "decoder": decoded.decoder,
             "clips": clips,
             "shard": writer.shard,
             "end": writer.end,
@@ -289,15 +289,15 @@ class Preparation:
     def _finish(self, videos: list[Video], new: int) -> Summary:
         """Write the list of problems and the manifest."""
         entries = [(video, self.journal.entries[video.name]) for video in videos]
-        problems = [entry for _, entry in entries if entry["problem"]]
+        bad = sum(bool(entry["problem"]) for _, entry in entries)
+        noted = {entry["name"]: reason for _, entry in entries if (reason := _reason(entry))}
         with files.atomic_write(self.folder / PROBLEMS, "w") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(["video", "reason", "frames_read", "frames_declared", "kept"])
-            for entry in problems:
+            for name, reason in noted.items():
+                entry = self.journal.entries[name]
                 kept = "yes" if entry["clips"] else "no"
-                table.writerow(
-                    [entry["name"], entry["problem"], entry["read"], entry["declared"], kept]
-                )
+                table.writerow([name, reason, entry["read"], entry["declared"], kept])
         rows = [
             row for video, entry in entries for row in _manifest_rows(self.folder, video, entry)
         ]
@@ -310,7 +310,35 @@ class Preparation:
         for remark in describe_duplicates(pd.DataFrame(rows)):
             say(f"warning: {remark}")
         frames, size = sum(row["frames"] for row in rows), sum(row["bytes"] for row in rows)
-        return Summary(len(videos), len(rows), frames, size, len(problems), new)
+        return Summary(len(videos), len(rows), frames, size, bad, len(noted) - bad, new)
+
+
+def _reason(entry: dict[str, Any]) -> str:
+    """What is wrong with a video, or with frames of one that was kept; empty: nothing."""
+    if entry["problem"] or not entry.get("damaged"):
+        return str(entry["problem"])
+    return f"{entry['damaged']} of {entry['read']} frames had errors that the decoder concealed"
+
+
+def read_settings(folder: Path) -> dict[str, Any] | None:
+    """The settings that a dataset's folder was prepared with, None before that.
+
+    Raises:
+        DataError: If they are damaged.
+    """
+    path = folder / manifest.SETTINGS
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no settings")
+    except ValueError as error:
+        raise DataError(
+            f"{path} is damaged: {error}",
+            f"delete {folder} and prepare again, or give another --name",
+        ) from error
+    return found
 
 
 def _append_clip(

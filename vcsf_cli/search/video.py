@@ -37,7 +37,8 @@ class FrameTransform:
         border: Side of the centre square as a fraction of the short side.
         stored: Short side in pixels that frames are first shrunk to, as in the store.
         fps: Frames per second to resample to, None for the video's own.
-        decoder: Its name; empty for decord where it is installed, else PyAV.
+        decoder: Its name; empty for the default one.
+        square_pixels: As in the store.
     """
 
     size: int
@@ -45,6 +46,7 @@ class FrameTransform:
     stored: int = 128
     fps: float | None = None
     decoder: str = ""
+    square_pixels: bool = False
 
     @classmethod
     def from_stage(cls, stage: Stage, settings: Mapping[str, Any]) -> FrameTransform:
@@ -55,6 +57,7 @@ class FrameTransform:
             settings.get("size", cls.stored),
             settings.get("fps"),
             settings.get("decoder", ""),
+            settings.get("square_pixels", False),
         )
 
 
@@ -185,8 +188,7 @@ class VideoFile:
             for number, frame in enumerate(self._stream()):
                 yield frame if frame.time is not None else Frame(frame.image, number / own)
         else:
-            for number, image in enumerate(resample(self._stream(), own, self.transform.fps)):
-                yield Frame(image, number / self.transform.fps)
+            yield from resample(self._stream(), own, self.transform.fps)
 
     def _stream(self) -> Iterator[Frame]:
         self._decoded.read = 0
@@ -196,7 +198,8 @@ class VideoFile:
                 yield frame
 
     def _small(self, frame: Frame) -> Frame:
-        image = short_side(frame.image, self.transform.stored)
+        pixel_aspect = frame.pixel_aspect if self.transform.square_pixels else 1.0
+        image = short_side(frame.image, self.transform.stored, pixel_aspect)
         crop = centre_square(image.shape[0], image.shape[1], self.transform.border)
         return Frame(np.ascontiguousarray(apply_crop(image, crop, self.transform.size)), frame.time)
 
