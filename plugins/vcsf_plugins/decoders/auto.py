@@ -18,7 +18,7 @@ and VP9 among them, the pixels of decord, PyAV and torchcodec are equal."""
 
 
 class Auto:
-    """The fastest decoder that is exact for each file: PyAV, or decord for MPEG-4 part 2.
+    """An exact decoder for each file: PyAV, which is the fastest, or decord for MPEG-4 part 2.
 
     PyAV reads what ffmpeg reads, in about half of decord's time and the same as torchcodec's, which
     takes seconds to load. MPEG-4 part 2 in AVI, Matroska or MP4, as in UCF101 and HMDB51, is read by
