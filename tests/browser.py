@@ -21,7 +21,7 @@ CHROMIUM = shutil.which("chromium")
 chromium = pytest.mark.skipif(
     not CHROMIUM, reason="Chromium is not installed: apt-get install chromium"
 )
-SECONDS = 30.0
+SECONDS = 120.0
 KEYS = {
     "Tab": 9,
     "Enter": 13,

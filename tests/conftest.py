@@ -9,6 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("vcsf", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("vcsf")
 
 CHECKOUT = Path(__file__).parent.parent
 OURS = (

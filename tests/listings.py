@@ -152,7 +152,7 @@ class Site:
             handler.wfile.write(body[begin:end])
             handler.wfile.flush()
         if self.stalls and end < len(body):
-            self.closing.wait(5)
+            self.closing.wait(60)
 
 
 @contextmanager

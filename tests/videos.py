@@ -124,7 +124,7 @@ def trim(path: Path, begin: float, name: str = "trimmed.mp4") -> Path:
         "copy",
         str(copy),
     ]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=300)
     return copy
 
 
@@ -202,6 +202,6 @@ def ffmpeg_frames(path: Path, width: int, height: int) -> Image:
         "rawvideo",
     ]
     output = subprocess.run(
-        [*command, "-pix_fmt", "rgb24", "-"], capture_output=True, check=True, timeout=60
+        [*command, "-pix_fmt", "rgb24", "-"], capture_output=True, check=True, timeout=300
     ).stdout
     return np.frombuffer(output, np.uint8).reshape(-1, height, width, 3)

@@ -86,7 +86,7 @@ def test_places_count_alike_however_many_clips_they_have() -> None:
     assert (found.value, found.clips, found.places) == (0.5, 120, 2)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.tuples(st.integers(-1, 1), st.integers(0, 4)), min_size=1, max_size=12),
     st.integers(0, DRAWS - 1),

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import called
+from trained import hold, let_go
 
 from vcsf_cli.ablate import run as table_runs
 from vcsf_cli.config import recipe as recipes
@@ -386,7 +387,7 @@ def wait_for(process: subprocess.Popen[str], path: Path) -> None:
         time.sleep(0.005)
 
 
-def ends(process: str, seconds: float = 2.0) -> bool:
+def ends(process: str, seconds: float = 60.0) -> bool:
     """Whether a process is gone, or a zombie that nobody has waited for, before some seconds are
     over."""
     stat = Path(f"/proc/{process}/stat")
@@ -405,6 +406,7 @@ def test_killed_and_interrupted_it_goes_on_to_the_same_table(
     made: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     prepared(tmp_path, tiny_data)
+    hold(tmp_path, 1)
     process = started(tmp_path)
     wait_for(process, run_of(tmp_path) / "stages.json")
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -413,10 +415,13 @@ def test_killed_and_interrupted_it_goes_on_to_the_same_table(
     assert children
     assert all(ends(child) for child in children)
 
+    second = run_of(tmp_path, *ONE_NEIGHBOUR)
+    hold(tmp_path, 1, second.name)
     process = started(tmp_path)
-    wait_for(process, run_of(tmp_path, *ONE_NEIGHBOUR) / "recipe.yaml")
+    wait_for(process, second / "recipe.yaml")
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=120)
+    let_go(tmp_path)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "interrupted; the same command goes on: vcsf ablate --base tiny.yaml" in said
     assert "Traceback" not in said

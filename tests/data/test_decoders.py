@@ -104,7 +104,7 @@ def test_original_recordings_are_decoded_as_ffmpeg_does(
 
 
 @given(st.lists(st.integers(0, 89), min_size=1, max_size=40))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @pytest.mark.parametrize("name", DECODERS)
 def test_any_frames_can_be_read_in_any_order(folder: Path, name: str, indices: list[int]) -> None:
     reader = build(name).open(folder / "b_frames.avi")

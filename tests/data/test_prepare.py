@@ -261,7 +261,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(
         tmp_path / "program.py",
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
     )
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode != 0
     assert b"DataError: the store can't be written" in stderr
     prepare(source, folder, shard_bytes=60_000)
@@ -413,6 +413,7 @@ def test_two_at_once_are_refused(source: Path, tmp_path: Path) -> None:
     try:
         while process.poll() is None and not (folder / "settings.json").exists():
             time.sleep(0.002)
+        os.killpg(process.pid, signal.SIGSTOP)
         with pytest.raises(InputError, match="is being prepared by another process"):
             prepare(source, folder)
     finally:

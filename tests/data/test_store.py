@@ -126,7 +126,7 @@ def test_what_lies_behind_the_last_finished_clip_is_cut_off(
 
 
 @given(data=st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_any_frames_are_read_in_the_order_asked_for(
     manifest: Manifest, data: st.DataObject
 ) -> None:

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import called
-from trained import copy_run
+from trained import copy_run, hold, let_go
 
 from vcsf_cli.config import protocol
 from vcsf_cli.config.recipe import load
@@ -132,6 +132,7 @@ def test_killed_it_goes_on_to_the_same_bits(
     copy: Path, tiny_data: Path, tiny_run: Path, tmp_path: Path
 ) -> None:
     long = {"train__epochs": 8, "train__choose": "best", "train__check_every": 2}
+    hold(copy, 5)
     command = [sys.executable, "-m", "vcsf_cli", *arguments(tiny_data, "--save-every", 0, **long)]
     process = subprocess.Popen(
         command, cwd=copy, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL
@@ -143,6 +144,7 @@ def test_killed_it_goes_on_to_the_same_bits(
         time.sleep(0.005)
     process.kill()
     process.communicate()
+    let_go(copy)
     (folder,) = (path.parent for path in copy.glob("runs/*/finetune/*/status.json"))
     assert not json.loads((folder / "status.json").read_text())["finished"]
     done = called(*arguments(tiny_data, **long), cwd=copy)
@@ -168,7 +170,7 @@ def test_interrupted_it_saves_says_how_to_go_on_and_ends_with_130(
     while process.poll() is None and not list(copy.glob("runs/*/finetune/*/metrics.csv")):
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
-    _, narration = process.communicate(timeout=120)
+    _, narration = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "interrupted; the same command goes on: vcsf finetune synthetic" in narration
     (path,) = copy.glob("runs/*/finetune/*/checkpoint.pt")

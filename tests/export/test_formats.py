@@ -120,7 +120,7 @@ def test_image_networks_go_back_into_timm(name: str, tmp_path: Path) -> None:
     old=st.tuples(*[st.integers(1, 9)] * 3),
     new=st.tuples(*[st.integers(1, 9)] * 3),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_pool_that_onnx_lacks(old: tuple[int, int, int], new: tuple[int, int, int]) -> None:
     features = torch.randn(2, 3, *old, generator=torch.Generator().manual_seed(sum(old)))
     torch.testing.assert_close(

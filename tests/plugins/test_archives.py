@@ -603,11 +603,11 @@ def test_after_a_kill_the_next_call_waits_for_what_still_unpacks_and_cleans(
     following = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert following.stderr is not None
-        assert select.select([following.stderr], [], [], 60)[0]
+        assert select.select([following.stderr], [], [], 300)[0]
         assert "waiting for another process" in following.stderr.readline()
     finally:
         (tmp_path / "go").touch()
-    assert following.communicate(timeout=60)[0] == "1\n"
+    assert following.communicate(timeout=300)[0] == "1\n"
     assert following.returncode == 0
     assert [path.name for path in (source / "unpacked").iterdir()] == ["UCF101"]
 

@@ -291,7 +291,7 @@ def test_the_volume_finds_a_shift() -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     batch=st.integers(2, 3),
     steps=st.integers(1, 5),

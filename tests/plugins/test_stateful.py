@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from conftest import Vcsf
+from trained import hold, let_go
 
 from vcsf_cli.storage import checkpoint
 
@@ -81,6 +82,7 @@ def test_a_loss_learns_and_what_is_frozen_stays_even_after_a_kill(
             first[f"{block}.body.0.weight"], whole["model"][f"{block}.body.0.weight"]
         )
 
+    hold(tmp_path, 11)
     process = subprocess.Popen(
         [sys.executable, "-m", "vcsf_cli", *words, "--runs", "killed"],
         cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL,
@@ -92,6 +94,7 @@ def test_a_loss_learns_and_what_is_frozen_stays_even_after_a_kill(
         time.sleep(0.002)
     process.kill()
     process.wait()
+    let_go(tmp_path)
     assert checkpoint.load(killed)["task"]["loss"]["scale"] != whole["loss"]["scale"]
     vcsf(*words, "--runs", "killed", cwd=tmp_path)
     again = checkpoint.load(killed)["task"]

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import called
+from trained import hold, let_go
 
 from vcsf_cli.config.recipe import load
 from vcsf_cli.data.clips import TwoViewClips
@@ -216,6 +217,7 @@ def test_killed_inside_a_stage_it_goes_on_to_the_same_bits(
 ) -> None:
     recipe = write(tmp_path)
     command = [sys.executable, "-m", "vcsf_cli", "pretrain", str(recipe), "--data", str(tiny_data)]
+    hold(tmp_path, 8 * (stage - 1) + 3)
     process = subprocess.Popen(
         [*command, "--save-every", "0", "--workers", "0"],
         cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL,
@@ -227,6 +229,7 @@ def test_killed_inside_a_stage_it_goes_on_to_the_same_bits(
         time.sleep(0.002)
     process.kill()
     process.wait()
+    let_go(tmp_path)
     assert checkpoint.load(path)["position"]["stage"] + 1 == stage
     run, _ = pretrain(recipe, tiny_data)
     assert all(torch.equal(value, weights(run, 3)[key]) for key, value in weights(whole, 3).items())

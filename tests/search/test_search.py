@@ -118,7 +118,7 @@ def search_by_hand(
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     counts=st.lists(st.integers(1, 6), min_size=1, max_size=7),
     groups=st.lists(st.integers(1, 4), min_size=1, max_size=5),
@@ -336,7 +336,7 @@ def test_another_checkpoint_throws_all_away(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["key.json", "lock"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     whole=st.integers(0, 4),
     journal=st.integers(0, 400),

@@ -24,6 +24,7 @@ import pytest
 import torch
 from conftest import KILLS, called
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from trained import hold, let_go
 
 import vcsf_cli
 from vcsf_cli.cli import main
@@ -193,6 +194,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bits(
 ) -> None:
     moments = random.Random(1)
     targets = sorted(moments.randrange(STEPS - 4) for _ in range(KILLS))
+    hold(tmp_path, STEPS - 2)
     before = 0
     for target in targets:
         process = started(tmp_path, tiny_data)
@@ -203,6 +205,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bits(
         process.kill()
         before = target
         process.communicate()
+    let_go(tmp_path)
     run = only_run(tmp_path / "runs")
     position = checkpoint.load(run / "checkpoint.pt")["position"]
     assert targets[-1] <= position["step"] < STEPS
@@ -219,10 +222,12 @@ def test_a_bank_goes_on_to_the_same_bits(tiny_data: Path, tmp_path: Path) -> Non
     whole = only_run(tmp_path / "whole")
     assert [row["step"] for row in records(whole) if row["loss"]][-1] == "20"  # one epoch fills it
     assert all(0 <= float(row["slow_mined"]) <= 2 for row in records(whole) if row["loss"])
+    hold(tmp_path, 10)
     process = started(tmp_path, tiny_data, "--set", f"loss={bank['loss']}")
     wait_for_steps(process, tmp_path, 7)
     process.kill()
     process.communicate()
+    let_go(tmp_path)
     done = called(*arguments(tiny_data, Path("runs"), **bank), cwd=tmp_path)
     assert "going on after step" in done.stderr
     assert_same(only_run(tmp_path / "runs"), whole)
@@ -232,6 +237,7 @@ def test_a_bank_goes_on_to_the_same_bits(tiny_data: Path, tmp_path: Path) -> Non
 def test_interrupted_it_saves_says_how_to_go_on_and_ends_with_130(
     number: int, whole: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
+    hold(tmp_path, 1)
     process = started(tmp_path, tiny_data, "--save-every", "1000", start_new_session=True)
     log = tmp_path / "runs" / whole.name / "metrics.csv"
     while process.poll() is None and not (log.exists() and "\n2," in log.read_text()):
@@ -239,7 +245,8 @@ def test_interrupted_it_saves_says_how_to_go_on_and_ends_with_130(
     os.killpg(
         process.pid, number
     )  # a terminal and a cluster's scheduler tell the processes that read as well
-    _, narration = process.communicate(timeout=60)
+    let_go(tmp_path)
+    _, narration = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "the same command goes on: vcsf pretrain smoke" in narration
     assert "Traceback" not in narration
@@ -265,7 +272,7 @@ def test_a_polite_kill_during_checks_saves_too(tiny_data: Path, tmp_path: Path) 
         time.sleep(0.005)
     time.sleep(1)  # a check starts processes that read, which lasts longer than the steps between
     os.killpg(process.pid, signal.SIGTERM)
-    _, narration = process.communicate(timeout=60)
+    _, narration = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "Traceback" not in narration
     assert list(tmp_path.glob("runs/*/checkpoint.pt"))
@@ -279,7 +286,7 @@ def test_the_death_of_a_reader_is_one_error(tiny_data: Path, tmp_path: Path) -> 
         int(child) for child in children if "pt_data" in Path(f"/proc/{child}/comm").read_text()
     )
     os.kill(reader, signal.SIGKILL)
-    _, narration = process.communicate(timeout=60)
+    _, narration = process.communicate(timeout=300)
     assert process.returncode == 1
     before, found, behind = narration.partition("error: a process that reads clips died")
     assert found
@@ -308,7 +315,7 @@ def test_a_full_disk_stops_with_one_error_and_the_run_goes_on_later(
         "0",
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
     )
-    _, narration = process.communicate(timeout=60)
+    _, narration = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "error: " in narration
     assert "Traceback" not in narration
