@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import simplejpeg
@@ -198,6 +199,20 @@ def test_frames_with_concealed_errors_are_counted(tmp_path: Path) -> None:
     decoded = decode(job(flip_bytes(path, 0.3, 0.32)))
     assert (decoded.problem, decoded.read) == ("", 120)
     assert 0 < decoded.damaged < 40
+
+
+def test_what_was_tried_is_said_where_no_frame_can_be_decoded(tmp_path: Path) -> None:
+    pytest.importorskip("decord")
+    path = write_video(tmp_path / "a.avi", 20)
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    for position, size in packets:
+        data[position + 8 : position + 8 + size] = bytes(size)  # behind the head of the chunk
+    path.write_bytes(data)
+    decoded = decode(job(path, decoder="decord"))
+    assert decoded.problem == "no frame could be decoded by decord or pyav"
+    assert decode(job(path)).problem == "no frame could be decoded by pyav"
 
 
 CHANGING = """

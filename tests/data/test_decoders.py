@@ -328,15 +328,15 @@ def test_where_data_is_destroyed_it_goes_on_behind(decoder: Decoder, tmp_path: P
 
 @pytest.mark.parametrize("name", ["steady.mkv", "a.avi"])
 def test_packets_without_data_are_no_frames(decoder: Decoder, tmp_path: Path, name: str) -> None:
-    """Five in the middle, as where a recorder had no new picture."""
+    """Five in the middle and four at the end, as where a recorder had no new picture."""
     plain = write_video(tmp_path / f"plain{Path(name).suffix}", 30, b_frames=0)
     with av.open(str(plain)) as source, av.open(str(tmp_path / name), "w") as container:
         stream = container.add_stream_from_template(source.streams.video[0])
         unit = source.streams.video[0].time_base
         assert unit is not None
         packets = [packet for packet in source.demux(video=0) if packet.size]
-        for number in range(35):
-            packet = av.Packet(b"") if 15 <= number < 20 else packets.pop(0)
+        for number in range(39):
+            packet = av.Packet(b"") if 15 <= number < 20 or number >= 35 else packets.pop(0)
             packet.pts = packet.dts = round(number / 25 / unit)
             packet.time_base, packet.stream = unit, stream
             container.mux(packet)

@@ -216,7 +216,7 @@ def judge(decoded: Decoded) -> str:
     """The problem of a video that decoded without an error; one frame, or one in fifty, may be
     missing."""
     if decoded.read == 0:
-        return "no frame could be decoded"
+        return "no frame could be decoded" + (f" by {decoded.decoder}" if decoded.decoder else "")
     if decoded.read == 1:
         return "it has one frame only"
     if decoded.read < decoded.declared - max(1, decoded.declared // 50):

@@ -37,13 +37,16 @@ class _CheckedReader(PyAVReader):
 
     def stream(self) -> Iterator[Frame]:
         """All frames in presentation order, in bounded memory."""
-        images, self.decoder = self._images(), self.name
+        images, agreeing = self._images(), True
+        self.decoder = f"{self.name} or pyav"  # as long as there is no frame
         for number, decoded in enumerate(self._decode()):
-            image = None if self.decoder != self.name else next(images, None)
+            image = next(images, None) if agreeing else None
             if image is not None and _agree(image, decoded):
+                self.decoder = self.name
                 yield decoded.frame(image)
                 continue
-            if self.decoder == self.name:
+            if agreeing:
+                agreeing = False
                 images.close()
                 self.decoder = f"{self.name} to frame {number - 1}, then pyav" if number else "pyav"
             yield decoded.frame()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -86,6 +87,7 @@ def describe(path: Path) -> VideoInfo:
     Raises:
         DataError: If the file has no video, or one of an unknown codec.
     """
+    errors = count_errors()
     with open_container(path) as container:
         stream = _choose_stream(container, path)
         codec = stream.codec_context
@@ -97,7 +99,7 @@ def describe(path: Path) -> VideoInfo:
             pixel_format=codec.pix_fmt or "",
             frame_bytes=3 * codec.width * codec.height,
             fps=fps,
-            declared=_count_frames(container, stream, fps),
+            declared=_count_frames(path, container, stream, fps, errors),
             pixel_aspect=float(stream.sample_aspect_ratio or 1),
         )
 
@@ -124,14 +126,16 @@ def _choose_stream(container: InputContainer, path: Path) -> VideoStream:
     return max(readable, key=score)
 
 
-def _count_frames(container: InputContainer, stream: VideoStream, fps: float) -> int:
+def _count_frames(
+    path: Path, container: InputContainer, stream: VideoStream, fps: float, errors: int
+) -> int:
     """The number of frames that there should be: those whose data is there, and those that are lost
     at the end. Frames that an edit list cuts away, as phones and trimming without encoding do,
     don't count.
 
     The header's own count is no help: encoders leave out frames that repeat the one before, and
     count them. So the lost ones are counted by the time from the last frame's end to the end in the
-    header.
+    header, unless the file surely has all its data: a recording may end with packets without data.
     """
     unit = stream.time_base or Fraction(0)
     start = float((stream.start_time or 0) * unit)
@@ -141,13 +145,17 @@ def _count_frames(container: InputContainer, stream: VideoStream, fps: float) ->
             if packet.is_discard:  # needed for decoding what follows, but never shown
                 cut_away += 1
                 continue
-            # A packet without data repeats a frame, or stands at the end of every stream.
-            count += packet.size > 0
+            count += packet.size > 0  # one without data stands at the end of every stream
             time = packet.pts if packet.pts is not None else packet.dts
             if time is not None:
                 end = max(end, float((time + (packet.duration or 0)) * unit))
     except av.FFmpegError:  # the data breaks off: what is lost shows below
         pass
+    if container.format.name.startswith("matroska") and count_errors() == errors:
+        return count  # the demuxer reports where it ends early
+    index = getattr(stream, "index_entries", None)  # PyAV has it since version 17
+    if index is not None and _is_whole_avi(path):
+        return max(count, len(index))
     promised = [
         start + float((stream.duration or 0) * unit),
         start + (max(0, stream.frames - cut_away) / fps if fps else 0.0),
@@ -156,3 +164,12 @@ def _count_frames(container: InputContainer, stream: VideoStream, fps: float) ->
         promised.append(container.duration / av.time_base)  # counted from zero, not from the start
     rate = min(fps, count / (end - start)) if end > start else fps
     return count + max(0, round((max(promised) - end) * rate))
+
+
+def _is_whole_avi(path: Path) -> bool:
+    """Whether a file is an AVI that is as long as its header says."""
+    with path.open("rb") as file:
+        head = file.read(8)
+        length = file.seek(0, os.SEEK_END)
+    promised = 8 + int.from_bytes(head[4:], "little")
+    return head[:4] == b"RIFF" and promised <= length <= promised + 1
