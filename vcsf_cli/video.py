@@ -150,12 +150,12 @@ def left_out(
         used: Whether the file of a name is used in another way, such as a list of splits.
     """
     others: Counter[str] = Counter()
-    with_video, without = {root}, []
+    of_use, without = {root}, []
     for path in _walk(root, unpacked):
         special = _is_special(path)
-        if _is_video(path) and not special:
-            with_video.update(path.parents)
-        elif used is None or not used(path.name):
+        if (_is_video(path) and not special) or (used is not None and used(path.name)):
+            of_use.update(path.parents)
+        else:
             others["pipes or devices" if special else path.suffix.lower() or "without ending"] += 1
             without.append(path)
     if not others:
@@ -164,7 +164,7 @@ def left_out(
     outermost = dict.fromkeys(
         above.relative_to(root).as_posix()
         for path in without
-        if (above := next((a for a in reversed(path.parents) if a not in with_video), None))
+        if (above := next((a for a in reversed(path.parents) if a not in of_use), None))
     )
     if outermost:
         more = f" and {len(outermost) - _NAMED:,} more" if len(outermost) > _NAMED else ""

@@ -25,7 +25,7 @@ from vcsf_cli.cli import main
 from vcsf_cli.contracts import Video
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import DataError, InputError
-from vcsf_cli.video import VIDEO_ENDINGS
+from vcsf_cli.video import VIDEO_ENDINGS, left_out
 
 CLASSES = ("Run/a.avi", "Run/b.avi", "Jump/c.avi", "Jump/d.avi")
 
@@ -77,6 +77,11 @@ def test_files_that_are_left_out_are_counted_and_classes_of_them_named(tmp_path:
     counts, folders = dataset.remarks()[1:]
     assert counts == "left out: 2 .txt, 2 pipes or devices, 1 .jpg, 1 without ending, 1 .xyz"
     assert folders == "warning: folders without a video: Fly, Swim"
+
+
+def test_files_that_are_used_otherwise_are_not_left_out(tmp_path: Path) -> None:
+    source = touch(tmp_path, *CLASSES, "lists/train.txt", "lists/classes.txt")
+    assert left_out(source, used={"train.txt"}.__contains__) == ["left out: 1 .txt"]
 
 
 @pytest.mark.parametrize(
