@@ -16,7 +16,7 @@ def check(plan: Plan, costs: Costs, prepared: bool, allow_seen: bool = False) ->
     """Check that all rows can be trained and measured.
 
     Args:
-        costs: Its costs; counting them runs the networks of every row once.
+        costs: Counting them runs the networks of every row once.
         prepared: Whether the data must be there.
         allow_seen: Whether test clips may be seen in training.
 

@@ -75,7 +75,7 @@ class RemainingStage:
     """The rest of one stage.
 
     Args:
-        flops: Their operations.
+        flops: Operations of all these epochs.
         clips: Training clips to read, epochs times clips.
     """
 
@@ -94,7 +94,7 @@ class RemainingWork:
 
     Args:
         stages: The last stages, which must be trained; earlier ones are done or taken over.
-        measuring_flops: Operations of these.
+        measuring_flops: Operations of the measurements.
         damage: Why the run can't be used; else empty.
     """
 

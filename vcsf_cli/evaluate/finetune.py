@@ -113,7 +113,7 @@ class _ClassifyTask(Task):
 
     Args:
         position: How far the training has come; the loop moves it.
-        compute: The same, for predictions.
+        compute: Device and precision of predictions.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ class Voters:
     """Training clips that vote for their class, see `neighbours.vote`.
 
     Args:
-        gallery: Their features (N, C).
+        gallery: Features of the training clips (N, C).
         target: Their classes, (N,).
         k: How many of the nearest vote.
         temperature: How much nearer clips weigh more.

@@ -36,7 +36,7 @@ def write_markdown(
     """Write `report.md` and return its path.
 
     Args:
-        rows: Its rows of `results.csv`.
+        rows: Rows of `results.csv`.
     """
     run, parts = retrieval.run, retrieval.parts
     training = f"{_training_length(run)} on `{run.status['dataset']}` split {_trained_split(run)}"
@@ -70,7 +70,7 @@ def write_html(retrieval: Retrieval, rows: pd.DataFrame, differences: Sequence[D
 
     Args:
         retrieval: What was measured; its folder holds `features.parquet` and `neighbours.csv`.
-        rows: Its rows of `results.csv`; empty where there are no labels or no test part.
+        rows: Rows of `results.csv`; empty where there are no labels or no test part.
 
     Raises:
         DataError: If the dataset's shards can't be read.

@@ -219,7 +219,7 @@ def exposure(
     """Which test clips a training has seen.
 
     Args:
-        clips: Its training clips; None if unknown.
+        clips: Those it was trained on; None if unknown.
         dataset: Name of the dataset that it was trained on.
         same: Whether the data that it is measured on are those of the training.
         unknown: Files of weights that it started from whose training clips are unknown.
