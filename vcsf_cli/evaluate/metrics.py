@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix, recall_score
 
 from vcsf_cli.features.bootstrap import paired_interval
 from vcsf_cli.features.extract import Features
-from vcsf_cli.storage.files import atomic_write
+from vcsf_cli.storage.files import atomic_write, write_text
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -88,8 +88,7 @@ def class_table(confused: pd.DataFrame) -> pd.DataFrame:
 
 def write_confusion(folder: Path, pathway: str, confused: pd.DataFrame) -> None:
     """Write `confusion-<pathway>.csv` and `.png`."""
-    with atomic_write(folder / f"confusion-{pathway}.csv", "w") as file:
-        confused.to_csv(file, lineterminator="\n")
+    write_text(folder / f"confusion-{pathway}.csv", confused.to_csv(lineterminator="\n"))
     _draw(
         folder / f"confusion-{pathway}.png", confused, f"{pathway}: share of a class's test clips"
     )

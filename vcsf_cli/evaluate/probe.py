@@ -89,8 +89,8 @@ def _fit_classifier(
     splits, target = evaluation.splits, evaluation.target
     grid = cast(Linear | Knn, evaluation.protocol).grid.model_dump()
     setting, tried = choose(features, target, splits.train, splits.validation, fit, grid)
-    with files.atomic_write(evaluation.folder / f"sweep-{pathway}.csv", "w") as file:
-        tried.to_csv(file, index=False, lineterminator="\n")
+    text = tried.to_csv(index=False, lineterminator="\n")
+    files.write_text(evaluation.folder / f"sweep-{pathway}.csv", text)
     if len(splits.validation):
         say(
             f"{pathway}: {', '.join(f'{name} {value:g}' for name, value in setting.items())}, "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -32,8 +31,8 @@ _STYLES = {"untrained": "dashed", "colour_histogram": "dotted"}
 
 def write_markdown(
     retrieval: Retrieval, rows: pd.DataFrame, differences: Sequence[Difference]
-) -> Path:
-    """Write `report.md` and return its path.
+) -> None:
+    """Write `report.md`.
 
     Args:
         rows: Rows of `results.csv`.
@@ -60,13 +59,11 @@ def write_markdown(
     ]
     text = [f"# Retrieval of {run.name}\n\n{_bullets(facts)}"]
     text += [f"## {heading}\n\n{content.strip()}" for heading, content in sections]
-    path = retrieval.folder / MARKDOWN
-    files.write_text(path, "\n\n".join(text) + "\n")
-    return path
+    files.write_text(retrieval.folder / MARKDOWN, "\n\n".join(text) + "\n")
 
 
-def write_html(retrieval: Retrieval, rows: pd.DataFrame, differences: Sequence[Difference]) -> Path:
-    """Write `report.html` and return its path.
+def write_html(retrieval: Retrieval, rows: pd.DataFrame, differences: Sequence[Difference]) -> None:
+    """Write `report.html`.
 
     Args:
         retrieval: What was measured; its folder holds `features.parquet` and `neighbours.csv`.
@@ -75,7 +72,7 @@ def write_html(retrieval: Retrieval, rows: pd.DataFrame, differences: Sequence[D
     Raises:
         DataError: If the dataset's shards can't be read.
     """
-    run, path = retrieval.run, retrieval.folder / HTML
+    run = retrieval.run
     note = [retrieval.not_comparable] if retrieval.not_comparable else []
     tables, figures = [], []
     if not rows.empty:
@@ -99,8 +96,7 @@ def write_html(retrieval: Retrieval, rows: pd.DataFrame, differences: Sequence[D
         figures=figures,
         clips=build_clips(retrieval.manifest, retrieval.parts, {run.name: retrieval.folder}),
     )
-    files.write_text(path, text)
-    return path
+    files.write_text(retrieval.folder / HTML, text)
 
 
 def _bullets(lines: Sequence[object]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from vcsf_cli.features.cache import read_key
-from vcsf_cli.storage.files import atomic_write, lock
+from vcsf_cli.storage.files import lock, write_text
 
 COLUMNS = (
     "run", "variant", "seed", "dataset", "split", "task", "pathway", "metric", "value", "clips", "left_out",
@@ -70,8 +70,7 @@ def write(path: Path, rows: Iterable[dict[str, object]]) -> pd.DataFrame:
             ~old["variant"].isin(new["variant"].unique()) & old["clips"].isin(new["clips"].unique())
         ]
         new = pd.concat([new, old], ignore_index=True) if len(old) else new
-    with atomic_write(path, "w") as file:
-        new.to_csv(file, index=False, lineterminator="\n")
+    write_text(path, new.to_csv(index=False, lineterminator="\n"))
     return new
 
 
@@ -88,8 +87,7 @@ def merge(path: Path, rows: pd.DataFrame) -> None:
             now = set(map(tuple, rows[list(SAME)].astype(str).to_numpy()))
             kept = [tuple(row) not in now for row in old[list(SAME)].astype(str).to_numpy()]
             rows = pd.concat([old[kept], rows], ignore_index=True) if any(kept) else rows
-        with atomic_write(path, "w") as file:
-            rows.to_csv(file, index=False, lineterminator="\n")
+        write_text(path, rows.to_csv(index=False, lineterminator="\n"))
 
 
 def read_all(run: Path, checkpoint: str) -> pd.DataFrame:
