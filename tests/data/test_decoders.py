@@ -280,9 +280,12 @@ def test_difficult_videos_are_decoded_as_ffmpeg_does(
 
 
 FORMATS = {
+    "a.dv": ("-s", "720x576", "-pix_fmt", "yuv420p"),
     "a.3gp": ("-c:v", "h263", "-s", "176x144"),
     "a.flv": (),
     "a.gif": (),
+    "a.h264": ("-c:v", "libx264"),
+    "a.y4m": (),
     "a.m2ts": ("-c", "copy"),
     "a.mpg": ("-c:v", "mpeg1video"),
     "a.ogv": (),
@@ -308,6 +311,7 @@ def test_all_kinds_of_video_are_decoded_as_ffmpeg_does(
     truth = ffmpeg_frames(tmp_path / name, frames.shape[2], frames.shape[1])
     assert len(frames) == len(truth) == (6 if name == "interlaced.mp4" else 12)
     assert len(frames) <= reader.declared <= len(frames) + 1
+    assert reader.fps == pytest.approx(25 * len(frames) / 12)
     assert np.abs(frames.astype(int) - truth).mean(axis=(1, 2, 3)).max() < 1
 
 
@@ -415,6 +419,16 @@ def test_times_are_those_of_a_variable_rate(decoder: Decoder, tmp_path: Path) ->
     path = write_video(tmp_path / "phone.mp4", 6, times=times, b_frames=0)
     read = [frame.time for frame in decoder.open(path).stream()]
     assert read == pytest.approx(times, abs=0.002)
+
+
+@needs_ffmpeg
+def test_a_wmv_of_variable_rate_is_whole(decoder: Decoder, tmp_path: Path) -> None:
+    times = [number / 25 + (number >= 40) for number in range(60)]
+    plain = write_video(tmp_path / "plain.mkv", 60, times=times, b_frames=0)
+    ffmpeg("-i", plain, "-c:v", "wmv2", "-fps_mode", "passthrough", tmp_path / "a.wmv")
+    reader = decoder.open(tmp_path / "a.wmv")
+    assert [frame.time for frame in reader.stream()] == pytest.approx(times, abs=0.002)
+    assert 60 <= reader.declared <= 61
 
 
 @needs_ffmpeg

@@ -18,7 +18,7 @@ _DEMUXERS = (
     "3g2 3gp amv apng asf av1 avi cavsvideo cine dhav dirac dnxhd dv dxa evc f4v film_cpk flic flv "
     "gif gxf h261 h263 h264 hevc ipu ivf ivr kux live_flv lxf m4v matroska mjpeg mlv mov mp4 mpeg "
     "mpegts mpegtsraw mpegvideo mv mxf nsv nut nuv obu ogg pva rm roq rpl smjpeg smk swf thp ty "
-    "vc1 vc1test vividas vivo vvc webm wtv xmv"
+    "vc1 vc1test vividas vivo vvc webm wtv xmv yuv4mpegpipe"
 )
 """FFmpeg's names of what is opened: files that hold their video themselves. Lists, such as concat
 and m3u8, lead to other files and addresses; texts are drawn as video by others."""
@@ -91,7 +91,9 @@ def describe(path: Path) -> VideoInfo:
     with open_container(path) as container:
         stream = _choose_stream(container, path)
         codec = stream.codec_context
-        fps = float(stream.average_rate or stream.guessed_rate or 0)
+        average, guessed = float(stream.average_rate or 0), float(stream.guessed_rate or 0)
+        # FFmpeg's average is nonsense for DV, and counts the fields of GXF.
+        fps = guessed if average > 1.5 * guessed > 0 else average or guessed
         return VideoInfo(
             stream=stream.index,
             container=container.format.name.partition(",")[0],
