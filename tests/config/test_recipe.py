@@ -400,6 +400,8 @@ def test_a_value_that_does_not_fit_is_reported_once(assignment: str, message: st
             "",
         ),
         ("name=a/b", "`name` is 'a/b': give letters, digits, `-`, `_` and `.`", ""),
+        ("data.name=../x", "`data.name` is '../x': give the name of a folder in --data", ""),
+        ("data.name=..", "`data.name` is '..': give the name of a folder in --data", ""),
         (
             "seed=2147483648",
             "`seed` is 2147483648: input should be less than or equal to 2147483647",
