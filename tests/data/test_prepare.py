@@ -436,8 +436,7 @@ def test_equal_videos_of_two_classes_or_parts_are_said(
         said = capsys.readouterr().err
         equal = "clips are equal to others in"
         assert f"3 {equal} another class, such as Jump/c.avi and Run/b.avi" in said
-        assert f"2 {equal} the other part of split 1, such as Run/b.avi and Run/c.avi" in said
-        assert "split 2" not in said
+        assert f"2 {equal} the other part of a split, such as Run/b.avi and Run/c.avi" in said
 
 
 def test_one_stem_twice_gives_two_members(tmp_path: Path) -> None:

@@ -174,11 +174,15 @@ def describe_duplicates(table: pd.DataFrame) -> list[str]:
     classes, or in both parts of a split."""
     same = table[table.duplicated("sha256", keep=False)]
     frames = same.groupby("sha256")
-    kinds = {"in another class": frames["label"].transform("nunique") > 1}
+    across = np.zeros(len(same), bool)
     for split in (1, 2, 3):
         parts = same[f"split{split}"]
         both = [parts.eq(part).groupby(same["sha256"]).transform("any") for part in PARTS]
-        kinds[f"in the other part of split {split}"] = both[0] & both[1] & parts.isin(PARTS)
+        across |= (both[0] & both[1] & parts.isin(PARTS)).to_numpy(bool)
+    kinds = {
+        "in another class": (frames["label"].transform("nunique") > 1).to_numpy(bool),
+        "in the other part of a split": across,
+    }
     remarks = []
     for where, found in kinds.items():
         if found.any():
