@@ -43,7 +43,6 @@ def table_metrics(measure: Measure) -> list[str]:
 
 
 def load_protocol(measure: Measure) -> protocols.Protocol:
-    """The protocol of a measurement by classification."""
     return protocols.load(measure.protocol or DEFAULT_PROTOCOLS[measure.task], measure.assignments)
 
 
@@ -53,5 +52,4 @@ def measurement_key(measure: Measure) -> str:
 
 
 def sources(manifest: Manifest) -> dict[str, str]:
-    """The recording of each clip of a dataset."""
     return dict(zip(manifest.table["video"], manifest.table["source"].astype(str), strict=True))

@@ -57,7 +57,6 @@ class Group:
     measurements: Mapping[str, Measurements] = field(default_factory=dict)
 
     def has(self, spec: RunSpec) -> bool:
-        """Whether a run was measured."""
         return (spec.seed, spec.split) in self.measurements.get(spec.row.name, {})
 
 

@@ -19,8 +19,6 @@ from vcsf_cli.runs.run import Run, run_folder
 
 @dataclass(frozen=True)
 class Plan:
-    """A table with its runs."""
-
     table: Table
     specs: tuple[RunSpec, ...]
     data: Path
@@ -97,7 +95,6 @@ class Plan:
         return measured.evaluation(spec, manifest, measure).read()
 
     def missing(self, spec: RunSpec) -> list[Measure]:
-        """The measurements that a run still needs."""
         return [
             measure
             for measure in self.table.measures

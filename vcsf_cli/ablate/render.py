@@ -48,8 +48,6 @@ TRAINED = 2
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a rendered table."""
-
     text: str
     bold: bool = False
 

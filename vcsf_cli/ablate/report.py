@@ -183,7 +183,6 @@ def _report_link(results: TableResults, group: Group, spec: RunSpec) -> str:
 
 
 def _retrieval_group(results: TableResults) -> Group | None:
-    """The first measurement of retrieval."""
     return next((group for group in results.groups if group.measure.task == "retrieve"), None)
 
 

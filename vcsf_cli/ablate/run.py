@@ -134,8 +134,6 @@ class _RunProcess:
 
 
 class TableRunner:
-    """Does the work of a plan."""
-
     def __init__(self, plan: Plan, options: RunOptions) -> None:
         self.plan, self.options = plan, options
         self._running: list[_RunProcess] = []

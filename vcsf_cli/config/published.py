@@ -70,7 +70,6 @@ def entries() -> tuple[Entry, ...]:
 
 
 def datasets() -> set[str]:
-    """The datasets with published numbers."""
     return {data for entry in entries() for data in entry.results}
 
 

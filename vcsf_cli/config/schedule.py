@@ -14,7 +14,6 @@ _REFERENCE = "vcsf"
 
 
 def epochs_by_pathway(recipe: Recipe) -> dict[str, int]:
-    """Epochs that each pathway learns for."""
     return {
         pathway: sum(
             stage.train.epochs for stage in recipe.stages if pathway in stage.train.pathways

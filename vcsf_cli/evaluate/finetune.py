@@ -104,7 +104,6 @@ class Classifier(nn.Module):
         ]
 
     def parts(self, pathway: str) -> nn.ModuleDict:
-        """Encoder and layer of one pathway."""
         return nn.ModuleDict({"encoder": self.encoders[pathway], "layer": self.layers[pathway]})
 
 
@@ -179,7 +178,6 @@ class _ClassifyTask(Task):
         return {f"{pathway}_held_out_top1": share for pathway, share in shares.items()}
 
     def state(self) -> dict[str, Any]:
-        """Weights, and the best so far."""
         return {"model": self.model.state_dict(), "best": self.best}
 
     def load_state(self, state: Mapping[str, Any], path: Path) -> None:

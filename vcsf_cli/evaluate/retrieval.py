@@ -95,7 +95,6 @@ class Retrieval(Evaluation):
 
     @cached_property
     def parts(self) -> QueryGallery:
-        """Queries and gallery."""
         return query_gallery(self.manifest, self.split)
 
     @property
@@ -331,7 +330,6 @@ class Retrieval(Evaluation):
 
 
 def retrieval_folder(run: Run, dataset: str, split: int) -> Path:
-    """Where the retrieval of a run lies."""
     return run.folder / "retrieve" / f"{dataset}-split{split}"
 
 

@@ -89,7 +89,6 @@ def describe(
 
 
 def is_export(folder: Path) -> bool:
-    """Whether a folder is an export."""
     try:
         return read_config(folder) is not None
     except RunError:

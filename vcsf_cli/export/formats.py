@@ -90,7 +90,6 @@ def trace_encoder(encoder: Encoder, size: int) -> _Program:
 
 
 def write_torch_export(program: _Program, path: Path) -> None:
-    """Write an exported program."""
     with quiet():
         torch.export.save(program, path)
 

@@ -143,7 +143,6 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> VideoE
 
 
 def _load_export(folder: Path) -> VideoEncoder:
-    """The encoder of an exported folder."""
     config = read_config(folder)
     path = folder / FILES["safetensors"]
     if not path.is_file():

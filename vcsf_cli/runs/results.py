@@ -33,7 +33,6 @@ NUMBERS = ("seed", "split", "value", "clips", "left_out", *COUNTS, "rank", "simi
 
 
 def recall_metric(k: int) -> str:
-    """The metric of retrieval, `R@k`."""
     return f"R@{k}"
 
 

@@ -40,8 +40,6 @@ WITH_LABELS = "labels were used in training: this is not self-supervised"
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder."""
-
     folder: Path
     recipe: Recipe
 

@@ -145,7 +145,6 @@ class VideoFile:
         return reader
 
     def __len__(self) -> int:
-        """Number of windows."""
         return len(self.views)
 
     def windows(self) -> Iterator[Window]:

@@ -102,7 +102,6 @@ class Compute:
         )
 
     def fabric(self) -> Fabric:
-        """Lightning Fabric on this device."""
         device = self.device()
         if device.type == "cpu":
             _keep_freed_memory()

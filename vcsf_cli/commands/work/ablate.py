@@ -134,7 +134,6 @@ def _run(plan: Plan, options: RunOptions, with_published: bool) -> None:
 
 
 def _show(results: TableResults, with_published: bool) -> None:
-    """Write and print the table."""
     table, folder = render.render_table(results, with_published), results.plan.folder
     render.write(folder, results, table)
     show_whole(render.terminal_table(table))
