@@ -6,6 +6,7 @@ COMMANDS = {
     "pretrain": "Train the slow and the fast pathway as a recipe says.",
     "retrieve": "Measure nearest-neighbour retrieval of a trained run, or search with videos of "
     "your own.",
+    "embed": "Write the features of a folder of videos, or of a prepared dataset, as a table.",
     "finetune": "Measure classification: linear probe, k-NN, fine-tuning, or training from "
     "scratch.",
     "ablate": "Train and measure the rows of a table, and make the table.",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -14,12 +16,14 @@ from torch import Tensor
 from vcsf_cli.config.schema import Stage
 from vcsf_cli.contracts import PATHWAYS, Frames
 from vcsf_cli.data.decode import USUAL_FPS
-from vcsf_cli.errors import InputError, RunError
+from vcsf_cli.errors import DataError, InputError, RunError
+from vcsf_cli.export.embed import VideoWindows, embed_files, with_both
 from vcsf_cli.export.encoder import Encoder
 from vcsf_cli.export.folder import CONFIG, FILES, exported_recipe, read_config
+from vcsf_cli.features.cache import window_key
 from vcsf_cli.features.extract import Features
 from vcsf_cli.model.parts import build_sampler, fixed_geometry
-from vcsf_cli.model.pathways import TwoPathways, build
+from vcsf_cli.model.pathways import TwoPathways, build, stage_channels
 from vcsf_cli.runs.restore import restore
 from vcsf_cli.runs.run import read_run
 from vcsf_cli.search.video import (
@@ -29,7 +33,7 @@ from vcsf_cli.search.video import (
     WindowFeatures,
     encode_windows,
 )
-from vcsf_cli.storage import checkpoint
+from vcsf_cli.storage import checkpoint, files
 
 _Source = str | Path | Frames | Tensor
 """A video file, or its frames: uint8 (T, H, W, 3), RGB."""
@@ -48,6 +52,7 @@ class VideoEncoder(Encoder):
         stage: Says which sampler gives a video's windows.
         centre: Mean feature (C,) of the training clips by pathway, where it was measured; else
             empty.
+        digest: SHA-256 of the file that the weights come from.
     """
 
     def __init__(
@@ -57,12 +62,22 @@ class VideoEncoder(Encoder):
         look: FrameTransform,
         pathways: Sequence[str],
         centre: Mapping[str, Tensor],
+        digest: str = "",
     ) -> None:
         sampler = build_sampler(stage)
         super().__init__(model, fixed_geometry(sampler), pathways)
-        self.sampler, self.look = sampler, look
+        self.stage, self.sampler, self.look, self.digest = stage, sampler, look, digest
+        self.widths = {
+            name: stage_channels(model.pathway(name).backbone)[-1] for name in self.pathways
+        }
+        """Length of the features, C, by pathway."""
         self.centre: Features = {pathway: values.numpy() for pathway, values in centre.items()}
         self.requires_grad_(False).eval()
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """How videos are cut into windows and made small."""
+        return {**window_key(self.stage), "stored": self.look.stored, "fps": self.look.fps}
 
     def encode(self, video: _Source) -> Features:
         """The feature of a video, the mean over its windows: float32 (C,) by pathway.
@@ -96,6 +111,34 @@ class VideoEncoder(Encoder):
         )
         opened = VideoFile(source, self.sampler, self.look)
         return encode_windows(self, opened, next(self.parameters()).device)
+
+    def embed(self, paths: Iterable[str | Path], every: float = 0.0) -> pd.DataFrame:
+        """Features of every window of video files, a row each: `path`, `begin` and `end` in
+        seconds, a vector in the column of each pathway, and in `both` the two beside each other,
+        each of unit length over the square root of two.
+
+        `vcsf embed` does the same for many videos, with processes that read, and goes on after a
+        kill.
+
+        Args:
+            paths: The files.
+            every: Seconds from the begin of a window to that of the next, at least; 0 for all
+                windows.
+
+        Raises:
+            DataError: If a file can't be read.
+        """
+        videos = [Path(path) for path in paths]
+        windows = VideoWindows(videos, self.sampler, self.look, every)
+        device = next(self.parameters()).device
+        tables = {}
+        for number, found in embed_files(self, self.geometry, windows, device, workers=0):
+            if isinstance(found, str):
+                raise DataError(found, f"leave out {videos[number]}")
+            columns = {name: list(values) for name, values in with_both(found.features).items()}
+            times = {"path": str(videos[number]), "begin": found.begin, "end": found.end}
+            tables[number] = pd.DataFrame(times | columns)
+        return pd.concat([tables[number] for number in sorted(tables)], ignore_index=True)
 
 
 def _frames_as_video(frames: Frames | Tensor, fps: float) -> GivenFrames:
@@ -139,7 +182,8 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> VideoE
     run = read_run(folder)
     model, stage = restore(run)[0], run.recipe.last_stage
     transform = FrameTransform.from_stage(stage, {})
-    return VideoEncoder(model, stage, transform, PATHWAYS, {}).to(device)
+    digest = files.sha256(run.checkpoint)
+    return VideoEncoder(model, stage, transform, PATHWAYS, {}, digest).to(device)
 
 
 def _load_export(folder: Path) -> VideoEncoder:
@@ -159,7 +203,12 @@ def _load_export(folder: Path) -> VideoEncoder:
     recipe = exported_recipe(config)
     look = FrameTransform(**config["video"])
     encoder = VideoEncoder(
-        build(recipe), recipe.last_stage, look, tuple(config["features"]), centre
+        build(recipe),
+        recipe.last_stage,
+        look,
+        tuple(config["features"]),
+        centre,
+        files.sha256(path),
     )
     checkpoint.load_weights(encoder, tensors, path)
     return encoder

@@ -133,6 +133,22 @@ def window_spans(sampler: Sampler, frames: int) -> Indices:
     return np.array([(window.min(), window.max() + 1) for window in views], np.int64)
 
 
+def window_times(spans: Indices, fps: float, frame_times: Any, begin: float) -> Times:
+    """When windows of a clip begin and end in its recording, (W, 2) in seconds.
+
+    Args:
+        spans: The first frame of each window and the one after its last, (W, 2).
+        fps: Frames per second of the clip.
+        frame_times: When each of its frames is shown, where the rate varies; else None.
+        begin: When the clip begins.
+    """
+    if frame_times is None:
+        found: Times = begin + spans / fps
+        return found
+    times = np.asarray(frame_times)
+    return np.stack([times[spans[:, 0]], times[spans[:, 1] - 1] + 1 / fps], axis=1)
+
+
 def find_recordings(manifest: Manifest) -> tuple[npt.NDArray[np.object_], Indices, Times]:
     """The recordings that a dataset's clips were cut from.
 
@@ -320,22 +336,23 @@ class Gallery:
         row = np.concatenate(
             [np.arange(e["first"], e["first"] + e["windows"]) for e in entries if e is not None]
         )
-        times = np.concatenate([self._times(clip, begin[clip]) for clip in order])
+        times = np.concatenate(
+            [
+                window_times(
+                    self.spans[int(self.frames[clip])],
+                    self.fps[clip],
+                    self.frame_times[clip],
+                    begin[clip],
+                )
+                for clip in order
+            ]
+        )
         features: Features = {pathway: self._stored(pathway) for pathway in PATHWAYS}
         found = GalleryWindows(
             features, row, np.repeat(owner[order], counts), times, {}, {}, names, labels
         )
         self._fill_means(found)
         return found
-
-    def _times(self, clip: int, begin: float) -> Times:
-        """When the windows of a clip begin and end in its recording, (W, 2) in seconds."""
-        spans = self.spans[int(self.frames[clip])]
-        times, fps = self.frame_times[clip], self.fps[clip]
-        if times is None:
-            found: Times = begin + spans / fps
-            return found
-        return np.stack([times[spans[:, 0]], times[spans[:, 1] - 1] + 1 / fps], axis=1)
 
     def _fill_means(self, windows: GalleryWindows) -> None:
         """Fill in mean and lengths, from `mean.npz` if it is of the same windows."""

@@ -1,0 +1,261 @@
+"""`vcsf embed`: features of a folder, a list or a dataset as a table that later calls complete."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from conftest import called
+
+from vcsf_cli import load_encoder
+from vcsf_cli.data.manifest import Manifest
+
+
+@pytest.fixture(scope="module")
+def originals(tiny_data: Path) -> list[Path]:
+    return sorted((tiny_data / "synthetic" / "original" / "videos").rglob("*.avi"))
+
+
+@pytest.fixture
+def videos(originals: list[Path], tmp_path: Path) -> Path:
+    """A folder with four of the videos."""
+    for number, path in enumerate(originals[:4]):
+        target = tmp_path / "videos" / str(number % 2) / f"{number}.avi"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    return tmp_path / "videos"
+
+
+def embed(
+    source: Path | str, run: Path, folder: Path, *more: object, status: int = 0
+) -> subprocess.CompletedProcess[str]:
+    words = ("embed", source, "--from", run, "--workers", 0, "-o", folder / "e.parquet", *more)
+    return called(*words, cwd=folder, status=status)
+
+
+def read(folder: Path) -> pd.DataFrame:
+    return pd.read_parquet(folder / "e.parquet")
+
+
+def assert_same_rows(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
+    """Equal but for when the files were modified, and for what batches of other windows round."""
+    vectors = ["slow", "fast", "both"]
+    others = ["modified", *vectors]
+    pd.testing.assert_frame_equal(ours.drop(columns=others), theirs.drop(columns=others))
+    for name in vectors:
+        found, expected = (np.stack(table[name].to_list()) for table in (ours, theirs))
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_row_is_a_window_with_the_features_that_the_encoder_gives(
+    videos: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    done = embed(videos, tiny_run, tmp_path)
+    assert done.stdout == ""
+    table = read(tmp_path)
+    assert table["path"].unique().tolist() == ["0/0.avi", "0/2.avi", "1/1.avi", "1/3.avi"]
+    assert f"4 videos, {len(table)} windows, 4 videos of them new" in done.stderr
+    encoder = load_encoder(tiny_run)
+    for name, rows in table.groupby("path"):
+        windows = encoder.encode_windows(videos / str(name))
+        assert rows["begin"].tolist() == windows.begin.tolist()
+        assert rows["end"].tolist() == windows.end.tolist()
+        for pathway in ("slow", "fast"):
+            ours = np.stack(rows[pathway].to_list())
+            assert ours.dtype == np.float32
+            np.testing.assert_allclose(ours, windows.features[pathway], rtol=1e-5, atol=1e-6)
+        both, slow, fast = (np.stack(rows[key].to_list()) for key in ("both", "slow", "fast"))
+        cosines = [
+            (each @ each.T) / np.outer(*(np.linalg.norm(each, axis=1),) * 2)
+            for each in (slow, fast)
+        ]
+        np.testing.assert_allclose(both @ both.T, sum(cosines) / 2, atol=1e-5)
+    key = json.loads(pq.read_schema(tmp_path / "e.parquet").metadata[b"vcsf"])
+    assert key["encoder"] == tiny_run.name
+    assert key["digest"] == encoder.digest
+    # In Python the same, in the order of the paths that are given.
+    frame = encoder.embed([videos / "1/1.avi", videos / "0/0.avi"])
+    assert frame["path"].unique().tolist() == [str(videos / "1/1.avi"), str(videos / "0/0.avi")]
+    own = table[table["path"] == "0/0.avi"]["both"].to_list()
+    np.testing.assert_allclose(np.stack(frame["both"].to_list())[-len(own) :], own, atol=1e-6)
+
+
+def test_a_second_call_encodes_what_is_new_or_changed(
+    originals: list[Path], videos: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    embed(videos, tiny_run, tmp_path)
+    before = read(tmp_path)
+    assert "0 videos of them new" in embed(videos, tiny_run, tmp_path).stderr
+    assert_same_rows(read(tmp_path), before)
+    os.utime(videos / "0/0.avi")  # touched: the content decides
+    (videos / "0/2.avi").unlink()
+    shutil.copy(originals[5], videos / "1/1.avi")
+    shutil.copy(originals[4], videos / "0/1.avi")
+    done = embed(videos, tiny_run, tmp_path)
+    assert "2 videos of them new" in done.stderr
+    after = read(tmp_path)
+    (tmp_path / "e.parquet").unlink()
+    embed(videos, tiny_run, tmp_path)
+    assert_same_rows(after, read(tmp_path))
+    assert after["path"].unique().tolist() == ["0/0.avi", "0/1.avi", "1/1.avi", "1/3.avi"]
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_table(
+    originals: list[Path], tiny_run: Path, tmp_path: Path
+) -> None:
+    for number in range(40):
+        target = tmp_path / "videos" / f"{number:02}.avi"
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(originals[number % 6], target)
+    embed(tmp_path / "videos", tiny_run, tmp_path)
+    whole = read(tmp_path)
+    (tmp_path / "e.parquet").unlink()
+    command = [sys.executable, "-m", "vcsf_cli", "embed", "videos", "--from", str(tiny_run)]
+    command += ["-o", "e.parquet", "--workers", "1"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    partial = tmp_path / ".e.parquet.unfinished"
+    while process.poll() is None and not (partial.exists() and partial.stat().st_size > 5_000):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    if partial.exists():  # the kill came in time: the last rows may be half written
+        with partial.open("r+b") as file:
+            file.truncate(partial.stat().st_size - 100)
+    done = embed(tmp_path / "videos", tiny_run, tmp_path)
+    assert "40 videos of them new" not in done.stderr
+    assert_same_rows(read(tmp_path), whole)
+    assert not partial.exists()
+
+
+def test_a_bad_video_is_named_and_passed_over_or_stops(
+    videos: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    (videos / "0" / "1.mp4").write_bytes(b"no video")
+    (videos / "notes.txt").write_text("left out")
+    done = embed(videos, tiny_run, tmp_path, "--on-bad", "stop", status=1)
+    assert "0/1.mp4" in done.stderr
+    assert "hint: --on-bad skip" in done.stderr
+    done = embed(videos, tiny_run, tmp_path)
+    assert "left out: " in done.stderr
+    assert "1 could not be read" in done.stderr
+    assert ".txt" in done.stderr
+    assert len(read(tmp_path)["path"].unique()) == 4
+    shutil.rmtree(videos / "0")
+    shutil.rmtree(videos / "1")
+    (videos / "1.mp4").write_bytes(b"no video")
+    (tmp_path / "e.parquet").unlink()
+    assert "no video could be read" in embed(videos, tiny_run, tmp_path, status=1).stderr
+
+
+def test_a_prepared_dataset_brings_labels_and_parts(
+    tiny_data: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    embed("synthetic", tiny_run, tmp_path, "--data", tiny_data, "--half")
+    table, manifest = read(tmp_path), Manifest.open(tiny_data / "synthetic").table
+    assert table["path"].unique().tolist() == manifest["video"].tolist()
+    first = table.groupby("path").first()
+    assert first["label"].tolist() == manifest["label"].tolist()
+    assert first["split"].tolist() == manifest["split1"].tolist()
+    assert table["slow"][0].dtype == np.float16
+    again = embed("synthetic", tiny_run, tmp_path, "--data", tiny_data, "--half")
+    assert "0 videos of them new" in again.stderr
+    # A clip's feature is the mean over its windows, as `retrieve` measures it.
+    called("retrieve", "--from", tiny_run.name, "--runs", tmp_path / "runs", "--data", tiny_data,
+           "--k", 1, "--no-html", "--workers", 0, cwd=_with_copy(tiny_run, tmp_path))  # fmt: skip
+    (features,) = (tmp_path / "runs").rglob("features.parquet")
+    measured = pd.read_parquet(features).set_index("video")
+    for name, rows in table.groupby("path"):
+        ours = np.stack(rows["fast"].to_list()).astype(np.float32).mean(0)
+        np.testing.assert_allclose(ours, measured["fast"][name], rtol=0.01, atol=0.01)
+
+
+def _with_copy(run: Path, folder: Path) -> Path:
+    from trained import copy_run
+
+    copy_run(run, folder)
+    return folder
+
+
+def test_lists_and_single_videos_and_fewer_windows(
+    originals: list[Path], videos: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "list.csv").write_text(f"path,label\nvideos/0/0.avi,Run\n{originals[5]},\n")
+    embed(tmp_path / "list.csv", tiny_run, tmp_path)
+    table = read(tmp_path).drop_duplicates("path").set_index("path")
+    assert table["label"]["videos/0/0.avi"] == "Run"
+    assert pd.isna(table["label"][str(originals[5])])
+    (tmp_path / "list.txt").write_text("videos/0/0.avi\n\nvideos/1/1.avi\n")
+    embed(tmp_path / "list.txt", tiny_run, tmp_path, "-o", tmp_path / "t.parquet")
+    assert len(pd.read_parquet(tmp_path / "t.parquet")["path"].unique()) == 2
+    embed(videos / "0/0.avi", tiny_run, tmp_path, "-o", tmp_path / "all.parquet")
+    everything = pd.read_parquet(tmp_path / "all.parquet")
+    assert everything["path"].unique().tolist() == ["0.avi"]
+    hop = everything["begin"][1] - everything["begin"][0]
+    embed(
+        videos / "0/0.avi", tiny_run, tmp_path, "-o", tmp_path / "few.parquet", "--every", 1.5 * hop
+    )
+    few = pd.read_parquet(tmp_path / "few.parquet")
+    assert few["begin"].tolist() == everything["begin"][::2].tolist()
+    (tmp_path / "list.txt").write_text("videos/0/0.avi\nvideos/0/0.avi\n")
+    assert "0.avi 2 times" in embed(tmp_path / "list.txt", tiny_run, tmp_path, status=2).stderr
+    (tmp_path / "list.csv").write_text("file\na.avi\n")
+    assert "no column `path`" in embed(tmp_path / "list.csv", tiny_run, tmp_path, status=2).stderr
+
+
+def test_an_exported_folder_gives_the_features_of_its_run(
+    videos: Path, tiny_data: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    _with_copy(tiny_run, tmp_path)
+    embed(videos, tiny_run, tmp_path)
+    run = read(tmp_path)
+    called("export", "--from", tiny_run.name, "--data", tiny_data, "--out", "out", cwd=tmp_path)
+    words = ("embed", videos, "--from", "out", "-o", "x.parquet", "--workers", 0)
+    called(*words, cwd=tmp_path)
+    exported = pd.read_parquet(tmp_path / "x.parquet")
+    assert exported["begin"].tolist() == run["begin"].tolist()
+    for pathway in ("slow", "fast", "both"):
+        ours, theirs = (np.stack(table[pathway].to_list()) for table in (run, exported))
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    # The table is another encoder's.
+    done = embed(videos, tmp_path / "out", tmp_path, status=2)
+    assert "features of another encoder" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nothing"], "there is no folder, file or prepared dataset nothing"),
+        (["videos", "-o", "e.csv"], "does not end with .parquet"),
+        (["videos", "-o", "no/e.parquet"], "there is no folder no"),
+        (["videos", "--every", "nan"], "not a number"),
+        (["empty"], "no video was found"),
+    ],
+)
+def test_what_can_not_be_is_refused(
+    words: list[str], said: str, videos: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    done = called(
+        "embed", *words, "--from", tiny_run, cwd=tmp_path, status=1 if words == ["empty"] else 2
+    )
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_file_that_is_no_such_table_is_left_alone(
+    videos: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "e.parquet").write_bytes(b"mine")
+    done = embed(videos, tiny_run, tmp_path, status=2)
+    assert "is not a table that vcsf embed can complete" in done.stderr
+    assert (tmp_path / "e.parquet").read_bytes() == b"mine"

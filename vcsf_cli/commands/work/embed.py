@@ -1,0 +1,250 @@
+"""`vcsf embed` at work."""
+
+from __future__ import annotations
+
+import csv
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vcsf_cli import __version__
+from vcsf_cli.commands.common import resumable
+from vcsf_cli.data.clips import EvalClips
+from vcsf_cli.data.manifest import FILE, Manifest
+from vcsf_cli.errors import DataError, InputError
+from vcsf_cli.export.embed import VideoWindows, embed_clips, embed_files
+from vcsf_cli.export.embeddings import Embeddings, VideoItem
+from vcsf_cli.export.folder import CONFIG
+from vcsf_cli.export.load import VideoEncoder, load_encoder
+from vcsf_cli.narrate import Progress, say
+from vcsf_cli.runs.run import find_run
+from vcsf_cli.search.video import WindowFeatures
+from vcsf_cli.storage import files
+from vcsf_cli.train.compute import Compute
+from vcsf_cli.video import VIDEO_ENDINGS, left_out, videos_below
+
+
+def write(
+    source: str,
+    encoder: str | None,
+    output: Path,
+    every: float,
+    half: bool,
+    on_bad: str,
+    data: Path,
+    runs: Path,
+    devices: str,
+    workers: int | None,
+) -> None:
+    """Embed a source and write the table.
+
+    Raises:
+        InputError: If the source, the encoder or the table is not what it has to be.
+        DataError: If no video can be read, or one with `on_bad` `stop`.
+    """
+    _check_output(output)
+    compute = Compute(devices, "auto", workers)
+    folder = _find_encoder(runs, encoder)
+    loaded = load_encoder(folder, compute.device())
+    manifest = _find_dataset(source, data)
+    items = _dataset_items(manifest, loaded.stage.data.split) if manifest else _find_items(source)
+    if manifest and every:
+        raise InputError(
+            "--every is for video files, and SOURCE is a prepared dataset",
+            "leave it out, or name the folder of the videos",
+        )
+    key: dict[str, Any] = {
+        "encoder": folder.resolve().name,
+        "digest": loaded.digest,
+        "version": __version__,
+        **loaded.protocol,
+        "every": every,
+        "source": "prepared dataset" if manifest else "video files",
+    }
+    widths = dict(loaded.widths)
+    if len(widths) > 1:
+        widths["both"] = sum(widths.values())
+    busy = InputError(f"{output} is being written by another process", "wait for it")
+    with files.lock(output.with_name(f".{output.name}.lock"), busy), resumable():
+        table = Embeddings(output, key, widths, half)
+        missing = table.missing(items)
+        if manifest:
+            found = _embed_dataset(loaded, manifest, missing, compute)
+        else:
+            windows = VideoWindows(
+                [item.file for item in missing], loaded.sampler, loaded.look, every
+            )
+            found = embed_files(
+                loaded,
+                loaded.geometry,
+                windows,
+                compute.device(),
+                compute.num_workers,
+                compute.bf16(),
+            )
+        bad = _add_all(table, missing, found, len(items), on_bad)
+        if bad == len(items):
+            raise DataError("no video could be read", "the reasons are above")
+        rows = table.finish(items)
+    say(
+        f"{len(items) - bad:,} videos, {rows:,} windows, {len(missing) - bad:,} videos of them new"
+        + (f"; {bad:,} could not be read" if bad else "")
+    )
+    say(f"written: {output}")
+    code = f"import pandas; print(pandas.read_parquet({str(output)!r}))"
+    say(f"next: python -c {shlex.quote(code)}")
+
+
+def _add_all(
+    table: Embeddings,
+    missing: list[VideoItem],
+    found: Iterator[tuple[int, WindowFeatures | str]],
+    total: int,
+    on_bad: str,
+) -> int:
+    """Add what is found to the table as it comes; returns how many videos could not be read."""
+    bad = 0
+    try:
+        with Progress(total, "videos", "embedding", total - len(missing)) as progress:
+            for number, features in found:
+                item = missing[number]
+                if isinstance(features, str):
+                    bad += 1
+                    text = features if item.name in features else f"{item.name}: {features}"
+                    if on_bad == "stop":
+                        raise DataError(text, "--on-bad skip passes over it")
+                    say(f"left out: {text}")
+                else:
+                    table.add(item, features)
+                progress.advance()
+    finally:
+        table.flush()  # an interrupted call keeps what it has
+    return bad
+
+
+def _embed_dataset(
+    encoder: VideoEncoder, manifest: Manifest, missing: list[VideoItem], compute: Compute
+) -> Iterator[tuple[int, WindowFeatures | str]]:
+    row_of = {video: row for row, video in enumerate(manifest.table["video"])}
+    rows = [row_of[item.name] for item in missing]
+    stage = encoder.stage
+    clips = EvalClips(manifest, rows, encoder.sampler, stage.augment.border, stage.data.size)
+    number_of = {row: number for number, row in enumerate(rows)}
+    found = embed_clips(
+        encoder,
+        manifest,
+        pd.Index(rows).to_numpy(),
+        clips,
+        compute.device(),
+        compute.num_workers,
+        compute.bf16(),
+    )
+    for row, features in found:
+        yield number_of[row], features
+
+
+def _check_output(output: Path) -> None:
+    if output.suffix != ".parquet":
+        raise InputError(f"-o {output} does not end with .parquet", "tables are Parquet files")
+    if not output.parent.is_dir():
+        raise InputError(f"-o {output}: there is no folder {output.parent}", "make it first")
+
+
+def _find_encoder(runs: Path, named: str | None) -> Path:
+    """The folder of an export or of a run."""
+    if named and (Path(named) / CONFIG).is_file():
+        return Path(named)
+    run = find_run(runs, named)
+    if named is None:
+        say(f"using the newest finished run: {run.name}")
+    for sentence in run.remarks:
+        say(sentence)
+    return run.folder
+
+
+def _find_dataset(source: str, data: Path) -> Manifest | None:
+    """The prepared dataset that a source names, None if it is a path to videos."""
+    if (Path(source) / FILE).is_file():
+        return Manifest.open(Path(source))
+    if not Path(source).exists() and files.is_folder_name(source) and (data / source).is_dir():
+        return Manifest.find(data, source)
+    return None
+
+
+def _dataset_items(manifest: Manifest, split: int) -> list[VideoItem]:
+    table = manifest.table
+    return [
+        VideoItem(
+            video,
+            manifest.folder,
+            size,
+            0,
+            None if pd.isna(label) else label,
+            part or None,
+            sha256[:16],
+        )
+        for video, size, label, part, sha256 in zip(
+            table["video"],
+            table["bytes"],
+            table["label"],
+            table[f"split{split}"],
+            table["sha256"],
+            strict=True,
+        )
+    ]
+
+
+def _find_items(source: str) -> list[VideoItem]:
+    """The videos of a folder, of a list, or one video.
+
+    Raises:
+        InputError: If there is no such thing.
+        DataError: If it has no video.
+    """
+    path = Path(source)
+    if path.is_dir():
+        items = [
+            VideoItem.at(file.relative_to(path).as_posix(), file) for file in videos_below(path)
+        ]
+        for remark in left_out(path):
+            say(remark)
+        if not items:
+            raise DataError(f"{path}: no video was found", "look whether it is the right folder")
+        return items
+    if not path.is_file():
+        raise InputError(
+            f"there is no folder, file or prepared dataset {source}",
+            "give a folder of videos, a video, a list of them, or the name of a prepared dataset",
+        )
+    if path.suffix.lower() in (".txt", ".csv"):
+        return _listed_items(path)
+    if path.suffix.lower() not in VIDEO_ENDINGS:
+        say(f"{path} does not have the ending of a video; it is tried all the same")
+    return [VideoItem.at(path.name, path)]
+
+
+def _listed_items(path: Path) -> list[VideoItem]:
+    """The videos of a list, whose paths are relative to it."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} can't be read: {error}", "a list is a UTF-8 text file") from error
+    if path.suffix.lower() == ".csv":
+        rows = list(csv.DictReader(lines))
+        if not rows or "path" not in rows[0]:
+            raise InputError(
+                f"{path} has no column `path`, or no line", "its first line names the columns"
+            )
+        listed = [(row["path"] or "", row.get("label") or None) for row in rows]
+    else:
+        listed = [(line.strip(), None) for line in lines if line.strip()]
+    if not listed:
+        raise InputError(f"{path} lists no video", "write the path of a video in each line")
+    (name, count), *_ = Counter(name for name, _ in listed).most_common(1)
+    if count > 1:
+        raise InputError(f"{path} lists {name} {count} times", "leave the others out")
+    return [VideoItem.at(name, path.parent / name, label) for name, label in listed]
