@@ -212,7 +212,7 @@ class CrossPathwayBank(CrossPathway):
     queue.
 
     A slot of the bank holds the running mean of a clip's keys, over epochs and windows. It is
-    steadier than one key, and every clip finds its nearest among all others. But the own key is
+    steadier than one key, and every clip's slot finds its nearest among all others. But the own key is
     fresh where the bank is old: being new would tell it apart, and embeddings would collapse to
     that. So a clip with other positives leaves it out.
 
@@ -251,6 +251,17 @@ class CrossPathwayBank(CrossPathway):
             drop_own=drop_own,
         )
         self.bank_momentum = bank_momentum
+
+    def mined(self, contrast: Contrast, pathway: str) -> Tensor:
+        """The slots that are mined positives, bool (B, K): those near the clip's own slot, which is
+        steadier than its key. A clip without a slot is looked up by its key."""
+        own = contrast.queue_video == contrast.video[:, None]
+        held, slot = own.any(1, keepdim=True), own.int().argmax(1)
+        keys = {
+            name: torch.where(held, contrast.queue[name][slot].to(key.dtype), key)
+            for name, key in contrast.key.items()
+        }
+        return super().mined(replace(contrast, key=keys), pathway)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import losses_by_hand
 import pytest
@@ -83,7 +84,8 @@ def test_cross_pathway_equals_its_formula(
 def test_a_bank_leaves_out_the_own_keys_that_it_drops(positives: str, drop_own: float) -> None:
     for seed, pathway in ((0, "slow"), (1, "fast")):
         contrast = random_contrast(seed)
-        # In a bank a clip has one slot, and its loss treats it like a key of the batch.
+        # No clip of the batch has a slot of its own, so that keys are looked up.
+        contrast.queue_video[contrast.queue_video < 10] = 30
         loss = CrossPathwayBank(
             temperature=0.3, neighbours=2, positives=positives, drop_own=drop_own
         )(contrast, pathway)["loss"]
@@ -91,6 +93,20 @@ def test_a_bank_leaves_out_the_own_keys_that_it_drops(positives: str, drop_own: 
             contrast, pathway, 0.3, 2, positives, True, True, drop_own == 1, True, True
         )
         assert_equal(loss, expected, contrast, pathway)
+
+
+def test_a_bank_mines_by_the_clips_own_slot() -> None:
+    """Clips 0, 1 and 3 have slots; mining by these equals that by keys that are the slots."""
+    contrast = random_contrast(5)
+    key = {name: value.clone() for name, value in contrast.key.items()}
+    for clip, slot in ((0, 0), (1, 1), (3, 6)):
+        for name in key:
+            key[name][clip] = contrast.queue[name][slot]
+    bank, plain = CrossPathwayBank(neighbours=3), CrossPathway(neighbours=3)
+    plain.positives = bank.positives
+    expected = plain.mined(replace(contrast, key=key), "slow")
+    assert torch.equal(bank.mined(contrast, "slow"), expected)
+    assert not torch.equal(plain.mined(contrast, "slow"), expected)
 
 
 @pytest.mark.parametrize("seed", range(3))

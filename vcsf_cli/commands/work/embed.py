@@ -21,7 +21,7 @@ from vcsf_cli.export.embeddings import Embeddings, VideoItem
 from vcsf_cli.export.folder import CONFIG
 from vcsf_cli.export.load import VideoEncoder, load_encoder
 from vcsf_cli.narrate import Progress, say
-from vcsf_cli.runs.run import find_run
+from vcsf_cli.runs.run import WITH_LABELS, find_run
 from vcsf_cli.search.video import WindowFeatures
 from vcsf_cli.storage import files
 from vcsf_cli.train.compute import Compute
@@ -161,6 +161,8 @@ def _find_encoder(runs: Path, named: str | None) -> Path:
     run = find_run(runs, named)
     if named is None:
         say(f"using the newest finished run: {run.name}")
+    if run.uses_labels:
+        say(f"warning: {WITH_LABELS}")
     for sentence in run.remarks:
         say(sentence)
     return run.folder
