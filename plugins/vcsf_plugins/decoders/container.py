@@ -69,7 +69,7 @@ def open_container(path: Path) -> InputContainer:
     """
     before = count_errors()
     try:
-        return av.open(f"file:{path}", metadata_errors="ignore", options=_OPTIONS)
+        return av.open(f"file:{path}", metadata_errors="ignore", container_options=_OPTIONS)
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         count, last = av.logging.get_last_error()
