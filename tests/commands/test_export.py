@@ -231,7 +231,6 @@ def test_config_and_weights_say_everything(folder: Path, run: Path) -> None:
         "stored": 128,
         "fps": None,
         "decoder": "",
-        "square_pixels": False,
     }
     assert config["run"]["name"] == run.name
     assert config["recipe"]["name"] == "tiny"

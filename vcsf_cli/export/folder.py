@@ -71,7 +71,8 @@ def describe(
             for pathway in encoder.pathways
         },
         "normalisation": {"divided_by": 255, "mean": MEAN, "std": STD, "inside": True},
-        "video": asdict(look),
+        # Without what is off, as exports that were made before have it.
+        "video": {key: value for key, value in asdict(look).items() if value is not False},
         "features": widths,
         "centre": None,
         "trained_with_labels": run.uses_labels,
