@@ -234,7 +234,7 @@ class CrossPathwayBank(CrossPathway):
         self,
         *,
         temperature: _Temperature = 0.07,
-        bank_momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.5,
+        bank_momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.8,
         neighbours: Annotated[int, Gt(0)] = 20,
         positives: _Positives = "intersection",
         contrast: Literal["within", "across"] = "across",

@@ -4,8 +4,9 @@ networks on its training clips.
     python tests/benchmarks/positives.py runs/RUN --data data
 
 Labels only count what is right. A queue holds single augmented views, as in training. A bank holds
-the mean embedding of a clip's windows, and every training clip is a query. Clips of the same
-recording are never positives.
+the mean embedding of a clip's windows, and every training clip is a query; then the mean of some
+augmented views, as it would be in training, asked by a clip's own slot and by a fresh key. Clips of
+the same recording are never positives.
 """
 
 from __future__ import annotations
@@ -86,10 +87,11 @@ def windows_means(model: TwoPathways, clips: EvalClips, workers: int) -> tuple[K
 
 @torch.no_grad()
 def single_views(
-    model: TwoPathways, clips: TwoViewClips, rows: Indices, workers: int
+    model: TwoPathways, clips: TwoViewClips, rows: Indices, epoch: int, workers: int
 ) -> tuple[Keys, Keys, Tensor]:
-    """Embeddings of two augmented views of clips in random order, and the clips' rows."""
-    order = ResumableBatchSampler(rows, 32, 0, 0, 1)
+    """Embeddings of an epoch's two augmented views of clips in random order, and the clips'
+    rows."""
+    order = ResumableBatchSampler(rows, 32, 0, epoch, epoch + 1)
     views: list[list[Keys]] = [[], []]
     video: list[Tensor] = []
     for batch in training_loader(clips, order, workers, pin=False):
@@ -126,6 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--views", type=int, default=5, help="most training views of a slot")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     run = read_run(options.run)
@@ -143,7 +146,7 @@ def main() -> None:
     eval_clips = EvalClips(manifest, rows.tolist(), sampler, stage.augment.border, stage.data.size)
     pooled, bank = windows_means(model, eval_clips, options.workers)
     views = TwoViewClips(manifest, sampler, stage.augment, stage.data.size, run.recipe.seed)
-    query, keys, video = single_views(model, views, rows, options.workers)
+    query, keys, video = single_views(model, views, rows, 0, options.workers)
     at = torch.searchsorted(ids["video"], video)
     view_ids = {name: values[at] for name, values in ids.items()}
 
@@ -167,6 +170,22 @@ def main() -> None:
                 name = pathway if scheme == "other" else "both"
                 mined = loss.mined(contrast, pathway)
                 click.echo(f"| {memory} | {scheme} {k} | {name} | {measure(mined, same)} |")
+    seen = {name: torch.zeros_like(values) for name, values in bank.items()}
+    for epoch in range(options.views):
+        fresh, keys, video = single_views(model, views, rows, epoch, options.workers)
+        at = torch.searchsorted(ids["video"], video)
+        for name, values in keys.items():
+            seen[name][at] += values
+        slots = {name: functional.normalize(values, dim=1) for name, values in seen.items()}
+        own = {name: values[at] for name, values in slots.items()}
+        view_ids = {name: values[at] for name, values in ids.items()}
+        for asked, asking in (("own slots", own), ("fresh keys", fresh)):
+            contrast = contrast_of(asking, view_ids, slots, ids)
+            same = contrast.label[:, None] == contrast.queue_label
+            for k in (5, 10, 20, 40):
+                loss = CrossPathway(queue=QUEUE, positives="intersection", neighbours=k)
+                row = measure(loss.mined(contrast, "slow"), same)
+                click.echo(f"| {epoch + 1} views | intersection {k} | {asked} | {row} |")
     other = ids["source"] != ids["source"][:, None]
     for what, vectors in (("features", pooled), ("embeddings", bank)):
         joined = torch.cat([vectors[name] for name in PATHWAYS], 1)
