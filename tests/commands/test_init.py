@@ -349,7 +349,7 @@ def test_what_does_not_fit_is_told_before_data_is_looked_for(
     alone = shutil.copy(source / "checkpoint.pt", tmp_path / "alone.pt")
     assert "there is no status.json beside it" in refused("--init", alone)
     os.truncate(alone, 5000)
-    assert "can't be read as weights" in refused("--init", alone)
+    assert "is damaged" in refused("--init", alone)
 
 
 def test_an_exported_folder_is_a_start(source: Path, place: Path, tiny_data: Path) -> None:

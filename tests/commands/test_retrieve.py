@@ -431,7 +431,7 @@ def test_videos_that_were_prepared_otherwise_under_another_name_are_known_again(
     journal = folder / "journal.jsonl"
     entries = [json.loads(line) for line in journal.read_text().splitlines()]
     for entry in entries:
-        del entry["original"]
+        del entry["original"], entry["checksum"]
     journal.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     assert Manifest.open(folder).hash == before.hash
     assert "everything was prepared already" in called(*prepare, cwd=copy).stderr

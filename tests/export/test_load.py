@@ -101,7 +101,7 @@ def test_folders_that_hold_no_encoder(tmp_path: Path) -> None:
         load_encoder(tmp_path)
     config = tmp_path / "config.json"
     for text, message in [
-        ("{", "can't be read"),
+        ("{", "is damaged"),
         ("{}", "is not that of an exported encoder"),
         (json.dumps({"model_type": "vcsf-encoder", "version": 99}), "newer vcsf"),
         (json.dumps({"model_type": "vcsf-encoder", "version": 1}), "has no model.safetensors"),

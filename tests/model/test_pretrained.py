@@ -271,7 +271,7 @@ def test_code_in_a_file_is_never_run(ours: TwoPathways, tmp_path: Path) -> None:
         pickle.dumps(Evil(tmp_path / "ran"), 2),
     ):
         error = refused(content, tmp_path, ours)
-        assert "can't be read as weights" in error.message
+        assert "is damaged" in error.message
         assert "code in it is never run" in error.hint
     assert not (tmp_path / "ran").exists()
 
@@ -279,7 +279,7 @@ def test_code_in_a_file_is_never_run(ours: TwoPathways, tmp_path: Path) -> None:
 def test_what_is_no_file_of_weights(checkpoint: Path, ours: TwoPathways, tmp_path: Path) -> None:
     whole = checkpoint.read_bytes()
     for content in (b"these are no weights\n", b"", whole[: len(whole) // 2]):
-        assert "can't be read as weights" in refused(content, tmp_path, ours).message
+        assert "is damaged" in refused(content, tmp_path, ours).message
     assert (
         "holds no weights by name but a dict of 'a', 'b'"
         in refused({"a": 1, "b": 2}, tmp_path, ours).message
@@ -288,5 +288,5 @@ def test_what_is_no_file_of_weights(checkpoint: Path, ours: TwoPathways, tmp_pat
     assert "holds no weights by name" in refused({}, tmp_path, ours).message
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"\x08\0\0\0\0\0\0\0nonsense")
-    with pytest.raises(InputError, match=re.escape(f"{broken} can't be read as weights: ")):
+    with pytest.raises(InputError, match=re.escape(f"{broken} is damaged: ")):
         imported(broken, ours)

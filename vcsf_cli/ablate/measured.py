@@ -8,6 +8,7 @@ from vcsf_cli.ablate.rows import RunSpec
 from vcsf_cli.config import protocol as protocols
 from vcsf_cli.config.table import DEFAULT_KS, DEFAULT_PROTOCOLS, Measure
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.errors import RunError
 from vcsf_cli.evaluate.classification import METRICS, Classification
 from vcsf_cli.evaluate.evaluation import Evaluation
 from vcsf_cli.evaluate.retrieval import RESULTS, Retrieval
@@ -31,7 +32,7 @@ def measured_ks(folder: Path) -> set[int]:
     """The k of the R@k in the folder of a retrieval; measuring again must not lose them."""
     try:
         return set(map(results.recall_k, results.read(folder / RESULTS)["metric"]))
-    except (OSError, KeyError, ValueError):
+    except (RunError, ValueError):
         return set()
 
 

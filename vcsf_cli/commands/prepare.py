@@ -102,6 +102,12 @@ def _shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
             type=click.IntRange(1, MOST_WORKERS),
             help="Processes.  [default: all cores]",
         ),
+        click.option(
+            "--verify",
+            is_flag=True,
+            help="Compare all that is prepared with its checksums, and mend what is damaged from "
+            "the videos.",
+        ),
     ]
     for option in reversed(options):
         function = option(function)
@@ -180,12 +186,14 @@ def _prepare(
     max_bad: float,
     time_limit: float,
     workers: int | None,
+    verify: bool,
 ) -> None:
     from vcsf_cli.data.prepare import (  # pandas is slow to load
         PROBLEMS,
         Preparation,
         read_settings,
     )
+    from vcsf_cli.data.verify import Verification
 
     kind = component.name
     plugins = registry.load()
@@ -205,17 +213,26 @@ def _prepare(
     dataset: Dataset = plugins.build(
         "dataset", kind, source or folder / "original", **_check_options(component, chosen)
     )
-    before = read_settings(folder)
+    try:
+        before = read_settings(folder)
+    except DataError:
+        if not verify:
+            raise
+        before = None
     decoder = decoder or (before or {}).get("decoder") or default_decoder()
     plugins.build("decoder", decoder)  # its library may be missing
     if square_pixels is None:
         square_pixels = before.get("square_pixels", False) if before else not dataset.benchmark
     settings = Settings(kind, decoder, size, quality, fps, max_seconds, on_bad, square_pixels)
     begun = time.monotonic()
+    workers = workers or os.cpu_count() or 1
+    preparation = Preparation(dataset, folder, settings, time_limit, workers)
     with resumable():
-        summary = Preparation(
-            dataset, folder, settings, time_limit, workers or os.cpu_count() or 1
-        ).run()
+        if verify:
+            mended = Verification(preparation).run()
+            say(f"{folder}: mended, and whole again" if mended else f"{folder}: nothing is damaged")
+            return
+        summary = preparation.run()
     if summary.new:
         seconds = time.monotonic() - begun
         say(

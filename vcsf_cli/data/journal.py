@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vcsf_cli.data.manifest import MEND
 from vcsf_cli.data.store import shard_name
+from vcsf_cli.errors import DataError
 from vcsf_cli.storage import files
+from vcsf_cli.storage.sealed import parse_line, reading, to_line
 
 
 class Journal:
@@ -15,55 +19,78 @@ class Journal:
     shard `shard`.
 
     Reading it cuts off what was not written to its end: a torn line, or after a power cut lines
-    that are ahead of their shard.
+    that are ahead of the shard that was being written.
+
+    Args:
+        folder: The dataset's folder.
+        to_verify: Whether to leave the file as it is, and out the lines that are damaged.
+
+    Raises:
+        DataError: If a line is damaged, or a finished shard is missing or too short.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, to_verify: bool = False) -> None:
         self.path = folder / "journal.jsonl"
         self.entries: dict[str, dict[str, Any]] = {}
         self.shard = self.end = 0
+        self.damaged_lines = 0
         if not self.path.is_file():
             return
         whole_bytes = 0
-        for line in self.path.read_bytes().splitlines(keepends=True):
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                break
-            if not line.endswith(b"\n") or not _is_stored(folder, entry):
-                break
-            whole_bytes += len(line)
-            self.entries[entry["name"]] = entry
-            self.shard, self.end = entry["shard"], entry["end"]
-        with self.path.open("r+b") as file:
-            file.truncate(whole_bytes)
+        with reading(self.path, MEND, DataError):
+            for number, line in enumerate(self.path.read_bytes().splitlines(keepends=True), 1):
+                if not line.endswith(b"\n"):
+                    break
+                entry = parse_line(line)
+                if entry is None and to_verify:
+                    self.damaged_lines += 1
+                    continue
+                if entry is None:
+                    raise ValueError(f"line {number}")
+                if not (to_verify or _is_stored(folder, entry)):
+                    break
+                whole_bytes += len(line)
+                self._keep(entry)
+                self.shard, self.end = entry["shard"], entry["end"]
+        if not to_verify:
+            os.truncate(self.path, whole_bytes)
 
     def add(self, entry: dict[str, Any]) -> None:
-        self.entries[entry["name"]] = entry
+        self._keep(entry)
         with self.path.open("ab") as file:
-            file.write(_to_line(entry))
+            file.write(to_line(entry))
 
-    def correct_sizes(self, sizes: dict[str, int]) -> None:
-        """Replace the sizes of some videos' files."""
-        with self.path.open("rb") as old, files.atomic_write(self.path) as new:
-            for line in old:
-                entry = json.loads(line)
-                entry["size"] = sizes.get(entry["name"], entry["size"])
-                new.write(_to_line(entry))
-        for name, size in sizes.items():
-            self.entries[name]["size"] = size
+    def _keep(self, entry: dict[str, Any]) -> None:
+        self.entries.pop(entry["name"], None)  # the order is that of the lines
+        self.entries[entry["name"]] = entry
 
+    def change(self, changes: Mapping[str, dict[str, Any]]) -> None:
+        """Change keys of some videos' entries."""
+        for name, changed in changes.items():
+            self.entries[name] |= changed
+        self.write()
 
-def _to_line(entry: dict[str, Any]) -> bytes:
-    return json.dumps(entry, ensure_ascii=False).encode() + b"\n"
+    def write(self) -> None:
+        """Write all lines anew, in the order of the store."""
+        entries = sorted(self.entries.values(), key=lambda entry: (entry["shard"], entry["end"]))
+        with files.atomic_write(self.path) as file:
+            file.writelines(map(to_line, entries))
 
 
 def _is_stored(folder: Path, entry: dict[str, Any]) -> bool:
-    """Whether an entry's shard is as long as it should be."""
+    """Whether an entry's shard is as long as it should be.
+
+    Raises:
+        DataError: If it is not, though it was finished.
+    """
     if not entry["clips"]:
         return True
-    for name in (shard_name(entry["shard"]), f"{shard_name(entry['shard'])}.partial"):
-        path = folder / name
-        if path.is_file():
-            return path.stat().st_size >= int(entry["end"])
-    return False
+    path = folder / shard_name(entry["shard"])
+    partial = path.with_name(f"{path.name}.partial")
+    if path.is_file():
+        if path.stat().st_size < entry["end"]:
+            raise DataError(f"{path} is damaged: it is too short", MEND)
+        return True
+    if (folder / shard_name(entry["shard"] + 1)).exists():
+        raise DataError(f"{path} is missing", MEND)
+    return partial.is_file() and partial.stat().st_size >= entry["end"]

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from vcsf_cli.contracts import Indices
 from vcsf_cli.data.clips import Batch, EvalClips, TwoViewClips
-from vcsf_cli.data.store import MEND
+from vcsf_cli.data.manifest import MEND
 from vcsf_cli.errors import RunError, VcsfError
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shlex
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,15 +12,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vcsf_cli import registry
 from vcsf_cli.contracts import Indices, OfficialSize
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.storage import files
+from vcsf_cli.storage.sealed import read_json, read_parquet, reading, write_parquet
 
 FILE = "manifest.parquet"
 SETTINGS = "settings.json"
+MEND = (
+    "the command that prepared the dataset mends it from the videos, with --verify added; without "
+    "them, delete the dataset's folder and prepare it anew"
+)
 
 _SCHEMA = pa.schema(
     [
@@ -46,7 +49,8 @@ _SCHEMA = pa.schema(
         ("original", pa.string()),  # SHA-256 of the video's file; empty: not known
     ]
 )
-_SPLITS = ("split1", "split2", "split3")
+SPLITS = ("split1", "split2", "split3")
+_NEVER_NULL = ("video", "source", "frames", "fps", *SPLITS, "shard", "frame_offsets", "sha256")
 _NOT_HASHED = ("shard", "offset", "frame_offsets", "frame_crc32", "frame_times", "original")
 """Columns that say where a clip lies or what it was made of, or repeat what `sha256` says."""
 
@@ -119,16 +123,24 @@ class Manifest:
                 f"dataset {name} {state}: there is no {folder / FILE}",
                 f"{_prepare_command(name)}; --data says where datasets are",
             )
-        try:
-            table = pq.read_table(folder / FILE, schema=_SCHEMA).to_pandas()
-            table["original"] = table["original"].fillna("")  # earlier versions did not keep it
-            settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise DataError(
-                f"{folder / FILE} is damaged: {error}",
-                f"delete the folder and prepare again: {_prepare_command(name)}",
-            ) from error
+        table = read_table(folder)
+        settings = read_json(folder / SETTINGS, dict, MEND, DataError)
         return cls(folder, table, settings)
+
+
+def read_table(folder: Path) -> pd.DataFrame:
+    """The rows of a dataset's manifest, columns as in `_SCHEMA`.
+
+    Raises:
+        DataError: If it is missing or damaged.
+    """
+    content = read_parquet(folder / FILE, MEND, DataError, schema=_SCHEMA)
+    with reading(folder / FILE, MEND, DataError):
+        table: pd.DataFrame = content.to_pandas()
+        table["original"] = table["original"].fillna("")  # earlier versions did not keep it
+        if empty := [name for name in _NEVER_NULL if table[name].isna().any()]:
+            raise ValueError(f"it lacks values of {', '.join(empty)}")
+    return table
 
 
 def official_size(name: str) -> OfficialSize | None:
@@ -153,26 +165,25 @@ def _prepare_command(name: str) -> str:
 def read_parts(folder: Path) -> dict[str, tuple[str, str, str]]:
     """The part of every recording in each split; empty before the first manifest.
 
-    A recording with unlabelled clips only is test where these have no part, because test parts are
-    drawn so. In an empty split everything is training data, as it is for a training.
-
     Raises:
         DataError: If the manifest is damaged.
     """
     path = folder / FILE
     if not path.is_file():
         return {}
-    try:
-        table = pq.read_table(path, columns=["label", "source", *_SPLITS]).to_pandas()
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(
-            f"{path} is damaged: {error}",
-            "bring it back: it says which part each recording was drawn into; without it, delete "
-            "it to draw them anew, and train again",
-        ) from error
+    columns = ["label", "source", *SPLITS]
+    return parts_by_recording(read_parquet(path, MEND, DataError, columns=columns).to_pandas())
+
+
+def parts_by_recording(table: pd.DataFrame) -> dict[str, tuple[str, str, str]]:
+    """The part of every recording in each split, from the label, source and parts of clips.
+
+    A recording with unlabelled clips only is test where these have no part, because test parts are
+    drawn so. In an empty split everything is training data, as it is for a training.
+    """
     unlabelled = table["label"].isna().groupby(table["source"]).all()
     found = {}
-    for split in _SPLITS:
+    for split in SPLITS:
         has_train, has_test = (
             table[split].eq(part).groupby(table["source"]).any() for part in ("train", "test")
         )
@@ -186,5 +197,4 @@ def read_parts(folder: Path) -> dict[str, tuple[str, str, str]]:
 def write(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Write a manifest whole or not at all."""
     rows = sorted(rows, key=lambda row: str(row["video"]))
-    with files.atomic_write(folder / FILE) as file:
-        pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), file, compression="zstd")
+    write_parquet(folder / FILE, pa.Table.from_pylist(rows, _SCHEMA), compression="zstd")

@@ -8,11 +8,11 @@ as those of one uninterrupted call."""
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,6 +30,7 @@ from vcsf_cli.data.store import SHARD_BYTES, ShardWriter, member_name, read_desc
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.narrate import Progress, say
 from vcsf_cli.storage import files
+from vcsf_cli.storage.sealed import read_json, write_json
 
 PROBLEMS = "problems.csv"
 _WORK = "work-"
@@ -87,16 +88,12 @@ class Preparation:
             DataError: If there is no video, a prepared one has changed, or the disk is full.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        busy = InputError(
-            f"{self.folder} is being prepared by another process",
-            "wait for it, or give another --name",
-        )
-        with files.lock(self.folder / "lock", busy):
-            self._check_settings()
-            videos = self._list_videos()
+        with self.lock():
+            self.check_settings()
+            videos = self.list_videos()
             path = self.folder / manifest.SETTINGS
             if not path.exists():  # not before: without videos no later call is bound to them
-                files.write_text(path, json.dumps(asdict(self.settings), indent=2) + "\n")
+                write_json(path, asdict(self.settings))
             self.journal = Journal(self.folder)
             self._check_listing(videos)
             unfinished = self._unfinished(videos)
@@ -113,9 +110,27 @@ class Preparation:
                     "make room or mend the disk, then run the same command: what is finished is "
                     "kept",
                 ) from error
-            return self._finish(videos, len(unfinished))
+            return self.finish(videos, len(unfinished))
 
-    def _check_settings(self) -> None:
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the folder's lock.
+
+        Raises:
+            InputError: If another process does.
+        """
+        busy = InputError(
+            f"{self.folder} is being prepared by another process",
+            "wait for it, or give another --name",
+        )
+        return files.lock(self.folder / "lock", busy)
+
+    def check_settings(self) -> None:
+        """Check that the folder is of these settings.
+
+        Raises:
+            InputError: If it is of others.
+            DataError: If the file of the settings is damaged.
+        """
         there = read_settings(self.folder)
         if there is None:
             return
@@ -135,10 +150,15 @@ class Preparation:
                 "give the same options, or another --name for a dataset beside it",
             )
 
-    def _list_videos(self) -> list[Video]:
+    def list_videos(self, parts: Mapping[str, tuple[str, str, str]] | None = None) -> list[Video]:
+        """The dataset's videos, now.
+
+        Args:
+            parts: The part of every recording in each split; None: as the manifest says.
+        """
         with registry.load().blame_for("dataset", self.settings.kind):
             if keep_parts := getattr(self.dataset, "keep_parts", None):
-                keep_parts(manifest.read_parts(self.folder))
+                keep_parts(manifest.read_parts(self.folder) if parts is None else parts)
             videos = self.dataset.videos()
             remarks = self.dataset.remarks()
         for remark in remarks:
@@ -178,7 +198,7 @@ class Preparation:
             DataError: If the file of a finished one has changed.
         """
         found = []
-        corrected = {}
+        corrected: dict[str, dict[str, Any]] = {}
         for video in videos:
             entry = self.journal.entries.get(video.name)
             if entry is None:
@@ -187,13 +207,13 @@ class Preparation:
             size, retry_above = file_size(video.path), entry["retry_above"]
             if size != entry["size"] and not entry["problem"]:
                 self._check_original(video, entry, size)
-                corrected[video.name] = size
+                corrected[video.name] = {"size": size}
             elif size != entry["size"] or (
                 retry_above is not None and retry_above < self.time_limit
             ):
                 found.append(video)
         if corrected:
-            self.journal.correct_sizes(corrected)
+            self.journal.change(corrected)
         return found
 
     def _check_original(self, video: Video, entry: dict[str, Any], size: int) -> None:
@@ -212,40 +232,44 @@ class Preparation:
 
     def _decode(self, videos: list[Video], unfinished: list[Video]) -> None:
         """Decode videos and append them to the store in order."""
-        entries = self.journal.entries
-        members = member_names(
-            videos,
-            {
-                entry["member"]: entry["name"]
-                for entry in entries.values()
-                if entry["clips"] and "member" in entry
-            },
+        entries, members = self.journal.entries, self.members(videos)
+        writer = ShardWriter(self.folder, self.journal.shard, self.journal.end, self.shard_bytes)
+        title, done = "preparing", len(videos) - len(unfinished)
+        with (
+            closing(self.decoded(unfinished)) as outcomes,
+            Progress(len(videos), "videos", title, done) as progress,
+        ):
+            for video, outcome in outcomes:
+                self.journal.add(self.append(writer, video, outcome, members[video.name]))
+                bad = sum(bool(entry["problem"]) for entry in entries.values())
+                progress.advance(1, f"bad: {bad}" if bad else "")
+        writer.finish()
+
+    def members(self, videos: list[Video]) -> dict[str, str]:
+        """The name of every video in the shards."""
+        stored = [entry for entry in self.journal.entries.values() if entry["clips"]]
+        return member_names(
+            videos, {entry["member"]: entry["name"] for entry in stored if "member" in entry}
         )
+
+    def decoded(self, videos: list[Video]) -> Generator[tuple[Video, Outcome], None, None]:
+        """Decode videos. Their files of clips are there until the next one is asked for."""
         settings = self.settings
         if self.dataset.benchmark:
             settings = replace(settings, max_seconds=None)
         for left_over in self.folder.glob(f"{_WORK}*"):
             shutil.rmtree(left_over, ignore_errors=True)
-        writer = ShardWriter(self.folder, self.journal.shard, self.journal.end, self.shard_bytes)
-        with (
-            # A folder of this call's own: workers that outlive a killed call write into theirs.
-            tempfile.TemporaryDirectory(
-                prefix=_WORK, dir=self.folder, ignore_cleanup_errors=True
-            ) as work,
-            Progress(len(videos), "videos", "preparing", len(videos) - len(unfinished)) as progress,
-        ):
+        # A folder of this call's own: workers that outlive a killed call write into theirs.
+        with tempfile.TemporaryDirectory(
+            prefix=_WORK, dir=self.folder, ignore_cleanup_errors=True
+        ) as work:
             jobs = (
                 DecodeJob(video.path, f"{work}/{number:07d}", settings)
-                for number, video in enumerate(unfinished)
+                for number, video in enumerate(videos)
             )
-            outcomes = decode_all(jobs, self.workers, self.time_limit)
-            for video, outcome in zip(unfinished, outcomes, strict=True):
-                self.journal.add(self._append(writer, video, outcome, members[video.name]))
-                bad = sum(bool(entry["problem"]) for entry in entries.values())
-                progress.advance(1, f"bad: {bad}" if bad else "")
-        writer.finish()
+            yield from zip(videos, decode_all(jobs, self.workers, self.time_limit), strict=True)
 
-    def _append(
+    def append(
         self, writer: ShardWriter, video: Video, outcome: Outcome, member: str
     ) -> dict[str, Any]:
         """Append a video's clips to the store; returns its entry for the journal."""
@@ -273,6 +297,7 @@ class Preparation:
             "name": video.name,
             "member": member,
             **_listing_entry(video),
+            "split": [*video.split],
             "size": size,
             "original": decoded.sha256,
             "problem": decoded.problem,
@@ -286,8 +311,20 @@ class Preparation:
             "retry_above": outcome.retry_above,
         }
 
-    def _finish(self, videos: list[Video], new: int) -> Summary:
-        """Write the list of problems and the manifest."""
+    def finish(self, videos: list[Video], new: int) -> Summary:
+        """Write the list of problems and the manifest, and the parts into the journal too: drawn
+        ones stand nowhere else.
+
+        Raises:
+            DataError: If there is no clip.
+        """
+        moved = {
+            video.name: {"split": list(video.split)}
+            for video in videos
+            if self.journal.entries[video.name].get("split") != list(video.split)
+        }
+        if moved:
+            self.journal.change(moved)
         entries = [(video, self.journal.entries[video.name]) for video in videos]
         bad = sum(bool(entry["problem"]) for _, entry in entries)
         noted = {entry["name"]: reason for _, entry in entries if (reason := _reason(entry))}
@@ -329,16 +366,7 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
     path = folder / manifest.SETTINGS
     if not path.is_file():
         return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("it holds no settings")
-    except ValueError as error:
-        raise DataError(
-            f"{path} is damaged: {error}",
-            f"delete {folder} and prepare again, or give another --name",
-        ) from error
-    return found
+    return read_json(path, dict, manifest.MEND, DataError)
 
 
 def _append_clip(

@@ -20,7 +20,7 @@ import numpy as np
 import simplejpeg
 
 from vcsf_cli.contracts import Frames
-from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.data.manifest import MEND, Manifest
 from vcsf_cli.errors import DataError
 
 _BLOCK = 512
@@ -28,7 +28,8 @@ SHARD_BYTES = 256 * 2**20
 _NAME_BYTES = 200
 """Of a clip's name in a shard; file systems allow 255, its number and ending included."""
 _COPY_BYTES = 2**20
-MEND = "delete the dataset's folder and prepare it again"
+END_BYTES = 2 * _BLOCK
+"""Zeros at the end of a tar file."""
 
 
 def shard_name(number: int) -> str:
@@ -100,7 +101,7 @@ class ShardWriter:
         if self._file is None and not self.partial.exists():
             return
         self._open()
-        self._write(bytes(2 * _BLOCK))  # what ends a tar file
+        self._write(bytes(END_BYTES))
         assert self._file is not None
         self._file.flush()
         os.fsync(self._file.fileno())

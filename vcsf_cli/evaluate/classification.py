@@ -321,7 +321,7 @@ class Classification(Evaluation):
             columns = ["video", "pathway", "label", "answer"]
             answers = results.read(self.folder / "answers.csv", columns)
             top1 = rows[rows["metric"] == "top1"].set_index("pathway")["value"].to_dict()
-        except (OSError, KeyError, ValueError) as error:
+        except (RunError, ValueError) as error:
             raise damaged from error
         answers["hit"] = (answers["label"] == answers["answer"]).astype(float)
         clips = {

@@ -15,6 +15,7 @@ from vcsf_cli.report.page import Figure, Interval, Section, Table, page
 from vcsf_cli.runs import results, stages
 from vcsf_cli.runs.run import Run
 from vcsf_cli.storage import files
+from vcsf_cli.storage.sealed import read_json, reading
 
 HTML = "report.html"
 MARKDOWN = "report.md"
@@ -38,7 +39,7 @@ def write_markdown(
         rows: Rows of `results.csv`.
     """
     run, parts = retrieval.run, retrieval.parts
-    training = f"{_training_length(run)} on `{run.status['dataset']}` split {_trained_split(run)}"
+    training = f"{_training_length(run)} on `{run.dataset}` split {_trained_split(run)}"
     facts = [
         f"run: `{run.name}`, seed {run.recipe.seed}, {training}",
         f"measured on: `{retrieval.manifest.name}` split {retrieval.split}: {len(parts.query):,} "
@@ -48,14 +49,14 @@ def write_markdown(
         f"again: `{_command(retrieval)}`",
     ]
     note = f"\n{retrieval.not_comparable}" if retrieval.not_comparable else ""
-    environment = (run.folder / "environment.json").read_text(encoding="utf-8")
+    environment = json.dumps(_environment(run), indent=2)
     sections = [("R@k in per cent", results.markdown(results.pivot(rows)) + note)]
     if differences:
         sections.append(("Differences", f"{_bullets(differences)}\n\n{_DRAWS}"))
     sections += [
         ("Protocol", _PROTOCOL),
         ("Recipe", f"```yaml\n{run.recipe.yaml()}```"),
-        ("Environment", f"```json\n{environment}```"),
+        ("Environment", f"```json\n{environment}\n```"),
     ]
     text = [f"# Retrieval of {run.name}\n\n{_bullets(facts)}"]
     text += [f"## {heading}\n\n{content.strip()}" for heading, content in sections]
@@ -121,9 +122,11 @@ def _command(retrieval: Retrieval) -> str:
 
 
 def _environment(run: Run) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(
-        (run.folder / "environment.json").read_text(encoding="utf-8")
-    )
+    path = run.folder / "environment.json"
+    hint = "bring it back from a copy, or write {} into it: only reports need it"
+    found = read_json(path, dict, hint)
+    with reading(path, hint):
+        found.get("packages", {}).get("torch")
     return found
 
 
@@ -143,7 +146,7 @@ def _facts(retrieval: Retrieval) -> list[tuple[str, str]]:
     return [
         ("run", run.name),
         ("recipe", f"{run.recipe.name}, seed {run.recipe.seed}"),
-        ("trained on", f"{run.status['dataset']} split {_trained_split(run)}"),
+        ("trained on", f"{run.dataset} split {_trained_split(run)}"),
         ("trained for", _training_length(run)),
         ("measured on", f"{retrieval.manifest.name} split {retrieval.split}"),
         ("clips", clips),

@@ -18,7 +18,7 @@ from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.loader import iterate, video_loader
 from vcsf_cli.data.manifest import official_size
 from vcsf_cli.data.splits import QueryGallery, query_gallery
-from vcsf_cli.errors import InputError
+from vcsf_cli.errors import InputError, RunError
 from vcsf_cli.evaluate.evaluation import CLOSE, Evaluation, Extract, Measurement
 from vcsf_cli.features.bootstrap import paired_interval
 from vcsf_cli.features.cache import load_features, read_key
@@ -279,7 +279,7 @@ class Retrieval(Evaluation):
         try:
             rows = results.read(self.folder / RESULTS)
             near = results.read(self.folder / NEIGHBOURS, ["query", "pathway", "rank", "hit"])
-        except (OSError, KeyError, ValueError):
+        except RunError:
             return None
         rows = rows[rows["variant"].isin(("trained", "trained_with_labels"))]
         kept, clips = [], {}
@@ -340,10 +340,10 @@ def training_mean(run: Run, checkpoint: str) -> tuple[Features, dict[str, Any]] 
     Args:
         checkpoint: SHA-256 of its checkpoint.
     """
-    dataset, split = run.status["dataset"], run.recipe.first_stage.data.split
+    dataset, split = run.dataset, run.recipe.first_stage.data.split
     path = retrieval_folder(run, dataset, split) / FEATURES
     key = read_key(path)
-    if key.get("checkpoint") != checkpoint or key.get("data") != run.status["data_hash"]:
+    if key.get("checkpoint") != checkpoint or key.get("data") != run.status.get("data_hash"):
         return None
     features, part = load_features(path)
     gallery = part == "train" if (part == "train").any() else np.ones(len(part), bool)

@@ -20,6 +20,7 @@ from vcsf_cli.contracts import PATHWAYS, Frames, Sampler
 from vcsf_cli.data.augment import to_input
 from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.errors import RunError
 from vcsf_cli.evaluate.retrieval import training_mean
 from vcsf_cli.export import formats as writers
 from vcsf_cli.export.card import model_card, read_licence
@@ -44,6 +45,7 @@ from vcsf_cli.runs.restore import restore
 from vcsf_cli.runs.run import Run
 from vcsf_cli.search.video import FrameTransform, VideoFile
 from vcsf_cli.storage import files
+from vcsf_cli.storage.sealed import write_json
 
 _COMPARED = 6
 """Windows that files are compared on."""
@@ -111,6 +113,8 @@ def export_run(
                 writers.write_onnx(program, encoder.pathways, path)
                 beside = [each.name for each in folder.glob(f"{path.name}.*")]
             config["files"][kind] = [path.name, *beside]
+            for name in config["files"][kind]:
+                config["sha256"][name] = files.sha256(folder / name)
             _write_description(folder, run, config, licence)
             config["compared"][kind] = _compare(kind, path, clips, expected)
         _write_description(folder, run, config, licence)
@@ -161,6 +165,9 @@ def _keep_other_formats(out: Path, folder: Path, config: dict[str, Any], wanted:
             say(f"{kind} in {out} is of another checkpoint or pathway: it is left out")
             continue
         for name in earlier["files"][kind]:
+            digest = config["sha256"][name] = files.sha256(out / name)
+            if earlier.get("sha256", {}).get(name, digest) != digest:
+                raise RunError(f"{out / name} is damaged", f"remove {out}, and export {kind} again")
             shutil.copy2(out / name, folder / name)
         for key in ("files", "compared"):
             config[key][kind] = earlier[key][kind]
@@ -170,7 +177,7 @@ def _keep_other_formats(out: Path, folder: Path, config: dict[str, Any], wanted:
 
 def _write_description(folder: Path, run: Run, config: dict[str, Any], licence: str) -> None:
     """Write `config.json` and the card."""
-    files.write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    write_json(folder / CONFIG, config)
     measured = results.read_all(run.folder, config["run"]["checkpoint"])
     files.write_text(folder / CARD, model_card(run, config, measured, licence))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import re
 import shutil
@@ -23,6 +22,7 @@ from vcsf_cli.export.encoder import Encoder
 from vcsf_cli.runs.run import Run
 from vcsf_cli.search.video import FrameTransform
 from vcsf_cli.storage import files
+from vcsf_cli.storage.sealed import read_json, reading
 
 CONFIG = "config.json"
 CARD = "README.md"
@@ -31,6 +31,8 @@ FILES = {"safetensors": "model.safetensors", "torch-export": "model.pt2", "onnx"
 
 _EXPORTED = re.compile(r"config\.json$|README\.md$|model\.|timm-|\.(config|README)\..+partial$|tmp")
 """The names in the folder of an export that is being written."""
+
+EXPORT_AGAIN = "export the run again into another folder: vcsf export --from RUN --out FOLDER"
 
 KIND = "vcsf-encoder"
 VERSION = 1
@@ -85,15 +87,19 @@ def describe(
             "checkpoint": checkpoint,
         },
         "files": {},
+        "sha256": {},
         "recipe": run.recipe.tree,
     }
 
 
 def is_export(folder: Path) -> bool:
-    try:
-        return read_config(folder) is not None
-    except RunError:
-        return False
+    """Whether a folder is an export.
+
+    Raises:
+        RunError: If its `config.json` is damaged.
+    """
+    path = folder / CONFIG
+    return path.is_file() and read_json(path, dict, EXPORT_AGAIN).get("model_type") == KIND
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -103,18 +109,14 @@ def read_config(folder: Path) -> dict[str, Any]:
         RunError: If it is damaged, something else, or from a newer vcsf.
     """
     path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{path} can't be read: {error}", "export the run again: vcsf export --from RUN"
-        ) from error
-    if not isinstance(config, dict) or config.get("model_type") != KIND:
+    config = read_json(path, dict, EXPORT_AGAIN)
+    if config.get("model_type") != KIND:
         raise RunError(
             f"{path} is not that of an exported encoder", "name a folder that `vcsf export` made"
         )
-    if config["version"] > VERSION:
-        raise RunError(f"{path} was written by a newer vcsf", "upgrade vcsf")
+    with reading(path, EXPORT_AGAIN):
+        if config["version"] > VERSION:
+            raise RunError(f"{path} was written by a newer vcsf", "upgrade vcsf")
     return config
 
 

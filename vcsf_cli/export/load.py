@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from vcsf_cli.config.schema import Stage
@@ -19,7 +17,13 @@ from vcsf_cli.data.decode import USUAL_FPS
 from vcsf_cli.errors import DataError, InputError, RunError
 from vcsf_cli.export.embed import VideoWindows, embed_files, with_both
 from vcsf_cli.export.encoder import Encoder
-from vcsf_cli.export.folder import CONFIG, FILES, exported_recipe, read_config
+from vcsf_cli.export.folder import (
+    CONFIG,
+    EXPORT_AGAIN,
+    FILES,
+    exported_recipe,
+    read_config,
+)
 from vcsf_cli.features.cache import window_key
 from vcsf_cli.features.extract import Features
 from vcsf_cli.model.parts import build_sampler, fixed_geometry
@@ -34,6 +38,7 @@ from vcsf_cli.search.video import (
     encode_windows,
 )
 from vcsf_cli.storage import checkpoint, files
+from vcsf_cli.storage.sealed import reading
 
 _Source = str | Path | Frames | Tensor
 """A video file, or its frames: uint8 (T, H, W, 3), RGB."""
@@ -191,24 +196,15 @@ def _load_export(folder: Path) -> VideoEncoder:
     path = folder / FILES["safetensors"]
     if not path.is_file():
         raise RunError(f"{folder} has no {path.name}", "export the run with --format safetensors")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{path} is damaged: {error}", "export the run again") from error
+    tensors = checkpoint.load_safetensors(path, config.get("sha256", {}), EXPORT_AGAIN)
+    with reading(folder / CONFIG, EXPORT_AGAIN):
+        pathways, recipe = tuple(config["features"]), exported_recipe(config)
+        look = FrameTransform(**config["video"])
     centre = {
-        name: tensors.pop(f"centre.{name}")
-        for name in config["features"]
-        if f"centre.{name}" in tensors
+        name: tensors.pop(f"centre.{name}") for name in pathways if f"centre.{name}" in tensors
     }
-    recipe = exported_recipe(config)
-    look = FrameTransform(**config["video"])
     encoder = VideoEncoder(
-        build(recipe),
-        recipe.last_stage,
-        look,
-        tuple(config["features"]),
-        centre,
-        files.sha256(path),
+        build(recipe), recipe.last_stage, look, pathways, centre, files.sha256(path)
     )
     checkpoint.load_weights(encoder, tensors, path)
     return encoder

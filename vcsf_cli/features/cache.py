@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vcsf_cli.config.schema import Stage
+from vcsf_cli.errors import RunError
 from vcsf_cli.features.extract import Features
-from vcsf_cli.storage import files
+from vcsf_cli.narrate import say
+from vcsf_cli.storage.sealed import read_parquet, reading, write_parquet
 
 
 def window_key(stage: Stage) -> dict[str, Any]:
@@ -40,8 +42,7 @@ def write_features(
             pa.array(values.ravel(), pa.float32()), values.shape[1]
         )
     table = pa.table(columns).replace_schema_metadata({"vcsf": json.dumps(key, sort_keys=True)})
-    with files.atomic_write(path) as file:
-        pq.write_table(table, file)
+    write_parquet(path, table)
 
 
 def read_key(path: Path) -> dict[str, Any]:
@@ -54,14 +55,20 @@ def read_key(path: Path) -> dict[str, Any]:
 
 
 def load_features(path: Path) -> tuple[Features, npt.NDArray[np.object_]]:
-    """Features (N, C) by pathway and the part of each clip, (N,), from `features.parquet`."""
-    table = pq.read_table(path)
-    names = [name for name in table.column_names if name not in ("video", "label", "part")]
-    features = {
-        name: np.stack(table[name].combine_chunks().to_numpy(zero_copy_only=False))
-        for name in names
-    }
-    return features, np.array(table["part"].to_pylist(), object)
+    """Features (N, C) by pathway and the part of each clip, (N,), from `features.parquet`.
+
+    Raises:
+        RunError: If the file is missing or damaged.
+    """
+    hint = "delete it: vcsf retrieve and vcsf finetune compute it again"
+    table = read_parquet(path, hint)
+    with reading(path, hint):
+        names = [name for name in table.column_names if name not in ("video", "label", "part")]
+        features = {
+            name: np.stack(table[name].combine_chunks().to_numpy(zero_copy_only=False))
+            for name in names
+        }
+        return features, np.array(table["part"].to_pylist(), object)
 
 
 def read_features(path: Path, key: dict[str, Any]) -> Features | None:
@@ -70,5 +77,6 @@ def read_features(path: Path, key: dict[str, Any]) -> Features | None:
         return None
     try:
         return load_features(path)[0]
-    except (OSError, pa.ArrowException):
-        return None  # damaged: compute them again
+    except RunError as error:
+        say(f"warning: {error.message}: these features are computed again")
+        return None

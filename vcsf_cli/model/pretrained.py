@@ -6,7 +6,6 @@ layout leaves out."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,6 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -27,6 +25,7 @@ from vcsf_cli.errors import InputError
 from vcsf_cli.model.pathways import Pathway, TwoPathways
 from vcsf_cli.narrate import is_first, say
 from vcsf_cli.storage import checkpoint, files
+from vcsf_cli.storage.sealed import read_json, reading
 
 FILE = "init.csv"
 """In a run folder: every tensor of the files that the run started from, taken or left out."""
@@ -309,34 +308,39 @@ def _load_tensors(path: Path) -> Any:
     # Checkpoints may have accuracies beside the weights as numpy numbers; numpy 1 had another name
     # for them.
     safe = [scalar, (scalar, "numpy.core.multiarray.scalar"), *plain]
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with torch.serialization.safe_globals(safe):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or foreign file can make a reader fail in any way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{path} can't be read as weights: {reason.partition(' This file can still')[0]}",
-            "give a file that torch.save wrote and that holds nothing but tensors, numbers and "
-            "text, or a .safetensors; code in it is never run",
-        ) from error
+    hint = (
+        "give a file that torch.save wrote and that holds nothing but tensors, numbers and text, "
+        "or a .safetensors; code in it is never run"
+    )
+    if path.suffix != ".safetensors":
+        return checkpoint.load_tensors(path, hint, InputError, safe)
+    return checkpoint.load_safetensors(path, _digests(path), hint, InputError)
+
+
+def _digests(path: Path) -> Mapping[str, str]:
+    """SHA-256 of the files of an export, if the file lies in one that says them."""
+    config = path.with_name("config.json")
+    if not config.is_file():
+        return {}
+    digests = read_json(config, dict, "give a file beside a whole one", InputError).get("sha256")
+    return digests if isinstance(digests, dict) else {}
 
 
 def _used_labels(path: Path, beside: str, key: str) -> bool:
     """Whether labels have trained one of vcsf's own files, by a key of the JSON file beside it.
 
     Raises:
-        InputError: If that file is missing.
+        InputError: If that file is missing or damaged.
     """
-    try:
-        return bool(json.loads((path.parent / beside).read_text(encoding="utf-8"))[key])
-    except (OSError, ValueError, KeyError, TypeError):
+    hint = "name the file in the folder where vcsf wrote it"
+    if not path.with_name(beside).is_file():
         raise InputError(
             f"{path} is vcsf's own, but there is no {beside} beside it that says whether labels "
             "were used",
-            "name the file in the folder where vcsf wrote it",
-        ) from None
+            hint,
+        )
+    with reading(path.with_name(beside), hint, InputError):
+        return bool(read_json(path.with_name(beside), dict, hint, InputError)[key])
 
 
 def _own_layout(network: Pathway, pathway: str) -> Layout:

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 
 from vcsf_cli.contracts import PATHWAYS
+from vcsf_cli.runs.metrics import HINT
+from vcsf_cli.storage.sealed import reading
 
 WIDTH, HEIGHT = 380, 230
 LEFT, RIGHT, TOP, BOTTOM = 46, 86, 14, 36
@@ -237,9 +239,12 @@ def _read_metrics(path: Path) -> pd.DataFrame:
     """`metrics.csv`; without the file no rows."""
     if not path.is_file():
         return pd.DataFrame({"step": []})
-    text = path.read_text(encoding="utf-8")
-    whole_lines = text[: text.rfind("\n") + 1]  # a kill may have cut the last line
-    return pd.read_csv(io.StringIO(whole_lines or "step\n"))
+    with reading(path, HINT):
+        text = path.read_text(encoding="utf-8")
+        whole_lines = text[: text.rfind("\n") + 1]  # a kill may have cut the last line
+        table = pd.read_csv(io.StringIO(whole_lines or "step\n")).astype(float)
+        _ = table["step"]
+        return table
 
 
 def training_charts(metrics: Path) -> list[Chart]:

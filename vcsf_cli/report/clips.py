@@ -23,6 +23,7 @@ from vcsf_cli.report import embedding
 from vcsf_cli.report.page import Clips
 from vcsf_cli.report.pictures import encode_strips, layout_for
 from vcsf_cli.runs import results
+from vcsf_cli.storage.sealed import reading
 
 _SHOWN_NEIGHBOURS = 5
 """How many neighbours of a query the gallery shows."""
@@ -139,6 +140,13 @@ def _read_neighbours(
     columns = ["query", "pathway", "rank", "neighbour", "similarity"]
     table = results.read(folder / "neighbours.csv", columns)
     table = table[table["rank"] <= _SHOWN_NEIGHBOURS]
+    with reading(folder / "neighbours.csv", "run the same command again"):
+        return _neighbour_lists(table, manifest, parts)
+
+
+def _neighbour_lists(
+    table: pd.DataFrame, manifest: Manifest, parts: QueryGallery
+) -> dict[str, _NeighbourLists]:
     row_of = {video: row for row, video in enumerate(manifest.table["video"])}
     query_of = {row: index for index, row in enumerate(parts.query)}
     query = table["query"].map(row_of).map(query_of).to_numpy()

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vcsf_cli.storage.files import atomic_write
+from vcsf_cli.storage.sealed import reading
+
+HINT = "it is the log of the training: delete it, and what follows is logged anew"
 
 
 class MetricsFile:
@@ -36,11 +39,20 @@ class MetricsFile:
             self._rewrite(kept)
 
     def read(self) -> list[dict[str, str]]:
-        """All records, without a line that a kill cut short."""
+        """All records, without a line that a kill cut short.
+
+        Raises:
+            RunError: If the file is damaged.
+        """
         if not self.path.is_file():
             return []
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return list(csv.DictReader(line for line in lines if line.endswith("\n")))
+        with reading(self.path, HINT):
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            records = list(csv.DictReader(line for line in lines if line.endswith("\n")))
+            for record in records:
+                numbers = {name: float(value or 0) for name, value in record.items()}
+                _ = numbers["step"]
+            return records
 
     def append(self, record: Mapping[str, float]) -> None:
         """Append a record; a new column is empty in the lines before it."""

@@ -6,8 +6,9 @@ from typing import Any
 
 from vcsf_cli.errors import RunError
 from vcsf_cli.model.pathways import TwoPathways, build
-from vcsf_cli.runs.run import Run
+from vcsf_cli.runs.run import DAMAGED, Run
 from vcsf_cli.storage import checkpoint
+from vcsf_cli.storage.sealed import reading
 
 
 def restore(run: Run) -> tuple[TwoPathways, dict[str, Any]]:
@@ -29,7 +30,8 @@ def load_checkpoint(run: Run) -> dict[str, Any]:
         RunError: If there is no whole checkpoint, or it is another run's.
     """
     saved = checkpoint.load(run.checkpoint)
-    recipe = (run.folder / "recipe.yaml").read_text(encoding="utf-8")
+    with reading(run.folder / "recipe.yaml", DAMAGED):
+        recipe = (run.folder / "recipe.yaml").read_text(encoding="utf-8")
     if saved["recipe"] != recipe or saved["data_hash"] != run.status.get("data_hash"):
         what = "recipe" if saved["recipe"] != recipe else "data"
         raise RunError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pandas as pd
 
 from vcsf_cli.features.cache import read_key
 from vcsf_cli.storage.files import lock, write_text
+from vcsf_cli.storage.sealed import read_json, reading
 
 COLUMNS = (
     "run", "variant", "seed", "dataset", "split", "task", "pathway", "metric", "value", "clips", "left_out",
@@ -23,6 +23,8 @@ baseline's name; `value`: a fraction from 0 to 1; `clips`: how many clips it was
 `seen`: how many of `clips` are of recordings that were trained on, empty where that is unknown or
 nothing was trained; `duplicates`: how many of `clips` equal a training clip of the dataset. Rows
 that an older vcsf has written lack these three."""
+
+_FIRST_COLUMNS = COLUMNS[: COLUMNS.index("training_data")]
 
 COUNTS: dict[str, Any] = {"seen": "Int64", "duplicates": "Int64"}
 """Types of columns that may be empty."""
@@ -46,17 +48,26 @@ def recall_k(metric: str) -> int:
 
 
 def read(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
-    """A table of results. Names stay text: a class may be called None, a clip 0001."""
-    names = list(pd.read_csv(path, nrows=0).columns)
-    return pd.read_csv(
-        path,
-        usecols=columns,
-        dtype={
-            name: COUNTS.get(name, str) for name in names if name in COUNTS or name not in NUMBERS
-        },
-        keep_default_na=False,
-        na_values={name: [""] for name in names if name in NUMBERS},
-    )
+    """A table of results. Names stay text: a class may be called None, a clip 0001.
+
+    Raises:
+        RunError: If the file is missing or damaged.
+    """
+    with reading(path, "delete it, and run the same command again"):
+        names = list(pd.read_csv(path, nrows=0).columns)
+        if missing := [name for name in columns or _FIRST_COLUMNS if name not in names]:
+            raise ValueError(f"it has no columns {', '.join(missing)}")
+        return pd.read_csv(
+            path,
+            usecols=columns,
+            dtype={
+                name: COUNTS.get(name, str)
+                for name in names
+                if name in COUNTS or name not in NUMBERS
+            },
+            keep_default_na=False,
+            na_values={name: [""] for name in names if name in NUMBERS},
+        )
 
 
 def write(path: Path, rows: Iterable[dict[str, object]]) -> pd.DataFrame:
@@ -98,7 +109,8 @@ def read_all(run: Path, checkpoint: str) -> pd.DataFrame:
     """
     folders = []
     for folder in (path.parent for path in run.glob("*/*/results.csv")):
-        status = _read_status(folder)
+        path = folder / "status.json"  # of a classification
+        status = read_json(path, dict, "delete its folder") if path.is_file() else {}
         identity = read_key(folder / "features.parquet") or status.get("from", {})
         if identity.get("checkpoint") == checkpoint:
             folders.append((str(status.get("ended", "")), folder.name, folder))
@@ -107,15 +119,6 @@ def read_all(run: Path, checkpoint: str) -> pd.DataFrame:
     tables = [read(folder / "results.csv") for *_, folder in sorted(folders)]
     rows = pd.concat(tables, ignore_index=True)
     return rows.drop_duplicates([*SAME, "metric"], keep="last", ignore_index=True)
-
-
-def _read_status(folder: Path) -> dict[str, Any]:
-    """The `status.json` of a classification; empty if there is none."""
-    try:
-        found: dict[str, Any] = json.loads((folder / "status.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found
 
 
 def spread(rows: pd.DataFrame) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from vcsf_cli.errors import InputError, RunError, VcsfError, did_you_mean
 from vcsf_cli.narrate import say
 from vcsf_cli.runs import trained_on
 from vcsf_cli.storage.files import write_text
+from vcsf_cli.storage.sealed import read_json, reading
 
 _PACKAGES = (
     "torch",
@@ -34,6 +35,9 @@ _PACKAGES = (
     "av",
 )
 
+
+DAMAGED = "bring it back from a copy, or delete the run's folder and train again"
+"""The hint where a file that a run can't do without is damaged."""
 
 WITH_LABELS = "labels were used in training: this is not self-supervised"
 
@@ -60,6 +64,16 @@ class Run:
     def status(self) -> dict[str, Any]:
         """The content of `status.json`: state, data and times."""
         return _read_status(self.folder)
+
+    @property
+    def dataset(self) -> str:
+        """The name of the dataset that it was trained on.
+
+        Raises:
+            RunError: If `status.json` does not say it.
+        """
+        with reading(self.folder / "status.json", DAMAGED):
+            return str(self.status["dataset"])
 
     @property
     def uses_labels(self) -> bool:
@@ -175,17 +189,7 @@ def environment() -> dict[str, Any]:
 
 
 def _read_status(folder: Path) -> dict[str, Any]:
-    path = folder / "status.json"
-    try:
-        status: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(status, dict):
-            raise ValueError("it holds no keys")
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{path} can't be read: {error}",
-            "this run folder is damaged: train into another --runs",
-        ) from error
-    return status
+    return read_json(folder / "status.json", dict, DAMAGED)
 
 
 def _newest_run(runs: Path) -> Run | None:

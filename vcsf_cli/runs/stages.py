@@ -17,9 +17,10 @@ from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import RunError
 from vcsf_cli.model.pathways import TwoPathways
 from vcsf_cli.narrate import is_first, say
-from vcsf_cli.runs.run import Run, now
+from vcsf_cli.runs.run import DAMAGED, Run, now
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.storage.files import write_text
+from vcsf_cli.storage.sealed import read_json
 
 FILE = "stages.json"
 
@@ -60,16 +61,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
     path = folder / FILE
     if not path.is_file():
         return []
-    try:
-        entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-        if not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
-            raise ValueError("it is not a list of stages")
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{path} can't be read: {error}",
-            "this run folder is damaged: train into another --runs",
-        ) from error
-    return entries
+    return read_json(path, list, DAMAGED)
 
 
 class Stages:
@@ -84,6 +76,8 @@ class Stages:
         """Write which weights a stage starts from, unless an earlier call has begun it."""
         if len(self.entries) > index:
             return
+        if len(self.entries) < index:
+            raise RunError(f"{self.run.folder / FILE} is damaged: stages are missing", DAMAGED)
         stage = self.run.recipe.stages[index]
         entry = {
             "stage": index + 1,

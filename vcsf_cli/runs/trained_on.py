@@ -5,7 +5,6 @@ another clip of the same recording, say nothing about new videos."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vcsf_cli.contracts import Indices
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.errors import InputError, RunError
-from vcsf_cli.storage import files
+from vcsf_cli.errors import InputError
+from vcsf_cli.storage.sealed import read_json, read_parquet, reading, write_parquet
 
 if TYPE_CHECKING:
     from vcsf_cli.runs.run import Run
@@ -39,6 +37,10 @@ _SCHEMA = pa.schema(
 _DIGESTS = ("sha256", "original")
 """Columns that identify content: the stored frames, and the file that they were decoded from."""
 
+_HINT = (
+    "bring it back from a copy: it says which clips the run was trained on; or train into another "
+    "--runs"
+)
 _DIGITS = 16
 """Hexadecimal digits of a SHA-256 that are kept: enough to tell clips apart."""
 
@@ -151,8 +153,8 @@ def remember(
     tables = [training_clips(manifest, split)]
     tables += [table for path in started_from if (table := read(path.parent)) is not None]
     table = pd.concat(tables, ignore_index=True).drop_duplicates(ignore_index=True)
-    with files.atomic_write(folder / FILE) as file:
-        pq.write_table(pa.Table.from_pandas(table, preserve_index=False), file, compression="zstd")
+    content = pa.Table.from_pandas(table, preserve_index=False)
+    write_parquet(folder / FILE, content, compression="zstd")
 
 
 def unremembered(started_from: Sequence[Path]) -> list[str]:
@@ -161,7 +163,7 @@ def unremembered(started_from: Sequence[Path]) -> list[str]:
     for path in started_from:
         status = path.parent / "status.json"
         known = (path.parent / FILE).is_file() and status.is_file()
-        if not known or _unknown(json.loads(status.read_text(encoding="utf-8"))):
+        if not known or _unknown(read_json(status, dict, _HINT)):
             found.append(path.name)
     return list(dict.fromkeys(found))
 
@@ -181,14 +183,10 @@ def read(folder: Path) -> pd.DataFrame | None:
     path = folder / FILE
     if not path.is_file():
         return None
-    try:
-        table: pd.DataFrame = pq.read_table(path, schema=_SCHEMA).to_pandas()
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise RunError(
-            f"{path} is damaged: {error}",
-            "bring it back: it says which clips the run was trained on; or train into another "
-            "--runs",
-        ) from error
+    table: pd.DataFrame = read_parquet(path, _HINT, schema=_SCHEMA).to_pandas()
+    with reading(path, _HINT):
+        if table[["dataset", "video", "source"]].isna().any(axis=None):
+            raise ValueError("it lacks names of clips")
     return table.fillna("")  # earlier versions did not keep all digests
 
 

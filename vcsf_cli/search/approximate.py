@@ -8,19 +8,19 @@ its coarser similarities would need more candidates."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vcsf_cli.contracts import PATHWAYS, Indices
-from vcsf_cli.errors import InputError
+from vcsf_cli.errors import InputError, RunError
 from vcsf_cli.features.extract import Features
 from vcsf_cli.narrate import say
 from vcsf_cli.search.exact import Pair, nearest_recordings, rank, run_starts
 from vcsf_cli.search.gallery import ROWS_AT_ONCE, GalleryWindows, split_pathway, unit_vectors
 from vcsf_cli.storage import files
+from vcsf_cli.storage.sealed import file_crc32, read_json, reading, write_json
 
 FAISS_FROM_WINDOWS = 1_000_000
 """From this size on an exact search takes a second or more for each query."""
@@ -122,12 +122,15 @@ class FaissIndex:
         """The index and its state from disk; None if there is none, or it was trained for another
         size."""
         try:
-            state: dict[str, Any] = json.loads(self.state_file.read_text(encoding="utf-8"))
-            file = self.folder / state["file"]
-            index = self.faiss.read_index(str(file), self.faiss.IO_FLAG_MMAP)
-        except (OSError, ValueError, RuntimeError, KeyError):
+            with reading(self.state_file, ""):
+                state = read_json(self.state_file, dict, "")
+                file, trained_on = self.folder / state["file"], int(state["trained_on"])
+                if state.get("crc32") not in (None, file_crc32(file)):
+                    raise ValueError(file)
+                index = self.faiss.read_index(str(file), self.faiss.IO_FLAG_MMAP)
+        except (RunError, RuntimeError):
             return None, {}
-        if not 1 / _GROWTH <= len(self.windows) / state["trained_on"] <= _GROWTH:
+        if not 1 / _GROWTH <= len(self.windows) / trained_on <= _GROWTH:
             return None, {}
         self.file = file
         return index, state
@@ -216,12 +219,13 @@ class FaissIndex:
             self.faiss.write_index(self.index, self.faiss.PyCallbackIOWriter(file.write))
         state = {
             "file": name,
+            "crc32": file_crc32(self.folder / name),
             "trained_on": self.trained_on,
             "mean": {name: values.tolist() for name, values in self.mean.items()},
             "probes": self.probes,
             "recall": self.recall,
         }
-        files.write_text(self.state_file, json.dumps(state) + "\n")
+        write_json(self.state_file, state)
         for old in self.folder.glob(f"faiss-{self.pathway}-*.index"):
             if old.name != name:
                 old.unlink()

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,8 +27,11 @@ import pandas as pd
 
 from vcsf_cli.contracts import PATHWAYS, Indices, Sampler
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.errors import RunError
 from vcsf_cli.features.extract import Features
+from vcsf_cli.narrate import say
 from vcsf_cli.storage import files
+from vcsf_cli.storage.sealed import parse_line, reading, to_line
 
 FloatArray = npt.NDArray[np.float32]
 Times = npt.NDArray[np.float64]
@@ -233,7 +237,7 @@ class Gallery:
     def _begin(self, key: str) -> None:
         """Delete features of another key; read the journal."""
         path = self.folder / "key.json"
-        if not path.is_file() or path.read_text(encoding="utf-8") != key:
+        if not path.is_file() or path.read_bytes() != key.encode():
             for old in self.folder.iterdir():
                 if old.name != "lock":
                     old.unlink()
@@ -243,13 +247,12 @@ class Gallery:
         lines = (
             self.journal.read_bytes().splitlines(keepends=True) if self.journal.is_file() else []
         )
-        stored = (
-            min((len(self._stored(pathway)) for pathway in PATHWAYS), default=0) if lines else 0
-        )
+        stored: Features = {name: self._stored(name) for name in PATHWAYS} if lines else {}
         good = 0
         for line in lines:
-            entry = _parse_entry(line)
-            if entry is None or entry["first"] + entry["windows"] > stored:
+            entry = parse_line(line)
+            if entry is None or not _is_whole(entry, stored):
+                say(f"{self.journal} is damaged or was cut off: features are computed again")
                 break
             good += len(line)
             self.entries[entry["video"]] = entry
@@ -303,6 +306,7 @@ class Gallery:
             "sha256": self.hashes[clip],
             "first": self.rows,
             "windows": count,
+            "crc32": {pathway: _crc32(features[pathway]) for pathway in PATHWAYS},
         }
         self.rows += count
         self._waiting.append((entry, features))
@@ -317,7 +321,7 @@ class Gallery:
             file.append(np.concatenate([features[pathway] for _, features in self._waiting]))
         with self.journal.open("ab") as journal:
             for entry, _ in self._waiting:
-                journal.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+                journal.write(to_line(entry))
             journal.flush()
             os.fsync(journal.fileno())
         self.entries |= {entry["video"]: entry for entry, _ in self._waiting}
@@ -357,14 +361,17 @@ class Gallery:
     def _fill_means(self, windows: GalleryWindows) -> None:
         """Fill in mean and lengths, from `mean.npz` if it is of the same windows."""
         path, these = self.folder / "mean.npz", hashlib.sha256(windows.row.tobytes()).hexdigest()
-        if path.is_file():
-            with np.load(path) as kept:
+        try:
+            with reading(path, ""), np.load(path) as kept:
                 if str(kept["windows"]) == these:
                     windows.mean.update({pathway: kept[pathway] for pathway in PATHWAYS})
                     windows.lengths.update(
                         {pathway: kept[f"{pathway}_lengths"] for pathway in PATHWAYS}
                     )
                     return
+        except RunError as error:
+            if path.is_file():
+                say(f"{error.message}: it is computed again")
         for pathway in PATHWAYS:
             windows.mean[pathway], windows.lengths[pathway] = _mean_and_lengths(windows, pathway)
         arrays = windows.mean | {
@@ -374,18 +381,20 @@ class Gallery:
             np.savez(file, windows=np.array(these), **arrays)  # type: ignore[arg-type]  # numpy's stub takes no names
 
 
-def _parse_entry(line: bytes) -> dict[str, Any] | None:
-    """A line of the journal, None if it is not whole."""
-    try:
-        entry: dict[str, Any] = json.loads(line)
-    except ValueError:
-        return None
-    whole = (
-        line.endswith(b"\n")
-        and isinstance(entry, dict)
-        and entry.keys() >= {"video", "sha256", "first", "windows"}
-    )
-    return entry if whole else None
+def _is_whole(entry: dict[str, Any], stored: Features) -> bool:
+    """Whether the rows of a journal's entry are there, and those that were written."""
+    if not entry.keys() >= {"video", "sha256", "first", "windows"}:
+        return False
+    sums = entry.get("crc32", {})  # which earlier versions did not keep
+    for pathway, rows in stored.items():
+        own = rows[entry["first"] : entry["first"] + entry["windows"]]
+        if len(own) != entry["windows"] or sums.get(pathway) not in (None, _crc32(own)):
+            return False
+    return True
+
+
+def _crc32(rows: FloatArray) -> int:
+    return zlib.crc32(np.ascontiguousarray(rows, "<f4").data)
 
 
 def _mean_and_lengths(windows: GalleryWindows, pathway: str) -> tuple[FloatArray, FloatArray]:

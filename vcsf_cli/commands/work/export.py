@@ -50,7 +50,7 @@ def _open_dataset(run: Run, data: Path, clips: tuple[Path, ...]) -> Manifest | N
             f"there is no video file {missing[0]}", "--clips takes the path of a video"
         )
     try:
-        return Manifest.find(data, run.status["dataset"])
+        return Manifest.find(data, run.dataset)
     except InputError as error:
         if clips:
             say(f"{error.message}: videos are taken as prepared at 128 px, at their own rate")

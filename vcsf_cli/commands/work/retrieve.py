@@ -145,7 +145,7 @@ def _open_dataset(run: Run, data: Path, name: str | None) -> Manifest:
         say(f"warning: {WITH_LABELS}")
     for sentence in run.remarks:
         say(sentence)
-    return Manifest.find(data, name or run.status["dataset"])
+    return Manifest.find(data, name or run.dataset)
 
 
 def _one_device(devices: str, workers: int | None) -> Compute:

@@ -1,0 +1,169 @@
+"""Files that hold a checksum of themselves, and reading files so that any damage is one error.
+
+A seal is a CRC-32 in a place that the file's own format has for text: a key of a JSON file, the
+metadata of a Parquet file. It is that of the whole file with zeros in its place. So a file stays one
+file, which is replaced in one step and which others read as before. Files without a seal, such as
+those of earlier versions, count as whole."""
+
+from __future__ import annotations
+
+import errno
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vcsf_cli.errors import RunError, VcsfError
+from vcsf_cli.storage.files import atomic_write
+
+_KEY = "checksum"
+_MARK = b"vcsf-crc32:"
+_EMPTY = _MARK + b"0" * 8
+_LINE_END = b', "checksum": "%08x"}\n'
+
+_DAMAGE = (
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    RecursionError,
+    NotImplementedError,
+    OverflowError,
+    zipfile.BadZipFile,
+    zlib.error,
+    OSError,
+)
+"""What reading a file with any content can raise."""
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES)
+"""System errors that say nothing about a file."""
+
+_CHUNK = 2**22
+
+Kind = TypeVar("Kind", dict[str, Any], list[Any])
+
+
+@contextmanager
+def reading(path: Path, hint: str, error: type[VcsfError] = RunError) -> Iterator[None]:
+    """Report whatever goes wrong while a file is read and understood as its damage.
+
+    Raises:
+        VcsfError: If something goes wrong, of the kind `error`.
+    """
+    try:
+        yield
+    except FileNotFoundError as problem:
+        raise error(f"{path} is missing", hint) from problem
+    except _DAMAGE as problem:
+        if isinstance(problem, OSError) and problem.errno in _SHORT:
+            raise
+        lines = str(problem).strip().splitlines()
+        reason = lines[0].rstrip(".:") if lines else type(problem).__name__
+        if isinstance(problem, KeyError):
+            reason = f"it has no {reason}"
+        raise error(f"{path} is damaged: {reason}", hint) from problem
+
+
+def read_json(path: Path, kind: type[Kind], hint: str, error: type[VcsfError] = RunError) -> Kind:
+    """The content of a JSON file, which must be a dict, or a list of dicts.
+
+    Raises:
+        VcsfError: If it is missing or damaged, of the kind `error`.
+    """
+    with reading(path, hint, error):
+        content = json.loads(_read_sealed(path))
+        if not isinstance(content, kind):
+            raise ValueError(f"it does not hold a {'list' if kind is list else 'dict'}")
+        if isinstance(content, list):
+            if not all(isinstance(each, dict) for each in content):
+                raise ValueError("it does not hold a list of dicts")
+        else:
+            content.pop(_KEY, None)
+        return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a sealed JSON file."""
+    text = json.dumps(content | {_KEY: _EMPTY.decode()}, indent=2) + "\n"
+    with atomic_write(path) as file:
+        file.write(_seal(text.encode()))
+
+
+def read_parquet(
+    path: Path, hint: str, error: type[VcsfError] = RunError, **options: Any
+) -> pa.Table:
+    """The table in a Parquet file; options as of `pyarrow.parquet.read_table`.
+
+    Raises:
+        VcsfError: If it is missing or damaged, of the kind `error`.
+    """
+    with reading(path, hint, error):
+        return pq.read_table(pa.BufferReader(_read_sealed(path)), **options)
+
+
+def write_parquet(path: Path, table: pa.Table, **options: Any) -> None:
+    """Write a sealed Parquet file; options as of `pyarrow.parquet.write_table`."""
+    metadata = (table.schema.metadata or {}) | {_KEY.encode(): _EMPTY}
+    content = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(metadata), content, **options)
+    with atomic_write(path) as file:
+        file.write(_seal(content.getvalue().to_pybytes()))
+
+
+def to_line(entry: dict[str, Any]) -> bytes:
+    """An entry as a line of a journal, which ends with a checksum of the rest."""
+    text = json.dumps(entry, ensure_ascii=False).encode()[:-1]
+    return text + _LINE_END % zlib.crc32(text)
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """The entry in a line of a journal; None if it is damaged or not whole."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entry, dict) or not line.endswith(b"\n"):
+        return None
+    if entry.pop(_KEY, None) is not None:
+        text = line[: -len(_LINE_END % 0)]
+        if line != text + _LINE_END % zlib.crc32(text):
+            return None
+    return entry
+
+
+def file_crc32(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum
+
+
+def _seal(content: bytes) -> bytes:
+    """Content with the checksum in its place, which must be empty."""
+    place = content.rindex(_EMPTY) + len(_MARK)
+    return content[:place] + b"%08x" % zlib.crc32(content) + content[place + 8 :]
+
+
+def _read_sealed(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        ValueError: If they are not those that were sealed.
+    """
+    content = path.read_bytes()
+    place = content.rfind(_MARK) + len(_MARK)
+    if place >= len(_MARK):
+        checksum = zlib.crc32(memoryview(content)[:place])
+        checksum = zlib.crc32(b"0" * 8, checksum)
+        checksum = zlib.crc32(memoryview(content)[place + 8 :], checksum)
+        if content[place : place + 8] != b"%08x" % checksum:
+            raise ValueError("its content is not what its checksum says")
+    return content
