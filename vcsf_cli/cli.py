@@ -3,6 +3,7 @@ errors."""
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -20,6 +21,7 @@ from vcsf_cli.errors import (
     BROKEN_DISK,
     ERROR_FILE,
     EXIT_INTERRUPTED,
+    TOO_FEW,
     WRONG_PATH,
     InputError,
     UnknownName,
@@ -133,9 +135,33 @@ def _in_our_words(error: click.ClickException) -> VcsfError:
     return VcsfError(f"{message[:1].lower()}{message[1:]}", hint)
 
 
+_NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "can't start new thread")
+"""In torch's and Python's `RuntimeError`s, which have no type of their own."""
+
+
+def _shortage(error: MemoryError | RuntimeError) -> VcsfError | None:
+    """Too little memory as a `VcsfError`; None if it is something else."""
+    if not isinstance(error, MemoryError) and not any(text in str(error) for text in _NO_MEMORY):
+        return None
+    reason = next(iter(str(error).strip().splitlines()), "")
+    return VcsfError(
+        f"there is too little memory{f': {reason}' if reason else ''}",
+        "end other processes, raise the limit (ulimit -v), or use fewer --workers; the same command "
+        "goes on",
+    )
+
+
 def _system_error(error: OSError) -> VcsfError | None:
     """An error of the operating system as a `VcsfError`; None if its traceback is needed."""
     message = f"{error.strerror}: {error.filename or 'while writing'}"
+    if error.errno in TOO_FEW:
+        return VcsfError(
+            message,
+            "raise the limit (ulimit -n for files, -u for processes, -v for memory), or use fewer "
+            "--workers; the same command goes on",
+        )
+    if error.errno == errno.ENOENT and error.filename:
+        return VcsfError(message, "was it removed meanwhile? bring it back, or begin again")
     if error.errno in WRONG_PATH:
         return InputError(message, "look at the folders and names that you gave")
     if error.errno in BROKEN_DISK:
@@ -197,4 +223,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if explained is None:
             raise
         return _explain(explained, options, error)
+    except (MemoryError, RuntimeError) as error:
+        short = _shortage(error)
+        if short is None:
+            raise
+        return _explain(short, options, error)
     return result if isinstance(result, int) else 0

@@ -12,6 +12,9 @@ BROKEN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROF
 WRONG_PATH = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 """System errors that a path causes: a file where a folder should be, a name that is too long."""
 
+TOO_FEW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+"""System errors where handles, memory or processes run out."""
+
 ERROR_FILE = "VCSF_ERROR_FILE"
 """Variable that names the file for the error that ends a command, as JSON with `kind` and
 `message`; `vcsf ablate` sets it for its commands."""

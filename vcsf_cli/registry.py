@@ -25,6 +25,7 @@ from vcsf_cli import hookspecs
 from vcsf_cli.contracts import Component, Parameter
 from vcsf_cli.errors import (
     BROKEN_DISK,
+    TOO_FEW,
     WRONG_PATH,
     PluginError,
     UnknownName,
@@ -255,9 +256,11 @@ def blame(plugin: str, what: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except VcsfError:
+    except (VcsfError, MemoryError):
         raise
     except (Exception, SystemExit) as error:
+        if isinstance(error, OSError) and error.errno in TOO_FEW:
+            raise
         place = f", {what}," if what else ""
         raise PluginError(
             f"plugin `{plugin}`{place} failed: {type(error).__name__}: {error}",

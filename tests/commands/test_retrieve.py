@@ -551,8 +551,8 @@ def test_a_newer_run_that_cannot_be_used_is_passed_over_with_a_warning(
     done = called("retrieve", "--data", tiny_data, "--workers", 0, "--no-html", cwd=copy)
     said = done.stderr.splitlines()
     assert (
-        "warning: run damaged can't be used and is passed over: runs/damaged/status.json can't be "
-        "read" in said[0]
+        "warning: run damaged can't be used and is passed over: runs/damaged/status.json is "
+        "damaged" in said[0]
     )
     assert (
         "warning: run newer can't be used and is passed over: unknown backbone "
@@ -562,9 +562,9 @@ def test_a_newer_run_that_cannot_be_used_is_passed_over_with_a_warning(
     assert "run older" not in done.stderr
 
     shutil.rmtree(copy / "runs" / trained.name)
-    alone = called("retrieve", "--data", tiny_data, cwd=copy, status=2).stderr
+    alone = called("retrieve", "--data", tiny_data, cwd=copy, status=1).stderr
     assert "unknown backbone `of_an_absent_plugin`" in alone
-    assert "there is no finished run in runs" in alone
+    assert "error: no run in runs can be used: runs/damaged/status.json is damaged" in alone
 
 
 def test_a_run_without_a_checkpoint_or_with_another_kind_of_file_is_told(

@@ -57,7 +57,7 @@ class Journal:
 
     def add(self, entry: dict[str, Any]) -> None:
         self._keep(entry)
-        with self.path.open("ab") as file:
+        with files.naming(self.path), self.path.open("ab") as file:
             file.write(to_line(entry))
 
     def _keep(self, entry: dict[str, Any]) -> None:

@@ -74,6 +74,15 @@ def training_loader(
     )
 
 
+_OF_READERS = (
+    "DataLoader worker",
+    "unable to resize file",
+    "unable to write to file",
+    "unable to open shared memory object",
+    "No space left on device",
+)
+"""What torch's errors say where its processes, or the memory that they share, fail."""
+
 _Item = TypeVar("_Item")
 
 
@@ -112,11 +121,13 @@ def reader_deaths() -> Iterator[None]:
             time.sleep(1)  # torch's handler of its death then raises here and not during ours
             raise
     except (RuntimeError, ConnectionError, EOFError) as error:
-        ours = ("DataLoader worker", "unable to resize file")
-        if isinstance(error, RuntimeError) and not any(text in str(error) for text in ours):
+        if isinstance(error, RuntimeError) and not any(text in str(error) for text in _OF_READERS):
             raise
+        lines = str(error).strip().splitlines()
+        # torch puts the whole traceback of a process into its message; the last line says why.
+        reason = lines[-1 if "Traceback" in str(error) else 0] if lines else type(error).__name__
         raise RunError(
-            f"a process that reads clips died: {str(error).splitlines()[0]}",
+            f"a process that reads clips died: {reason}",
             "memory or /dev/shm may be too small: --workers 0 does without, and the same command "
             "goes on",
         ) from error

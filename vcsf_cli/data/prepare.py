@@ -8,6 +8,7 @@ as those of one uninterrupted call."""
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -300,7 +301,7 @@ class Preparation:
             "split": [*video.split],
             "size": size,
             "original": decoded.sha256,
-            "problem": decoded.problem,
+            "problem": _plain_reason(decoded.problem, video.path),
             "read": decoded.read,
             "declared": decoded.declared,
             "damaged": decoded.damaged,
@@ -396,6 +397,21 @@ def _append_clip(
         **({"times": [round(time, 6) for time in clip.times]} if clip.times else {}),
         "sha256": clip.sha256,
     }
+
+
+def _plain_reason(problem: str, path: Path) -> str:
+    """What is wrong with a video, the same on every machine and whenever it is tried: without its
+    path, numbers of errors, times of day and lines of a library's code."""
+    own = rf"(?:file:)?{re.escape(str(path))}"
+    for pattern in (
+        r"\[\d\d:\d\d:\d\d\] \S+:\d+: ",  # as decord begins
+        r"\[Errno -?\d+\] ",
+        rf": '{own}'$",
+        rf"\[{own}\] ",
+        rf"^{own}:? ",
+    ):
+        problem = re.sub(pattern, "", problem)
+    return problem.replace(str(path), "it")
 
 
 def _listing_entry(video: Video) -> dict[str, str | None]:

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from vcsf_cli.storage.files import atomic_write
+from vcsf_cli.storage.files import atomic_write, naming
 from vcsf_cli.storage.sealed import reading
 
 HINT = "it is the log of the training: delete it, and what follows is logged anew"
@@ -60,7 +60,7 @@ class MetricsFile:
         if new:
             self.columns += new
             self._rewrite(self.read())
-        with self.path.open("a", newline="", encoding="utf-8") as file:
+        with naming(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns, lineterminator="\n").writerow(dict(record))
 
     def last(self) -> dict[str, float]:

@@ -192,17 +192,28 @@ def _read_status(folder: Path) -> dict[str, Any]:
     return read_json(folder / "status.json", dict, DAMAGED)
 
 
-def _newest_run(runs: Path) -> Run | None:
-    """The finished run that ended last, None if there is none.
+def _newest_run(runs: Path) -> Run:
+    """The finished run that ended last.
 
     Runs that can't be used, because they are damaged or lack a plugin, are skipped with a warning
-    if they may be newer."""
+    if they may be newer.
+
+    Raises:
+        InputError: If there is none.
+        RunError: If there is none that can be used.
+    """
     ended: list[tuple[str, Path]] = []
+    unusable: list[VcsfError] = []
+
+    def pass_over(folder: Path, error: VcsfError) -> None:
+        say(f"warning: run {folder.name} can't be used and is passed over: {error.message}")
+        unusable.append(error)
+
     for folder in sorted(path.parent for path in runs.glob("*/status.json")):
         try:
             status = _read_status(folder)
         except RunError as error:
-            _warn_of_unusable(folder, error)
+            pass_over(folder, error)
             continue
         if status.get("finished"):
             ended.append((str(status.get("ended") or status.get("begun", "")), folder))
@@ -210,12 +221,12 @@ def _newest_run(runs: Path) -> Run | None:
         try:
             return read_run(folder)
         except (InputError, RunError) as error:
-            _warn_of_unusable(folder, error)
-    return None
-
-
-def _warn_of_unusable(folder: Path, error: VcsfError) -> None:
-    say(f"warning: run {folder.name} can't be used and is passed over: {error.message}")
+            pass_over(folder, error)
+    if unusable:
+        raise RunError(f"no run in {runs} can be used: {unusable[0].message}", unusable[0].hint)
+    raise InputError(
+        f"there is no finished run in {runs}", "train one first: vcsf pretrain recipes/demo.yaml"
+    )
 
 
 def read_run(folder: Path) -> Run:
@@ -243,15 +254,10 @@ def find_run(runs: Path, named: str | None) -> Run:
 
     Raises:
         InputError: If there is none, or several names begin like this.
+        RunError: If none can be used.
     """
     if named is None:
-        newest = _newest_run(runs)
-        if newest is None:
-            raise InputError(
-                f"there is no finished run in {runs}",
-                "train one first: vcsf pretrain recipes/demo.yaml",
-            )
-        return newest
+        return _newest_run(runs)
     if (Path(named) / "recipe.yaml").is_file():
         return read_run(Path(named))
     if Path(named).is_file():

@@ -196,7 +196,8 @@ class _GrowingRows:
     def append(self, values: FloatArray) -> None:
         """Append rows (n, C) and wait until they are on disk."""
         width = values.shape[1]
-        with self.path.open("r+b" if self.path.exists() else "w+b") as file:
+        how = "r+b" if self.path.exists() else "w+b"
+        with files.naming(self.path), self.path.open(how) as file:
             file.seek(_HEADER_BYTES + 4 * width * self.rows)
             file.write(np.ascontiguousarray(values, "<f4").data)
             self.rows += len(values)
@@ -319,7 +320,7 @@ class Gallery:
             return
         for pathway, file in self._files.items():
             file.append(np.concatenate([features[pathway] for _, features in self._waiting]))
-        with self.journal.open("ab") as journal:
+        with files.naming(self.journal), self.journal.open("ab") as journal:
             for entry, _ in self._waiting:
                 journal.write(to_line(entry))
             journal.flush()

@@ -38,7 +38,7 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     file = _open_partial(path, mode)
     partial = Path(file.name)
     try:
-        with file:
+        with naming(path), file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -48,6 +48,17 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name a file in the system's errors that don't, such as those of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
 
 
 def _open_partial(path: Path, mode: str) -> IO[Any]:

@@ -7,7 +7,6 @@ those of earlier versions, count as whole."""
 
 from __future__ import annotations
 
-import errno
 import json
 import zipfile
 import zlib
@@ -19,7 +18,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vcsf_cli.errors import RunError, VcsfError
+from vcsf_cli.errors import BROKEN_DISK, TOO_FEW, RunError, VcsfError
 from vcsf_cli.storage.files import atomic_write
 
 _KEY = "checksum"
@@ -42,8 +41,6 @@ _DAMAGE = (
     OSError,
 )
 """What reading a file with any content can raise."""
-_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES)
-"""System errors that say nothing about a file."""
 
 _CHUNK = 2**22
 
@@ -62,12 +59,14 @@ def reading(path: Path, hint: str, error: type[VcsfError] = RunError) -> Iterato
     except FileNotFoundError as problem:
         raise error(f"{path} is missing", hint) from problem
     except _DAMAGE as problem:
-        if isinstance(problem, OSError) and problem.errno in _SHORT:
+        if isinstance(problem, OSError) and problem.errno in (*TOO_FEW, *BROKEN_DISK):
             raise
         lines = str(problem).strip().splitlines()
         reason = lines[0].rstrip(".:") if lines else type(problem).__name__
         if isinstance(problem, KeyError):
             reason = f"it has no {reason}"
+        if isinstance(problem, OSError) and problem.strerror:
+            reason = problem.strerror
         raise error(f"{path} is damaged: {reason}", hint) from problem
 
 
