@@ -81,7 +81,7 @@ def whole(
     place = tmp_path_factory.mktemp("whole")
     copy_run(tiny_run, place)
     shutil.copytree(tiny_data, place / "data")
-    write_video(place / "query.avi", 20, width=48, height=32)
+    write_video(place / "query.avi", 20)
     called(*EXPORT, cwd=place)
     commands = dict.fromkeys(words for readers in READERS.values() for words in readers)
     for words in (RETRIEVE, KNN, SEARCH):
@@ -121,7 +121,7 @@ def test_a_damaged_file_is_named_or_harmless(
             if status:
                 assert status in (1, 2), way
                 assert path.name in err, (way, words, err)
-                assert "damaged" in err or status == 2, (way, words, err)
+                assert "damaged" in err or path.suffix == ".yaml", (way, words, err)
             elif words != PREPARE:
                 assert out == printed[words], (way, words, err)
             restore(place, files)

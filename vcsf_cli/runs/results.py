@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,11 +55,14 @@ def read(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
         RunError: If the file is missing or damaged.
     """
     with reading(path, "delete it, and run the same command again"):
-        names = list(pd.read_csv(path, nrows=0).columns)
+        content = path.read_bytes()
+        if not content.endswith(b"\n"):
+            raise ValueError("its last line is not whole")
+        names = list(pd.read_csv(io.BytesIO(content), nrows=0).columns)
         if missing := [name for name in columns or _FIRST_COLUMNS if name not in names]:
             raise ValueError(f"it has no columns {', '.join(missing)}")
         return pd.read_csv(
-            path,
+            io.BytesIO(content),
             usecols=columns,
             dtype={
                 name: COUNTS.get(name, str)
