@@ -188,11 +188,7 @@ def _prepare(
     workers: int | None,
     verify: bool,
 ) -> None:
-    from vcsf_cli.data.prepare import (  # pandas is slow to load
-        PROBLEMS,
-        Preparation,
-        read_settings,
-    )
+    from vcsf_cli.data.prepare import PROBLEMS, Preparation  # pandas is slow to load
     from vcsf_cli.data.verify import Verification
 
     kind = component.name
@@ -213,12 +209,7 @@ def _prepare(
     dataset: Dataset = plugins.build(
         "dataset", kind, source or folder / "original", **_check_options(component, chosen)
     )
-    try:
-        before = read_settings(folder)
-    except DataError:
-        if not verify:
-            raise
-        before = None
+    before = _settings_before(folder, verify)
     decoder = decoder or (before or {}).get("decoder") or default_decoder()
     plugins.build("decoder", decoder)  # its library may be missing
     if square_pixels is None:
@@ -256,6 +247,19 @@ def _prepare(
             "many are fine",
         )
     say(next_command(kind, name, data))
+
+
+def _settings_before(folder: Path, verify: bool) -> dict[str, Any] | None:
+    """The settings that a folder was prepared with; None before that, and where they are damaged
+    and to be mended."""
+    from vcsf_cli.data.prepare import read_settings  # pandas is slow to load
+
+    try:
+        return read_settings(folder)
+    except DataError:
+        if not verify:
+            raise
+        return None
 
 
 def next_command(kind: str, name: str, data: Path) -> str:
