@@ -156,9 +156,11 @@ def _keep_other_formats(out: Path, folder: Path, config: dict[str, Any], wanted:
     if not is_export(out):
         return
     earlier = read_config(out)
+    config_now = json.loads(json.dumps(config))
+    # Earlier versions knew fewer settings of videos, and did as the new ones' defaults.
+    config_before = earlier | {"video": config_now["video"] | earlier["video"]}
     same = all(
-        earlier[key] == json.loads(json.dumps(config[key]))
-        for key in ("run", "features", "input", "video")
+        config_before[key] == config_now[key] for key in ("run", "features", "input", "video")
     )
     for kind in (kind for kind in earlier["files"] if kind not in wanted):
         if not same:
