@@ -210,6 +210,8 @@ def test_lists_and_single_videos_and_fewer_windows(
     assert "0.avi 2 times" in embed(tmp_path / "list.txt", tiny_run, tmp_path, status=2).stderr
     (tmp_path / "list.csv").write_text("file\na.avi\n")
     assert "no column `path`" in embed(tmp_path / "list.csv", tiny_run, tmp_path, status=2).stderr
+    (tmp_path / "list.csv").write_text(f"path\n{'a' * 200_000}\n")
+    assert "can't be read" in embed(tmp_path / "list.csv", tiny_run, tmp_path, status=2).stderr
 
 
 def test_an_exported_folder_gives_the_features_of_its_run(

@@ -236,7 +236,12 @@ def _listed_items(path: Path) -> list[VideoItem]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} can't be read: {error}", "a list is a UTF-8 text file") from error
     if path.suffix.lower() == ".csv":
-        rows = list(csv.DictReader(lines))
+        try:
+            rows = list(csv.DictReader(lines))
+        except csv.Error as error:
+            raise InputError(
+                f"{path} can't be read: {error}", "look for a quotation mark that is not closed"
+            ) from error
         if not rows or "path" not in rows[0]:
             raise InputError(
                 f"{path} has no column `path`, or no line", "its first line names the columns"
