@@ -218,15 +218,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not _reader_has_gone():
             raise
         return 0
-    except (MemoryError, RuntimeError) as error:
-        # torch has no type for memory of the CPU.
-        if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
-            raise
-        lacking = VcsfError(
-            "the machine has too little memory for this",
-            "make the batch, the queue, the networks or --workers smaller",
-        )
-        return _explain(lacking, options, error)
     except OSError as error:
         explained = _system_error(error)
         if explained is None:
