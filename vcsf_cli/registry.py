@@ -261,6 +261,8 @@ def blame(plugin: str, what: str = "") -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if isinstance(error, OSError) and error.errno in TOO_FEW:
             raise
+        if isinstance(error, ImportError) and "failed to map segment" in str(error):
+            raise MemoryError(str(error)) from error
         place = f", {what}," if what else ""
         raise PluginError(
             f"plugin `{plugin}`{place} failed: {type(error).__name__}: {error}",

@@ -28,7 +28,7 @@ from vcsf_cli.data.journal import Journal
 from vcsf_cli.data.pool import MISSING, Outcome, decode_all, file_size
 from vcsf_cli.data.splits import describe_duplicates
 from vcsf_cli.data.store import SHARD_BYTES, ShardWriter, member_name, read_description
-from vcsf_cli.errors import DataError, InputError
+from vcsf_cli.errors import TOO_FEW, DataError, InputError
 from vcsf_cli.narrate import Progress, say
 from vcsf_cli.storage import files
 from vcsf_cli.storage.sealed import read_json, write_json
@@ -101,6 +101,8 @@ class Preparation:
             try:
                 self._decode(videos, unfinished)
             except (OSError, StorageError) as error:
+                if isinstance(error, OSError) and error.errno in TOO_FEW:
+                    raise
                 message = (
                     error.message
                     if isinstance(error, StorageError)
