@@ -133,6 +133,7 @@ def test_what_bold_and_spread_mean_is_told_where_there_are_any(rows: int) -> Non
             values=pd.DataFrame({"runs": [1, runs]}),
             intervals=intervals,
             remarks=["what is missing"],
+            label_gains=["Share of the label gain."],
             seen={"row 0"},
             exposures={"row 0": ["retrieve: 1 of 2 test clips seen"]},
         )
@@ -143,5 +144,5 @@ def test_what_bold_and_spread_mean_is_told_where_there_are_any(rows: int) -> Non
             rows > 1
         )
         assert ("see the intervals" in notes) == (bold and rows > 1)
-        assert "what is missing" in notes
+        assert "Share of the label gain. what is missing" in notes
         assert "\N{DOUBLE DAGGER} row 0, retrieve: 1 of 2 test clips seen." in notes

@@ -5,6 +5,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from vcsf_cli.ablate.estimate import Costs, RemainingStage, RemainingWork, Speed, total_seconds
@@ -13,6 +14,7 @@ from vcsf_cli.ablate.rows import RunSpec, resolve_table
 from vcsf_cli.ablate.run import RunOptions, parse_devices, remaining_commands
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.config.table import read
+from vcsf_cli.runs.results import COLUMNS
 from vcsf_cli.runs.run import Run
 from vcsf_cli.storage import checkpoint
 
@@ -109,7 +111,8 @@ def test_measuring_again_keeps_the_k_that_were_measured(plan: Plan) -> None:
     spec = spec_of(plan, "whole")
     folder = spec.run.folder / "retrieve" / "synthetic-split1"
     folder.mkdir(parents=True)
-    (folder / "results.csv").write_text("metric,value\nR@3,0.5\nR@10,0.5\n")
+    rows = [dict.fromkeys(COLUMNS, "") | {"metric": metric} for metric in ("R@3", "R@10")]
+    pd.DataFrame(rows).to_csv(folder / "results.csv", index=False)
     _, retrieve, _ = remaining_commands(plan, spec, OPTIONS, "cpu")
     assert retrieve[retrieve.index("--k") + 1] == "1,3,5,10"
 

@@ -23,6 +23,7 @@ from vcsf_cli.data.manifest import Manifest, write
 from vcsf_cli.errors import RunError
 from vcsf_cli.runs.run import run_folder
 from vcsf_cli.storage.files import lock
+from vcsf_cli.storage.sealed import read_json, write_json
 
 TINY = """
 extends: smoke
@@ -67,7 +68,7 @@ def prepared(folder: Path, tiny_data: Path) -> Path:
 def set_kind(folder: Path, kind: str) -> None:
     """Let the dataset be one that `vcsf prepare KIND` made."""
     path = folder / "data" / "ucf10" / "settings.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"kind": kind}))
+    write_json(path, read_json(path, dict, "") | {"kind": kind})
 
 
 def run_of(folder: Path, *assignments: str) -> Path:
@@ -267,7 +268,7 @@ def test_what_was_measured_of_something_else_is_measured_again(copied: Path) -> 
 def test_a_damaged_run_is_passed_over(copied: Path) -> None:
     options = (*BASE, "--no-motion-module", *ROWS, *FEW)
     (run_of(copied, "motion=none") / "status.json").write_text("{brok")
-    said = "status.json can't be read"
+    said = "status.json is damaged"
     done = called("ablate", *options, "--dry-run", cwd=copied)
     assert "can't be used: runs/tiny-" in done.stdout
     assert "done: 2 of 3 runs" in done.stdout

@@ -295,6 +295,7 @@ def test_the_map_shows_a_clip_under_the_mouse_and_a_class_alone(
     opened.open(measured / "report.html")
     opened.scroll("#map")
     assert opened.appears(".point") == 12
+    opened.scroll("#map")  # what stands above may have grown meanwhile
     opened.move(*opened.middle(".point"))
     assert opened.wait("document.querySelector('.card img')?.naturalWidth")
     assert not opened.evaluate("document.querySelector('.card').hidden")

@@ -740,7 +740,7 @@ def test_a_damaged_manifest_is_told_before_parts_are_drawn_anew(
     assert prepare(*own("folder", source)) == 1
     error = capsys.readouterr().err
     assert f"{path} is damaged" in error
-    assert "delete it to draw them anew" in error
+    assert "with --verify added" in error
 
 
 def test_a_manifest_is_prepared_under_its_name(tmp_path: Path) -> None:

@@ -244,7 +244,7 @@ def test_a_complete_copy_by_the_official_lists(shared_data: Path, tmp_path: Path
 def test_a_part_of_the_dataset_says_how_much_it_is(shared_data: Path) -> None:
     dataset = UCF101(shared_data / "ucf28")
     videos = dataset.videos()
-    assert dataset.remarks() == ["28 of 101 classes, 2,552 of 13,320 clips"]
+    assert dataset.remarks() == ["28 of 101 classes, 2,552 of 13,320 clips", "left out: 1 .txt"]
     counts = [Counter(video.split[split] for video in videos) for split in range(3)]
     assert counts == [
         {"train": 1831, "test": 721},

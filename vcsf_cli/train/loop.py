@@ -117,6 +117,7 @@ class LoopConfig:
     Args:
         seed: Seed of anything random inside a network, such as dropout.
         check_every: Epochs between two checks, 0 for none.
+        check_first: Whether there is a check before the first step, where there are checks.
         learning_rate: The learning rate after a number of epochs, which may be a fraction.
     """
 
@@ -128,6 +129,7 @@ class LoopConfig:
     check_every: int
     save_every: float
     learning_rate: Callable[[float], float]
+    check_first: bool = False
 
 
 class Interrupted(KeyboardInterrupt):
@@ -161,7 +163,7 @@ def fit(
     done = position.epoch * config.batches + position.batch
     steps = Progress(config.epochs * config.batches, "steps", "training", done)
     with reader_deaths(), _Stopper() as stopper, steps as progress:
-        if position.is_start and config.check_every:
+        if position.is_start and config.check_every and config.check_first:
             _check(fabric, task, position, config, log)
             clock.restart()
         for batch in clock.waiting(batches):

@@ -207,4 +207,5 @@ class Trainer:
             check_every=train.check_every,
             save_every=self.compute.save_every,
             learning_rate=lambda epoch: learning_rate(stage.optim, epoch, train.epochs),
+            check_first=True,
         )
