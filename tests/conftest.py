@@ -15,6 +15,7 @@ settings.register_profile("vcsf", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("vcsf")
 
 CHECKOUT = Path(__file__).parent.parent
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # another number of threads gives other last bits
 OURS = (
     "VCSF_DATA",
     "VCSF_RUNS",
