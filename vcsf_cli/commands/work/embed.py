@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shlex
 from collections import Counter
 from collections.abc import Iterator
@@ -95,7 +96,7 @@ def write(
         + (f"; {bad:,} could not be read" if bad else "")
     )
     say(f"written: {output}")
-    code = f"import pandas; print(pandas.read_parquet({str(output)!r}))"
+    code = f"import pandas; print(pandas.read_parquet({json.dumps(str(output))}))"
     say(f"next: python -c {shlex.quote(code)}")
 
 
