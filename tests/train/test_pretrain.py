@@ -10,6 +10,7 @@ import os
 import random
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -322,6 +323,26 @@ def test_a_full_disk_stops_with_one_error_and_the_run_goes_on_later(
     assert not list((tmp_path / "runs" / whole.name).glob(".*partial"))
     called(*arguments(tiny_data, Path("runs")), cwd=tmp_path)
     assert_same(tmp_path / "runs" / whole.name, whole)
+
+
+def test_too_few_open_files_are_one_error_and_no_hang(tiny_data: Path, tmp_path: Path) -> None:
+    command = shlex.join([sys.executable, "-m", "vcsf_cli", *arguments(tiny_data, Path("runs"))])
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -n 40; {command}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 1
+    assert (
+        "error: a process may open 40 files here, and 1 processes that read need 96" in done.stderr
+    )
+    assert "Traceback" not in done.stderr
+    # A limit that may be raised is raised.
+    raised = f"ulimit -Sn 40; {command}"
+    subprocess.run(["bash", "-c", raised], cwd=tmp_path, check=True, timeout=300)
 
 
 def test_two_at_once_are_refused(tiny_data: Path, tmp_path: Path) -> None:

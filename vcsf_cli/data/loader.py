@@ -20,6 +20,11 @@ from vcsf_cli.data.clips import Batch, EvalClips, TwoViewClips
 from vcsf_cli.data.manifest import MEND
 from vcsf_cli.errors import RunError, VcsfError
 
+try:
+    import resource
+except ImportError:  # Windows has no such limits
+    resource = None  # type: ignore[assignment]
+
 
 class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
     """The batches of a stage: rows permuted by (seed, epoch), without the last incomplete batch.
@@ -85,14 +90,19 @@ _OF_READERS = (
 
 _Item = TypeVar("_Item")
 
+_FILES, _FILES_OF_A_WORKER = 64, 32
+"""Open files that reading needs beside those of each worker, which hands over every tensor as
+one."""
+
 
 def iterate(loader: DataLoader[_Item]) -> Iterator[_Item]:
     """The items of a loader. Errors of its processes are raised as they were there.
 
     Raises:
         DataError: If a clip can't be read.
-        RunError: If a process that reads has died.
+        RunError: If a process that reads has died, or may open too few files.
     """
+    _check_open_files(loader.num_workers)
     try:
         with reader_deaths():
             with _sigterm_held_back():
@@ -104,6 +114,28 @@ def iterate(loader: DataLoader[_Item]) -> Iterator[_Item]:
         # torch puts the worker's whole traceback into the message; its last line is ours.
         reason = error.message.strip().splitlines()[-1].partition(": ")[2]
         raise type(error)(reason, MEND) from error
+
+
+def _check_open_files(workers: int) -> None:
+    """Check that this process may open the files that workers need; without them torch waits for
+    ever. A limit that the user may raise is raised.
+
+    Raises:
+        RunError: If it may not.
+    """
+    if resource is None or not workers:
+        return
+    needed = _FILES + _FILES_OF_A_WORKER * workers
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if soft == unlimited or soft >= needed:
+        return
+    if hard != unlimited and hard < needed:
+        raise RunError(
+            f"a process may open {hard} files here, and {workers} processes that read need {needed}",
+            "raise the limit (ulimit -n), or give --workers 0",
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 @contextmanager
