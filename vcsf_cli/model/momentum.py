@@ -32,7 +32,20 @@ def ema_update(
         torch._foreach_lerp_(targets, sources, 1 - momentum)
 
 
-class Queue(nn.Module):
+class _Slots(nn.Module):
+    """Keys of both pathways in step, one a slot."""
+
+    @property
+    def slots(self) -> int:
+        """Number of slots, K."""
+        return len(self.get_buffer("video"))
+
+    def keys(self) -> dict[str, Tensor]:
+        """Keys (K, D) by pathway."""
+        return {pathway: self.get_buffer(pathway) for pathway in PATHWAYS}
+
+
+class Queue(_Slots):
     """The last K keys of both pathways in step, with the video, source and label of each slot.
 
     Args:
@@ -52,18 +65,9 @@ class Queue(nn.Module):
         self.register_buffer("next", torch.zeros((), dtype=torch.int64))
 
     @property
-    def slots(self) -> int:
-        """Number of slots, K."""
-        return len(self.get_buffer("video"))
-
-    @property
     def full(self) -> bool:
         """Whether no slot is empty."""
         return bool((self.get_buffer("video") >= 0).all())
-
-    def keys(self) -> dict[str, Tensor]:
-        """Keys (K, D) by pathway."""
-        return {pathway: self.get_buffer(pathway) for pathway in PATHWAYS}
 
     @torch.no_grad()
     def push(
@@ -83,9 +87,10 @@ class Queue(nn.Module):
         position.add_(size).remainder_(self.slots)
 
 
-class Bank(nn.Module):
+class Bank(_Slots):
     """A key of every training clip in both pathways: the running mean of its keys, of unit length,
-    with the video, source and label of each slot. It is read like a queue.
+    with the video, source and label of each slot. It is read like a queue; empty slots
+    hold zeros.
 
     A clip's first key is taken as it is; later m <- b m + (1 - b) k, then unit length.
 
@@ -106,18 +111,9 @@ class Bank(nn.Module):
             self.register_buffer(name, torch.full((len(clips),), -1, dtype=torch.int64))
 
     @property
-    def slots(self) -> int:
-        """Number of slots, K."""
-        return len(self.get_buffer("video"))
-
-    @property
     def full(self) -> bool:
         """Whether an epoch has gone in, which leaves out what is left of a whole batch."""
         return int((self.get_buffer("video") < 0).sum()) <= self.left_out
-
-    def keys(self) -> dict[str, Tensor]:
-        """Keys (K, D) by pathway; zeros in empty slots."""
-        return {pathway: self.get_buffer(pathway) for pathway in PATHWAYS}
 
     @torch.no_grad()
     def push(
