@@ -304,15 +304,23 @@ from vcsf_cli import hookimpl
 from vcsf_plugins.decoders import PyAV, PyAVReader
 
 class Vanishing(PyAVReader):
-    '''The whole source is gone as soon as the frames of `b` are read, and half of those of `c`.'''
+    '''The whole source is gone as soon as the frames of `b` are read, and half of those of `c`.
+
+    With two workers `c` begins when `a` is done, so `b` waits for that: what is lost is then
+    the same however slowly a worker starts.
+    '''
     def stream(self):
+        half = Path("half-of-c")
         for number, frame in enumerate(super().stream()):
             if number == 10 and "c" in self.path.stem:
+                half.touch()
                 while self.path.exists():
                     time.sleep(0.01)
                 raise OSError(5, "Input/output error")
             yield frame
         if "b" in self.path.stem and self.path.parent.exists():
+            while not half.exists():
+                time.sleep(0.01)
             self.path.parent.rename(self.path.parent.with_name("unplugged"))
 
 def vanishing():
