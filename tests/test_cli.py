@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from conftest import TINY
+from trained import copy_run
 
 from vcsf_cli.cli import main
 from vcsf_cli.cli import vcsf as group
@@ -25,6 +27,45 @@ def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
     """`python -m vcsf_cli`, in a process of its own."""
     command = [sys.executable, "-m", "vcsf_cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+IMPORTED = """
+import sys
+from vcsf_cli.cli import main
+assert main(sys.argv[2:]) == 0
+print(*(name for name in sys.argv[1].split() if name in sys.modules))
+"""
+FOR_TRAINING = "lightning_fabric tensorboard timm onnx faiss torchcodec"
+
+
+@pytest.mark.parametrize(
+    ("words", "unneeded"),
+    [
+        (
+            f"prepare synthetic {' '.join(TINY)} --workers 1",
+            f"torch torchvision sklearn scipy matplotlib rich {FOR_TRAINING}",
+        ),
+        (
+            "embed synthetic --from RUN --data DATA --workers 0 -o table.parquet",
+            f"sklearn scipy matplotlib {FOR_TRAINING}",
+        ),
+        ("retrieve --from RUN --data DATA --workers 0 --k 1", FOR_TRAINING),
+    ],
+)
+def test_a_command_imports_no_package_that_it_does_not_need(
+    words: str, unneeded: str, tiny_data: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    places = {"RUN": str(copy_run(tiny_run, tmp_path)), "DATA": str(tiny_data)}
+    command = [places.get(word, word) for word in words.split()]
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED, unneeded, *command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == ""
 
 
 def test_help_imports_no_torch_and_calls_no_plugin(tmp_path: Path) -> None:

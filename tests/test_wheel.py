@@ -17,12 +17,18 @@ TABLES = {path for path in YAML if path.startswith("recipes/tables/")}
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the source distribution, and the wheel that was made from it."""
+    folder = tmp_path_factory.mktemp("built")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder)]
     subprocess.run(command, cwd=CHECKOUT, check=True, capture_output=True)
-    (built,) = folder.iterdir()
-    return built
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    (found,) = built.glob("*.whl")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +74,14 @@ def dependencies() -> list[str]:
     return list(dict.fromkeys([paths["purelib"], paths["platlib"]]))
 
 
+def test_a_package_index_would_take_both_distributions(built: Path) -> None:
+    files = sorted(map(str, built.iterdir()))
+    assert [Path(file).suffix for file in files] == [".whl", ".gz"]
+    command = [sys.executable, "-m", "twine", "check", "--strict", *files]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.count("PASSED")) == (0, 2), done.stdout
+
+
 def test_the_wheel_holds_the_program_its_plugin_and_the_recipes_alone(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     tops = {name.partition("/")[0] for name in names}
@@ -82,6 +96,8 @@ def test_the_wheel_holds_the_program_its_plugin_and_the_recipes_alone(wheel: Pat
     assert {name for name in names if name.endswith(".yaml")} == {
         f"vcsf_cli/{recipe}" for recipe in YAML
     }
+    kinds = {Path(name).suffix for name in names if ".dist-info/" not in name}
+    assert kinds == {".py", ".yaml", ".html", ".css", ".js", ".jinja", ".typed"}
 
 
 def test_what_is_imported_is_the_wheel(installed: Path, tmp_path: Path) -> None:

@@ -136,6 +136,8 @@ class Head(Node):
 
 
 def _check_optimiser(name: str) -> str:
+    if name == _OPTIMISER:
+        return name
     # timm loads torch, which takes seconds.
     from timm.optim import list_optimizers  # type: ignore[attr-defined]  # it has no __all__
 
@@ -146,12 +148,14 @@ def _check_optimiser(name: str) -> str:
     return name
 
 
+_OPTIMISER = "adam"
+
 Optimiser = Annotated[str, AfterValidator(_check_optimiser)]
 """The name of an optimiser of timm."""
 
 
 class Optim(Node):
-    name: Optimiser = "adam"
+    name: Optimiser = _OPTIMISER
     lr: Annotated[float, Gt(0)] = 1e-3
     weight_decay: Annotated[float, Ge(0)] = 1e-5
     momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9

@@ -8,11 +8,10 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pandas as pd
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -35,6 +34,9 @@ from vcsf_cli.train.compute import Compute
 from vcsf_cli.train.loop import Log, LoopConfig, Task, Terms, TrainState, fit
 from vcsf_cli.train.optim import build_optimizer, learning_rate
 from vcsf_cli.train.timing import time_steps
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 KIND = "vcsf-finetune"
 """Kind of the checkpoint of a fine-tuning under way."""

@@ -8,13 +8,15 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from vcsf_cli.errors import InputError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _MOST_WORKERS = 16
 
@@ -102,6 +104,8 @@ class Compute:
         )
 
     def fabric(self) -> Fabric:
+        from lightning_fabric import Fabric  # takes a second to import, and only trainings need it
+
         device = self.device()
         if device.type == "cpu":
             _keep_freed_memory()

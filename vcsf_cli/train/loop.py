@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -29,6 +28,9 @@ from vcsf_cli.runs.metrics import MetricsFile, merge_record
 from vcsf_cli.runs.run import Run
 from vcsf_cli.storage.files import write_text
 from vcsf_cli.train.compute import average
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Terms = dict[str, Tensor]
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from vcsf_cli import registry
@@ -36,6 +35,9 @@ from vcsf_cli.storage import checkpoint
 from vcsf_cli.train import monitor
 from vcsf_cli.train.compute import average
 from vcsf_cli.train.loop import Task, Terms
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _VOTERS, _VOTE_TEMPERATURE = 20, 0.07
 """The check's k-NN: how many of the nearest vote, and how much nearer ones weigh more."""

@@ -7,10 +7,9 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
-from lightning_fabric import Fabric
 
 from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.config.schema import Stage
@@ -24,6 +23,9 @@ from vcsf_cli.train.compute import Compute
 from vcsf_cli.train.loop import Task
 from vcsf_cli.train.optim import build_optimizer
 from vcsf_cli.train.task import PretrainTask
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _SECONDS_OF_TIMING = 15.0
 """For all stages together; the batch under way is finished."""
