@@ -27,7 +27,7 @@ lint: $(VENV)/.installed-dev
 
 # Each core runs tests of its own, so that a network in a test needs no more than one.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
 
 benchmark: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -s

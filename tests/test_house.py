@@ -334,6 +334,7 @@ LAYERS = (
     {"registry"},
     {"storage"},
     {"config"},
+    {"engine"},
     {"data"},
     {"model"},
     {"features"},

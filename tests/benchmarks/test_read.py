@@ -20,6 +20,7 @@ from vcsf_cli.data.decode import Settings
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.prepare import Preparation
 from vcsf_cli.data.store import FrameStore
+from vcsf_cli.engine.local import Local
 from vcsf_cli.video import short_side
 
 FRAMES = 32
@@ -62,7 +63,7 @@ def test_store_against_exact_decoding(
     pytest.importorskip("decord")
     cv2.setNumThreads(1)
     originals = Originals(shared_data / "originals")
-    Preparation(originals, tmp_path / "data", Settings("folder", "decord"), 60.0, 2).run()
+    Preparation(originals, tmp_path / "data", Settings("folder", "decord"), 60.0, Local(2)).run()
     manifest = Manifest.open(tmp_path / "data")
     store = FrameStore(manifest)
     paths = {video.name: video.path for video in originals.videos()}

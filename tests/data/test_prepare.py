@@ -31,6 +31,7 @@ from vcsf_cli.data.decode import Settings
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.prepare import Preparation, Summary, member_names
 from vcsf_cli.data.store import FrameStore
+from vcsf_cli.engine.local import Local
 from vcsf_cli.errors import DataError, InputError
 
 SETTINGS = Settings("folder", "pyav", size=48)
@@ -52,7 +53,7 @@ class Files:
 
 
 def prepare(source: Path, folder: Path, settings: Settings = SETTINGS, **options: Any) -> Summary:
-    options = {"time_limit": 60.0, "workers": 1} | options
+    options = {"time_limit": 60.0, "engine": Local(options.pop("workers", 1))} | options
     return Preparation(
         Files(source, options.pop("benchmark", False)), folder, settings, **options
     ).run()

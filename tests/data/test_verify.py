@@ -17,6 +17,7 @@ from vcsf_cli.data.decode import Settings
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.prepare import Preparation
 from vcsf_cli.data.verify import Verification
+from vcsf_cli.engine.local import Local
 from vcsf_cli.errors import DataError, InputError
 
 SETTINGS = Settings("folder", "pyav", size=48, max_seconds=1.0)
@@ -37,7 +38,7 @@ class Files:
 
 
 def preparation(place: Path, settings: Settings = SETTINGS) -> Preparation:
-    return Preparation(Files(place / "source"), place / "data", settings, 60.0, 1, 40_000)
+    return Preparation(Files(place / "source"), place / "data", settings, 60.0, Local(1), 40_000)
 
 
 def verify(place: Path, settings: Settings = SETTINGS) -> int:

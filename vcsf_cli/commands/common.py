@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vcsf_cli.errors import EXIT_INTERRUPTED
+from vcsf_cli.engine.on_ray import Ray
+from vcsf_cli.errors import EXIT_INTERRUPTED, InputError
 from vcsf_cli.narrate import say
 
 if TYPE_CHECKING:
@@ -37,6 +38,22 @@ def open_run(runs: Path, source: str | None, doing: str = "measuring") -> Run:
     if not run.finished:
         say(f"run {run.name} is not finished: {doing} its newest checkpoint")
     return run
+
+
+@contextmanager
+def open_ray(engine: str, address: str | None, workers: int | None) -> Iterator[Ray | None]:
+    """The Ray cluster that `--engine` and `--address` ask for; None for this machine alone.
+
+    Raises:
+        InputError: If there is none.
+    """
+    if engine == "local":
+        if address:
+            raise InputError(f"--address {address} is of a Ray cluster", "add --engine ray")
+        yield None
+        return
+    with Ray(address, workers) as cluster:
+        yield cluster
 
 
 @contextmanager

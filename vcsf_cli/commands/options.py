@@ -120,6 +120,23 @@ workers_option = click.option(
     help="Processes that read videos.  [default: one less than the cores, at most 16]",
 )
 
+
+def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--engine` and `--address`."""
+    function = click.option(
+        "--address",
+        metavar="auto|HOST:PORT|ray://...",
+        help="The Ray cluster to work on.  [default: Ray is started on this machine]",
+    )(function)
+    return click.option(
+        "--engine",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="Work on this machine, or on all machines of a Ray cluster.",
+    )(function)
+
+
 save_every_option = click.option(
     "--save-every",
     type=Number(0, LONGEST),

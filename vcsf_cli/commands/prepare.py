@@ -16,12 +16,20 @@ from typing import Any, Literal, get_args, get_origin
 import click
 
 from vcsf_cli import registry
-from vcsf_cli.commands.common import resumable
-from vcsf_cli.commands.options import LONGEST, MOST_WORKERS, Number, data_option, where
+from vcsf_cli.commands.common import open_ray, resumable
+from vcsf_cli.commands.options import (
+    LONGEST,
+    MOST_WORKERS,
+    Number,
+    data_option,
+    engine_options,
+    where,
+)
 from vcsf_cli.config import strict_yaml
 from vcsf_cli.config.check import Checker
 from vcsf_cli.contracts import Component, Dataset, Parameter
 from vcsf_cli.data.decode import Settings, default_decoder
+from vcsf_cli.engine.local import Local
 from vcsf_cli.errors import DataError, InputError, PluginError, RecipeError
 from vcsf_cli.narrate import duration, say
 from vcsf_cli.storage.files import is_folder_name
@@ -32,7 +40,7 @@ _RECIPE = "recipes/vcsf.yaml"
 
 def _shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
     shown = partial(click.option, show_default=True)
-    options = [
+    options: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
         click.option(
             "--source",
             type=click.Path(path_type=Path),
@@ -102,6 +110,7 @@ def _shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
             type=click.IntRange(1, MOST_WORKERS),
             help="Processes.  [default: all cores]",
         ),
+        engine_options,
         click.option(
             "--verify",
             is_flag=True,
@@ -186,6 +195,8 @@ def _prepare(
     max_bad: float,
     time_limit: float,
     workers: int | None,
+    engine: str,
+    address: str | None,
     verify: bool,
 ) -> None:
     from vcsf_cli.data.prepare import PROBLEMS, Preparation  # pandas is slow to load
@@ -216,9 +227,9 @@ def _prepare(
         square_pixels = before.get("square_pixels", False) if before else not dataset.benchmark
     settings = Settings(kind, decoder, size, quality, fps, max_seconds, on_bad, square_pixels)
     begun = time.monotonic()
-    workers = workers or os.cpu_count() or 1
-    preparation = Preparation(dataset, folder, settings, time_limit, workers)
-    with resumable():
+    with resumable(), open_ray(engine, address, workers) as cluster:
+        place = cluster or Local(workers or os.cpu_count() or 1)
+        preparation = Preparation(dataset, folder, settings, time_limit, place)
         if verify:
             mended = Verification(preparation).run()
             say(f"{folder}: mended, and whole again" if mended else f"{folder}: nothing is damaged")

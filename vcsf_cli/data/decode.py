@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import signal
 import time
 import zlib
 from collections.abc import Iterator
@@ -12,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
-import cv2
 import numpy as np
 import simplejpeg
 
 from vcsf_cli import registry
 from vcsf_cli.contracts import Frame, Reader
+from vcsf_cli.engine.engine import heartbeat_path
 from vcsf_cli.errors import DataError, VcsfError
 from vcsf_cli.storage import files
 from vcsf_cli.video import short_side
@@ -150,17 +149,6 @@ class _Heartbeat:
                 self.path.touch()
             except OSError as error:
                 raise StorageError(f"{self.path} can't be written: {error.strerror}") from error
-
-
-def heartbeat_path(work: str) -> Path:
-    """The heartbeat of a job that writes its clips to `work`."""
-    return Path(f"{work}.beat")
-
-
-def ignore_interrupts() -> None:
-    """Leave Ctrl-C to the main process, and use one thread."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
 
 
 def decode(job: DecodeJob) -> Decoded:

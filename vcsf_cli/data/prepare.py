@@ -23,11 +23,12 @@ import pandas as pd
 from vcsf_cli import registry
 from vcsf_cli.contracts import Dataset, Video
 from vcsf_cli.data import manifest
-from vcsf_cli.data.decode import Clip, DecodeJob, Settings, StorageError
+from vcsf_cli.data.decode import Clip, Settings, StorageError
 from vcsf_cli.data.journal import Journal
 from vcsf_cli.data.pool import MISSING, Outcome, decode_all, file_size
 from vcsf_cli.data.splits import describe_duplicates
 from vcsf_cli.data.store import SHARD_BYTES, ShardWriter, member_name, read_description
+from vcsf_cli.engine.engine import Engine
 from vcsf_cli.errors import TOO_FEW, DataError, InputError
 from vcsf_cli.narrate import Progress, say
 from vcsf_cli.storage import files
@@ -69,7 +70,7 @@ class Preparation:
         folder: The dataset's folder.
         settings: What the stored frames depend on.
         time_limit: Seconds without a new frame after which the decoding of a video is killed.
-        workers: Processes that decode.
+        engine: Where to decode.
         shard_bytes: A shard of this size takes no further video.
     """
 
@@ -77,7 +78,7 @@ class Preparation:
     folder: Path
     settings: Settings
     time_limit: float
-    workers: int
+    engine: Engine
     shard_bytes: int = SHARD_BYTES
 
     def run(self) -> Summary:
@@ -266,11 +267,9 @@ class Preparation:
         with tempfile.TemporaryDirectory(
             prefix=_WORK, dir=self.folder, ignore_cleanup_errors=True
         ) as work:
-            jobs = (
-                DecodeJob(video.path, f"{work}/{number:07d}", settings)
-                for number, video in enumerate(videos)
-            )
-            yield from zip(videos, decode_all(jobs, self.workers, self.time_limit), strict=True)
+            paths = (video.path for video in videos)
+            outcomes = decode_all(paths, settings, self.engine, Path(work), self.time_limit)
+            yield from zip(videos, outcomes, strict=True)
 
     def append(
         self, writer: ShardWriter, video: Video, outcome: Outcome, member: str

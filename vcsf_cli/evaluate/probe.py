@@ -68,7 +68,8 @@ def _labelled_features(evaluation: Classification, compute: Compute) -> Features
 
     def extract_all(clips: EvalClips, done: Done) -> Features:
         model = evaluation.network().to(device)
-        return extract(model, clips, device, compute.num_workers, done, bf16)
+        workers, engine = compute.num_workers, compute.engine
+        return extract(model, clips, device, workers, done, bf16, engine)
 
     name = f"features-{evaluation.manifest.name}-{evaluation.variant}-{crops}.parquet"
     path = evaluation.run.folder / FOLDER / name

@@ -175,7 +175,8 @@ class Retrieval(Evaluation):
         device, bf16 = compute.device(), compute.bf16()
 
         def extract_all(clips: EvalClips, done: Done) -> Features:
-            return extract(model.to(device), clips, device, compute.num_workers, done, bf16)
+            workers, engine = compute.num_workers, compute.engine
+            return extract(model.to(device), clips, device, workers, done, bf16, engine)
 
         identity = identity | {"device": device.type, "bf16": bf16}
         return self._find_hits(name, f"the {name} network", folder, identity, extract_all)

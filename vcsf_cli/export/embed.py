@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from vcsf_cli.contracts import PATHWAYS, Indices, Sampler
 from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.loader import iterate, leave_signals
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.engine.engine import Engine, Failure
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.features.extract import (
     Features,
@@ -133,9 +135,10 @@ def embed_files(
     device: torch.device,
     workers: int,
     bf16: bool = False,
+    engine: Engine | None = None,
 ) -> Iterator[tuple[int, WindowFeatures | str]]:
     """The features of each video's windows, or why the video can't be read, with its number; in the
-    order in which they are finished.
+    order in which they are finished, or in order from an engine.
 
     Args:
         model: In eval mode, on `device`.
@@ -144,7 +147,14 @@ def embed_files(
         device: Where the model is.
         workers: Processes that read.
         bf16: Whether the networks compute in bfloat16.
+        engine: Where to compute; None: in this process.
     """
+    if engine is not None:
+        work = _Embedding(model, geometry, windows, device.type, bf16)
+        gpus = int(device.type == "cuda")
+        for number, found in enumerate(engine.map(work, range(len(windows.paths)), gpus=gpus)):
+            yield number, f"its process {found.reason}" if isinstance(found, Failure) else found
+        return
     loader: DataLoader[Any] = DataLoader(
         windows,
         batch_size=None,
@@ -169,6 +179,27 @@ def embed_files(
     yield from _finished(videos)
 
 
+class _Embedding:
+    """Features of one video's windows, in a process of an engine.
+
+    Args:
+        device: Kind of device that each process has for itself.
+    """
+
+    def __init__(
+        self, model: Network, geometry: Geometry, windows: VideoWindows, device: str, bf16: bool
+    ) -> None:
+        self.model = copy.deepcopy(model).to("cpu")
+        self.geometry, self.windows, self.device, self.bf16 = geometry, windows, device, bf16
+
+    def __call__(self, number: int, work: str) -> WindowFeatures | str:
+        windows, device = copy.copy(self.windows), torch.device(self.device)
+        windows.paths = windows.paths[number : number + 1]
+        model = self.model.to(device)
+        ((_, found),) = embed_files(model, self.geometry, windows, device, 0, self.bf16)
+        return found
+
+
 def _finished(videos: dict[int, _Open]) -> Iterator[tuple[int, WindowFeatures | str]]:
     """Take out the videos whose windows are all encoded."""
     for number in [number for number, video in videos.items() if video.is_done]:
@@ -183,6 +214,7 @@ def embed_clips(
     device: torch.device,
     workers: int,
     bf16: bool = False,
+    engine: Engine | None = None,
 ) -> Iterator[tuple[int, WindowFeatures]]:
     """The features of each prepared clip's windows, with its row, in order. Seconds are those of
     the recording that it was cut from.
@@ -195,10 +227,11 @@ def embed_clips(
         device: Where the model is.
         workers: Processes that read.
         bf16: Whether the networks compute in bfloat16.
+        engine: Where to compute; None: in this process.
     """
     _, _, begins = find_recordings(manifest)
     frames, fps, times = (manifest.table[key].to_list() for key in ("frames", "fps", "frame_times"))
-    batches = extract_windows(model, clips, device, workers, bf16)
+    batches = extract_windows(model, clips, device, workers, bf16, engine)
     for row, features in group_by_clip(rows, batches):
         spans = window_spans(clips.sampler, frames[row])
         begin, end = window_times(spans, fps[row], times[row], begins[row]).T

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Protocol, TypeVar
@@ -15,6 +16,8 @@ from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.augment import to_input
 from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.loader import iterate, video_loader
+from vcsf_cli.engine.engine import Engine, Failure
+from vcsf_cli.errors import RunError
 from vcsf_cli.model.parts import Geometry
 from vcsf_cli.model.pathways import Windows
 
@@ -35,6 +38,8 @@ class Network(Protocol):
 
     def eval(self) -> Any: ...
 
+    def to(self, device: Any) -> Any: ...
+
     def features(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Vectors (B, C) by pathway of windows (B, 3, L, H, W), one for all or one for each."""
         ...
@@ -47,6 +52,7 @@ def extract(
     workers: int,
     done: Done = lambda count: None,
     bf16: bool = False,
+    engine: Engine | None = None,
 ) -> Features:
     """Mean feature of each video's windows, float32 (N, C) by pathway, before any centring or
     scaling.
@@ -54,19 +60,19 @@ def extract(
     Args:
         model: In eval mode while this runs; its mode is then restored.
         done: Called with the number of finished videos.
+        engine: Where to compute; None: in this process.
     """
     sums: dict[str, npt.NDArray[np.float64]] = {}
     counts = np.zeros(len(videos), np.int64)
     training = model.training
     model.eval()
     try:
-        geometry, windows = Geometry.from_sampler(videos.sampler), _windows(videos, workers)
-        for owners, features in encode_in_batches(model, geometry, windows, device, bf16):
+        for owners, features in extract_windows(model, videos, device, workers, bf16, engine):
             for pathway, values in features.items():
                 sums.setdefault(pathway, np.zeros((len(videos), values.shape[1])))
                 np.add.at(sums[pathway], owners, values)
             np.add.at(counts, owners, 1)
-            done(owners[-1] + 1)
+            done(int(owners[-1]) + 1)
     finally:
         model.train(training)
     return {
@@ -75,13 +81,62 @@ def extract(
 
 
 def extract_windows(
-    model: Network, videos: EvalClips, device: torch.device, workers: int, bf16: bool = False
+    model: Network,
+    videos: EvalClips,
+    device: torch.device,
+    workers: int,
+    bf16: bool = False,
+    engine: Engine | None = None,
 ) -> Iterator[tuple[npt.NDArray[np.int64], Features]]:
     """Features of every window of each video in order, batch by batch: the number of the video of
-    each, (B,), and float32 (B, C) by pathway. The model must be in eval mode."""
-    geometry, windows = Geometry.from_sampler(videos.sampler), _windows(videos, workers)
-    for owners, features in encode_in_batches(model, geometry, windows, device, bf16):
-        yield np.array(owners), features
+    each, (B,), and float32 (B, C) by pathway. The model must be in eval mode.
+
+    With an engine, batches have other windows in them, which may change a feature's last bits.
+
+    Raises:
+        RunError: If an engine could not finish.
+    """
+    if engine is None:
+        geometry, windows = Geometry.from_sampler(videos.sampler), _windows(videos, workers)
+        for owners, features in encode_in_batches(model, geometry, windows, device, bf16):
+            yield np.array(owners), features
+        return
+    work = _Extraction(model, videos, device.type, workers, bf16)
+    firsts = range(0, len(videos), work.videos_at_once)
+    for first, batches in zip(
+        firsts, engine.map(work, firsts, gpus=int(device.type == "cuda")), strict=True
+    ):
+        if isinstance(batches, Failure):
+            raise RunError(
+                f"features of clips {first:,} and following can't be computed: their process "
+                f"{batches.reason}",
+                "look whether it needs more memory than there is; the same command tries it again",
+            )
+        for of_batch, features in batches:
+            yield first + of_batch, features
+
+
+class _Extraction:
+    """Features of some consecutive videos, in a process of an engine.
+
+    Args:
+        device: Kind of device that each process has for itself.
+    """
+
+    def __init__(
+        self, model: Network, videos: EvalClips, device: str, workers: int, bf16: bool
+    ) -> None:
+        self.model = copy.deepcopy(model).to("cpu")
+        self.videos, self.device, self.bf16 = videos, device, bf16
+        # A process for each core reads for itself; on a GPU, others have to read for it.
+        self.workers, self.videos_at_once = (workers, 256) if device == "cuda" else (0, 16)
+
+    def __call__(self, first: int, work: str) -> list[tuple[npt.NDArray[np.int64], Features]]:
+        videos = copy.copy(self.videos)
+        videos.rows = videos.rows[first : first + self.videos_at_once]
+        device = torch.device(self.device)
+        model = self.model.to(device)
+        return [*extract_windows(model, videos, device, self.workers, self.bf16)]
 
 
 def _windows(videos: EvalClips, workers: int) -> Iterator[tuple[int, Tensor, Positions]]:

@@ -33,6 +33,8 @@ _PACKAGES = (
     "lightning-fabric",
     "decord",
     "av",
+    "ray",
+    "submitit",
 )
 
 

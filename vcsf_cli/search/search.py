@@ -160,7 +160,12 @@ class Search:
             self.manifest, clips.tolist(), self.sampler, stage.augment.border, stage.data.size
         )
         batches = extract_windows(
-            self.model, videos, self.device, self.machine.num_workers, self.machine.bf16()
+            self.model,
+            videos,
+            self.device,
+            self.machine.num_workers,
+            self.machine.bf16(),
+            self.machine.engine,
         )
         try:
             with Progress(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
+from vcsf_cli.engine.engine import Engine
 from vcsf_cli.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class Compute:
         workers: Processes that read clips; None for a number that suits the machine.
         save_every: Seconds between two checkpoints.
         share_stages: Whether to take the weights of stages that another run has trained already.
+        nodes: Machines that train together.
+        engine: Where features are computed; None: in this process.
     """
 
     devices: str = "auto"
@@ -40,6 +43,7 @@ class Compute:
     save_every: float = 120.0
     share_stages: bool = True
     nodes: int = 1
+    engine: Engine | None = None
 
     @property
     def processes(self) -> int:

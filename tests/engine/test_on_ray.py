@@ -1,0 +1,108 @@
+"""Work on a Ray cluster of two machines, which are processes here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import OURS, called
+from videos import write_video
+
+cluster_utils = pytest.importorskip("ray.cluster_utils")
+
+pytestmark = pytest.mark.xdist_group("ray")  # one cluster for all
+
+ONE_CORE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        found = cluster_utils.Cluster(initialize_head=True, head_node_args=ONE_CORE)
+        found.add_node(**ONE_CORE)
+        yield found
+        found.shutdown()
+
+
+def wait_for(what: Callable[[], Any], process: subprocess.Popen[Any] | None = None) -> Any:
+    """The first result that is not empty."""
+    while not (found := what()):
+        assert process is None or process.poll() is None, "it ended too early"
+        time.sleep(0.02)
+    return found
+
+
+DECODER = """
+import os, signal, time
+from pathlib import Path
+from vcsf_cli import hookimpl
+from vcsf_plugins.decoders import PyAV, PyAVReader
+
+class Reader(PyAVReader):
+    '''Crashes at a poisoned video; waits for the test at later ones.'''
+    def stream(self):
+        if "poison" in self.path.stem:
+            os.kill(os.getpid(), signal.SIGKILL)
+        while self.path.stem > "d" and Path("hold").exists():
+            (Path("held") / f"{os.getppid()}").touch()
+            time.sleep(0.01)
+        yield from super().stream()
+
+def decoder():
+    found = PyAV()
+    found.reader = Reader
+    return found
+
+@hookimpl
+def vcsf_decoders():
+    return {"dangerous": decoder}
+"""
+
+
+def stored(folder: Path) -> dict[str, bytes]:
+    """All files but the journal, which notes a second try of what crashed."""
+    files = (path for path in folder.iterdir() if path.is_file() and path.name != "journal.jsonl")
+    return {path.name: path.read_bytes() for path in files}
+
+
+def test_whatever_is_killed_while_videos_are_prepared_the_store_is_the_same(
+    cluster: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "vcsf_local.py").write_text(DECODER)
+    (tmp_path / "held").mkdir()
+    for number, name in enumerate(("a", "b-poison", "c", "e", "f", "g", "h")):
+        write_video(tmp_path / "source" / f"{name}.avi", 16 + number, width=80, height=64)
+    words = ["prepare", "folder", "--source", "source", "--name", "mine", "--decoder", "dangerous"]
+    words += ["--size", "48", "--max-bad", "100"]
+    on_ray = [*words, "--engine", "ray", "--address", cluster.address]
+    called(*words, "--data", "local", "--workers", "1", cwd=tmp_path)
+
+    def start() -> subprocess.Popen[bytes]:
+        environment = {name: value for name, value in os.environ.items() if name not in OURS}
+        command = [sys.executable, "-m", "vcsf_cli", *on_ray]
+        return subprocess.Popen(command, cwd=tmp_path, env=environment)
+
+    (tmp_path / "hold").touch()
+    driver = start()
+    held = tmp_path / "held"
+    wait_for(lambda: len(list(held.iterdir())) == 2, driver)
+    before = {path.name for path in held.iterdir()}
+    os.kill(int(min(before)), signal.SIGKILL)
+    wait_for(lambda: {path.name for path in held.iterdir()} - before, driver)
+    cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
+    assert len((tmp_path / "data" / "mine" / "journal.jsonl").read_text().splitlines()) == 3
+    driver.kill()
+    driver.wait()
+
+    driver = start()
+    (tmp_path / "hold").unlink()
+    assert driver.wait() == 0
+    assert stored(tmp_path / "data" / "mine") == stored(tmp_path / "local" / "mine")

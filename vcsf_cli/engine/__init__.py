@@ -1,0 +1,1 @@
+"""Videos in, clips out: the manifest, the store of frames, clip reading and augmentation."""

@@ -1,0 +1,169 @@
+"""Ray: processes of many machines, which it starts again elsewhere when one is lost."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from vcsf_cli import registry
+from vcsf_cli.engine.engine import Failure, Function, Item, Result
+from vcsf_cli.engine.local import map_in, open_pool
+from vcsf_cli.errors import InputError, RunError
+from vcsf_cli.narrate import say
+
+_RETRIES = 3
+"""How often an item is tried again whose process or machine was lost."""
+
+
+def load_ray() -> Any:
+    """The module, which is optional.
+
+    Raises:
+        InputError: If it is not installed.
+    """
+    try:
+        import ray  # optional
+    except ImportError as error:
+        raise InputError(
+            "--engine ray needs Ray, which is not installed", "pip install 'vcsf[ray]'"
+        ) from error
+    return ray
+
+
+class Ray:
+    """Processes of a Ray cluster, while the context is open.
+
+    Every machine has vcsf in the version that this one has, and finds files at the same paths.
+
+    Args:
+        address: Of the cluster: `auto`, `HOST:PORT` or `ray://HOST:PORT`; None: the one in
+            RAY_ADDRESS, else Ray is started on this machine.
+        workers: At most so many items are worked on side by side; None: what the cluster holds.
+
+    Raises:
+        InputError: If Ray is not installed, or there is no such cluster.
+    """
+
+    def __init__(self, address: str | None = None, workers: int | None = None) -> None:
+        self.ray, self.workers = load_ray(), workers
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        address = address or os.environ.get("RAY_ADDRESS") or "local"
+        own = {"num_cpus": workers, "include_dashboard": False} if address == "local" else {}
+        try:
+            self.ray.init(address, log_to_driver=False, logging_level="ERROR", **own)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"there is no Ray cluster at {address} that can be used: {reason}",
+                "`ray start --head` starts one; without --address Ray is started here",
+            ) from error
+        nodes = sum(node["Alive"] for node in self.ray.nodes())
+        say(f"Ray {self.ray.__version__}: {nodes} nodes, {self._count('CPU'):g} CPUs")
+
+    def __enter__(self) -> Ray:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.ray.shutdown()
+
+    def map(
+        self,
+        function: Function[Item, Result],
+        items: Iterable[Item],
+        folder: Path | None = None,
+        time_limit: float | None = None,
+        gpus: int = 0,
+    ) -> Iterator[Result | Failure]:
+        ray = self.ray
+        if gpus and not self._count("GPU"):
+            raise InputError("no machine of the Ray cluster has a GPU", "give --devices cpu")
+        task = ray.remote(_run).options(num_cpus=1, num_gpus=gpus, max_retries=_RETRIES)
+        shared = ray.put(function)
+        left, waiting = enumerate(items), deque[Any]()
+        try:
+            while True:
+                while len(waiting) < self._most(gpus) and (item := next(left, None)):
+                    # In a list, which Ray does not look into: a worker fetches it once.
+                    waiting.append(task.remote([shared], *item, str(Path.cwd()), time_limit))
+                if not waiting:
+                    return
+                yield from self._finished(waiting.popleft(), folder)
+        finally:
+            for each in waiting:
+                ray.cancel(each, force=True)
+
+    def _count(self, kind: str) -> float:
+        return float(self.ray.cluster_resources().get(kind, 0))
+
+    def _most(self, gpus: int) -> int:
+        """How many items are handed to Ray: a few more than are worked on, as machines may join."""
+        return self.workers or 3 * max(1, int(self._count("GPU" if gpus else "CPU")))
+
+    def _finished(self, reference: Any, folder: Path | None) -> Iterator[Any]:
+        """The result behind a reference, with its files in the folder until the next is asked
+        for."""
+        errors = self.ray.exceptions
+        try:
+            result, files = self.ray.get(reference)
+        except errors.RayTaskError as error:
+            raise error.cause from error
+        except (
+            errors.WorkerCrashedError,
+            errors.NodeDiedError,
+            errors.OutOfMemoryError,
+            errors.ObjectLostError,
+        ) as error:
+            result, files = Failure(f"crashed {_RETRIES + 1} times ({type(error).__name__})"), {}
+        except errors.RayError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise RunError(
+                f"the Ray cluster failed: {reason}", "the same command goes on"
+            ) from error
+        paths = [folder / name for name in files] if folder else []
+        for path, content in zip(paths, files.values(), strict=True):
+            path.write_bytes(content)
+        yield result
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+
+_functions: dict[str, Any] = {}
+"""The function that this process of Ray works with, by its reference."""
+_pools: list[Any] = []
+"""The process that can be killed in place of this one."""
+
+
+def _run(
+    shared: list[Any], number: int, item: Any, cwd: str, time_limit: float | None
+) -> tuple[Any, dict[str, bytes]]:
+    """The result of an item, in a process of Ray, and the content of its files by name."""
+    with suppress(OSError):  # relative paths, and the plugin in that folder
+        os.chdir(cwd)
+    (reference,) = shared
+    if reference.hex() not in _functions:
+        if time_limit is None:
+            registry.load()  # imports what a pickled network may be made of
+        _functions.clear()
+        _functions[reference.hex()] = load_ray().get(reference)
+    function = _functions[reference.hex()]
+    with tempfile.TemporaryDirectory(prefix="vcsf-") as folder:
+        if time_limit is None:
+            result = function(item, f"{folder}/{number:07d}")
+        else:
+            if not _pools:
+                _pools.append(open_pool(1))
+            found = map_in(_pools[0], 1, function, [item], Path(folder), time_limit, number)
+            result = next(found)
+        files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+    return result, files
