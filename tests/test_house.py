@@ -339,6 +339,7 @@ LAYERS = (
     {"model"},
     {"features"},
     {"runs"},
+    {"encoders"},
     {"train"},
     {"report"},
     {"evaluate"},

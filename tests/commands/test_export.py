@@ -34,7 +34,7 @@ from vcsf_cli.export.card import measurements
 from vcsf_cli.export.encoder import Encoder
 from vcsf_cli.export.exporter import store_windows
 from vcsf_cli.export.folder import exported_recipe
-from vcsf_cli.model.parts import build_sampler
+from vcsf_cli.model.parts import WindowSpec, build_sampler
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.runs.results import read_all
 from vcsf_cli.runs.run import read_run
@@ -463,7 +463,7 @@ def test_a_missing_package_is_told_before_any_work(
 
 def test_what_is_compared_comes_from_all_over_the_dataset(run: Path, tiny_data: Path) -> None:
     stage, manifest = read_run(run).recipe.last_stage, Manifest.open(tiny_data / "synthetic")
-    transform = FrameTransform.from_stage(stage, manifest.settings)
+    transform = FrameTransform.from_windows(WindowSpec.from_stage(stage), manifest.settings)
     found = store_windows(manifest, build_sampler(stage), transform)
     assert found.shape == (6, 8, 32, 32, 3)
     assert len(np.unique(found.reshape(6, -1), axis=0)) == 6

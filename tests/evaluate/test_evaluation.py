@@ -12,6 +12,7 @@ import pytest
 from vcsf_cli.config import protocol as protocols
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.encoders.run import RunSource
 from vcsf_cli.errors import RunError
 from vcsf_cli.evaluate.classification import Classification
 from vcsf_cli.evaluate.retrieval import Retrieval
@@ -82,14 +83,14 @@ def found_neighbours(run: Run, manifest: Manifest, ks: dict[int, float]) -> Path
 
 def test_any_k_up_to_the_ranks_that_were_found(run: Run, manifest: Manifest) -> None:
     found_neighbours(run, manifest, {1: 0.0, 3: 1.0})
-    found = Retrieval(run, manifest, 1, [1, 2]).read()
+    found = Retrieval(RunSource(run), manifest, 1, [1, 2]).read()
     assert found is not None
     assert found.rows[["dataset", "metric", "value"]].to_numpy().tolist() == [
         ["0101", "R@1", 0.0],
         ["0101", "R@2", 0.5],
     ]
     assert found.clips["both", "R@2"].to_dict() == {"0001": 1.0, "0003": 0.0}
-    assert Retrieval(run, manifest, 1, [1, 5]).read() is None
+    assert Retrieval(RunSource(run), manifest, 1, [1, 5]).read() is None
 
 
 @pytest.mark.parametrize("change", ["results", "checkpoint", "gone", "neighbours"])
@@ -101,12 +102,12 @@ def test_neighbours_of_something_else_are_none(run: Run, manifest: Manifest, cha
         run.checkpoint.unlink()
     elif change == "neighbours":
         (folder / "neighbours.csv").write_text("query,pathway\n")
-    assert Retrieval(run, manifest, 1, [2]).read() is None
+    assert Retrieval(RunSource(run), manifest, 1, [2]).read() is None
 
 
 def answered(run: Run, manifest: Manifest, top1: float) -> Classification:
     """A finished measurement: of three clips the first and the last are right."""
-    job = Classification(run, manifest, 1, protocols.load("linear"), 0)
+    job = Classification(RunSource(run), manifest, 1, protocols.load("linear"), 0)
     job.folder.mkdir(parents=True)
     (job.folder / "status.json").write_text('{"finished": true}')
     answers = {

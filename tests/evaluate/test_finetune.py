@@ -25,6 +25,7 @@ from vcsf_cli.config.recipe import load
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data import manifest as manifests
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.encoders.run import RunSource, UntrainedSource
 from vcsf_cli.evaluate.classification import Classification
 from vcsf_cli.evaluate.finetune import CLASSIFIER, KIND, Classifier, predict
 from vcsf_cli.model.pathways import build
@@ -71,7 +72,9 @@ def classification(run: Path, data: Path, *assignments: str, **changes: Any) -> 
     loaded = protocol.load(
         "cpu", [f"{key}={value}" for key, value in SHORT.items()] + list(assignments)
     )
-    return Classification(read_run(run), Manifest.open(data / "synthetic"), 1, loaded, 0, **changes)
+    return Classification(
+        RunSource(read_run(run)), Manifest.open(data / "synthetic"), 1, loaded, 0, **changes
+    )
 
 
 def initial_weights(evaluation: Classification) -> dict[str, torch.Tensor]:
@@ -285,12 +288,11 @@ def test_from_scratch_each_seed_is_another_network(
     recipe = load(str(tiny_run / "recipe.yaml"))
     for seed in (0, 1):
         evaluation = Classification(
-            read_run(tiny_run),
+            UntrainedSource(tiny_run, recipe),
             Manifest.open(tiny_data / "synthetic"),
             1,
             protocol.load("cpu"),
             seed,
-            scratch=True,
         )
         expected = build(load(str(tiny_run / "recipe.yaml"), [f"seed={seed}"])).state_dict()
         assert all(

@@ -19,6 +19,7 @@ from vcsf_cli.config import recipe as recipes
 from vcsf_cli.errors import InputError, RunError
 from vcsf_cli.export.folder import replacing
 from vcsf_cli.export.load import VideoEncoder
+from vcsf_cli.model.parts import WindowSpec
 from vcsf_cli.model.pathways import build
 from vcsf_cli.search.video import FrameTransform
 
@@ -29,7 +30,7 @@ def encoder() -> VideoEncoder:
     return VideoEncoder(
         build(recipe),
         recipe.first_stage,
-        FrameTransform.from_stage(recipe.first_stage, {}),
+        FrameTransform.from_windows(WindowSpec.from_stage(recipe.first_stage), {}),
         ("slow", "fast"),
         {},
     )
@@ -64,7 +65,7 @@ def test_frames_have_the_seconds_of_the_rate_that_is_given(encoder: VideoEncoder
 
 def test_frames_are_resampled_to_the_rate_that_windows_are_taken_at() -> None:
     recipe = recipes.load("smoke")
-    look = FrameTransform.from_stage(recipe.first_stage, {"fps": 10.0})
+    look = FrameTransform.from_windows(WindowSpec.from_stage(recipe.first_stage), {"fps": 10.0})
     encoder = VideoEncoder(build(recipe), recipe.first_stage, look, ("slow", "fast"), {})
     frames = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)
     twice = encoder.encode_windows(frames, fps=20)

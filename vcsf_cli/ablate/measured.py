@@ -8,6 +8,7 @@ from vcsf_cli.ablate.rows import RunSpec
 from vcsf_cli.config import protocol as protocols
 from vcsf_cli.config.table import DEFAULT_KS, DEFAULT_PROTOCOLS, Measure
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.encoders.run import RunSource
 from vcsf_cli.errors import RunError
 from vcsf_cli.evaluate.classification import METRICS, Classification
 from vcsf_cli.evaluate.evaluation import Evaluation
@@ -17,10 +18,11 @@ from vcsf_cli.runs import results
 
 def evaluation(spec: RunSpec, manifest: Manifest, measure: Measure) -> Evaluation:
     """The evaluation that a measurement of a run is."""
+    source = RunSource(spec.run)
     if measure.task == "retrieve":
-        return Retrieval(spec.run, manifest, spec.split, recall_ks(measure))
+        return Retrieval(source, manifest, spec.split, recall_ks(measure))
     protocol, pathways = load_protocol(measure), spec.row.classified_pathways
-    return Classification(spec.run, manifest, spec.split, protocol, spec.seed, pathways=pathways)
+    return Classification(source, manifest, spec.split, protocol, spec.seed, pathways=pathways)
 
 
 def recall_ks(measure: Measure) -> list[int]:

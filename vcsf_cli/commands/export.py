@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from vcsf_cli.commands.common import open_run
 from vcsf_cli.commands.options import data_option, from_option, runs_option
 
 FORMATS = ("safetensors", "torch-export", "onnx")
@@ -51,8 +50,6 @@ def command(source: str | None, runs: Path, **options: Any) -> None:
     `torch-export` (model.pt2) and `onnx` (model.onnx) work without vcsf: they take whole windows of
     uint8 frames, in batches of any size. Every file is loaded in a fresh process and compared with
     the checkpoint on real clips before the folder appears."""
-    run = open_run(runs, source, "exporting")
-
     from vcsf_cli.commands.work import export  # torch takes seconds to load
 
-    export.write(run, **options)
+    export.write(source, runs, **options)

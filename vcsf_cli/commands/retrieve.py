@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from vcsf_cli.commands.common import open_run
 from vcsf_cli.commands.options import (
     allow_seen_option,
     data_option,
@@ -123,11 +122,10 @@ def command(source: str | None, runs: Path, **options: Any) -> None:
     `index`."""
     search = bool(options["queries"] or options["query_dir"])
     _refuse_others(search, options)
-    run = open_run(runs, source)
 
     from vcsf_cli.commands.work import retrieve  # torch takes seconds to load
 
-    (retrieve.search if search else retrieve.measure)(run, runs=runs, **options)
+    (retrieve.search if search else retrieve.measure)(source, runs=runs, **options)
 
 
 def _refuse_others(search: bool, options: dict[str, Any]) -> None:

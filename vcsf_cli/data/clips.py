@@ -115,8 +115,9 @@ def pathway_inputs(
     made: dict[tuple[int, int, int], Tensor] = {}
     windows = {}
     for pathway in pathways:
-        begin, end = batch[f"{pathway}_part"][0, view].tolist()
-        draw = min(PATHWAYS.index(pathway), colour.shape[1] - 1)
+        own = pathway if pathway in PATHWAYS else PATHWAYS[1]  # others read what fast would
+        begin, end = batch[f"{own}_part"][0, view].tolist()
+        draw = min(PATHWAYS.index(own), colour.shape[1] - 1)
         key = (begin, end, draw)
         if key not in made:
             made[key] = augmentation.to_input(frames[:, begin:end], colour[:, draw])

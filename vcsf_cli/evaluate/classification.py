@@ -3,7 +3,6 @@ probabilities of test clips, all else is the same."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import time
@@ -24,10 +23,10 @@ from vcsf_cli.errors import BusyError, DataError, InputError, RunError
 from vcsf_cli.evaluate import metrics
 from vcsf_cli.evaluate.evaluation import CLOSE, Evaluation, Measurement
 from vcsf_cli.features.extract import Features
-from vcsf_cli.model.pathways import TwoPathways, build
+from vcsf_cli.model.pathways import Networks
 from vcsf_cli.narrate import say
-from vcsf_cli.runs import results, trained_on
-from vcsf_cli.runs.run import Run, environment, now
+from vcsf_cli.runs import results
+from vcsf_cli.runs.run import RunFolder, environment, now
 from vcsf_cli.storage import files
 from vcsf_cli.train.compute import Compute
 
@@ -66,35 +65,25 @@ class Classification(Evaluation):
     """An evaluation by classification.
 
     Args:
-        run: The run whose checkpoint is measured; from scratch: the recipe's run folder.
         seed: Of held-out recordings, labels, new layers and training.
         label_budget: How many training clips have a label; None for all.
-        pathways: Those that are measured; if two, their mean too.
-        scratch: Whether to take the recipe's untrained networks instead of a checkpoint.
+        pathways: Those that are measured; if two, their mean too. Empty: all that the encoder has.
     """
 
     protocol: Protocol
     seed: int
     label_budget: LabelBudget | None = None
     pathways: tuple[str, ...] = PATHWAYS
-    scratch: bool = False
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that the result depends on except the machine. It holds no path.
 
         Raises:
-            RunError: If the run has no checkpoint.
+            RunError: If there is nothing to measure.
         """
-        if not self.scratch and not self.run.checkpoint.is_file():
-            raise RunError(
-                f"run {self.run.name} has no checkpoint: nothing was saved yet",
-                f"vcsf pretrain {self.run.folder / 'recipe.yaml'}",
-            )
         return {
-            "from": {"scratch": self.run.recipe.hash}
-            if self.scratch
-            else {"checkpoint": files.sha256(self.run.checkpoint)},
+            "from": self.source.identity,
             "dataset": self.manifest.name,
             "data": self.manifest.hash,
             "split": self.split,
@@ -106,13 +95,9 @@ class Classification(Evaluation):
 
     @property
     def folder(self) -> Path:
-        """Where its files are: in the run's folder, named after the hash of `identity`."""
+        """Where its files are: in the encoder's folder, named after the hash of `identity`."""
         digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:12]
-        return self.run.folder / FOLDER / f"{self.manifest.name}-{self.protocol.mode}-{digest}"
-
-    @property
-    def variant(self) -> str:
-        return "scratch" if self.scratch else super().variant
+        return self.source.folder / FOLDER / f"{self.manifest.name}-{self.protocol.mode}-{digest}"
 
     @property
     def task(self) -> str:
@@ -217,33 +202,19 @@ class Classification(Evaluation):
         found[rows] = self.class_numbers(rows)
         return found
 
-    def network(self) -> TwoPathways:
-        if self.scratch:
-            return build(dataclasses.replace(self.run.recipe, seed=self.seed)).eval()
-        return super().network()
+    def network(self) -> Networks:
+        """The networks to measure, in eval mode on the CPU."""
+        return self.source.network(self.seed)
 
     @property
     def is_measured(self) -> bool:
         """Whether it was measured to its end before."""
-        own = Run(self.folder, self.run.recipe)
-        return (self.folder / "status.json").is_file() and own.finished
-
-    @cached_property
-    def exposure(self) -> trained_on.Exposure:
-        if self.scratch:
-            return trained_on.Exposure(
-                self.run.name, self.manifest, self.split, self.test, "", None
-            )
-        return trained_on.compare(self.run, self.manifest, self.split, self.test)
-
-    @property
-    def caveats(self) -> list[str]:
-        return self.duplicate_remarks if self.scratch else super().caveats
+        return (self.folder / "status.json").is_file() and RunFolder(self.folder).finished
 
     def remarks(self) -> list[str]:
-        """Sentences that belong beside the numbers, about the run and about what was chosen."""
-        of_run = [] if self.scratch else self.run.remarks
-        found = [text if text in of_run else f"warning: {text}" for text in self.caveats]
+        """Sentences that belong beside the numbers, about the encoder and about what was chosen."""
+        plain = self.source.remarks
+        found = [text if text in plain else f"warning: {text}" for text in self.caveats]
         validation = self.splits.validation
         without = len(self.classes) - len(set(self.labels[validation]))
         if len(validation) and without:
@@ -283,7 +254,7 @@ class Classification(Evaluation):
         Raises:
             RunError: If another process is at it, or the work fails.
         """
-        table = self.run.folder / "results.csv"
+        table = self.source.folder / "results.csv"
         if self.is_measured:
             say(f"finished before: {self.folder}")
             rows = results.read(self.folder / "results.csv")
@@ -291,9 +262,7 @@ class Classification(Evaluation):
             rows = rows.astype(results.COUNTS)
             results.merge(table, rows)
             return rows
-        if self.scratch and not (self.run.folder / "recipe.yaml").is_file():
-            self.run.folder.mkdir(parents=True, exist_ok=True)
-            files.write_text(self.run.folder / "recipe.yaml", self.run.recipe.yaml())
+        self.source.remember()
         self.folder.mkdir(parents=True, exist_ok=True)
         busy = BusyError(
             f"{self.folder} is being worked on by another process",
@@ -303,14 +272,14 @@ class Classification(Evaluation):
             self._open()
             begun = time.monotonic()
             rows = self._write(metrics.with_both(predict(self, compute)))
-            Run(self.folder, self.run.recipe).note(
+            RunFolder(self.folder).note(
                 finished=True, ended=now(), seconds=round(time.monotonic() - begun, 1)
             )
         results.merge(table, rows)
         return rows
 
     def read(self) -> Measurement | None:
-        if not self.run.checkpoint.is_file() or not self.is_measured:
+        if not self.source.is_there or not self.is_measured:
             return None
         damaged = RunError(
             f"the files of the measurement {self.folder} don't agree with each other",

@@ -1,4 +1,4 @@
-"""The base of all evaluations of a run: test clips and their exposure, cached features, result
+"""The base of all evaluations of an encoder: test clips and their exposure, cached features, result
 rows."""
 
 from __future__ import annotations
@@ -17,14 +17,11 @@ from vcsf_cli.contracts import Indices
 from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.splits import equal_clips
-from vcsf_cli.features.cache import read_features, window_key, write_features
+from vcsf_cli.encoders.source import EncoderSource
+from vcsf_cli.features.cache import read_features, write_features
 from vcsf_cli.features.extract import Done, Features
-from vcsf_cli.model.parts import build_sampler
-from vcsf_cli.model.pathways import TwoPathways
 from vcsf_cli.narrate import Progress
 from vcsf_cli.runs import trained_on
-from vcsf_cli.runs.restore import restore
-from vcsf_cli.runs.run import WITH_LABELS, Run
 
 CLOSE = 1e-6
 """How near a mean over clips must be to the value in results.csv, which may come from float32."""
@@ -48,13 +45,14 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Evaluation(ABC):
-    """An evaluation of a run on a dataset.
+    """An evaluation of an encoder on a dataset.
 
     Args:
-        manifest: The dataset; it need not be the one that the run was trained on.
+        source: The encoder.
+        manifest: The dataset; it need not be the one that the encoder was trained on.
     """
 
-    run: Run
+    source: EncoderSource
     manifest: Manifest
     split: int
 
@@ -66,7 +64,7 @@ class Evaluation(ABC):
     @property
     @abstractmethod
     def folder(self) -> Path:
-        """Where its files are, in the run's folder."""
+        """Where its files are, in the folder of the encoder's measurements."""
 
     @property
     @abstractmethod
@@ -89,7 +87,7 @@ class Evaluation(ABC):
     @property
     def variant(self) -> str:
         """The column `variant` of its result rows."""
-        return "trained_with_labels" if self.run.uses_labels else "trained"
+        return self.source.variant
 
     @property
     def labels(self) -> npt.NDArray[Any]:
@@ -108,12 +106,12 @@ class Evaluation(ABC):
 
     @cached_property
     def exposure(self) -> trained_on.Exposure:
-        """Which test clips the run has seen in training.
+        """Which test clips the encoder has seen in training.
 
         Raises:
-            RunError: If a file of the run is damaged.
+            RunError: If a file that says so is damaged.
         """
-        return trained_on.compare(self.run, self.manifest, self.split, self.test)
+        return self.source.exposure(self.manifest, self.split, self.test)
 
     @cached_property
     def duplicates(self) -> int:
@@ -130,17 +128,22 @@ class Evaluation(ABC):
 
     @property
     def caveats(self) -> list[str]:
-        """Sentences about the run that belong beside the numbers."""
-        labels = [WITH_LABELS] if self.run.uses_labels else []
-        return [*labels, *self.run.remarks, *self.exposure.remarks, *self.duplicate_remarks]
+        """Sentences about the encoder that belong beside the numbers."""
+        source = self.source
+        of_encoder = [*source.labels_remarks, *source.remarks, *self.size_remarks]
+        return [*of_encoder, *self.exposure.remarks, *self.duplicate_remarks]
 
-    def network(self) -> TwoPathways:
-        """The networks to measure, in eval mode on the CPU.
-
-        Raises:
-            RunError: If the run's checkpoint is not whole, of another kind, or another run's.
-        """
-        return restore(self.run)[0]
+    @property
+    def size_remarks(self) -> list[str]:
+        """A sentence on frames of the store that are smaller than the encoder wants them."""
+        windows, stored = self.source.windows, self.manifest.settings.get("size")
+        wanted = round(windows.size / windows.border)
+        if self.source.recipe or stored is None or stored >= wanted:
+            return []
+        return [
+            f"{self.source.name} reads {windows.size} px, enlarged from stored frames of {stored} px: "
+            f"prepared with --size {wanted} it may do better"
+        ]
 
     def features(
         self,
@@ -159,14 +162,18 @@ class Evaluation(ABC):
             title: Names them on the progress bar.
             part: What the file says of each row: `train`, `test` or nothing.
         """
-        stage = self.run.recipe.last_stage
-        key = {**identity, "data": self.manifest.hash, **window_key(stage)}
+        windows = self.source.windows
+        key = {**identity, "data": self.manifest.hash, **windows.key}
         kept = read_features(path, key)
         if kept is not None:
             return kept
-        border, size = stage.augment.border, stage.data.size
         clips = EvalClips(
-            self.manifest, rows.tolist(), build_sampler(stage), border, size, crops=crops
+            self.manifest,
+            rows.tolist(),
+            windows.build_sampler(),
+            windows.border,
+            windows.size,
+            crops=crops,
         )
         with Progress(len(rows), "videos", title) as progress:
             found = extract(clips, lambda count: progress.advance(count - progress.done))
@@ -186,7 +193,7 @@ class Evaluation(ABC):
         exposure = self.exposure.columns if own else trained_on.UNTRAINED
         return [
             {
-                "run": self.run.name,
+                "run": self.source.name,
                 "variant": variant,
                 "seed": seed,
                 "dataset": self.manifest.name,

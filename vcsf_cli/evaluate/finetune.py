@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vcsf_cli.config.protocol import Finetune
-from vcsf_cli.contracts import Indices
+from vcsf_cli.contracts import PATHWAYS, Indices
 from vcsf_cli.data.clips import Batch, EvalClips, LabelledClips, pathway_inputs
 from vcsf_cli.data.loader import ResumableBatchSampler, iterate, training_loader
 from vcsf_cli.errors import RunError
@@ -25,10 +25,9 @@ from vcsf_cli.evaluate.knn import predict_knn
 from vcsf_cli.evaluate.linear import predict_linear
 from vcsf_cli.evaluate.metrics import right, with_both
 from vcsf_cli.features.extract import Features, extract
-from vcsf_cli.model.parts import build_sampler
-from vcsf_cli.model.pathways import Pathway, TwoPathways, Windows, pathway_window, stage_channels
+from vcsf_cli.model.pathways import Networks, Pathway, Windows, pathway_window, read_as
 from vcsf_cli.narrate import Progress, say
-from vcsf_cli.runs.run import Run
+from vcsf_cli.runs.run import RunFolder
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.train.compute import Compute
 from vcsf_cli.train.loop import Log, LoopConfig, Task, Terms, TrainState, fit
@@ -58,7 +57,7 @@ class Classifier(nn.Module):
     """
 
     def __init__(
-        self, model: TwoPathways, pathways: tuple[str, ...], classes: int, dropout: float, seed: int
+        self, model: Networks, pathways: tuple[str, ...], classes: int, dropout: float, seed: int
     ) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict({name: model.pathway(name) for name in pathways})
@@ -67,7 +66,7 @@ class Classifier(nn.Module):
         with torch.random.fork_rng(devices=[]):
             for name in pathways:
                 torch.manual_seed(seed)
-                layer = nn.Linear(stage_channels(model.pathway(name).backbone)[-1], classes)
+                layer = nn.Linear(model.widths[name], classes)
                 nn.init.normal_(layer.weight, std=0.01)
                 nn.init.zeros_(layer.bias)
                 self.layers[name] = layer
@@ -81,19 +80,20 @@ class Classifier(nn.Module):
 
         Args:
             windows: (B, 3, L, H, W) by pathway.
-            positions: Which frames of its window a pathway reads, (B, T).
+            positions: Which frames of its window slow and fast read, (B, T).
         """
         found = {}
         for name, layer in self.layers.items():
             encoder, window = cast(Pathway, self.encoders[name]), windows[name]
-            features = encoder(encoder.clip(window, positions[name]), window)
+            features = encoder(encoder.clip(window, positions[read_as(name)]), window)
             found[name] = layer(self.dropout(features)).float()
         return found
 
     def features(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Probabilities (B, classes) by pathway; of a video they are the mean over its windows, as
         features are."""
-        logits = self({name: pathway_window(windows, name) for name in self.layers}, positions)
+        own = {name: pathway_window(windows, read_as(name)) for name in self.layers}
+        logits = self(own, positions)
         return {name: values.softmax(1) for name, values in logits.items()}
 
     def groups(self, backbone_scale: float) -> list[dict[str, Any]]:
@@ -128,7 +128,7 @@ class _ClassifyTask(Task):
         self.evaluation, self.model, self.position = evaluation, model, position
         self.manifest, self.fabric, self.compute = evaluation.manifest, fabric, compute
         self.protocol = cast(Finetune, evaluation.protocol)
-        self.channels_last = evaluation.run.recipe.first_stage.speed.channels_last
+        self.channels_last = evaluation.source.speed.channels_last
         self.best: dict[str, dict[str, Any]] = {}
         model.train()
 
@@ -142,9 +142,7 @@ class _ClassifyTask(Task):
                 part, 0, self.evaluation.pathways, self.fabric.device, self.channels_last
             )
             with self.fabric.autocast():
-                logits = self.model(
-                    windows, {name: part[name][:, 0] for name in self.evaluation.pathways}
-                )
+                logits = self.model(windows, {name: part[name][:, 0] for name in PATHWAYS})
             target = torch.from_numpy(self.evaluation.target[part["video"].numpy()]).to(
                 self.fabric.device
             )
@@ -212,13 +210,13 @@ def measure(evaluation: Classification, compute: Compute) -> pd.DataFrame:
     by_mode = {"finetune": _predict_finetuned, "linear": predict_linear, "knn": predict_knn}
     rows = evaluation.measure(compute, by_mode[evaluation.protocol.mode])
     # Of a finished fine-tuning classifier.pt stays.
-    Run(evaluation.folder, evaluation.run.recipe).checkpoint.unlink(missing_ok=True)
+    RunFolder(evaluation.folder).checkpoint.unlink(missing_ok=True)
     return rows
 
 
 def _predict_finetuned(evaluation: Classification, compute: Compute) -> Features:
     """Probabilities (test clips, classes) by pathway of the epoch that counts."""
-    run = Run(evaluation.folder, evaluation.run.recipe)
+    run = RunFolder(evaluation.folder)
     fabric = compute.fabric()
     fabric.launch()
     model = _build_classifier(evaluation, fabric)
@@ -251,14 +249,14 @@ def _build_classifier(evaluation: Classification, fabric: Fabric) -> Classifier:
 
 
 def _learn(
-    evaluation: Classification, run: Run, model: Classifier, fabric: Fabric, compute: Compute
+    evaluation: Classification, run: RunFolder, model: Classifier, fabric: Fabric, compute: Compute
 ) -> _ClassifyTask:
     protocol = cast(Finetune, evaluation.protocol)
     saved = _own_checkpoint(evaluation, run) if run.checkpoint.exists() else None
     position = TrainState(**saved["position"]) if saved else TrainState()
     task = _ClassifyTask(evaluation, model, position, fabric, compute)
     optim = protocol.optim
-    fused = evaluation.run.recipe.first_stage.speed.fused
+    fused = evaluation.source.speed.fused
     optimizer = build_optimizer(optim, model.groups(optim.backbone_lr / optim.lr), fused)
     if saved:
         say(f"going on after step {position.step:,} (epoch {position.epoch + 1})")
@@ -307,14 +305,14 @@ def _loop_config(evaluation: Classification, save_every: float) -> LoopConfig:
 
 
 def _labelled_clips(evaluation: Classification) -> LabelledClips:
-    stage = evaluation.run.recipe.last_stage
+    windows = evaluation.source.windows
     augment = cast(Finetune, evaluation.protocol).augment
     return LabelledClips(
-        evaluation.manifest, build_sampler(stage), augment, stage.data.size, evaluation.seed
+        evaluation.manifest, windows.build_sampler(), augment, windows.size, evaluation.seed
     )
 
 
-def _own_checkpoint(evaluation: Classification, run: Run) -> dict[str, Any]:
+def _own_checkpoint(evaluation: Classification, run: RunFolder) -> dict[str, Any]:
     """The checkpoint of an interrupted fine-tuning.
 
     Raises:
@@ -345,9 +343,9 @@ def predict(
 ) -> Features:
     """Probabilities (rows, classes) by pathway: the mean over windows with hop L/2 - 1 over the
     whole video, and crops."""
-    stage = evaluation.run.recipe.last_stage
+    windows = evaluation.source.windows
     border = cast(Finetune, evaluation.protocol).augment.border
-    sampler, size = build_sampler(stage), stage.data.size
+    sampler, size = windows.build_sampler(), windows.size
     videos = EvalClips(evaluation.manifest, rows.tolist(), sampler, border, size, crops=crops)
 
     def done(count: int) -> None:

@@ -60,7 +60,7 @@ def _labelled_features(evaluation: Classification, compute: Compute) -> Features
     device, bf16 = compute.device(), compute.bf16()
     identity = {
         "from": evaluation.identity["from"],
-        "seed": evaluation.seed if evaluation.scratch else None,
+        "seed": evaluation.seed if evaluation.source.is_drawn else None,
         "crops": crops,
         "device": device.type,
         "bf16": bf16,
@@ -72,7 +72,7 @@ def _labelled_features(evaluation: Classification, compute: Compute) -> Features
         return extract(model, clips, device, workers, done, bf16, engine)
 
     name = f"features-{evaluation.manifest.name}-{evaluation.variant}-{crops}.parquet"
-    path = evaluation.run.folder / FOLDER / name
+    path = evaluation.source.folder / FOLDER / name
     parts = [""] * len(rows)
     found = evaluation.features(path, identity, rows, extract_all, "features", parts, crops)
     whole = {}

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
+from vcsf_cli.encoders.source import VARIANTS
 from vcsf_cli.evaluate.retrieval import NO_PATHWAY, Difference, Retrieval
 from vcsf_cli.report.charts import Chart, Line, training_charts
 from vcsf_cli.report.clips import build_clips
 from vcsf_cli.report.page import Figure, Interval, Section, Table, page
-from vcsf_cli.runs import results, stages
-from vcsf_cli.runs.run import Run
+from vcsf_cli.runs import results
 from vcsf_cli.storage import files
-from vcsf_cli.storage.sealed import read_json, reading
 
 HTML = "report.html"
 MARKDOWN = "report.md"
@@ -26,7 +25,12 @@ _PROTOCOL = (
     "similarity; `both` is the mean of the two pathways' similarities. R@k: a test clip counts "
     "when one of its k nearest training clips is of its class."
 )
+_CHECK = (
+    "The check counts nearest neighbours among training clips of other recordings; no test clip is "
+    "in it."
+)
 _DRAWS = "Paired bootstrap over the recordings that test clips were cut from, 10,000 draws."
+_SHORT = {"colour_histogram": "histogram", **dict.fromkeys(VARIANTS.values(), VARIANTS[False])}
 _STYLES = {"untrained": "dashed", "colour_histogram": "dotted"}
 
 
@@ -38,10 +42,9 @@ def write_markdown(
     Args:
         rows: Rows of `results.csv`.
     """
-    run, parts = retrieval.run, retrieval.parts
-    training = f"{_training_length(run)} on `{run.dataset}` split {_trained_split(run)}"
+    source, parts = retrieval.source, retrieval.parts
     facts = [
-        f"run: `{run.name}`, seed {run.recipe.seed}, {training}",
+        source.summary,
         f"measured on: `{retrieval.manifest.name}` split {retrieval.split}: {len(parts.query):,} "
         f"test clips query {len(parts.gallery):,} training clips; left out: {parts.left_out}",
         *retrieval.caveats,
@@ -49,16 +52,16 @@ def write_markdown(
         f"again: `{_command(retrieval)}`",
     ]
     note = f"\n{retrieval.not_comparable}" if retrieval.not_comparable else ""
-    environment = json.dumps(_environment(run), indent=2)
     sections = [("R@k in per cent", results.markdown(results.pivot(rows)) + note)]
     if differences:
         sections.append(("Differences", f"{_bullets(differences)}\n\n{_DRAWS}"))
-    sections += [
-        ("Protocol", _PROTOCOL),
-        ("Recipe", f"```yaml\n{run.recipe.yaml()}```"),
-        ("Environment", f"```json\n{environment}\n```"),
-    ]
-    text = [f"# Retrieval of {run.name}\n\n{_bullets(facts)}"]
+    sections.append(("Protocol", _PROTOCOL))
+    if source.recipe:
+        sections.append(("Recipe", f"```yaml\n{source.recipe.yaml()}```"))
+    if source.environment:
+        environment = json.dumps(source.environment, indent=2)
+        sections.append(("Environment", f"```json\n{environment}\n```"))
+    text = [f"# Retrieval of {source.name}\n\n{_bullets(facts)}"]
     text += [f"## {heading}\n\n{content.strip()}" for heading, content in sections]
     files.write_text(retrieval.folder / MARKDOWN, "\n\n".join(text) + "\n")
 
@@ -73,7 +76,7 @@ def write_html(retrieval: Retrieval, rows: pd.DataFrame, differences: Sequence[D
     Raises:
         DataError: If the dataset's shards can't be read.
     """
-    run = retrieval.run
+    name = retrieval.source.name
     note = [retrieval.not_comparable] if retrieval.not_comparable else []
     tables, figures = [], []
     if not rows.empty:
@@ -88,14 +91,14 @@ def write_html(retrieval: Retrieval, rows: pd.DataFrame, differences: Sequence[D
             if index[0].startswith("trained")
         ]
     text = page(
-        run.name,
+        name,
         tables,
         _sections(retrieval, rows, differences),
         kind="Retrieval report",
         warnings=[*retrieval.caveats, *note],
         facts=_facts(retrieval),
         figures=figures,
-        clips=build_clips(retrieval.manifest, retrieval.parts, {run.name: retrieval.folder}),
+        clips=build_clips(retrieval.manifest, retrieval.parts, {name: retrieval.folder}),
     )
     files.write_text(retrieval.folder / HTML, text)
 
@@ -104,54 +107,27 @@ def _bullets(lines: Sequence[object]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _trained_split(run: Run) -> int:
-    return run.recipe.last_stage.data.split
-
-
-def _training_length(run: Run) -> str:
-    epochs = ", ".join(str(stage.train.epochs) for stage in run.recipe.stages)
-    return f"{run.status.get('steps', '?')} steps ({epochs} epochs)"
-
-
 def _command(retrieval: Retrieval) -> str:
     """The command that measures it again."""
     return (
-        f"vcsf retrieve {retrieval.manifest.name} --from {retrieval.run.name} --split "
+        f"vcsf retrieve {retrieval.manifest.name} {shlex.join(retrieval.source.words)} --split "
         f"{retrieval.split} --k {','.join(map(str, retrieval.ks))}"
     )
 
 
-def _environment(run: Run) -> dict[str, Any]:
-    path = run.folder / "environment.json"
-    hint = "bring it back from a copy, or write {} into it: only reports need it"
-    found = read_json(path, dict, hint)
-    with reading(path, hint):
-        found.get("packages", {}).get("torch")
-    return found
-
-
 def _facts(retrieval: Retrieval) -> list[tuple[str, str]]:
     """Names and values for the head of the page."""
-    run, parts, environment = retrieval.run, retrieval.parts, _environment(retrieval.run)
+    parts = retrieval.parts
     clips = (
         f"every one of {len(parts.query):,} clips queries the others"
         if parts.leave_one_out
         else f"{len(parts.query):,} test clips query {len(parts.gallery):,} training clips"
     )
-    torch = environment.get("packages", {}).get("torch", "?")
-    versions = (
-        f"vcsf {environment.get('vcsf', '?')}, torch {torch}, Python "
-        f"{environment.get('python', '?')}"
-    )
     return [
-        ("run", run.name),
-        ("recipe", f"{run.recipe.name}, seed {run.recipe.seed}"),
-        ("trained on", f"{run.dataset} split {_trained_split(run)}"),
-        ("trained for", _training_length(run)),
+        *retrieval.source.facts,
         ("measured on", f"{retrieval.manifest.name} split {retrieval.split}"),
         ("clips", clips),
         ("left out", parts.left_out),
-        ("versions", versions),
         *[("note", remark) for remark in retrieval.remarks()],
     ]
 
@@ -160,7 +136,7 @@ def _sections(
     retrieval: Retrieval, rows: pd.DataFrame, differences: Sequence[Difference]
 ) -> list[Section]:
     """The page between its table and its clips."""
-    run, sections = retrieval.run, []
+    source, sections = retrieval.source, []
     charts = [] if rows.empty else _recall_charts(rows)
     if charts:
         text = "The share of test clips that have a clip of their class among their k nearest training clips."
@@ -168,27 +144,11 @@ def _sections(
     if differences:
         intervals = [Interval(each.name, each.value, each.low, each.high) for each in differences]
         sections.append(Section("Differences", _DRAWS, intervals=intervals))
-    charts = training_charts(run.metrics)
+    charts = training_charts(source.metrics) if source.metrics else []
     if charts:
-        sections.append(Section("Training", _describe_training(run), charts=charts))
-    environment = json.dumps(_environment(run), indent=2, ensure_ascii=False)
-    documents = [
-        ("Recipe", run.recipe.yaml()),
-        ("Environment of the training", environment),
-        ("Again", _command(retrieval)),
-    ]
+        sections.append(Section("Training", f"{source.training} {_CHECK}", charts=charts))
+    documents = [*source.documents, ("Again", _command(retrieval))]
     return [*sections, Section("Protocol", _PROTOCOL.replace("`", ""), documents=documents)]
-
-
-def _describe_training(run: Run) -> str:
-    """When a run was trained, and what its curves are."""
-    status = run.status
-    begun, ended = (str(status.get(key, ""))[:10] for key in ("begun", "ended"))
-    when = f"Begun on {begun}, ended on {ended}. " if ended else f"Begun on {begun}, not finished. "
-    for number, entry in enumerate(stages.read(run.folder), start=1):
-        if entry.get("trained_by", run.name) != run.name:
-            when += f"Stage {number} is from run {entry['trained_by']}, ended on {entry['ended'][:10]}. "
-    return f"{when}The check counts nearest neighbours among training clips of other recordings; no test clip is in it."
 
 
 def _recall_charts(rows: pd.DataFrame) -> list[Chart]:
@@ -202,7 +162,7 @@ def _recall_charts(rows: pd.DataFrame) -> list[Chart]:
     for pathway in (name for name in pathways if name != NO_PATHWAY):
         lines = [
             Line(
-                variant.replace("colour_", "").replace("_with_labels", ""),
+                _SHORT.get(variant, variant),
                 list(zip(ks, values.tolist(), strict=True)),
                 _STYLES.get(variant, pathway),
             )

@@ -18,6 +18,7 @@ from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.loader import iterate, video_loader
 from vcsf_cli.data.manifest import official_size
 from vcsf_cli.data.splits import QueryGallery, query_gallery
+from vcsf_cli.encoders.source import VARIANTS, EncoderSource
 from vcsf_cli.errors import InputError, RunError
 from vcsf_cli.evaluate.evaluation import CLOSE, Evaluation, Extract, Measurement
 from vcsf_cli.features.bootstrap import paired_interval
@@ -34,7 +35,7 @@ from vcsf_cli.features.neighbours import (
     nearest,
     recall,
 )
-from vcsf_cli.model.pathways import TwoPathways, build
+from vcsf_cli.model.pathways import Networks, build
 from vcsf_cli.runs import results
 from vcsf_cli.runs.run import Run
 from vcsf_cli.storage import files
@@ -91,7 +92,7 @@ class Retrieval(Evaluation):
 
     @property
     def folder(self) -> Path:
-        return retrieval_folder(self.run, self.manifest.name, self.split)
+        return retrieval_folder(self.source, self.manifest.name, self.split)
 
     @cached_property
     def parts(self) -> QueryGallery:
@@ -132,15 +133,14 @@ class Retrieval(Evaluation):
             neighbours only.
 
         Raises:
-            RunError: If the run has no whole checkpoint.
+            RunError: If the encoder's file is not whole.
         """
-        recipe, checkpoint = self.run.recipe, self.run.checkpoint
-        own: dict[str, Any] = {
-            "checkpoint": files.sha256(checkpoint) if checkpoint.is_file() else ""
-        }
-        trained = self._network_hits(self.variant, self.folder, own, self.network(), compute)
+        source, recipe = self.source, self.source.recipe
+        trained = self._network_hits(
+            self.variant, self.folder, source.identity, source.network(), compute
+        )
         others = []
-        if untrained:
+        if untrained and recipe:
             folder, drawn = self.folder / "untrained", {"recipe": recipe.hash, "seed": recipe.seed}
             model = build(recipe).eval()
             others.append(self._network_hits("untrained", folder, drawn, model, compute))
@@ -159,7 +159,7 @@ class Retrieval(Evaluation):
                 }
                 for pathway, hit in each.hit.items()
             }
-            found += self.result_rows(each.variant, self.run.recipe.seed, recalls)
+            found += self.result_rows(each.variant, self.source.seed, recalls)
         rows = results.write(path, found)
         rows = rows[rows["variant"].isin([each.variant for each in (trained, *others)])]
         return rows, [self._difference(trained, other) for other in others]
@@ -169,7 +169,7 @@ class Retrieval(Evaluation):
         name: str,
         folder: Path,
         identity: dict[str, Any],
-        model: TwoPathways,
+        model: Networks,
         compute: Compute,
     ) -> _Hits:
         device, bf16 = compute.device(), compute.bf16()
@@ -272,17 +272,16 @@ class Retrieval(Evaluation):
         Neighbours up to a rank give R@k for every k up to it, whichever k they were searched for.
         """
         key = read_key(self.folder / FEATURES)
-        checkpoint = self.run.checkpoint
-        if key.get("data") != self.manifest.hash or not checkpoint.is_file():
+        if key.get("data") != self.manifest.hash or not self.source.is_there:
             return None
-        if key.get("checkpoint") != files.sha256(checkpoint):
+        if not self.source.identity.items() <= key.items():
             return None
         try:
             rows = results.read(self.folder / RESULTS)
             near = results.read(self.folder / NEIGHBOURS, ["query", "pathway", "rank", "hit"])
         except RunError:
             return None
-        rows = rows[rows["variant"].isin(("trained", "trained_with_labels"))]
+        rows = rows[rows["variant"].isin(set(VARIANTS.values()))]
         kept, clips = [], {}
         for pathway, own in rows.groupby("pathway", sort=False):
             known = dict(zip(map(results.recall_k, own["metric"]), own["value"], strict=True))
@@ -325,13 +324,13 @@ class Retrieval(Evaluation):
         full schedule."""
         size = official_size(self.manifest.name)
         whole = size is not None and len(self.manifest.table) >= size.clips
-        if whole and not shortness(self.run.recipe):
+        if whole and not (self.source.recipe and shortness(self.source.recipe)):
             return ""
         return "These numbers are of this dataset and schedule alone; they are not comparable with published tables."
 
 
-def retrieval_folder(run: Run, dataset: str, split: int) -> Path:
-    return run.folder / "retrieve" / f"{dataset}-split{split}"
+def retrieval_folder(encoder: EncoderSource | Run, dataset: str, split: int) -> Path:
+    return encoder.folder / "retrieve" / f"{dataset}-split{split}"
 
 
 def training_mean(run: Run, checkpoint: str) -> tuple[Features, dict[str, Any]] | None:

@@ -37,7 +37,7 @@ from vcsf_cli.export.folder import (
     replacing,
 )
 from vcsf_cli.features.extract import Features
-from vcsf_cli.model.parts import build_sampler, fixed_geometry
+from vcsf_cli.model.parts import WindowSpec, build_sampler, fixed_geometry
 from vcsf_cli.model.pathways import TwoPathways
 from vcsf_cli.narrate import say
 from vcsf_cli.runs import results
@@ -80,7 +80,9 @@ def export_run(
     sampler = build_sampler(stage)
     # Whoever uses the export may not have the decoder of the store; all decoders give equal frames.
     settings = manifest.settings if manifest else {}
-    transform = replace(FrameTransform.from_stage(stage, settings), decoder="")
+    transform = replace(
+        FrameTransform.from_windows(WindowSpec.from_stage(stage), settings), decoder=""
+    )
     encoder = Encoder(model, fixed_geometry(sampler), pathways).eval()
     clips = (
         _file_windows(videos, sampler, transform)

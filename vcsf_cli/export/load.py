@@ -24,9 +24,8 @@ from vcsf_cli.export.folder import (
     exported_recipe,
     read_config,
 )
-from vcsf_cli.features.cache import window_key
 from vcsf_cli.features.extract import Features
-from vcsf_cli.model.parts import build_sampler, fixed_geometry
+from vcsf_cli.model.parts import WindowSpec, build_sampler, fixed_geometry
 from vcsf_cli.model.pathways import TwoPathways, build, stage_channels
 from vcsf_cli.runs.restore import restore
 from vcsf_cli.runs.run import read_run
@@ -82,7 +81,11 @@ class VideoEncoder(Encoder):
     @property
     def protocol(self) -> dict[str, Any]:
         """How videos are cut into windows and made small."""
-        return {**window_key(self.stage), "stored": self.look.stored, "fps": self.look.fps}
+        return {
+            **WindowSpec.from_stage(self.stage).key,
+            "stored": self.look.stored,
+            "fps": self.look.fps,
+        }
 
     def encode(self, video: _Source) -> Features:
         """The feature of a video, the mean over its windows: float32 (C,) by pathway.
@@ -186,7 +189,7 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> VideoE
         return _load_export(folder).to(device)
     run = read_run(folder)
     model, stage = restore(run)[0], run.recipe.last_stage
-    transform = FrameTransform.from_stage(stage, {})
+    transform = FrameTransform.from_windows(WindowSpec.from_stage(stage), {})
     digest = files.sha256(run.checkpoint)
     return VideoEncoder(model, stage, transform, PATHWAYS, {}, digest).to(device)
 

@@ -12,20 +12,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vcsf_cli.config.schema import Stage
 from vcsf_cli.errors import RunError
 from vcsf_cli.features.extract import Features
 from vcsf_cli.narrate import say
 from vcsf_cli.storage.sealed import read_parquet, reading, write_parquet
-
-
-def window_key(stage: Stage) -> dict[str, Any]:
-    """The part of a cache key that a recipe's stage gives: how it cuts windows out of clips."""
-    return {
-        "sampler": stage.sampler.model_dump(),
-        "size": stage.data.size,
-        "border": stage.augment.border,
-    }
 
 
 def write_features(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from vcsf_cli import registry
 from vcsf_cli.config.recipe import Recipe
-from vcsf_cli.config.schema import Stage
+from vcsf_cli.config.schema import Component, Stage
 from vcsf_cli.contracts import PATHWAYS, View
 from vcsf_cli.contracts import Sampler as WindowSampler
 from vcsf_cli.errors import RunError
@@ -48,10 +48,37 @@ def uses_labels(recipe: Recipe) -> bool:
 
 
 def build_sampler(stage: Stage) -> WindowSampler:
-    return cast(
-        WindowSampler,
-        registry.load().build("sampler", stage.sampler.name, **stage.sampler.settings),
-    )
+    return WindowSpec.from_stage(stage).build_sampler()
+
+
+@dataclass(frozen=True)
+class WindowSpec:
+    """How windows are cut out of clips to measure them.
+
+    Args:
+        sampler: Which frames they are.
+        size: Pixels of their side.
+        border: Side of the centre square as a fraction of the short side.
+    """
+
+    sampler: Component
+    size: int
+    border: float
+
+    @classmethod
+    def from_stage(cls, stage: Stage) -> WindowSpec:
+        return cls(stage.sampler, stage.data.size, stage.augment.border)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Its part of the key of a cache."""
+        return {"sampler": self.sampler.model_dump(), "size": self.size, "border": self.border}
+
+    def build_sampler(self) -> WindowSampler:
+        sampler = self.sampler
+        return cast(
+            WindowSampler, registry.load().build("sampler", sampler.name, **sampler.settings)
+        )
 
 
 @dataclass(frozen=True)

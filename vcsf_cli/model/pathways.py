@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -126,8 +126,51 @@ def select(window: Tensor, positions: Tensor) -> Tensor:
     return window.transpose(1, 2)[rows, positions.to(window.device)].transpose(1, 2)
 
 
-class TwoPathways(nn.Module):
+class Networks(nn.Module):
+    """Encoders, each under the name of its pathway.
+
+    Attributes:
+        names: The pathways whose features are wanted.
+    """
+
+    names: tuple[str, ...]
+
+    def pathway(self, name: str) -> Pathway:
+        return cast(Pathway, self.get_submodule(name))
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Length C of the features by pathway."""
+        return {name: stage_channels(self.pathway(name).backbone)[-1] for name in self.names}
+
+    def features(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Pooled features (B, C) by pathway.
+
+        Args:
+            windows: (B, 3, L, H, W), one for all pathways, or one for slow and one for fast.
+            positions: Which frames of its window slow and fast read, (B, T); pathways without any
+                are left out.
+        """
+        found = {}
+        for name in (name for name in self.names if read_as(name) in positions):
+            pathway, window = self.pathway(name), pathway_window(windows, read_as(name))
+            found[name] = pathway(pathway.clip(window, positions[read_as(name)]), window)
+        return found
+
+
+class OnePathway(Networks):
+    """A single encoder, under a name of its own. It reads the frames that fast would."""
+
+    def __init__(self, name: str, pathway: Pathway) -> None:
+        super().__init__()
+        self.names = (name,)
+        self.add_module(name, pathway)
+
+
+class TwoPathways(Networks):
     """The slow and the fast pathway of one recipe."""
+
+    names = PATHWAYS
 
     def __init__(self, slow: Pathway, fast: Pathway) -> None:
         super().__init__()
@@ -148,26 +191,15 @@ class TwoPathways(nn.Module):
     def pathway(self, name: str) -> Pathway:
         return self.slow if name == "slow" else self.fast
 
-    def forward(
-        self, windows: Windows, positions: Mapping[str, Tensor], *, pooled: bool = False
-    ) -> dict[str, Tensor]:
-        """Embeddings (B, D) by pathway, of the pathways that `positions` (B, T) names.
+    def forward(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Embeddings (B, D) by pathway, arguments as of `features`."""
+        features = self.features(windows, positions)
+        return {name: self.pathway(name).head(values) for name, values in features.items()}
 
-        Args:
-            windows: (B, 3, L, H, W), one for both pathways or one for each.
-            positions: Which frames of its window a pathway reads.
-            pooled: Give the pooled features (B, C) instead.
-        """
-        found = {}
-        for name, at in positions.items():
-            pathway, window = self.pathway(name), pathway_window(windows, name)
-            features = pathway(pathway.clip(window, at), window)
-            found[name] = features if pooled else pathway.head(features)
-        return found
 
-    def features(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Pooled features (B, C) by pathway."""
-        return self.forward(windows, positions, pooled=True)
+def read_as(pathway: str) -> Literal["slow", "fast"]:
+    """Whose frames of a sampler's window a pathway reads: slow's its own, any other fast's."""
+    return "slow" if pathway == "slow" else "fast"
 
 
 def pathway_window(windows: Windows, pathway: str) -> Tensor:

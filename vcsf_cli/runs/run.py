@@ -45,9 +45,10 @@ WITH_LABELS = "labels were used in training: this is not self-supervised"
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFolder:
+    """A folder in which something is trained."""
+
     folder: Path
-    recipe: Recipe
 
     @property
     def name(self) -> str:
@@ -66,6 +67,21 @@ class Run:
     def status(self) -> dict[str, Any]:
         """The content of `status.json`: state, data and times."""
         return _read_status(self.folder)
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.status.get("finished"))
+
+    def note(self, **changes: Any) -> None:
+        """Change entries of `status.json`."""
+        write_text(self.folder / "status.json", json.dumps(self.status | changes, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class Run(RunFolder):
+    """A pre-training."""
+
+    recipe: Recipe
 
     @property
     def dataset(self) -> str:
@@ -102,14 +118,6 @@ class Run:
             f"SHA-256 {init['sha256'][:12]}...), not from random ones as the untrained network does"
             for pathway, init in self.status.get("init", {}).items()
         ]
-
-    @property
-    def finished(self) -> bool:
-        return bool(self.status.get("finished"))
-
-    def note(self, **changes: Any) -> None:
-        """Change entries of `status.json`."""
-        write_text(self.folder / "status.json", json.dumps(self.status | changes, indent=2) + "\n")
 
 
 def run_folder(runs: Path, recipe: Recipe) -> Path:

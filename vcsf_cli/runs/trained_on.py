@@ -55,7 +55,8 @@ class Exposure:
     Args:
         manifest: The dataset that it is measured on.
         training_data: Whether that is the data of the training: `same` to the last clip, `changed`
-            since, or `other`, another dataset; empty if nothing was trained.
+            since, or `other`, another dataset; `unknown` if nobody says what it is; empty if
+            nothing was trained.
         seen: Rows of the test clips of recordings that the run was trained on; None if unknown.
         unknown: Files of weights that it started from whose training clips are unknown.
     """
@@ -64,7 +65,7 @@ class Exposure:
     manifest: Manifest
     split: int
     test: Indices
-    training_data: Literal["same", "changed", "other", ""]
+    training_data: Literal["same", "changed", "other", "unknown", ""]
     seen: Indices | None
     unknown: Sequence[str] = ()
 
@@ -106,7 +107,11 @@ class Exposure:
             found.append(
                 f"{self.mark}: the run was trained on them, or on other clips of their recordings"
             )
-        if self.unknown and len(self.test):
+        if self.training_data == "unknown" and len(self.test):
+            found.append(
+                f"which clips {self.run} was trained on is not known: test clips may be among them"
+            )
+        elif self.unknown and len(self.test):
             found.append(
                 f"the run started from {', '.join(self.unknown)}, whose training clips are not "
                 "known: test clips among them are not counted"

@@ -14,13 +14,10 @@ from vcsf_cli.contracts import PATHWAYS, Indices
 from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.decode import default_decoder
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.encoders.source import EncoderSource
 from vcsf_cli.errors import DataError, InputError, RunError
-from vcsf_cli.features.cache import window_key
 from vcsf_cli.features.extract import Features, extract_windows
-from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.narrate import Progress, say
-from vcsf_cli.runs.restore import restore
-from vcsf_cli.runs.run import Run
 from vcsf_cli.search.approximate import FAISS_FROM_WINDOWS, FaissIndex, load_faiss
 from vcsf_cli.search.exact import Pair, search_exact
 from vcsf_cli.search.gallery import Gallery, GalleryWindows, group_by_clip
@@ -53,26 +50,24 @@ class _Query:
 
 
 class Search:
-    """A run's networks and a gallery to search with them.
+    """An encoder and a gallery to search with it.
 
     Args:
-        manifest: The gallery; it need not be the dataset that the run was trained on.
+        manifest: The gallery; it need not be the dataset that the encoder was trained on.
 
     Raises:
-        RunError: If the run has no whole checkpoint.
+        RunError: If the encoder's file is not whole.
         InputError: If the decoder that the gallery was prepared with is not here.
     """
 
-    def __init__(self, run: Run, manifest: Manifest, machine: Compute) -> None:
-        self.run, self.manifest, self.machine = run, manifest, machine
-        self.stage = run.recipe.last_stage
-        self.sampler = build_sampler(self.stage)
-        self.transform = FrameTransform.from_stage(self.stage, manifest.settings)
+    def __init__(self, source: EncoderSource, manifest: Manifest, machine: Compute) -> None:
+        self.source, self.manifest, self.machine = source, manifest, machine
+        self.sampler = source.windows.build_sampler()
+        self.transform = FrameTransform.from_windows(source.windows, manifest.settings)
         registry.load().build("decoder", self.transform.decoder or default_decoder())
-        model, _ = restore(run)
         self.device = machine.device()
-        self.model = model.to(self.device)
-        self.folder = run.folder / "index" / manifest.name
+        self.model = source.network().to(self.device)
+        self.folder = source.folder / "index" / manifest.name
 
     def read(self, paths: list[Path]) -> list[_Query]:
         """The queries that can be read; the others are narrated with the reason.
@@ -150,14 +145,14 @@ class Search:
 
     def _gallery(self) -> GalleryWindows:
         """The windows of all clips of the gallery; missing features are computed."""
-        stage = self.stage
-        key: dict[str, Any] = {"checkpoint": files.sha256(self.run.checkpoint), **window_key(stage)}
+        windows = self.source.windows
+        key: dict[str, Any] = {**self.source.identity, **windows.key}
         gallery = Gallery(self.folder, self.manifest, self.sampler, key)
         clips, total = gallery.missing(), len(self.manifest.table)
         if not len(clips):
             return gallery.windows()
         videos = EvalClips(
-            self.manifest, clips.tolist(), self.sampler, stage.augment.border, stage.data.size
+            self.manifest, clips.tolist(), self.sampler, windows.border, windows.size
         )
         batches = extract_windows(
             self.model,

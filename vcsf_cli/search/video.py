@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from vcsf_cli import registry
-from vcsf_cli.config.schema import Stage
 from vcsf_cli.contracts import PATHWAYS, Frame, Frames, Reader, Sampler, View
 from vcsf_cli.data.augment import apply_crop, centre_square
 from vcsf_cli.data.decode import USUAL_FPS, Decoded, default_decoder, judge, resample
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.features.extract import Done, Features, Network, Positions, encode_in_batches
 from vcsf_cli.features.neighbours import feature_mean
-from vcsf_cli.model.parts import Geometry
+from vcsf_cli.model.parts import Geometry, WindowSpec
 from vcsf_cli.video import SequentialReader, short_side
 
 KEPT_BYTES = 256 * 2**20
@@ -49,11 +48,11 @@ class FrameTransform:
     square_pixels: bool = False
 
     @classmethod
-    def from_stage(cls, stage: Stage, settings: Mapping[str, Any]) -> FrameTransform:
-        """As a recipe's stage sees clips of a store with these `Manifest.settings`, if any."""
+    def from_windows(cls, windows: WindowSpec, settings: Mapping[str, Any]) -> FrameTransform:
+        """As windows are cut out of clips of a store with these `Manifest.settings`, if any."""
         return cls(
-            stage.data.size,
-            stage.augment.border,
+            windows.size,
+            windows.border,
             settings.get("size", cls.stored),
             settings.get("fps"),
             settings.get("decoder", ""),

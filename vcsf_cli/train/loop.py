@@ -25,7 +25,7 @@ from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import RunError
 from vcsf_cli.narrate import Progress, is_first
 from vcsf_cli.runs.metrics import MetricsFile, merge_record
-from vcsf_cli.runs.run import Run
+from vcsf_cli.runs.run import RunFolder
 from vcsf_cli.storage.files import write_text
 from vcsf_cli.train.compute import average
 
@@ -260,7 +260,7 @@ def _check_finite(
     task: Task,
     batch: Batch,
     position: TrainState,
-    run: Run,
+    run: RunFolder,
 ) -> None:
     """Stop before a loss that is not finite spoils the weights; the last checkpoint is still good.
 
@@ -334,7 +334,7 @@ def progress_note(
 class Log:
     """Where a run's records go: metrics.csv, TensorBoard and plugins."""
 
-    def __init__(self, run: Run, position: TrainState) -> None:
+    def __init__(self, run: RunFolder, position: TrainState) -> None:
         self.run = run
         self.last: dict[str, float] = {}
         self.first = is_first()

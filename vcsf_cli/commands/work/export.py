@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from vcsf_cli.commands.common import open_run
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import InputError
@@ -16,13 +17,15 @@ from vcsf_cli.runs.run import WITH_LABELS, Run
 
 
 def write(
-    run: Run,
+    named: str | None,
+    runs: Path,
     formats: tuple[str, ...],
     pathway: str,
     out: Path | None,
     clips: tuple[Path, ...],
     data: Path,
 ) -> None:
+    run = open_run(runs, named, "exporting")
     if run.uses_labels:
         say(f"warning: {WITH_LABELS}")
     check_packages(formats)

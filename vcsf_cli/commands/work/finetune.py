@@ -6,23 +6,17 @@ from pathlib import Path
 
 import click
 
-from vcsf_cli.commands.common import open_run, resumable
+from vcsf_cli.commands.common import resumable
 from vcsf_cli.commands.work import tables
-from vcsf_cli.config import recipe as recipes
 from vcsf_cli.config import strict_yaml
 from vcsf_cli.config.protocol import Protocol
-from vcsf_cli.config.schema import Init
-from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.splits import LabelBudget
-from vcsf_cli.errors import InputError
+from vcsf_cli.encoders.find import chosen_pathways, find_source
 from vcsf_cli.evaluate.classification import Classification, check
 from vcsf_cli.evaluate.finetune import estimate, measure
 from vcsf_cli.narrate import duration, say
-from vcsf_cli.runs.run import Run, run_folder
 from vcsf_cli.train.compute import Compute
-
-_SCRATCH = "scratch:"
 
 
 def measure_all(
@@ -42,18 +36,17 @@ def measure_all(
     save_every: float,
     dry_run: bool,
 ) -> None:
-    scratch = source is not None and source.startswith(_SCRATCH)
-    run = _open_untrained(runs, source) if source and scratch else open_run(runs, source)
+    encoder = find_source(runs, source)
     manifest = Manifest.find(data, dataset)
     if precision == "auto":
         trains = protocol.mode == "finetune"
-        precision = run.recipe.first_stage.speed.precision if trains else "float32"
+        precision = encoder.speed.precision if trains else "float32"
     compute = Compute(devices, precision, workers, save_every)
-    splits = [1, 2, 3] if split == "all" else [int(split or run.recipe.first_stage.data.split)]
-    pathways = PATHWAYS if pathway == "both" else (pathway,)
+    splits = [1, 2, 3] if split == "all" else [int(split or encoder.split)]
+    pathways = chosen_pathways(encoder, pathway)
     evaluations = [
-        Classification(run, manifest, each, protocol, seed, label_budget, pathways, scratch)
-        for seed in seeds or [run.recipe.seed]
+        Classification(encoder, manifest, each, protocol, seed, label_budget, pathways)
+        for seed in seeds or [encoder.seed]
         for each in splits
     ]
     check(evaluations, compute, allow_seen)
@@ -65,36 +58,14 @@ def measure_all(
     measured = []
     for each in evaluations:
         say(
-            f"{each.task} of {run.name}, {manifest.name} split {each.split}, seed {each.seed}: "
+            f"{each.task} of {encoder.name}, {manifest.name} split {each.split}, seed {each.seed}: "
             f"{each.summary()}"
         )
         with resumable():
             measured.append(measure(each, compute))
         say(f"files: {each.folder}")
     tables.show_classification(measured)
-    say(f"results: {run.folder / 'results.csv'}")
-
-
-def _open_untrained(runs: Path, source: str) -> Run:
-    """The run folder of `scratch:RECIPE`.
-
-    Raises:
-        InputError: If the recipe does not start from random weights.
-    """
-    recipe = recipes.load(source.removeprefix(_SCRATCH))
-    stage = recipe.first_stage
-    if stage.init != Init():
-        raise InputError(
-            f"{source} starts from the weights of a file, not from scratch",
-            "leave out its key `init`",
-        )
-    pathways = (stage.backbone.settings, stage.slow, stage.fast)
-    if any(settings.get("pretrained") for settings in pathways):
-        raise InputError(
-            f"{source} starts from a pretrained backbone, not from scratch",
-            "leave out its key `pretrained`",
-        )
-    return Run(run_folder(runs, recipe), recipe)
+    say(f"results: {encoder.folder / 'results.csv'}")
 
 
 def _dry_run_report(evaluations: list[Classification], compute: Compute) -> None:

@@ -12,11 +12,12 @@ from vcsf_cli.commands.common import resumable
 from vcsf_cli.commands.options import where
 from vcsf_cli.commands.work import tables
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.encoders.find import describe, find_source
+from vcsf_cli.encoders.source import EncoderSource
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.evaluate import report
 from vcsf_cli.evaluate.retrieval import Retrieval
 from vcsf_cli.narrate import say
-from vcsf_cli.runs.run import WITH_LABELS, Run
 from vcsf_cli.search.approximate import load_faiss
 from vcsf_cli.search.search import Search
 from vcsf_cli.storage.files import atomic_write
@@ -28,7 +29,7 @@ _SEARCH_K = 5
 
 
 def measure(
-    run: Run,
+    named: str | None,
     dataset: str | None,
     split: int | None,
     ks: list[int] | None,
@@ -37,14 +38,15 @@ def measure(
     allow_seen: bool,
     html: bool,
     data: Path,
+    runs: Path,
     devices: str,
     workers: int | None,
     **_: Any,
 ) -> None:
     """Measure R@k, write the reports and print the table."""
-    manifest = _open_dataset(run, data, dataset)
-    split = split or run.recipe.first_stage.data.split
-    retrieval = Retrieval(run, manifest, split, ks or _BENCHMARK_KS)
+    source = find_source(runs, named)
+    manifest = _open_dataset(source, data, dataset)
+    retrieval = Retrieval(source, manifest, split or source.split, ks or _BENCHMARK_KS)
     retrieval.check(allow_seen)
     for remark in [*retrieval.exposure.remarks, *retrieval.duplicate_remarks]:
         say(f"warning: {remark}")
@@ -68,7 +70,7 @@ def measure(
 
 
 def search(
-    run: Run,
+    named: str | None,
     ks: list[int] | None,
     queries: tuple[Path, ...],
     query_dir: Path | None,
@@ -89,7 +91,8 @@ def search(
         InputError: If a choice can't be had here.
         DataError: If a query can't be read; the others are answered first.
     """
-    manifest = _open_dataset(run, data, gallery)
+    source = find_source(runs, named)
+    manifest = _open_dataset(source, data, gallery)
     if index == "faiss":
         load_faiss()
     if table is not None and not table.parent.is_dir():
@@ -104,7 +107,7 @@ def search(
             )
         for remark in left_out(query_dir):
             say(remark)
-    searching = Search(run, manifest, _one_device(devices, workers))
+    searching = Search(source, manifest, _one_device(devices, workers))
     with resumable():
         read = searching.read(paths)
         answers = searching.answers(
@@ -124,7 +127,7 @@ def search(
         )
 
     # Next: answers of every window, then all of them as a file, then the benchmark.
-    on = f"--from {run.name}{where('data', data)}{where('runs', runs)}"
+    on = f"{shlex.join(source.words)}{where('data', data)}{where('runs', runs)}"
     name = shlex.quote(manifest.name)
     if each_window and table is not None:
         say(f"next: vcsf retrieve {name} {on}")
@@ -135,17 +138,15 @@ def search(
     say(f"next: vcsf retrieve {' '.join(asked)} --gallery {name} {on} {more}")
 
 
-def _open_dataset(run: Run, data: Path, name: str | None) -> Manifest:
-    """The dataset with this name, or the run's own; what must be said of the run is said first.
+def _open_dataset(source: EncoderSource, data: Path, name: str | None) -> Manifest:
+    """The dataset with this name, or the encoder's own; what must be said of the encoder is said
+    first.
 
     Raises:
         InputError: If it isn't prepared.
     """
-    if run.uses_labels:
-        say(f"warning: {WITH_LABELS}")
-    for sentence in run.remarks:
-        say(sentence)
-    return Manifest.find(data, name or run.dataset)
+    describe(source)
+    return Manifest.find(data, name or source.dataset)
 
 
 def _one_device(devices: str, workers: int | None) -> Compute:
