@@ -26,6 +26,7 @@ from vcsf_cli.errors import (
     InputError,
     UnknownName,
     VcsfError,
+    is_shortage,
 )
 from vcsf_cli.storage.files import write_text
 
@@ -135,13 +136,9 @@ def _in_our_words(error: click.ClickException) -> VcsfError:
     return VcsfError(f"{message[:1].lower()}{message[1:]}", hint)
 
 
-_NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "can't start new thread")
-"""In torch's and Python's `RuntimeError`s, which have no type of their own."""
-
-
-def _shortage(error: MemoryError | RuntimeError) -> VcsfError | None:
+def _shortage(error: Exception) -> VcsfError | None:
     """Too little memory as a `VcsfError`; None if it is something else."""
-    if not isinstance(error, MemoryError) and not any(text in str(error) for text in _NO_MEMORY):
+    if not is_shortage(error):
         return None
     reason = next(iter(str(error).strip().splitlines()), "")
     return VcsfError(
@@ -223,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if explained is None:
             raise
         return _explain(explained, options, error)
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ImportError) as error:
         short = _shortage(error)
         if short is None:
             raise

@@ -15,12 +15,30 @@ WRONG_PATH = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 TOO_FEW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 """System errors where handles, memory or processes run out."""
 
+_NO_MEMORY = (
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "can't start new thread",
+    "failed to map segment",
+)
+"""In torch's and Python's errors where memory runs out; they have no type of their own."""
+
 ERROR_FILE = "VCSF_ERROR_FILE"
 """Variable that names the file for the error that ends a command, as JSON with `kind` and
 `message`; `vcsf ablate` sets it for its commands."""
 
 EXIT_INTERRUPTED = 130
 """Exit status after Ctrl-C or SIGTERM, with everything saved."""
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether an error says that handles, memory or processes ran out."""
+    if isinstance(error, OSError):
+        return error.errno in TOO_FEW
+    return isinstance(error, MemoryError) or (
+        isinstance(error, (RuntimeError, ImportError))
+        and any(text in str(error) for text in _NO_MEMORY)
+    )
 
 
 class VcsfError(Exception):

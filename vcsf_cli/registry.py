@@ -25,12 +25,12 @@ from vcsf_cli import hookspecs
 from vcsf_cli.contracts import Component, Parameter
 from vcsf_cli.errors import (
     BROKEN_DISK,
-    TOO_FEW,
     WRONG_PATH,
     PluginError,
     UnknownName,
     VcsfError,
     did_you_mean,
+    is_shortage,
 )
 from vcsf_cli.narrate import say
 
@@ -256,13 +256,11 @@ def blame(plugin: str, what: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (VcsfError, MemoryError):
+    except VcsfError:
         raise
     except (Exception, SystemExit) as error:
-        if isinstance(error, OSError) and error.errno in TOO_FEW:
+        if is_shortage(error):
             raise
-        if isinstance(error, ImportError) and "failed to map segment" in str(error):
-            raise MemoryError(str(error)) from error
         place = f", {what}," if what else ""
         raise PluginError(
             f"plugin `{plugin}`{place} failed: {type(error).__name__}: {error}",

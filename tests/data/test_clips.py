@@ -14,7 +14,7 @@ from vcsf_cli.config.recipe import load
 from vcsf_cli.config.schema import Augment
 from vcsf_cli.data import augment
 from vcsf_cli.data.clips import EvalClips, LabelledClips
-from vcsf_cli.data.loader import iterate, leave_signals
+from vcsf_cli.data.loader import iterate, set_up_worker
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.store import FrameStore
 from vcsf_cli.errors import RunError
@@ -89,7 +89,7 @@ def test_one_view_to_learn_a_label_from(tiny_data: Path) -> None:
 def test_a_reader_ends_when_its_parent_says_so_and_not_when_a_scheduler_does() -> None:
     before = multiprocessing.active_children()
     loader = DataLoader(
-        cast(Dataset[int], range(1000)), num_workers=1, worker_init_fn=leave_signals
+        cast(Dataset[int], range(1000)), num_workers=1, worker_init_fn=set_up_worker
     )
     items = iterate(loader)
     assert int(next(items)) == 0
@@ -101,3 +101,24 @@ def test_a_reader_ends_when_its_parent_says_so_and_not_when_a_scheduler_does() -
     assert reader.exitcode == 0
     with pytest.raises(RunError, match="exited unexpectedly"):
         list(items)
+
+
+class Unsendable(Dataset[object]):
+    """Its items can't be sent to another process, as if shared memory were full."""
+
+    def __getitem__(self, index: int) -> object:
+        return lambda: index
+
+    def __len__(self) -> int:
+        return 3
+
+
+def test_a_batch_that_cant_be_handed_over_is_an_error_and_no_hang(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    loader = DataLoader(
+        Unsendable(), batch_size=None, num_workers=1, worker_init_fn=set_up_worker, timeout=120
+    )
+    with pytest.raises(RunError, match="exited unexpectedly"):
+        list(iterate(loader))
+    assert "a batch could not be handed over: " in capfd.readouterr().err

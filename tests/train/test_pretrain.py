@@ -336,13 +336,25 @@ def test_too_few_open_files_are_one_error_and_no_hang(tiny_data: Path, tmp_path:
         timeout=300,
     )
     assert done.returncode == 1
-    assert (
-        "error: a process may open 40 files here, and 1 processes that read need 96" in done.stderr
-    )
+    assert "error: a process may open 40 files here, and --workers 1 needs 96" in done.stderr
     assert "Traceback" not in done.stderr
     # A limit that may be raised is raised.
     raised = f"ulimit -Sn 40; {command}"
     subprocess.run(["bash", "-c", raised], cwd=tmp_path, check=True, timeout=300)
+
+
+def test_a_run_folder_that_is_removed_while_it_trains_is_one_error(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    process = started(tmp_path, tiny_data, epochs=2000)
+    wait_for_steps(process, tmp_path, 1)
+    folder = only_run(tmp_path / "runs")
+    folder.rename(tmp_path / "gone")
+    _, narration = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert f"error: No such file or directory: runs/{folder.name}/" in narration
+    assert "was it removed meanwhile?" in narration
+    assert "Traceback" not in narration
 
 
 def test_two_at_once_are_refused(tiny_data: Path, tmp_path: Path) -> None:
@@ -362,6 +374,17 @@ def test_a_lack_of_memory_is_one_error(tiny_data: Path, tmp_path: Path) -> None:
     words = arguments(tiny_data, Path("runs"), loss__queue=10**13)
     done = called(*words, "--workers", 0, cwd=tmp_path, status=1)
     assert "error: there is too little memory" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["pretrain smoke", "finetune synthetic --linear", "plugins"])
+def test_too_little_memory_for_torch_itself_is_one_error(command: str, tmp_path: Path) -> None:
+    words = f"ulimit -v 1500000; {sys.executable} -m vcsf_cli {command}"
+    done = subprocess.run(
+        ["bash", "-c", words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "error: there is too little memory" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_loss_that_is_no_number_stops_with_the_batch_named(

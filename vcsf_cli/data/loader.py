@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import parent_process
+from multiprocessing.queues import Queue
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -75,7 +77,7 @@ def training_loader(
         batch_sampler=order,
         num_workers=workers,
         pin_memory=pin,
-        worker_init_fn=leave_signals if workers else None,
+        worker_init_fn=set_up_worker if workers else None,
     )
 
 
@@ -132,7 +134,7 @@ def _check_open_files(workers: int) -> None:
         return
     if hard != unlimited and hard < needed:
         raise RunError(
-            f"a process may open {hard} files here, and {workers} processes that read need {needed}",
+            f"a process may open {hard} files here, and --workers {workers} needs {needed}",
             "raise the limit (ulimit -n), or give --workers 0",
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
@@ -167,7 +169,7 @@ def reader_deaths() -> Iterator[None]:
 
 @contextmanager
 def _sigterm_held_back() -> Iterator[None]:
-    """Start processes with SIGTERM held back, so that none comes before `leave_signals` has run."""
+    """Start processes with SIGTERM held back, so that none comes before `set_up_worker` has run."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         yield
@@ -175,9 +177,10 @@ def _sigterm_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def leave_signals(worker: int) -> None:
+def set_up_worker(worker: int) -> None:
     """Ignore Ctrl-C and SIGTERM in a worker unless the main process sends it: schedulers send them
-    to all processes, but the main one has to finish its step and save. Use one thread."""
+    to all processes, but the main one has to finish its step and save. Use one thread. End when a
+    batch can't be handed over."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     if parent is not None and hasattr(signal, "sigwaitinfo"):
@@ -185,6 +188,14 @@ def leave_signals(worker: int) -> None:
     else:  # on macOS
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     torch.set_num_threads(1)
+    # Python drops what it can't put into a queue, and torch would wait for that batch for ever.
+    Queue._on_queue_feeder_error = staticmethod(_end_for_lost_batch)  # type: ignore[attr-defined]
+
+
+def _end_for_lost_batch(error: Exception, batch: object) -> None:
+    sys.stderr.write(f"a batch could not be handed over: {error}\n")
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _exit_on_sigterm(parent: int) -> None:
@@ -200,5 +211,5 @@ def video_loader(videos: EvalClips, workers: int) -> DataLoader[dict[str, Any]]:
         videos,
         batch_size=None,
         num_workers=workers,
-        worker_init_fn=leave_signals if workers else None,
+        worker_init_fn=set_up_worker if workers else None,
     )

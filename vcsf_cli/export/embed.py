@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from vcsf_cli.contracts import PATHWAYS, Indices, Sampler
 from vcsf_cli.data.clips import EvalClips
-from vcsf_cli.data.loader import iterate, leave_signals
+from vcsf_cli.data.loader import iterate, set_up_worker
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.engine.engine import Engine, Failure
 from vcsf_cli.errors import DataError, InputError
@@ -159,7 +159,7 @@ def embed_files(
         windows,
         batch_size=None,
         num_workers=workers,
-        worker_init_fn=leave_signals if workers else None,
+        worker_init_fn=set_up_worker if workers else None,
     )
     videos: dict[int, _Open] = {}
 
