@@ -192,6 +192,45 @@ class Sampler(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Encoder:
+    """A trained encoder of others, as `vcsf_encoders` factories return it.
+
+    vcsf cuts clips of `frames` frames out of a video, resizes the centre square to `size` and
+    normalises RGB from 0 to 1 by `mean` and `std`.
+
+    Args:
+        name: What it is called, such as `videomae-base`.
+        origin: Whose it is and where it comes from, for reports.
+        network: An `nn.Module`: features (B, `width`) of clips (B, 3, `frames`, `size`, `size`).
+        width: Length of the features.
+        frames: Frames of a clip.
+        size: Pixels of a side.
+        mean: Of the pixels that it was trained on, red, green and blue.
+        std: Their standard deviation.
+        border: Side of the centre square as a fraction of the short side.
+        stride: Frames of the video from one frame of a clip to the next.
+        labels: Whether labels have trained it; None if that is not known.
+        remarks: Sentences that belong beside its results.
+        facts: What else than the weights its features depend on, such as its configuration; it
+            becomes JSON.
+    """
+
+    name: str
+    origin: str
+    network: Any
+    width: int
+    frames: int
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    border: float = 1.0
+    stride: int = 1
+    labels: bool | None = None
+    remarks: Sequence[str] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
 @dataclass
 class Contrast:
     """The arguments of a contrastive loss. Embeddings have unit length and are keyed by pathway.

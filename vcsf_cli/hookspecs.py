@@ -109,6 +109,17 @@ def vcsf_decoders() -> Factories:  # type: ignore[empty-body]
 
 
 @_hookspec
+def vcsf_encoders() -> Factories:  # type: ignore[empty-body]
+    """Trained encoders of others, which `--from NAME:WHICH` measures and uses like a run.
+    `f(which: str, /, *, ...) -> contracts.Encoder`; which is the text after the colon. Keywords are
+    set with `--with KEY=VALUE`.
+
+    Results say that its training clips are not known, and whether labels have trained it. What is
+    kept of its features is found by its weights, `facts` and normalisation: change `facts` when its
+    code gives other features."""
+
+
+@_hookspec
 def vcsf_recipe_dirs() -> list[Path]:  # type: ignore[empty-body]
     """Folders with more recipes, found by file name without `.yaml`."""
 

@@ -41,6 +41,7 @@ HOOKS = {
     "loss": "vcsf_losses",
     "dataset": "vcsf_datasets",
     "decoder": "vcsf_decoders",
+    "encoder": "vcsf_encoders",
 }
 """The hook that registers each kind of component."""
 
@@ -56,6 +57,7 @@ _INTERFACES = {
     "loss": ("queue", "forward"),
     "dataset": ("benchmark", "videos", "remarks"),
     "decoder": ("open",),
+    "encoder": ("network", "width", "frames", "size"),
 }
 """Attributes that a factory's result must have; `vcsf_cli.contracts` has shapes and types."""
 

@@ -81,3 +81,10 @@ def vcsf_decoders() -> Factories:
         "pyav": decoders.PyAV,
         "torchcodec": decoders.TorchCodec,
     }
+
+
+@hookimpl
+def vcsf_encoders() -> Factories:
+    from vcsf_plugins import encoders
+
+    return {"hf": encoders.hugging_face, "timm": encoders.timm_frames}

@@ -28,12 +28,12 @@ from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.augment import to_input
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.store import FrameStore
+from vcsf_cli.encoders.exported import exported_recipe
 from vcsf_cli.evaluate.retrieval import training_mean
 from vcsf_cli.export import formats
 from vcsf_cli.export.card import measurements
 from vcsf_cli.export.encoder import Encoder
 from vcsf_cli.export.exporter import store_windows
-from vcsf_cli.export.folder import exported_recipe
 from vcsf_cli.model.parts import WindowSpec, build_sampler
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.runs.results import read_all
@@ -109,6 +109,7 @@ def test_the_folder_holds_what_was_asked_for_and_every_file_was_compared(
 ) -> None:
     assert folder.name == run.name
     files = {"README.md", "config.json", "model.safetensors", "model.pt2", "model.onnx"}
+    files.add("trained_on.parquet")
     assert {path.name for path in folder.iterdir()} == files
     assert {path.name for path in folder.parent.iterdir()} == {
         folder.name
@@ -377,7 +378,7 @@ def test_only_what_was_measured_of_this_checkpoint_counts(copy: Path) -> None:
     (folder,) = (copy / "runs").iterdir()
     run = read_run(folder)
     checkpoint_hash = sha256(run.checkpoint)
-    measured = read_all(run.folder, checkpoint_hash)
+    measured = read_all(run.folder, {"checkpoint": checkpoint_hash})
     assert set(measured["task"]) == {"retrieval"}
     (path,) = folder.glob("retrieve/*/results.csv")
     for name, start in [
@@ -392,15 +393,18 @@ def test_only_what_was_measured_of_this_checkpoint_counts(copy: Path) -> None:
         )
     (folder / "lost" / "x").mkdir(parents=True)
     shutil.copy(path, folder / "lost" / "x")
-    assert set(read_all(run.folder, checkpoint_hash)["task"]) == {"retrieval", "own"}
-    assert read_all(run.folder, "another").empty
+    assert set(read_all(run.folder, {"checkpoint": checkpoint_hash})["task"]) == {
+        "retrieval",
+        "own",
+    }
+    assert read_all(run.folder, {"checkpoint": "another"}).empty
     for name, value, ended in [("later", 0.25, "2026-01-02"), ("sooner", 0.75, "2026-01-01")]:
         (folder / "finetune" / name).mkdir()
         status = {"from": {"checkpoint": checkpoint_hash}, "ended": ended}
         (folder / "finetune" / name / "status.json").write_text(json.dumps(status))
         again = pd.read_csv(path).assign(task="own", value=value)
         again.to_csv(folder / "finetune" / name / "results.csv", index=False)
-    rows = read_all(run.folder, checkpoint_hash)
+    rows = read_all(run.folder, {"checkpoint": checkpoint_hash})
     assert set(rows[rows["task"] == "own"]["value"]) == {0.25}  # never the mean of several settings
     assert len(rows) == 2 * len(measured)
     assert training_mean(run, "another") is None

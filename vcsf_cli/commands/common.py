@@ -1,5 +1,4 @@
-"""What several commands do in the same way: open the run that `--from` names, and stop on
-Ctrl-C."""
+"""What several commands do in the same way: open a Ray cluster, and stop on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -7,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -17,27 +15,7 @@ from vcsf_cli.errors import EXIT_INTERRUPTED, InputError
 from vcsf_cli.narrate import say
 
 if TYPE_CHECKING:
-    from vcsf_cli.runs.run import Run
-
-
-def open_run(runs: Path, source: str | None, doing: str = "measuring") -> Run:
-    """The run that `--from` names, or the newest finished one.
-
-    Args:
-        source: A run's folder, name or the beginning of its name; None for the newest.
-        doing: What is done with its checkpoint, for a remark if it is not finished.
-
-    Raises:
-        InputError: If there is none, or several begin like this.
-    """
-    from vcsf_cli.runs.run import find_run  # pandas is slow to load
-
-    run = find_run(runs, source)
-    if source is None:
-        say(f"using the newest finished run: {run.name}")
-    if not run.finished:
-        say(f"run {run.name} is not finished: {doing} its newest checkpoint")
-    return run
+    pass
 
 
 @contextmanager

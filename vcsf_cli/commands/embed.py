@@ -12,6 +12,7 @@ from vcsf_cli.commands.options import (
     Number,
     data_option,
     devices_option,
+    encoder_options,
     runs_option,
     workers_option,
 )
@@ -19,12 +20,7 @@ from vcsf_cli.commands.options import (
 
 @click.command("embed")
 @click.argument("source")
-@click.option(
-    "--from",
-    "encoder",
-    metavar="RUN|FOLDER",
-    help="A run, or a folder that `vcsf export` made.  [default: the newest finished run]",
-)
+@encoder_options
 @click.option(
     "-o",
     "--output",
@@ -60,7 +56,8 @@ def command(**options: Any) -> None:
     are: nothing has to be prepared.
 
     A row has path, begin and end in seconds, the features `slow` and `fast`, and `both`: the two
-    beside each other, each of unit length over the square root of two. The same command again
+    beside each other, each of unit length over the square root of two. An encoder of others has one
+    feature, under its own name. The same command again
     encodes only what is new or has changed, and goes on after Ctrl-C or a kill."""
     from vcsf_cli.commands.work import embed  # torch takes seconds to load
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from vcsf_cli.commands.options import data_option, from_option, runs_option
+from vcsf_cli.commands.options import data_option, encoder_options, runs_option
 
 FORMATS = ("safetensors", "torch-export", "onnx")
 
 
 @click.command("export")
-@from_option
+@encoder_options
 @click.option(
     "--format",
     "formats",
@@ -43,8 +43,8 @@ FORMATS = ("safetensors", "torch-export", "onnx")
 )
 @data_option
 @runs_option
-def command(source: str | None, runs: Path, **options: Any) -> None:
-    """Write a run's encoder as a folder with weights, config.json and a model card, as model hubs
+def command(**options: Any) -> None:
+    """Write an encoder as a folder with weights, config.json and a model card, as model hubs
     expect it.
 
     `torch-export` (model.pt2) and `onnx` (model.onnx) work without vcsf: they take whole windows of
@@ -52,4 +52,4 @@ def command(source: str | None, runs: Path, **options: Any) -> None:
     the checkpoint on real clips before the folder appears."""
     from vcsf_cli.commands.work import export  # torch takes seconds to load
 
-    export.write(source, runs, **options)
+    export.write(**options)

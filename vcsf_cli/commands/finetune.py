@@ -1,4 +1,4 @@
-"""`vcsf finetune`: classification by a trained run, or by its recipe from scratch."""
+"""`vcsf finetune`: classification by a trained encoder, or by a recipe from scratch."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import click
 
 from vcsf_cli.commands.options import (
     allow_seen_option,
-    complete_run,
     data_option,
     devices_option,
+    encoder_options,
     precision_option,
     runs_option,
     save_every_option,
@@ -41,14 +41,7 @@ def _parse_seeds(text: str) -> list[int]:
 
 @click.command("finetune")
 @click.argument("dataset")
-@click.option(
-    "--from",
-    "source",
-    metavar="RUN|scratch:RECIPE",
-    shell_complete=complete_run,
-    help="A run folder or name, or the untrained networks of a recipe.  [default: the newest "
-    "finished run]",
-)
+@encoder_options
 @click.option(
     "--linear",
     is_flag=True,
@@ -80,7 +73,7 @@ def _parse_seeds(text: str) -> list[int]:
 )
 @click.option(
     "--protocol",
-    "named",
+    "protocol_name",
     help="A protocol's name or file.  [default: coclr, or linear or knn as the options say]",
 )
 @click.option(
@@ -109,7 +102,11 @@ def _parse_seeds(text: str) -> list[int]:
     help="Check everything, print the resolved protocol, measure nothing.",
 )
 def command(
-    linear: bool, knn: bool, named: str | None, assignments: tuple[str, ...], **options: Any
+    linear: bool,
+    knn: bool,
+    protocol_name: str | None,
+    assignments: tuple[str, ...],
+    **options: Any,
 ) -> None:
     """Measure how well the networks of a run tell the classes of DATASET apart: the whole network
     fine-tuned, or with --linear or --knn its features as they are.
@@ -118,7 +115,7 @@ def command(
     clips: whole recordings of the training part are held out. The same command goes on where an
     earlier one stopped, and shows the table again when all is done. Rows are in results.csv of the
     run, everything else in its folder `finetune`."""
-    protocol = _load_protocol(named, linear, knn, assignments)
+    protocol = _load_protocol(protocol_name, linear, knn, assignments)
 
     from vcsf_cli.commands.work import finetune  # torch takes seconds to load
 

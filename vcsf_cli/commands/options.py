@@ -74,12 +74,41 @@ def _parse_device(text: str) -> str:
     return text
 
 
-from_option = click.option(
+def encoder_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--from` and what goes with it: the arguments `named`, `recipe` and `settings` of
+    `encoders.find.find_source`."""
+    for option in (_with_option, _recipe_option, _from_option):
+        command = option(command)
+    return command
+
+
+_from_option = click.option(
     "--from",
-    "source",
-    metavar="RUN",
+    "named",
+    metavar="RUN|FOLDER|FILE|hf:NAME|...",
     shell_complete=complete_run,
-    help="A run folder or name.  [default: the newest finished run]",
+    help="An encoder: a run's folder or name, a folder that `vcsf export` made, a file of weights "
+    "with --recipe, or an encoder of others: `hf:NAME` or `hf:FOLDER` for a video model of "
+    "transformers, `timm:NAME` for an image network, and what else `vcsf plugins encoder` lists. "
+    "vcsf finetune also takes `scratch:RECIPE`, untrained networks.  [default: the newest finished "
+    "run]",
+)
+
+_recipe_option = click.option(
+    "--recipe",
+    metavar="RECIPE",
+    shell_complete=complete_recipe,
+    help="Whose networks the weights of --from [slow=|fast=]FILE go into: of torchvision, CoCLR or "
+    "vcsf. Nothing is trained.",
+)
+
+_with_option = click.option(
+    "--with",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a key of --recipe, or of an encoder of others, such as `stride=4`; may be given "
+    "often.",
 )
 
 _folder_option = partial(

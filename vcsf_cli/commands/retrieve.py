@@ -12,7 +12,7 @@ from vcsf_cli.commands.options import (
     allow_seen_option,
     data_option,
     devices_option,
-    from_option,
+    encoder_options,
     runs_option,
     workers_option,
 )
@@ -52,7 +52,7 @@ def _parse_ks(text: str) -> list[int]:
 
 @click.command("retrieve")
 @click.argument("dataset", required=False)
-@from_option
+@encoder_options
 @click.option(
     "--split",
     type=click.IntRange(1, 3),
@@ -66,7 +66,9 @@ def _parse_ks(text: str) -> list[int]:
     help="The k of R@k; of a search, how many answers.  [default: 1,5,10,20,50; of a search: 5]",
 )
 @click.option(
-    "--baselines", is_flag=True, help="Measure the untrained network and colour histograms too."
+    "--baselines",
+    is_flag=True,
+    help="Measure the untrained network, where a recipe makes it, and colour histograms too.",
 )
 @click.option("--untrained", is_flag=True, help="Measure the recipe's untrained network too.")
 @allow_seen_option
@@ -109,13 +111,13 @@ def _parse_ks(text: str) -> list[int]:
 @runs_option
 @devices_option
 @workers_option
-def command(source: str | None, runs: Path, **options: Any) -> None:
+def command(**options: Any) -> None:
     """Let test clips search the training clips of DATASET (default: the run's own) and count hits
     of the right class.
 
     Writes results.csv, neighbours.csv, features.parquet, report.md and report.html into the run's
-    folder `retrieve`. The last shows the tables, curves, a map of the embedding and every query
-    with its neighbours as moving pictures.
+    folder `retrieve`; an encoder without a run gets a folder in --runs. The last shows the tables,
+    curves, a map of the embedding and every query with its neighbours as moving pictures.
 
     With --query or --query-dir, search the dataset --gallery with videos that need not be prepared:
     the nearest of its videos, and when. The gallery's features are kept in the run's folder
@@ -125,7 +127,7 @@ def command(source: str | None, runs: Path, **options: Any) -> None:
 
     from vcsf_cli.commands.work import retrieve  # torch takes seconds to load
 
-    (retrieve.search if search else retrieve.measure)(source, runs=runs, **options)
+    (retrieve.search if search else retrieve.measure)(**options)
 
 
 def _refuse_others(search: bool, options: dict[str, Any]) -> None:

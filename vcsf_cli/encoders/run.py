@@ -103,6 +103,30 @@ class RunSource(EncoderSource):
         return f"{self.run.status.get('steps', '?')} steps ({epochs} epochs)"
 
     @property
+    def provenance(self) -> dict[str, Any]:
+        status = self.run.status
+        unknown = trained_on.unknown_files(status)
+        return {
+            "name": self.run.name,
+            "finished": self.run.finished,
+            "dataset": status.get("dataset"),
+            "split": self.run.recipe.last_stage.data.split,
+            "data_hash": status.get("data_hash"),
+            **({trained_on.UNKNOWN: unknown} if unknown else {}),
+        }
+
+    @property
+    def card_facts(self) -> list[str]:
+        status, split = self.run.status, self.run.recipe.first_stage.data.split
+        return [
+            f"dataset `{status['dataset']}`, {status['clips']:,} clips prepared; training part of split "
+            f"{split}, or all if it has none",
+            f"SHA-256 of what the clips are: `{status['data_hash']}`",
+            f"run `{self.run.name}`, seed {self.run.recipe.seed}, "
+            f"{status.get('steps', 'unfinished: unknown')} steps",
+        ]
+
+    @property
     def environment(self) -> dict[str, Any]:
         path = self.run.folder / "environment.json"
         hint = "bring it back from a copy, or write {} into it: only reports need it"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,6 +56,14 @@ class EncoderSource(ABC):
         Raises:
             RunError: If there is nothing to compute features with.
         """
+
+    @property
+    def weights_digest(self) -> str:
+        """The SHA-256 in `identity`, or one of all of it."""
+        parts = list(self.identity.values())
+        if len(parts) == 1 and isinstance(parts[0], str):
+            return parts[0]
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
     @property
     @abstractmethod
@@ -130,6 +140,18 @@ class EncoderSource(ABC):
     def environment(self) -> dict[str, Any]:
         """The versions that it was trained with, as far as they are known."""
         return {}
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What an export's `config.json` says of its training: `name`, `finished`, and `dataset`,
+        `split` and `data_hash`, None where they are not known."""
+        unknown = dict.fromkeys(("dataset", "split", "data_hash"))
+        return {"name": self.name, "finished": True, **unknown}
+
+    @property
+    def card_facts(self) -> list[str]:
+        """Lines on its training for a model card, in Markdown."""
+        return [f"{name}: {value}" for name, value in self.facts]
 
     @property
     def documents(self) -> list[tuple[str, str]]:

@@ -136,6 +136,7 @@ class Retrieval(Evaluation):
             RunError: If the encoder's file is not whole.
         """
         source, recipe = self.source, self.source.recipe
+        source.remember()
         trained = self._network_hits(
             self.variant, self.folder, source.identity, source.network(), compute
         )

@@ -7,9 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from vcsf_cli.config.recipe import Recipe
+from vcsf_cli.encoders.source import EncoderSource
 from vcsf_cli.report.page import template
 from vcsf_cli.runs import results
-from vcsf_cli.runs.run import WITH_LABELS, Run
+from vcsf_cli.runs.run import WITH_LABELS
 
 
 def read_licence(text: str) -> str:
@@ -19,7 +21,13 @@ def read_licence(text: str) -> str:
     return found[1] if found else ""
 
 
-def model_card(run: Run, config: dict[str, Any], measured: pd.DataFrame, licence: str = "") -> str:
+def model_card(
+    source: EncoderSource,
+    recipe: Recipe,
+    config: dict[str, Any],
+    measured: pd.DataFrame,
+    licence: str = "",
+) -> str:
     """The model card in Markdown.
 
     Args:
@@ -34,15 +42,14 @@ def model_card(run: Run, config: dict[str, Any], measured: pd.DataFrame, licence
     header = ["format", "pathway", "largest difference / largest feature", "smallest cosine"]
     names = [name for names in config["files"].values() for name in names]
     return template("export", "card.md.jinja", autoescape=False).render(
-        run=run,
+        source=source,
         config=config,
-        stage=run.recipe.first_stage,
-        split=run.recipe.first_stage.data.split,
+        stage=recipe.first_stage,
         with_labels=f"{WITH_LABELS[:1].upper()}{WITH_LABELS[1:]}",
         images=[name for name in names if name.startswith("timm-")],
         measured=measurements(measured),
         compared=results.markdown_table(header, rows, names=2),
-        recipe=(run.folder / "recipe.yaml").read_text(encoding="utf-8"),
+        recipe=recipe.yaml(),
         licence=licence,
     )
 

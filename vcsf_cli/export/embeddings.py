@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from vcsf_cli.errors import InputError
 from vcsf_cli.export.embed import with_both
 from vcsf_cli.search.video import WindowFeatures
-from vcsf_cli.storage import files
+from vcsf_cli.storage.sealed import check_seal, sealed_parquet
 
 _HEAD_BYTES = 2**20
 _ROWS_AT_ONCE = 8192
@@ -81,6 +81,8 @@ class Embeddings:
     Args:
         path: The table.
         key: Everything but the videos that the features depend on, such as the encoder's digest.
+        about: What else the metadata says, such as the encoder's name; a table is completed
+            whatever it said there before.
         widths: Length of the vectors in each column.
         half: Whether vectors are float16.
 
@@ -89,7 +91,12 @@ class Embeddings:
     """
 
     def __init__(
-        self, path: Path, key: Mapping[str, Any], widths: Mapping[str, int], half: bool
+        self,
+        path: Path,
+        key: Mapping[str, Any],
+        about: Mapping[str, Any],
+        widths: Mapping[str, int],
+        half: bool,
     ) -> None:
         self.path = path
         self.partial = path.with_name(f".{path.name}.unfinished")
@@ -105,31 +112,41 @@ class Embeddings:
             ("modified", pa.int64()),
             ("head", pa.string()),
         ]
-        text = json.dumps(key, sort_keys=True)
+        self.key: dict[str, Any] = json.loads(json.dumps(key))
+        text = json.dumps({**key, **about}, sort_keys=True)
         self.schema = pa.schema(fields, {"vcsf": text})
         self._waiting: list[pa.RecordBatch] = []
         self._written = time.monotonic()
-        self._check(text)
+        self._check()
         self._recover()
 
-    def _check(self, key: str) -> None:
-        """Check that the table is of the same key, if there is one."""
+    def _check(self) -> None:
+        """Check that the table is whole and of the same key, if there is one."""
         if not self.path.exists():
             return
         try:
             schema = pq.read_schema(self.path)
-            found = (schema.metadata or {}).get(b"vcsf", b"").decode()
         except (OSError, pa.ArrowException) as error:
             raise InputError(
                 f"{self.path} is not a table that vcsf embed can complete: {error}",
                 "give another -o, or move the file away",
             ) from error
-        if found != key or schema.names != self.schema.names:
+        check_seal(self.path, "delete it: the same command makes it again", InputError)
+        if not self._fits(schema):
             raise InputError(
                 f"{self.path} holds features of another encoder, of other windows or of another "
                 "kind",
                 "give another -o, or move the file away",
             )
+
+    def _fits(self, schema: pa.Schema) -> bool:
+        """Whether rows are of the same columns and key."""
+        try:
+            found = json.loads((schema.metadata or {}).get(b"vcsf", b"{}"))
+        except ValueError:
+            return False
+        same = {name: found.get(name) for name in self.key} == self.key
+        return same and schema.equals(self.schema, check_metadata=False)
 
     def _recover(self) -> None:
         """Begin the file of finished videos, with those of a call that was cut short."""
@@ -139,8 +156,8 @@ class Embeddings:
         self._file = self.partial.open("wb")
         self._writer = pa.ipc.new_stream(self._file, self.schema)
         for batch in _whole_batches(before):
-            if batch.schema.equals(self.schema, check_metadata=True):
-                self._writer.write_batch(batch)
+            if self._fits(batch.schema):
+                self._writer.write_batch(batch.replace_schema_metadata(self.schema.metadata))
         self._sync()
         before.unlink(missing_ok=True)
 
@@ -204,12 +221,9 @@ class Embeddings:
         fresh = self._partial_table()
         wanted = {item.name: item for item in items}
         rows = 0
-        with (
-            files.atomic_write(self.path) as file,
-            pq.ParquetWriter(file, self.schema) as writer,
-        ):
+        with sealed_parquet(self.path, self.schema) as writer:
             for table in _in_blocks(self._merged(fresh, wanted)):
-                writer.write_table(table)
+                writer.write_table(table.cast(writer.schema))
                 rows += len(table)
         del fresh
         self._writer.close()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vcsf_cli.data.augment import to_input
 from vcsf_cli.model.parts import Geometry
-from vcsf_cli.model.pathways import Head, Pathway, TwoPathways, Windows, pathway_window
+from vcsf_cli.model.pathways import Head, Networks, Pathway, Windows, pathway_window
 
 
 class Encoder(nn.Module):
@@ -25,7 +25,7 @@ class Encoder(nn.Module):
         geometry: Which frames of a window each pathway reads.
     """
 
-    def __init__(self, model: TwoPathways, geometry: Geometry, pathways: Sequence[str]) -> None:
+    def __init__(self, model: Networks, geometry: Geometry, pathways: Sequence[str]) -> None:
         super().__init__()
         self.geometry, self.pathways = geometry, tuple(pathways)
         for name in pathways:

@@ -16,33 +16,26 @@ import click
 import numpy as np
 import torch
 
+from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.contracts import PATHWAYS, Frames, Sampler
 from vcsf_cli.data.augment import to_input
 from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.encoders.exported import CONFIG, FILES, is_export, read_config
+from vcsf_cli.encoders.run import RunSource
+from vcsf_cli.encoders.source import EncoderSource
 from vcsf_cli.errors import RunError
 from vcsf_cli.evaluate.retrieval import training_mean
 from vcsf_cli.export import formats as writers
 from vcsf_cli.export.card import model_card, read_licence
 from vcsf_cli.export.check import compare
 from vcsf_cli.export.encoder import Encoder
-from vcsf_cli.export.folder import (
-    CARD,
-    CONFIG,
-    FILES,
-    check_place,
-    describe,
-    is_export,
-    read_config,
-    replacing,
-)
+from vcsf_cli.export.folder import CARD, check_place, describe, replacing
 from vcsf_cli.features.extract import Features
 from vcsf_cli.model.parts import WindowSpec, build_sampler, fixed_geometry
-from vcsf_cli.model.pathways import TwoPathways
+from vcsf_cli.model.pathways import Networks
 from vcsf_cli.narrate import say
-from vcsf_cli.runs import results
-from vcsf_cli.runs.restore import restore
-from vcsf_cli.runs.run import Run
+from vcsf_cli.runs import results, trained_on
 from vcsf_cli.search.video import FrameTransform, VideoFile
 from vcsf_cli.storage import files
 from vcsf_cli.storage.sealed import write_json
@@ -51,32 +44,33 @@ _COMPARED = 6
 """Windows that files are compared on."""
 
 
-def export_run(
-    run: Run,
+def export_encoder(
+    source: EncoderSource,
+    recipe: Recipe,
     out: Path,
     formats: Iterable[str],
     pathways: Sequence[str] = PATHWAYS,
     manifest: Manifest | None = None,
     videos: Sequence[Path] = (),
 ) -> None:
-    """Export a run's newest checkpoint, and print how each file compares with it.
+    """Export an encoder, and print how each file compares with it.
 
     Args:
+        recipe: Of its networks.
         out: The folder; an earlier export there is replaced, but its other formats are kept if they
             are of the same checkpoint and pathways.
         formats: Keys of `FILES`.
-        manifest: The run's dataset, if it is here.
+        manifest: A dataset to compare on, if it is here.
         videos: Videos to compare on instead of the dataset's; required without a dataset.
 
     Raises:
-        RunError: If the run has no whole checkpoint, can't be written in a format, or a file is not
+        RunError: If the encoder has no whole file, can't be written in a format, or a file is not
             what the checkpoint is.
         DataError: If clips can't be read.
         InputError: If something was put into `out` meanwhile.
     """
-    stage, wanted = run.recipe.last_stage, set(formats)
-    model, _ = restore(run)
-    checkpoint = files.sha256(run.checkpoint)
+    stage, wanted = recipe.last_stage, set(formats)
+    model = source.network()
     sampler = build_sampler(stage)
     # Whoever uses the export may not have the decoder of the store; all decoders give equal frames.
     settings = manifest.settings if manifest else {}
@@ -91,14 +85,16 @@ def export_run(
     )
     expected = _checkpoint_features(model, encoder, clips)
     widths = {name: values.shape[1] for name, values in expected.items()}
-    measured = training_mean(run, checkpoint)
+    run = source.run if isinstance(source, RunSource) else None
+    measured = training_mean(run, source.weights_digest) if run else None
     centre = {name: measured[0][name] for name in widths} if measured else {}
-    config = describe(run, checkpoint, encoder, widths, transform) | {"compared": {}}
+    config = describe(source, recipe, encoder, widths, transform) | {"compared": {}}
     config["centre"] = measured[1] if measured else None
     with replacing(out) as folder:
         card = out / CARD  # a user may have written a licence into it
         licence = read_licence(card.read_text(encoding="utf-8")) if card.is_file() else ""
         _keep_other_formats(out, folder, config, wanted)
+        trained_on.copy_list(source.folder, folder)
         if {"torch-export", "onnx"} & wanted:
             say("tracing the networks")
             program = writers.trace_encoder(encoder, stage.data.size)
@@ -117,9 +113,9 @@ def export_run(
             config["files"][kind] = [path.name, *beside]
             for name in config["files"][kind]:
                 config["sha256"][name] = files.sha256(folder / name)
-            _write_description(folder, run, config, licence)
+            _write_description(folder, source, recipe, config, licence)
             config["compared"][kind] = _compare(kind, path, clips, expected)
-        _write_description(folder, run, config, licence)
+        _write_description(folder, source, recipe, config, licence)
         check_place(out)  # again: something may have been put there meanwhile
 
 
@@ -141,7 +137,7 @@ def _file_windows(paths: Sequence[Path], sampler: Sampler, transform: FrameTrans
     return np.stack(found)
 
 
-def _checkpoint_features(model: TwoPathways, encoder: Encoder, clips: Frames) -> Features:
+def _checkpoint_features(model: Networks, encoder: Encoder, clips: Frames) -> Features:
     """Features (N, C) by pathway of the checkpoint's own networks."""
     windows = encoder.geometry.split(to_input(torch.from_numpy(clips)))
     positions = {
@@ -179,11 +175,13 @@ def _keep_other_formats(out: Path, folder: Path, config: dict[str, Any], wanted:
             config["centre"] = earlier["centre"]
 
 
-def _write_description(folder: Path, run: Run, config: dict[str, Any], licence: str) -> None:
+def _write_description(
+    folder: Path, source: EncoderSource, recipe: Recipe, config: dict[str, Any], licence: str
+) -> None:
     """Write `config.json` and the card."""
     write_json(folder / CONFIG, config)
-    measured = results.read_all(run.folder, config["run"]["checkpoint"])
-    files.write_text(folder / CARD, model_card(run, config, measured, licence))
+    measured = results.read_all(source.folder, source.identity)
+    files.write_text(folder / CARD, model_card(source, recipe, config, measured, licence))
 
 
 def _compare(kind: str, path: Path, clips: Frames, expected: Features) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 import shutil
@@ -13,40 +12,35 @@ from pathlib import Path
 from typing import Any
 
 from vcsf_cli import __version__
-from vcsf_cli.config.recipe import Recipe, resolve
+from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.config.schema import NO_MOTION
-from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.augment import MEAN, STD
-from vcsf_cli.errors import InputError, RunError
+from vcsf_cli.encoders.exported import CONFIG, KIND, VERSION, is_export, read_config
+from vcsf_cli.encoders.source import EncoderSource
+from vcsf_cli.errors import InputError
 from vcsf_cli.export.encoder import Encoder
-from vcsf_cli.runs.run import Run
+from vcsf_cli.runs import trained_on
 from vcsf_cli.search.video import FrameTransform
 from vcsf_cli.storage import files
-from vcsf_cli.storage.sealed import read_json, reading
 
-CONFIG = "config.json"
 CARD = "README.md"
-FILES = {"safetensors": "model.safetensors", "torch-export": "model.pt2", "onnx": "model.onnx"}
-"""The main file of each format."""
-
 _EXPORTED = re.compile(r"config\.json$|README\.md$|model\.|timm-|\.(config|README)\..+partial$|tmp")
 """The names in the folder of an export that is being written."""
 
-EXPORT_AGAIN = "export the run again into another folder: vcsf export --from RUN --out FOLDER"
-
-KIND = "vcsf-encoder"
-VERSION = 1
-
 
 def describe(
-    run: Run, checkpoint: str, encoder: Encoder, widths: dict[str, int], look: FrameTransform
+    source: EncoderSource,
+    recipe: Recipe,
+    encoder: Encoder,
+    widths: dict[str, int],
+    look: FrameTransform,
 ) -> dict[str, Any]:
     """The contents of `config.json`, but for what is added when files are written.
 
     Args:
-        checkpoint: SHA-256 of its checkpoint.
+        recipe: Of its networks.
     """
-    stage, status, geometry = run.recipe.last_stage, run.status, encoder.geometry
+    stage, geometry = recipe.last_stage, encoder.geometry
     return {
         "model_type": KIND,
         "version": VERSION,
@@ -77,60 +71,12 @@ def describe(
         "video": {key: value for key, value in asdict(look).items() if value is not False},
         "features": widths,
         "centre": None,
-        "trained_with_labels": run.uses_labels,
-        "run": {
-            "name": run.name,
-            "finished": run.finished,
-            "dataset": status.get("dataset"),
-            "split": stage.data.split,
-            "data_hash": status.get("data_hash"),
-            "checkpoint": checkpoint,
-        },
+        "trained_with_labels": source.uses_labels,
+        "run": {**source.provenance, "checkpoint": source.weights_digest},
         "files": {},
         "sha256": {},
-        "recipe": run.recipe.tree,
+        "recipe": recipe.tree,
     }
-
-
-def is_export(folder: Path) -> bool:
-    """Whether a folder is an export.
-
-    Raises:
-        RunError: If its `config.json` is damaged.
-    """
-    path = folder / CONFIG
-    return path.is_file() and read_json(path, dict, EXPORT_AGAIN).get("model_type") == KIND
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The `config.json` of an exported folder.
-
-    Raises:
-        RunError: If it is damaged, something else, or from a newer vcsf.
-    """
-    path = folder / CONFIG
-    config = read_json(path, dict, EXPORT_AGAIN)
-    if config.get("model_type") != KIND:
-        raise RunError(
-            f"{path} is not that of an exported encoder", "name a folder that `vcsf export` made"
-        )
-    with reading(path, EXPORT_AGAIN):
-        if config["version"] > VERSION:
-            raise RunError(f"{path} was written by a newer vcsf", "upgrade vcsf")
-    return config
-
-
-def exported_recipe(config: dict[str, Any]) -> Recipe:
-    """The recipe in a `config.json`, without the download of weights to start from.
-
-    Raises:
-        RecipeError: If a plugin that it needs is not here.
-    """
-    tree = copy.deepcopy(config["recipe"])
-    for node in ("backbone", *PATHWAYS):
-        if tree.get(node, {}).get("pretrained"):
-            tree[node]["pretrained"] = False
-    return resolve(tree, {})
 
 
 def check_place(out: Path) -> None:
@@ -153,7 +99,7 @@ def check_place(out: Path) -> None:
             f"--out {out} holds something else than an export",
             "name another folder, or an empty one",
         )
-    own = {CONFIG, CARD}.union(*read_config(out)["files"].values())
+    own = {CONFIG, CARD, trained_on.FILE}.union(*read_config(out)["files"].values())
     others = sorted(path.name for path in out.iterdir() if path.name not in own)
     if others:
         raise InputError(

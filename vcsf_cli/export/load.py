@@ -14,16 +14,10 @@ from torch import Tensor
 from vcsf_cli.config.schema import Stage
 from vcsf_cli.contracts import PATHWAYS, Frames
 from vcsf_cli.data.decode import USUAL_FPS
+from vcsf_cli.encoders.exported import CONFIG, EXPORT_AGAIN, FILES, exported_recipe, read_config
 from vcsf_cli.errors import DataError, InputError, RunError
 from vcsf_cli.export.embed import VideoWindows, embed_files, with_both
 from vcsf_cli.export.encoder import Encoder
-from vcsf_cli.export.folder import (
-    CONFIG,
-    EXPORT_AGAIN,
-    FILES,
-    exported_recipe,
-    read_config,
-)
 from vcsf_cli.features.extract import Features
 from vcsf_cli.model.parts import WindowSpec, build_sampler, fixed_geometry
 from vcsf_cli.model.pathways import TwoPathways, build, stage_channels

@@ -170,7 +170,7 @@ class OnePathway(Networks):
 class TwoPathways(Networks):
     """The slow and the fast pathway of one recipe."""
 
-    names = PATHWAYS
+    names: tuple[str, ...] = PATHWAYS
 
     def __init__(self, slow: Pathway, fast: Pathway) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,23 +104,24 @@ def merge(path: Path, rows: pd.DataFrame) -> None:
         write_text(path, rows.to_csv(index=False, lineterminator="\n"))
 
 
-def read_all(run: Path, checkpoint: str) -> pd.DataFrame:
-    """The rows of every `results.csv` that `vcsf retrieve` and `vcsf finetune` wrote for a
-    checkpoint; if one was measured again with other settings, the last.
+def read_all(folder: Path, wanted: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows of every `results.csv` that `vcsf retrieve` and `vcsf finetune` wrote for an encoder;
+    if one was measured again with other settings, the last.
 
     Args:
-        checkpoint: SHA-256 of the checkpoint.
+        folder: Of its measurements.
+        wanted: Its `EncoderSource.identity`, such as the SHA-256 of a `checkpoint`.
     """
     folders = []
-    for folder in (path.parent for path in run.glob("*/*/results.csv")):
-        path = folder / "status.json"  # of a classification
+    for place in (path.parent for path in folder.glob("*/*/results.csv")):
+        path = place / "status.json"  # of a classification
         status = read_json(path, dict, "delete its folder") if path.is_file() else {}
-        identity = read_key(folder / "features.parquet") or status.get("from", {})
-        if identity.get("checkpoint") == checkpoint:
-            folders.append((str(status.get("ended", "")), folder.name, folder))
+        identity = read_key(place / "features.parquet") or status.get("from", {})
+        if wanted.items() <= identity.items():
+            folders.append((str(status.get("ended", "")), place.name, place))
     if not folders:
         return pd.DataFrame(columns=list(COLUMNS))
-    tables = [read(folder / "results.csv") for *_, folder in sorted(folders)]
+    tables = [read(place / "results.csv") for *_, place in sorted(folders)]
     rows = pd.concat(tables, ignore_index=True)
     return rows.drop_duplicates([*SAME, "metric"], keep="last", ignore_index=True)
 

@@ -27,6 +27,7 @@ _PACKAGES = (
     "torch",
     "torchvision",
     "timm",
+    "transformers",
     "numpy",
     "opencv-python-headless",
     "simplejpeg",

@@ -5,6 +5,7 @@ another clip of the same recording, say nothing about new videos."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +147,12 @@ def training_clips(manifest: Manifest, split: int) -> pd.DataFrame:
     return clips
 
 
+def copy_list(source: Path, target: Path) -> None:
+    """Copy the list of training clips from one folder into another, if there is one."""
+    if (source / FILE).is_file():
+        shutil.copyfile(source / FILE, target / FILE)
+
+
 def remember(
     folder: Path, manifest: Manifest, split: int, started_from: Sequence[Path] = ()
 ) -> None:
@@ -166,14 +173,23 @@ def unremembered(started_from: Sequence[Path]) -> list[str]:
     """Names of the files of vcsf's own weights whose training clips their folder does not have."""
     found = []
     for path in started_from:
-        status = path.parent / "status.json"
-        known = (path.parent / FILE).is_file() and status.is_file()
-        if not known or _unknown(read_json(status, dict, _HINT)):
+        training = _read_training(path.parent)
+        if not training or not (path.parent / FILE).is_file() or unknown_files(training):
             found.append(path.name)
     return list(dict.fromkeys(found))
 
 
-def _unknown(status: Mapping[str, Any]) -> list[str]:
+def _read_training(folder: Path) -> dict[str, Any]:
+    """What a run or an export says of its training: `dataset`, `data_hash` and more; empty if the
+    folder is neither."""
+    if (folder / "status.json").is_file():
+        return read_json(folder / "status.json", dict, _HINT)
+    if (folder / "config.json").is_file():
+        return dict(read_json(folder / "config.json", dict, _HINT).get("run", {}))
+    return {}
+
+
+def unknown_files(status: Mapping[str, Any]) -> list[str]:
     """The files that a run started from whose training clips are unknown."""
     own = [str(init["file"]) for init in status.get("init", {}).values() if init["layout"] == OWN]
     return list(status.get(UNKNOWN, dict.fromkeys(own)))
@@ -206,7 +222,40 @@ def compare(run: Run, manifest: Manifest, split: int, test: Indices) -> Exposure
     clips = read(run.folder)
     if clips is None and same:  # begun before runs remembered it
         clips = training_clips(manifest, run.recipe.first_stage.data.split)
-    return exposure(run.name, clips, dataset, same, manifest, split, test, _unknown(status))
+    return exposure(run.name, clips, dataset, same, manifest, split, test, unknown_files(status))
+
+
+def compare_files(
+    name: str,
+    own: Sequence[Path],
+    others: Sequence[Path],
+    manifest: Manifest,
+    split: int,
+    test: Indices,
+) -> Exposure:
+    """Which test clips the training of weights in files has seen.
+
+    Args:
+        name: Of the encoder that they make.
+        own: Files that vcsf wrote; beside them stands what they were trained on.
+        others: Those of other code.
+
+    Raises:
+        RunError: If a file beside them is damaged.
+    """
+    known, trainings = [], [_read_training(path.parent) for path in own]
+    same = bool(own) and all(each.get("data_hash") == manifest.hash for each in trainings)
+    for path, training in zip(own, trainings, strict=True):
+        clips = read(path.parent)
+        if clips is None and same and training.get("split"):  # an export of an earlier version
+            clips = training_clips(manifest, int(training["split"]))
+        known += [] if clips is None else [clips]
+    if not known:
+        return Exposure(name, manifest, split, test, "unknown", None)
+    unknown = [*unremembered(own), *(path.name for path in others)]
+    dataset = str(trainings[0].get("dataset") or "")
+    clips = pd.concat(known, ignore_index=True)
+    return exposure(name, clips, dataset, same, manifest, split, test, unknown)
 
 
 def exposure(

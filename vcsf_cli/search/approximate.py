@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vcsf_cli.contracts import PATHWAYS, Indices
+from vcsf_cli.contracts import Indices
 from vcsf_cli.errors import InputError, RunError
 from vcsf_cli.features.extract import Features
 from vcsf_cli.narrate import say
@@ -66,7 +66,7 @@ class FaissIndex:
     def __init__(self, folder: Path, windows: GalleryWindows, pathway: str) -> None:
         self.faiss = load_faiss()
         self.folder, self.windows, self.pathway = folder, windows, pathway
-        self.position = np.full(len(windows.features[PATHWAYS[0]]), -1)
+        self.position = np.full(len(next(iter(windows.features.values()))), -1)
         """The number of the window of every row on disk, -1 for unused rows."""
         self.position[windows.row] = np.arange(len(windows))
         self.state_file = folder / f"faiss-{pathway}.json"
@@ -76,7 +76,9 @@ class FaissIndex:
         if self.index is None:
             say(f"drawing up the lists of a faiss index for {len(windows):,} windows")
             self.index, state = self._train()
-        self.mean: Features = {name: np.array(state["mean"][name], np.float32) for name in PATHWAYS}
+        self.mean: Features = {
+            name: np.array(state["mean"][name], np.float32) for name in windows.mean
+        }
         self.probes, self.recall = int(state["probes"]), float(state["recall"])
         self.trained_on = int(state["trained_on"])
         if self._update():

@@ -217,12 +217,18 @@ class Gallery:
         manifest: The dataset.
         sampler: Gives the windows.
         key: Everything but the clips that features depend on, such as the checkpoint's hash.
+        pathways: Names of the features.
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, sampler: Sampler, key: dict[str, Any]
+        self,
+        folder: Path,
+        manifest: Manifest,
+        sampler: Sampler,
+        key: dict[str, Any],
+        pathways: tuple[str, ...] = PATHWAYS,
     ) -> None:
-        self.folder, self.manifest = folder, manifest
+        self.folder, self.manifest, self.pathways = folder, manifest, pathways
         table = manifest.table
         self.videos, self.hashes = table["video"].to_list(), table["sha256"].to_list()
         self.frames, self.fps = table["frames"].to_numpy(np.int64), table["fps"].to_list()
@@ -248,7 +254,7 @@ class Gallery:
         lines = (
             self.journal.read_bytes().splitlines(keepends=True) if self.journal.is_file() else []
         )
-        stored: Features = {name: self._stored(name) for name in PATHWAYS} if lines else {}
+        stored: Features = {name: self._stored(name) for name in self.pathways} if lines else {}
         good = 0
         for line in lines:
             entry = parse_line(line)
@@ -261,7 +267,8 @@ class Gallery:
         if lines:
             os.truncate(self.journal, good)
         self._files = {
-            pathway: _GrowingRows(self.folder / f"{pathway}.npy", self.rows) for pathway in PATHWAYS
+            pathway: _GrowingRows(self.folder / f"{pathway}.npy", self.rows)
+            for pathway in self.pathways
         }
 
     def _stored(self, pathway: str) -> FloatArray:
@@ -301,13 +308,13 @@ class Gallery:
             clip: Its row in the manifest.
             features: Features (W, C) of all its windows by pathway.
         """
-        count = len(features[PATHWAYS[0]])
+        count = len(features[self.pathways[0]])
         entry = {
             "video": self.videos[clip],
             "sha256": self.hashes[clip],
             "first": self.rows,
             "windows": count,
-            "crc32": {pathway: _crc32(features[pathway]) for pathway in PATHWAYS},
+            "crc32": {pathway: _crc32(features[pathway]) for pathway in self.pathways},
         }
         self.rows += count
         self._waiting.append((entry, features))
@@ -352,7 +359,7 @@ class Gallery:
                 for clip in order
             ]
         )
-        features: Features = {pathway: self._stored(pathway) for pathway in PATHWAYS}
+        features: Features = {pathway: self._stored(pathway) for pathway in self.pathways}
         found = GalleryWindows(
             features, row, np.repeat(owner[order], counts), times, {}, {}, names, labels
         )
@@ -365,15 +372,15 @@ class Gallery:
         try:
             with reading(path, ""), np.load(path) as kept:
                 if str(kept["windows"]) == these:
-                    windows.mean.update({pathway: kept[pathway] for pathway in PATHWAYS})
+                    windows.mean.update({pathway: kept[pathway] for pathway in self.pathways})
                     windows.lengths.update(
-                        {pathway: kept[f"{pathway}_lengths"] for pathway in PATHWAYS}
+                        {pathway: kept[f"{pathway}_lengths"] for pathway in self.pathways}
                     )
                     return
         except RunError as error:
             if path.is_file():
                 say(f"{error.message}: it is computed again")
-        for pathway in PATHWAYS:
+        for pathway in self.pathways:
             windows.mean[pathway], windows.lengths[pathway] = _mean_and_lengths(windows, pathway)
         arrays = windows.mean | {
             f"{pathway}_lengths": values for pathway, values in windows.lengths.items()

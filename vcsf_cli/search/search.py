@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from vcsf_cli import registry
-from vcsf_cli.contracts import PATHWAYS, Indices
+from vcsf_cli.contracts import Indices
 from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.decode import default_decoder
 from vcsf_cli.data.manifest import Manifest
@@ -116,6 +116,7 @@ class Search:
             RunError: If another process works on the gallery's index.
             InputError: If faiss is wanted and not installed.
         """
+        self.source.remember()
         self.folder.mkdir(parents=True, exist_ok=True)
         busy = RunError(
             f"another search is at work on {self.folder}", "wait until it has built the index"
@@ -129,7 +130,7 @@ class Search:
             )
         of_all: Features = {
             name: np.concatenate([query.windows.features[name] for query in queries])
-            for name in PATHWAYS
+            for name in self.source.pathways
         }
         owner = np.repeat(np.arange(len(queries)), [len(query.windows.begin) for query in queries])
         group = np.arange(len(owner)) if each_window else owner
@@ -147,7 +148,7 @@ class Search:
         """The windows of all clips of the gallery; missing features are computed."""
         windows = self.source.windows
         key: dict[str, Any] = {**self.source.identity, **windows.key}
-        gallery = Gallery(self.folder, self.manifest, self.sampler, key)
+        gallery = Gallery(self.folder, self.manifest, self.sampler, key, self.source.pathways)
         clips, total = gallery.missing(), len(self.manifest.table)
         if not len(clips):
             return gallery.windows()

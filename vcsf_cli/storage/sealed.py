@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -116,6 +116,49 @@ def write_parquet(path: Path, table: pa.Table, **options: Any) -> None:
         file.write(_seal(content.getvalue().to_pybytes()))
 
 
+@contextmanager
+def sealed_parquet(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """A writer of a sealed Parquet file that need not fit into memory; its `schema` has a place for
+    the checksum. The file appears at the end, in one step."""
+    metadata = (schema.metadata or {}) | {_KEY.encode(): _EMPTY}
+    with atomic_write(path) as file:
+        with pq.ParquetWriter(file, schema.with_metadata(metadata)) as writer:
+            yield writer
+        file.flush()
+        partial = Path(file.name)
+        file.seek(_find_mark(partial))
+        file.write(b"%08x" % file_crc32(partial))
+
+
+def check_seal(path: Path, hint: str, error: type[VcsfError] = RunError) -> None:
+    """Compare a Parquet file with its checksum, in little memory.
+
+    Raises:
+        VcsfError: If it is missing or damaged, of the kind `error`.
+    """
+    with reading(path, hint, error):
+        place = _find_mark(path)
+        if not place:
+            return
+        with path.open("rb") as file:
+            checksum = _crc32(file, place)
+            found = file.read(8)
+            checksum = _crc32(file, None, zlib.crc32(b"0" * 8, checksum))
+        if found != b"%08x" % checksum:
+            raise ValueError("its content is not what its checksum says")
+
+
+def _find_mark(path: Path) -> int:
+    """Where the checksum of a Parquet file stands, in the metadata at its end; 0 if it has none."""
+    with path.open("rb") as file:
+        file.seek(-8, 2)
+        length = int.from_bytes(file.read(4), "little") + 8
+        begin = max(0, path.stat().st_size - length)
+        file.seek(begin)
+        place = file.read().rfind(_MARK)
+    return begin + place + len(_MARK) if place >= 0 else 0
+
+
 def to_line(entry: dict[str, Any]) -> bytes:
     """An entry as a line of a journal, which ends with a checksum of the rest."""
     text = json.dumps(entry, ensure_ascii=False).encode()[:-1]
@@ -138,10 +181,19 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
 
 
 def file_crc32(path: Path) -> int:
-    checksum = 0
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            checksum = zlib.crc32(chunk, checksum)
+        return _crc32(file, None)
+
+
+def _crc32(file: IO[bytes], length: int | None, checksum: int = 0) -> int:
+    """The checksum of the next bytes of a file, all that are left if `length` is None, after those
+    of an earlier one."""
+    while length is None or length > 0:
+        chunk = file.read(_CHUNK if length is None else min(_CHUNK, length))
+        if not chunk:
+            break
+        checksum = zlib.crc32(chunk, checksum)
+        length = None if length is None else length - len(chunk)
     return checksum
 
 

@@ -16,14 +16,15 @@ from vcsf_cli import __version__
 from vcsf_cli.commands.common import resumable
 from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.manifest import FILE, Manifest
+from vcsf_cli.encoders.find import describe, find_source
+from vcsf_cli.encoders.source import EncoderSource
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.export.embed import VideoWindows, embed_clips, embed_files
 from vcsf_cli.export.embeddings import Embeddings, VideoItem
-from vcsf_cli.export.folder import CONFIG
-from vcsf_cli.export.load import VideoEncoder, load_encoder
+from vcsf_cli.model.parts import Geometry
+from vcsf_cli.model.pathways import Networks
 from vcsf_cli.narrate import Progress, say
-from vcsf_cli.runs.run import WITH_LABELS, find_run
-from vcsf_cli.search.video import WindowFeatures
+from vcsf_cli.search.video import FrameTransform, WindowFeatures
 from vcsf_cli.storage import files
 from vcsf_cli.train.compute import Compute
 from vcsf_cli.video import VIDEO_ENDINGS, left_out, videos_below
@@ -31,7 +32,9 @@ from vcsf_cli.video import VIDEO_ENDINGS, left_out, videos_below
 
 def write(
     source: str,
-    encoder: str | None,
+    named: str | None,
+    recipe: str | None,
+    settings: tuple[str, ...],
     output: Path,
     every: float,
     half: bool,
@@ -49,39 +52,41 @@ def write(
     """
     _check_output(output)
     compute = Compute(devices, "auto", workers)
-    folder = _find_encoder(runs, encoder)
-    loaded = load_encoder(folder, compute.device())
+    encoder = find_source(runs, named, recipe, settings, "embedding with")
+    describe(encoder)
+    network = encoder.network().to(compute.device())
     manifest = _find_dataset(source, data)
-    items = _dataset_items(manifest, loaded.stage.data.split) if manifest else _find_items(source)
+    items = _dataset_items(manifest, encoder.split) if manifest else _find_items(source)
     if manifest and every:
         raise InputError(
             "--every is for video files, and SOURCE is a prepared dataset",
             "leave it out, or name the folder of the videos",
         )
+    look = FrameTransform.from_windows(encoder.windows, encoder.video_settings)
+    about = {"encoder": encoder.name, "variant": encoder.variant, "version": __version__}
     key: dict[str, Any] = {
-        "encoder": folder.resolve().name,
-        "digest": loaded.digest,
-        "version": __version__,
-        **loaded.protocol,
+        "digest": encoder.weights_digest,
+        **encoder.windows.key,
+        "stored": look.stored,
+        "fps": look.fps,
         "every": every,
         "source": "prepared dataset" if manifest else "video files",
     }
-    widths = dict(loaded.widths)
+    widths = network.widths
     if len(widths) > 1:
         widths["both"] = sum(widths.values())
     busy = InputError(f"{output} is being written by another process", "wait for it")
     with files.lock(output.with_name(f".{output.name}.lock"), busy), resumable():
-        table = Embeddings(output, key, widths, half)
+        table = Embeddings(output, key, about, widths, half)
         missing = table.missing(items)
         if manifest:
-            found = _embed_dataset(loaded, manifest, missing, compute)
+            found = _embed_dataset(encoder, network, manifest, missing, compute)
         else:
-            windows = VideoWindows(
-                [item.file for item in missing], loaded.sampler, loaded.look, every
-            )
+            sampler = encoder.windows.build_sampler()
+            windows = VideoWindows([item.file for item in missing], sampler, look, every)
             found = embed_files(
-                loaded,
-                loaded.geometry,
+                network,
+                Geometry.from_sampler(sampler),
                 windows,
                 compute.device(),
                 compute.num_workers,
@@ -128,15 +133,19 @@ def _add_all(
 
 
 def _embed_dataset(
-    encoder: VideoEncoder, manifest: Manifest, missing: list[VideoItem], compute: Compute
+    encoder: EncoderSource,
+    network: Networks,
+    manifest: Manifest,
+    missing: list[VideoItem],
+    compute: Compute,
 ) -> Iterator[tuple[int, WindowFeatures | str]]:
     row_of = {video: row for row, video in enumerate(manifest.table["video"])}
     rows = [row_of[item.name] for item in missing]
-    stage = encoder.stage
-    clips = EvalClips(manifest, rows, encoder.sampler, stage.augment.border, stage.data.size)
+    windows = encoder.windows
+    clips = EvalClips(manifest, rows, windows.build_sampler(), windows.border, windows.size)
     number_of = {row: number for number, row in enumerate(rows)}
     found = embed_clips(
-        encoder,
+        network,
         manifest,
         pd.Index(rows).to_numpy(),
         clips,
@@ -153,20 +162,6 @@ def _check_output(output: Path) -> None:
         raise InputError(f"-o {output} does not end with .parquet", "tables are Parquet files")
     if not output.parent.is_dir():
         raise InputError(f"-o {output}: there is no folder {output.parent}", "make it first")
-
-
-def _find_encoder(runs: Path, named: str | None) -> Path:
-    """The folder of an export or of a run."""
-    if named and (Path(named) / CONFIG).is_file():
-        return Path(named)
-    run = find_run(runs, named)
-    if named is None:
-        say(f"using the newest finished run: {run.name}")
-    if run.uses_labels:
-        say(f"warning: {WITH_LABELS}")
-    for sentence in run.remarks:
-        say(sentence)
-    return run.folder
 
 
 def _find_dataset(source: str, data: Path) -> Manifest | None:

@@ -5,34 +5,47 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from vcsf_cli.commands.common import open_run
-from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.encoders.find import chosen_pathways, describe, find_source
+from vcsf_cli.encoders.others import ExportSource
+from vcsf_cli.encoders.source import EncoderSource
 from vcsf_cli.errors import InputError
-from vcsf_cli.export.exporter import export_run
+from vcsf_cli.export.exporter import export_encoder
 from vcsf_cli.export.folder import check_place
 from vcsf_cli.export.formats import check_packages
 from vcsf_cli.narrate import say
-from vcsf_cli.runs.run import WITH_LABELS, Run
 
 
 def write(
     named: str | None,
-    runs: Path,
+    recipe: str | None,
+    settings: tuple[str, ...],
     formats: tuple[str, ...],
     pathway: str,
     out: Path | None,
     clips: tuple[Path, ...],
     data: Path,
+    runs: Path,
 ) -> None:
-    run = open_run(runs, named, "exporting")
-    if run.uses_labels:
-        say(f"warning: {WITH_LABELS}")
+    """Export an encoder of vcsf's networks.
+
+    Raises:
+        InputError: If it is not vcsf's, or is an export already.
+    """
+    source = find_source(runs, named, recipe, settings, "exporting")
+    if source.recipe is None or isinstance(source, ExportSource):
+        raise InputError(
+            f"{source.name} is not vcsf's to export",
+            "an export gets another format from its run; an encoder of others is exported by its own "
+            "library",
+        )
+    describe(source)
     check_packages(formats)
-    out = out or Path("exports") / run.name
+    out = out or Path("exports") / source.name
     check_place(out)
-    manifest = _open_dataset(run, data, clips)
-    export_run(run, out, formats, PATHWAYS if pathway == "both" else (pathway,), manifest, clips)
+    pathways = chosen_pathways(source, pathway)
+    manifest = _open_dataset(source, data, clips)
+    export_encoder(source, source.recipe, out, formats, pathways, manifest, clips)
     say(f"exported: {out}")
     if (out / "model.safetensors").is_file():
         code = f'import vcsf_cli; print(vcsf_cli.load_encoder({str(out)!r}).encode("VIDEO"))'
@@ -41,8 +54,8 @@ def write(
         say(f"next: {out / 'README.md'} shows how to use it")
 
 
-def _open_dataset(run: Run, data: Path, clips: tuple[Path, ...]) -> Manifest | None:
-    """The dataset of a run, if it is here.
+def _open_dataset(source: EncoderSource, data: Path, clips: tuple[Path, ...]) -> Manifest | None:
+    """The dataset of an encoder, if it is here.
 
     Raises:
         InputError: If neither it nor a video is there to compare with.
@@ -53,7 +66,7 @@ def _open_dataset(run: Run, data: Path, clips: tuple[Path, ...]) -> Manifest | N
             f"there is no video file {missing[0]}", "--clips takes the path of a video"
         )
     try:
-        return Manifest.find(data, run.dataset)
+        return Manifest.find(data, source.dataset)
     except InputError as error:
         if clips:
             say(f"{error.message}: videos are taken as prepared at 128 px, at their own rate")

@@ -22,7 +22,9 @@ from vcsf_cli.train.compute import Compute
 def measure_all(
     protocol: Protocol,
     dataset: str,
-    source: str | None,
+    named: str | None,
+    recipe: str | None,
+    settings: tuple[str, ...],
     label_budget: LabelBudget | None,
     split: str | None,
     pathway: str,
@@ -36,7 +38,7 @@ def measure_all(
     save_every: float,
     dry_run: bool,
 ) -> None:
-    encoder = find_source(runs, source)
+    encoder = find_source(runs, named, recipe, settings, scratch=True)
     manifest = Manifest.find(data, dataset)
     if precision == "auto":
         trains = protocol.mode == "finetune"

@@ -12,7 +12,7 @@ from vcsf_cli.commands.common import resumable
 from vcsf_cli.commands.options import where
 from vcsf_cli.commands.work import tables
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.encoders.find import describe, find_source
+from vcsf_cli.encoders.find import chosen_pathways, describe, find_source
 from vcsf_cli.encoders.source import EncoderSource
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.evaluate import report
@@ -30,6 +30,8 @@ _SEARCH_K = 5
 
 def measure(
     named: str | None,
+    recipe: str | None,
+    settings: tuple[str, ...],
     dataset: str | None,
     split: int | None,
     ks: list[int] | None,
@@ -44,8 +46,13 @@ def measure(
     **_: Any,
 ) -> None:
     """Measure R@k, write the reports and print the table."""
-    source = find_source(runs, named)
+    source = find_source(runs, named, recipe, settings)
     manifest = _open_dataset(source, data, dataset)
+    if untrained and source.recipe is None:
+        raise InputError(
+            f"{source.name} is not made by a recipe: there is no untrained network to compare with",
+            "leave out --untrained; --baselines measures colour histograms",
+        )
     retrieval = Retrieval(source, manifest, split or source.split, ks or _BENCHMARK_KS)
     retrieval.check(allow_seen)
     for remark in [*retrieval.exposure.remarks, *retrieval.duplicate_remarks]:
@@ -71,6 +78,8 @@ def measure(
 
 def search(
     named: str | None,
+    recipe: str | None,
+    settings: tuple[str, ...],
     ks: list[int] | None,
     queries: tuple[Path, ...],
     query_dir: Path | None,
@@ -91,7 +100,7 @@ def search(
         InputError: If a choice can't be had here.
         DataError: If a query can't be read; the others are answered first.
     """
-    source = find_source(runs, named)
+    source = find_source(runs, named, recipe, settings)
     manifest = _open_dataset(source, data, gallery)
     if index == "faiss":
         load_faiss()
@@ -107,11 +116,16 @@ def search(
             )
         for remark in left_out(query_dir):
             say(remark)
+    chosen = chosen_pathways(source, pathway or "both")
     searching = Search(source, manifest, _one_device(devices, workers))
     with resumable():
         read = searching.read(paths)
         answers = searching.answers(
-            read, pathway or "both", max(ks or [_SEARCH_K]), each_window, index or "auto"
+            read,
+            "both" if len(chosen) > 1 else chosen[0],
+            max(ks or [_SEARCH_K]),
+            each_window,
+            index or "auto",
         )
     tables.show_answers(answers)
     if table is not None:
