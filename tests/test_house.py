@@ -308,6 +308,7 @@ ORDINARY = {"additive", "auto", "correlation", "csv", "folder", "small", "superv
 counts."""
 
 NAMED = {
+    ("commands/options.py", "hf"): "an example in the help of `--from`",
     ("config/published.py", "ucf101"): "what published methods are trained on",
     ("config/schema.py", "infonce"): "the loss of a recipe that names none",
     ("config/schema.py", "slow_fast"): "the sampler of a recipe that names none",

@@ -16,8 +16,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from conftest import called
+from trained import copy_run
 
+import vcsf_cli
 from vcsf_cli import load_encoder
+from vcsf_cli.commands.work import embed as work
 from vcsf_cli.data.manifest import Manifest
 
 
@@ -180,8 +183,6 @@ def test_a_prepared_dataset_brings_labels_and_parts(
 
 
 def _with_copy(run: Path, folder: Path) -> Path:
-    from trained import copy_run
-
     copy_run(run, folder)
     return folder
 
@@ -261,3 +262,30 @@ def test_a_file_that_is_no_such_table_is_left_alone(
     done = embed(videos, tiny_run, tmp_path, status=2)
     assert "is not a table that vcsf embed can complete" in done.stderr
     assert (tmp_path / "e.parquet").read_bytes() == b"mine"
+
+
+def test_a_table_of_another_version_or_of_a_renamed_run_is_completed(
+    videos: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "__version__", "0.0.1")
+    embed(videos, tiny_run, tmp_path)
+    before = read(tmp_path)
+    monkeypatch.undo()
+    renamed = copy_run(tiny_run, tmp_path).rename(tmp_path / "mine")
+    (videos / "1" / "1.avi").unlink()
+    assert "0 videos of them new" in embed(videos, renamed, tmp_path).stderr
+    assert_same_rows(read(tmp_path), before[before["path"] != "1/1.avi"].reset_index(drop=True))
+    key = json.loads(pq.read_schema(tmp_path / "e.parquet").metadata[b"vcsf"])
+    assert (key["encoder"], key["version"]) == ("mine", vcsf_cli.__version__)
+    assert "of another kind" in embed(videos, renamed, tmp_path, "--half", status=2).stderr
+
+
+def test_a_damaged_table_is_named(videos: Path, tiny_run: Path, tmp_path: Path) -> None:
+    embed(videos, tiny_run, tmp_path)
+    path = tmp_path / "e.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    done = embed(videos, tiny_run, tmp_path, status=2)
+    assert "e.parquet is damaged: its content is not what its checksum says" in done.stderr
+    assert path.read_bytes() == content

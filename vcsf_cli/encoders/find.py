@@ -67,7 +67,7 @@ def find_source(
     if settings:
         raise InputError(
             f"--with {settings[0]} has nothing to set",
-            "it sets a key of --recipe, or of an encoder such as `hf:NAME`",
+            "it sets a key of --recipe, or of an encoder that `vcsf plugins encoder` lists",
         )
     if named and named.startswith(_SCRATCH):
         if not scratch:
@@ -176,9 +176,10 @@ def _open_export(runs: Path, folder: Path) -> ExportSource:
         RunError: If it is damaged, or was exported without `model.safetensors`.
     """
     if not is_export(folder):
+        others = [f"{name}:{folder}" for name in registry.load().components("encoder")]
         raise InputError(
             f"{folder} is not a folder that vcsf exported",
-            f"a model of transformers is named hf:{folder}, one of timm timm:{folder}",
+            f"models of others are named with their kind: {', '.join(others)}",
         )
     config = read_config(folder)
     path = folder / FILES["safetensors"]
