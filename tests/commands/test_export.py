@@ -361,6 +361,7 @@ def test_one_pathway_of_an_unfinished_run_compared_on_videos(copy: Path) -> None
         "README.md",
         "config.json",
         "model.safetensors",
+        "trained_on.parquet",
     }
     card = (folder / "README.md").read_text()
     assert "**The training had not come to its end.**" in card
