@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import lance
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -238,7 +239,7 @@ def test_an_exported_folder_gives_the_features_of_its_run(
     ("words", "said"),
     [
         (["nothing"], "there is no folder, file or prepared dataset nothing"),
-        (["videos", "-o", "e.csv"], "does not end with .parquet"),
+        (["videos", "-o", "e.csv"], "does not end with .parquet or .lance"),
         (["videos", "-o", "no/e.parquet"], "there is no folder no"),
         (["videos", "--every", "nan"], "not a number"),
         (["empty"], "no video was found"),
@@ -289,3 +290,37 @@ def test_a_damaged_table_is_named(videos: Path, tiny_run: Path, tmp_path: Path) 
     done = embed(videos, tiny_run, tmp_path, status=2)
     assert "e.parquet is damaged: its content is not what its checksum says" in done.stderr
     assert path.read_bytes() == content
+
+
+def test_a_table_of_lance_is_that_of_parquet_and_is_completed(
+    originals: list[Path], videos: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    embed(videos, tiny_run, tmp_path)
+    output = tmp_path / "e.lance"
+    done = embed(videos, tiny_run, tmp_path, "-o", output)
+    assert "lance.dataset" in done.stderr
+
+    def lance_rows() -> pd.DataFrame:
+        return pd.DataFrame(lance.dataset(output).to_table().to_pandas())
+
+    assert_same_rows(lance_rows(), read(tmp_path))
+    key = json.loads(lance.dataset(output).schema.metadata[b"vcsf"])
+    assert key["encoder"] == tiny_run.name
+    assert "0 videos of them new" in embed(videos, tiny_run, tmp_path, "-o", output).stderr
+    (videos / "0/0.avi").unlink()
+    shutil.copy(originals[5], videos / "1/9.avi")
+    for more in ((), ("-o", output)):
+        assert "1 videos of them new" in embed(videos, tiny_run, tmp_path, *more).stderr
+    assert_same_rows(lance_rows(), read(tmp_path))
+    assert len(lance.dataset(output).versions()) == 1
+    (tmp_path / "f.lance").mkdir()
+    done = embed(videos, tiny_run, tmp_path, "-o", tmp_path / "f.lance", status=2)
+    assert "is not a table that vcsf embed can complete" in done.stderr
+
+
+def test_without_lance_the_error_has_the_install_line(
+    videos: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lance", None)
+    done = embed(videos, tiny_run, tmp_path, "-o", tmp_path / "e.lance", status=2)
+    assert "hint: pip install 'vcsf[lance]'" in done.stderr

@@ -24,10 +24,10 @@ from vcsf_cli.commands.options import (
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path),
     default=Path("embeddings.parquet"),
     show_default=True,
-    help="The table to write, or to complete.",
+    help="The table to write, or to complete; .lance needs `pip install 'vcsf[lance]'`.",
 )
 @click.option(
     "--every",
@@ -49,7 +49,7 @@ from vcsf_cli.commands.options import (
 @devices_option
 @workers_option
 def command(**options: Any) -> None:
-    """Write the features of every window of SOURCE as a Parquet table.
+    """Write the features of every window of SOURCE as a table, Parquet or Lance.
 
     SOURCE is a folder of videos, one video, a list of them (.txt, a path a line; or .csv with a
     column `path` and maybe `label`), or the name of a prepared dataset. Videos are read as they

@@ -1,5 +1,4 @@
-"""The table that `vcsf embed` writes: one row a window, in a Parquet file that a later call
-completes.
+"""The table that `vcsf embed` writes: one row a window, in a file that a later call completes.
 
 Rows of finished videos go into a file beside the table as they come, an Arrow stream whose last
 batch a kill may cut short. At the end they and the rows that are still right become the table, in
@@ -18,12 +17,11 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vcsf_cli.errors import InputError
 from vcsf_cli.export.embed import with_both
+from vcsf_cli.export.table_files import FORMATS
 from vcsf_cli.search.video import WindowFeatures
-from vcsf_cli.storage.sealed import check_seal, sealed_parquet
 
 _HEAD_BYTES = 2**20
 _ROWS_AT_ONCE = 8192
@@ -79,7 +77,7 @@ class Embeddings:
     """A table of features that is being made or completed. One process works on it at a time.
 
     Args:
-        path: The table.
+        path: The table; its ending says whether it is Parquet or Lance.
         key: Everything but the videos that the features depend on, such as the encoder's digest.
         about: What else the metadata says, such as the encoder's name; a table is completed
             whatever it said there before.
@@ -99,6 +97,7 @@ class Embeddings:
         half: bool,
     ) -> None:
         self.path = path
+        self.table = FORMATS[path.suffix](path)
         self.partial = path.with_name(f".{path.name}.unfinished")
         number = pa.float16() if half else pa.float32()
         fields = [
@@ -122,17 +121,7 @@ class Embeddings:
 
     def _check(self) -> None:
         """Check that the table is whole and of the same key, if there is one."""
-        if not self.path.exists():
-            return
-        try:
-            schema = pq.read_schema(self.path)
-        except (OSError, pa.ArrowException) as error:
-            raise InputError(
-                f"{self.path} is not a table that vcsf embed can complete: {error}",
-                "give another -o, or move the file away",
-            ) from error
-        check_seal(self.path, "delete it: the same command makes it again", InputError)
-        if not self._fits(schema):
+        if self.path.exists() and not self._fits(self.table.schema()):
             raise InputError(
                 f"{self.path} holds features of another encoder, of other windows or of another "
                 "kind",
@@ -174,7 +163,7 @@ class Embeddings:
     def _known_in_table(self) -> dict[str, tuple[int, int, str]]:
         if not self.path.exists():
             return {}
-        return _identities(pq.read_table(self.path, columns=["path", "size", "modified", "head"]))
+        return _identities(self.table.read(["path", "size", "modified", "head"]))
 
     def _known_in_partial(self) -> dict[str, tuple[int, int, str]]:
         return _identities(self._partial_table())
@@ -218,14 +207,16 @@ class Embeddings:
         """Write the table of these videos, sorted by path, and return its number of rows. Videos
         without rows are left out."""
         self.flush()
-        fresh = self._partial_table()
         wanted = {item.name: item for item in items}
         rows = 0
-        with sealed_parquet(self.path, self.schema) as writer:
+
+        def counted(fresh: pa.Table) -> Iterator[pa.Table]:
+            nonlocal rows
             for table in _in_blocks(self._merged(fresh, wanted)):
-                writer.write_table(table.cast(writer.schema))
                 rows += len(table)
-        del fresh
+                yield table
+
+        self.table.write(self.schema, counted(self._partial_table()))
         self._writer.close()
         self._file.close()
         self.partial.unlink()
@@ -235,7 +226,7 @@ class Embeddings:
         """The rows of each wanted video by rising path: the fresh ones, else those of the table."""
         spans = _spans(fresh)
         left = sorted(name for name in spans if name in wanted)
-        for name, rows in _groups(self.path):
+        for name, rows in _groups(self.table.batches()) if self.path.exists() else ():
             while left and left[0] < name:
                 yield fresh.slice(*spans[left.pop(0)])
             if left and left[0] == name:
@@ -277,21 +268,18 @@ def _spans(table: pa.Table) -> dict[str, tuple[int, int]]:
     }
 
 
-def _groups(path: Path) -> Iterator[tuple[str, pa.Table]]:
+def _groups(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.Table]]:
     """The rows of each video of a table, in its order."""
-    if not path.exists():
-        return
     held: pa.Table | None = None
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_ROWS_AT_ONCE):
-            table = pa.Table.from_batches([batch])
-            held = table if held is None else pa.concat_tables([held, table])
-            *whole, (last, (begin, count)) = _spans(held).items()
-            for name, span in whole:
-                yield name, held.slice(*span)
-            held = held.slice(begin, count)
-        if held is not None and len(held):
-            yield last, held
+    for batch in batches:
+        table = pa.Table.from_batches([batch])
+        held = table if held is None else pa.concat_tables([held, table])
+        *whole, (last, (begin, count)) = _spans(held).items()
+        for name, span in whole:
+            yield name, held.slice(*span)
+        held = held.slice(begin, count)
+    if held is not None and len(held):
+        yield last, held
 
 
 def _in_blocks(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:

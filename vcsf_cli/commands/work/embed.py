@@ -21,6 +21,7 @@ from vcsf_cli.encoders.source import EncoderSource
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.export.embed import VideoWindows, embed_clips, embed_files
 from vcsf_cli.export.embeddings import Embeddings, VideoItem
+from vcsf_cli.export.table_files import FORMATS
 from vcsf_cli.model.parts import Geometry
 from vcsf_cli.model.pathways import Networks
 from vcsf_cli.narrate import Progress, say
@@ -101,7 +102,10 @@ def write(
         + (f"; {bad:,} could not be read" if bad else "")
     )
     say(f"written: {output}")
-    code = f"import pandas; print(pandas.read_parquet({json.dumps(str(output))}))"
+    reader = {".parquet": "import pandas; print(pandas.read_parquet({}))"}.get(
+        output.suffix, "import lance; print(lance.dataset({}).to_table().to_pandas())"
+    )
+    code = reader.format(json.dumps(str(output)))
     say(f"next: python -c {shlex.quote(code)}")
 
 
@@ -158,10 +162,14 @@ def _embed_dataset(
 
 
 def _check_output(output: Path) -> None:
-    if output.suffix != ".parquet":
-        raise InputError(f"-o {output} does not end with .parquet", "tables are Parquet files")
+    if output.suffix not in FORMATS:
+        raise InputError(
+            f"-o {output} does not end with {' or '.join(FORMATS)}",
+            "the ending says which kind of table it is",
+        )
     if not output.parent.is_dir():
         raise InputError(f"-o {output}: there is no folder {output.parent}", "make it first")
+    FORMATS[output.suffix](output)  # its library is there
 
 
 def _find_dataset(source: str, data: Path) -> Manifest | None:
