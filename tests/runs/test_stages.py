@@ -199,18 +199,6 @@ def test_a_phase_begins_with_equal_encoders_and_an_empty_queue(
     assert all(weight.grad is None for weight in task.model.fast.parameters())
 
 
-def test_what_is_watched_is_what_the_loss_has_seen(tiny_data: Path, tmp_path: Path) -> None:
-    task, batches = task_of(write(tmp_path), tiny_data, 1)
-    for batch in batches[:3]:
-        assert list(task.step(batch)) == []
-    ((_, terms),) = task.step(batches[3])
-    terms["loss"].backward()
-    seen = task.extra_metrics()
-    task.after_step()
-    assert task.extra_metrics() == seen
-    assert {"slow_mined", "agreement"} <= seen.keys()
-
-
 @pytest.mark.parametrize("stage", [2, 3])
 def test_killed_inside_a_stage_it_goes_on_to_the_same_bits(
     whole: Path, tiny_data: Path, tmp_path: Path, stage: int

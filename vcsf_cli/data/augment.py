@@ -135,7 +135,7 @@ def _colour_matrix(colour: Tensor) -> Tensor:
     saturation, hue, grey = colour[:, SATURATION], colour[:, HUE], colour[:, GREY]
     luma = colour.new_tensor(LUMA).expand(3, 3)
     keep = (saturation * (1 - grey))[:, None, None]
-    saturate = keep * torch.eye(3, device=colour.device) + (1 - keep) * luma
+    saturate = keep * torch.eye(3) + (1 - keep) * luma
     to_yiq = colour.new_tensor(
         [LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135)]
     )
@@ -146,15 +146,20 @@ def _colour_matrix(colour: Tensor) -> Tensor:
     return matrix
 
 
+def _send(values: Tensor, images: Tensor) -> Tensor:
+    """Values of the host on the device of images, without waiting for what that computes."""
+    return values.to(images.device, non_blocking=True)
+
+
 def blur(clips: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of clips (B, L, H, W, 3), one sigma (B,) in pixels per clip; edges are
-    repeated."""
+    """Gaussian blur of clips (B, L, H, W, 3), one sigma (B,) in pixels per clip, on the host;
+    edges are repeated."""
     radius = max(1, math.ceil(3 * float(sigma.max())))
-    taps = torch.arange(-radius, radius + 1, device=clips.device)
+    taps = torch.arange(-radius, radius + 1)
     kernel = torch.exp(-0.5 * (taps / sigma[:, None]) ** 2)
     # Every clip's kernel ends at its own three sigma: a clip must not depend on its batch.
     kernel = kernel * (taps.abs() <= (3 * sigma[:, None]).ceil())
-    kernel = kernel / kernel.sum(1, keepdim=True)
+    kernel = _send(kernel / kernel.sum(1, keepdim=True), clips)
     for axis in (2, 3):
         length = clips.shape[axis]
         reach = torch.arange(-radius, length + radius, device=clips.device).clamp(0, length - 1)
@@ -167,11 +172,12 @@ def blur(clips: Tensor, sigma: Tensor) -> Tensor:
 
 def to_input(clips: Tensor, colour: Tensor | None = None) -> Tensor:
     """Normalised float32 input (B, 3, L, H, W), channels last in memory, from uint8 clips (B, L, H,
-    W, 3) and, in training, colour draws (B, 8)."""
+    W, 3) and, in training, colour draws (B, 8) on the host: what is to be done is read from them,
+    and must not wait for a device."""
     images = clips.float().div_(255)
     if colour is not None:
         images = jitter(erase(images, colour), colour)
-    mean, std = images.new_tensor(MEAN), images.new_tensor(STD)
+    mean, std = (_send(torch.tensor(values), images) for values in (MEAN, STD))
     return images.sub_(mean).div_(std).permute(0, 4, 1, 2, 3)
 
 
@@ -181,32 +187,31 @@ def erase(images: Tensor, colour: Tensor) -> Tensor:
     erased = (colour[:, STILL] > 0).nonzero()[:, 0]
     if not len(erased):
         return images
-    draw = colour[erased].to(images.device)
-    length = images.shape[1]
-    place = (draw[:, PLACE] * length).long().clamp(max=length - 1)
-    part = images[erased]
+    draw, length = colour[erased], images.shape[1]
+    place = _send((draw[:, PLACE] * length).long().clamp(max=length - 1), images)
+    rows, share = _send(erased, images), _send(draw[:, STILL], images).view(-1, 1, 1, 1, 1)
+    part = images[rows]
     still = part[torch.arange(len(part), device=part.device), place][:, None]
-    share = draw[:, STILL].view(-1, 1, 1, 1, 1)
-    return images.index_copy(0, erased, torch.lerp(part, still, share))
+    return images.index_copy(0, rows, torch.lerp(part, still, share))
 
 
 def jitter(images: Tensor, colour: Tensor) -> Tensor:
     """Brightness, contrast, saturation, hue, grey and blur, in this order, on RGB clips (B, L, H,
     W, 3) from 0 to 1. Contrast is around the whole clip's mean luma: all its frames change
     alike."""
-    colour = colour.to(images.device)
-    neutral = colour.new_tensor(NEUTRAL)
-    changed = (colour != neutral)[:, :SIGMA].any(1).nonzero()[:, 0]
+    changed = (colour != colour.new_tensor(NEUTRAL))[:, :SIGMA].any(1).nonzero()[:, 0]
     if len(changed):
-        draw, part = colour[changed], images[changed]
-        shape = (-1, 1, 1, 1, 1)
-        part = part * draw[:, BRIGHTNESS].view(shape)
-        luma = (part.mean((1, 2, 3)) * part.new_tensor(LUMA)).sum(1).view(shape)
-        part = torch.lerp(luma, part, draw[:, CONTRAST].view(shape))
+        draw, rows, shape = colour[changed], _send(changed, images), (-1, 1, 1, 1, 1)
+        matrix, sent = _send(_colour_matrix(draw), images), _send(draw, images)
+        part = images[rows] * sent[:, BRIGHTNESS].view(shape)
+        weights = _send(torch.tensor(LUMA), images)
+        luma = (part.mean((1, 2, 3)) * weights).sum(1).view(shape)
+        part = torch.lerp(luma, part, sent[:, CONTRAST].view(shape))
         flat = part.flatten(1, 3)
-        part = torch.bmm(flat, _colour_matrix(draw).transpose(1, 2)).view_as(part).clamp_(0, 1)
-        images = images.index_copy(0, changed, part)
+        part = torch.bmm(flat, matrix.transpose(1, 2)).view_as(part).clamp_(0, 1)
+        images = images.index_copy(0, rows, part)
     blurred = (colour[:, SIGMA] > 0).nonzero()[:, 0]
     if len(blurred):
-        images = images.index_copy(0, blurred, blur(images[blurred], colour[blurred, SIGMA]))
+        rows = _send(blurred, images)
+        images = images.index_copy(0, rows, blur(images[rows], colour[blurred, SIGMA]))
     return images

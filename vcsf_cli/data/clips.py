@@ -109,9 +109,8 @@ def pathway_inputs(
 ) -> dict[str, Tensor]:
     """The normalised window (B, 3, L, H, W) that each pathway sees in a view; one tensor where they
     see the same."""
-    frames, colour = (
-        batch[name][:, view].to(device, non_blocking=True) for name in ("frames", "colour")
-    )
+    frames = batch["frames"][:, view].to(device, non_blocking=True)
+    colour = batch["colour"][:, view]
     made: dict[tuple[int, int, int], Tensor] = {}
     windows = {}
     for pathway in pathways:

@@ -35,6 +35,17 @@ def ema_update(
 class _Slots(nn.Module):
     """Keys of both pathways in step, one a slot."""
 
+    _filled = False
+
+    @property
+    def full(self) -> bool:
+        """Whether it can be used; once true it stays true, and is not read from the device."""
+        self._filled = self._filled or self._is_full()
+        return self._filled
+
+    def _is_full(self) -> bool:
+        raise NotImplementedError
+
     @property
     def slots(self) -> int:
         """Number of slots, K."""
@@ -64,8 +75,7 @@ class Queue(_Slots):
             self.register_buffer(name, torch.full((slots,), -1, dtype=torch.int64))
         self.register_buffer("next", torch.zeros((), dtype=torch.int64))
 
-    @property
-    def full(self) -> bool:
+    def _is_full(self) -> bool:
         """Whether no slot is empty."""
         return bool((self.get_buffer("video") >= 0).all())
 
@@ -110,8 +120,7 @@ class Bank(_Slots):
         for name in ("video", "source", "label"):
             self.register_buffer(name, torch.full((len(clips),), -1, dtype=torch.int64))
 
-    @property
-    def full(self) -> bool:
+    def _is_full(self) -> bool:
         """Whether an epoch has gone in, which leaves out what is left of a whole batch."""
         return int((self.get_buffer("video") < 0).sum()) <= self.left_out
 

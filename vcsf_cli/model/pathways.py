@@ -121,9 +121,10 @@ def select(window: Tensor, positions: Tensor) -> Tensor:
     if _takes_all(window, positions):
         return window
     if bool((positions == positions[0]).all()):
-        return window.index_select(2, positions[0].to(window.device))
+        return window.index_select(2, positions[0].to(window.device, non_blocking=True))
     rows = torch.arange(len(window), device=window.device)[:, None]
-    return window.transpose(1, 2)[rows, positions.to(window.device)].transpose(1, 2)
+    positions = positions.to(window.device, non_blocking=True)
+    return window.transpose(1, 2)[rows, positions].transpose(1, 2)
 
 
 class Networks(nn.Module):

@@ -9,7 +9,7 @@ import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -61,7 +61,8 @@ class Task(ABC):
         """Metrics of a check; only the first process asks for them."""
 
     def extra_metrics(self) -> dict[str, float]:
-        """Metrics of the last batch that are not terms; computed only when they are logged."""
+        """Metrics of the last batch that are not terms; only when they are logged, and before
+        `after_step`."""
         return {}
 
     @abstractmethod
@@ -84,7 +85,7 @@ class TrainState:
     Args:
         stage: Number of the stage, from 0.
         batch: Finished batches of the epoch under way.
-        sums: Sums of the terms since the last log.
+        sums: Sums of the terms since the last log, on the device until `settle`.
         count: Steps since the last log.
     """
 
@@ -92,7 +93,7 @@ class TrainState:
     epoch: int = 0
     batch: int = 0
     step: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, Any] = field(default_factory=dict)
     count: int = 0
 
     @property
@@ -100,7 +101,11 @@ class TrainState:
         """Whether nothing has been read of any stage."""
         return (self.stage, self.epoch, self.batch, self.step) == (0, 0, 0, 0)
 
-    def advance(self, terms: Mapping[str, float], batches: int) -> None:
+    def settle(self) -> None:
+        """Fetch the sums from the device."""
+        self.sums = {name: float(total) for name, total in self.sums.items()}
+
+    def advance(self, terms: Terms, batches: int) -> None:
         """Count a batch of an epoch of `batches`, and a step if the batch had terms."""
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
@@ -164,6 +169,7 @@ def fit(
     clock, saved = _Clock(), time.monotonic()
     done = position.epoch * config.batches + position.batch
     steps = Progress(config.epochs * config.batches, "steps", "training", done)
+    watch = _LossWatch(fabric, task, log.run)
     with reader_deaths(), _Stopper() as stopper, steps as progress:
         if position.is_start and config.check_every and config.check_first:
             _check(fabric, task, position, config, log)
@@ -181,32 +187,36 @@ def fit(
                 _add(sums, terms, share)
             means = _average_terms(fabric, sums)
             if means:
-                _check_finite(fabric, means, task, batch, position, log.run)
+                watch.add(means, batch, position)
                 _average_gradients(fabric, optimizer)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-                task.after_step()
 
             position.advance(means, config.batches)
             epoch_ends = position.batch == 0
             stage_ends = epoch_ends and position.epoch == config.epochs
-            if position.count and (position.step % config.log_every == 0 or stage_ends):
-                log.write(_build_record(position, task, config, optimizer, clock))
-            if (
-                epoch_ends
-                and config.check_every
-                and (position.epoch % config.check_every == 0 or stage_ends)
-            ):
+            checks = config.check_every and epoch_ends
+            checks = checks and (position.epoch % config.check_every == 0 or stage_ends)
+            logs = position.count and (position.step % config.log_every == 0 or stage_ends)
+            record = _build_record(position, task, config, optimizer, clock) if logs else None
+            if means:
+                task.after_step()
+            stops = _any_process(fabric, stopper.requested)
+            saves = stops or (time.monotonic() - saved > config.save_every and not stage_ends)
+            if logs or checks or saves or stage_ends:
+                watch.settle()  # nothing that a spoilt step has touched is kept
+            if record:
+                log.write(record)
+            if checks:
                 _check(fabric, task, position, config, log)
                 clock.restart()
             progress.advance(1, progress_note(log.last, position, config, task.shown))
-
-            if _any_process(fabric, stopper.requested):
-                save()
-                raise Interrupted
-            if time.monotonic() - saved > config.save_every and not stage_ends:
+            if saves:
+                position.settle()
                 save()
                 saved = time.monotonic()
+            if stops:
+                raise Interrupted
 
 
 def _set_learning_rate(
@@ -232,13 +242,13 @@ def _add(sums: Terms, terms: Terms, share: float) -> None:
         sums[name] = sums.get(name, torch.zeros_like(value.detach())) + share * value.detach()
 
 
-def _average_terms(fabric: Fabric, terms: Terms) -> dict[str, float]:
-    """Terms as numbers, the mean over all processes."""
+def _average_terms(fabric: Fabric, terms: Terms) -> Terms:
+    """Terms as float64 scalars of the device, the mean over all processes."""
     if not terms:
         return {}
     stacked = torch.stack([value.float().reshape(()) for value in terms.values()])
     average(fabric, [stacked])
-    return dict(zip(terms, stacked.tolist(), strict=True))
+    return dict(zip(terms, stacked.double().unbind(), strict=True))
 
 
 def _average_gradients(fabric: Fabric, optimizer: torch.optim.Optimizer) -> None:
@@ -254,37 +264,76 @@ def _any_process(fabric: Fabric, wanted: bool) -> bool:
     return bool(cast(Tensor, fabric.all_reduce(flag, reduce_op="sum")) > 0)
 
 
-def _check_finite(
-    fabric: Fabric,
-    terms: Mapping[str, float],
-    task: Task,
-    batch: Batch,
-    position: TrainState,
-    run: RunFolder,
-) -> None:
-    """Stop before a loss that is not finite spoils the weights; the last checkpoint is still good.
+def _computes_ahead(device: torch.device) -> bool:
+    """Whether a device computes while this process goes on."""
+    return device.type == "cuda"
 
-    Raises:
-        RunError: With this process's clips of the batch written into the run's folder.
+
+def _begin_fetch(value: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """A copy of a scalar on the host, and the event after which it is there."""
+    if not value.is_cuda:
+        return value, None
+    copy = torch.empty_like(value, device="cpu", pin_memory=True)
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's
+    copy.copy_(value, non_blocking=True)
+    event.record()
+    return copy, event
+
+
+class _LossWatch:
+    """Stops a training whose loss is not finite.
+
+    A GPU's loss is looked at one step late, so that the GPU never waits for this process: by then
+    the weights may be spoilt, but nothing of them is kept, because `settle` is called before
+    anything is logged, checked or saved.
     """
-    if math.isfinite(terms["loss"]):
-        return
-    rank = "" if fabric.world_size == 1 else f"-{fabric.global_rank}"
-    path = run.folder / f"bad_batch{rank}.json"
-    videos = task.manifest.table["video"].iloc[batch["video"].tolist()].astype(str).tolist()
-    content = {
-        "step": position.step,
-        "stage": position.stage + 1,
-        "epoch": position.epoch,
-        "terms": terms,
-        "videos": videos,
-    }
-    write_text(path, json.dumps(content, indent=2) + "\n")
-    raise RunError(
-        f"the loss is {terms['loss']} at step {position.step + 1} (batch {position.batch + 1} of "
-        f"epoch {position.epoch + 1}: {', '.join(videos[:3])}, ...)",
-        f"the batch is in {path}; try a lower optim.lr, or --precision float32",
-    )
+
+    def __init__(self, fabric: Fabric, task: Task, run: RunFolder) -> None:
+        self.fabric, self.task, self.run = fabric, task, run
+        self._late = _computes_ahead(fabric.device)
+        self._pending: tuple[Tensor, torch.cuda.Event | None, Terms, Batch, TrainState] | None = (
+            None
+        )
+
+    def add(self, terms: Terms, batch: Batch, position: TrainState) -> None:
+        """Watch the loss of a step, the position of which is that before it."""
+        self.settle()
+        self._pending = *_begin_fetch(terms["loss"]), terms, batch, replace(position)
+        if not self._late:
+            self.settle()
+
+    def settle(self) -> None:
+        """Look at the loss of the last step.
+
+        Raises:
+            RunError: If it is not finite, with this process's clips of the batch written into the
+                run's folder; the last checkpoint is still good.
+        """
+        if self._pending is None:
+            return
+        loss, event, terms, batch, position = self._pending
+        self._pending = None
+        if event is not None:
+            event.synchronize()
+        if math.isfinite(float(loss)):
+            return
+        rank = "" if self.fabric.world_size == 1 else f"-{self.fabric.global_rank}"
+        path = self.run.folder / f"bad_batch{rank}.json"
+        table = self.task.manifest.table
+        videos = table["video"].iloc[batch["video"].tolist()].astype(str).tolist()
+        content = {
+            "step": position.step,
+            "stage": position.stage + 1,
+            "epoch": position.epoch,
+            "terms": {name: float(value) for name, value in terms.items()},
+            "videos": videos,
+        }
+        write_text(path, json.dumps(content, indent=2) + "\n")
+        raise RunError(
+            f"the loss is {float(loss)} at step {position.step + 1} (batch {position.batch + 1} of "
+            f"epoch {position.epoch + 1}: {', '.join(videos[:3])}, ...)",
+            f"the batch is in {path}; try a lower optim.lr, or --precision float32",
+        )
 
 
 def _build_record(
@@ -295,6 +344,7 @@ def _build_record(
     clock: _Clock,
 ) -> dict[str, float]:
     """A record of the means since the last one; means and clock start again."""
+    position.settle()
     means = {name: total / position.count for name, total in position.sums.items()}
     rate, waiting = clock.restart(config.clips)
     position.sums, position.count = {}, 0

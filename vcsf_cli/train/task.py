@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -138,23 +137,21 @@ class PretrainTask(Task):
 
     def step(self, batch: Batch) -> Iterator[tuple[float, Terms]]:
         """Yield the losses of every part of a batch; nothing while the loss waits for a full
-        queue."""
+        queue.
+
+        It reads no value back from the device, so that a GPU never waits for its next work."""
+        frames = batch["frames"].to(self.fabric.device, non_blocking=True)
+        batch = {**batch, "frames": frames}
         key = self._keys(batch)
         self._gathered = self._gather(key), self._gather(self._batch_ids(batch))
         if self.waits_for_queue and not self.queue.full:
             self._push_keys()
             return
-        size = len(batch["video"])
-        for rows in torch.arange(size).tensor_split(self.stage.train.accumulate):
-            part = (
-                {name: values[rows] for name, values in batch.items()}
-                if len(rows) < size
-                else batch
-            )
+        size, parts = len(batch["video"]), self.stage.train.accumulate
+        for part, own in zip(_split(batch, parts), _split(key, parts), strict=True):
             inputs = self._inputs(part, 0, self.trained)
             with self.fabric.autocast():
                 query = self.model(*inputs)
-            own = {pathway: values[rows.to(values.device)] for pathway, values in key.items()}
             contrast = self._last = self._contrast(part, query, own)
             terms: Terms = {}
             for pathway in self.trained:
@@ -163,7 +160,7 @@ class PretrainTask(Task):
             terms["loss"] = torch.stack(
                 [terms[f"{pathway}_loss"] for pathway in self.trained]
             ).sum()
-            yield len(rows) / size, terms
+            yield len(part["video"]) / size, terms
 
     def _loss(self, contrast: Contrast, pathway: str) -> Terms:
         """The terms of the loss for a pathway.
@@ -185,24 +182,29 @@ class PretrainTask(Task):
     @torch.no_grad()
     def _keys(self, batch: Batch) -> dict[str, Tensor]:
         """Keys (B, D) of this process's batch by pathway, encoded part by part."""
-        size = len(batch["video"])
-        # Own key and query must not be normalised with the same clips (`norm.SplitBatchNorm`).
-        order = torch.randperm(size) if self.stage.train.norm == "split" else torch.arange(size)
+        back: Tensor | None = None
+        if self.stage.train.norm == "split":
+            # Own key and query must not be normalised with the same clips (`norm.SplitBatchNorm`).
+            order = torch.randperm(len(batch["video"]))
+            batch = {name: values[_send(order, values)] for name, values in batch.items()}
+            back = order.argsort()
         found: list[dict[str, Tensor]] = []
-        for rows in order.tensor_split(self.stage.train.accumulate):
-            part = {name: values[rows] for name, values in batch.items()}
+        for part in _split(batch, self.stage.train.accumulate):
             inputs = self._inputs(part, 1, self.key_pathways)
             with self.fabric.autocast():
                 found.append(self.key_encoder(*inputs))
-        back = order.argsort()
-        return {
-            pathway: torch.cat([part[pathway] for part in found])[back]
-            for pathway in self.key_pathways
+        keys = {
+            pathway: torch.cat([part[pathway] for part in found]) for pathway in self.key_pathways
         }
+        if back is not None:
+            keys = {pathway: key[_send(back, key)] for pathway, key in keys.items()}
+        return keys
 
     def _batch_ids(self, batch: Batch) -> dict[str, Tensor]:
         """Numbers of the clips of a batch, of their recordings and labels, (B,) each."""
-        return {name: batch[name].to(self.fabric.device) for name in ("video", "source", "label")}
+        device = self.fabric.device
+        names = ("video", "source", "label")
+        return {name: batch[name].to(device, non_blocking=True) for name in names}
 
     def _gather(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """The values (B, ...) of all processes, in their order: the same everywhere."""
@@ -242,7 +244,6 @@ class PretrainTask(Task):
     def after_step(self) -> None:
         """Move the key encoder, and put the keys of all processes' batches into the queue."""
         ema_update(self.key_encoder, self.model, self.trained, self.stage.train.key_momentum)
-        self._last = _copy_queue(cast(Contrast, self._last))
         self._push_keys()
 
     def _push_keys(self) -> None:
@@ -331,12 +332,13 @@ class PretrainTask(Task):
         checkpoint.load_weights(self.loss, state.get("loss", {}), path)
 
 
-def _copy_queue(contrast: Contrast) -> Contrast:
-    """A contrast with a copy of its queue, which is about to be overwritten: metrics are of what
-    the loss has seen."""
-    fields = ("queue_video", "queue_source", "queue_label")
-    return replace(
-        contrast,
-        queue={pathway: keys.clone() for pathway, keys in contrast.queue.items()},
-        **{name: getattr(contrast, name).clone() for name in fields},
-    )
+def _split(values: Mapping[str, Tensor], parts: int) -> Iterator[dict[str, Tensor]]:
+    """Values (B, ...) in parts, without a copy."""
+    pieces = {name: value.tensor_split(parts) for name, value in values.items()}
+    for index in range(parts):
+        yield {name: piece[index] for name, piece in pieces.items()}
+
+
+def _send(index: Tensor, values: Tensor) -> Tensor:
+    """An index of the host on the device of values, without waiting for what that computes."""
+    return index.to(values.device, non_blocking=True)
