@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from conftest import OURS, called
+from trained import copy_run
 from videos import write_video
+
+from vcsf_cli.commands import common
+from vcsf_cli.engine.engine import Failure
+from vcsf_cli.engine.on_ray import Ray
+from vcsf_cli.errors import DataError
 
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
@@ -106,3 +115,57 @@ def test_whatever_is_killed_while_videos_are_prepared_the_store_is_the_same(
     (tmp_path / "hold").unlink()
     assert driver.wait() == 0
     assert stored(tmp_path / "data" / "mine") == stored(tmp_path / "local" / "mine")
+
+
+@pytest.fixture(scope="module")
+def engine(cluster: Any) -> Iterator[Ray]:
+    with Ray(cluster.address) as found:
+        yield found
+
+
+def test_an_item_whose_process_dies_every_time_fails_alone(engine: Ray) -> None:
+    def work(item: int, path: str) -> int:
+        if item == 1:
+            os._exit(3)
+        return item
+
+    one, failure, three = engine.map(work, range(3))
+    assert (one, three) == (0, 2)
+    assert isinstance(failure, Failure)
+    assert failure.reason == "crashed 4 times (WorkerCrashedError)"
+
+
+def test_what_a_function_raises_is_raised_here(engine: Ray) -> None:
+    def work(item: int, path: str) -> int:
+        raise DataError("clip 7 can't be read", "mend it")
+
+    with pytest.raises(DataError, match="clip 7 can't be read") as caught:
+        list(engine.map(work, [0]))
+    assert (type(caught.value), caught.value.hint) == (DataError, "mend it")
+
+
+def test_features_are_those_of_one_machine(
+    engine: Ray, tiny_run: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One connection serves all commands: each would start processes that load torch."""
+    monkeypatch.setattr(common, "Ray", lambda address, workers: nullcontext(engine))
+    videos = shutil.copytree(tiny_data / "synthetic" / "original", tmp_path / "videos")
+    (videos / "broken.avi").write_bytes(b"no video")
+    found = []
+    for place, where in (("local", ()), ("ray", ("--engine", "ray"))):
+        run = copy_run(tiny_run, tmp_path / place)
+        on = ("--data", tiny_data, "--workers", 0, *where)
+        of = ("--from", run, *on)
+        called("retrieve", *of, cwd=tmp_path)
+        called("finetune", "synthetic", "--knn", *of, cwd=tmp_path)
+        query = min(videos.rglob("*_g01_*"))
+        called("retrieve", "--query", query, "--csv", f"{place}.csv", *of, cwd=tmp_path)
+        table = tmp_path / f"{place}.parquet"
+        called("embed", videos, "--on-bad", "skip", "-o", table, *of, cwd=tmp_path)
+        called("embed", "synthetic", "-o", table.with_stem(f"{place}-2"), *of, cwd=tmp_path)
+        tables = [table, table.with_stem(f"{place}-2"), *sorted(run.rglob("features*.parquet"))]
+        found.append([pd.read_csv(tmp_path / f"{place}.csv"), *map(pd.read_parquet, tables)])
+        found[-1].append(pd.read_csv(run / "results.csv"))
+    assert len(found[0]) == 6
+    for local, on_ray in zip(*found, strict=True):
+        pd.testing.assert_frame_equal(local, on_ray, rtol=1e-4, atol=1e-5)

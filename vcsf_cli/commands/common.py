@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     pass
 
 
-@contextmanager
-def open_ray(engine: str, address: str | None, workers: int | None) -> Iterator[Ray | None]:
-    """The Ray cluster that `--engine` and `--address` ask for; None for this machine alone.
+def open_ray(engine: str, address: str | None, workers: int | None = None) -> Ray | None:
+    """The Ray cluster that `--engine` and `--address` ask for, until the command ends; None for
+    this machine alone.
 
     Raises:
         InputError: If there is none.
@@ -28,10 +28,8 @@ def open_ray(engine: str, address: str | None, workers: int | None) -> Iterator[
     if engine == "local":
         if address:
             raise InputError(f"--address {address} is of a Ray cluster", "add --engine ray")
-        yield None
-        return
-    with Ray(address, workers) as cluster:
-        yield cluster
+        return None
+    return click.get_current_context().with_resource(Ray(address, workers))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from vcsf_cli.commands.options import (
     data_option,
     devices_option,
     encoder_options,
+    engine_options,
     runs_option,
     workers_option,
 )
@@ -48,6 +49,7 @@ from vcsf_cli.commands.options import (
 @runs_option
 @devices_option
 @workers_option
+@engine_options
 def command(**options: Any) -> None:
     """Write the features of every window of SOURCE as a table, Parquet or Lance.
 

@@ -12,6 +12,7 @@ from vcsf_cli.commands.options import (
     data_option,
     devices_option,
     encoder_options,
+    engine_options,
     precision_option,
     runs_option,
     save_every_option,
@@ -95,6 +96,7 @@ def _parse_seeds(text: str) -> list[int]:
 @devices_option
 @precision_option
 @workers_option
+@engine_options
 @save_every_option
 @click.option(
     "--dry-run",

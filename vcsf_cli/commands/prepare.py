@@ -227,9 +227,10 @@ def _prepare(
         square_pixels = before.get("square_pixels", False) if before else not dataset.benchmark
     settings = Settings(kind, decoder, size, quality, fps, max_seconds, on_bad, square_pixels)
     begun = time.monotonic()
-    with resumable(), open_ray(engine, address, workers) as cluster:
-        place = cluster or Local(workers or os.cpu_count() or 1)
-        preparation = Preparation(dataset, folder, settings, time_limit, place)
+    cluster = open_ray(engine, address, workers)
+    place = cluster or Local(workers or os.cpu_count() or 1)
+    preparation = Preparation(dataset, folder, settings, time_limit, place)
+    with resumable():
         if verify:
             mended = Verification(preparation).run()
             say(f"{folder}: mended, and whole again" if mended else f"{folder}: nothing is damaged")

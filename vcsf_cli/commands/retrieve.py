@@ -13,6 +13,7 @@ from vcsf_cli.commands.options import (
     data_option,
     devices_option,
     encoder_options,
+    engine_options,
     runs_option,
     workers_option,
 )
@@ -111,6 +112,7 @@ def _parse_ks(text: str) -> list[int]:
 @runs_option
 @devices_option
 @workers_option
+@engine_options
 def command(**options: Any) -> None:
     """Let test clips search the training clips of DATASET (default: the run's own) and count hits
     of the right class.

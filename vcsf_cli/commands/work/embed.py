@@ -7,13 +7,14 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from vcsf_cli import __version__
-from vcsf_cli.commands.common import resumable
+from vcsf_cli.commands.common import open_ray, resumable
 from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.manifest import FILE, Manifest
 from vcsf_cli.encoders.find import describe, find_source
@@ -44,6 +45,8 @@ def write(
     runs: Path,
     devices: str,
     workers: int | None,
+    engine: str,
+    address: str | None,
 ) -> None:
     """Embed a source and write the table.
 
@@ -76,6 +79,7 @@ def write(
     widths = network.widths
     if len(widths) > 1:
         widths["both"] = sum(widths.values())
+    compute = replace(compute, engine=open_ray(engine, address))
     busy = InputError(f"{output} is being written by another process", "wait for it")
     with files.lock(output.with_name(f".{output.name}.lock"), busy), resumable():
         table = Embeddings(output, key, about, widths, half)
@@ -92,6 +96,7 @@ def write(
                 compute.device(),
                 compute.num_workers,
                 compute.bf16(),
+                compute.engine,
             )
         bad = _add_all(table, missing, found, len(items), on_bad)
         if bad == len(items):
@@ -156,6 +161,7 @@ def _embed_dataset(
         compute.device(),
         compute.num_workers,
         compute.bf16(),
+        compute.engine,
     )
     for row, features in found:
         yield number_of[row], features

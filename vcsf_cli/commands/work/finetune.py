@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from vcsf_cli.commands.common import resumable
+from vcsf_cli.commands.common import open_ray, resumable
 from vcsf_cli.commands.work import tables
 from vcsf_cli.config import strict_yaml
 from vcsf_cli.config.protocol import Protocol
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.splits import LabelBudget
 from vcsf_cli.encoders.find import chosen_pathways, find_source
+from vcsf_cli.errors import InputError
 from vcsf_cli.evaluate.classification import Classification, check
 from vcsf_cli.evaluate.finetune import estimate, measure
 from vcsf_cli.narrate import duration, say
@@ -36,8 +38,15 @@ def measure_all(
     precision: str,
     workers: int | None,
     save_every: float,
+    engine: str,
+    address: str | None,
     dry_run: bool,
 ) -> None:
+    if engine != "local" and protocol.mode == "finetune":
+        raise InputError(
+            f"--engine {engine} computes features, and here the whole network is trained",
+            "add --linear or --knn, or leave it out",
+        )
     encoder = find_source(runs, named, recipe, settings, scratch=True)
     manifest = Manifest.find(data, dataset)
     if precision == "auto":
@@ -57,6 +66,7 @@ def measure_all(
     if dry_run:
         _dry_run_report(evaluations, compute)
         return
+    compute = replace(compute, engine=open_ray(engine, address))
     measured = []
     for each in evaluations:
         say(

@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
-from vcsf_cli.commands.common import resumable
+from vcsf_cli.commands.common import open_ray, resumable
 from vcsf_cli.commands.options import where
 from vcsf_cli.commands.work import tables
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.encoders.find import chosen_pathways, describe, find_source
 from vcsf_cli.encoders.source import EncoderSource
+from vcsf_cli.engine.engine import Engine
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.evaluate import report
 from vcsf_cli.evaluate.retrieval import Retrieval
@@ -43,6 +44,8 @@ def measure(
     runs: Path,
     devices: str,
     workers: int | None,
+    engine: str,
+    address: str | None,
     **_: Any,
 ) -> None:
     """Measure R@k, write the reports and print the table."""
@@ -57,7 +60,7 @@ def measure(
     retrieval.check(allow_seen)
     for remark in [*retrieval.exposure.remarks, *retrieval.duplicate_remarks]:
         say(f"warning: {remark}")
-    compute = _one_device(devices, workers)
+    compute = _one_device(devices, workers, open_ray(engine, address))
     rows, differences = retrieval.measure(compute, untrained or baselines, baselines)
     markdown, page = (retrieval.folder / name for name in (report.MARKDOWN, report.HTML))
     for stale in (markdown, page):
@@ -92,6 +95,8 @@ def search(
     runs: Path,
     devices: str,
     workers: int | None,
+    engine: str,
+    address: str | None,
     **_: Any,
 ) -> None:
     """Search the gallery with videos and show what is found.
@@ -117,7 +122,7 @@ def search(
         for remark in left_out(query_dir):
             say(remark)
     chosen = chosen_pathways(source, pathway or "both")
-    searching = Search(source, manifest, _one_device(devices, workers))
+    searching = Search(source, manifest, _one_device(devices, workers, open_ray(engine, address)))
     with resumable():
         read = searching.read(paths)
         answers = searching.answers(
@@ -163,8 +168,8 @@ def _open_dataset(source: EncoderSource, data: Path, name: str | None) -> Manife
     return Manifest.find(data, name or source.dataset)
 
 
-def _one_device(devices: str, workers: int | None) -> Compute:
-    compute = Compute(devices, "float32", workers)
+def _one_device(devices: str, workers: int | None, engine: Engine | None) -> Compute:
+    compute = Compute(devices, "float32", workers, engine=engine)
     if compute.processes > 1:
         say(f"measuring works on one device, not on {compute.processes}")
     return compute
