@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 from av.container import InputContainer
@@ -23,6 +24,11 @@ _DEMUXERS = (
 """FFmpeg's names of what is opened: files that hold their video themselves. Lists, such as concat
 and m3u8, lead to other files and addresses; texts are drawn as video by others."""
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _DEMUXERS.replace(" ", ",")}
+
+_TEXT: dict[str, Any] = (
+    {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
+)
+"""PyAV 19 takes text that is not UTF-8 as it is; before, it had to be told."""
 
 _DEFAULT_SCORE = 5_000_000
 """Pixels that a stream marked as the default one counts for, as in ffmpeg."""
@@ -69,7 +75,7 @@ def open_container(path: Path) -> InputContainer:
     """
     before = count_errors()
     try:
-        return av.open(f"file:{path}", metadata_errors="ignore", container_options=_OPTIONS)
+        container: InputContainer = av.open(f"file:{path}", container_options=_OPTIONS, **_TEXT)
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         count, last = av.logging.get_last_error()
@@ -79,6 +85,7 @@ def open_container(path: Path) -> InputContainer:
             if "not on whitelist" in reason.lower():
                 reason = f"files of the kind `{demuxer}` are not opened"
         raise DataError(f"{path} is not a video that can be read: {reason}") from error
+    return container
 
 
 def describe(path: Path) -> VideoInfo:
