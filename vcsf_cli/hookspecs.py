@@ -120,6 +120,15 @@ def vcsf_encoders() -> Factories:  # type: ignore[empty-body]
 
 
 @_hookspec
+def vcsf_loggers() -> Factories:  # type: ignore[empty-body]
+    """Loggers of `vcsf pretrain --log NAME`. `f() -> object` with methods `vcsf_on_log` and, if it
+    likes, `vcsf_on_finish`, each marked with `hookimpl`.
+
+    It is made before the training, so that a package that is missing is an error then; it should
+    reach for its service with the first record."""
+
+
+@_hookspec
 def vcsf_recipe_dirs() -> list[Path]:  # type: ignore[empty-body]
     """Folders with more recipes, found by file name without `.yaml`."""
 

@@ -42,6 +42,7 @@ HOOKS = {
     "dataset": "vcsf_datasets",
     "decoder": "vcsf_decoders",
     "encoder": "vcsf_encoders",
+    "logger": "vcsf_loggers",
 }
 """The hook that registers each kind of component."""
 
@@ -58,6 +59,7 @@ _INTERFACES = {
     "dataset": ("benchmark", "videos", "remarks"),
     "decoder": ("open",),
     "encoder": ("network", "width", "frames", "size"),
+    "logger": ("vcsf_on_log",),
 }
 """Attributes that a factory's result must have; `vcsf_cli.contracts` has shapes and types."""
 
@@ -132,6 +134,24 @@ class Registry:
             except VcsfError as error:
                 self._failed_observers.add(observer)
                 say(f"warning: {error.message}; it is not called again")
+
+    @contextmanager
+    def observed_by(self, loggers: Iterable[str]) -> Iterator[None]:
+        """Have loggers called as observers meanwhile.
+
+        Raises:
+            UnknownName: If there is no such logger.
+            InputError: If one needs a package that is not installed.
+        """
+        built = {name: self.build("logger", name) for name in loggers}
+        for name, logger in built.items():
+            self._register(logger, name)
+        try:
+            yield
+        finally:
+            for name in built:
+                self.manager.unregister(name=name)
+                self._failed_observers -= {(name, "vcsf_on_log"), (name, "vcsf_on_finish")}
 
     def components(self, kind: str) -> dict[str, Component]:
         """All components of a kind by name, in load order.

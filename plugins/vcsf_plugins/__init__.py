@@ -88,3 +88,10 @@ def vcsf_encoders() -> Factories:
     from vcsf_plugins import encoders
 
     return {"hf": encoders.hugging_face, "timm": encoders.timm_frames}
+
+
+@hookimpl
+def vcsf_loggers() -> Factories:
+    from vcsf_plugins import loggers
+
+    return {"wandb": loggers.WandB, "mlflow": loggers.MLflow, "trackio": loggers.Trackio}

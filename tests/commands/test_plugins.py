@@ -44,9 +44,9 @@ def test_one_component_is_described_with_its_parameters(capsys: pytest.CaptureFi
     assert summary.startswith("Tell a clip's own key")
     assert rest[0].startswith("-log(")
     assert rest[-4:] == [
-        "  temperature: float (Gt(gt=0)), default 0.07",
+        "  temperature: float, above 0, default 0.07",
         "      Softness of the similarity, tau in the paper.",
-        "  queue: int (Ge(ge=0)), default 2048",
+        "  queue: int, from 0, default 2048",
         "      How many older keys are negatives, K in the paper; 0 takes the other keys of the "
         "batch instead.",
     ]

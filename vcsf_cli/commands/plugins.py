@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 
@@ -57,15 +58,34 @@ def _describe(component: Component) -> str:
 def _parameter_lines(parameter: Parameter) -> list[str]:
     value = "required" if parameter.required else f"default {parameter.default!r}"
     return [
-        f"  {parameter.name}: {_type_name(parameter.annotation)}, {value}",
+        f"  {parameter.name}: {type_name(parameter.annotation)}, {value}",
         f"      {parameter.help}",
     ]
 
 
-def _type_name(annotation: Any) -> str:
-    if hasattr(annotation, "__metadata__"):
-        bounds = ", ".join(repr(item) for item in annotation.__metadata__)
-        return f"{_type_name(annotation.__origin__)} ({bounds})"
-    if isinstance(annotation, type):
-        return annotation.__name__
+def type_name(annotation: Any) -> str:
+    """A type in words, with its bounds: `float, above 0`."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        kind, *bounds = arguments
+        return ", ".join([type_name(kind), *filter(None, map(_bound, bounds))])
+    if origin is Literal:
+        return " or ".join(str(value) for value in arguments)
+    if origin in (Union, UnionType):
+        return " or ".join(map(type_name, arguments))
+    if isinstance(annotation, type) and not arguments:
+        return "none" if annotation is NoneType else annotation.__name__
+    if origin in (tuple, list):
+        if len(set(arguments) - {...}) == 1:
+            return f"list of {type_name(arguments[0])}"
+        return f"list of {', '.join(map(type_name, arguments))}"
     return str(annotation).replace("typing.", "")
+
+
+def _bound(limit: Any) -> str:
+    """A bound of `annotated_types` in words; empty for a check that is code."""
+    words = {"gt": "above", "ge": "from", "lt": "below", "le": "to"}
+    if isinstance(limit, str):
+        return limit
+    given = {name: getattr(limit, name, None) for name in words}
+    return " ".join(f"{words[name]} {bound}" for name, bound in given.items() if bound is not None)

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from vcsf_cli import registry
 from vcsf_cli.commands.options import (
     complete_recipe,
     data_option,
@@ -46,11 +47,21 @@ from vcsf_cli.config import recipe as recipes
     "already.",
 )
 @click.option(
+    "--log",
+    "loggers",
+    multiple=True,
+    metavar="LOGGER",
+    help="Log there too, see `vcsf plugins logger`; may be given often. A logger that fails never "
+    "stops the training.",
+)
+@click.option(
     "--dry-run",
     is_flag=True,
     help="Check everything, print the resolved recipe and an estimate, train nothing.",
 )
-def command(recipe: str, assignments: tuple[str, ...], **options: Any) -> None:
+def command(
+    recipe: str, assignments: tuple[str, ...], loggers: tuple[str, ...], **options: Any
+) -> None:
     """Train the slow and the fast pathway as RECIPE (a file, or a name that `vcsf recipes` lists)
     says.
 
@@ -60,4 +71,5 @@ def command(recipe: str, assignments: tuple[str, ...], **options: Any) -> None:
 
     from vcsf_cli.commands.work import pretrain  # torch takes seconds to load
 
-    pretrain.train(resolved, recipe, assignments, **options)
+    with registry.load().observed_by(loggers):
+        pretrain.train(resolved, recipe, assignments, **options)
