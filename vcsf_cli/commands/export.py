@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,12 @@ import click
 from vcsf_cli.commands.options import data_option, encoder_options, runs_option
 
 FORMATS = ("safetensors", "torch-export", "onnx")
+
+
+def _parse_repository(text: str) -> str:
+    if not re.fullmatch(r"hf:[\w.-]+/[\w.-]+", text):
+        raise click.BadParameter(f"`{text}` is not a repository; write hf:USER/NAME")
+    return text.removeprefix("hf:")
 
 
 @click.command("export")
@@ -41,15 +48,28 @@ FORMATS = ("safetensors", "torch-export", "onnx")
     help="A video to compare the files with the checkpoint on; can be repeated.  [default: clips "
     "of the run's dataset]",
 )
+@click.option(
+    "--push",
+    type=_parse_repository,
+    metavar="hf:USER/NAME",
+    help="Upload the folder to this repository of the Hugging Face hub too.",
+)
+@click.option("--public", is_flag=True, help="Make a new repository public.  [default: private]")
+@click.option("--dry-run", is_flag=True, help="List the files that --push would upload.")
 @data_option
 @runs_option
-def command(**options: Any) -> None:
+def command(push: str | None, public: bool, dry_run: bool, **options: Any) -> None:
     """Write an encoder as a folder with weights, config.json and a model card, as model hubs
     expect it.
 
     `torch-export` (model.pt2) and `onnx` (model.onnx) work without vcsf: they take whole windows of
     uint8 frames, in batches of any size. Every file is loaded in a fresh process and compared with
-    the checkpoint on real clips before the folder appears."""
+    the checkpoint on real clips before the folder appears.
+
+    `load_encoder("hf:USER/NAME")` loads what --push has uploaded."""
+    if (public or dry_run) and push is None:
+        raise click.UsageError("--public and --dry-run are for --push")
+
     from vcsf_cli.commands.work import export  # torch takes seconds to load
 
-    export.write(**options)
+    export.write(push, public, dry_run, **options)

@@ -79,6 +79,11 @@ def describe(
     }
 
 
+def may_be_exported(name: str) -> bool:
+    """Whether `vcsf export` writes files of this name."""
+    return bool(_EXPORTED.match(name))
+
+
 def check_place(out: Path) -> None:
     """Check that nothing but an earlier export is replaced.
 

@@ -16,6 +16,7 @@ from vcsf_cli.contracts import PATHWAYS, Frames
 from vcsf_cli.data.decode import USUAL_FPS
 from vcsf_cli.encoders.exported import CONFIG, EXPORT_AGAIN, FILES, exported_recipe, read_config
 from vcsf_cli.errors import DataError, InputError, RunError
+from vcsf_cli.export import hub
 from vcsf_cli.export.embed import VideoWindows, embed_files, with_both
 from vcsf_cli.export.encoder import Encoder
 from vcsf_cli.features.extract import Features
@@ -159,22 +160,23 @@ def _frames_as_video(frames: Frames | Tensor, fps: float) -> GivenFrames:
 
 
 def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> VideoEncoder:
-    """The encoder in a folder that `vcsf export` made, or in a run folder. Runs no code from it.
+    """The encoder in a folder that `vcsf export` made, in a run folder, or in a repository of the hub
+    that `vcsf export --push` filled. Runs no code from it.
 
     Of an exported folder it needs `config.json` and `model.safetensors`. A run folder does not say
     how its store was prepared: frames are then made 128 px on their short side, at the video's own
     rate, as `vcsf prepare` does unless told otherwise.
 
     Args:
-        path: The folder.
+        path: The folder, or `hf:USER/NAME`, with `@REVISION` for another than the newest.
         device: Where to compute.
 
     Raises:
-        InputError: If there is no such folder.
+        InputError: If there is no such folder or repository.
         RunError: If it is damaged, or was exported without `model.safetensors`.
         RecipeError: If a plugin that it needs is not here.
     """
-    folder = Path(path)
+    folder = _from_hub(path) if str(path).startswith(hub.PREFIX) else Path(path)
     if not folder.is_dir():
         raise InputError(
             f"there is no folder {folder}", "name one that `vcsf export` made, or a run folder"
@@ -186,6 +188,15 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> VideoE
     transform = FrameTransform.from_windows(WindowSpec.from_stage(stage), {})
     digest = files.sha256(run.checkpoint)
     return VideoEncoder(model, stage, transform, PATHWAYS, {}, digest).to(device)
+
+
+def _from_hub(address: str | Path) -> Path:
+    folder = hub.download(str(address))
+    if folder is None:
+        raise InputError(
+            f"{address} is no export of vcsf", "name a repository that `vcsf export --push` filled"
+        )
+    return folder
 
 
 def _load_export(folder: Path) -> VideoEncoder:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import click
+
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.encoders.find import chosen_pathways, describe, find_source
 from vcsf_cli.encoders.others import ExportSource
 from vcsf_cli.encoders.source import EncoderSource
 from vcsf_cli.errors import InputError
+from vcsf_cli.export import hub
 from vcsf_cli.export.exporter import export_encoder
 from vcsf_cli.export.folder import check_place
 from vcsf_cli.export.formats import check_packages
@@ -17,6 +20,9 @@ from vcsf_cli.narrate import say
 
 
 def write(
+    push: str | None,
+    public: bool,
+    dry_run: bool,
     named: str | None,
     recipe: str | None,
     settings: tuple[str, ...],
@@ -41,12 +47,19 @@ def write(
         )
     describe(source)
     check_packages(formats)
+    if push and not dry_run:
+        hub.check_login(push)
     out = out or Path("exports") / source.name
     check_place(out)
     pathways = chosen_pathways(source, pathway)
     manifest = _open_dataset(source, data, clips)
     export_encoder(source, source.recipe, out, formats, pathways, manifest, clips)
     say(f"exported: {out}")
+    if push and dry_run:
+        for name, size in hub.files_to_push(out):
+            click.echo(f"{hub.PREFIX}{push}/{name}  {size:,} bytes")
+    elif push:
+        hub.push(out, push, public)
     if (out / "model.safetensors").is_file():
         code = f'import vcsf_cli; print(vcsf_cli.load_encoder({str(out)!r}).encode("VIDEO"))'
         say(f"next: python -c {shlex.quote(code)}")
