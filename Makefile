@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint benchmark clean
+.PHONY: demo test lint docs benchmark clean
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,6 +28,11 @@ lint: $(VENV)/.installed-dev
 # Each core runs tests of its own, so that a network in a test needs no more than one.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
+
+# The pages of docs/ as a site, in build/site; pages made from the code are made anew.
+docs: $(VENV)/.installed-dev
+	$(BIN)/python docs/site/reference.py
+	$(BIN)/mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
 
 benchmark: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -s
