@@ -19,6 +19,7 @@ from trained import hold, let_go
 
 from vcsf_cli.ablate import run as table_runs
 from vcsf_cli.config import recipe as recipes
+from vcsf_cli.config import strict_yaml
 from vcsf_cli.data.manifest import Manifest, write
 from vcsf_cli.errors import RunError
 from vcsf_cli.runs.run import run_folder
@@ -220,6 +221,33 @@ def test_another_measurement_measures_without_training(copied: Path) -> None:
         assert np.isnan(full["difference"])
         assert other["difference"] == pytest.approx(other["mean"] - full["mean"])
         assert (other["clips"], other["places"]) == (4, 1)
+
+
+def test_a_table_can_leave_one_out_and_cluster(copied: Path) -> None:
+    measures = [
+        {"task": "retrieve", "leave_one_out": True, "k": [1]},
+        {"task": "clusters"},
+        {"task": "knn", "leave_one_out": True},
+    ]
+    table = {"title": "t", "base": "tiny.yaml", "measure": measures}
+    (copied / "measures.yaml").write_text(strict_yaml.dump(table))
+    called("ablate", "measures.yaml", *FEW, cwd=copied)
+    found = pd.read_csv(copied / "runs" / "tables" / "measures" / "numbers.csv")
+    assert [*dict.fromkeys(zip(found["task"], found["metric"], strict=True))] == [
+        ("retrieval-leave-one-out", "R@1"),
+        ("clusters", "v_measure"),
+        ("clusters", "nmi"),
+        ("knn-leave-one-out", "top1"),
+        ("knn-leave-one-out", "class_mean"),
+    ]
+    assert (
+        "8 of 12 clips seen in training, without labels"
+        in (copied / "runs" / "tables" / "measures" / "table.md").read_text()
+    )
+    logs = copied / "runs" / "tables" / "measures" / "logs"
+    shutil.rmtree(logs)
+    called("ablate", "measures.yaml", *FEW, cwd=copied)
+    assert not logs.exists()  # nothing was left to do
 
 
 def test_a_row_that_fails_is_told_and_the_others_go_on(copied: Path) -> None:

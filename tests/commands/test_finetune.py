@@ -19,11 +19,17 @@ from trained import TINY, copy_run
 
 from vcsf_cli.config import catalogue, protocol
 from vcsf_cli.data import manifest
+from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.features.extract import extract
+from vcsf_cli.model.parts import build_sampler
+from vcsf_cli.runs.restore import restore
+from vcsf_cli.runs.run import read_run
 from vcsf_cli.storage import checkpoint
 
 FAST = ("train.epochs=5", "optim.schedule=constant", "optim.drops=[]", "grid.lr=[0.1, 1.0]")
 LINEAR = ("--linear", *(word for setting in FAST for word in ("--set", setting)))
+ATTENTIVE = ("--attentive", "--set", "train.epochs=2", "--set", "grid.lr=[1e-3]")
 FULL = ("--protocol", "cpu", "--set", "train.epochs=1", "--set", "train.batch=4")
 COLUMNS = [
     "run",
@@ -82,11 +88,12 @@ def change(folder: Path, changed: Callable[[dict[str, Any]], dict[str, Any]]) ->
     )
 
 
-@pytest.mark.parametrize("mode", ["linear", "knn", "finetune"])
+@pytest.mark.parametrize("mode", ["linear", "attentive", "knn", "finetune"])
 def test_a_measurement_is_tidy_in_the_table_and_in_files(
     mode: str, work: Path, tiny_run: Path
 ) -> None:
-    done = finetune(*{"linear": LINEAR, "knn": ("--knn",), "finetune": FULL}[mode], cwd=work)
+    options = {"linear": LINEAR, "attentive": ATTENTIVE, "knn": ("--knn",), "finetune": FULL}
+    done = finetune(*options[mode], cwd=work)
     rows = rows_of(work)
     assert rows.columns.tolist() == COLUMNS
     same = {
@@ -102,6 +109,7 @@ def test_a_measurement_is_tidy_in_the_table_and_in_files(
     # protocol's.
     named = {
         "linear": r"linear-[0-9a-f]{6}",
+        "attentive": r"attentive-[0-9a-f]{6}",
         "knn": "knn",
         "finetune": r"finetune-cpu-[0-9a-f]{6}",
     }[mode]
@@ -165,6 +173,66 @@ def test_features_are_extracted_once_for_all_splits_and_probes_and_anew_for_othe
         path, {key: value for key, value in saved.items() if key not in ("kind", "version")}
     )
     assert "features 12/12 videos" in finetune("--knn", cwd=work).stderr
+
+
+def test_features_before_pooling_are_kept_and_damage_is_mended(work: Path) -> None:
+    """Their mean over places and windows is the mean of what the network pools."""
+    finetune(*ATTENTIVE, "--set", "windows=2", cwd=work)
+    (path,) = work.glob("runs/*/finetune/maps-synthetic-trained-slow.npy")
+    values = np.load(path)
+    assert values.shape[:2] == (12, 2)
+    run = read_run(path.parents[1])
+    stage, data = run.recipe.last_stage, Manifest.open(work / "data" / "synthetic")
+    model, _ = restore(run)
+    clips = EvalClips(
+        data, range(12), build_sampler(stage), stage.augment.border, stage.data.size, spread=2
+    )
+    pooled = extract(model, clips, torch.device("cpu"), 0)["slow"]
+    np.testing.assert_allclose(values.astype(np.float32).mean((1, 2)), pooled, atol=2e-3)
+
+    before = path.stat().st_mtime_ns
+    finetune(*ATTENTIVE, "--set", "windows=2", "--seeds", "1", cwd=work)
+    assert path.stat().st_mtime_ns == before
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 255
+    path.write_bytes(content)
+    done = finetune(*ATTENTIVE, "--set", "windows=2", "--seeds", "2", cwd=work)
+    assert "these features are computed again" in done.stderr
+    assert (np.load(path) == values).all()
+
+
+def test_all_clips_of_other_groups_vote_where_one_is_left_out(work: Path) -> None:
+    done = finetune("--knn", "--leave-one-out", cwd=work)
+    rows = rows_of(work)
+    assert set(rows["task"]) == {"knn-leave-one-out"}
+    assert set(rows["clips"]) == {12}
+    assert set(rows["left_out"]) == {0}
+    assert set(rows["seen"]) == {8}
+    assert "12 clips, 8 seen in training, without labels" in done.stdout
+    assert (
+        "for every one of 12 clips of 2 classes those of other groups vote (3 groups)"
+        in done.stderr
+    )
+    (folder,) = folders(work)
+    sweep = pd.read_csv(folder / "sweep-slow.csv")
+    assert sweep.groupby("fold")["clips"].first().tolist() == [4, 4, 4]
+    # Another measurement than with the split, and kept beside it.
+    finetune("--knn", cwd=work)
+    assert set(rows_of(work)["task"]) == {"knn-leave-one-out", "knn"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--linear",), "--leave-one-out is of --knn"),
+        (("--knn", "--split", "2"), "--split has no meaning with --leave-one-out"),
+        (("--knn", "--labels", "10%"), "--labels has no meaning with --leave-one-out"),
+    ],
+)
+def test_what_can_t_leave_one_out_is_told(
+    options: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    assert said in finetune("--leave-one-out", *options, cwd=tmp_path, status=2).stderr
 
 
 def test_rows_of_other_measurements_stay_and_those_of_the_same_are_replaced(work: Path) -> None:

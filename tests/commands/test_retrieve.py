@@ -4,6 +4,7 @@ can't."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ import simplejpeg
 import torch
 from conftest import TINY, called
 from trained import SETTINGS, copy_run, pretrain, sets
+from videos import write_video
 
 from vcsf_cli.config.recipe import load
 from vcsf_cli.data import augment, manifest
@@ -521,6 +523,116 @@ def test_without_labels_or_test_part_there_are_neighbours_and_no_numbers(
     assert near.groupby(["query", "pathway"]).size().eq(2).all()
     assert len(pq.read_table(found / "features.parquet")) == 12
     assert near["hit"].isna().all() == (missing == "labels")
+
+
+@pytest.fixture(scope="module")
+def people(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the run and with real videos of two classes by three people, prepared, and what
+    preparing them said."""
+    folder = tmp_path_factory.mktemp("people")
+    copy_run(tiny_run, folder)
+    for number, name in enumerate(
+        f"{action}/p{person}_{clip}.mp4"
+        for action in ("run", "walk")
+        for person in range(3)
+        for clip in range(2)
+    ):
+        write_video(folder / "videos" / name, range(37 * number, 37 * number + 24))
+    done = called(
+        *("prepare", "folder", "--source", "videos", "--name", "people", "--size", 32),
+        *("--group-pattern", "p[0-9]", "--workers", 1),
+        cwd=folder,
+    )
+    (folder / "said.txt").write_text(done.stderr)
+    return folder
+
+
+def test_few_test_clips_suggest_to_leave_one_out(people: Path, tiny_data: Path) -> None:
+    said = (people / "said.txt").read_text()
+    assert "vcsf retrieve people --leave-one-out measures with all 12 clips" in said
+
+
+def test_every_clip_queries_the_clips_of_other_groups(people: Path) -> None:
+    """R@1 again from `features.parquet`, one query at a time, and what clusters of the same clips
+    are."""
+    done = called(
+        *("retrieve", "people", "--leave-one-out", "--clusters", "--k", "1,20", "--untrained"),
+        *("--workers", 0),
+        cwd=people,
+    )
+    (found,) = people.glob("runs/*/retrieve/people-leave-one-out")
+    rows, near = pd.read_csv(found / "results.csv"), pd.read_csv(found / "neighbours.csv")
+    assert set(rows["task"]) == {"retrieval-leave-one-out"}
+    assert set(rows["clips"]) == {12}
+    assert set(rows["metric"]) == {"R@1", "R@20", "R@1_low", "R@1_high"}
+    person = {name: re.search("p[0-9]", name)[0] for name in {*near["query"], *near["neighbour"]}}
+    assert (near["query"].map(person) != near["neighbour"].map(person)).all()
+    assert (
+        near.groupby(["query", "pathway"]).size().eq(8).all()
+    )  # two of three people, 4 clips each
+    table = pq.read_table(found / "features.parquet").to_pandas().set_index("video")
+    for pathway in ("slow", "fast"):
+        values = np.stack(table[pathway].to_list())
+        unit = values - values.mean(0)
+        unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+        hit = []
+        for number, query in enumerate(table.index):
+            others = [
+                each for each, name in enumerate(table.index) if person[name] != person[query]
+            ]
+            best = max(others, key=lambda each: float(unit[number] @ unit[each]))
+            hit.append(table["label"].iloc[best] == table["label"].iloc[number])
+        own = rows[(rows["variant"] == "trained") & (rows["pathway"] == pathway)]
+        value = own.set_index("metric")["value"]
+        assert value["R@1"] == pytest.approx(np.mean(hit))
+        assert value["R@1_low"] <= value["R@1"] <= value["R@1_high"]
+        assert f"R@1 of trained {pathway}: {100 * value['R@1']:.1f}, 95 % interval" in done.stdout
+    assert "there are only 8 other group's clips: R@20 is R@8" in done.stderr
+    assert "less the mean of all clips" in (found / "report.md").read_text()
+    assert "--leave-one-out --k 1,20" in (found / "report.html").read_text()
+
+    folder = found.parent.parent / "clusters" / "people-leave-one-out"
+    scores = pd.read_csv(folder / "results.csv")
+    assert {*scores["variant"]} == {"trained", "untrained"}
+    assert {*scores["metric"]} == {
+        f"{name}{end}" for name in ("v_measure", "nmi") for end in ("", "_min", "_max")
+    }
+    listed = pd.read_csv(folder / "clusters.csv")
+    for _, own in listed.groupby("pathway"):
+        assert {*own["video"]} == {*table.index}
+        assert {*own["cluster"]} == {1, 2}
+        assert own["cluster"].value_counts()[1] >= 6
+    assert "2 clusters of 12 clips" in done.stdout
+    assert (folder / "report.html").is_file()
+
+
+def test_clips_seen_without_labels_are_marked_and_those_seen_with_labels_refused(
+    copy: Path, tiny_data: Path
+) -> None:
+    measure = ("retrieve", "--leave-one-out", "--k", "1", "--no-html", "--data", tiny_data)
+    done = called(*measure, "--workers", 0, cwd=copy)
+    assert "8 of 12 clips seen in training, without labels" in done.stdout
+    assert "the numbers are of these clips, not of new ones" in done.stderr
+    (found,) = copy.glob("runs/*/retrieve/synthetic-leave-one-out/results.csv")
+    assert set(pd.read_csv(found)["seen"]) == {8}
+    (status,) = copy.glob("runs/*/status.json")
+    status.write_text(json.dumps(json.loads(status.read_text()) | {"uses_labels": True}))
+    refused = called(*measure, "--workers", 0, cwd=copy, status=2)
+    assert "8 of 12 test clips of synthetic" in refused.stderr
+    allowed = called(*measure, "--workers", 0, "--allow-seen", cwd=copy)
+    assert "8 of 12 test clips seen in training" in allowed.stdout
+
+
+def test_a_dataset_of_one_group_has_none_to_leave_out(copy: Path, tiny_data: Path) -> None:
+    shutil.copytree(tiny_data, copy / "data")
+    folder = copy / "data" / "synthetic"
+    rows = Manifest.open(folder).table.to_dict("records")
+    one = {"group": "g01"}
+    manifest.write(
+        folder, [row | {"frame_offsets": list(row["frame_offsets"])} | one for row in rows]
+    )
+    done = called("retrieve", "--leave-one-out", "--data", "data", cwd=copy, status=2)
+    assert "synthetic has one group only" in done.stderr
 
 
 def test_an_unfinished_run_is_measured_by_name_and_never_chosen(

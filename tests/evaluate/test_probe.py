@@ -11,7 +11,7 @@ import torch
 
 from vcsf_cli.config.protocol import LinearTrain
 from vcsf_cli.config.schema import Optim
-from vcsf_cli.evaluate.knn import Voters
+from vcsf_cli.evaluate.knn import FOLDS, Voters, votes_of_other_groups
 from vcsf_cli.evaluate.linear import fit_layer
 from vcsf_cli.evaluate.probe import choose
 
@@ -157,3 +157,77 @@ def test_the_setting_with_the_most_right_answers_on_held_out_clips_is_chosen(
     assert choose(features, target, np.arange(8), np.arange(0), fit, {"number": [2, 1]})[0] == {
         "number": 2
     }
+
+
+def left_out_by_hand(
+    features: np.ndarray,
+    target: np.ndarray,
+    group: np.ndarray,
+    fold: np.ndarray,
+    settings: list[tuple[int, float]],
+) -> tuple[list[list[float]], list[int]]:
+    """For every fold the settings with the most right answers among the other folds' clips, each of
+    which is told by clips of other groups and not of the fold; then the votes for the fold's."""
+    unit = features - features.mean(0)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+
+    def votes(clip: int, allowed: list[int], k: int, temperature: float) -> list[float]:
+        shares = [0.0, 0.0, 0.0]
+        for near in sorted(allowed, key=lambda other: -float(unit[clip] @ unit[other]))[:k]:
+            shares[target[near]] += math.exp(float(unit[clip] @ unit[near]) / temperature)
+        return [each / sum(shares) for each in shares]
+
+    clips, found, chosen = range(len(features)), [[0.0]] * len(features), []
+    for number in sorted(set(fold)):
+        scores = []
+        for place, (k, temperature) in enumerate(settings):
+            right, loss = 0, 0.0
+            others = [clip for clip in clips if fold[clip] != number]
+            for clip in others:
+                allowed = [other for other in others if group[other] != group[clip]]
+                shares = votes(clip, allowed, k, temperature)
+                right += shares.index(max(shares)) == target[clip]
+                loss -= math.log(max(shares[target[clip]], 1e-9))
+            scores.append((right, -loss, -place))
+        best = max(range(len(settings)), key=lambda place: scores[place])
+        chosen.append(best)
+        for clip in clips:
+            if fold[clip] == number:
+                allowed = [other for other in clips if group[other] != group[clip]]
+                found[clip] = votes(clip, allowed, *settings[best])
+    return found, chosen
+
+
+@pytest.mark.parametrize("groups", [4, 13])
+def test_clips_of_other_groups_vote_with_settings_that_other_folds_choose(groups: int) -> None:
+    rng = np.random.default_rng(0)
+    target, group = rng.integers(0, 3, 52), np.arange(52) % groups
+    centres = rng.normal(size=(3, 5))
+    features = (centres[target] + 1.3 * rng.normal(size=(52, 5)) + 2).astype(np.float32)
+    grid = {"k": [9, 1, 3], "temperature": [0.1, 1.0]}
+    found, tried = votes_of_other_groups(features, target, group, 3, grid, seed=0)
+    order = np.random.default_rng(0).permutation(groups)
+    fold = np.array([order[each] % min(FOLDS, groups) for each in group])
+    settings = [(k, temperature) for k in grid["k"] for temperature in grid["temperature"]]
+    by_hand, chosen = left_out_by_hand(features, target, group, fold, settings)
+    np.testing.assert_allclose(found, by_hand, atol=1e-4)
+    best = tried.sort_values(
+        ["held_out_top1", "held_out_loss"], ascending=[False, True], kind="stable"
+    )
+    first = best.groupby("fold").first()
+    assert [settings.index((row.k, row.temperature)) for row in first.itertuples()] == chosen
+    assert len(set(chosen)) > 1
+
+
+def test_a_fold_s_labels_choose_nothing_for_it() -> None:
+    rng = np.random.default_rng(0)
+    target, group = rng.integers(0, 3, 40), np.arange(40) % 8
+    features = rng.normal(size=(40, 5)).astype(np.float32)
+    grid = {"k": [1, 3, 9], "temperature": [0.1, 1.0]}
+    _, tried = votes_of_other_groups(features, target, group, 3, grid, seed=0)
+    changed = np.where(np.random.default_rng(0).permutation(8)[group] == 5, 2, target)
+    assert (changed != target).any()
+    _, again = votes_of_other_groups(features, changed, group, 3, grid, seed=0)
+    same = ["k", "temperature", "held_out_top1", "held_out_loss"]
+    assert tried[tried["fold"] == 5][same].equals(again[again["fold"] == 5][same])
+    assert not tried[tried["fold"] == 4][same].equals(again[again["fold"] == 4][same])

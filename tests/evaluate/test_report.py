@@ -562,6 +562,35 @@ def test_without_labels_there_are_neighbours_and_a_map_and_no_scores(
     assert opened.errors == []
 
 
+@chromium
+def test_clusters_of_clips_without_labels_can_be_looked_through(
+    opened: Browser, folder: Path
+) -> None:
+    retrieve(folder, "bare", "--clusters", "--cluster-count", "3")
+    (clusters,) = folder.glob("runs/*/clusters/bare-split1")
+    assert not (clusters / "results.csv").exists()
+    listed = pd.read_csv(clusters / "clusters.csv")
+    own = listed[listed["pathway"] == "both"].groupby("cluster")
+    look(opened, clusters)
+    assert count(opened) == (3, 3)
+    said = opened.evaluate("document.querySelector('.count').textContent")
+    assert said == "3 of 3 clusters"
+    pages = "[...document.querySelectorAll('.query')]"
+    titles = opened.evaluate(
+        f"{pages}.map((each) => each.querySelector('.asked strong').textContent)"
+    )
+    assert titles == [f"cluster {number} ({size} clips)" for number, size in own.size().items()]
+    shown = opened.evaluate(
+        f"{pages}.map((each) => [each.querySelector('.asked span').textContent, "
+        "...[...each.querySelectorAll('li')].map((item) => item.title)])"
+    )
+    assert shown == [videos.tolist() for _, videos in own["video"]]
+    assert opened.evaluate("document.querySelectorAll('.hit, .miss').length") == 0
+    opened.scroll("#map")
+    opened.appears(".point")
+    assert opened.errors == []
+
+
 def test_it_says_what_was_measured(measured: Path) -> None:
     text = (measured / "report.html").read_text(encoding="utf-8")
     run = measured.parents[1].name

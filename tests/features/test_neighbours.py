@@ -67,14 +67,16 @@ def test_both_is_the_mean_of_the_similarities() -> None:
     assert (np.diff(near.similarity) <= 0).all()
 
 
-def test_excluded_pairs_are_never_neighbours_and_short_galleries_end_in_minus_one() -> None:
+def test_clips_of_one_group_are_never_neighbours_and_short_galleries_end_in_minus_one() -> None:
     unit = {"slow": centred_unit(features(0, 4)["slow"])}
-    near = nearest(unit, unit, "slow", 10, np.eye(4, dtype=bool))
-    for row in range(4):
-        assert set(near.index[row, :3]) == set(range(4)) - {row}
-        assert near.index[row, 3] == -1
+    group = np.array([0, 1, 2, 1])
+    near = nearest(unit, unit, "slow", 10, (group, group))
+    assert set(near.index[0, :3]) == {1, 2, 3}
+    assert near.index[0, 3] == -1
+    assert set(near.index[1, :2]) == set(near.index[3, :2]) == {0, 2}
+    assert near.index[1, 2:].tolist() == [-1, -1]
     labels = np.array(["a"] * 4, object)
-    assert hits(near, labels, labels).sum() == 12
+    assert hits(near, labels, labels).sum() == 3 + 2 + 3 + 2
 
 
 def test_equal_similarities_go_by_gallery_order() -> None:

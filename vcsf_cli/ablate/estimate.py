@@ -15,7 +15,7 @@ from vcsf_cli.ablate.plan import Plan
 from vcsf_cli.ablate.rows import RunSpec
 from vcsf_cli.ablate.run import RunOptions
 from vcsf_cli.config.protocol import Finetune
-from vcsf_cli.config.table import Measure
+from vcsf_cli.config.table import RETRIEVED, Measure
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.manifest import official_split
 from vcsf_cli.errors import RunError
@@ -245,7 +245,7 @@ class Costs:
         length = build_sampler(spec.recipe.last_stage).length
         windows = max(1.0, 1 + (frames - length) / max(1, length // 2 - 1))
         flops = self.network(spec).flops
-        if measure.task == "retrieve":
+        if measure.task in RETRIEVED:
             return sum(flops.values()) * windows * (train + test)
         protocol = measured.load_protocol(measure)
         crops = 10 if protocol.crops == "ten" else 1

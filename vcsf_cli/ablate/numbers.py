@@ -133,7 +133,7 @@ class TableResults:
         found = []
         for group in self.groups:
             metric = group.metrics[0]
-            sources = measured.sources(self.plan.manifest(group.dataset))
+            sources = measured.sources(self.plan.manifest(group.dataset), group.measure)
             for row in self.plan.table.rows:
                 if row.name in (wanted.baseline, wanted.labels):
                     continue
@@ -186,7 +186,7 @@ def gather_results(plan: Plan) -> TableResults:
             result_rows.append(own.rows.assign(row=row))
             if exposure:
                 seen |= {row} if exposure.count else set()
-                about = f"{measure.task} on {plan.measured_on(spec, measure)}, seed {spec.seed}, split {spec.split}"
+                about = f"{own.rows['task'].iloc[0]} on {plan.measured_on(spec, measure)}, seed {spec.seed}, split {spec.split}"
                 exposures.setdefault(row, []).extend(
                     f"{about}: {remark}" for remark in exposure.remarks
                 )
@@ -213,7 +213,7 @@ def gather_results(plan: Plan) -> TableResults:
 
 def _summary_lines(plan: Plan, group: Group) -> list[dict[str, object]]:
     """The lines of numbers.csv of one measurement."""
-    sources = measured.sources(plan.manifest(group.dataset))
+    sources = measured.sources(plan.manifest(group.dataset), group.measure)
     first, lines = plan.table.rows[0], []
     for row in plan.table.rows:
         for pathway in row.pathways:

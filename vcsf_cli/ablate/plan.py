@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from vcsf_cli.config.table import Measure
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import InputError
 from vcsf_cli.evaluate.evaluation import Measurement
+from vcsf_cli.model.parts import uses_labels
 from vcsf_cli.runs import stages, trained_on
 from vcsf_cli.runs.run import Run, run_folder
 
@@ -113,13 +114,18 @@ class Plan:
         if manifest is None:
             return None
         test = measured.evaluation(spec, manifest, measure).test
+        left_out = measure.leave_one_out
         if (spec.run.folder / "status.json").is_file():
-            return trained_on.compare(spec.run, manifest, spec.split, test)
+            found = trained_on.compare(spec.run, manifest, spec.split, test, left_out)
+            return replace(found, without_labels=left_out and not spec.run.uses_labels)
         if own is None:
             return None
         clips = trained_on.training_clips(own, spec.split)
         same = own.hash == manifest.hash
-        return trained_on.exposure(spec.run.name, clips, own.name, same, manifest, spec.split, test)
+        found = trained_on.exposure(
+            spec.run.name, clips, own.name, same, manifest, spec.split, test, leave_one_out=left_out
+        )
+        return replace(found, without_labels=left_out and not uses_labels(spec.recipe))
 
     @cached_property
     def fingerprints(self) -> dict[str, list[str]]:

@@ -157,6 +157,8 @@ def _published_rows(results: TableResults) -> list[tuple[Cell, ...]]:
         data = benchmark(results.plan.manifest(group.dataset))
         names = {m: f"{group.dataset} {group.task} {m}" for m in _shown_metrics(group)}
         columns += [*names.values(), ""]
+        if group.measure.leave_one_out:
+            continue
         for entry, values in published.results(group.measure.task, data):
             texts = {name: f"{values[m]:.1f}" for m, name in names.items() if m in values}
             if texts:

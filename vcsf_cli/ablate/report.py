@@ -176,7 +176,8 @@ def _runs_section(results: TableResults) -> Section:
 
 def _report_link(results: TableResults, group: Group, spec: RunSpec) -> str:
     """The path of a run's own retrieval report from the table's folder; empty if there is none."""
-    path = retrieval_folder(spec.run, group.dataset, spec.split) / RETRIEVAL_REPORT
+    left_out = group.measure.leave_one_out
+    path = retrieval_folder(spec.run, group.dataset, spec.split, left_out) / RETRIEVAL_REPORT
     if group.measure.task != "retrieve" or not path.is_file():
         return ""
     return quote(Path(os.path.relpath(path, results.plan.folder)).as_posix())
@@ -219,11 +220,12 @@ def _clips(results: TableResults) -> Clips | None:
     if group and runs:
         manifest = results.plan.manifest(group.dataset)
         folders = {
-            name: retrieval_folder(spec.run, group.dataset, spec.split)
+            name: retrieval_folder(spec.run, group.dataset, spec.split, group.measure.leave_one_out)
             for name, spec in runs.items()
         }
         split = next(iter(runs.values())).split
-        clips = build_clips(manifest, query_gallery(manifest, split), folders)
+        parts = query_gallery(manifest, split, group.measure.leave_one_out)
+        clips = build_clips(manifest, parts, folders)
     if group is None or clips is None:
         return Clips({"classes": [], "videos": [], "recall": recall}, [], []) if recall else None
     views = [

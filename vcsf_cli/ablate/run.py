@@ -18,7 +18,7 @@ from typing import IO
 from vcsf_cli.ablate.measured import measured_ks, recall_ks
 from vcsf_cli.ablate.plan import Plan
 from vcsf_cli.ablate.rows import RunSpec
-from vcsf_cli.config.table import DEFAULT_PROTOCOLS
+from vcsf_cli.config.table import DEFAULT_PROTOCOLS, RETRIEVED
 from vcsf_cli.errors import BusyError, RunError
 from vcsf_cli.evaluate.retrieval import retrieval_folder
 from vcsf_cli.narrate import duration, say
@@ -97,12 +97,14 @@ def remaining_commands(
         commands.append(["pretrain", spec.row.base, *changed, *places, *arithmetic])
     for measure in plan.missing(spec):
         dataset = plan.measured_on(spec, measure)
-        start = [dataset, "--from", str(spec.run.folder), "--split", str(spec.split)]
+        start = [dataset, "--from", str(spec.run.folder)]
+        start += ["--leave-one-out"] if measure.leave_one_out else ["--split", str(spec.split)]
         start += ["--allow-seen"] if options.allow_seen else []
-        if measure.task == "retrieve":
-            before = measured_ks(retrieval_folder(spec.run, dataset, spec.split))
-            ks = ",".join(map(str, sorted({*recall_ks(measure), *before})))
-            commands.append(["retrieve", *start, "--k", ks, *places])
+        if measure.task in RETRIEVED:
+            folder = retrieval_folder(spec.run, dataset, spec.split, measure.leave_one_out)
+            ks = ",".join(map(str, sorted({*recall_ks(measure), *measured_ks(folder)})))
+            more = ["--clusters"] if measure.task == "clusters" else []
+            commands.append(["retrieve", *start, "--k", ks, *more, *places])
         else:
             pathways = spec.row.classified_pathways
             start += ["--pathway", "both" if len(pathways) > 1 else pathways[0]]

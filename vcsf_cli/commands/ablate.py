@@ -23,7 +23,7 @@ from vcsf_cli.config.catalogue import TABLES
 from vcsf_cli.errors import did_you_mean
 
 _MOST_DIGITS = 15
-_TASKS = ("retrieve", "linear", "knn", "finetune")
+_TASKS = ("retrieve", "clusters", "linear", "attentive", "knn", "finetune")
 
 
 def _parse_names(text: str) -> list[str]:

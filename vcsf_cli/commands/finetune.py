@@ -13,7 +13,9 @@ from vcsf_cli.commands.options import (
     devices_option,
     encoder_options,
     engine_options,
+    leave_one_out_option,
     precision_option,
+    refuse_split,
     runs_option,
     save_every_option,
     workers_option,
@@ -49,6 +51,12 @@ def _parse_seeds(text: str) -> list[int]:
     help="Leave the networks as they are and train a linear layer on their features.",
 )
 @click.option(
+    "--attentive",
+    is_flag=True,
+    help="Leave the networks as they are and train a cross-attention block on their features "
+    "before pooling.",
+)
+@click.option(
     "--knn", is_flag=True, help="Let the nearest training clips vote; nothing is trained."
 )
 @click.option(
@@ -64,6 +72,7 @@ def _parse_seeds(text: str) -> list[int]:
     help="Official split, or all three one after the other.  [default: the one that the run was "
     "trained on]",
 )
+@leave_one_out_option
 @click.option(
     "--pathway",
     type=click.Choice(["slow", "fast", "both"]),
@@ -75,7 +84,7 @@ def _parse_seeds(text: str) -> list[int]:
 @click.option(
     "--protocol",
     "protocol_name",
-    help="A protocol's name or file.  [default: coclr, or linear or knn as the options say]",
+    help="A protocol's name or file.  [default: coclr, or as the options say]",
 )
 @click.option(
     "--set",
@@ -105,40 +114,62 @@ def _parse_seeds(text: str) -> list[int]:
 )
 def command(
     linear: bool,
+    attentive: bool,
     knn: bool,
     protocol_name: str | None,
     assignments: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Measure how well the networks of a run tell the classes of DATASET apart: the whole network
-    fine-tuned, or with --linear or --knn its features as they are.
+    fine-tuned, or with --linear, --attentive or --knn its features as they are.
 
-    Protocols (coclr, cpu, linear, knn, or a file of your own) say how. Nothing is chosen on test
+    Protocols (coclr, cpu, linear, attentive, knn, or a file of your own) say how. Nothing is chosen on test
     clips: whole recordings of the training part are held out. The same command goes on where an
     earlier one stopped, and shows the table again when all is done. Rows are in results.csv of the
     run, everything else in its folder `finetune`."""
-    protocol = _load_protocol(protocol_name, linear, knn, assignments)
+    flags = {"linear": linear, "attentive": attentive, "knn": knn}
+    modes = [mode for mode, given in flags.items() if given]
+    protocol = _load_protocol(protocol_name, modes, assignments)
+    if options["leave_one_out"]:
+        _refuse_leave_one_out(protocol, options)
 
     from vcsf_cli.commands.work import finetune  # torch takes seconds to load
 
     finetune.measure_all(protocol, **options)
 
 
-def _load_protocol(
-    named: str | None, linear: bool, knn: bool, assignments: tuple[str, ...]
-) -> Protocol:
+def _refuse_leave_one_out(protocol: Protocol, options: dict[str, Any]) -> None:
+    """Refuse what can't be measured by leaving one out.
+
+    Raises:
+        InputError: If something can't.
+    """
+    refuse_split(True, options["split"])
+    if protocol.mode != "knn":
+        raise InputError(
+            f"--leave-one-out is of --knn; a protocol of mode {protocol.mode} would be trained once "
+            "for each group",
+            "add --knn, or measure with vcsf retrieve --leave-one-out",
+        )
+    if options["label_budget"]:
+        raise InputError(
+            "--labels has no meaning with --leave-one-out", "all clips of other groups vote"
+        )
+
+
+def _load_protocol(named: str | None, modes: list[str], assignments: tuple[str, ...]) -> Protocol:
     """The protocol that the options ask for.
 
     Raises:
         InputError: If they ask for two things at once.
         RecipeError: If it is not a valid protocol.
     """
-    if linear and knn:
+    if len(modes) > 1:
         raise InputError(
-            "--linear and --knn are two measurements",
+            f"--{modes[0]} and --{modes[1]} are two measurements",
             "give one of them, and the other in a second call",
         )
-    mode = "linear" if linear else "knn" if knn else None
+    mode = modes[0] if modes else None
     protocol = protocols.load(named or mode or _DEFAULT_PROTOCOL, assignments)
     if mode and protocol.mode != mode:
         raise InputError(

@@ -16,6 +16,7 @@ from click.shell_completion import CompletionItem
 
 from vcsf_cli.config.catalogue import RECIPES, Catalogue
 from vcsf_cli.contracts import PATHWAYS
+from vcsf_cli.errors import InputError
 
 MOST_WORKERS = 1024
 LONGEST = 1e9
@@ -222,6 +223,25 @@ allow_seen_option = click.option(
     help="Measure test clips that the run saw in training too, which is refused otherwise; the "
     "results are marked.",
 )
+
+leave_one_out_option = click.option(
+    "--leave-one-out",
+    is_flag=True,
+    help="Every clip is tested against all clips of other groups, in place of a split.",
+)
+
+
+def refuse_split(leave_one_out: bool, split: object) -> None:
+    """Refuse a split where none is used.
+
+    Raises:
+        InputError: If one was given.
+    """
+    if leave_one_out and split is not None:
+        raise InputError(
+            "--split has no meaning with --leave-one-out", "every clip is tested; leave one out"
+        )
+
 
 precision_option = click.option(
     "--precision",

@@ -36,6 +36,8 @@ from vcsf_cli.storage.files import is_folder_name
 
 _RECIPE = "recipes/vcsf.yaml"
 """Suggested for datasets that suggest none of their own."""
+_FEW_TEST_CLIPS = 100
+"""With fewer, an interval of accuracy is some 20 points wide."""
 
 
 def _shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -258,6 +260,7 @@ def _prepare(
             f"see {folder / PROBLEMS}; the others are prepared and can be used, --max-bad says how "
             "many are fine",
         )
+    _suggest_leave_one_out(dataset, folder, data)
     say(next_command(kind, name, data))
 
 
@@ -272,6 +275,21 @@ def _settings_before(folder: Path, verify: bool) -> dict[str, Any] | None:
         if not verify:
             raise
         return None
+
+
+def _suggest_leave_one_out(dataset: Dataset, folder: Path, data: Path) -> None:
+    """Say how to measure videos of one's own with few test clips."""
+    from vcsf_cli.data.manifest import Manifest  # pandas is slow to load
+
+    manifest = Manifest.open(folder)
+    test = len(manifest.part(1, "test"))
+    few = not dataset.benchmark and 0 < test < _FEW_TEST_CLIPS
+    if few and manifest.table["label"].notna().any():
+        say(
+            f"{test} test clips say little: after training, vcsf retrieve "
+            f"{shlex.quote(manifest.name)} --leave-one-out{where('data', data)} measures with all "
+            f"{len(manifest.table):,} clips"
+        )
 
 
 def next_command(kind: str, name: str, data: Path) -> str:

@@ -14,6 +14,8 @@ from vcsf_cli.commands.options import (
     devices_option,
     encoder_options,
     engine_options,
+    leave_one_out_option,
+    refuse_split,
     runs_option,
     workers_option,
 )
@@ -24,6 +26,9 @@ _LARGEST_K = 10**9
 _BENCHMARK_OPTIONS = {
     "dataset": "DATASET",
     "split": "--split",
+    "leave_one_out": "--leave-one-out",
+    "clusters": "--clusters",
+    "cluster_count": "--cluster-count",
     "baselines": "--baselines",
     "untrained": "--untrained",
     "allow_seen": "--allow-seen",
@@ -59,6 +64,7 @@ def _parse_ks(text: str) -> list[int]:
     type=click.IntRange(1, 3),
     help="Official split.  [default: the one that the run was trained on]",
 )
+@leave_one_out_option
 @click.option(
     "--k",
     "ks",
@@ -72,6 +78,18 @@ def _parse_ks(text: str) -> list[int]:
     help="Measure the untrained network, where a recipe makes it, and colour histograms too.",
 )
 @click.option("--untrained", is_flag=True, help="Measure the recipe's untrained network too.")
+@click.option(
+    "--clusters",
+    is_flag=True,
+    help="Cluster the clips by k-means too: V-measure and NMI of as many clusters as classes, and "
+    "the clusters as a page to look through.",
+)
+@click.option(
+    "--cluster-count",
+    type=click.IntRange(2, 10_000),
+    help="With --clusters, how many there are of clips without labels.  [default: the square root of "
+    "half the clips, at most 50]",
+)
 @allow_seen_option
 @click.option(
     "--html/--no-html", default=True, show_default=True, help="Whether to write report.html."
@@ -121,11 +139,18 @@ def command(**options: Any) -> None:
     folder `retrieve`; an encoder without a run gets a folder in --runs. The last shows the tables,
     curves, a map of the embedding and every query with its neighbours as moving pictures.
 
+    With --leave-one-out all clips with a label are queries, which small datasets need; intervals
+    are over groups. Clips that the run was trained on without labels count too, and the results say
+    so.
+
     With --query or --query-dir, search the dataset --gallery with videos that need not be prepared:
     the nearest of its videos, and when. The gallery's features are kept in the run's folder
     `index`."""
     search = bool(options["queries"] or options["query_dir"])
     _refuse_others(search, options)
+    if options["cluster_count"] and not options["clusters"]:
+        raise InputError("--cluster-count has no meaning without --clusters", "add --clusters")
+    refuse_split(options["leave_one_out"], options["split"])
 
     from vcsf_cli.commands.work import retrieve  # torch takes seconds to load
 

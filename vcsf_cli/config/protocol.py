@@ -103,6 +103,35 @@ class Linear(Node):
     """Crops of training and test clips; a feature is the mean over windows and crops."""
 
 
+class _AttentiveOptim(_LinearOptim):
+    name: Optimiser = "adamw"
+    schedule: Literal["constant", "step", "cosine"] = "cosine"
+    drops: list[Annotated[int, Gt(0)]] = Field(default_factory=list)
+    warmup: Annotated[float, Ge(0)] = 1.0
+
+
+class AttentiveTrain(Node):
+    epochs: Annotated[int, Gt(0)] = 50
+    batch: Annotated[int, Gt(1)] = 32
+
+
+class Attentive(Node):
+    """Trains one cross-attention block and a linear layer on frozen features before pooling."""
+
+    mode: Literal["attentive"]
+    name: Name
+    held_out: _HeldOut = 0.2
+    windows: Annotated[int, Gt(0)] = 4
+    """Windows of a clip, spread evenly: one at a time is learned from, the mean of their
+    probabilities is the answer."""
+    heads: Annotated[int, Gt(0)] = 8
+    """Of the attention; fewer where the features' channels can't be divided by it."""
+    optim: _AttentiveOptim = _AttentiveOptim()
+    train: AttentiveTrain = AttentiveTrain()
+    grid: _Grid
+    crops: Literal["centre"] = "centre"
+
+
 class _KnnGrid(Node):
     """Values that are tried in all combinations; the first one is used if no clips are held out."""
 
@@ -120,11 +149,12 @@ class Knn(Node):
     crops: _Crops = "centre"
 
 
-Protocol = Finetune | Linear | Knn
+Protocol = Finetune | Linear | Attentive | Knn
 
-_MODES: Mapping[str, type[Finetune] | type[Linear] | type[Knn]] = {
+_MODES: Mapping[str, type[Finetune] | type[Linear] | type[Attentive] | type[Knn]] = {
     "finetune": Finetune,
     "linear": Linear,
+    "attentive": Attentive,
     "knn": Knn,
 }
 
@@ -151,7 +181,7 @@ def load(named: str, assignments: Sequence[str] = ()) -> Protocol:
     if mode not in _MODES:
         raise UnknownName("mode", str(mode), _MODES, checker.place("mode"))
     protocol: Protocol | None = checker.node(_MODES[mode], tree, ())
-    if isinstance(protocol, Finetune | Linear):
+    if isinstance(protocol, Finetune | Linear | Attentive):
         checker.check_drops(protocol.optim.schedule, protocol.optim.drops, protocol.train.epochs)
     checker.finish()
     assert protocol is not None

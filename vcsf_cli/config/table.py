@@ -19,7 +19,16 @@ from vcsf_cli.errors import InputError, UnknownName
 from vcsf_cli.storage.files import is_folder_name
 
 DEFAULT_KS = (1, 5, 10, 20, 50)
-DEFAULT_PROTOCOLS: Mapping[str, str] = {"linear": "linear", "knn": "knn", "finetune": "coclr"}
+DEFAULT_PROTOCOLS: Mapping[str, str] = {
+    "linear": "linear",
+    "attentive": "attentive",
+    "knn": "knn",
+    "finetune": "coclr",
+}
+RETRIEVED = ("retrieve", "clusters")
+"""Tasks that `vcsf retrieve` measures; the others have a protocol."""
+LEAVING_OUT = (*RETRIEVED, "knn")
+"""Tasks that can leave one out."""
 
 Text = Annotated[str, MinLen(1)]
 _Shown = Literal["slow", "fast", "both"]
@@ -28,22 +37,29 @@ _Shown = Literal["slow", "fast", "both"]
 class Measure(Node):
     """A measurement of every row."""
 
-    task: Literal["retrieve", "linear", "knn", "finetune"]
+    task: Literal["retrieve", "clusters", "linear", "attentive", "knn", "finetune"]
     data: Dataset | None = None
     """A prepared dataset; None: the row's training data."""
     k: Annotated[list[Annotated[int, Gt(0)]], MinLen(1)] | None = None
     """Of R@k; only for `retrieve`."""
+    leave_one_out: bool = False
+    """Whether every clip is tested against clips of other groups; for `retrieve`, `clusters`, `knn`."""
     protocol: Text | None = None
-    """A protocol's name or file, for the other tasks; None: the task's default."""
+    """A protocol's name or file, for the tasks of `vcsf finetune`; None: the task's default."""
     set: dict[str, Any] = Field(default_factory=dict)
     """Assignments to the protocol."""
 
     @property
     def description(self) -> str:
         """Task, dataset, protocol and assignments, for messages."""
-        return " ".join(
-            word for word in (self.task, self.data, self.protocol, *self.assignments) if word
+        words = (
+            self.task,
+            self.leave_one_out and "leave-one-out",
+            self.data,
+            self.protocol,
+            *self.assignments,
         )
+        return " ".join(word for word in words if word)
 
     @property
     def assignments(self) -> list[str]:
@@ -168,16 +184,19 @@ def contents(draft: Draft) -> tuple[TableFile, dict[str, Row], list[Measure], Ch
 
 def _check_measure(measure: Measure, checker: Checker, index: int) -> None:
     """Check that a measurement has only keys of its task, and a protocol of its mode."""
-    if measure.task == "retrieve":
-        for key in ("protocol", "set"):
-            if getattr(measure, key):
-                checker.problem(
-                    f"{checker.place('measure', index, key)} has no meaning for `retrieve`"
-                )
+    meaning = {
+        "protocol": measure.task not in RETRIEVED,
+        "set": measure.task not in RETRIEVED,
+        "k": measure.task == "retrieve",
+        "leave_one_out": measure.task in LEAVING_OUT,
+    }
+    for key, has in meaning.items():
+        if getattr(measure, key) and not has:
+            hint = {"k": "k is of `retrieve`"}.get(key, "leave it out")
+            place = checker.place("measure", index, key)
+            checker.problem(f"{place} has no meaning for `{measure.task}`", hint)
+    if measure.task in RETRIEVED:
         return
-    if measure.k:
-        place = checker.place("measure", index, "k")
-        checker.problem(f"{place} has no meaning for `{measure.task}`", "k is of `retrieve`")
     try:
         protocol = protocols.load(
             measure.protocol or DEFAULT_PROTOCOLS[measure.task], measure.assignments

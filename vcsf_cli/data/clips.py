@@ -134,7 +134,8 @@ class EvalClips(Dataset[dict[str, Any]]):
         sampler: Gives the windows.
         border: Side of the centre square as a fraction of the short side.
         size: Pixels of a clip's side.
-        centre_only: Only the middle window, for a quick check.
+        spread: How many windows, spread evenly over a clip, one perhaps more than once; 1 is the
+            middle one. None: all.
         crops: The centre square, or corners and centre of the frame, also mirrored.
     """
 
@@ -145,13 +146,13 @@ class EvalClips(Dataset[dict[str, Any]]):
         sampler: WindowSampler,
         border: float,
         size: int,
-        centre_only: bool = False,
+        spread: int | None = None,
         crops: Literal["centre", "ten"] = "centre",
     ) -> None:
         self.store = FrameStore(manifest)
         self.frames = manifest.table["frames"].to_numpy(np.int64)
         self.rows = list(rows)
-        self.sampler, self.border, self.size, self.centre_only = sampler, border, size, centre_only
+        self.sampler, self.border, self.size, self.spread = sampler, border, size, spread
         self.crops = crops
 
     def __len__(self) -> int:
@@ -159,7 +160,11 @@ class EvalClips(Dataset[dict[str, Any]]):
 
     def windows(self, row: int) -> list[View]:
         views = self.sampler.cover(int(self.frames[row]))
-        return [views[len(views) // 2]] if self.centre_only else views
+        if self.spread is None:
+            return views
+        return [
+            views[(2 * part + 1) * len(views) // (2 * self.spread)] for part in range(self.spread)
+        ]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.rows[index]

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vcsf_cli.contracts import Indices
+from vcsf_cli.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,14 +128,30 @@ class QueryGallery:
     """Rows of the manifest that search, and rows that are searched.
 
     Args:
-        leave_one_out: Whether both are all clips, and a clip is never its own neighbour.
+        leave_one_out: Whether both are the same clips, and none of its own group is a clip's
+            neighbour.
         left_out: How many other clips there are, and why, in words.
+        scored: Whether hits are counted: without labels there are none.
+        group: The number of each row's group, (rows of the manifest,); used if `leave_one_out`.
     """
 
     query: Indices
     gallery: Indices
     leave_one_out: bool
     left_out: str
+    scored: bool
+    group: Indices
+
+    @property
+    def description(self) -> str:
+        """Who searches where."""
+        if not self.leave_one_out:
+            return f"{len(self.query):,} test clips query {len(self.gallery):,} training clips"
+        groups = len(np.unique(self.group[self.query]))
+        others = "the others"
+        if groups < len(self.query):
+            others = f"those of other groups ({groups:,} groups)"
+        return f"every one of {len(self.query):,} clips queries {others}"
 
     @property
     def rows(self) -> Indices:
@@ -142,10 +159,49 @@ class QueryGallery:
         return np.unique(np.concatenate([self.query, self.gallery]))
 
 
-def query_gallery(manifest: Manifest, split: int) -> QueryGallery:
-    """Test clips query training clips; without labels or test clips, all clips query the others."""
+def group_numbers(manifest: Manifest) -> Indices:
+    """The number of each clip's group, or of its recording where the dataset names no group."""
+    group, source = (manifest.table[name].astype(str) for name in ("group", "source"))
+    named = np.where(group != "", "group " + group, "source " + source)
+    return np.unique(named, return_inverse=True)[1].astype(np.int64)
+
+
+def check_groups(manifest: Manifest, rows: Indices) -> None:
+    """Check that clips are of several groups, so that one can be left out.
+
+    Raises:
+        InputError: If they aren't.
+    """
+    if len(np.unique(group_numbers(manifest)[rows])) < 2:
+        raise InputError(
+            f"{manifest.name} has one group only: no clip has a neighbour in another one",
+            "prepare it with groups (--group-pattern, or the column `group`)",
+        )
+
+
+def count_alone(label: Labels, rows: Indices, group: Indices) -> int:
+    """Number of rows whose class is in no other group."""
+    found = Counter(label[rows])
+    classes = {(label[row], group[row]) for row in rows}
+    groups = Counter(name for name, _ in classes)
+    return sum(count for name, count in found.items() if groups[name] == 1)
+
+
+def query_gallery(manifest: Manifest, split: int, leave_one_out: bool = False) -> QueryGallery:
+    """Test clips query training clips; without labels or test clips, all clips query the others.
+
+    Args:
+        leave_one_out: Whether all clips with a label query those of other groups; without labels
+            all clips do.
+    """
     table = manifest.table
     labelled = table["label"].notna().to_numpy()
+    if leave_one_out:
+        rows = np.flatnonzero(labelled) if labelled.any() else np.arange(len(table))
+        outside = len(table) - len(rows)
+        words = f"{outside:,} clips have no label" if outside else "none"
+        group = group_numbers(manifest)
+        return QueryGallery(rows, rows, True, words, bool(labelled.any()), group)
     test, train = manifest.part(split, "test"), manifest.part(split, "train")
     test, train = test[labelled[test]], train[labelled[train]]
     if len(test) and len(train):
@@ -155,8 +211,9 @@ def query_gallery(manifest: Manifest, split: int) -> QueryGallery:
             if outside
             else "none"
         )
-        return QueryGallery(test, train, False, words)
-    return QueryGallery(np.arange(len(table)), np.arange(len(table)), True, "none")
+        return QueryGallery(test, train, False, words, True, np.arange(len(table)))
+    every = np.arange(len(table))
+    return QueryGallery(every, every, True, "none", False, every)
 
 
 def equal_clips(table: pd.DataFrame, rows: Indices, others: Indices) -> Indices:
@@ -167,6 +224,18 @@ def equal_clips(table: pd.DataFrame, rows: Indices, others: Indices) -> Indices:
         digests = table[name].astype(object)
         equal |= digests.iloc[rows].isin({*digests.iloc[others]} - {""}).to_numpy(bool)
     return rows[equal]
+
+
+def count_equal_across(table: pd.DataFrame, rows: Indices, group: Indices) -> int:
+    """Number of some rows of a manifest whose frames, or whose videos' files, equal those of
+    another of these rows in another group."""
+    equal = np.zeros(len(rows), bool)
+    for name in ("sha256", "original"):
+        clips = table[[name]].iloc[rows].astype(object).assign(group=group[rows])
+        several = clips.drop_duplicates()[name].duplicated(keep=False)
+        shared = {*clips.drop_duplicates()[name][several]} - {""}
+        equal |= clips[name].isin(shared).to_numpy(bool)
+    return int(equal.sum())
 
 
 def describe_duplicates(table: pd.DataFrame) -> list[str]:

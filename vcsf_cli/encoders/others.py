@@ -107,10 +107,14 @@ class WeightsSource(OtherSource):
     def uses_labels(self) -> bool:
         return self.weights.labels
 
-    def exposure(self, manifest: Manifest, split: int, test: Indices) -> Exposure:
+    def exposure(
+        self, manifest: Manifest, split: int, test: Indices, leave_one_out: bool = False
+    ) -> Exposure:
         own = self.weights.own_files
         others = [each.file for each in self.weights.imported if each.file not in own]
-        return trained_on.compare_files(self.name, own, others, manifest, split, test)
+        return trained_on.compare_files(
+            self.name, own, others, manifest, split, test, leave_one_out
+        )
 
     @property
     def facts(self) -> list[tuple[str, str]]:
@@ -246,7 +250,9 @@ class PluginSource(OtherSource):
     def uses_labels(self) -> bool | None:
         return self.encoder.labels
 
-    def exposure(self, manifest: Manifest, split: int, test: Indices) -> Exposure:
+    def exposure(
+        self, manifest: Manifest, split: int, test: Indices, leave_one_out: bool = False
+    ) -> Exposure:
         return Exposure(self.name, manifest, split, test, "unknown", None)
 
     @property

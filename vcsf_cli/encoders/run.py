@@ -66,8 +66,10 @@ class RunSource(EncoderSource):
     def uses_labels(self) -> bool:
         return self.run.uses_labels
 
-    def exposure(self, manifest: Manifest, split: int, test: Indices) -> Exposure:
-        return trained_on.compare(self.run, manifest, split, test)
+    def exposure(
+        self, manifest: Manifest, split: int, test: Indices, leave_one_out: bool = False
+    ) -> Exposure:
+        return trained_on.compare(self.run, manifest, split, test, leave_one_out)
 
     @property
     def remarks(self) -> list[str]:
@@ -220,7 +222,9 @@ class UntrainedSource(EncoderSource):
     def variant(self) -> str:
         return "scratch"
 
-    def exposure(self, manifest: Manifest, split: int, test: Indices) -> Exposure:
+    def exposure(
+        self, manifest: Manifest, split: int, test: Indices, leave_one_out: bool = False
+    ) -> Exposure:
         return Exposure(self.name, manifest, split, test, "", None)
 
     @property

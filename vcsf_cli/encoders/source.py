@@ -97,8 +97,13 @@ class EncoderSource(ABC):
         """Whether labels have trained it; None if that is not known."""
 
     @abstractmethod
-    def exposure(self, manifest: Manifest, split: int, test: Indices) -> Exposure:
+    def exposure(
+        self, manifest: Manifest, split: int, test: Indices, leave_one_out: bool = False
+    ) -> Exposure:
         """Which test clips it has seen in training.
+
+        Args:
+            leave_one_out: As of `trained_on.compare`.
 
         Raises:
             RunError: If a file that says so is damaged.

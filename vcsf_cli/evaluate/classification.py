@@ -13,15 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from vcsf_cli.config import strict_yaml
 from vcsf_cli.config.protocol import Finetune, Protocol, matches_its_name
 from vcsf_cli.contracts import PATHWAYS, Indices
-from vcsf_cli.data.splits import LabelBudget, draw_labelled, hold_out, missing_classes
+from vcsf_cli.data.splits import (
+    LabelBudget,
+    check_groups,
+    count_alone,
+    draw_labelled,
+    group_numbers,
+    hold_out,
+    missing_classes,
+)
 from vcsf_cli.errors import BusyError, DataError, InputError, RunError
 from vcsf_cli.evaluate import metrics
-from vcsf_cli.evaluate.evaluation import CLOSE, Evaluation, Measurement
+from vcsf_cli.evaluate.evaluation import CLOSE, LEAVE_ONE_OUT, Evaluation, Measurement
 from vcsf_cli.features.extract import Features
 from vcsf_cli.model.pathways import Networks
 from vcsf_cli.narrate import say
@@ -90,6 +99,7 @@ class Classification(Evaluation):
             "seed": self.seed,
             "labels": self.label_budget.text if self.label_budget else "all",
             "pathways": list(self.pathways),
+            **({"leave_one_out": True} if self.leave_one_out else {}),
             "protocol": self.protocol.model_dump(mode="json"),
         }
 
@@ -107,7 +117,10 @@ class Classification(Evaluation):
         A protocol that differs from the one that vcsf ships bears a hash: `finetune-coclr-3f2a1b`.
         """
         mode, name = self.protocol.mode, self.protocol.name
-        parts = [mode, *([name] if name != mode else [])]
+        parts = [
+            f"{mode}{LEAVE_ONE_OUT}" if self.leave_one_out else mode,
+            *([name] if name != mode else []),
+        ]
         if not matches_its_name(self.protocol):
             content = json.dumps(self.protocol.model_dump(mode="json"), sort_keys=True)
             parts.append(hashlib.sha256(content.encode()).hexdigest()[:6])
@@ -130,6 +143,13 @@ class Classification(Evaluation):
                 "prepare it in folders of classes, or with a CSV list of labels; vcsf retrieve "
                 "works without",
             )
+        if self.leave_one_out:
+            rows = np.flatnonzero(labelled)
+            check_groups(self.manifest, rows)
+            _check_classes(name, labels[rows], "")
+            outside = len(labels) - len(rows)
+            words = f"{outside:,} clips have no label" if outside else "none"
+            return _Splits(rows, rows[:0], rows, words)
         train, test = self.manifest.part(split, "train"), self.manifest.part(split, "test")
         train, test = train[labelled[train]], test[labelled[test]]
         if not len(train) or not len(test):
@@ -147,10 +167,7 @@ class Classification(Evaluation):
                 "they can only be got wrong: give these classes training clips, or choose another "
                 "--split",
             )
-        if len(set(labels[train])) < 2:
-            raise DataError(
-                f"{name} has one class only in split {split}", "there is nothing to tell apart"
-            )
+        _check_classes(name, labels[train], f" in split {split}")
         left_out = []
         if outside := len(labels) - len(train) - len(test):
             left_out.append(
@@ -176,7 +193,8 @@ class Classification(Evaluation):
 
     @property
     def left_out(self) -> int:
-        return len(self.labels) - len(self.test) - len(self.splits.train_and_validation)
+        used = np.union1d(self.test, self.splits.train_and_validation)
+        return len(self.labels) - len(used)
 
     @property
     def chooses(self) -> bool:
@@ -196,7 +214,7 @@ class Classification(Evaluation):
     @cached_property
     def target(self) -> metrics.IntArray:
         """The number of the class of each row to learn from or to choose by, -1 elsewhere: nothing
-        of test clips is in it."""
+        of test clips is in it, but for leave-one-out."""
         found = np.full(len(self.labels), -1)
         rows = self.splits.train_and_validation
         found[rows] = self.class_numbers(rows)
@@ -215,6 +233,10 @@ class Classification(Evaluation):
         """Sentences that belong beside the numbers, about the encoder and about what was chosen."""
         plain = self.source.remarks
         found = [text if text in plain else f"warning: {text}" for text in self.caveats]
+        if self.leave_one_out:
+            alone = count_alone(self.labels, self.test, group_numbers(self.manifest))
+            some = f"{alone:,} clips are of a class that no other group has, and count as misses"
+            return [*found, some] if alone else found
         validation = self.splits.validation
         without = len(self.classes) - len(set(self.labels[validation]))
         if len(validation) and without:
@@ -236,6 +258,12 @@ class Classification(Evaluation):
     def summary(self) -> str:
         """How many clips are used for what, and how many are left out."""
         splits = self.splits
+        if self.leave_one_out:
+            groups = len(np.unique(self.drawn[splits.test]))
+            return (
+                f"for every one of {len(splits.test):,} clips of {len(self.classes)} classes those "
+                f"of other groups vote ({groups:,} groups); left out: {splits.left_out}"
+            )
         held = f", {len(splits.validation):,} held out to choose" if len(splits.validation) else ""
         return (
             f"{len(splits.train):,} clips of {len(self.classes)} classes learn{held}, "
@@ -348,13 +376,23 @@ class Classification(Evaluation):
             }
             answers.append(pd.DataFrame(answer))
             found[pathway] = metrics.accuracies(
-                scores, target, self.recordings[test], ranks=self.protocol.mode != "knn"
+                scores, target, self.drawn[test], ranks=self.protocol.mode != "knn"
             )
         for name, parts in (("classes.csv", tables), ("answers.csv", answers)):
             text = pd.concat(parts).to_csv(index=False, lineterminator="\n")
             files.write_text(self.folder / name, text)
         rows = self.result_rows(self.variant, self.seed, found)
         return results.write(self.folder / "results.csv", rows)
+
+
+def _check_classes(name: str, labels: npt.NDArray[Any], where: str) -> None:
+    """Check that there is something to tell apart.
+
+    Raises:
+        DataError: If there is one class only.
+    """
+    if len(set(labels)) < 2:
+        raise DataError(f"{name} has one class only{where}", "there is nothing to tell apart")
 
 
 def check(

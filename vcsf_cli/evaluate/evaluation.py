@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ import pandas as pd
 from vcsf_cli.contracts import Indices
 from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.data.splits import equal_clips
+from vcsf_cli.data.splits import count_equal_across, equal_clips, group_numbers
 from vcsf_cli.encoders.source import EncoderSource
 from vcsf_cli.features.cache import read_features, write_features
 from vcsf_cli.features.extract import Done, Features
@@ -25,6 +25,9 @@ from vcsf_cli.runs import trained_on
 
 CLOSE = 1e-6
 """How near a mean over clips must be to the value in results.csv, which may come from float32."""
+
+LEAVE_ONE_OUT = "-leave-one-out"
+"""Ending of the names of tasks and folders where every clip is tested."""
 
 Extract = Callable[[EvalClips, Done], Features]
 
@@ -50,11 +53,14 @@ class Evaluation(ABC):
     Args:
         source: The encoder.
         manifest: The dataset; it need not be the one that the encoder was trained on.
+        leave_one_out: Whether every clip is tested, against the clips of other groups, in place of
+            the split's parts.
     """
 
     source: EncoderSource
     manifest: Manifest
     split: int
+    leave_one_out: bool = field(default=False, kw_only=True)
 
     @property
     @abstractmethod
@@ -100,6 +106,11 @@ class Evaluation(ABC):
         return self.manifest.table["source"].to_numpy(object)
 
     @property
+    def drawn(self) -> npt.NDArray[Any]:
+        """What intervals draw whole: the recording of each row of the manifest, or its group."""
+        return group_numbers(self.manifest) if self.leave_one_out else self.recordings
+
+    @property
     def videos(self) -> npt.NDArray[Any]:
         """Name of each row of the manifest."""
         return self.manifest.table["video"].to_numpy(object)
@@ -111,11 +122,16 @@ class Evaluation(ABC):
         Raises:
             RunError: If a file that says so is damaged.
         """
-        return self.source.exposure(self.manifest, self.split, self.test)
+        left_out = self.leave_one_out
+        found = self.source.exposure(self.manifest, self.split, self.test, left_out)
+        return replace(found, without_labels=left_out and self.source.uses_labels is False)
 
     @cached_property
     def duplicates(self) -> int:
-        """Number of test clips that equal a training clip."""
+        """Number of test clips that equal a training clip; of leave-one-out, a clip of another
+        group."""
+        if self.leave_one_out:
+            return count_equal_across(self.manifest.table, self.test, group_numbers(self.manifest))
         train = self.manifest.part(self.split, "train")
         return len(equal_clips(self.manifest.table, self.test, train))
 
@@ -124,7 +140,8 @@ class Evaluation(ABC):
         """A sentence on test clips that equal training clips, if there are any."""
         if not self.duplicates:
             return []
-        return [f"{self.duplicates:,} of {len(self.test):,} test clips are equal to training clips"]
+        others = "clips of other groups" if self.leave_one_out else "training clips"
+        return [f"{self.duplicates:,} of {len(self.test):,} test clips are equal to {others}"]
 
     @property
     def caveats(self) -> list[str]:

@@ -20,6 +20,7 @@ from vcsf_cli.contracts import PATHWAYS, Indices
 from vcsf_cli.data.clips import Batch, EvalClips, LabelledClips, pathway_inputs
 from vcsf_cli.data.loader import ResumableBatchSampler, iterate, training_loader
 from vcsf_cli.errors import RunError
+from vcsf_cli.evaluate.attentive import predict_attentive
 from vcsf_cli.evaluate.classification import Classification
 from vcsf_cli.evaluate.knn import predict_knn
 from vcsf_cli.evaluate.linear import predict_linear
@@ -207,7 +208,12 @@ def measure(evaluation: Classification, compute: Compute) -> pd.DataFrame:
         Interrupted: After Ctrl-C while fine-tuning, with a checkpoint saved.
         RunError: If another process is at it, or the work fails.
     """
-    by_mode = {"finetune": _predict_finetuned, "linear": predict_linear, "knn": predict_knn}
+    by_mode = {
+        "finetune": _predict_finetuned,
+        "linear": predict_linear,
+        "attentive": predict_attentive,
+        "knn": predict_knn,
+    }
     rows = evaluation.measure(compute, by_mode[evaluation.protocol.mode])
     # Of a finished fine-tuning classifier.pt stays.
     RunFolder(evaluation.folder).checkpoint.unlink(missing_ok=True)

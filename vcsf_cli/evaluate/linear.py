@@ -12,7 +12,7 @@ from vcsf_cli.config.protocol import Linear, LinearTrain
 from vcsf_cli.config.schema import Optim
 from vcsf_cli.evaluate.classification import Classification
 from vcsf_cli.evaluate.metrics import FloatArray, IntArray
-from vcsf_cli.evaluate.probe import classify_features
+from vcsf_cli.evaluate.probe import classify_features, labelled_features
 from vcsf_cli.features.extract import Features
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.train.compute import Compute
@@ -29,7 +29,8 @@ def predict_linear(evaluation: Classification, compute: Compute) -> Features:
         optim = Optim.model_validate(protocol.optim.model_dump() | setting)
         return fit_layer(features, target, len(classes), optim, protocol.train, evaluation.seed)
 
-    probability, layers = classify_features(evaluation, compute, fit)
+    features = labelled_features(evaluation, compute)
+    probability, layers = classify_features(evaluation, features, fit)
     states = {pathway: layer.state_dict() for pathway, layer in layers.items()}
     content = {"classes": classes, "layers": states}
     checkpoint.save(evaluation.folder / "classifier.pt", content, KIND)

@@ -1,15 +1,16 @@
-"""Classifiers of frozen features: what a linear layer and the vote of the nearest clips share."""
+"""Classifiers of frozen features: what a linear layer, an attentive one and the vote of the nearest
+clips share."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import pandas as pd
 
-from vcsf_cli.config.protocol import Knn, Linear
+from vcsf_cli.config.protocol import Attentive, Knn, Linear
 from vcsf_cli.contracts import Indices
 from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.evaluate.classification import FOLDER, Classification
@@ -21,26 +22,29 @@ from vcsf_cli.train.compute import Compute
 
 
 class _FeatureClassifier(Protocol):
-    def probabilities(self, features: FloatArray) -> FloatArray:
-        """Probabilities (N, classes) of features (N, C)."""
+    def probabilities(self, features: Any) -> FloatArray:
+        """Probabilities (N, classes) of the features of N clips."""
         ...
 
 
 _Fitted = TypeVar("_Fitted", bound=_FeatureClassifier)
 
-_Fit = Callable[[FloatArray, IntArray, dict[str, Any]], _Fitted]
-"""Fits a classifier to features (N, C) and their classes (N,) with settings."""
+_Fit = Callable[[Any, IntArray, dict[str, Any]], _Fitted]
+"""Fits a classifier to the features of N clips and their classes (N,) with settings."""
 
 
 def classify_features(
-    evaluation: Classification, compute: Compute, fit: _Fit[_Fitted]
+    evaluation: Classification, features: Mapping[str, Any], fit: _Fit[_Fitted]
 ) -> tuple[Features, Mapping[str, _Fitted]]:
     """Fit a classifier to the features of each pathway.
+
+    Args:
+        features: By pathway, something that rows of the manifest index: an array (rows, C), or
+            what stands for one on disk.
 
     Returns:
         Probabilities (test clips, classes) and the classifier, by pathway.
     """
-    features = _labelled_features(evaluation, compute)
     classifiers = {
         pathway: _fit_classifier(evaluation, pathway, values, fit)
         for pathway, values in features.items()
@@ -52,7 +56,7 @@ def classify_features(
     return probability, classifiers
 
 
-def _labelled_features(evaluation: Classification, compute: Compute) -> Features:
+def labelled_features(evaluation: Classification, compute: Compute) -> Features:
     """Mean features (rows, C) of all labelled clips of the dataset, by pathway; computed once for
     all splits and probes. Rows that have no label are zero."""
     table, crops = evaluation.manifest.table, evaluation.protocol.crops
@@ -83,15 +87,14 @@ def _labelled_features(evaluation: Classification, compute: Compute) -> Features
 
 
 def _fit_classifier(
-    evaluation: Classification, pathway: str, features: FloatArray, fit: _Fit[_Fitted]
+    evaluation: Classification, pathway: str, features: Any, fit: _Fit[_Fitted]
 ) -> _Fitted:
     """The classifier of a pathway: settings chosen on held-out recordings, then fitted to all
     training clips. `sweep-<pathway>.csv` keeps what each setting gave."""
     splits, target = evaluation.splits, evaluation.target
-    grid = cast(Linear | Knn, evaluation.protocol).grid.model_dump()
+    grid = cast(Linear | Attentive | Knn, evaluation.protocol).grid.model_dump()
     setting, tried = choose(features, target, splits.train, splits.validation, fit, grid)
-    text = tried.to_csv(index=False, lineterminator="\n")
-    files.write_text(evaluation.folder / f"sweep-{pathway}.csv", text)
+    write_sweep(evaluation, pathway, tried)
     if len(splits.validation):
         say(
             f"{pathway}: {', '.join(f'{name} {value:g}' for name, value in setting.items())}, "
@@ -101,8 +104,19 @@ def _fit_classifier(
     return fit(features[rows], target[rows], setting)
 
 
+def write_sweep(evaluation: Classification, pathway: str, tried: pd.DataFrame) -> None:
+    """Write `sweep-<pathway>.csv`: what each setting gave on held-out clips."""
+    text = tried.to_csv(index=False, lineterminator="\n")
+    files.write_text(evaluation.folder / f"sweep-{pathway}.csv", text)
+
+
+def settings_of(grid: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """All combinations of the values of a grid, in its order."""
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
 def choose(
-    features: FloatArray,
+    features: Any,
     target: IntArray,
     train: Indices,
     validation: Indices,
@@ -112,25 +126,36 @@ def choose(
     """The setting of a grid with the most right answers on held-out recordings, and what each
     setting gave there. Without any it is the first setting.
 
-    A tie is broken by the lower cross-entropy, then by the order of the grid.
-
     Args:
-        features: (N, C).
+        features: Of N clips, as of `classify_features`.
         target: Their classes, (N,).
     """
-    settings = [
-        dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
-    ]
+    settings = settings_of(grid)
     if not len(validation):
         return settings[0], pd.DataFrame(settings[:1])
-    wanted = target[validation]
+    probabilities = (
+        fit(features[train], target[train], setting).probabilities(features[validation])
+        for setting in settings
+    )
+    return best_setting(settings, probabilities, target[validation])
+
+
+def best_setting(
+    settings: list[dict[str, Any]], probabilities: Iterable[FloatArray], target: IntArray
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """The setting with the most right answers, and what each gave.
+
+    A tie is broken by the lower cross-entropy, then by the order of the settings.
+
+    Args:
+        probabilities: (N, classes) of held-out clips for each setting.
+        target: Their classes, (N,).
+    """
     shares, losses = [], []
-    for setting in settings:
-        classifier = fit(features[train], target[train], setting)
-        probability = classifier.probabilities(features[validation])
-        shares.append(float(right(probability, wanted).mean()))
+    for probability in probabilities:
+        shares.append(float(right(probability, target).mean()))
         losses.append(
-            float(-np.log(np.maximum(probability[np.arange(len(wanted)), wanted], 1e-9)).mean())
+            float(-np.log(np.maximum(probability[np.arange(len(target)), target], 1e-9)).mean())
         )
     best = max(range(len(settings)), key=lambda number: (shares[number], -losses[number], -number))
     return settings[best], pd.DataFrame(settings).assign(held_out_top1=shares, held_out_loss=losses)

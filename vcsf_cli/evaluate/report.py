@@ -6,12 +6,17 @@ import json
 import shlex
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from vcsf_cli.encoders.source import VARIANTS
-from vcsf_cli.evaluate.retrieval import NO_PATHWAY, Difference, Retrieval
+from vcsf_cli.evaluate.clusters import CLUSTERS, METRICS, SEEDS, Clustering
+from vcsf_cli.evaluate.evaluation import Evaluation
+from vcsf_cli.evaluate.retrieval import FEATURES, NO_PATHWAY, Difference, Retrieval
+from vcsf_cli.features.cache import load_features
+from vcsf_cli.features.neighbours import centred_unit, measured_pathways
 from vcsf_cli.report.charts import Chart, Line, training_charts
-from vcsf_cli.report.clips import build_clips
+from vcsf_cli.report.clips import build_clips, build_clusters
 from vcsf_cli.report.page import Figure, Interval, Section, Table, page
 from vcsf_cli.runs import results
 from vcsf_cli.storage import files
@@ -29,8 +34,21 @@ _CHECK = (
     "The check counts nearest neighbours among training clips of other recordings; no test clip is "
     "in it."
 )
+_LEFT_OUT = (
+    "Features before the head, mean over windows of the recipe's length with hop L/2 - 1 over the "
+    "whole video, centre crop; less the mean of all clips, unit length, cosine similarity; `both` is "
+    "the mean of the two pathways' similarities. Every clip with a label queries all such clips of "
+    "other groups. R@k: it counts when one of its k nearest is of its class."
+)
 _DRAWS = "Paired bootstrap over the recordings that test clips were cut from, 10,000 draws."
 _SHORT = {"colour_histogram": "histogram", **dict.fromkeys(VARIANTS.values(), VARIANTS[False])}
+_CLUSTERS = (
+    f"k-means from {SEEDS} draws of centres, on features less the mean of these clips, of unit length; "
+    "the clusters are those of the draw with the smallest distances to the centres. V-measure is the "
+    "mutual information of clusters and classes over the arithmetic mean of their entropies, NMI over "
+    "the geometric mean."
+)
+_GROUP_DRAWS = "95 % intervals by a bootstrap over groups of clips, 10,000 draws."
 _STYLES = {"untrained": "dashed", "colour_histogram": "dotted"}
 
 
@@ -45,17 +63,20 @@ def write_markdown(
     source, parts = retrieval.source, retrieval.parts
     facts = [
         source.summary,
-        f"measured on: `{retrieval.manifest.name}` split {retrieval.split}: {len(parts.query):,} "
-        f"test clips query {len(parts.gallery):,} training clips; left out: {parts.left_out}",
+        f"measured on: `{retrieval.manifest.name}`{_split(retrieval)}: {parts.description}; "
+        f"left out: {parts.left_out}",
         *retrieval.caveats,
         *retrieval.remarks(),
         f"again: `{_command(retrieval)}`",
     ]
     note = f"\n{retrieval.not_comparable}" if retrieval.not_comparable else ""
     sections = [("R@k in per cent", results.markdown(results.pivot(rows)) + note)]
+    if intervals := results.intervals(rows):
+        table = results.markdown_table(_INTERVAL_HEADER, intervals, names=3)
+        sections.append(("Intervals", f"{table}\n\n{_GROUP_DRAWS}"))
     if differences:
-        sections.append(("Differences", f"{_bullets(differences)}\n\n{_DRAWS}"))
-    sections.append(("Protocol", _PROTOCOL))
+        sections.append(("Differences", f"{_bullets(differences)}\n\n{_draws(retrieval)}"))
+    sections.append(("Protocol", _protocol(retrieval)))
     if source.recipe:
         sections.append(("Recipe", f"```yaml\n{source.recipe.yaml()}```"))
     if source.environment:
@@ -103,30 +124,110 @@ def write_html(retrieval: Retrieval, rows: pd.DataFrame, differences: Sequence[D
     files.write_text(retrieval.folder / HTML, text)
 
 
+_INTERVAL_HEADER = ["variant", "pathway", "metric", "per cent", "low", "high"]
+
+
+def _protocol(retrieval: Retrieval) -> str:
+    return _LEFT_OUT if retrieval.leave_one_out else _PROTOCOL
+
+
+def _draws(retrieval: Retrieval) -> str:
+    """What the intervals of differences draw."""
+    return f"Paired: {_GROUP_DRAWS}" if retrieval.leave_one_out else _DRAWS
+
+
+def _split(evaluation: Evaluation) -> str:
+    return "" if evaluation.leave_one_out else f" split {evaluation.split}"
+
+
+def write_clusters(clustering: Clustering, rows: pd.DataFrame) -> None:
+    """Write `report.html` of clusters.
+
+    Args:
+        clustering: What was measured; its folder holds `clusters.csv`.
+        rows: Its result rows; empty without labels.
+
+    Raises:
+        DataError: If the dataset's shards can't be read.
+    """
+    manifest, clips = clustering.manifest, clustering.clips
+    features, _ = load_features(clustering.retrieval.folder / FEATURES)
+    place = np.searchsorted(clustering.retrieval.parts.rows, clips)
+    unit = {name: centred_unit(values[place]) for name, values in features.items()}
+    pathway = measured_pathways(unit)[-1]
+    found = results.read(
+        clustering.folder / CLUSTERS, ["video", "pathway", "cluster", "similarity", "label"]
+    )
+    found = found[found["pathway"] == pathway].set_index("video").loc[clustering.videos[clips]]
+    number, similarity = (found[name].to_numpy(float) for name in ("cluster", "similarity"))
+    tables = []
+    if not rows.empty:
+        table = cluster_scores(rows)
+        tables = [Table("Agreement with the classes in per cent", table[0], table[1:], names=2)]
+    listed = [
+        [str(int(each)), f"{len(own):,}", _commonest(own["label"])]
+        for each, own in found.groupby(found["cluster"].astype(int))
+    ]
+    texts = Table("Clusters", ["cluster", "clips", "labels"], listed, texts=1)
+    facts = [
+        *clustering.source.facts,
+        ("clips", f"{len(clips):,} of {manifest.name}{_split(clustering)}"),
+        ("clusters", f"{clustering.clusters:,} by k-means on the features of {pathway}"),
+        ("left out", f"{clustering.left_out:,}"),
+    ]
+    text = page(
+        clustering.source.name,
+        tables,
+        [Section("Clusters", _CLUSTERS, tables=[texts])],
+        kind="Clusters",
+        warnings=clustering.caveats,
+        facts=facts,
+        clips=build_clusters(manifest, clips, number.astype(np.int64) - 1, similarity, unit),
+    )
+    files.write_text(clustering.folder / HTML, text)
+
+
+def cluster_scores(rows: pd.DataFrame) -> list[list[str]]:
+    """A header, and for each variant and pathway the mean of each metric over seeds, and in brackets
+    the lowest and the highest, in per cent."""
+    table = [["variant", "pathway", *METRICS]]
+    for (variant, pathway), own in rows.groupby(["variant", "pathway"], sort=False):
+        value = dict(zip(own["metric"], 100 * own["value"], strict=True))
+        cells = [
+            f"{value[name]:.1f} ({value[f'{name}_min']:.1f}–{value[f'{name}_max']:.1f})"
+            for name in METRICS
+        ]
+        table.append([str(variant), str(pathway), *cells])
+    return table
+
+
+def _commonest(labels: pd.Series) -> str:
+    """The most frequent labels of a cluster's clips and their numbers."""
+    counts = labels[labels != ""].value_counts()
+    more = f", and {len(counts) - 3} others" if len(counts) > 3 else ""
+    return ", ".join(f"{name} {count}" for name, count in counts[:3].items()) + more
+
+
 def _bullets(lines: Sequence[object]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
 def _command(retrieval: Retrieval) -> str:
     """The command that measures it again."""
+    how = "--leave-one-out" if retrieval.leave_one_out else f"--split {retrieval.split}"
     return (
-        f"vcsf retrieve {retrieval.manifest.name} {shlex.join(retrieval.source.words)} --split "
-        f"{retrieval.split} --k {','.join(map(str, retrieval.ks))}"
+        f"vcsf retrieve {retrieval.manifest.name} {shlex.join(retrieval.source.words)} {how} --k "
+        f"{','.join(map(str, retrieval.ks))}"
     )
 
 
 def _facts(retrieval: Retrieval) -> list[tuple[str, str]]:
     """Names and values for the head of the page."""
     parts = retrieval.parts
-    clips = (
-        f"every one of {len(parts.query):,} clips queries the others"
-        if parts.leave_one_out
-        else f"{len(parts.query):,} test clips query {len(parts.gallery):,} training clips"
-    )
     return [
         *retrieval.source.facts,
-        ("measured on", f"{retrieval.manifest.name} split {retrieval.split}"),
-        ("clips", clips),
+        ("measured on", f"{retrieval.manifest.name}{_split(retrieval)}"),
+        ("clips", parts.description),
         ("left out", parts.left_out),
         *[("note", remark) for remark in retrieval.remarks()],
     ]
@@ -139,16 +240,22 @@ def _sections(
     source, sections = retrieval.source, []
     charts = [] if rows.empty else _recall_charts(rows)
     if charts:
-        text = "The share of test clips that have a clip of their class among their k nearest training clips."
+        others = "clips of other groups" if retrieval.leave_one_out else "training clips"
+        text = f"The share of test clips that have a clip of their class among their k nearest {others}."
         sections.append(Section("R@k curves", text, charts=charts))
+    found = [] if rows.empty else results.intervals(rows)
+    if found:
+        table = Table("Intervals", _INTERVAL_HEADER, found, names=3)
+        sections.append(Section("Intervals", _GROUP_DRAWS, tables=[table]))
     if differences:
         intervals = [Interval(each.name, each.value, each.low, each.high) for each in differences]
-        sections.append(Section("Differences", _DRAWS, intervals=intervals))
+        sections.append(Section("Differences", _draws(retrieval), intervals=intervals))
     charts = training_charts(source.metrics) if source.metrics else []
     if charts:
         sections.append(Section("Training", f"{source.training} {_CHECK}", charts=charts))
     documents = [*source.documents, ("Again", _command(retrieval))]
-    return [*sections, Section("Protocol", _PROTOCOL.replace("`", ""), documents=documents)]
+    text = _protocol(retrieval).replace("`", "")
+    return [*sections, Section("Protocol", text, documents=documents)]
 
 
 def _recall_charts(rows: pd.DataFrame) -> list[Chart]:

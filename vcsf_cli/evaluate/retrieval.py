@@ -3,6 +3,7 @@ it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +18,16 @@ from vcsf_cli.contracts import Indices
 from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.loader import iterate, video_loader
 from vcsf_cli.data.manifest import official_size
-from vcsf_cli.data.splits import QueryGallery, query_gallery
+from vcsf_cli.data.splits import QueryGallery, check_groups, count_alone, query_gallery
 from vcsf_cli.encoders.source import VARIANTS, EncoderSource
 from vcsf_cli.errors import InputError, RunError
-from vcsf_cli.evaluate.evaluation import CLOSE, Evaluation, Extract, Measurement
+from vcsf_cli.evaluate.evaluation import (
+    CLOSE,
+    LEAVE_ONE_OUT,
+    Evaluation,
+    Extract,
+    Measurement,
+)
 from vcsf_cli.features.bootstrap import paired_interval
 from vcsf_cli.features.cache import load_features, read_key
 from vcsf_cli.features.extract import Done, Features, extract
@@ -88,19 +95,21 @@ class Retrieval(Evaluation):
 
     ks: list[int]
 
-    task = "retrieval"
+    @property
+    def task(self) -> str:
+        return f"retrieval{LEAVE_ONE_OUT}" if self.leave_one_out else "retrieval"
 
     @property
     def folder(self) -> Path:
-        return retrieval_folder(self.source, self.manifest.name, self.split)
+        return retrieval_folder(self.source, self.manifest.name, self.split, self.leave_one_out)
 
     @cached_property
     def parts(self) -> QueryGallery:
-        return query_gallery(self.manifest, self.split)
+        return query_gallery(self.manifest, self.split, self.leave_one_out)
 
     @property
     def test(self) -> Indices:
-        return self.parts.query[:0] if self.parts.leave_one_out else self.parts.query
+        return self.parts.query if self.parts.scored else self.parts.query[:0]
 
     @property
     def left_out(self) -> int:
@@ -110,16 +119,23 @@ class Retrieval(Evaluation):
         """Check what can be checked before long work.
 
         Raises:
-            InputError: If the dataset has no such split, or test clips were seen in training and
-                that is not allowed.
+            InputError: If the dataset has no such split or, to leave one out, one group only; or test
+                clips were seen in training and that is not allowed.
         """
         table, name = self.manifest.table, self.manifest.name
-        if not (table[f"split{self.split}"] != "").any() and (table["split1"] != "").any():
+        if self.leave_one_out:
+            check_groups(self.manifest, self.parts.query)
+        elif not (table[f"split{self.split}"] != "").any() and (table["split1"] != "").any():
             raise InputError(
                 f"{name} has no split {self.split}",
                 "leave out --split, or prepare the dataset with its lists",
             )
         self.exposure.refuse(allow_seen)
+
+    def folders(self, variants: Iterable[str]) -> dict[str, Path]:
+        """Where the features of each variant are."""
+        own = self.variant
+        return {name: self.folder if name == own else self.folder / name for name in variants}
 
     def measure(
         self, compute: Compute, untrained: bool = False, colour_histogram: bool = False
@@ -148,7 +164,7 @@ class Retrieval(Evaluation):
         if colour_histogram:
             others.append(self._histogram_hits(compute))
         path = self.folder / RESULTS
-        if self.parts.leave_one_out:
+        if not self.parts.scored:
             # Of a time when there were labels and a test part.
             path.unlink(missing_ok=True)
             return pd.DataFrame(), []
@@ -160,6 +176,9 @@ class Retrieval(Evaluation):
                 }
                 for pathway, hit in each.hit.items()
             }
+            if self.leave_one_out:
+                for pathway, hit in each.hit.items():
+                    recalls[pathway] |= self._recall_interval(hit)
             found += self.result_rows(each.variant, self.source.seed, recalls)
         rows = results.write(path, found)
         rows = rows[rows["variant"].isin([each.variant for each in (trained, *others)])]
@@ -221,9 +240,11 @@ class Retrieval(Evaluation):
             {pathway: centred_unit(values[place[some]]) for pathway, values in features.items()}
             for some in (parts.query, parts.gallery)
         )
-        excluded = np.eye(len(parts.query), dtype=bool) if parts.leave_one_out else None
+        groups = (parts.group[parts.query], parts.group[parts.gallery])
         found = {
-            pathway: nearest(query, gallery, pathway, max(self.ks), excluded)
+            pathway: nearest(
+                query, gallery, pathway, max(self.ks), groups if parts.leave_one_out else None
+            )
             for pathway in measured_pathways(features)
         }
         labels = self.labels
@@ -254,13 +275,23 @@ class Retrieval(Evaluation):
         )
         return table[near.index.ravel() >= 0]
 
+    def _recall_interval(self, hit: BoolArray) -> dict[str, float]:
+        """The ends of the interval over groups of R@k at the lowest k."""
+        found = found_at(hit, self.ks[0]).astype(float)
+        interval = paired_interval(found, np.zeros_like(found), self.drawn[self.parts.query])
+        metric = results.recall_metric(self.ks[0])
+        return {
+            f"{metric}{end}": value
+            for end, value in zip(results.INTERVAL_ENDS, interval[1:], strict=True)
+        }
+
     def _difference(self, trained: _Hits, other: _Hits) -> Difference:
         """R@k at the lowest k, with a paired interval over recordings."""
         k, ours, theirs = self.ks[0], trained.headline, other.headline
         difference, low, high = paired_interval(
             found_at(trained.hit[ours], k).astype(float),
             found_at(other.hit[theirs], k).astype(float),
-            self.recordings[self.parts.query],
+            self.drawn[self.parts.query],
         )
         name = f"{results.recall_metric(k)} of trained {ours} less {other.variant}"
         name += "" if theirs == NO_PATHWAY else f" {theirs}"
@@ -282,7 +313,7 @@ class Retrieval(Evaluation):
             near = results.read(self.folder / NEIGHBOURS, ["query", "pathway", "rank", "hit"])
         except RunError:
             return None
-        rows = rows[rows["variant"].isin(set(VARIANTS.values()))]
+        rows = results.without_intervals(rows[rows["variant"].isin(set(VARIANTS.values()))])
         kept, clips = [], {}
         for pathway, own in rows.groupby("pathway", sort=False):
             known = dict(zip(map(results.recall_k, own["metric"]), own["value"], strict=True))
@@ -304,20 +335,31 @@ class Retrieval(Evaluation):
     def remarks(self) -> list[str]:
         """Limits of the numbers: a gallery smaller than k, classes that only test clips have."""
         gallery, found = len(self.parts.gallery), []
+        group = self.parts.group[self.parts.gallery]
+        if self.leave_one_out:
+            gallery -= int(np.unique(group, return_counts=True)[1].min())
         beyond = [results.recall_metric(k) for k in self.ks if k > gallery]
         if beyond:
             found.append(
-                f"there are only {gallery:,} training clips: {', '.join(beyond)} is "
+                f"there are only {gallery:,} {self._other}s: {', '.join(beyond)} is "
                 f"{results.recall_metric(gallery)}"
             )
         labels = self.labels
-        alone = (~np.isin(labels[self.parts.query], labels[self.parts.gallery])).sum()
+        if self.leave_one_out:
+            alone = count_alone(labels, self.parts.query, self.parts.group)
+        else:
+            alone = int((~np.isin(labels[self.parts.query], labels[self.parts.gallery])).sum())
         if alone:
             found.append(
-                f"{alone:,} test clips are of a class that no training clip has, and count as "
+                f"{alone:,} test clips are of a class that no {self._other} has, and count as "
                 "misses"
             )
         return found
+
+    @property
+    def _other(self) -> str:
+        """What a query's neighbours are, in the singular."""
+        return "other group's clip" if self.leave_one_out else "training clip"
 
     @property
     def not_comparable(self) -> str:
@@ -330,8 +372,11 @@ class Retrieval(Evaluation):
         return "These numbers are of this dataset and schedule alone; they are not comparable with published tables."
 
 
-def retrieval_folder(encoder: EncoderSource | Run, dataset: str, split: int) -> Path:
-    return encoder.folder / "retrieve" / f"{dataset}-split{split}"
+def retrieval_folder(
+    encoder: EncoderSource | Run, dataset: str, split: int, leave_one_out: bool = False
+) -> Path:
+    name = f"{dataset}{LEAVE_ONE_OUT}" if leave_one_out else f"{dataset}-split{split}"
+    return encoder.folder / "retrieve" / name
 
 
 def training_mean(run: Run, checkpoint: str) -> tuple[Features, dict[str, Any]] | None:

@@ -122,7 +122,7 @@ def export_encoder(
 def store_windows(manifest: Manifest, sampler: Sampler, transform: FrameTransform) -> Frames:
     """The middle windows of clips from all over a dataset, uint8 (N, L, size, size, 3)."""
     rows = np.unique(np.linspace(0, len(manifest.table) - 1, _COMPARED).astype(int)).tolist()
-    clips = EvalClips(manifest, rows, sampler, transform.border, transform.size, centre_only=True)
+    clips = EvalClips(manifest, rows, sampler, transform.border, transform.size, spread=1)
     read = (clips[index] for index in range(len(rows)))
     return np.stack([clip["frames"][clip["windows"][0]].numpy() for clip in read])
 

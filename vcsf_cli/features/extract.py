@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.augment import to_input
@@ -19,7 +19,7 @@ from vcsf_cli.data.loader import iterate, video_loader
 from vcsf_cli.engine.engine import Engine, Failure
 from vcsf_cli.errors import RunError
 from vcsf_cli.model.parts import Geometry
-from vcsf_cli.model.pathways import Windows
+from vcsf_cli.model.pathways import Networks, Windows
 
 Features = dict[str, npt.NDArray[np.float32]]
 Done = Callable[[int], None]
@@ -78,6 +78,19 @@ def extract(
     return {
         pathway: (total / counts[:, None]).astype(np.float32) for pathway, total in sums.items()
     }
+
+
+class FeatureMaps(nn.Module):
+    """Networks whose features are those before pooling, (B, P, C) for P places over time and
+    space."""
+
+    def __init__(self, model: Networks) -> None:
+        super().__init__()
+        self.model = model
+
+    def features(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        maps = self.model.feature_maps(windows, positions)
+        return {name: each.flatten(2).transpose(1, 2) for name, each in maps.items()}
 
 
 def extract_windows(

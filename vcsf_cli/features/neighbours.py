@@ -51,7 +51,11 @@ class Neighbours:
 
 
 def nearest(
-    query: Features, gallery: Features, pathway: str, k: int, excluded: BoolArray | None = None
+    query: Features,
+    gallery: Features,
+    pathway: str,
+    k: int,
+    groups: tuple[IntArray, IntArray] | None = None,
 ) -> Neighbours:
     """The k nearest gallery clips by cosine similarity; `both` is the mean of the pathways'
     similarities.
@@ -61,7 +65,8 @@ def nearest(
         gallery: Unit-length features (G, C) by pathway.
         pathway: One of them, or `both`.
         k: Number of neighbours; equal similarities go by gallery order.
-        excluded: Pairs (Q, G) that are never neighbours.
+        groups: The group of each query (Q,) and of each gallery clip (G,); clips of one group are
+            never neighbours.
     """
     used = list(query) if pathway == "both" else [pathway]
     rows, columns = len(query[used[0]]), len(gallery[used[0]])
@@ -73,8 +78,8 @@ def nearest(
         total: FloatArray = np.stack([query[name][part] @ gallery[name].T for name in used]).mean(
             0, dtype=np.float32
         )
-        if excluded is not None:
-            total[excluded[part]] = -np.inf
+        if groups is not None:
+            total[groups[0][part, None] == groups[1]] = -np.inf
         order = np.argsort(-total, axis=1, kind="stable")[:, :k]
         index[part] = order
         similarity[part] = np.take_along_axis(total, order, 1)

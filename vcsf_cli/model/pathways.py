@@ -3,7 +3,7 @@ with motion modules."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -71,6 +71,10 @@ class Pathway(nn.Module):
 
         It reads no value of a tensor, so that it compiles to one graph.
         """
+        return self.feature_map(clip, window).mean((2, 3, 4))
+
+    def feature_map(self, clip: Tensor, window: Tensor) -> Tensor:
+        """Features (B, C, T, h, w) before pooling; arguments as of `forward`."""
 
         def between(stage: int, features: Tensor) -> Tensor:
             key = str(stage)
@@ -93,7 +97,7 @@ class Pathway(nn.Module):
                 f"{tuple(features.shape)}",
                 f"its `channels` promise (B, {channels}, T, h, w)",
             )
-        return features.mean((2, 3, 4))
+        return features
 
 
 def _takes_all(window: Tensor, positions: Tensor) -> bool:
@@ -152,11 +156,25 @@ class Networks(nn.Module):
             positions: Which frames of its window slow and fast read, (B, T); pathways without any
                 are left out.
         """
-        found = {}
+        return {
+            name: self.pathway(name)(clip, window)
+            for name, clip, window in self._inputs(windows, positions)
+        }
+
+    def feature_maps(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Features (B, C, T, h, w) by pathway before pooling, arguments as of `features`."""
+        return {
+            name: self.pathway(name).feature_map(clip, window)
+            for name, clip, window in self._inputs(windows, positions)
+        }
+
+    def _inputs(
+        self, windows: Windows, positions: Mapping[str, Tensor]
+    ) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """What each pathway takes: the frames that it reads, and the window."""
         for name in (name for name in self.names if read_as(name) in positions):
-            pathway, window = self.pathway(name), pathway_window(windows, read_as(name))
-            found[name] = pathway(pathway.clip(window, positions[read_as(name)]), window)
-        return found
+            window = pathway_window(windows, read_as(name))
+            yield name, self.pathway(name).clip(window, positions[read_as(name)]), window
 
 
 class OnePathway(Networks):

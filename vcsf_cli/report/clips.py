@@ -18,7 +18,7 @@ from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.splits import QueryGallery
 from vcsf_cli.features.cache import load_features
 from vcsf_cli.features.extract import Features
-from vcsf_cli.features.neighbours import centred_unit
+from vcsf_cli.features.neighbours import FloatArray, centred_unit, measured_pathways
 from vcsf_cli.report import embedding
 from vcsf_cli.report.page import Clips
 from vcsf_cli.report.pictures import encode_strips, layout_for
@@ -27,6 +27,8 @@ from vcsf_cli.storage.sealed import reading
 
 _SHOWN_NEIGHBOURS = 5
 """How many neighbours of a query the gallery shows."""
+_SHOWN_MEMBERS = 15
+"""How many clips of a cluster the gallery shows beside the most central one."""
 _MOST_QUERIES = 4_000
 """In the gallery; of more, a sample is drawn with a fixed seed."""
 _MOST_VIDEOS = 16_000
@@ -83,13 +85,13 @@ def build_clips(
         "frames": layout.frames,
         "marked": bool(names),
         "scored": not parts.leave_one_out,
-        "words": _describe_gallery(parts.leave_one_out, bool(names), len(shown), len(parts.query)),
+        "words": _describe_gallery(parts, bool(names), len(shown)),
         "mapped": place[mapped].tolist(),
         "map_words": _describe_map(len(points), len(parts.rows), parts.leave_one_out, bool(names)),
         "recall": [],
     }
     views = [_run_view(name, found[name], shown, place, folders[name], points) for name in folders]
-    if not parts.leave_one_out:
+    if parts.scored:
         hits = {
             (f"R@1 {pathway}", pathway): pd.Series(
                 classes[parts.query] == classes[each.near[:, 0]], videos[parts.query]
@@ -100,6 +102,63 @@ def build_clips(
         for view, by_pathway in zip(views, found.values(), strict=True):
             view["confusion"] = _count_confusion(classes, parts.query, by_pathway)
     return Clips(data, views, encode_strips(manifest, rows, layout, os.cpu_count() or 1))
+
+
+def build_clusters(
+    manifest: Manifest, rows: Indices, cluster: Indices, similarity: FloatArray, unit: Features
+) -> Clips:
+    """The clusters of clips: the most central clips of each, and all on the map.
+
+    Args:
+        rows: Rows of the manifest that were clustered, (N,).
+        cluster: The number of the cluster of each from 0 without gaps, (N,).
+        similarity: Of each to its cluster's centre, (N,).
+        unit: Unit-length features (N, C) by pathway, for the map.
+
+    Raises:
+        DataError: If the dataset's shards can't be read.
+    """
+    order = np.lexsort((-similarity, cluster))
+    members = np.split(order, np.searchsorted(cluster[order], np.arange(1, cluster.max() + 1)))
+    central = [own[: _SHOWN_MEMBERS + 1] for own in members]
+    points = embedding.sample_points(len(rows))
+    mapped = points if len(points) >= embedding.MIN_POINTS else points[:0]
+    shown = np.unique(np.concatenate([*central, mapped]))
+    place = np.full(len(rows), -1)
+    place[shown] = np.arange(len(shown))
+    layout = layout_for(len(shown))
+    videos = manifest.table["video"].to_numpy(object)
+    names = [f"cluster {number + 1} ({len(own):,} clips)" for number, own in enumerate(members)]
+    pathway = list(measured_pathways(unit))[-1]
+    places = embedding.embed({name: values[points] for name, values in unit.items()})
+    data = {
+        "classes": names,
+        "videos": [[str(videos[rows[each]]), int(cluster[each])] for each in shown],
+        "queries": [int(place[own[0]]) for own in central],
+        "units": ["cluster", "clusters"],
+        "frames": layout.frames,
+        "marked": False,
+        "scored": False,
+        "words": "Each cluster with its most central clip, and beside it those that are next, with "
+        f"their similarity to the centre (cosine); at most {_SHOWN_MEMBERS + 1} of a cluster. "
+        "clusters.csv has all.",
+        "mapped": place[mapped].tolist(),
+        "map_words": _describe_map(len(points), len(rows), True, False)
+        + " Colour and shape stand for the cluster.",
+        "recall": [],
+    }
+    view = {
+        "name": "",
+        "pathways": [pathway],
+        "near": {pathway: [place[own[1:]].tolist() for own in central]},
+        "similarity": {
+            pathway: [(1000 * similarity[own[1:]]).round().astype(int).tolist() for own in central]
+        },
+        "k": _SHOWN_NEIGHBOURS,
+        "places": {pathway: places[pathway].ravel().tolist()} if places else {},
+    }
+    pictures = encode_strips(manifest, rows[shown], layout, os.cpu_count() or 1)
+    return Clips(data, [view], pictures)
 
 
 def _run_view(
@@ -241,8 +300,9 @@ def class_shares(
     }
 
 
-def _describe_gallery(leave_one_out: bool, marked: bool, shown: int, count: int) -> str:
-    where = "other clips" if leave_one_out else "training clips"
+def _describe_gallery(parts: QueryGallery, marked: bool, shown: int) -> str:
+    where, count = "other clips" if parts.leave_one_out else "training clips", len(parts.query)
+    where += " of other groups" if parts.leave_one_out and parts.scored else ""
     words = [
         f"Each query with its nearest {where} by each pathway, and how similar they are (cosine)."
     ]

@@ -310,7 +310,7 @@
   }
 
   function neighbour(query, near, similarity) {
-    const marked = known(query, near);
+    const marked = data.marked && known(query, near);
     const hit = marked && classOf(query) === classOf(near);
     const item = make("li", { class: marked ? (hit ? "hit" : "miss") : "", title: nameOf(near) });
     const line = make("span", {});
@@ -319,7 +319,7 @@
     }
     line.append((similarity / 1000).toFixed(2));
     item.append(pictureOf(near, `${labelOf(near)}: frames of ${nameOf(near)}`), line);
-    item.append(make("em", {}, classOf(near) < 0 ? nameOf(near) : labelOf(near)));
+    item.append(make("em", {}, data.marked && classOf(near) >= 0 ? labelOf(near) : nameOf(near)));
     return item;
   }
 
@@ -374,7 +374,8 @@
         if (test(index)) found.push(index);
       });
       const total = data.queries.length.toLocaleString("en");
-      count.textContent = `${found.length.toLocaleString("en")} of ${total} ${data.queries.length === 1 ? "query" : "queries"}`;
+      const units = data.units || ["query", "queries"];
+      count.textContent = `${found.length.toLocaleString("en")} of ${total} ${units[data.queries.length === 1 ? 0 : 1]}`;
       list.replaceChildren();
       made = 0;
       more.hidden = !found.length;

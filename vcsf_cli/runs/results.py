@@ -31,12 +31,44 @@ COUNTS: dict[str, Any] = {"seen": "Int64", "duplicates": "Int64"}
 """Types of columns that may be empty."""
 
 
-NUMBERS = ("seed", "split", "value", "clips", "left_out", *COUNTS, "rank", "similarity", "hit")
+NUMBERS = (
+    "seed",
+    "split",
+    "value",
+    "clips",
+    "left_out",
+    *COUNTS,
+    "rank",
+    "similarity",
+    "hit",
+    "cluster",
+)
 """Columns of result files that hold numbers."""
 
 
 def recall_metric(k: int) -> str:
     return f"R@{k}"
+
+
+INTERVAL_ENDS = ("_low", "_high")
+"""What the name of a metric ends with that is an end of another's 95 % interval."""
+
+
+def without_intervals(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of metrics themselves."""
+    return rows[~rows["metric"].str.endswith(INTERVAL_ENDS)]
+
+
+def intervals(rows: pd.DataFrame) -> list[list[str]]:
+    """Variant, pathway, metric, value and the ends of its interval in per cent, one decimal, of
+    each metric that has one."""
+    value = rows.set_index(["variant", "pathway", "metric"])["value"] * 100
+    ends = ("", *INTERVAL_ENDS)
+    return [
+        [*key, metric, *(f"{value[(*key, metric + end)]:.1f}" for end in ends)]
+        for *key, metric in value.index
+        if (*key, metric + INTERVAL_ENDS[0]) in value.index
+    ]
 
 
 def recall_k(metric: str) -> int:
@@ -134,7 +166,8 @@ def spread(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def pivot(rows: pd.DataFrame) -> pd.DataFrame:
-    """A table of percentages: a line a variant and pathway, a column a metric."""
+    """A table of percentages: a line a variant and pathway, a column a metric R@k."""
+    rows = without_intervals(rows)
     order = rows[["variant", "pathway"]].drop_duplicates()
     table = rows.pivot(index=["variant", "pathway"], columns="metric", values="value")
     metrics = sorted(table.columns, key=recall_k)

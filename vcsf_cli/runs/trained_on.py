@@ -60,6 +60,8 @@ class Exposure:
             nothing was trained.
         seen: Rows of the test clips of recordings that the run was trained on; None if unknown.
         unknown: Files of weights that it started from whose training clips are unknown.
+        without_labels: Whether clips that were seen may be measured, because no label of theirs
+            was: of leave-one-out, where every clip is measured.
     """
 
     run: str
@@ -69,6 +71,7 @@ class Exposure:
     training_data: Literal["same", "changed", "other", "unknown", ""]
     seen: Indices | None
     unknown: Sequence[str] = ()
+    without_labels: bool = False
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -83,6 +86,8 @@ class Exposure:
         """A note beside results that include seen test clips; "" if there are none."""
         if not self.count:
             return ""
+        if self.without_labels:
+            return f"{self.count:,} of {len(self.test):,} clips seen in training, without labels"
         return f"{self.count:,} of {len(self.test):,} test clips seen in training"
 
     @property
@@ -107,6 +112,7 @@ class Exposure:
         if self.count:
             found.append(
                 f"{self.mark}: the run was trained on them, or on other clips of their recordings"
+                f"{', so that the numbers are of these clips, not of new ones' * self.without_labels}"
             )
         if self.training_data == "unknown" and len(self.test):
             found.append(
@@ -120,12 +126,12 @@ class Exposure:
         return found
 
     def refuse(self, allow_seen: bool) -> None:
-        """Check that no test clip was seen in training, unless that is allowed.
+        """Check that no test clip was seen in training, unless that is allowed, or is no leak.
 
         Raises:
             InputError: If one was.
         """
-        if self.seen is None or not self.count or allow_seen:
+        if self.seen is None or not self.count or allow_seen or self.without_labels:
             return
         raise InputError(
             f"{self.count:,} of {len(self.test):,} test clips of {self.manifest.name} split "
@@ -211,8 +217,13 @@ def read(folder: Path) -> pd.DataFrame | None:
     return table.fillna("")  # earlier versions did not keep all digests
 
 
-def compare(run: Run, manifest: Manifest, split: int, test: Indices) -> Exposure:
+def compare(
+    run: Run, manifest: Manifest, split: int, test: Indices, leave_one_out: bool = False
+) -> Exposure:
     """Which test clips a run has seen in training.
+
+    Args:
+        leave_one_out: Whether every clip is tested, and none is of a training part.
 
     Raises:
         RunError: If a file of the run is damaged.
@@ -222,7 +233,8 @@ def compare(run: Run, manifest: Manifest, split: int, test: Indices) -> Exposure
     clips = read(run.folder)
     if clips is None and same:  # begun before runs remembered it
         clips = training_clips(manifest, run.recipe.first_stage.data.split)
-    return exposure(run.name, clips, dataset, same, manifest, split, test, unknown_files(status))
+    unknown = unknown_files(status)
+    return exposure(run.name, clips, dataset, same, manifest, split, test, unknown, leave_one_out)
 
 
 def compare_files(
@@ -232,6 +244,7 @@ def compare_files(
     manifest: Manifest,
     split: int,
     test: Indices,
+    leave_one_out: bool = False,
 ) -> Exposure:
     """Which test clips the training of weights in files has seen.
 
@@ -239,6 +252,7 @@ def compare_files(
         name: Of the encoder that they make.
         own: Files that vcsf wrote; beside them stands what they were trained on.
         others: Those of other code.
+        leave_one_out: As of `compare`.
 
     Raises:
         RunError: If a file beside them is damaged.
@@ -255,7 +269,7 @@ def compare_files(
     unknown = [*unremembered(own), *(path.name for path in others)]
     dataset = str(trainings[0].get("dataset") or "")
     clips = pd.concat(known, ignore_index=True)
-    return exposure(name, clips, dataset, same, manifest, split, test, unknown)
+    return exposure(name, clips, dataset, same, manifest, split, test, unknown, leave_one_out)
 
 
 def exposure(
@@ -267,6 +281,7 @@ def exposure(
     split: int,
     test: Indices,
     unknown: Sequence[str] = (),
+    leave_one_out: bool = False,
 ) -> Exposure:
     """Which test clips a training has seen.
 
@@ -275,6 +290,7 @@ def exposure(
         dataset: Name of the dataset that it was trained on.
         same: Whether the data that it is measured on are those of the training.
         unknown: Files of weights that it started from whose training clips are unknown.
+        leave_one_out: As of `compare`.
     """
     training_data: Literal["same", "changed", "other"] = (
         "same" if same else "changed" if manifest.name == dataset else "other"
@@ -282,23 +298,23 @@ def exposure(
     seen = None
     if clips is not None:
         names = {manifest.name, dataset} if same else {manifest.name}
-        seen = test[_seen_rows(manifest, split, clips, names)[test]]
+        train = test[:0] if leave_one_out else manifest.part(split, "train")
+        seen = test[_seen_rows(manifest, train, clips, names)[test]]
     return Exposure(run, manifest, split, test, training_data, seen, tuple(unknown))
 
 
 def _seen_rows(
-    manifest: Manifest, split: int, clips: pd.DataFrame, names: Collection[str]
+    manifest: Manifest, train: Indices, clips: pd.DataFrame, names: Collection[str]
 ) -> np.ndarray:
     """Whether each clip of a dataset is of a recording that was trained on.
 
     A clip is recognised by its bytes, by the file that it was decoded from, and in datasets of the
     same name by its name and its recording's. Bytes or recordings that the measured split itself
-    has on both sides do not count."""
+    has among its training clips do not count."""
     # As objects: `isin` of pandas' strings takes milliseconds for every hundred values.
     table = manifest.table[["video", "source", *_DIGESTS]].astype(object)
     named = clips[clips["dataset"].isin(names)].astype(object)
     source = table["source"]
-    train = manifest.part(split, "train")
     clip = table["video"].isin(named["video"])
     for name in _DIGESTS:
         digest = table[name].str[:_DIGITS].astype(object)

@@ -288,7 +288,7 @@ class PretrainTask(Task):
             build_sampler(stage),
             stage.augment.border,
             stage.data.size,
-            centre_only=True,
+            spread=1,
         )
         # Batches of windows differ in size: each size would be compiled.
         with torch.compiler.set_stance("force_eager"):

@@ -29,6 +29,7 @@ def measure_all(
     settings: tuple[str, ...],
     label_budget: LabelBudget | None,
     split: str | None,
+    leave_one_out: bool,
     pathway: str,
     seeds: list[int] | None,
     allow_seen: bool,
@@ -56,7 +57,16 @@ def measure_all(
     splits = [1, 2, 3] if split == "all" else [int(split or encoder.split)]
     pathways = chosen_pathways(encoder, pathway)
     evaluations = [
-        Classification(encoder, manifest, each, protocol, seed, label_budget, pathways)
+        Classification(
+            encoder,
+            manifest,
+            each,
+            protocol,
+            seed,
+            label_budget,
+            pathways,
+            leave_one_out=leave_one_out,
+        )
         for seed in seeds or [encoder.seed]
         for each in splits
     ]
@@ -69,10 +79,7 @@ def measure_all(
     compute = replace(compute, engine=open_ray(engine, address))
     measured = []
     for each in evaluations:
-        say(
-            f"{each.task} of {encoder.name}, {manifest.name} split {each.split}, seed {each.seed}: "
-            f"{each.summary()}"
-        )
+        say(f"{each.task} of {encoder.name}, {_place(each)}, seed {each.seed}: {each.summary()}")
         with resumable():
             measured.append(measure(each, compute))
         say(f"files: {each.folder}")
@@ -80,12 +87,18 @@ def measure_all(
     say(f"results: {encoder.folder / 'results.csv'}")
 
 
+def _place(evaluation: Classification) -> str:
+    """What is measured on."""
+    name = evaluation.manifest.name
+    return name if evaluation.leave_one_out else f"{name} split {evaluation.split}"
+
+
 def _dry_run_report(evaluations: list[Classification], compute: Compute) -> None:
     """`--dry-run`: the resolved protocol on stdout, everything else on stderr."""
     protocol = evaluations[0].protocol
     click.echo(strict_yaml.dump(protocol.model_dump(mode="json")), nl=False)
     for each in evaluations:
-        say(f"{each.task}, split {each.split}, seed {each.seed}: {each.summary()}")
+        say(f"{each.task}, {_place(each)}, seed {each.seed}: {each.summary()}")
         say(f"folder: {each.folder}{' (finished)' if each.is_measured else ''}")
     if protocol.mode == "finetune":
         seconds = len(evaluations) * estimate(evaluations[0], compute)

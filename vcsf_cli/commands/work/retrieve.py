@@ -17,6 +17,7 @@ from vcsf_cli.encoders.source import EncoderSource
 from vcsf_cli.engine.engine import Engine
 from vcsf_cli.errors import DataError, InputError
 from vcsf_cli.evaluate import report
+from vcsf_cli.evaluate.clusters import Clustering
 from vcsf_cli.evaluate.retrieval import Retrieval
 from vcsf_cli.narrate import say
 from vcsf_cli.search.approximate import load_faiss
@@ -35,6 +36,9 @@ def measure(
     settings: tuple[str, ...],
     dataset: str | None,
     split: int | None,
+    leave_one_out: bool,
+    clusters: bool,
+    cluster_count: int | None,
     ks: list[int] | None,
     baselines: bool,
     untrained: bool,
@@ -56,8 +60,12 @@ def measure(
             f"{source.name} is not made by a recipe: there is no untrained network to compare with",
             "leave out --untrained; --baselines measures colour histograms",
         )
-    retrieval = Retrieval(source, manifest, split or source.split, ks or _BENCHMARK_KS)
+    split = split or source.split
+    retrieval = Retrieval(source, manifest, split, ks or _BENCHMARK_KS, leave_one_out=leave_one_out)
     retrieval.check(allow_seen)
+    clustering = Clustering(source, manifest, split, cluster_count, leave_one_out=leave_one_out)
+    if clusters:
+        clustering.check()
     for remark in [*retrieval.exposure.remarks, *retrieval.duplicate_remarks]:
         say(f"warning: {remark}")
     compute = _one_device(devices, workers, open_ray(engine, address))
@@ -77,6 +85,13 @@ def measure(
         click.echo(retrieval.folder)
     else:
         say(f"report: {markdown}")
+    if clusters:
+        variants = [retrieval.variant] if rows.empty else rows["variant"].unique()
+        found = clustering.measure(retrieval.folders(variants))
+        tables.show_clusters(clustering, found)
+        if html:
+            report.write_clusters(clustering, found)
+            say(f"clusters to look at: {clustering.folder / report.HTML}")
 
 
 def search(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import click
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from vcsf_cli.evaluate.clusters import CLUSTERS, SEEDS, Clustering
+from vcsf_cli.evaluate.evaluation import LEAVE_ONE_OUT
+from vcsf_cli.evaluate.report import cluster_scores
 from vcsf_cli.evaluate.retrieval import Retrieval
 from vcsf_cli.narrate import say
 from vcsf_cli.runs import results
@@ -16,21 +20,43 @@ def show_retrieval(retrieval: Retrieval, rows: pd.DataFrame) -> None:
     parts, mark = retrieval.parts, retrieval.exposure.mark
     if rows.empty:
         say(
-            f"{retrieval.manifest.name} has no labels or no test part in split {retrieval.split}: "
+            f"{retrieval.manifest.name} has no labels"
+            f"{'' if retrieval.leave_one_out else f' or no test part in split {retrieval.split}'}: "
             "no R@k; every clip's nearest other clips are in neighbours.csv"
         )
         return
     for remark in retrieval.remarks():
         say(remark)
-    say(
-        f"{len(parts.query):,} test clips query {len(parts.gallery):,} training clips; left out: "
-        f"{parts.left_out}"
-    )
+    say(f"{parts.description}; left out: {parts.left_out}")
     pivoted = results.pivot(rows)
     table = Table("variant", "pathway", title=f"R@k in per cent{f' ({mark})' if mark else ''}")
     for metric in pivoted.columns:
         table.add_column(str(metric), justify="right")
     for line in results.cells(pivoted):
+        table.add_row(*line)
+    Console(soft_wrap=True).print(table)
+    for variant, pathway, metric, value, low, high in results.intervals(rows):
+        click.echo(f"{metric} of {variant} {pathway}: {value}, 95 % interval {low} to {high}")
+
+
+def show_clusters(clustering: Clustering, rows: pd.DataFrame) -> None:
+    """Print how well clusters agree with classes, mean and spread over seeds in per cent."""
+    if rows.empty:
+        say(
+            f"{len(clustering.clips):,} clips in {clustering.clusters:,} clusters: "
+            f"{clustering.folder / CLUSTERS}"
+        )
+        return
+    mark = clustering.exposure.mark
+    title = (
+        f"{clustering.clusters:,} clusters of {len(clustering.clips):,} clips: mean of {SEEDS} seeds "
+        f"(lowest–highest), per cent{f' ({mark})' if mark else ''}"
+    )
+    header, *lines = cluster_scores(rows)
+    table = Table(*header[:2], title=title)
+    for name in header[2:]:
+        table.add_column(name, justify="right")
+    for line in lines:
         table.add_row(*line)
     Console(soft_wrap=True).print(table)
 
@@ -76,7 +102,8 @@ def show_classification(tables: list[pd.DataFrame]) -> None:
 
 def _results_table(rows: pd.DataFrame) -> Table:
     """A line for each measurement and pathway; what is the same in all lines stands above them."""
-    keys = ["split", "seed", "pathway"]
+    left_out = LEAVE_ONE_OUT in rows["task"][0]
+    keys = ["seed", "pathway"] if left_out else ["split", "seed", "pathway"]
     shown = [key for key in keys if key == "pathway" or rows[key].nunique() > 1]
     same = [f"{key} {rows[key][0]}" for key in keys if key not in shown]
     title = [
@@ -84,10 +111,12 @@ def _results_table(rows: pd.DataFrame) -> Table:
         rows["task"][0],
         rows["variant"][0],
         *same,
-        f"{rows['clips'][0]:,} test clips",
+        f"{rows['clips'][0]:,} {'' if left_out else 'test '}clips",
     ]
     seen = rows.groupby("split")["seen"].first().dropna()
-    title += [f"{sum(seen):,} seen in training"] if sum(seen) else []
+    unlabelled = left_out and rows["variant"][0] != "trained_with_labels"
+    how = ", without labels" if unlabelled else ""
+    title += [f"{sum(seen):,} seen in training{how}"] if sum(seen) else []
     metrics = [name for name in ("top5", "class_mean") if name in set(rows["metric"])]
     table = Table(*shown, title=f"{', '.join(title)}: per cent")
     for name in ("top1", "95 % interval", *metrics):
