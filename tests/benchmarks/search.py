@@ -4,8 +4,8 @@ recall, memory, and what `kill -9` leaves.
     pip install lancedb faiss-cpu
     python tests/benchmarks/search.py --windows 1000000 --folder /tmp/search
 
-Windows are simulated: recordings lie around scenes in a space of few dimensions, windows around
-their recording, and everything is shifted, as features before centring are. Queries are new
+Windows are simulated: recordings lie around scenes that overlap, in a space of few dimensions,
+windows around their recording, and everything is shifted, as features before centring are. Queries are new
 recordings of the same scenes. All times of a line are measured in turns, in one process, so that
 their ratios hold on a busy machine; processor time says what waiting does not. Memory is the peak
 of what can't be given back to the kernel (`RssAnon`) of a process that does that step alone.
@@ -65,9 +65,9 @@ def simulate(case: Case, number: int, count: int) -> FloatArray:
     rng = np.random.default_rng((1, number))
     recordings = -(-count // PER_RECORDING)
     centre = scenes[rng.integers(SCENES, size=recordings)]
-    centre = centre + 0.6 * rng.normal(size=centre.shape).astype(np.float32)
+    centre = centre + 1.5 * rng.normal(size=centre.shape).astype(np.float32)
     latent = np.repeat(centre, PER_RECORDING, 0)[:count]
-    latent = latent + 0.3 * rng.standard_normal(latent.shape, np.float32)
+    latent = latent + 0.5 * rng.standard_normal(latent.shape, np.float32)
     noise = 0.1 * rng.standard_normal((count, case.width), np.float32)
     return np.asarray(latent @ spread + noise + 1, np.float32)
 

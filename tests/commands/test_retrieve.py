@@ -587,7 +587,7 @@ def test_every_clip_queries_the_clips_of_other_groups(people: Path) -> None:
         assert value["R@1"] == pytest.approx(np.mean(hit))
         assert value["R@1_low"] <= value["R@1"] <= value["R@1_high"]
         assert f"R@1 of trained {pathway}: {100 * value['R@1']:.1f}, 95 % interval" in done.stdout
-    assert "there are only 8 other group's clips: R@20 is R@8" in done.stderr
+    assert "there are only 8 clips of other groups: R@20 is R@8" in done.stderr
     assert "less the mean of all clips" in (found / "report.md").read_text()
     assert "--leave-one-out --k 1,20" in (found / "report.html").read_text()
 

@@ -31,6 +31,7 @@ COLUMNS = [
 ]
 NUMBERS = {"Run/a.mp4": range(100), "Run/b.mp4": range(300, 360), "Sit/c.mp4": range(700, 760)}
 """The numbers that the frames of the gallery's videos show; 25 frames are a second."""
+WHERE = ("--query", "query.mp4", "--gallery", "mine", "--where")
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +139,21 @@ def test_a_broken_video_among_others_is_told_and_the_others_are_answered(trained
     assert "notes.txt" not in said
     assert "1 of 4 queries could not be read" in said
     assert "asked/good.mp4" in printed
+
+
+def test_a_condition_leaves_the_answers_of_the_videos_that_it_holds_for(trained: Path) -> None:
+    every, _, _ = search(trained, "--query", "query.mp4")
+    for condition, videos in {
+        "label = 'Run'": {"Run/a.mp4", "Run/b.mp4"},
+        "video like '%/c.%' or label is null": {"Sit/c.mp4"},
+        "seconds > 1 and \"group\" = ''": {"Run/a.mp4", "Run/b.mp4", "Sit/c.mp4"},
+    }.items():
+        found, _, said = search(trained, "--query", "query.mp4", "--where", condition)
+        assert f"{len(videos)} of 3 videos are searched" in said
+        kept = every[every["video"].isin(videos)].reset_index(drop=True)
+        pd.testing.assert_frame_equal(
+            found.drop(columns="rank"), kept.drop(columns="rank"), atol=1e-6
+        )
 
 
 def test_faiss_answers_as_exact_does_and_keeps_its_file(copy: Path) -> None:
@@ -258,6 +274,12 @@ def test_brackets_and_colons_in_names_are_printed_as_they_are(trained: Path) -> 
             "there is no folder no",
         ),
         (["--query", "query.mp4", "--from", "nothing"], "there is no run nothing"),
+        (["--where", "fps > 1"], "--where needs --query or --query-dir"),
+        ([*WHERE, "colour = 'red'"], "no such column: colour"),
+        ([*WHERE, "label = 'Run"], "unrecognized token"),
+        ([*WHERE, "1); DROP TABLE clips; --"], "--where '1); DROP"),
+        ([*WHERE, "label = 'Fly'"], "holds for none of 4 clips of mine"),
+        ([*WHERE, "fps > 1", "--index", "faiss"], "--index faiss has no meaning with --where"),
     ],
 )
 def test_a_wrong_command_line_is_status_2(arguments: list[str], said: str, trained: Path) -> None:

@@ -39,6 +39,7 @@ _SEARCH_OPTIONS = {
     "pathway": "--pathway",
     "each_window": "--windows",
     "index": "--index",
+    "condition": "--where",
     "table": "--csv",
 }
 
@@ -119,6 +120,12 @@ def _parse_ks(text: str) -> list[int]:
     "--index",
     type=click.Choice(["auto", "exact", "faiss"]),
     help="How to search.  [default: auto, which takes faiss from a million windows on]",
+)
+@click.option(
+    "--where",
+    "condition",
+    metavar="SQL",
+    help="Search only clips that this holds for, such as \"label = 'Run' and seconds > 5\".",
 )
 @click.option(
     "--csv",

@@ -335,13 +335,15 @@ class Retrieval(Evaluation):
     def remarks(self) -> list[str]:
         """Limits of the numbers: a gallery smaller than k, classes that only test clips have."""
         gallery, found = len(self.parts.gallery), []
-        group = self.parts.group[self.parts.gallery]
+        other, others = "training clip", "training clips"
         if self.leave_one_out:
+            other, others = "clip of another group", "clips of other groups"
+            group = self.parts.group[self.parts.gallery]
             gallery -= int(np.unique(group, return_counts=True)[1].min())
         beyond = [results.recall_metric(k) for k in self.ks if k > gallery]
         if beyond:
             found.append(
-                f"there are only {gallery:,} {self._other}s: {', '.join(beyond)} is "
+                f"there are only {gallery:,} {others}: {', '.join(beyond)} is "
                 f"{results.recall_metric(gallery)}"
             )
         labels = self.labels
@@ -351,15 +353,9 @@ class Retrieval(Evaluation):
             alone = int((~np.isin(labels[self.parts.query], labels[self.parts.gallery])).sum())
         if alone:
             found.append(
-                f"{alone:,} test clips are of a class that no {self._other} has, and count as "
-                "misses"
+                f"{alone:,} test clips are of a class that no {other} has, and count as misses"
             )
         return found
-
-    @property
-    def _other(self) -> str:
-        """What a query's neighbours are, in the singular."""
-        return "other group's clip" if self.leave_one_out else "training clip"
 
     @property
     def not_comparable(self) -> str:

@@ -16,7 +16,7 @@ import time
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,20 @@ class GalleryWindows:
     def starts(self) -> Indices:
         """The first window of every recording, and the number of windows at the end, (R + 1,)."""
         return np.searchsorted(self.recording, np.arange(len(self.names) + 1))
+
+    def restricted(self, recordings: Indices) -> GalleryWindows:
+        """The windows of some recordings; the mean stays that of all."""
+        kept = np.unique(recordings)
+        mine = np.isin(self.recording, kept)
+        return replace(
+            self,
+            row=self.row[mine],
+            recording=np.searchsorted(kept, self.recording[mine]),
+            times=self.times[mine],
+            lengths={name: values[mine] for name, values in self.lengths.items()},
+            names=self.names[kept],
+            labels=self.labels[kept],
+        )
 
     def read_rows(self, pathway: str, begin: int, end: int) -> FloatArray:
         """Features (n, C) of consecutive windows, neither centred nor scaled."""

@@ -20,8 +20,9 @@ from vcsf_cli.features.extract import Features, extract_windows
 from vcsf_cli.narrate import Progress, say
 from vcsf_cli.search.approximate import FAISS_FROM_WINDOWS, FaissIndex, load_faiss
 from vcsf_cli.search.exact import Pair, search_exact
-from vcsf_cli.search.gallery import Gallery, GalleryWindows, group_by_clip
+from vcsf_cli.search.gallery import Gallery, GalleryWindows, find_recordings, group_by_clip
 from vcsf_cli.search.video import FrameTransform, VideoFile, WindowFeatures, encode_windows
+from vcsf_cli.search.where import matching_clips
 from vcsf_cli.storage import files
 from vcsf_cli.train.compute import Compute
 
@@ -54,14 +55,23 @@ class Search:
 
     Args:
         manifest: The gallery; it need not be the dataset that the encoder was trained on.
+        condition: SQL on its clips: only recordings with a clip that it holds for are searched.
 
     Raises:
         RunError: If the encoder's file is not whole.
-        InputError: If the decoder that the gallery was prepared with is not here.
+        InputError: If the decoder that the gallery was prepared with is not here, or the condition
+            holds for no clip.
     """
 
-    def __init__(self, source: EncoderSource, manifest: Manifest, machine: Compute) -> None:
+    def __init__(
+        self,
+        source: EncoderSource,
+        manifest: Manifest,
+        machine: Compute,
+        condition: str | None = None,
+    ) -> None:
         self.source, self.manifest, self.machine = source, manifest, machine
+        self.wanted = matching_clips(manifest, condition) if condition else None
         self.sampler = source.windows.build_sampler()
         self.transform = FrameTransform.from_windows(source.windows, manifest.settings)
         registry.load().build("decoder", self.transform.decoder or default_decoder())
@@ -110,7 +120,8 @@ class Search:
 
         Args:
             each_window: Whether every window of a query gets its own answers.
-            index: `exact`, `faiss`, or `auto` for faiss on a large gallery.
+            index: `exact`, `faiss`, or `auto` for faiss on a large gallery. What a condition leaves
+                is searched exactly.
 
         Raises:
             RunError: If another process works on the gallery's index.
@@ -122,12 +133,13 @@ class Search:
             f"another search is at work on {self.folder}", "wait until it has built the index"
         )
         with files.lock(self.folder / "lock", busy):
-            windows = self._gallery()
-            approximate = (
-                FaissIndex(self.folder, windows, pathway)
-                if _wants_faiss(index, len(windows))
-                else None
-            )
+            windows, approximate = self._gallery(), None
+            if self.wanted is not None:
+                _, owner, _ = find_recordings(self.manifest)
+                windows = windows.restricted(owner[self.wanted])
+                say(f"{len(windows.names):,} of {len(set(owner)):,} videos are searched")
+            elif _wants_faiss(index, len(windows)):
+                approximate = FaissIndex(self.folder, windows, pathway)
         of_all: Features = {
             name: np.concatenate([query.windows.features[name] for query in queries])
             for name in self.source.pathways

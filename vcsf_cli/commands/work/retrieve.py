@@ -105,6 +105,7 @@ def search(
     pathway: str | None,
     each_window: bool,
     index: str | None,
+    condition: str | None,
     table: Path | None,
     data: Path,
     runs: Path,
@@ -122,6 +123,10 @@ def search(
     """
     source = find_source(runs, named, recipe, settings)
     manifest = _open_dataset(source, data, gallery)
+    if index == "faiss" and condition:
+        raise InputError(
+            "--index faiss has no meaning with --where", "what --where leaves is searched exactly"
+        )
     if index == "faiss":
         load_faiss()
     if table is not None and not table.parent.is_dir():
@@ -137,7 +142,8 @@ def search(
         for remark in left_out(query_dir):
             say(remark)
     chosen = chosen_pathways(source, pathway or "both")
-    searching = Search(source, manifest, _one_device(devices, workers, open_ray(engine, address)))
+    compute = _one_device(devices, workers, open_ray(engine, address))
+    searching = Search(source, manifest, compute, condition)
     with resumable():
         read = searching.read(paths)
         answers = searching.answers(
