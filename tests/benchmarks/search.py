@@ -336,7 +336,8 @@ def compare_approximate(case: Case, count: int) -> None:
 def _add_slowly(case: Case, name: str, ready: Any) -> None:
     mean = np.zeros(case.width, np.float32)
     table = table_of(case, name)
-    for part in batches(case, mean):
+    part = next(batches(case, mean))
+    while True:
         for first in range(0, len(part), 1000):
             table.add(part.slice(first, 1000))
             ready.set()
@@ -366,7 +367,7 @@ def kill_while_adding(case: Case, kills: int) -> None:
         vectors = np.stack(found["vector"].to_numpy())
         expected = np.stack(first["vector"].to_numpy(zero_copy_only=False))
         window = found["window"].to_numpy()
-        # What was added after the first thousand begins again at the first.
+        # What is added begins again at the first window after the last.
         good += len(found) % 1000 == 0 and bool((vectors == expected[window]).all())
         counts.append(len(found))
         database.drop_table(name)

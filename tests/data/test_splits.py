@@ -2,11 +2,19 @@
 seed."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vcsf_cli.data.splits import LabelBudget, draw_labelled, hold_out, missing_classes
+from vcsf_cli.data.splits import (
+    LabelBudget,
+    count_alone,
+    count_equal_across,
+    draw_labelled,
+    hold_out,
+    missing_classes,
+)
 
 Drawn = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -108,3 +116,23 @@ def test_what_is_no_number_of_labels_is_refused(text: str) -> None:
 def test_classes_of_test_clips_alone_are_counted() -> None:
     label = np.array(["a", "b", "b", "c", "a"], object)
     assert missing_classes(np.array([0]), np.array([1, 2, 3, 4]), label) == {"b": 2, "c": 1}
+
+
+def test_equal_clips_count_where_their_groups_differ() -> None:
+    table = pd.DataFrame(
+        {
+            "sha256": ["a", "a", "b", "b", "c", "d", "a"],
+            "original": ["", "", "x", "y", "x", "", ""],
+        }
+    )
+    group = np.array([0, 1, 2, 2, 3, 4, 0])
+    # a: rows 0, 1 and 6 of two groups; b: one group; original x: rows 2 and 4 of two; empty: nothing.
+    assert count_equal_across(table, np.arange(7), group) == 5
+    assert count_equal_across(table, np.array([0, 2, 3, 5, 6]), group) == 0
+
+
+def test_clips_of_a_class_in_one_group_are_alone() -> None:
+    label = np.array(["run", "run", "sit", "sit", "fly"], object)
+    group = np.array([0, 1, 2, 2, 0])
+    assert count_alone(label, np.arange(5), group) == 3
+    assert count_alone(label, np.array([1, 4]), group) == 2
