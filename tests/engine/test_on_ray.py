@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import OURS, called
+from conftest import OURS, Vcsf, called
 from trained import copy_run
 from videos import write_video
 
@@ -47,74 +47,6 @@ def wait_for(what: Callable[[], Any], process: subprocess.Popen[Any] | None = No
         assert process is None or process.poll() is None, "it ended too early"
         time.sleep(0.02)
     return found
-
-
-DECODER = """
-import os, signal, time
-from pathlib import Path
-from vcsf_cli import hookimpl
-from vcsf_plugins.decoders import PyAV, PyAVReader
-
-class Reader(PyAVReader):
-    '''Crashes at a poisoned video; waits for the test at later ones.'''
-    def stream(self):
-        if "poison" in self.path.stem:
-            os.kill(os.getpid(), signal.SIGKILL)
-        while self.path.stem > "d" and Path("hold").exists():
-            (Path("held") / f"{os.getppid()}").touch()
-            time.sleep(0.01)
-        yield from super().stream()
-
-def decoder():
-    found = PyAV()
-    found.reader = Reader
-    return found
-
-@hookimpl
-def vcsf_decoders():
-    return {"dangerous": decoder}
-"""
-
-
-def stored(folder: Path) -> dict[str, bytes]:
-    """All files but the journal, which notes a second try of what crashed."""
-    files = (path for path in folder.iterdir() if path.is_file() and path.name != "journal.jsonl")
-    return {path.name: path.read_bytes() for path in files}
-
-
-def test_whatever_is_killed_while_videos_are_prepared_the_store_is_the_same(
-    cluster: Any, tmp_path: Path
-) -> None:
-    (tmp_path / "vcsf_local.py").write_text(DECODER)
-    (tmp_path / "held").mkdir()
-    for number, name in enumerate(("a", "b-poison", "c", "e", "f", "g", "h")):
-        write_video(tmp_path / "source" / f"{name}.avi", 16 + number, width=80, height=64)
-    words = ["prepare", "folder", "--source", "source", "--name", "mine", "--decoder", "dangerous"]
-    words += ["--size", "48", "--max-bad", "100"]
-    on_ray = [*words, "--engine", "ray", "--address", cluster.address]
-    called(*words, "--data", "local", "--workers", "1", cwd=tmp_path)
-
-    def start() -> subprocess.Popen[bytes]:
-        environment = {name: value for name, value in os.environ.items() if name not in OURS}
-        command = [sys.executable, "-m", "vcsf_cli", *on_ray]
-        return subprocess.Popen(command, cwd=tmp_path, env=environment)
-
-    (tmp_path / "hold").touch()
-    driver = start()
-    held = tmp_path / "held"
-    wait_for(lambda: len(list(held.iterdir())) == 2, driver)
-    before = {path.name for path in held.iterdir()}
-    os.kill(int(min(before)), signal.SIGKILL)
-    wait_for(lambda: {path.name for path in held.iterdir()} - before, driver)
-    cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
-    assert len((tmp_path / "data" / "mine" / "journal.jsonl").read_text().splitlines()) == 3
-    driver.kill()
-    driver.wait()
-
-    driver = start()
-    (tmp_path / "hold").unlink()
-    assert driver.wait() == 0
-    assert stored(tmp_path / "data" / "mine") == stored(tmp_path / "local" / "mine")
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +101,111 @@ def test_features_are_those_of_one_machine(
     assert len(found[0]) == 6
     for local, on_ray in zip(*found, strict=True):
         pd.testing.assert_frame_equal(local, on_ray, rtol=1e-4, atol=1e-5)
+
+
+def test_a_command_that_is_interrupted_ends_in_its_own_time(engine: Ray, tmp_path: Path) -> None:
+    program = (
+        "import pathlib, sys, time\n"
+        "try:\n    print('begun', flush=True); time.sleep(600)\n"
+        "except KeyboardInterrupt:\n    print('saved')\n"
+    )
+    log = tmp_path / "log"
+    job = engine.start(["-c", program], log, {})
+    wait_for(lambda: log.exists() and "begun" in log.read_text())
+    assert job.poll() is None
+    job.interrupt()
+    assert job.wait() == 130
+    assert log.read_text().split() == ["begun", "saved"]
+
+
+TABLE = """
+title: A row that is trained already
+base: recipe.yaml
+rows: {tiny: {}}
+measure: [{task: retrieve, k: [1]}]
+"""
+
+
+def test_what_is_left_of_a_table_is_done_by_tasks(
+    engine: Ray, tiny_run: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "Ray", lambda address, workers: nullcontext(engine))
+    run = copy_run(tiny_run, tmp_path)
+    (tmp_path / "table.yaml").write_text(TABLE)
+    shutil.copy(run / "recipe.yaml", tmp_path)
+    words = ("ablate", "table.yaml", "--data", tiny_data, "--workers", 0, "--engine", "ray")
+    done = called(*words, cwd=tmp_path)
+    assert "1/1 tiny, seed 0, split 1 on cpu: retrieve, log" in done.stderr
+    assert "done: tiny, seed 0, split 1 in" in done.stderr
+    (log,) = (tmp_path / "runs" / "tables").rglob("*.log")
+    assert f"$ vcsf retrieve synthetic --from {run.relative_to(tmp_path)}" in log.read_text()
+
+
+DECODER = """
+import os, signal, time
+from pathlib import Path
+from vcsf_cli import hookimpl
+from vcsf_plugins.decoders import PyAV, PyAVReader
+
+class Reader(PyAVReader):
+    '''Crashes at a poisoned video; waits for the test at later ones.'''
+    def stream(self):
+        if "poison" in self.path.stem:
+            os.kill(os.getpid(), signal.SIGKILL)
+        while self.path.stem > "d" and Path("hold").exists():
+            (Path("held") / f"{os.getppid()}").touch()
+            time.sleep(0.01)
+        yield from super().stream()
+
+def decoder():
+    found = PyAV()
+    found.reader = Reader
+    return found
+
+@hookimpl
+def vcsf_decoders():
+    return {"dangerous": decoder}
+"""
+
+
+def stored(folder: Path) -> dict[str, bytes]:
+    """All files but the journal, which notes a second try of what crashed."""
+    files = (path for path in folder.iterdir() if path.is_file() and path.name != "journal.jsonl")
+    return {path.name: path.read_bytes() for path in files}
+
+
+def test_whatever_is_killed_while_videos_are_prepared_the_store_is_the_same(
+    cluster: Any, tmp_path: Path, vcsf: Vcsf
+) -> None:
+    """A process of Ray, then a machine, then the command itself; one video crashes its decoder. The
+    machine is lost to later tests."""
+    (tmp_path / "vcsf_local.py").write_text(DECODER)
+    (tmp_path / "held").mkdir()
+    for number, name in enumerate(("a", "b-poison", "c", "e", "f", "g", "h")):
+        write_video(tmp_path / "source" / f"{name}.avi", 16 + number, width=80, height=64)
+    words = ["prepare", "folder", "--source", "source", "--name", "mine", "--decoder", "dangerous"]
+    words += ["--size", "48", "--max-bad", "100"]
+    on_ray = [*words, "--engine", "ray", "--address", cluster.address]
+    vcsf(*words, "--data", "local", "--workers", "1", cwd=tmp_path)
+
+    def start() -> subprocess.Popen[bytes]:
+        environment = {name: value for name, value in os.environ.items() if name not in OURS}
+        command = [sys.executable, "-m", "vcsf_cli", *on_ray]
+        return subprocess.Popen(command, cwd=tmp_path, env=environment)
+
+    (tmp_path / "hold").touch()
+    driver = start()
+    held = tmp_path / "held"
+    wait_for(lambda: len(list(held.iterdir())) == 2, driver)
+    before = {path.name for path in held.iterdir()}
+    os.kill(int(min(before)), signal.SIGKILL)
+    wait_for(lambda: {path.name for path in held.iterdir()} - before, driver)
+    cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
+    assert len((tmp_path / "data" / "mine" / "journal.jsonl").read_text().splitlines()) == 3
+    driver.kill()
+    driver.wait()
+
+    driver = start()
+    (tmp_path / "hold").unlink()
+    assert driver.wait() == 0
+    assert stored(tmp_path / "data" / "mine") == stored(tmp_path / "local" / "mine")

@@ -6,19 +6,16 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from vcsf_cli.ablate.measured import measured_ks, recall_ks
 from vcsf_cli.ablate.plan import Plan
 from vcsf_cli.ablate.rows import RunSpec
 from vcsf_cli.config.table import DEFAULT_PROTOCOLS, RETRIEVED
+from vcsf_cli.engine.engine import Engine, Job
 from vcsf_cli.errors import BusyError, RunError
 from vcsf_cli.evaluate.retrieval import retrieval_folder
 from vcsf_cli.narrate import duration, say
@@ -43,6 +40,7 @@ class RunOptions:
         workers: Processes that read clips; None for each command's default.
         save_every: Seconds between checkpoints.
         allow_seen: Whether test clips may have been seen in training.
+        spread: Whether an engine gives each run a share of a machine.
     """
 
     devices: tuple[str, ...]
@@ -50,6 +48,7 @@ class RunOptions:
     workers: int | None
     save_every: float
     allow_seen: bool = False
+    spread: bool = False
 
     @property
     def several(self) -> bool:
@@ -60,7 +59,7 @@ class RunOptions:
     def threads(self) -> int | None:
         """Threads for each run if several share the CPU; None if they don't or the user chose."""
         sharing = sum(Compute(device).device().type == "cpu" for device in self.devices)
-        if sharing < 2 or _THREADS in os.environ:
+        if sharing < 2 or self.spread or _THREADS in os.environ:
             return None
         affinity = getattr(os, "sched_getaffinity", None)
         cores = len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -124,20 +123,20 @@ class _RunProcess:
 
     spec: RunSpec
     device: str
-    process: subprocess.Popen[bytes]
-    log: IO[bytes]
+    job: Job
     error_file: Path
     started: float
 
-    def close(self) -> None:
-        if self.process.stdin:
-            self.process.stdin.close()
-        self.log.close()
-
 
 class TableRunner:
-    def __init__(self, plan: Plan, options: RunOptions) -> None:
-        self.plan, self.options = plan, options
+    """Does what is left of a plan.
+
+    Args:
+        gpus: GPUs that the engine gives to each run.
+    """
+
+    def __init__(self, plan: Plan, options: RunOptions, engine: Engine, gpus: int = 0) -> None:
+        self.plan, self.options, self.engine, self.gpus = plan, options, engine, gpus
         self._running: list[_RunProcess] = []
         self._failures: dict[str, str] = {}
         self._waiting = [spec for spec in plan.specs if self._has_work(spec)]
@@ -156,16 +155,14 @@ class TableRunner:
                 self._start_free_devices()
                 time.sleep(_POLL_SECONDS)
                 for running in list(self._running):
-                    if running.process.poll() is not None:
+                    if (status := running.job.poll()) is not None:
                         self._running.remove(running)
-                        running.close()
-                        self._note_end(running)
+                        self._note_end(running, status)
         finally:
-            for running in self._running:  # what Ctrl-C does to a command: it saves and ends
-                running.process.send_signal(signal.SIGINT)
             for running in self._running:
-                running.process.wait()
-                running.close()
+                running.job.interrupt()
+            for running in self._running:
+                running.job.wait()
         return self._failures
 
     def _has_work(self, spec: RunSpec) -> bool:
@@ -201,20 +198,14 @@ class TableRunner:
         doing = " and ".join(dict.fromkeys(words[0] for words in commands))
         on = f" on {device}" if self.options.several else ""
         say(f"{self._started}/{self._total} {spec.name}{on}: {doing}, log {log_file}")
-        log, threads = log_file.open("ab"), self.options.threads
-        worker = [sys.executable, "-m", "vcsf_cli.ablate.worker"]
-        process = subprocess.Popen(
-            [*worker, str(error_file), json.dumps(commands)],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches us, and we end them one by one
-            env=os.environ | ({} if threads is None else {_THREADS: str(threads)}),
-        )
-        return _RunProcess(spec, device, process, log, error_file, time.monotonic())
+        words = ["-m", "vcsf_cli.ablate.worker", str(error_file), json.dumps(commands)]
+        threads = self.options.threads
+        variables = {} if threads is None else {_THREADS: str(threads)}
+        job = self.engine.start(words, log_file, variables, self.gpus)
+        return _RunProcess(spec, device, job, error_file, time.monotonic())
 
-    def _note_end(self, ended: _RunProcess) -> None:
-        spec, status = ended.spec, ended.process.returncode
+    def _note_end(self, ended: _RunProcess, status: int) -> None:
+        spec = ended.spec
         if status == 0:
             say(f"done: {spec.name} in {duration(time.monotonic() - ended.started)}")
             return

@@ -14,6 +14,7 @@ from vcsf_cli.commands.options import (
     complete_recipe,
     data_option,
     device_problem,
+    engine_options,
     precision_option,
     runs_option,
     save_every_option,
@@ -114,6 +115,13 @@ _numbers_option = partial(click.option, type=_parse_numbers, metavar="N,N,...")
     metavar="auto|cpu|cuda:N|N,...",
     help="Devices, each of which works on one row at a time; numbers are GPUs: 0,1 are the first "
     "two.",
+)
+@engine_options
+@click.option(
+    "--gpus-per-run",
+    type=click.IntRange(0, 1024),
+    help="GPUs that each run gets of a Ray cluster, where as many rows as it holds are worked on "
+    "side by side.  [default: 0, a CPU]",
 )
 @precision_option
 @click.option(

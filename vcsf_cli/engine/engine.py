@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -27,8 +27,36 @@ class Failure:
     is_stuck: bool = False
 
 
+class Job(Protocol):
+    """A command that runs."""
+
+    def poll(self) -> int | None:
+        """Its exit status, None while it runs."""
+
+    def interrupt(self) -> None:
+        """What Ctrl-C does: it saves and ends."""
+
+    def wait(self) -> int:
+        """Its exit status, when it has ended."""
+        ...
+
+
 class Engine(Protocol):
     """Processes that work."""
+
+    def start(
+        self, words: Sequence[str], log: Path, variables: Mapping[str, str], gpus: int = 0
+    ) -> Job:
+        """Start Python with these words in a process of its own. Its stdin stays open as long as
+        the process that waits for it lives.
+
+        Args:
+            words: What follows `python`.
+            log: Where its output is appended.
+            variables: Of its environment, beside those of the engine's processes.
+            gpus: GPUs that it has for itself where an engine shares them out.
+        """
+        ...
 
     def map(
         self,

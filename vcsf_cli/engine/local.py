@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,14 +54,48 @@ class _Attempt:
 
 
 @dataclass(frozen=True)
+class LocalJob:
+    """A command in a process of this machine."""
+
+    process: subprocess.Popen[bytes]
+
+    def poll(self) -> int | None:
+        return None if self.process.poll() is None else self.wait()
+
+    def interrupt(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
+    def wait(self) -> int:
+        status = self.process.wait()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        return status
+
+
+@dataclass(frozen=True)
 class Local:
     """Processes of this machine.
 
     Args:
-        workers: How many.
+        workers: How many `map` takes.
     """
 
-    workers: int
+    workers: int = 1
+
+    def start(
+        self, words: Sequence[str], log: Path, variables: Mapping[str, str], gpus: int = 0
+    ) -> LocalJob:
+        with log.open("ab") as file:
+            return LocalJob(
+                subprocess.Popen(
+                    [sys.executable, *words],
+                    stdin=subprocess.PIPE,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # Ctrl-C reaches us, and we end them one by one
+                    env=os.environ | variables,
+                )
+            )
 
     def map(
         self,

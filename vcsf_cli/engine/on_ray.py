@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from vcsf_cli import registry
 from vcsf_cli.engine.engine import Failure, Function, Item, Result
-from vcsf_cli.engine.local import map_in, open_pool
-from vcsf_cli.errors import InputError, RunError
+from vcsf_cli.engine.local import Local, map_in, open_pool
+from vcsf_cli.errors import EXIT_INTERRUPTED, InputError, RunError
 from vcsf_cli.narrate import say
 
+_POLL_SECONDS = 0.1
 _RETRIES = 3
 """How often an item is tried again whose process or machine was lost."""
 
@@ -86,8 +90,6 @@ class Ray:
         gpus: int = 0,
     ) -> Iterator[Result | Failure]:
         ray = self.ray
-        if gpus and not self._count("GPU"):
-            raise InputError("no machine of the Ray cluster has a GPU", "give --devices cpu")
         task = ray.remote(_run).options(num_cpus=1, num_gpus=gpus, max_retries=_RETRIES)
         shared = ray.put(function)
         left, waiting = enumerate(items), deque[Any]()
@@ -103,12 +105,35 @@ class Ray:
             for each in waiting:
                 ray.cancel(each, force=True)
 
+    def start(
+        self, words: Sequence[str], log: Path, variables: Mapping[str, str], gpus: int = 0
+    ) -> RayJob:
+        task = self.ray.remote(_run_command).options(
+            num_cpus=1, num_gpus=gpus, max_retries=_RETRIES
+        )
+        arguments = ([*words], log, {**variables}, str(Path.cwd()))
+        return RayJob(self.ray, task.remote(*arguments))
+
+    def side_by_side(self, gpus: int) -> int:
+        """How many items, of this many GPUs each, the cluster holds.
+
+        Raises:
+            InputError: If it holds none.
+        """
+        held = int(self._count("GPU") / gpus if gpus else self._count("CPU"))
+        if not held:
+            raise InputError(
+                f"the Ray cluster has {self._count('GPU'):g} GPUs, and {gpus} are asked for",
+                "ask for fewer, or give --devices cpu",
+            )
+        return held
+
     def _count(self, kind: str) -> float:
         return float(self.ray.cluster_resources().get(kind, 0))
 
     def _most(self, gpus: int) -> int:
         """How many items are handed to Ray: a few more than are worked on, as machines may join."""
-        return self.workers or 3 * max(1, int(self._count("GPU" if gpus else "CPU")))
+        return self.workers or 3 * self.side_by_side(gpus)
 
     def _finished(self, reference: Any, folder: Path | None) -> Iterator[Any]:
         """The result behind a reference, with its files in the folder until the next is asked
@@ -138,6 +163,31 @@ class Ray:
             path.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True)
+class RayJob:
+    """A command in a process of a Ray cluster; another one goes on if that is lost."""
+
+    ray: Any
+    reference: Any
+
+    def poll(self) -> int | None:
+        ready, _ = self.ray.wait([self.reference], timeout=0)
+        return self.wait() if ready else None
+
+    def interrupt(self) -> None:
+        self.ray.cancel(self.reference)
+
+    def wait(self) -> int:
+        errors = self.ray.exceptions
+        try:
+            return int(self.ray.get(self.reference))
+        except errors.TaskCancelledError:
+            return EXIT_INTERRUPTED
+        except errors.RayError as error:
+            say(f"Ray: {str(error).strip().splitlines()[0]}")
+            return 1
+
+
 _functions: dict[str, Any] = {}
 """The function that this process of Ray works with, by its reference."""
 _pools: list[Any] = []
@@ -148,8 +198,7 @@ def _run(
     shared: list[Any], number: int, item: Any, cwd: str, time_limit: float | None
 ) -> tuple[Any, dict[str, bytes]]:
     """The result of an item, in a process of Ray, and the content of its files by name."""
-    with suppress(OSError):  # relative paths, and the plugin in that folder
-        os.chdir(cwd)
+    _go_to(cwd)
     (reference,) = shared
     if reference.hex() not in _functions:
         if time_limit is None:
@@ -167,3 +216,26 @@ def _run(
             result = next(found)
         files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
     return result, files
+
+
+def _run_command(words: list[str], log: Path, variables: dict[str, str], cwd: str) -> int:
+    """The exit status of a command, in a process of Ray."""
+    _go_to(cwd)
+    # Ray holds Ctrl-C back from its processes, and a command would inherit that.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    job = Local().start(words, log, variables)
+    try:
+        while (status := job.poll()) is None:
+            time.sleep(_POLL_SECONDS)  # Ray's interruption does not end a wait
+        return status
+    except BaseException:
+        job.interrupt()
+        job.wait()
+        raise
+
+
+def _go_to(cwd: str) -> None:
+    """Work where the command does, if there is such a folder: relative paths are meant from there,
+    and a plugin may lie in it."""
+    with suppress(OSError):
+        os.chdir(cwd)

@@ -15,11 +15,13 @@ from vcsf_cli.ablate.numbers import TableResults, gather_results
 from vcsf_cli.ablate.plan import Plan, build_plan
 from vcsf_cli.ablate.rows import resolve_table, with_hashed_name
 from vcsf_cli.ablate.run import LOGS, RunOptions, TableRunner, parse_devices
-from vcsf_cli.commands.common import resumable
+from vcsf_cli.commands.common import open_ray, resumable
 from vcsf_cli.commands.work.tables import show_whole
 from vcsf_cli.config import table as tables
 from vcsf_cli.config.catalogue import RECIPES, TABLES
 from vcsf_cli.config.table import Draft
+from vcsf_cli.engine.local import Local
+from vcsf_cli.engine.on_ray import Ray
 from vcsf_cli.errors import InputError, RunError
 from vcsf_cli.narrate import say
 from vcsf_cli.storage.files import lock
@@ -38,6 +40,9 @@ def make_table(
     data: Path,
     runs: Path,
     devices: list[str],
+    engine: str,
+    address: str | None,
+    gpus_per_run: int | None,
     precision: str,
     workers: int | None,
     save_every: float,
@@ -65,7 +70,6 @@ def make_table(
     if base or seeds or splits or measure or assignments or listed:
         content = with_hashed_name(content)
 
-    options = RunOptions(parse_devices(devices), precision, workers, save_every, allow_seen)
     plan = build_plan(content, data, runs)
     if table_only:
         results = gather_results(plan)
@@ -75,6 +79,15 @@ def make_table(
             raise RunError("\n".join([message, *damaged]), "leave out --table-only")
         _show(results, with_published)
         return
+    cluster = open_ray(engine, address)
+    options = RunOptions(
+        _devices(devices, cluster, gpus_per_run),
+        precision,
+        workers,
+        save_every,
+        allow_seen,
+        spread=cluster is not None,
+    )
     if not (dry_run and assume):  # a calculated time needs no device
         for device in options.devices:
             options.compute(device).bf16()  # it is there, and has the precision
@@ -83,7 +96,29 @@ def make_table(
     for line in describe_plan(costs, assume, options):
         (click.echo if dry_run else say)(line)
     if not dry_run:
-        _run(plan, options, with_published)
+        runner = TableRunner(plan, options, cluster or Local(), gpus_per_run or 0)
+        _run(plan, runner, with_published)
+
+
+def _devices(devices: list[str], cluster: Ray | None, gpus_per_run: int | None) -> tuple[str, ...]:
+    """A device for each run that is worked on side by side.
+
+    Raises:
+        InputError: If options contradict each other, or a cluster has no such devices.
+    """
+    if cluster is None:
+        if gpus_per_run is not None:
+            raise InputError(
+                "--gpus-per-run is of a Ray cluster", "add --engine ray, or give --devices 0,1"
+            )
+        return parse_devices(devices)
+    if devices != ["auto"]:
+        raise InputError(
+            "--devices and --engine ray exclude each other", "--gpus-per-run says what a run gets"
+        )
+    gpus = gpus_per_run or 0
+    device = {0: "cpu", 1: "cuda"}.get(gpus, str(gpus))
+    return (device,) * cluster.side_by_side(gpus)
 
 
 def _read_draft(
@@ -111,7 +146,7 @@ def _read_draft(
     return draft_from_flags(recipe, assignments, **row_flags)
 
 
-def _run(plan: Plan, options: RunOptions, with_published: bool) -> None:
+def _run(plan: Plan, runner: TableRunner, with_published: bool) -> None:
     """Do what is left, and make the table.
 
     Raises:
@@ -121,7 +156,7 @@ def _run(plan: Plan, options: RunOptions, with_published: bool) -> None:
     busy = RunError(f"table {plan.table.name} is being made by another process", "wait for it")
     with lock(plan.folder / "lock", busy):
         with resumable():
-            failures = TableRunner(plan, options).run()
+            failures = runner.run()
         results = gather_results(plan)
         if results.specs:
             _show(results, with_published)
