@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from conftest import called
@@ -210,6 +211,9 @@ assert main(["export", "--push", "hf:me/clips", *sys.argv[1:]]) == 0
 here, there = load_encoder(folder), load_encoder("hf:me/clips")
 assert here.digest == there.digest
 assert all(map(torch.equal, here.state_dict().values(), there.state_dict().values()))
+measured = ["retrieve", "synthetic", *sys.argv[1:], "--from"]
+assert main([*measured, "hf:me/clips"]) == 0
+assert main([*measured, str(folder)]) == 0
 try:
     load_encoder("hf:me/nothing")
 except InputError as error:
@@ -233,6 +237,11 @@ def test_a_model_is_pushed_and_loaded_again(
     assert set(hub.cards) == {pushed["README.md"].decode()}
     assert f"pushed: {hub.address}/me/clips" in done.stderr
     assert "refused: hf:me/nothing: " in done.stdout
+    assert f"export: me/clips, of {tiny_run.name}" in done.stderr
+    tables = [pd.read_csv(path) for path in (tmp_path / "runs").glob("*/retrieve/*/results.csv")]
+    there, here = (table.drop(columns="run") for table in tables)
+    pd.testing.assert_frame_equal(there, here)
+    assert set(there["training_data"]) == {"same"}
 
 
 def test_a_repository_is_private_and_a_card_is_validated(

@@ -13,6 +13,7 @@ from vcsf_cli.config.schema import Init
 from vcsf_cli.config.signature import settings_model
 from vcsf_cli.config.strict_yaml import Marks
 from vcsf_cli.contracts import PATHWAYS, Encoder
+from vcsf_cli.encoders import hub
 from vcsf_cli.encoders.exported import CONFIG, FILES, exported_recipe, is_export, read_config
 from vcsf_cli.encoders.others import ExportSource, PluginSource, WeightsSource
 from vcsf_cli.encoders.run import RunSource, UntrainedSource
@@ -41,8 +42,9 @@ def find_source(
 
     Args:
         runs: Folder of run folders.
-        named: What the user wrote: a run, an exported folder, a file of weights, `scratch:RECIPE`,
-            or an encoder of a plugin, such as `hf:NAME`. None for the newest run.
+        named: What the user wrote: a run, an exported folder or one on the hub (`hf:USER/NAME`), a
+            file of weights, `scratch:RECIPE`, or an encoder of a plugin, such as `hf:NAME` too.
+            None for the newest run.
         recipe: Whose networks weights are put into.
         settings: `key=value` of that recipe, or of an encoder of a plugin.
         doing: What is done with a run's checkpoint, for a remark if it is not finished.
@@ -61,6 +63,8 @@ def find_source(
             f"{f'--from {named} is no file' if named else 'there is no --from FILE'}",
             "give a file of weights: --from FILE --recipe NAME",
         )
+    if named and not settings and (folder := _download_export(named)):
+        return _open_export(runs, named, folder)
     match = _NAMED.fullmatch(named or "")
     if named and match and not named.startswith(_SCRATCH) and not Path(named).exists():
         return _open_of_plugin(runs, named, match[1], match[2], settings)
@@ -77,7 +81,7 @@ def find_source(
             )
         return _find_untrained(runs, named)
     if named and (Path(named) / CONFIG).is_file():
-        return _open_export(runs, Path(named))
+        return _open_export(runs, named, Path(named))
     run = find_run(runs, named)
     if named is None:
         say(f"using the newest finished run: {run.name}")
@@ -168,7 +172,17 @@ def _read_weights(recipe: recipes.Recipe, pathways: Sequence[str], path: Path) -
     )
 
 
-def _open_export(runs: Path, folder: Path) -> ExportSource:
+def _download_export(named: str) -> Path | None:
+    """The folder of an export on the hub; None if that is not what is named."""
+    if not named.startswith(hub.PREFIX) or Path(named.removeprefix(hub.PREFIX)).exists():
+        return None
+    try:
+        return hub.download(named)
+    except InputError:  # the plugin says what is wrong, or has it
+        return None
+
+
+def _open_export(runs: Path, named: str, folder: Path) -> ExportSource:
     """An exported folder.
 
     Raises:
@@ -187,7 +201,7 @@ def _open_export(runs: Path, folder: Path) -> ExportSource:
         raise RunError(f"{folder} has no {path.name}", "export the run with --format safetensors")
     recipe = exported_recipe(config)
     weights = _read_weights(recipe, tuple(config["features"]), path)
-    return ExportSource(runs, recipe, weights, ("--from", str(folder)), folder, config)
+    return ExportSource(runs, recipe, weights, ("--from", named), folder, config)
 
 
 def _open_of_plugin(

@@ -21,6 +21,7 @@ from vcsf_cli.config.schema import DEFAULTS, Component
 from vcsf_cli.contracts import Encoder, Indices, identity
 from vcsf_cli.data.augment import MEAN, STD
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.encoders.hub import PREFIX
 from vcsf_cli.encoders.source import EncoderSource
 from vcsf_cli.errors import PluginError
 from vcsf_cli.model.parts import WindowSpec
@@ -164,14 +165,16 @@ class ExportSource(WeightsSource):
 
     @property
     def label(self) -> str:
-        return self.exported.resolve().name
+        named = self.given[1]
+        on_hub = named.startswith(PREFIX)
+        return named.removeprefix(PREFIX) if on_hub else self.exported.resolve().name
 
     @property
     def facts(self) -> list[tuple[str, str]]:
         run = self.config["run"]
         trained = [("trained on", f"{run['dataset']} split {run['split']}")]
         return [
-            ("export", f"{self.exported.name}, of {run['name']}"),
+            ("export", f"{self.label}, of {run['name']}"),
             *(trained if run["dataset"] else []),
             ("recipe", f"{self.networks.name}, seed {self.networks.seed}"),
         ]

@@ -14,9 +14,9 @@ from torch import Tensor
 from vcsf_cli.config.schema import Stage
 from vcsf_cli.contracts import PATHWAYS, Frames
 from vcsf_cli.data.decode import USUAL_FPS
+from vcsf_cli.encoders import hub
 from vcsf_cli.encoders.exported import CONFIG, EXPORT_AGAIN, FILES, exported_recipe, read_config
 from vcsf_cli.errors import DataError, InputError, RunError
-from vcsf_cli.export import hub
 from vcsf_cli.export.embed import VideoWindows, embed_files, with_both
 from vcsf_cli.export.encoder import Encoder
 from vcsf_cli.features.extract import Features

@@ -9,6 +9,7 @@ import click
 
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.encoders.find import chosen_pathways, describe, find_source
+from vcsf_cli.encoders.hub import PREFIX
 from vcsf_cli.encoders.others import ExportSource
 from vcsf_cli.encoders.source import EncoderSource
 from vcsf_cli.errors import InputError
@@ -57,7 +58,7 @@ def write(
     say(f"exported: {out}")
     if push and dry_run:
         for name, size in hub.files_to_push(out):
-            click.echo(f"{hub.PREFIX}{push}/{name}  {size:,} bytes")
+            click.echo(f"{PREFIX}{push}/{name}  {size:,} bytes")
     elif push:
         hub.push(out, push, public)
     if (out / "model.safetensors").is_file():
