@@ -175,6 +175,7 @@ def test_nothing_to_do_shows_the_help(vcsf: Vcsf, tmp_path: Path) -> None:
         (["prepare", "synthetic", "--data", "file/sub"], "Not a directory: "),
         (["pretrain", "a" * 300], "File name too long: "),
         (["recipes", "show", "a" * 300], "File name too long: "),
+        (["prepare", "synthetic", "--data", "circle"], "Too many levels of symbolic links: "),
     ],
 )
 def test_a_path_that_can_not_be_is_status_2(
@@ -186,6 +187,7 @@ def test_a_path_that_can_not_be_is_status_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
+    (tmp_path / "circle").symlink_to("circle")
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert f"error: {said}" in error

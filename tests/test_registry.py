@@ -186,7 +186,7 @@ def test_a_factory_that_returns_something_else_is_named(
         ("vcsf_recipe_dirs", "None", "returns NoneType from `vcsf_recipe_dirs`"),
         ("vcsf_recipe_dirs", "[3]", "returns int from `vcsf_recipe_dirs`"),
         ("vcsf_commands", "None", "returns NoneType from `vcsf_commands`"),
-        ("vcsf_commands", "[print]", "returns builtin_function_or_method from `vcsf_commands`"),
+        ("vcsf_commands", "[len]", "returns builtin_function_or_method from `vcsf_commands`"),
         (
             "vcsf_commands",
             "[click.Command('retrieve')]",

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 BROKEN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 """System errors that the disk or its permissions cause."""
 
-WRONG_PATH = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
-"""System errors that a path causes: a file where a folder should be, a name that is too long."""
+WRONG_PATH = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+"""System errors that a path causes: a file where a folder should be, a name that is too long, links
+in a circle."""
 
 TOO_FEW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 """System errors where handles, memory or processes run out."""

@@ -89,7 +89,7 @@ class FeatureMaps(nn.Module):
         self.model = model
 
     def features(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        maps = self.model.feature_maps(windows, positions)
+        maps = self.model.features(windows, positions, pooled=False)
         return {name: each.flatten(2).transpose(1, 2) for name, each in maps.items()}
 
 

@@ -66,15 +66,12 @@ class Pathway(nn.Module):
         """The backbone's input (B, 3, T, H, W) of a window (B, 3, L, H, W) at positions (B, T)."""
         return difference(window, positions) if self.difference else select(window, positions)
 
-    def forward(self, clip: Tensor, window: Tensor) -> Tensor:
-        """Pooled features (B, C) before the head, of `clip`'s result for a window (B, 3, L, H, W).
+    def forward(self, clip: Tensor, window: Tensor, pooled: bool = True) -> Tensor:
+        """Features before the head, pooled (B, C) or not (B, C, T, h, w), of `clip`'s result for a
+        window (B, 3, L, H, W).
 
         It reads no value of a tensor, so that it compiles to one graph.
         """
-        return self.feature_map(clip, window).mean((2, 3, 4))
-
-    def feature_map(self, clip: Tensor, window: Tensor) -> Tensor:
-        """Features (B, C, T, h, w) before pooling; arguments as of `forward`."""
 
         def between(stage: int, features: Tensor) -> Tensor:
             key = str(stage)
@@ -97,7 +94,7 @@ class Pathway(nn.Module):
                 f"{tuple(features.shape)}",
                 f"its `channels` promise (B, {channels}, T, h, w)",
             )
-        return features
+        return features.mean((2, 3, 4)) if pooled else features
 
 
 def _takes_all(window: Tensor, positions: Tensor) -> bool:
@@ -148,8 +145,10 @@ class Networks(nn.Module):
         """Length C of the features by pathway."""
         return {name: stage_channels(self.pathway(name).backbone)[-1] for name in self.names}
 
-    def features(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Pooled features (B, C) by pathway.
+    def features(
+        self, windows: Windows, positions: Mapping[str, Tensor], pooled: bool = True
+    ) -> dict[str, Tensor]:
+        """Features by pathway, pooled (B, C) or not (B, C, T, h, w).
 
         Args:
             windows: (B, 3, L, H, W), one for all pathways, or one for slow and one for fast.
@@ -157,14 +156,7 @@ class Networks(nn.Module):
                 are left out.
         """
         return {
-            name: self.pathway(name)(clip, window)
-            for name, clip, window in self._inputs(windows, positions)
-        }
-
-    def feature_maps(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Features (B, C, T, h, w) by pathway before pooling, arguments as of `features`."""
-        return {
-            name: self.pathway(name).feature_map(clip, window)
+            name: self.pathway(name)(clip, window, pooled)
             for name, clip, window in self._inputs(windows, positions)
         }
 
@@ -212,8 +204,11 @@ class TwoPathways(Networks):
 
     def forward(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Embeddings (B, D) by pathway, arguments as of `features`."""
-        features = self.features(windows, positions)
-        return {name: self.pathway(name).head(values) for name, values in features.items()}
+        found = {}
+        for name, clip, window in self._inputs(windows, positions):
+            pathway = self.pathway(name)
+            found[name] = pathway.head(pathway(clip, window))
+        return found
 
 
 def read_as(pathway: str) -> Literal["slow", "fast"]:

@@ -201,9 +201,7 @@ def fit(
             record = _build_record(position, task, config, optimizer, clock) if logs else None
             if means:
                 task.after_step()
-            stops = _any_process(fabric, stopper.requested)
-            saves = stops or (time.monotonic() - saved > config.save_every and not stage_ends)
-            if logs or checks or saves or stage_ends:
+            if logs or checks or stage_ends:
                 watch.settle()  # nothing that a spoilt step has touched is kept
             if record:
                 log.write(record)
@@ -211,7 +209,9 @@ def fit(
                 _check(fabric, task, position, config, log)
                 clock.restart()
             progress.advance(1, progress_note(log.last, position, config, task.shown))
-            if saves:
+            stops = _any_process(fabric, stopper.requested)
+            if stops or (time.monotonic() - saved > config.save_every and not stage_ends):
+                watch.settle()
                 position.settle()
                 save()
                 saved = time.monotonic()
