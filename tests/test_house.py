@@ -323,7 +323,7 @@ counts."""
 
 NAMED = {
     ("commands/export.py", "hf"): "addresses of the hub, as the hub's own library writes them",
-    ("export/hub.py", "hf"): "addresses of the hub, as the hub's own library writes them",
+    ("encoders/hub.py", "hf"): "addresses of the hub, as the hub's own library writes them",
     ("commands/options.py", "hf"): "an example in the help of `--from`",
     ("config/published.py", "ucf101"): "what published methods are trained on",
     ("config/schema.py", "infonce"): "the loss of a recipe that names none",
