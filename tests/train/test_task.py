@@ -4,18 +4,21 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vcsf_cli.config.recipe import load
-from vcsf_cli.data.clips import Batch, TwoViewClips
+from vcsf_cli.data.clips import Batch, EvalClips, TwoViewClips
 from vcsf_cli.data.loader import ResumableBatchSampler, training_loader
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.features.extract import extract
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import build
 from vcsf_cli.train.checks import training_rows
+from vcsf_cli.train.compute import Compute
 from vcsf_cli.train.task import PretrainTask
 
 DEVICE = torch.device("meta")
@@ -57,13 +60,16 @@ class Waits(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-def parts(data: Path, *assignments: str) -> tuple[PretrainTask, list[Batch]]:
-    """A task on the stand-in, and batches of an epoch."""
+def parts(
+    data: Path, *assignments: str, device: torch.device = DEVICE
+) -> tuple[PretrainTask, list[Batch]]:
+    """A task on a device, the stand-in unless said otherwise, and batches of an epoch."""
     recipe = load("smoke", ["train.batch=4", "train.epochs=20", *assignments])
     manifest = Manifest.open(data / "synthetic")
     rows, stage = training_rows(recipe, manifest), recipe.first_stage
-    model = cast(Any, build(recipe).to(DEVICE))
-    task = PretrainTask(recipe, stage, model, manifest, rows, cast(Fabric, Device()), 0)
+    fabric = cast(Fabric, Device()) if device == DEVICE else Compute("cpu").fabric()
+    model = cast(Any, build(recipe).to(device))
+    task = PretrainTask(recipe, stage, model, manifest, rows, fabric, 0)
     task.queue._filled = True
     clips = TwoViewClips(manifest, build_sampler(stage), stage.augment, stage.data.size, 0)
     order = ResumableBatchSampler(rows, 4, 0, 0, 1)
@@ -95,3 +101,26 @@ def test_a_step_never_waits_for_the_device(assignments: list[str], tiny_data: Pa
             task.after_step()
     optimizer.step()
     assert waits.found == []
+
+
+def test_the_check_asks_every_clip_for_its_nearest_of_another_recording(tiny_data: Path) -> None:
+    task, _ = parts(tiny_data, device=torch.device("cpu"))
+    found, table, stage = task.evaluate(), task.manifest.table, task.stage
+    rows = task.check_rows.tolist()
+    clips = EvalClips(
+        task.manifest, rows, build_sampler(stage), stage.augment.border, stage.data.size, spread=1
+    )
+    features = extract(task.model, clips, torch.device("cpu"), 0)
+    cosines = {}
+    for pathway, values in features.items():
+        centred = values - values.mean(0)
+        centred /= np.linalg.norm(centred, axis=1, keepdims=True)
+        cosines[pathway] = centred @ centred.T
+    cosines["both"] = (cosines["slow"] + cosines["fast"]) / 2
+    labels, sources = (table[name].to_numpy(object)[rows] for name in ("label", "source"))
+    for pathway, cosine in cosines.items():
+        right = 0
+        for clip in range(len(rows)):
+            others = [other for other in range(len(rows)) if sources[other] != sources[clip]]
+            right += labels[max(others, key=lambda other: cosine[clip, other])] == labels[clip]
+        assert found[f"{pathway}_check_R@1"] == pytest.approx(right / len(rows))

@@ -296,11 +296,10 @@ class PretrainTask(Task):
         self._set_mode()  # `extract` puts back one mode for both pathways: a frozen one would train
         unit = {pathway: centred_unit(feature) for pathway, feature in features.items()}
         source, label = self.ids.source[rows], self.manifest.table["label"].to_numpy(object)[rows]
-        same_source = source[:, None] == source
         classes, target = np.unique(label.astype(str), return_inverse=True)
         metrics = {}
         for measured in measured_pathways(unit):
-            near = nearest(unit, unit, measured, _VOTERS, same_source)
+            near = nearest(unit, unit, measured, _VOTERS, (source, source))
             metrics[f"{measured}_check_R@1"] = recall(hits(near, label, label), [1])[1]
             shares = vote(near, target, len(classes), _VOTE_TEMPERATURE)
             metrics[f"{measured}_check_kNN"] = float((shares.argmax(1) == target).mean())
