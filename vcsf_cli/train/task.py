@@ -295,7 +295,8 @@ class PretrainTask(Task):
             features = extract(self.model, clips, self.fabric.device, self.workers)
         self._set_mode()  # `extract` puts back one mode for both pathways: a frozen one would train
         unit = {pathway: centred_unit(feature) for pathway, feature in features.items()}
-        source, label = self.ids.source[rows], self.manifest.table["label"].to_numpy(object)[rows]
+        source = self.ids.source[rows].astype(np.int64)
+        label = self.manifest.table["label"].to_numpy(object)[rows]
         classes, target = np.unique(label.astype(str), return_inverse=True)
         metrics = {}
         for measured in measured_pathways(unit):
