@@ -1,21 +1,19 @@
-"""What several commands do in the same way: open a Ray cluster, and stop on Ctrl-C."""
+"""What several commands do in the same way: open a Ray cluster, submit a job, stop on Ctrl-C."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import click
 
 from vcsf_cli.engine.on_ray import Ray
+from vcsf_cli.engine.slurm import Resources, submit
 from vcsf_cli.errors import EXIT_INTERRUPTED, InputError
 from vcsf_cli.narrate import say
-
-if TYPE_CHECKING:
-    pass
 
 
 def open_ray(engine: str, address: str | None, workers: int | None = None) -> Ray | None:
@@ -40,3 +38,39 @@ def resumable() -> Iterator[None]:
     except KeyboardInterrupt:
         say(f"interrupted; the same command goes on: vcsf {shlex.join(sys.argv[1:])}")
         raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
+
+
+def submit_command(
+    launch: str,
+    settings: Mapping[str, str],
+    name: str,
+    folder: Path,
+    devices: str,
+    processes: int = 1,
+    nodes: int = 1,
+) -> None:
+    """Submit this process's command line, without `--launch`, as a job.
+
+    Args:
+        settings: Of `--slurm`.
+        name: Of the job.
+        folder: Of what the command trains; the job's files are in its folder `jobs`.
+        devices: Of `--devices`; all but `cpu` are GPUs.
+        processes: Processes on each machine.
+        nodes: Machines.
+    """
+    gpus = 0 if devices == "cpu" else processes
+    needs = Resources(nodes, processes, gpus, settings)
+    submit(launch, name, _without_launch(sys.argv[1:]), folder / "jobs", needs)
+
+
+def _without_launch(words: list[str]) -> list[str]:
+    """The words of a command line without `--launch`, `--slurm` and their values."""
+    left, options = iter(words), ("--launch", "--slurm")
+    kept = []
+    for word in left:
+        if word in options:
+            next(left)
+        elif not word.startswith(tuple(f"{option}=" for option in options)):
+            kept.append(word)
+    return kept

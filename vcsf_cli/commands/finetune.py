@@ -13,6 +13,7 @@ from vcsf_cli.commands.options import (
     devices_option,
     encoder_options,
     engine_options,
+    launch_options,
     leave_one_out_option,
     precision_option,
     refuse_split,
@@ -107,6 +108,7 @@ def _parse_seeds(text: str) -> list[int]:
 @workers_option
 @engine_options
 @save_every_option
+@launch_options
 @click.option(
     "--dry-run",
     is_flag=True,

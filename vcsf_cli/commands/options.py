@@ -167,6 +167,35 @@ def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def _parse_settings(
+    context: click.Context, parameter: click.Parameter, given: tuple[str, ...]
+) -> dict[str, str]:
+    pairs = [text.partition("=") for text in given]
+    for name, equals, text in pairs:
+        if not (name and equals and text):
+            raise click.BadParameter(f"`{name}{equals}` is not KEY=VALUE", context, parameter)
+    return {name: text for name, _, text in pairs}
+
+
+def launch_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--launch` and `--slurm`."""
+    function = click.option(
+        "--slurm",
+        multiple=True,
+        callback=_parse_settings,
+        metavar="KEY=VALUE",
+        help="With --launch: an option of sbatch, such as `partition=gpu`, `time=24:00:00` (the "
+        "default) or `cpus-per-task=8`, or `requeue=100`: how often the job may go on after its "
+        "time; may be given often.",
+    )(function)
+    return click.option(
+        "--launch",
+        type=click.Choice(["slurm", "local"]),
+        help="Submit the command to Slurm, as a job that goes on by itself after its time limit; "
+        "local: to this machine, in the background.",
+    )(function)
+
+
 save_every_option = click.option(
     "--save-every",
     type=Number(0, LONGEST),

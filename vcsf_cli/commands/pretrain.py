@@ -12,6 +12,7 @@ from vcsf_cli.commands.options import (
     data_option,
     devices_option,
     init_option,
+    launch_options,
     precision_option,
     runs_option,
     save_every_option,
@@ -31,6 +32,7 @@ from vcsf_cli.config import recipe as recipes
 @precision_option
 @workers_option
 @save_every_option
+@launch_options
 @click.option(
     "--nodes",
     type=click.IntRange(1, 10_000),

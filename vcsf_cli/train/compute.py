@@ -63,7 +63,10 @@ class Compute:
             if hasattr(os, "sched_getaffinity")
             else os.cpu_count() or 1
         )
-        good = min(_MOST_WORKERS, max(1, (cores - 1) // self.processes))
+        each = (cores - 1) // self.processes
+        if of_slurm := os.environ.get("SLURM_CPUS_PER_TASK"):
+            each = int(of_slurm) - 1
+        good = min(_MOST_WORKERS, max(1, each))
         return good if self.workers is None else self.workers
 
     def device(self) -> torch.device:

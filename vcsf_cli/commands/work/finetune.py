@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from vcsf_cli.commands.common import open_ray, resumable
+from vcsf_cli.commands.common import open_ray, resumable, submit_command
 from vcsf_cli.commands.work import tables
 from vcsf_cli.config import strict_yaml
 from vcsf_cli.config.protocol import Protocol
@@ -39,6 +39,8 @@ def measure_all(
     precision: str,
     workers: int | None,
     save_every: float,
+    launch: str | None,
+    slurm: dict[str, str],
     engine: str,
     address: str | None,
     dry_run: bool,
@@ -53,7 +55,9 @@ def measure_all(
     if precision == "auto":
         trains = protocol.mode == "finetune"
         precision = encoder.speed.precision if trains else "float32"
-    compute = Compute(devices, precision, workers, save_every)
+    submits = launch and not dry_run
+    # The devices are the cluster's then.
+    compute = Compute("cpu") if submits else Compute(devices, precision, workers, save_every)
     splits = [1, 2, 3] if split == "all" else [int(split or encoder.split)]
     pathways = chosen_pathways(encoder, pathway)
     evaluations = [
@@ -75,6 +79,10 @@ def measure_all(
         say(remark)
     if dry_run:
         _dry_run_report(evaluations, compute)
+        return
+    if launch:
+        folder = evaluations[0].folder
+        submit_command(launch, slurm, f"{encoder.name}-{folder.name}", folder, devices)
         return
     compute = replace(compute, engine=open_ray(engine, address))
     measured = []
