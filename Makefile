@@ -25,7 +25,8 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Each core runs tests of its own, so that a network in a test needs no more than one.
+# Each core runs tests of its own, so that a network in a test needs no more than one. A file whose
+# tests share something expensive is a group, which one core runs.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
 

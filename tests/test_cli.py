@@ -47,9 +47,11 @@ FOR_TRAINING = "lightning_fabric tensorboard timm onnx faiss torchcodec"
         ),
         (
             "embed synthetic --from RUN --data DATA --workers 0 -o table.parquet",
-            f"sklearn scipy matplotlib {FOR_TRAINING}",
+            f"sklearn scipy matplotlib torchvision {FOR_TRAINING}",
         ),
-        ("retrieve --from RUN --data DATA --workers 0 --k 1", FOR_TRAINING),
+        ("retrieve --from RUN --data DATA --workers 0 --k 1", f"torchvision {FOR_TRAINING}"),
+        ("plugins", f"torchvision torch._dynamo {FOR_TRAINING}"),
+        ("pretrain smoke --dry-run --data DATA --set train.batch=2", "torchvision timm onnx faiss"),
     ],
 )
 def test_a_command_imports_no_package_that_it_does_not_need(

@@ -40,3 +40,28 @@ def test_a_fused_optimiser_steps_like_the_other_and_is_refused_where_there_is_no
     torch.testing.assert_close(weights[0], weights[1])
     with pytest.raises(InputError, match="no fused `lamb`"):
         build_optimizer(Optim(name="lamb"), weights, fused=True)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_default_optimiser_is_what_timm_makes_of_its_settings(grouped: bool) -> None:
+    from timm.optim import create_optimizer_v2
+
+    made = []
+    for make in (
+        lambda weights: build_optimizer(Optim(lr=0.02, weight_decay=0.3), weights),
+        lambda weights: create_optimizer_v2(
+            weights, opt="adam", lr=0.02, weight_decay=0.3, momentum=0.9
+        ),
+    ):
+        torch.manual_seed(0)
+        network = torch.nn.Linear(3, 2)
+        weights = list(network.parameters())
+        optimizer = make(
+            [{"params": [each], "lr_scale": 0.5} for each in weights] if grouped else weights
+        )
+        for _ in range(3):
+            network(torch.ones(1, 3)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        made.append((optimizer.defaults, [type(optimizer), *map(torch.Tensor.tolist, weights)]))
+    assert made[0] == made[1]

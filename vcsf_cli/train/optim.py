@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Literal
 
 import torch
-from timm.optim import create_optimizer_v2, get_optimizer_class  # type: ignore[attr-defined]  # it has no __all__
 
 from vcsf_cli.config.schema import Optim
 from vcsf_cli.errors import InputError
@@ -31,23 +31,26 @@ def build_optimizer(
     """
     weights: list[Any] = list(parameters)
     first = weights[0]["params"][0] if isinstance(weights[0], dict) else weights[0]
-    made_by = get_optimizer_class(optim.name, bind_defaults=False)
-    can = "fused" in inspect.signature(made_by).parameters
+    kind: Callable[..., torch.optim.Optimizer]
+    make: Callable[..., torch.optim.Optimizer]
+    settings: dict[str, Any] = {"lr": optim.lr, "weight_decay": optim.weight_decay}
+    if optim.name == "adam":
+        kind, make = torch.optim.Adam, torch.optim.Adam  # what timm makes of the same settings
+    else:
+        # timm takes longer to import than a short training, and most recipes have Adam.
+        from timm import optim as timm_optim
+
+        create = timm_optim.create_optimizer_v2  # type: ignore[attr-defined]  # it has no __all__
+        kind = timm_optim.get_optimizer_class(optim.name, bind_defaults=False)  # type: ignore[attr-defined]
+        make = partial(create, opt=optim.name, momentum=optim.momentum)
+    can = "fused" in inspect.signature(kind).parameters
     if fused is True and not can:
         raise InputError(
             f"there is no fused `{optim.name}`", "leave out speed.fused, or take adam, adamw or sgd"
         )
-    extra: dict[str, Any] = (
-        {"fused": True} if can and (fused is True or (fused == "auto" and first.is_cuda)) else {}
-    )
-    return create_optimizer_v2(
-        weights,
-        opt=optim.name,
-        lr=optim.lr,
-        weight_decay=optim.weight_decay,
-        momentum=optim.momentum,
-        **extra,
-    )
+    if can and (fused is True or (fused == "auto" and first.is_cuda)):
+        settings["fused"] = True
+    return make(weights, **settings)
 
 
 def learning_rate(optim: Optim, epoch: float, epochs: int) -> float:

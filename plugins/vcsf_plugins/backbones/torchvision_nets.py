@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
-from torchvision.models.video import r2plus1d_18, r3d_18
-from torchvision.models.video.resnet import VideoResNet
-from torchvision.models.video.s3d import S3D
 
 from vcsf_cli.errors import RecipeError
 from vcsf_plugins.backbones.layouts import (
@@ -20,6 +17,9 @@ from vcsf_plugins.backbones.layouts import (
     torchvision_layout,
 )
 from vcsf_plugins.backbones.staged import Pathway, Staged, Stride, Strides
+
+if TYPE_CHECKING:
+    from torchvision.models.video.resnet import VideoResNet
 
 
 def s3d(*, temporal_stem_stride: Stride | None = None, pathway: Pathway = "fast") -> Staged:
@@ -35,7 +35,7 @@ def s3d(*, temporal_stem_stride: Stride | None = None, pathway: Pathway = "fast"
             2), 2 for fast.
     """
     # With torchvision's momentum of 1e-3 running statistics stay near their start in short runs.
-    network = S3D(norm_layer=partial(nn.BatchNorm3d, momentum=0.1, eps=1e-5))
+    network = _video().S3D(norm_layer=partial(nn.BatchNorm3d, momentum=0.1, eps=1e-5))
     layers = list(network.features)
     stride = temporal_stem_stride or (1 if pathway == "slow" else 2)
     # The stem is a spatial convolution followed by a temporal one (Conv3d, norm, ReLU each).
@@ -66,7 +66,7 @@ def r3d18(*, temporal_strides: Strides | None = None, pathway: Pathway = "fast")
         temporal_strides: Strides along time of layers 1 to 4; by default 1, 1, 2, 2 for slow, so
             that 8 frames end as 2, not 1, and 1, 2, 2, 2 for fast.
     """
-    return _residual18(r3d_18(), temporal_strides, pathway)
+    return _residual18(_video().r3d_18(), temporal_strides, pathway)
 
 
 def r2plus1d18(*, temporal_strides: Strides | None = None, pathway: Pathway = "fast") -> Staged:
@@ -79,7 +79,14 @@ def r2plus1d18(*, temporal_strides: Strides | None = None, pathway: Pathway = "f
         temporal_strides: Strides along time of layers 1 to 4; by default 1, 1, 2, 2 for slow, 1, 2,
             2, 2 for fast.
     """
-    return _residual18(r2plus1d_18(), temporal_strides, pathway)
+    return _residual18(_video().r2plus1d_18(), temporal_strides, pathway)
+
+
+def _video() -> Any:
+    # It takes over a second to import, and most commands build no network of it.
+    from torchvision.models import video
+
+    return video
 
 
 def _residual18(network: VideoResNet, temporal_strides: Strides | None, pathway: Pathway) -> Staged:
