@@ -284,7 +284,13 @@ def test_the_exit_status_is_2_for_wrong_input_and_1_for_work_that_failed() -> No
     assert {kind for kind in ours if kind.exit_code == 1} == {*ours} - wrong_input
 
 
-FOR_OUTSIDERS = {"vcsf_cli.contracts", "vcsf_cli.errors", "vcsf_cli.narrate", "vcsf_cli.video"}
+FOR_OUTSIDERS = {
+    "vcsf_cli.contracts",
+    "vcsf_cli.errors",
+    "vcsf_cli.narrate",
+    "vcsf_cli.remote",
+    "vcsf_cli.video",
+}
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -324,6 +330,7 @@ counts."""
 NAMED = {
     ("commands/export.py", "hf"): "addresses of the hub, as the hub's own library writes them",
     ("encoders/hub.py", "hf"): "addresses of the hub, as the hub's own library writes them",
+    ("remote.py", "hf"): "addresses of the hub, as the hub's own library writes them",
     ("commands/options.py", "hf"): "an example in the help of `--from`",
     ("config/published.py", "ucf101"): "what published methods are trained on",
     ("config/schema.py", "infonce"): "the loss of a recipe that names none",
@@ -347,7 +354,7 @@ def test_the_core_names_no_built_in_component() -> None:
 
 
 LAYERS = (
-    {"contracts", "hookspecs", "errors", "narrate", "video"},
+    {"contracts", "hookspecs", "errors", "narrate", "remote", "video"},
     {"registry"},
     {"storage"},
     {"config"},

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -29,6 +29,44 @@ Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class RemoteFile:
+    """A file that is not on this disk, or a part of a file, such as a member of an archive. It is
+    fetched whole when its turn comes, see `remote`.
+
+    Args:
+        address: Where the file is, as fsspec writes it.
+        size: Bytes of it, or of the part.
+        version: Another one where the content is another one.
+        begin: The part's first byte; None for a whole file.
+        member: What the part is called.
+    """
+
+    address: str
+    size: int
+    version: str = ""
+    begin: int | None = None
+    member: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.address}: {self.member}" if self.member else self.address
+
+    @property
+    def name(self) -> str:
+        """As of a `Path`."""
+        return PurePosixPath(self.member or self.address).name
+
+    @property
+    def stem(self) -> str:
+        """As of a `Path`."""
+        return PurePosixPath(self.name).stem
+
+    @property
+    def suffix(self) -> str:
+        """As of a `Path`."""
+        return PurePosixPath(self.name).suffix
+
+
+@dataclass(frozen=True)
 class Video:
     """One video file of a dataset, before it is prepared.
 
@@ -43,7 +81,7 @@ class Video:
         split: `train`, `test` or empty in each of up to three official splits.
     """
 
-    path: Path
+    path: Path | RemoteFile
     name: str
     label: str | None = None
     group: str = ""

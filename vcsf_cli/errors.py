@@ -62,6 +62,17 @@ class DataError(VcsfError):
     """Videos, a prepared dataset or another file are wrong."""
 
 
+class RemoteError(VcsfError):
+    """What an address leads to can't be reached, after all tries."""
+
+    def __init__(
+        self,
+        message: str,
+        hint: str = "look at the address, your credentials and the network; the same command goes on",
+    ) -> None:
+        super().__init__(message, hint)
+
+
 class RunError(VcsfError):
     """A run folder or checkpoint can't be used, or the training failed."""
 

@@ -89,6 +89,8 @@ def vcsf_datasets() -> Factories:  # type: ignore[empty-body]
     Optional attributes of the factory:
 
     - `needs_source: bool`: there are no videos without `--source`, which also names the dataset.
+    - `reads_addresses: bool`: its root may also be a `str`, such as `s3://bucket/videos`; its videos
+      are then `contracts.RemoteFile`s, which `remote` lists.
     - `recipe: str`: what to train on the dataset, shown after preparing it.
     - `official_size: contracts.OfficialSize`: how large the published dataset is. Measurements on
       less of it then say so.

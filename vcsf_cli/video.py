@@ -13,7 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vcsf_cli.contracts import Frame, Frames
+from vcsf_cli import remote
+from vcsf_cli.contracts import Frame, Frames, RemoteFile
 from vcsf_cli.errors import DataError
 
 VIDEO_ENDINGS = frozenset({
@@ -138,6 +139,23 @@ def _is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_ENDINGS
 
 
+def videos_in(root: Path | str) -> tuple[dict[str, Path | RemoteFile], list[str]]:
+    """The videos below a folder, or below an address, by their path from there, and remarks on what
+    is left out.
+
+    Raises:
+        DataError: If a folder can't be read.
+        RemoteError: If the address can't be reached.
+    """
+    if isinstance(root, Path):
+        found = {path.relative_to(root).as_posix(): path for path in videos_below(root)}
+        return {**found}, left_out(root)
+    files = remote.list_files(root)
+    videos = {name: file for name, file in files.items() if _is_video(Path(name))}
+    others = Counter(_ending(Path(name)) for name in files if name not in videos)
+    return {**videos}, _count_left_out(others)
+
+
 def left_out(
     root: Path, unpacked: Path | None = None, used: Callable[[str], bool] | None = None
 ) -> list[str]:
@@ -150,17 +168,15 @@ def left_out(
         used: Whether the file of a name is used in another way, such as a list of splits.
     """
     others: Counter[str] = Counter()
-    of_use, without = {root}, []
+    of_use, without = {root, *root.parents}, []
     for path in _walk(root, unpacked):
         special = _is_special(path)
         if (_is_video(path) and not special) or (used is not None and used(path.name)):
             of_use.update(path.parents)
         else:
-            others["pipes or devices" if special else path.suffix.lower() or "without ending"] += 1
+            others["pipes or devices" if special else _ending(path)] += 1
             without.append(path)
-    if not others:
-        return []
-    remarks = ["left out: " + ", ".join(f"{n:,} {what}" for what, n in others.most_common())]
+    remarks = _count_left_out(others)
     outermost = dict.fromkeys(
         above.relative_to(root).as_posix()
         for path in without
@@ -172,3 +188,13 @@ def left_out(
             f"warning: folders without a video: {', '.join([*outermost][:_NAMED])}{more}"
         )
     return remarks
+
+
+def _ending(path: Path) -> str:
+    return path.suffix.lower() or "without ending"
+
+
+def _count_left_out(others: Counter[str]) -> list[str]:
+    if not others:
+        return []
+    return ["left out: " + ", ".join(f"{n:,} {what}" for what, n in others.most_common())]

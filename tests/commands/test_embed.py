@@ -94,6 +94,23 @@ def test_a_row_is_a_window_with_the_features_that_the_encoder_gives(
     np.testing.assert_allclose(np.stack(frame["both"].to_list())[-len(own) :], own, atol=1e-6)
 
 
+def test_videos_at_an_address_give_the_same_rows(
+    originals: list[Path], videos: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    embed(videos, tiny_run, tmp_path)
+    before = read(tmp_path).drop(columns="head")
+    (tmp_path / "e.parquet").unlink()
+    embed(f"file://{videos}", tiny_run, tmp_path)
+    assert_same_rows(read(tmp_path).drop(columns="head"), before)
+    done = embed(f"file://{videos}", tiny_run, tmp_path)
+    assert "0 videos of them new" in done.stderr
+    shutil.copy(originals[5], videos / "1/1.avi")
+    (tmp_path / "list.txt").write_text(f"file://{videos}/1/1.avi\n")
+    assert "1 videos of them new" in embed(f"file://{videos}", tiny_run, tmp_path).stderr
+    embed(tmp_path / "list.txt", tiny_run, tmp_path)
+    assert read(tmp_path)["path"].unique().tolist() == [f"file://{videos}/1/1.avi"]
+
+
 def test_a_second_call_encodes_what_is_new_or_changed(
     originals: list[Path], videos: Path, tiny_run: Path, tmp_path: Path
 ) -> None:

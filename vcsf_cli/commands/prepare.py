@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args, get_origin
 
 import click
@@ -32,6 +32,7 @@ from vcsf_cli.data.decode import Settings, default_decoder
 from vcsf_cli.engine.local import Local
 from vcsf_cli.errors import DataError, InputError, PluginError, RecipeError
 from vcsf_cli.narrate import duration, say
+from vcsf_cli.remote import is_address, open_filesystem
 from vcsf_cli.storage.files import is_folder_name
 
 _RECIPE = "recipes/vcsf.yaml"
@@ -45,8 +46,8 @@ def _shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
     options: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
         click.option(
             "--source",
-            type=click.Path(path_type=Path),
-            help="The videos: a folder, an archive or a CSV file.",
+            help="The videos: a folder, an archive or a CSV file, or such an address as "
+            "s3://bucket/videos.",
         ),
         data_option,
         click.option(
@@ -184,7 +185,7 @@ def command() -> None:
 def _prepare(
     component: Component,
     chosen: dict[str, Any],
-    source: Path | None,
+    source: str | None,
     data: Path,
     name: str | None,
     size: int,
@@ -206,21 +207,17 @@ def _prepare(
 
     kind = component.name
     plugins = registry.load()
-    if source is not None and not source.exists():
-        raise InputError(
-            f"--source {source} does not exist", "name a folder, an archive or a CSV file"
-        )
+    root = None if source is None else _check_source(source, kind)
     if plugins.attribute("dataset", kind, "needs_source", False):
-        if source is None:
+        if root is None:
             raise InputError(f"vcsf prepare {kind} needs --source", "it says where the videos are")
-        if name is None:
-            name = source.resolve().name if source.is_dir() else source.stem
+        name = name or _name_after(root)
     name = name or kind
     if not is_folder_name(name):
         raise InputError(f"--name {name!r} is not a name for a folder", "give letters and digits")
     folder = data / name
     dataset: Dataset = plugins.build(
-        "dataset", kind, source or folder / "original", **_check_options(component, chosen)
+        "dataset", kind, root or folder / "original", **_check_options(component, chosen)
     )
     before = _settings_before(folder, verify)
     decoder = decoder or (before or {}).get("decoder") or default_decoder()
@@ -262,6 +259,35 @@ def _prepare(
         )
     _suggest_leave_one_out(dataset, folder, data)
     say(next_command(kind, name, data))
+
+
+def _check_source(source: str, kind: str) -> Path | str:
+    """The path or the address that --source is.
+
+    Raises:
+        InputError: If there is no such path, or the dataset reads no addresses.
+    """
+    if not is_address(source):
+        if not Path(source).exists():
+            raise InputError(
+                f"--source {source} does not exist", "name a folder, an archive or a CSV file"
+            )
+        return Path(source)
+    if not registry.load().attribute("dataset", kind, "reads_addresses", False):
+        raise InputError(
+            f"vcsf prepare {kind} reads no addresses such as {source}",
+            "copy it to this disk, and name the folder",
+        )
+    open_filesystem(source)  # its library is there
+    return source
+
+
+def _name_after(root: Path | str) -> str:
+    """The name of a dataset after where its videos lie."""
+    if isinstance(root, Path) and root.is_dir():
+        return root.resolve().name
+    path = PurePosixPath(root)
+    return path.stem if path.suffix in (".csv", ".tar") or isinstance(root, Path) else path.name
 
 
 def _settings_before(folder: Path, verify: bool) -> dict[str, Any] | None:

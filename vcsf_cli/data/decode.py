@@ -15,9 +15,10 @@ import numpy as np
 import simplejpeg
 
 from vcsf_cli import registry
-from vcsf_cli.contracts import Frame, Reader
+from vcsf_cli.contracts import Decoder, Frame, Reader, RemoteFile
 from vcsf_cli.engine.engine import heartbeat_path
-from vcsf_cli.errors import DataError, VcsfError
+from vcsf_cli.errors import BROKEN_DISK, DataError, RemoteError, VcsfError
+from vcsf_cli.remote import local_copy
 from vcsf_cli.storage import files
 from vcsf_cli.video import short_side
 
@@ -70,7 +71,7 @@ class DecodeJob:
         settings: How to store its frames.
     """
 
-    path: Path
+    path: Path | RemoteFile
     work: str
     settings: Settings
 
@@ -155,29 +156,28 @@ def decode(job: DecodeJob) -> Decoded:
     """Decode a video into clips, in bounded memory.
 
     Raises:
-        StorageError: If a clip can't be written.
+        StorageError: If a clip, or a copy of a file that is not on this disk, can't be written.
+        RemoteError: If such a file can't be reached: others can't either.
     """
     decoded, settings = Decoded(), job.settings
     writer = _ClipWriter(job, decoded)
+    path = job.path
     try:
         decoder = registry.load().build("decoder", settings.decoder)
-        if job.path.exists() and not job.path.is_file():  # reading one may never end
-            raise DataError(f"{job.path} is a folder, pipe or device, not a file")
+        if isinstance(path, Path) and path.exists() and not path.is_file():
+            # Reading one may never end.
+            raise DataError(f"{path} is a folder, pipe or device, not a file")
         heart = _Heartbeat(heartbeat_path(job.work))  # from here on the time without a frame counts
-        decoded.sha256 = sha256(job.path, heart)
-        reader: Reader = decoder.open(job.path)
-        decoded.declared = reader.declared
-        decoded.fps = settings.fps or reader.fps or USUAL_FPS
-        writer.longest = round(settings.max_seconds * decoded.fps) if settings.max_seconds else 0
-        for frame in _read_frames(reader, settings.fps, decoded, heart):
-            writer.add(frame)
-        decoded.decoder = getattr(reader, "decoder", settings.decoder)
+        with local_copy(job.path, job.work, heart.beat) as path:
+            _read(decoder, path, writer, heart)
         decoded.problem = judge(decoded)
-    except StorageError:
+    except (StorageError, RemoteError):
         raise
     except VcsfError as error:
         decoded.problem = error.message
     except OSError as error:
+        if isinstance(job.path, RemoteFile) and error.errno in BROKEN_DISK:
+            raise StorageError(f"{job.work}: {error.strerror}") from error
         decoded.problem = f"{job.path} can't be read: {error.strerror or error}"
         decoded.unread = True
     except Exception as error:  # noqa: BLE001 - a decoder that fails on one video must not stop the others
@@ -186,8 +186,23 @@ def decode(job: DecodeJob) -> Decoded:
         )
     finally:
         writer.close()
-    decoded.problem = decoded.problem.replace(str(job.path), job.path.name)  # wherever videos lie
+    for place in (path, job.path):
+        # Wherever videos lie.
+        decoded.problem = decoded.problem.replace(str(place), job.path.name)
     return decoded
+
+
+def _read(decoder: Decoder, path: Path, writer: _ClipWriter, heart: _Heartbeat) -> None:
+    """Decode a file into the clips of a writer."""
+    decoded, settings = writer.decoded, writer.job.settings
+    decoded.sha256 = sha256(path, heart)
+    reader = decoder.open(path)
+    decoded.declared = reader.declared
+    decoded.fps = settings.fps or reader.fps or USUAL_FPS
+    writer.longest = round(settings.max_seconds * decoded.fps) if settings.max_seconds else 0
+    for frame in _read_frames(reader, settings.fps, decoded, heart):
+        writer.add(frame)
+    decoded.decoder = getattr(reader, "decoder", settings.decoder)
 
 
 def sha256(path: Path, heart: _Heartbeat) -> str:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Sampler
 from vcsf_cli.contracts import Indices
 from vcsf_cli.data.clips import Batch, EvalClips, TwoViewClips
 from vcsf_cli.data.manifest import MEND
-from vcsf_cli.errors import RunError, VcsfError
+from vcsf_cli.errors import RemoteError, RunError, VcsfError
 
 try:
     import resource
@@ -115,6 +115,8 @@ def iterate(loader: DataLoader[_Item]) -> Iterator[_Item]:
             raise
         # torch puts the worker's whole traceback into the message; its last line is ours.
         reason = error.message.strip().splitlines()[-1].partition(": ")[2]
+        if isinstance(error, RemoteError):
+            raise RemoteError(reason) from error
         raise type(error)(reason, MEND) from error
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 
+from vcsf_cli.contracts import RemoteFile
 from vcsf_cli.data.decode import Decoded, DecodeJob, Settings, decode
 from vcsf_cli.engine.engine import Engine, Failure
 
@@ -34,7 +35,11 @@ class Outcome:
 
 
 def decode_all(
-    paths: Iterable[Path], settings: Settings, engine: Engine, folder: Path, time_limit: float
+    paths: Iterable[Path | RemoteFile],
+    settings: Settings,
+    engine: Engine,
+    folder: Path,
+    time_limit: float,
 ) -> Iterator[Outcome]:
     """The outcome of every video, in order.
 
@@ -48,10 +53,11 @@ def decode_all(
 
     Raises:
         StorageError: If a clip can't be written.
+        RemoteError: If a file that is not on this disk can't be reached.
     """
     sizes: deque[int] = deque()
 
-    def handed_in() -> Iterator[Path]:
+    def handed_in() -> Iterator[Path | RemoteFile]:
         for path in paths:
             sizes.append(file_size(path))  # not later: a disk may be unplugged meanwhile
             yield path
@@ -60,7 +66,7 @@ def decode_all(
         yield _outcome(found, sizes.popleft(), folder, time_limit)
 
 
-def _decode(settings: Settings, path: Path, work: str) -> Decoded:
+def _decode(settings: Settings, path: Path | RemoteFile, work: str) -> Decoded:
     cv2.setNumThreads(1)
     return decode(DecodeJob(path, work, settings))
 
@@ -77,8 +83,10 @@ def _outcome(found: Decoded | Failure, size: int, folder: Path, time_limit: floa
     return Outcome(Decoded(problem=f"the decoder {found.reason}"), size, 0.0)
 
 
-def file_size(path: Path) -> int:
+def file_size(path: Path | RemoteFile) -> int:
     """Bytes of a file; `MISSING` if it isn't there, as where a link leads nowhere."""
+    if isinstance(path, RemoteFile):
+        return path.size
     try:
         return path.stat().st_size
     except OSError:

@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 from vcsf_cli import registry
-from vcsf_cli.contracts import Dataset, Video
+from vcsf_cli.contracts import Dataset, RemoteFile, Video
 from vcsf_cli.data import manifest
 from vcsf_cli.data.decode import Clip, Settings, StorageError
 from vcsf_cli.data.journal import Journal
@@ -31,6 +31,7 @@ from vcsf_cli.data.store import SHARD_BYTES, ShardWriter, member_name, read_desc
 from vcsf_cli.engine.engine import Engine
 from vcsf_cli.errors import TOO_FEW, DataError, InputError
 from vcsf_cli.narrate import Progress, say
+from vcsf_cli.remote import local_copy
 from vcsf_cli.storage import files
 from vcsf_cli.storage.sealed import read_json, write_json
 
@@ -226,8 +227,9 @@ class Preparation:
         was = f" (it had {entry['size']:,} bytes then)"
         if entry["size"] == MISSING:
             was = ""
-            if _read_original(self.folder, entry) == files.sha256(video.path):
-                return
+            with local_copy(video.path) as path:
+                if _read_original(self.folder, entry) == files.sha256(path):
+                    return
         raise DataError(
             f"{video.path} {'is gone' if size == MISSING else 'has changed'} since it was "
             f"prepared{was}",
@@ -400,7 +402,7 @@ def _append_clip(
     }
 
 
-def _plain_reason(problem: str, path: Path) -> str:
+def _plain_reason(problem: str, path: Path | RemoteFile) -> str:
     """What is wrong with a video, the same on every machine and whenever it is tried: without its
     path, numbers of errors, times of day and lines of a library's code."""
     own = rf"(?:file:)?{re.escape(str(path))}"

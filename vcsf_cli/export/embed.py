@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from vcsf_cli.contracts import PATHWAYS, Indices, Sampler
+from vcsf_cli.contracts import PATHWAYS, Indices, RemoteFile, Sampler
 from vcsf_cli.data.clips import EvalClips
 from vcsf_cli.data.loader import iterate, set_up_worker
 from vcsf_cli.data.manifest import Manifest
@@ -27,6 +27,7 @@ from vcsf_cli.features.extract import (
     extract_windows,
 )
 from vcsf_cli.model.parts import Geometry
+from vcsf_cli.remote import local_copy
 from vcsf_cli.search.gallery import find_recordings, group_by_clip, window_spans, window_times
 from vcsf_cli.search.video import FrameTransform, VideoFile, WindowFeatures
 
@@ -63,7 +64,11 @@ class VideoWindows(IterableDataset[Any]):
     """
 
     def __init__(
-        self, paths: Sequence[Path], sampler: Sampler, transform: FrameTransform, every: float
+        self,
+        paths: Sequence[Path | RemoteFile],
+        sampler: Sampler,
+        transform: FrameTransform,
+        every: float,
     ) -> None:
         self.paths, self.sampler, self.transform = list(paths), sampler, transform
         self.every = every
@@ -76,19 +81,21 @@ class VideoWindows(IterableDataset[Any]):
 
     def _read(self, number: int) -> Iterator[_Window | _End]:
         count = 0
+        path = file = self.paths[number]
         try:
-            video = VideoFile(self.paths[number], self.sampler, self.transform)
-            video.views = video.views[:: self._step(video)]
-            for window in video.windows():
-                positions: Positions = {
-                    name: torch.from_numpy(window.view.positions(name)) for name in PATHWAYS
-                }
-                frames = torch.from_numpy(window.frames)
-                yield _Window(number, window.begin, window.end, frames, positions)
-                count += 1
+            with local_copy(file) as path:
+                video = VideoFile(path, self.sampler, self.transform)
+                video.views = video.views[:: self._step(video)]
+                for window in video.windows():
+                    positions: Positions = {
+                        name: torch.from_numpy(window.view.positions(name)) for name in PATHWAYS
+                    }
+                    frames = torch.from_numpy(window.frames)
+                    yield _Window(number, window.begin, window.end, frames, positions)
+                    count += 1
         except (DataError, InputError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error.message
-            yield _End(number, count, reason or str(error))
+            yield _End(number, count, (reason or str(error)).replace(str(path), str(file)))
         else:
             yield _End(number, count)
 

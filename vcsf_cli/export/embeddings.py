@@ -18,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
+from vcsf_cli.contracts import RemoteFile
 from vcsf_cli.errors import InputError
 from vcsf_cli.export.embed import with_both
 from vcsf_cli.export.table_files import FORMATS
@@ -43,7 +44,7 @@ class VideoItem:
     """
 
     name: str
-    file: Path
+    file: Path | RemoteFile
     size: int
     modified: int
     label: str | None = None
@@ -51,12 +52,14 @@ class VideoItem:
     digest: str = ""
 
     @classmethod
-    def at(cls, name: str, file: Path, label: str | None = None) -> Self:
+    def at(cls, name: str, file: Path | RemoteFile, label: str | None = None) -> Self:
         """The item of a file.
 
         Raises:
             InputError: If there is no such file.
         """
+        if isinstance(file, RemoteFile):
+            return cls(name, file, file.size, 0, label, digest=file.version)
         try:
             state = file.stat()
         except OSError as error:
@@ -69,6 +72,7 @@ class VideoItem:
         """The digest, or one of the beginning of the file."""
         if self.digest:
             return self.digest
+        assert isinstance(self.file, Path)
         with self.file.open("rb") as file:
             return hashlib.sha256(file.read(_HEAD_BYTES)).hexdigest()[:16]
 
@@ -241,7 +245,7 @@ def _is_same(item: VideoItem, known: tuple[int, int, str] | None) -> bool:
     """Whether a video is the one of these size, time and beginning."""
     if known is None or item.size != known[0]:
         return False
-    return item.modified == known[1] or item.head() == known[2]
+    return (not item.digest and item.modified == known[1]) or item.head() == known[2]
 
 
 def _identities(table: pa.Table) -> dict[str, tuple[int, int, str]]:

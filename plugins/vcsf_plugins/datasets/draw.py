@@ -24,6 +24,7 @@ class Drawn(Listing):
     """
 
     needs_source = True
+    reads_addresses = True
 
     def __init__(self, test_share: float, seed: int) -> None:
         super().__init__()

@@ -16,7 +16,8 @@ from annotated_types import Interval
 
 from vcsf_cli.contracts import Video
 from vcsf_cli.errors import DataError, InputError
-from vcsf_cli.video import left_out, videos_below
+from vcsf_cli.remote import beside, find_files, read_bytes
+from vcsf_cli.video import videos_in
 from vcsf_plugins.datasets.draw import Drawn
 from vcsf_plugins.datasets.listing import once, readable
 
@@ -46,7 +47,7 @@ class Folder(Drawn):
 
     def __init__(
         self,
-        root: Path,
+        root: Path | str,
         /,
         *,
         labels: Literal["auto", "folder", "none"] = "auto",
@@ -71,22 +72,22 @@ class Folder(Drawn):
             InputError: If the source is not a folder.
             DataError: If there are none, the pattern fits none, or the splits don't fit the videos.
         """
-        if not self.root.is_dir():
+        if isinstance(self.root, Path) and not self.root.is_dir():
             raise InputError(
                 f"--source {self.root} is not a folder",
                 "for a list of videos use `vcsf prepare csv`",
             )
-        paths = list(videos_below(self.root))
-        names = [readable(path.relative_to(self.root)) for path in paths]
+        found, remarks = videos_in(self.root)
+        names = [readable(Path(name)) for name in found]
         labelled = self._are_labelled(names)
         videos = []
-        for path, name in zip(paths, names, strict=True):
+        for path, name in zip(found.values(), names, strict=True):
             label, group = name.split("/")[0] if labelled else None, self._find_group(name)
             videos.append(Video(path, name, label, group, source=group))
         videos = once(videos)
         self._remarks = [
             f"{len(videos):,} videos, {self._describe_labels(videos)}",
-            *left_out(self.root),
+            *remarks,
         ]
         self._check_groups(videos)
         if self.splits is None:
@@ -154,7 +155,7 @@ class Table(Drawn):
         "source": "the column `group` of --source",
     }
 
-    def __init__(self, root: Path, /, *, test_share: Share = 0.25, seed: int = 0) -> None:
+    def __init__(self, root: Path | str, /, *, test_share: Share = 0.25, seed: int = 0) -> None:
         super().__init__(test_share, seed)
         self.root = root
 
@@ -165,7 +166,7 @@ class Table(Drawn):
             InputError: If the source is not a file.
             DataError: With every line that is wrong.
         """
-        if not self.root.is_file():
+        if isinstance(self.root, Path) and not self.root.is_file():
             raise InputError(
                 f"--source {self.root} is not a file",
                 "for a folder of videos use `vcsf prepare folder`",
@@ -173,16 +174,19 @@ class Table(Drawn):
         problems: list[str] = []
         videos: list[Video] = []
         seen: dict[str, int] = {}
-        for number, line in _read_table(self.root, "video", known=("label", "group", "part")):
-            path = self.root.parent / line["video"]
-            name = _relative_name(path, self.root.parent)
+        lines = _read_table(self.root, "video", known=("label", "group", "part"))
+        places = [_locate(self.root, line["video"]) for _, line in lines]
+        files = find_files([place for place, _ in places])
+        for (number, line), (place, name), path in zip(lines, places, files, strict=True):
             if not line["video"]:
                 problems.append(f"line {number}: it names no video")
             elif name in seen:
                 problems.append(f"line {number}: {line['video']} is on line {seen[name]} too")
-            elif not path.is_file():
-                problems.append(f"line {number}: there is no file {path}")
+            elif path is None or (isinstance(path, Path) and not path.is_file()):
+                problems.append(f"line {number}: there is no file {place}")
             seen.setdefault(name, number)
+            if path is None:
+                continue
             group, part = line.get("group", ""), line.get("part", "")
             if part not in _PARTS:
                 problems.append(f"line {number}: part `{part}` is not train, test or empty")
@@ -200,6 +204,15 @@ class Table(Drawn):
 
 def _count_classes(videos: list[Video]) -> int:
     return len({video.label for video in videos} - {None})
+
+
+def _locate(table: Path | str, video: str) -> tuple[Path | str, str]:
+    """The path or the address of a video that a table names, and the video's name."""
+    place = beside(table, video)
+    if isinstance(place, Path):
+        return place, _relative_name(place, Path(table).parent)
+    folder = f"{str(table).rpartition('/')[0]}/"
+    return place, place.removeprefix(folder).rpartition("://")[2].lstrip("/")
 
 
 def _relative_name(path: Path, root: Path) -> str:
@@ -262,12 +275,12 @@ def _straddling(videos: list[Video]) -> list[str]:
 
 
 def _read_table(
-    path: Path, *required: str, known: tuple[str, ...]
+    path: Path | str, *required: str, known: tuple[str, ...]
 ) -> list[tuple[int, Mapping[str, str]]]:
     """The lines of a CSV file with a header, numbered as an editor does.
 
     Args:
-        path: The file; columns are separated by commas or semicolons.
+        path: The file, or its address; columns are separated by commas or semicolons.
         required: Columns that it must have.
         known: Columns that it may have.
 
@@ -275,7 +288,7 @@ def _read_table(
         DataError: If it is not such a file.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} can't be read as UTF-8 text: {error}", "save it as CSV, UTF-8"
@@ -317,7 +330,7 @@ def _read_table(
     ]
 
 
-def _raise_problems(path: Path, problems: list[str]) -> None:
+def _raise_problems(path: Path | str, problems: list[str]) -> None:
     """Raise one error for all problems of a file, if there are any."""
     if problems:
         shown = "\n".join(f"  - {problem}" for problem in problems[:20])

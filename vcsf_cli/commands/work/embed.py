@@ -26,10 +26,11 @@ from vcsf_cli.export.table_files import FORMATS
 from vcsf_cli.model.parts import Geometry
 from vcsf_cli.model.pathways import Networks
 from vcsf_cli.narrate import Progress, say
+from vcsf_cli.remote import beside, find_files, is_address, read_bytes
 from vcsf_cli.search.video import FrameTransform, WindowFeatures
 from vcsf_cli.storage import files
 from vcsf_cli.train.compute import Compute
-from vcsf_cli.video import VIDEO_ENDINGS, left_out, videos_below
+from vcsf_cli.video import VIDEO_ENDINGS, videos_in
 
 
 def write(
@@ -217,35 +218,34 @@ def _find_items(source: str) -> list[VideoItem]:
         InputError: If there is no such thing.
         DataError: If it has no video.
     """
-    path = Path(source)
-    if path.is_dir():
-        items = [
-            VideoItem.at(file.relative_to(path).as_posix(), file) for file in videos_below(path)
-        ]
-        for remark in left_out(path):
+    root = source if is_address(source) else Path(source)
+    (file,) = find_files([root])
+    if file is None or (isinstance(file, Path) and file.is_dir()):
+        found, remarks = videos_in(root)
+        for remark in remarks:
             say(remark)
-        if not items:
-            raise DataError(f"{path}: no video was found", "look whether it is the right folder")
-        return items
-    if not path.is_file():
+        if not found:
+            raise DataError(f"{root}: no video was found", "look whether it is the right folder")
+        return [VideoItem.at(name, video) for name, video in found.items()]
+    if isinstance(file, Path) and not file.is_file():
         raise InputError(
             f"there is no folder, file or prepared dataset {source}",
             "give a folder of videos, a video, a list of them, or the name of a prepared dataset",
         )
-    if path.suffix.lower() in (".txt", ".csv"):
-        return _listed_items(path)
-    if path.suffix.lower() not in VIDEO_ENDINGS:
-        say(f"{path} does not have the ending of a video; it is tried all the same")
-    return [VideoItem.at(path.name, path)]
+    if file.suffix.lower() in (".txt", ".csv"):
+        return _listed_items(root)
+    if file.suffix.lower() not in VIDEO_ENDINGS:
+        say(f"{file} does not have the ending of a video; it is tried all the same")
+    return [VideoItem.at(file.name, file)]
 
 
-def _listed_items(path: Path) -> list[VideoItem]:
+def _listed_items(path: Path | str) -> list[VideoItem]:
     """The videos of a list, whose paths are relative to it."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_bytes(path).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} can't be read: {error}", "a list is a UTF-8 text file") from error
-    if path.suffix.lower() == ".csv":
+    if str(path).lower().endswith(".csv"):
         try:
             rows = list(csv.DictReader(lines))
         except csv.Error as error:
@@ -264,4 +264,10 @@ def _listed_items(path: Path) -> list[VideoItem]:
     (name, count), *_ = Counter(name for name, _ in listed).most_common(1)
     if count > 1:
         raise InputError(f"{path} lists {name} {count} times", "leave the others out")
-    return [VideoItem.at(name, path.parent / name, label) for name, label in listed]
+    places = [beside(path, name) for name, _ in listed]
+    items = []
+    for (name, label), place, file in zip(listed, places, find_files(places), strict=True):
+        if file is None:
+            raise InputError(f"there is no file {place}", "look at the list of videos")
+        items.append(VideoItem.at(name, file, label))
+    return items

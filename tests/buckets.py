@@ -1,0 +1,114 @@
+"""Buckets for tests: a folder behind `file://`, and a local S3 server that fails when it is asked
+to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+WITHOUT = "pip install 'vcsf[s3]' 'moto>=5' flask flask-cors"
+
+
+@dataclass
+class Bucket:
+    """A bucket.
+
+    Args:
+        address: Where it is.
+        faults: Given the method and path of a request, what fails about it: `503`, `cut` or `hang`;
+            empty: nothing. Only a server has faults.
+        requests: How often each method and path was asked for.
+    """
+
+    address: str
+    faults: Callable[[str, str], str] = lambda method, path: ""
+    requests: Counter[tuple[str, str]] = field(default_factory=Counter)
+    over: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def can_fail(self) -> bool:
+        return self.address.startswith("s3://")
+
+    def upload(self, folder: Path, to: str) -> str:
+        """Copy a folder into the bucket; returns its address there."""
+        filesystem, path = fsspec.core.url_to_fs(f"{self.address}/{to}")
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            target = f"{path}/{file.relative_to(folder).as_posix()}"
+            filesystem.makedirs(target.rpartition("/")[0], exist_ok=True)
+            filesystem.put_file(str(file), target)
+        return f"{self.address}/{to}"
+
+    def serve(self, app: Any) -> Callable[..., Iterable[bytes]]:
+        """A WSGI application that fails as `faults` says."""
+
+        def answer(environ: dict[str, Any], start: Any) -> Iterable[bytes]:
+            method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+            self.requests[method, path] += 1
+            fault = self.faults(method, path)
+            if fault == "503":
+                body = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
+                start("503 Slow Down", [("Content-Length", str(len(body)))])
+                return [body]
+            if fault == "hang":
+                self.over.wait()
+            answered: Iterable[bytes] = app(environ, start)
+            if fault == "cut":  # fewer bytes than were promised, then the connection ends
+                return [b"".join(answered)[:100]]
+            return answered
+
+        return answer
+
+
+@pytest.fixture(params=["file", "s3"])
+def bucket(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bucket]:
+    """An empty bucket of each kind."""
+    if request.param == "file":
+        (tmp_path / "bucket").mkdir()
+        yield Bucket(f"file://{tmp_path / 'bucket'}")
+        return
+    for name in ("s3fs", "moto", "flask_cors"):
+        pytest.importorskip(name, reason=WITHOUT)
+    with s3_bucket(monkeypatch) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import WSGIRequestHandler, make_server
+
+    class Quiet(WSGIRequestHandler):
+        def log(self, *arguments: Any) -> None:
+            pass
+
+    server = make_server("127.0.0.1", 0, None, threaded=True, request_handler=Quiet)
+    name = f"bucket-{server.server_port}"  # what is in moto's buckets stays there
+    found = Bucket(f"s3://{name}")
+    server.app = found.serve(DomainDispatcherApplication(create_backend_app))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    settings = {
+        "endpoint_url": f"http://127.0.0.1:{server.server_port}",
+        "key": "key",
+        "secret": "secret",
+        # s3fs tries again itself; botocore beneath it would multiply the tries.
+        "config_kwargs": {"read_timeout": 0.5, "retries": {"total_max_attempts": 1}},
+    }
+    monkeypatch.setenv("FSSPEC_S3", json.dumps(settings))  # for processes that are started
+    monkeypatch.setitem(fsspec.config.conf, "s3", settings)
+    try:
+        fsspec.filesystem("s3").mkdir(name)
+        yield found
+    finally:
+        found.over.set()
+        server.shutdown()

@@ -1,0 +1,113 @@
+"""Videos at addresses: the same bytes as from this disk, whatever fails on the way."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from buckets import Bucket
+from conftest import called
+from vcsf_plugins.datasets import Table
+from videos import write_video
+
+from vcsf_cli.cli import main
+from vcsf_cli.errors import DataError
+
+NAMES = ("Jump/a.avi", "Jump/b.mp4", "Run/c.avi", "Run/d.avi")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("source") / "videos"
+    for number, name in enumerate(NAMES):
+        write_video(folder / name, 16 + number, width=80, height=64)
+    (folder / "notes.txt").write_text("no video")
+    (folder / "list.csv").write_text(
+        "video,label,part\n" + "".join(f"{name},x,train\n" for name in NAMES)
+    )
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a prepared dataset but the lock."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "lock"}
+
+
+def prepare(kind: str, source: object, data: Path, status: int = 0) -> str:
+    words = (kind, "--source", source, "--name", "d", "--data", data, "--size", 48)
+    return called("prepare", *words, "--workers", 1, cwd=data.parent, status=status).stderr
+
+
+@pytest.fixture(scope="module")
+def local(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset of the videos on this disk."""
+    data = tmp_path_factory.mktemp("local") / "data"
+    assert "left out: 1 .csv, 1 .txt" in prepare("folder", videos, data)
+    return data / "d"
+
+
+def test_a_folder_in_a_bucket_is_prepared_to_the_same_bytes_after_all_kinds_of_failures(
+    bucket: Bucket, videos: Path, local: Path, tmp_path: Path
+) -> None:
+    address = bucket.upload(videos, "my/videos")
+    if bucket.can_fail:
+        # One that is always refused: what is finished is kept, and one error says what to do.
+        bucket.faults = lambda method, path: "503" if path.endswith("c.avi") else ""
+        failed = prepare("folder", address, tmp_path / "remote", status=1)
+        assert failed.count("error: ") == 1
+        assert f"error: {address}/Run/c.avi can't be reached: " in failed
+        assert "the same command goes on" in failed
+        assert not (tmp_path / "remote" / "d" / "manifest.parquet").exists()
+        # Then each a little: tried again until it is there.
+        seen = Counter[str]()
+
+        def some_fail(method: str, path: str) -> str:
+            seen[path] += 1
+            faults = {"b.mp4": "503", "c.avi": "cut", "d.avi": "hang"}
+            return faults.get(path.rpartition("/")[2], "") if seen[path] == 1 else ""
+
+        bucket.faults = some_fail
+    remote = prepare("folder", address, tmp_path / "remote")
+    assert "left out: 1 .csv, 1 .txt" in remote
+    assert "4 clips of 4 videos" in remote
+    assert contents(tmp_path / "remote" / "d") == contents(local)
+
+
+def test_a_list_names_videos_beside_it_and_addresses(
+    bucket: Bucket, videos: Path, tmp_path: Path
+) -> None:
+    address = bucket.upload(videos, "my/videos")
+    expected = [
+        (video.name, video.label, video.split) for video in Table(videos / "list.csv").videos()
+    ]
+    listed = Table(f"{address}/list.csv").videos()
+    assert [(video.name, video.label, video.split) for video in listed] == expected
+    assert [str(video.path) for video in listed] == [f"{address}/{name}" for name in NAMES]
+    (tmp_path / "l.csv").write_text(f"video,label\n{address}/{NAMES[0]},x\n{address}/gone.avi,x\n")
+    with pytest.raises(DataError, match=f"line 3: there is no file {address}/gone.avi"):
+        Table(tmp_path / "l.csv").videos()
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "said"),
+    [
+        ("folder", "gs://bucket/videos", "pip install 'vcsf[gs]'"),
+        ("folder", "nosuch://bucket/videos", "addresses begin with s3://, gs://, hf:// or file://"),
+        ("ucf101", "file:///videos", "vcsf prepare ucf101 reads no addresses"),
+        ("folder", "file:///no/such/folder", "no video was found"),
+    ],
+)
+def test_an_address_that_can_not_be_used_is_one_error_with_what_to_do(
+    kind: str,
+    source: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)  # as if it were not installed
+    status = 1 if source == "file:///no/such/folder" else 2
+    assert main(["prepare", kind, "--source", source, "--data", str(tmp_path / "data")]) == status
+    assert said in capsys.readouterr().err
