@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import tarfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from buckets import Bucket
 from conftest import called
-from vcsf_plugins.datasets import Table
+from vcsf_plugins.datasets import Table, WebDataset
 from videos import write_video
 
 from vcsf_cli.cli import main
-from vcsf_cli.errors import DataError
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.errors import DataError, InputError
 
 NAMES = ("Jump/a.avi", "Jump/b.mp4", "Run/c.avi", "Run/d.avi")
 
@@ -88,6 +91,44 @@ def test_a_list_names_videos_beside_it_and_addresses(
     (tmp_path / "l.csv").write_text(f"video,label\n{address}/{NAMES[0]},x\n{address}/gone.avi,x\n")
     with pytest.raises(DataError, match=f"line 3: there is no file {address}/gone.avi"):
         Table(tmp_path / "l.csv").videos()
+
+
+def write_tars(videos: Path, folder: Path) -> str:
+    """Two tars of WebDataset; returns the pattern of their names."""
+    folder.mkdir()
+    for number in range(2):
+        with tarfile.open(folder / f"part-{number:03d}.tar", "w") as tar:
+            for name in NAMES[number::2]:
+                key, _, ending = name.rpartition(".")
+                about = {"label": key.partition("/")[0], "group": key[-1]}
+                (folder / "about.json").write_text(json.dumps(about))
+                tar.add(folder / "about.json", f"{key}.json")
+                tar.add(videos / name, f"{key}.{ending}")
+    (folder / "about.json").unlink()
+    return "part-{000..001}.tar"
+
+
+def test_tars_of_webdataset_are_prepared_to_the_clips_that_they_hold(
+    bucket: Bucket, videos: Path, local: Path, tmp_path: Path
+) -> None:
+    pattern = write_tars(videos, tmp_path / "tars")
+    address = bucket.upload(tmp_path / "tars", "tars")
+    listed = WebDataset(tmp_path / "tars" / pattern).videos()
+    assert [(video.name, video.label, video.group) for video in listed] == [
+        ("part-000/Jump/a.avi", "Jump", "a"),
+        ("part-000/Run/c.avi", "Run", "c"),
+        ("part-001/Jump/b.mp4", "Jump", "b"),
+        ("part-001/Run/d.avi", "Run", "d"),
+    ]
+    assert [video.name for video in WebDataset(address).videos()] == [v.name for v in listed]
+    assert "2 tars, 2 classes" in prepare("webdataset", f"{address}/{pattern}", tmp_path / "data")
+    sums = [set(Manifest.open(each).table["sha256"]) for each in (tmp_path / "data" / "d", local)]
+    assert sums[0] == sums[1]
+    with pytest.raises(InputError, match="1 of the 3 tars of --source are not there"):
+        WebDataset(f"{address}/part-{{000..002}}.tar").videos()
+    (tmp_path / "tars" / "part-001.tar").write_bytes(b"no tar" * 1000)
+    with pytest.raises(DataError, match=r"part-001\.tar can't be read as a tar"):
+        WebDataset(tmp_path / "tars").videos()
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 from fsspec.callbacks import Callback
 
 from vcsf_cli.contracts import RemoteFile
-from vcsf_cli.errors import InputError, RemoteError
+from vcsf_cli.errors import InputError, RemoteError, VcsfError
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://.")  # one letter is a disk of Windows
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
@@ -28,6 +28,7 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 _VERSIONS = ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "last_modified", "mtime")
 """What file systems say of a file that changes with its content, the best first."""
 _PIECE_BYTES = 2**23
+_BLOCK_BYTES = 2**16
 _THREADS = 16
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -70,7 +71,7 @@ def reaching(address: str) -> Iterator[None]:
     """
     try:
         yield
-    except (FileNotFoundError, InputError):
+    except (FileNotFoundError, VcsfError):
         raise
     except Exception as error:  # each library has errors of its own
         if isinstance(error, OSError) and error.errno in _FULL_DISK:
@@ -166,6 +167,23 @@ def read_bytes(place: Path | str) -> bytes:
     return content
 
 
+@contextmanager
+def open_seekable(place: Path | str) -> Iterator[IO[bytes]]:
+    """A file, at a path or an address, that is read here and there: only blocks that are asked for
+    are fetched.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        RemoteError: If the address can't be reached.
+    """
+    filesystem, path = open_filesystem(str(place))
+    with (
+        reaching(str(place)),
+        filesystem.open(path, "rb", block_size=_BLOCK_BYTES, cache_type="readahead") as file,
+    ):
+        yield file
+
+
 def fetch(file: RemoteFile, path: Path, beat: Callable[[], None] = lambda: None) -> None:
     """Write a whole file, or the whole part of one, to a path.
 
@@ -186,7 +204,8 @@ def fetch(file: RemoteFile, path: Path, beat: Callable[[], None] = lambda: None)
             end = file.begin + file.size
             with path.open("wb") as target:
                 for begin in range(file.begin, end, _PIECE_BYTES):
-                    target.write(filesystem.cat_file(source, begin, min(begin + _PIECE_BYTES, end)))
+                    piece = min(begin + _PIECE_BYTES, end)
+                    target.write(filesystem.cat_file(source, start=begin, end=piece))
                     beat()
     if path.stat().st_size != file.size:
         raise RemoteError(

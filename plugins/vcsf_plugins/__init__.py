@@ -66,6 +66,7 @@ def vcsf_datasets() -> Factories:
         "ucf101": datasets.UCF101,
         "hmdb51": datasets.HMDB51,
         "folder": datasets.Folder,
+        "webdataset": datasets.WebDataset,
         "csv": datasets.Table,
         "synthetic": synthetic.Synthetic,
     }

@@ -116,6 +116,7 @@ def _shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
         engine_options,
         click.option(
             "--verify",
+            "to_verify",
             is_flag=True,
             help="Compare all that is prepared with its checksums, and mend what is damaged from "
             "the videos.",
@@ -200,10 +201,9 @@ def _prepare(
     workers: int | None,
     engine: str,
     address: str | None,
-    verify: bool,
+    to_verify: bool,
 ) -> None:
-    from vcsf_cli.data.prepare import PROBLEMS, Preparation  # pandas is slow to load
-    from vcsf_cli.data.verify import Verification
+    from vcsf_cli.data import prepare, verify  # pandas is slow to load
 
     kind = component.name
     plugins = registry.load()
@@ -219,7 +219,7 @@ def _prepare(
     dataset: Dataset = plugins.build(
         "dataset", kind, root or folder / "original", **_check_options(component, chosen)
     )
-    before = _settings_before(folder, verify)
+    before = _settings_before(folder, to_verify)
     decoder = decoder or (before or {}).get("decoder") or default_decoder()
     plugins.build("decoder", decoder)  # its library may be missing
     if square_pixels is None:
@@ -228,10 +228,10 @@ def _prepare(
     begun = time.monotonic()
     cluster = open_ray(engine, address, workers)
     place = cluster or Local(workers or os.cpu_count() or 1)
-    preparation = Preparation(dataset, folder, settings, time_limit, place)
+    preparation = prepare.Preparation(dataset, folder, settings, time_limit, place)
     with resumable():
-        if verify:
-            mended = Verification(preparation).run()
+        if to_verify:
+            mended = verify.Verification(preparation).run()
             say(f"{folder}: mended, and whole again" if mended else f"{folder}: nothing is damaged")
             return
         summary = preparation.run()
@@ -250,11 +250,11 @@ def _prepare(
     if summary.damaged:
         say(f"{summary.damaged:,} others had errors that the decoder concealed")
     if summary.bad or summary.damaged:
-        say(f"what is wrong with them: {folder / PROBLEMS}")
+        say(f"what is wrong with them: {folder / prepare.PROBLEMS}")
     if 100 * summary.bad > max_bad * summary.videos:
         raise DataError(
             f"{summary.bad} of {summary.videos} videos are bad, more than {max_bad:g} %",
-            f"see {folder / PROBLEMS}; the others are prepared and can be used, --max-bad says how "
+            f"see {folder / prepare.PROBLEMS}; the others are prepared and can be used, --max-bad says how "
             "many are fine",
         )
     _suggest_leave_one_out(dataset, folder, data)
@@ -268,7 +268,7 @@ def _check_source(source: str, kind: str) -> Path | str:
         InputError: If there is no such path, or the dataset reads no addresses.
     """
     if not is_address(source):
-        if not Path(source).exists():
+        if not Path(source).exists() and "{" not in source:  # a pattern: the dataset looks
             raise InputError(
                 f"--source {source} does not exist", "name a folder, an archive or a CSV file"
             )
@@ -287,10 +287,12 @@ def _name_after(root: Path | str) -> str:
     if isinstance(root, Path) and root.is_dir():
         return root.resolve().name
     path = PurePosixPath(root)
+    if "{" in path.name:  # of a pattern, what stands before the numbers
+        return path.name.partition("{")[0].rstrip("-_.") or path.parent.name
     return path.stem if path.suffix in (".csv", ".tar") or isinstance(root, Path) else path.name
 
 
-def _settings_before(folder: Path, verify: bool) -> dict[str, Any] | None:
+def _settings_before(folder: Path, to_verify: bool) -> dict[str, Any] | None:
     """The settings that a folder was prepared with; None before that, and where they are damaged
     and to be mended."""
     from vcsf_cli.data.prepare import read_settings  # pandas is slow to load
@@ -298,7 +300,7 @@ def _settings_before(folder: Path, verify: bool) -> dict[str, Any] | None:
     try:
         return read_settings(folder)
     except DataError:
-        if not verify:
+        if not to_verify:
             raise
         return None
 
