@@ -12,7 +12,7 @@ from conftest import Vcsf
 from videos import write_video
 
 from vcsf_cli.cli import main
-from vcsf_cli.commands.prepare import next_command
+from vcsf_cli.commands.work.prepare import next_command
 from vcsf_cli.config.recipe import load
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.prepare import Preparation
