@@ -1,9 +1,10 @@
-"""Buckets for tests: a folder behind `file://`, and a local S3 server that fails when it is asked
-to."""
+"""Buckets for tests: a local S3 server that fails when it is asked to, or a folder behind `file://`
+where `pip install 'vcsf[s3]' moto flask flask-cors` was not run."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import threading
 from collections import Counter
@@ -14,8 +15,6 @@ from typing import Any
 
 import fsspec
 import pytest
-
-WITHOUT = "pip install 'vcsf[s3]' 'moto>=5' flask flask-cors"
 
 
 @dataclass
@@ -37,6 +36,11 @@ class Bucket:
     @property
     def can_fail(self) -> bool:
         return self.address.startswith("s3://")
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file into the bucket."""
+        filesystem, path = fsspec.core.url_to_fs(f"{self.address}/{name}")
+        filesystem.pipe_file(path, content)
 
     def upload(self, folder: Path, to: str) -> str:
         """Copy a folder into the bucket; returns its address there."""
@@ -68,19 +72,17 @@ class Bucket:
         return answer
 
 
-@pytest.fixture(params=["file", "s3"])
-def bucket(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Bucket]:
-    """An empty bucket of each kind."""
-    if request.param == "file":
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """An empty bucket, with a cache of its own: of S3 where a server is installed, else a folder."""
+    monkeypatch.setenv("VCSF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("VCSF_CACHE_SIZE", raising=False)
+    if all(importlib.util.find_spec(name) for name in ("s3fs", "moto", "flask_cors")):
+        with s3_bucket(monkeypatch) as found:
+            yield found
+    else:
         (tmp_path / "bucket").mkdir()
         yield Bucket(f"file://{tmp_path / 'bucket'}")
-        return
-    for name in ("s3fs", "moto", "flask_cors"):
-        pytest.importorskip(name, reason=WITHOUT)
-    with s3_bucket(monkeypatch) as found:
-        yield found
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ def vcsf_on_log(run, record):
 """
 
 
-def pretrain(data: Path, folder: Path, *more: str) -> Path:
+def pretrain(data: Path | str, folder: Path, *more: str) -> Path:
     """The folder of a tiny run, trained on `data` into the folder `runs` of a folder."""
     before = set((folder / "runs").glob("*/status.json"))
     called("pretrain", "smoke", *TINY, "--data", data, "--workers", 0, *more, cwd=folder)

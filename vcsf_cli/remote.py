@@ -9,15 +9,13 @@ from __future__ import annotations
 import errno
 import posixpath
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
-
-import fsspec
-from fsspec.callbacks import Callback
 
 from vcsf_cli.contracts import RemoteFile
 from vcsf_cli.errors import InputError, RemoteError, VcsfError
@@ -38,6 +36,12 @@ def is_address(text: object) -> bool:
     return isinstance(text, str) and _ADDRESS.match(text) is not None
 
 
+def _load_fsspec() -> Any:
+    import fsspec.callbacks  # a tenth of a second, and no help text needs it
+
+    return fsspec
+
+
 def open_filesystem(address: str) -> tuple[Any, str]:
     """fsspec's file system of an address, and the address as this calls it.
 
@@ -46,7 +50,7 @@ def open_filesystem(address: str) -> tuple[Any, str]:
     """
     scheme = address.partition("://")[0]
     try:
-        return fsspec.core.url_to_fs(address)  # type: ignore[no-any-return]
+        return _load_fsspec().core.url_to_fs(address)  # type: ignore[no-any-return]
     except ImportError as error:
         extra = _EXTRAS.get(scheme)
         raise InputError(
@@ -199,7 +203,9 @@ def fetch(file: RemoteFile, path: Path, beat: Callable[[], None] = lambda: None)
     with reaching(file.address):
         if file.begin is None:
             hooks = {"beat": lambda size, value, **_: beat()}
-            filesystem.get_file(source, str(path), callback=Callback(hooks=hooks))
+            filesystem.get_file(
+                source, str(path), callback=_load_fsspec().callbacks.Callback(hooks=hooks)
+            )
         else:
             end = file.begin + file.size
             with path.open("wb") as target:
@@ -212,6 +218,23 @@ def fetch(file: RemoteFile, path: Path, beat: Callable[[], None] = lambda: None)
             f"{file} has {path.stat().st_size:,} bytes, not the {file.size:,} that it was listed "
             "with: it has changed meanwhile"
         )
+
+
+def store(path: Path, address: str) -> None:
+    """Copy a file to an address, where it appears whole or not at all.
+
+    Raises:
+        OSError: If it can't be read.
+        RemoteError: If the address can't be reached.
+    """
+    filesystem, target = open_filesystem(address)
+    with reaching(address):
+        if filesystem.protocol == ("file", "local"):  # where a copy would appear as it grows
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, f"{target}.partial")
+            Path(f"{target}.partial").replace(target)
+        else:
+            filesystem.put_file(str(path), target)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from vcsf_cli.runs.run import Run, run_folder
 class Plan:
     table: Table
     specs: tuple[RunSpec, ...]
-    data: Path
+    data: Path | str
     runs: Path
 
     @property
@@ -154,7 +154,7 @@ class Plan:
         return sum(stage in theirs for stage in self.fingerprints[spec.recipe.hash]) > finished
 
 
-def build_plan(table: Table, data: Path, runs: Path) -> Plan:
+def build_plan(table: Table, data: Path | str, runs: Path) -> Plan:
     """All runs of a table: every row with every seed and split.
 
     Raises:

@@ -16,7 +16,9 @@ from click.shell_completion import CompletionItem
 
 from vcsf_cli.config.catalogue import RECIPES, Catalogue
 from vcsf_cli.contracts import PATHWAYS
+from vcsf_cli.data.bucket import CACHE_SIZE
 from vcsf_cli.errors import InputError
+from vcsf_cli.remote import is_address
 
 MOST_WORKERS = 1024
 LONGEST = 1e9
@@ -119,9 +121,58 @@ _folder_option = partial(
     show_envvar=True,
 )
 
-data_option = _folder_option(
-    "--data", envvar="VCSF_DATA", default=Path("data"), help="Folder of prepared datasets."
-)
+
+class _Place(click.Path):
+    """A folder, or an address of one as text."""
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> Any:
+        return value if is_address(value) else super().convert(value, parameter, context)
+
+
+class _Bytes(click.ParamType[int]):
+    """A number of bytes, such as `50GB`."""
+
+    name = "bytes"
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> int:
+        found = _BYTES.fullmatch(str(value).strip())
+        if found is None:
+            self.fail(f"`{value}` is not a size; write such as 500MB, 50GB or 1TB")
+        return int(float(found[1]) * 1000 ** " KMGT".index((found[2] or " ").upper()))
+
+
+_BYTES = re.compile(r"(\d+(?:\.\d+)?) *([KMGT])?B?", re.IGNORECASE)
+
+
+def _keep_to(context: click.Context, parameter: click.Parameter, size: int | None) -> None:
+    if size is not None:
+        os.environ[CACHE_SIZE] = str(size)
+
+
+def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--data`, and `--cache-size` that goes with it."""
+    command = click.option(
+        "--cache-size",
+        type=_Bytes(),
+        metavar="SIZE",
+        expose_value=False,
+        callback=_keep_to,
+        help="Of --data in a bucket, how much is kept on this disk: 50GB.  [default: 100GB]",
+    )(command)
+    return click.option(
+        "--data",
+        type=_Place(path_type=Path, file_okay=False),
+        envvar="VCSF_DATA",
+        default=Path("data"),
+        show_default=True,
+        show_envvar=True,
+        help="Folder of prepared datasets; may be such an address as s3://bucket/prepared.",
+    )(command)
+
 
 runs_option = _folder_option(
     "--runs", envvar="VCSF_RUNS", default=Path("runs"), help="Folder of run folders."
@@ -282,11 +333,15 @@ precision_option = click.option(
 )
 
 
-def where(option: str, folder: Path) -> str:
+def where(option: str, folder: Path | str) -> str:
     """The option that makes a next command in the same shell use the same folder, ` --data DIR`.
 
     It is empty where the command takes that folder anyway: the one in the environment, else the
     default."""
     # click takes an empty variable for none.
     taken = os.environ.get(f"VCSF_{option.upper()}") or option
-    return "" if folder == Path(taken) else f" --{option} {shlex.quote(str(folder))}"
+    return (
+        ""
+        if str(folder) in (taken, str(Path(taken)))
+        else f" --{option} {shlex.quote(str(folder))}"
+    )

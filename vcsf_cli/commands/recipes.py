@@ -44,7 +44,7 @@ def show(recipe: str, assignments: tuple[str, ...]) -> None:
 @click.argument("recipe_names", nargs=-1, metavar="[RECIPE]...", shell_complete=complete_recipe)
 @set_option
 @data_option
-def check(recipe_names: tuple[str, ...], assignments: tuple[str, ...], data: Path) -> None:
+def check(recipe_names: tuple[str, ...], assignments: tuple[str, ...], data: Path | str) -> None:
     """Check the keys, values and names of recipes, and build their networks; all recipes if none is
     named.
 
@@ -68,7 +68,7 @@ def check(recipe_names: tuple[str, ...], assignments: tuple[str, ...], data: Pat
     say(f"next: vcsf pretrain {names[0] if len(names) == 1 else 'RECIPE'}{where('data', data)}")
 
 
-def _check_one(name: str, assignments: tuple[str, ...], data: Path) -> None:
+def _check_one(name: str, assignments: tuple[str, ...], data: Path | str) -> None:
     """Check one recipe, and say that it is right.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ import pyarrow as pa
 
 from vcsf_cli import registry
 from vcsf_cli.contracts import Indices, OfficialSize
+from vcsf_cli.data.bucket import Bucket
 from vcsf_cli.errors import DataError, InputError
+from vcsf_cli.narrate import say
 from vcsf_cli.storage import files
 from vcsf_cli.storage.sealed import read_json, read_parquet, reading, write_parquet
 
@@ -60,16 +62,24 @@ class Manifest:
     """A prepared dataset.
 
     Args:
+        folder: Where it lies, or where what is needed of it is kept.
         table: One row a clip, sorted by `video`, columns as in `_SCHEMA`.
+        bucket: Where its shards are if they are not in `folder`.
     """
 
     folder: Path
     table: pd.DataFrame
     settings: dict[str, Any]
+    bucket: Bucket | None = None
 
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def place(self) -> Path | str:
+        """Where it is for the user."""
+        return self.bucket.address if self.bucket else self.folder
 
     @cached_property
     def hash(self) -> str:
@@ -89,27 +99,41 @@ class Manifest:
         return np.flatnonzero((self.table[f"split{split}"] == part).to_numpy())
 
     @classmethod
-    def find(cls, data: Path, name: str) -> Manifest:
+    def find(cls, data: Path | str, name: str) -> Manifest:
         """Open the prepared dataset of a name.
 
         Args:
-            data: Folder of prepared datasets.
+            data: Folder of prepared datasets, or its address.
             name: Its folder in it.
 
         Raises:
             InputError: If the name leads out of `data`, or as `open`.
             DataError: As `open`.
+            RemoteError: If the address can't be reached.
         """
         if not files.is_folder_name(name):
             raise InputError(
                 f"{name!r} is not the name of a dataset",
                 f"datasets are folders in {data}; --data says where",
             )
-        return cls.open(data / name)
+        if isinstance(data, Path):
+            return cls.open(data / name)
+        bucket = Bucket.of(data, name)
+        bucket.refresh(FILE, SETTINGS)
+        found = replace(cls.open(bucket.folder, bucket.address), bucket=bucket)
+        if (size := found.table["bytes"].sum()) > bucket.limit:
+            say(
+                f"warning: {bucket.address} has {size:,} bytes, and --cache-size is "
+                f"{bucket.limit:,}: shards are fetched again and again"
+            )
+        return found
 
     @classmethod
-    def open(cls, folder: Path) -> Manifest:
+    def open(cls, folder: Path, place: Path | str = "") -> Manifest:
         """Read the manifest of a prepared dataset.
+
+        Args:
+            place: Where it is for the user, if not `folder`.
 
         Raises:
             InputError: If it isn't prepared, or not to the end.
@@ -120,7 +144,7 @@ class Manifest:
             begun = (folder / SETTINGS).is_file()
             state = "is not prepared to its end" if begun else "is not prepared"
             raise InputError(
-                f"dataset {name} {state}: there is no {folder / FILE}",
+                f"dataset {name} {state}: there is no {place or folder}/{FILE}",
                 f"{_prepare_command(name)}; --data says where datasets are",
             )
         table = read_table(folder)

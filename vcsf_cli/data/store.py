@@ -20,6 +20,7 @@ import numpy as np
 import simplejpeg
 
 from vcsf_cli.contracts import Frames
+from vcsf_cli.data.bucket import Bucket
 from vcsf_cli.data.manifest import MEND, Manifest
 from vcsf_cli.errors import DataError
 
@@ -161,7 +162,7 @@ class FrameStore:
     """
 
     def __init__(self, manifest: Manifest) -> None:
-        self.folder = manifest.folder
+        self.folder, self.bucket = manifest.folder, manifest.bucket
         table = manifest.table
         self.videos = table["video"].to_numpy(object)
         self.shards = table["shard"].to_numpy(np.int64)
@@ -177,6 +178,7 @@ class FrameStore:
         for start, each in zip(self.starts, sums, strict=False):
             if each is not None:
                 self.crc32[start : start + len(each)] = each
+        self.sha256 = table["sha256"].to_numpy(object) if self.bucket else None
         self._files: dict[int, int] = {}
         self._process = os.getpid()
 
@@ -201,7 +203,17 @@ class FrameStore:
 
         Raises:
             DataError: If the shard is missing or too short, or a frame is damaged.
+            RemoteError: If it is in a bucket that can't be reached.
         """
+        try:
+            return self._jpegs(row, frames)
+        except DataError:
+            if self.bucket is None:
+                raise
+            self.bucket.drop(shard_name(int(self.shards[row])))
+        return self._jpegs(row, frames)
+
+    def _jpegs(self, row: int, frames: Sequence[int]) -> list[bytes]:
         offsets = self.offsets[self.starts[row] : self.starts[row + 1]]
         found: list[bytes] = []
         first = 0
@@ -227,14 +239,45 @@ class FrameStore:
     def _read(self, row: int, begin: int, end: int) -> bytes:
         shard = int(self.shards[row])
         path = self.folder / shard_name(shard)
+        if self.bucket is not None:
+            data = self._read_kept(self.bucket, shard, begin, end)
+        else:
+            data = self._read_file(path, shard, begin, end)
+        if len(data) != end - begin:
+            raise DataError(f"{path} is damaged: it is too short for {self.videos[row]}", MEND)
+        return data
+
+    def _read_kept(self, bucket: Bucket, shard: int, begin: int, end: int) -> bytes:
+        """Bytes of a shard in a bucket. Its file is closed at once: as long as it is open, evicting
+        it would give no room."""
+
+        def is_whole(path: Path) -> bool:
+            return self._is_whole(path, shard)
+
+        descriptor = bucket.open(shard_name(shard), is_whole)
+        try:
+            return os.pread(descriptor, end - begin, begin)
+        finally:
+            os.close(descriptor)
+
+    def _is_whole(self, path: Path, shard: int) -> bool:
+        """Whether a file has the clips that a shard should have."""
+        assert self.sha256 is not None
+        with path.open("rb") as file:
+            for row in np.flatnonzero(self.shards == shard).tolist():
+                offsets = self.offsets[self.starts[row] : self.starts[row + 1]]
+                file.seek(int(offsets[0]))
+                clip = file.read(int(offsets[-1] - offsets[0]))
+                if hashlib.sha256(clip).hexdigest() != self.sha256[row]:
+                    return False
+        return True
+
+    def _read_file(self, path: Path, shard: int, begin: int, end: int) -> bytes:
         if self._process != os.getpid():  # a parent may close its files
             self._files, self._process = {}, os.getpid()
         try:
             if shard not in self._files:
                 self._files[shard] = os.open(path, os.O_RDONLY)
-            data = os.pread(self._files[shard], end - begin, begin)
+            return os.pread(self._files[shard], end - begin, begin)
         except OSError as error:
             raise DataError(f"{path} can't be read: {error.strerror}", MEND) from error
-        if len(data) != end - begin:
-            raise DataError(f"{path} is damaged: it is too short for {self.videos[row]}", MEND)
-        return data

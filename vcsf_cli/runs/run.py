@@ -153,7 +153,7 @@ def open_run(
         begun_with = run.status.get("data_hash")
         if begun_with != manifest.hash:
             raise RunError(
-                f"run {run.name} was begun on other data than what is now in {manifest.folder}",
+                f"run {run.name} was begun on other data than what is now in {manifest.place}",
                 "bring the data back, or train into another --runs folder",
             )
         if trained_on.read(folder) is None:  # begun before runs remembered it

@@ -22,7 +22,7 @@ _LEAST_CLIPS = {"batch": 2, "split": 2}
 """Clips that a part of a batch must have at least, by `train.norm`."""
 
 
-def check_recipe(recipe: Recipe, data: Path) -> list[str] | None:
+def check_recipe(recipe: Recipe, data: Path | str) -> list[str] | None:
     """Check a recipe, with its networks built; returns warnings, or None if its dataset is not
     prepared in the folder `data`, so that sizes are unchecked.
 

@@ -53,7 +53,7 @@ class Launch:
         for imported in self.weights.imported:
             imported.narrate()
 
-    def open(self, data: Path) -> tuple[Run, Trainer | None]:
+    def open(self, data: Path | str) -> tuple[Run, Trainer | None]:
         """Open the run; there is no trainer where it is finished.
 
         Raises:
@@ -81,7 +81,7 @@ class Launch:
         self.weights.put_into(self.model)
         return run, Trainer(run, manifest, rows, self.model, self.compute)
 
-    def dry_run(self, data: Path) -> None:
+    def dry_run(self, data: Path | str) -> None:
         """Print the resolved recipe on stdout; sizes, warnings and the time on stderr."""
         click.echo(self.recipe.yaml(), nl=False)
         for line in _sizes(self.recipe, self.model):

@@ -37,7 +37,7 @@ def make_table(
     measure: list[str] | None,
     assignments: tuple[str, ...],
     allow_seen: bool,
-    data: Path,
+    data: Path | str,
     runs: Path,
     devices: list[str],
     engine: str,

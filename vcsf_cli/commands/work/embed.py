@@ -42,7 +42,7 @@ def write(
     every: float,
     half: bool,
     on_bad: str,
-    data: Path,
+    data: Path | str,
     runs: Path,
     devices: str,
     workers: int | None,
@@ -179,13 +179,15 @@ def _check_output(output: Path) -> None:
     FORMATS[output.suffix](output)  # its library is there
 
 
-def _find_dataset(source: str, data: Path) -> Manifest | None:
+def _find_dataset(source: str, data: Path | str) -> Manifest | None:
     """The prepared dataset that a source names, None if it is a path to videos."""
     if (Path(source) / FILE).is_file():
         return Manifest.open(Path(source))
-    if not Path(source).exists() and files.is_folder_name(source) and (data / source).is_dir():
-        return Manifest.find(data, source)
-    return None
+    if Path(source).exists() or not files.is_folder_name(source):
+        return None
+    if isinstance(data, Path):
+        return Manifest.find(data, source) if (data / source).is_dir() else None
+    return Manifest.find(data, source) if find_files([f"{data}/{source}/{FILE}"])[0] else None
 
 
 def _dataset_items(manifest: Manifest, split: int) -> list[VideoItem]:

@@ -31,7 +31,7 @@ def write(
     pathway: str,
     out: Path | None,
     clips: tuple[Path, ...],
-    data: Path,
+    data: Path | str,
     runs: Path,
 ) -> None:
     """Export an encoder of vcsf's networks.
@@ -68,7 +68,9 @@ def write(
         say(f"next: {out / 'README.md'} shows how to use it")
 
 
-def _open_dataset(source: EncoderSource, data: Path, clips: tuple[Path, ...]) -> Manifest | None:
+def _open_dataset(
+    source: EncoderSource, data: Path | str, clips: tuple[Path, ...]
+) -> Manifest | None:
     """The dataset of an encoder, if it is here.
 
     Raises:

@@ -33,7 +33,7 @@ def measure_all(
     pathway: str,
     seeds: list[int] | None,
     allow_seen: bool,
-    data: Path,
+    data: Path | str,
     runs: Path,
     devices: str,
     precision: str,

@@ -9,15 +9,18 @@ import time
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import click
+
 from vcsf_cli import registry
 from vcsf_cli.commands.common import open_ray, resumable
 from vcsf_cli.commands.options import where
 from vcsf_cli.config import strict_yaml
 from vcsf_cli.config.check import Checker
 from vcsf_cli.contracts import Component, Dataset
+from vcsf_cli.data.bucket import working_copy
 from vcsf_cli.data.decode import Settings, default_decoder
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.data.prepare import PROBLEMS, Preparation, read_settings
+from vcsf_cli.data.prepare import PROBLEMS, Preparation, Summary, read_settings
 from vcsf_cli.data.verify import Verification
 from vcsf_cli.engine.local import Local
 from vcsf_cli.errors import DataError, InputError, RecipeError
@@ -35,7 +38,7 @@ def prepare(
     component: Component,
     chosen: dict[str, Any],
     source: str | None,
-    data: Path,
+    data: Path | str,
     name: str | None,
     size: int,
     quality: int,
@@ -61,7 +64,10 @@ def prepare(
     name = name or kind
     if not is_folder_name(name):
         raise InputError(f"--name {name!r} is not a name for a folder", "give letters and digits")
-    folder = data / name
+    place, copy = f"{str(data).rstrip('/')}/{name}", None
+    if isinstance(data, str):
+        copy = click.get_current_context().with_resource(working_copy(data, name))
+    folder = copy.folder if copy else Path(place)
     dataset: Dataset = plugins.build(
         "dataset", kind, root or folder / "original", **_check_options(component, chosen)
     )
@@ -73,16 +79,30 @@ def prepare(
     settings = Settings(kind, decoder, size, quality, fps, max_seconds, on_bad, square_pixels)
     begun = time.monotonic()
     cluster = open_ray(engine, address, workers)
-    place = cluster or Local(workers or os.cpu_count() or 1)
-    preparation = Preparation(dataset, folder, settings, time_limit, place)
+    processes = cluster or Local(workers or os.cpu_count() or 1)
+    preparation = Preparation(dataset, folder, settings, time_limit, processes)
     with resumable():
         if to_verify:
             mended = Verification(preparation).run()
-            say(f"{folder}: mended, and whole again" if mended else f"{folder}: nothing is damaged")
-            return
-        summary = preparation.run()
+        else:
+            summary = preparation.run()
+        if copy:
+            copy.upload()
+    if to_verify:
+        say(f"{place}: mended, and whole again" if mended else f"{place}: nothing is damaged")
+        return
+    _say_summary(summary, place, time.monotonic() - begun, max_bad)
+    _suggest_leave_one_out(dataset, folder, data)
+    say(next_command(kind, name, data))
+
+
+def _say_summary(summary: Summary, place: str, seconds: float, max_bad: float) -> None:
+    """Say what was prepared.
+
+    Raises:
+        DataError: If too many videos are bad.
+    """
     if summary.new:
-        seconds = time.monotonic() - begun
         say(
             f"prepared {summary.new:,} videos in {duration(seconds)}, {summary.new / seconds:.1f} "
             "a second"
@@ -90,21 +110,19 @@ def prepare(
     else:
         say("everything was prepared already")
     say(
-        f"{folder}: {summary.clips:,} clips of {summary.videos:,} videos, {summary.frames:,} "
+        f"{place}: {summary.clips:,} clips of {summary.videos:,} videos, {summary.frames:,} "
         f"frames, {summary.size / 2**20:,.1f} MiB, {summary.bad} bad"
     )
     if summary.damaged:
         say(f"{summary.damaged:,} others had errors that the decoder concealed")
     if summary.bad or summary.damaged:
-        say(f"what is wrong with them: {folder / PROBLEMS}")
+        say(f"what is wrong with them: {place}/{PROBLEMS}")
     if 100 * summary.bad > max_bad * summary.videos:
         raise DataError(
             f"{summary.bad} of {summary.videos} videos are bad, more than {max_bad:g} %",
-            f"see {folder / PROBLEMS}; the others are prepared and can be used, --max-bad says how "
+            f"see {place}/{PROBLEMS}; the others are prepared and can be used, --max-bad says how "
             "many are fine",
         )
-    _suggest_leave_one_out(dataset, folder, data)
-    say(next_command(kind, name, data))
 
 
 def _check_source(source: str, kind: str) -> Path | str:
@@ -149,7 +167,7 @@ def _settings_before(folder: Path, to_verify: bool) -> dict[str, Any] | None:
         return None
 
 
-def _suggest_leave_one_out(dataset: Dataset, folder: Path, data: Path) -> None:
+def _suggest_leave_one_out(dataset: Dataset, folder: Path, data: Path | str) -> None:
     """Say how to measure videos of one's own with few test clips."""
     manifest = Manifest.open(folder)
     test = len(manifest.part(1, "test"))
@@ -162,7 +180,7 @@ def _suggest_leave_one_out(dataset: Dataset, folder: Path, data: Path) -> None:
         )
 
 
-def next_command(kind: str, name: str, data: Path) -> str:
+def next_command(kind: str, name: str, data: Path | str) -> str:
     """The command after preparing."""
     recipe = registry.load().attribute("dataset", kind, "recipe")
     same = recipe is not None and name == kind

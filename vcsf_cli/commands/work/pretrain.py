@@ -22,7 +22,7 @@ def train(
     name: str,
     assignments: tuple[str, ...],
     init: dict[str, Path],
-    data: Path,
+    data: Path | str,
     runs: Path,
     devices: str,
     precision: str,
@@ -59,7 +59,7 @@ def train(
 
 
 def _submit(
-    launch: str, settings: dict[str, str], training: Launch, data: Path, compute: Compute
+    launch: str, settings: dict[str, str], training: Launch, data: Path | str, compute: Compute
 ) -> None:
     """Submit a training. Its devices are the cluster's and not looked at here."""
     recipe = training.recipe

@@ -44,7 +44,7 @@ def measure(
     untrained: bool,
     allow_seen: bool,
     html: bool,
-    data: Path,
+    data: Path | str,
     runs: Path,
     devices: str,
     workers: int | None,
@@ -107,7 +107,7 @@ def search(
     index: str | None,
     condition: str | None,
     table: Path | None,
-    data: Path,
+    data: Path | str,
     runs: Path,
     devices: str,
     workers: int | None,
@@ -178,7 +178,7 @@ def search(
     say(f"next: vcsf retrieve {' '.join(asked)} --gallery {name} {on} {more}")
 
 
-def _open_dataset(source: EncoderSource, data: Path, name: str | None) -> Manifest:
+def _open_dataset(source: EncoderSource, data: Path | str, name: str | None) -> Manifest:
     """The dataset with this name, or the encoder's own; what must be said of the encoder is said
     first.
 

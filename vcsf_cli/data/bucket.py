@@ -1,0 +1,234 @@
+"""A prepared dataset in a bucket: shards are kept on this disk as long as there is room, and what
+`vcsf prepare` makes is copied there.
+
+fsspec's own `filecache` has no bound, and `simplecache` writes under the final name: a killed
+process would leave half a shard that counts as a whole one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vcsf_cli.errors import BROKEN_DISK, DataError, InputError, RemoteError
+from vcsf_cli.narrate import Progress, say
+from vcsf_cli.remote import describe, fetch, list_files, store
+from vcsf_cli.storage import files
+
+CACHE = "VCSF_CACHE"
+"""Variable that names the folder of what is kept of buckets."""
+CACHE_SIZE = "VCSF_CACHE_SIZE"
+"""Variable with the bytes of shards that are kept there; `--cache-size` sets it, so that processes
+that are started keep to it too."""
+USUAL_SIZE = 100 * 10**9
+_SHARDS = "shard-*.tar"
+_LAST = ("journal.jsonl", "manifest.parquet")
+"""Files that say what others hold: they are copied after them."""
+
+
+def cache_folder() -> Path:
+    """The folder of what is kept of buckets."""
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vcsf"
+    return Path(os.environ.get(CACHE) or usual).expanduser()
+
+
+def _digest(address: str) -> str:
+    return hashlib.sha256(address.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A prepared dataset in a bucket, and the folder where its files are kept.
+
+    Args:
+        address: Of the dataset.
+        cache: The folder of all datasets that are kept.
+        limit: Bytes of shards, of all datasets together, that are kept.
+    """
+
+    address: str
+    cache: Path
+    limit: int
+
+    @classmethod
+    def of(cls, data: str, name: str) -> Bucket:
+        """The dataset of a name below an address, kept as the environment says."""
+        limit = int(os.environ.get(CACHE_SIZE) or USUAL_SIZE)
+        return cls(f"{data.rstrip('/')}/{name}", cache_folder() / "data", limit)
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are kept; named as the dataset."""
+        return self.cache / _digest(self.address) / self.address.rpartition("/")[2]
+
+    def refresh(self, *names: str) -> None:
+        """Have small files here as they are in the bucket now; those that are not there are removed.
+
+        Raises:
+            RemoteError: If the bucket can't be reached.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        found = describe(f"{self.address}/{name}" for name in names)
+        for name, file in zip(names, found, strict=True):
+            path = self.folder / name
+            if file is None:
+                path.unlink(missing_ok=True)
+                continue
+            with files.atomic_write(path) as target:
+                fetch(file, Path(target.name))
+
+    def open(self, shard: str, is_whole: Callable[[Path], bool]) -> int:
+        """A descriptor of a shard's file, which is fetched if it isn't here.
+
+        Args:
+            is_whole: Whether a file holds what the manifest says.
+
+        Raises:
+            DataError: If the shard is not there, or damaged, or finds no room on this disk.
+            RemoteError: If the bucket can't be reached.
+        """
+        while True:  # another process may evict it before it is opened
+            with suppress(FileNotFoundError):
+                return os.open(self.folder / shard, os.O_RDONLY)
+            # One at a time, so that the bound holds; file systems fetch parts side by side.
+            with files.lock(self.cache / "lock"):
+                if not (self.folder / shard).exists():
+                    self._fetch(shard, is_whole)
+
+    def _fetch(self, shard: str, is_whole: Callable[[Path], bool]) -> None:
+        address = f"{self.address}/{shard}"
+        (file,) = describe([address])
+        if file is None:
+            raise DataError(f"{address} is missing", "prepare the dataset there again")
+        self._make_room(file.size)
+        for _ in range(2):  # damage on the way happens once
+            try:
+                with files.atomic_write(self.folder / shard) as target:
+                    fetch(file, Path(target.name))
+                    if is_whole(Path(target.name)):
+                        return
+                    raise _Damaged
+            except _Damaged:
+                continue
+            except OSError as error:
+                if error.errno not in BROKEN_DISK:
+                    raise
+                raise DataError(
+                    f"{self.folder}: {error.strerror}",
+                    f"make room, give a smaller --cache-size, or set {CACHE} to a larger disk",
+                ) from error
+        raise DataError(
+            f"{address} is damaged: its clips are not those of the manifest",
+            "prepare the dataset there again",
+        )
+
+    def _make_room(self, size: int) -> None:
+        """Evict shards, the oldest first."""
+        if size > self.limit:
+            raise InputError(
+                f"--cache-size {self.limit:,} bytes is less than a shard of {self.address}, which has "
+                f"{size:,}",
+                "give more",
+            )
+        for left_over in self.cache.glob(f"*/*/.{_SHARDS}.*.partial"):
+            left_over.unlink(missing_ok=True)  # of a killed process: this one has the lock
+        kept = [(path.stat(), path) for path in self.cache.glob(f"*/*/{_SHARDS}")]
+        used = sum(state.st_size for state, _ in kept)
+        for state, path in sorted(kept, key=lambda each: each[0].st_mtime_ns):
+            if used + size <= self.limit:
+                return
+            path.unlink(missing_ok=True)
+            used -= state.st_size
+
+    def drop(self, shard: str) -> None:
+        """Forget a shard: what is kept of it is damaged, or of an earlier preparation."""
+        (self.folder / shard).unlink(missing_ok=True)
+
+
+class _Damaged(Exception):
+    """A shard that was fetched is not what it should be."""
+
+
+@dataclass
+class WorkingCopy:
+    """A folder on this disk in which a dataset in a bucket is prepared: a journal can't be appended
+    to in a bucket.
+
+    Args:
+        address: Of the dataset.
+        folder: The folder; it is deleted when the bucket has everything.
+        there: Size and time of each file that is in the bucket.
+    """
+
+    address: str
+    folder: Path
+    there: dict[str, tuple[int, int]] = field(default_factory=dict)
+    is_done: bool = False
+
+    def download(self) -> None:
+        """Have the dataset here as it is in the bucket, unless an earlier call was interrupted: then
+        what is here is newer."""
+        if (self.folder / _LAST[0]).exists():
+            return
+        found = list_files(self.address)
+        names = sorted((name for name in found if "/" not in name), key=_order)
+        if not names:
+            return
+        with Progress(len(names), "files", f"fetching {self.address}") as progress:
+            for name in names:
+                with files.atomic_write(self.folder / name) as target:
+                    fetch(found[name], Path(target.name))
+                progress.advance()
+        self.there = self._states()
+
+    def upload(self) -> None:
+        """Copy what is new or has changed, the manifest last: before it, nothing of it counts."""
+        changed = self._states().items() - self.there.items()
+        names = sorted((name for name, _ in changed), key=_order)
+        try:
+            with Progress(len(names), "files", f"copying to {self.address}") as progress:
+                for name in names:
+                    store(self.folder / name, f"{self.address}/{name}")
+                    progress.advance()
+        except RemoteError:
+            say(f"what is prepared is kept in {self.folder}")
+            raise
+        self.is_done = True
+
+    def _states(self) -> dict[str, tuple[int, int]]:
+        found = {path.name: path.stat() for path in self.folder.iterdir() if path.is_file()}
+        return {
+            name: (state.st_size, state.st_mtime_ns)
+            for name, state in found.items()
+            if name != "lock" and not name.endswith(".partial")
+        }
+
+
+def _order(name: str) -> tuple[int, str]:
+    return (_LAST.index(name) + 1 if name in _LAST else 0), name
+
+
+@contextmanager
+def working_copy(data: str, name: str) -> Iterator[WorkingCopy]:
+    """A folder to prepare a dataset in that lies in a bucket.
+
+    Raises:
+        InputError: If another process of this machine prepares it.
+        RemoteError: If the bucket can't be reached.
+    """
+    address = f"{data.rstrip('/')}/{name}"
+    folder = cache_folder() / "prepare" / _digest(address) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    busy = InputError(f"{address} is being prepared by another process", "wait for it")
+    with files.lock(folder.parent / "lock", busy):
+        copy = WorkingCopy(address, folder)
+        copy.download()
+        try:
+            yield copy
+        finally:
+            if copy.is_done:
+                shutil.rmtree(folder, ignore_errors=True)
