@@ -1,0 +1,74 @@
+"""CPU time and peak memory of each command against the number of clips: the tables of docs/scale.md.
+
+python tests/benchmarks/scale.py 300 3000 30000
+
+Clips are tiny, so that what grows with their number shows. Training has as many steps whatever their
+number is. Memory is that of the largest process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+import numpy as np
+
+CLASSES, CLIPS, BATCH = 10, 3, 8
+
+
+def commands(count: int, most: int) -> dict[str, list[str]]:
+    """The command lines for a number of clips, the largest of which is `most`."""
+    groups, epochs = count // (CLASSES * CLIPS), most // count
+    drawn = ("--classes", CLASSES, "--groups", groups, "--clips", CLIPS)
+    keys = ("train.check_every=0", "loss.queue=0", f"train.batch={BATCH}", f"train.epochs={epochs}")
+    settings = [word for key in keys for word in ("--set", key)]
+    one = ("--workers", 1)
+    lines: dict[str, tuple[object, ...]] = {
+        "prepare": ("prepare", "synthetic", *drawn, "--frames", 20, "--height", 32, *one),
+        "pretrain": ("pretrain", "smoke", *settings, "--devices", "cpu", *one),
+        "retrieve": ("retrieve", "--k", 1, "--devices", "cpu", *one),
+        "embed": ("embed", "synthetic", "-o", "table.parquet", "--devices", "cpu", *one),
+    }
+    return {name: [str(word) for word in line] for name, line in lines.items()}
+
+
+def measure(folder: Path, words: list[str]) -> tuple[float, float]:
+    """CPU seconds of a command with all that it starts, and MiB of its largest process."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vcsf_cli", *words],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"vcsf {' '.join(words)} failed in {folder}")
+    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+
+
+def main(counts: list[int]) -> None:
+    measured: dict[str, list[tuple[float, float]]] = {}
+    click.echo("| command | clips | CPU s | MiB |\n|---|---:|---:|---:|")
+    for count in counts:
+        with tempfile.TemporaryDirectory(prefix="vcsf-scale-") as folder:
+            for name, words in commands(count, max(counts)).items():
+                found = measure(Path(folder), words)
+                measured.setdefault(name, []).append(found)
+                click.echo(f"| {name} | {count:,} | {found[0]:.1f} | {found[1]:,.0f} |")
+    if len(counts) > 2:
+        click.echo(
+            "\n| command | CPU ms a clip | off the line | KiB a clip |\n|---|---:|---:|---:|"
+        )
+        for name, found in measured.items():
+            seconds, memory = np.array(found).T
+            slope, start = np.polyfit(counts, seconds, 1)
+            off = np.abs(seconds - start - slope * np.array(counts)).max() / seconds.max()
+            growth = np.polyfit(counts, memory, 1)[0]
+            click.echo(f"| {name} | {1000 * slope:.1f} | {off:.1%} | {1024 * growth:.1f} |")
+
+
+if __name__ == "__main__":
+    main([int(count) for count in sys.argv[1:]])
