@@ -50,7 +50,7 @@ def open_filesystem(address: str) -> tuple[Any, str]:
     """
     scheme = address.partition("://")[0]
     try:
-        return _load_fsspec().core.url_to_fs(address)  # type: ignore[no-any-return]
+        return _load_fsspec().core.url_to_fs(address, use_listings_cache=False)  # type: ignore[no-any-return]
     except ImportError as error:
         extra = _EXTRAS.get(scheme)
         raise InputError(

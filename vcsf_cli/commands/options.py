@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
 import shlex
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.bucket import CACHE_SIZE
 from vcsf_cli.errors import InputError
 from vcsf_cli.remote import is_address
+from vcsf_cli.storage.mirror import address_of, mirrored
 
 MOST_WORKERS = 1024
 LONGEST = 1e9
@@ -114,13 +115,6 @@ _with_option = click.option(
     "often.",
 )
 
-_folder_option = partial(
-    click.option,
-    type=click.Path(path_type=Path, file_okay=False),
-    show_default=True,
-    show_envvar=True,
-)
-
 
 class _Place(click.Path):
     """A folder, or an address of one as text."""
@@ -129,6 +123,20 @@ class _Place(click.Path):
         self, value: Any, parameter: click.Parameter | None, context: click.Context | None
     ) -> Any:
         return value if is_address(value) else super().convert(value, parameter, context)
+
+
+def _folder_option(
+    name: str, variable: str, usual: str, text: str
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(
+        name,
+        type=_Place(path_type=Path, file_okay=False),
+        envvar=variable,
+        default=Path(usual),
+        show_default=True,
+        show_envvar=True,
+        help=text,
+    )
 
 
 class _Bytes(click.ParamType[int]):
@@ -163,20 +171,29 @@ def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
         callback=_keep_to,
         help="Of --data in a bucket, how much is kept on this disk: 50GB.  [default: 100GB]",
     )(command)
-    return click.option(
+    return _folder_option(
         "--data",
-        type=_Place(path_type=Path, file_okay=False),
-        envvar="VCSF_DATA",
-        default=Path("data"),
-        show_default=True,
-        show_envvar=True,
-        help="Folder of prepared datasets; may be such an address as s3://bucket/prepared.",
+        "VCSF_DATA",
+        "data",
+        "Folder of prepared datasets; may be such an address as s3://bucket/prepared.",
     )(command)
 
 
-runs_option = _folder_option(
-    "--runs", envvar="VCSF_RUNS", default=Path("runs"), help="Folder of run folders."
-)
+def runs_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--runs`. The command gets a folder of this disk, which a bucket has copies of."""
+
+    @functools.wraps(command)
+    def with_runs(*arguments: Any, runs: Path | str, **options: Any) -> Any:
+        with mirrored(runs) as folder:
+            return command(*arguments, runs=folder, **options)
+
+    return _folder_option(
+        "--runs",
+        "VCSF_RUNS",
+        "runs",
+        "Folder of run folders; may be such an address as s3://bucket/runs.",
+    )(with_runs)
+
 
 set_option = click.option(
     "--set",
@@ -340,6 +357,7 @@ def where(option: str, folder: Path | str) -> str:
     default."""
     # click takes an empty variable for none.
     taken = os.environ.get(f"VCSF_{option.upper()}") or option
+    folder = address_of(folder) or folder
     return (
         ""
         if str(folder) in (taken, str(Path(taken)))

@@ -6,7 +6,6 @@ process would leave half a shard that counts as a whole one."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,26 +17,15 @@ from vcsf_cli.errors import BROKEN_DISK, DataError, InputError, RemoteError
 from vcsf_cli.narrate import Progress, say
 from vcsf_cli.remote import describe, fetch, list_files, store
 from vcsf_cli.storage import files
+from vcsf_cli.storage.cache import CACHE, folder_of
 
-CACHE = "VCSF_CACHE"
-"""Variable that names the folder of what is kept of buckets."""
 CACHE_SIZE = "VCSF_CACHE_SIZE"
-"""Variable with the bytes of shards that are kept there; `--cache-size` sets it, so that processes
+"""Variable with the bytes of shards that are kept on this disk; `--cache-size` sets it, so that processes
 that are started keep to it too."""
 USUAL_SIZE = 100 * 10**9
 _SHARDS = "shard-*.tar"
 _LAST = ("journal.jsonl", "manifest.parquet")
 """Files that say what others hold: they are copied after them."""
-
-
-def cache_folder() -> Path:
-    """The folder of what is kept of buckets."""
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vcsf"
-    return Path(os.environ.get(CACHE) or usual).expanduser()
-
-
-def _digest(address: str) -> str:
-    return hashlib.sha256(address.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -46,24 +34,25 @@ class Bucket:
 
     Args:
         address: Of the dataset.
-        cache: The folder of all datasets that are kept.
+        folder: Where its files are kept; named as the dataset.
         limit: Bytes of shards, of all datasets together, that are kept.
     """
 
     address: str
-    cache: Path
+    folder: Path
     limit: int
 
     @classmethod
     def of(cls, data: str, name: str) -> Bucket:
         """The dataset of a name below an address, kept as the environment says."""
+        address = f"{data.rstrip('/')}/{name}"
         limit = int(os.environ.get(CACHE_SIZE) or USUAL_SIZE)
-        return cls(f"{data.rstrip('/')}/{name}", cache_folder() / "data", limit)
+        return cls(address, folder_of("data", address), limit)
 
     @property
-    def folder(self) -> Path:
-        """Where its files are kept; named as the dataset."""
-        return self.cache / _digest(self.address) / self.address.rpartition("/")[2]
+    def cache(self) -> Path:
+        """The folder of all datasets that are kept."""
+        return self.folder.parent.parent
 
     def refresh(self, *names: str) -> None:
         """Have small files here as they are in the bucket now; those that are not there are removed.
@@ -221,7 +210,7 @@ def working_copy(data: str, name: str) -> Iterator[WorkingCopy]:
         RemoteError: If the bucket can't be reached.
     """
     address = f"{data.rstrip('/')}/{name}"
-    folder = cache_folder() / "prepare" / _digest(address) / name
+    folder = folder_of("prepare", address)
     folder.mkdir(parents=True, exist_ok=True)
     busy = InputError(f"{address} is being prepared by another process", "wait for it")
     with files.lock(folder.parent / "lock", busy):

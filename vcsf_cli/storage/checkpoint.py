@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vcsf_cli.errors import RunError, VcsfError
 from vcsf_cli.storage.files import atomic_write, sha256
+from vcsf_cli.storage.mirror import save_copy
 from vcsf_cli.storage.sealed import reading
 
 KIND = "vcsf-pretrain"
@@ -34,6 +35,7 @@ def save(path: Path, content: dict[str, Any], kind: str = KIND) -> None:
     torch.save({"kind": kind, "version": _VERSION, **content}, data)
     with atomic_write(path) as file:
         file.write(data.getbuffer())
+    save_copy(path)
 
 
 def load(path: Path, kind: str = KIND) -> dict[str, Any]:

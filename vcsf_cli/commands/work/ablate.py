@@ -25,6 +25,7 @@ from vcsf_cli.engine.on_ray import Ray
 from vcsf_cli.errors import InputError, RunError
 from vcsf_cli.narrate import say
 from vcsf_cli.storage.files import lock
+from vcsf_cli.storage.mirror import address_of
 
 _DEFAULT_BASE = "recipes/vcsf.yaml"
 
@@ -70,6 +71,12 @@ def make_table(
     if base or seeds or splits or measure or assignments or listed:
         content = with_hashed_name(content)
 
+    if engine == "ray" and address_of(runs):
+        raise InputError(
+            f"--runs {address_of(runs)}: rows on several machines need a folder that all of them "
+            "share",
+            "give such a folder, or leave out --engine ray",
+        )
     plan = build_plan(content, data, runs)
     if table_only:
         results = gather_results(plan)

@@ -1,0 +1,115 @@
+"""Run folders in a bucket: what one machine saves, another goes on with."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from buckets import Bucket
+from conftest import called
+from trained import TINY
+
+from vcsf_cli.errors import InputError, RemoteError
+from vcsf_cli.remote import list_files, read_bytes
+from vcsf_cli.runs.restore import restore
+from vcsf_cli.runs.run import read_run
+from vcsf_cli.storage import checkpoint
+from vcsf_cli.storage.mirror import mirrored
+
+Machine = Any
+"""Makes this process work as another machine, with a disk of its own."""
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return lambda name: monkeypatch.setenv("VCSF_CACHE", str(tmp_path / name))
+
+
+def test_what_a_machine_changes_the_next_one_has(bucket: Bucket, machine: Machine) -> None:
+    address = f"{bucket.address}/runs"
+    machine("first")
+    with mirrored(address) as runs:
+        (runs / "run").mkdir()
+        (runs / "run" / "status.json").write_text("{}")
+        (runs / "run" / "lock").touch()
+        # A checkpoint is in the bucket as soon as it is saved, and what it needs before it.
+        checkpoint.save(runs / "run" / "checkpoint.pt", {"step": 1})
+        assert list(list_files(address)) == ["run/checkpoint.pt", "run/status.json"]
+        (runs / "run" / "results.csv").write_text("1\n")
+    machine("second")
+    with mirrored(address) as runs:
+        assert checkpoint.load(runs / "run" / "checkpoint.pt")["step"] == 1
+        (runs / "run" / "results.csv").write_text("2\n")  # as many bytes as before
+    assert read_bytes(f"{address}/run/results.csv") == b"2\n"
+    machine("first")
+    with mirrored(address) as runs:
+        assert (runs / "run" / "results.csv").read_text() == "2\n"
+        with mirrored(runs) as again:  # what a command of `vcsf ablate` is given
+            (again / "run" / "log.txt").write_text("a")
+        assert read_bytes(f"{address}/run/log.txt") == b"a"
+        (runs / "run" / "log.txt").write_text("both")
+        bucket.write("runs/run/log.txt", b"changed")
+        with pytest.raises(InputError, match=r"log\.txt was changed by another machine"):
+            mirrored(address).__enter__()
+
+
+def test_a_bucket_that_fails_stops_no_training_and_loses_nothing(
+    bucket: Bucket, machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not bucket.can_fail:
+        pytest.skip("a folder does not fail")
+    address = f"{bucket.address}/runs"
+    work = mirrored(address)
+    runs = work.__enter__()
+    bucket.faults = lambda method, path: "503" if method == "PUT" else ""
+    (runs / "run").mkdir()
+    checkpoint.save(runs / "run" / "checkpoint.pt", {"step": 1})
+    assert capsys.readouterr().err.count("warning: ") == 1
+    with pytest.raises(RemoteError) as caught:
+        work.__exit__(None, None, None)
+    assert f"is kept in {runs}" in caught.value.hint
+    assert list_files(address) == {}
+    bucket.faults = lambda method, path: ""
+    with mirrored(address):
+        pass
+    assert list(list_files(address)) == ["run/checkpoint.pt"]
+
+
+def test_a_training_that_was_stopped_goes_on_elsewhere_to_the_same_weights(
+    bucket: Bucket,
+    machine: Machine,
+    tiny_data: Path,
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    address = f"{bucket.address}/runs"
+    words = ("pretrain", "smoke", *TINY, "--data", tiny_data, "--runs", address)
+    words = (*words, "--workers", 0, "--save-every", 0)
+    save, saved = checkpoint.save, []
+
+    def save_and_stop(path: Path, *content: Any) -> None:
+        save(path, *content)
+        saved.append(path)
+        if len(saved) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    machine("first")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_stop)
+        called(*words, cwd=tmp_path, status=130)
+    machine("second")
+    done = called(*words, cwd=tmp_path)
+    assert "going on after step" in done.stderr
+    assert f"--runs {address}" in done.stderr.splitlines()[-1]
+    machine("third")
+    measure = ("retrieve", "--data", tiny_data, "--runs", address, "--workers", 0, "--k", 1)
+    called(*measure, "--no-html", cwd=tmp_path)
+    assert [name for name in list_files(address) if name.endswith("results.csv")]
+    (found,) = (tmp_path / "third" / "runs").rglob("checkpoint.pt")
+    ours, theirs = (restore(read_run(each))[0].state_dict() for each in (found.parent, tiny_run))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
