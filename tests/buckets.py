@@ -103,6 +103,7 @@ def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
         "endpoint_url": f"http://127.0.0.1:{server.server_port}",
         "key": "key",
         "secret": "secret",
+        "default_block_size": 4096,  # so that a small file is fetched in parts, as a large one is
         # s3fs tries again itself; botocore beneath it would multiply the tries.
         "config_kwargs": {"read_timeout": 0.5, "retries": {"total_max_attempts": 1}},
     }

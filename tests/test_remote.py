@@ -56,8 +56,8 @@ def test_a_folder_in_a_bucket_is_prepared_to_the_same_bytes_after_all_kinds_of_f
 ) -> None:
     address = bucket.upload(videos, "my/videos")
     if bucket.can_fail:
-        # One that is always refused: what is finished is kept, and one error says what to do.
-        bucket.faults = lambda method, path: "503" if path.endswith("c.avi") else ""
+        # One that always breaks off: what is finished is kept, and one error says what to do.
+        bucket.faults = lambda method, path: "cut" if path.endswith("c.avi") else ""
         failed = prepare("folder", address, tmp_path / "remote", status=1)
         assert failed.count("error: ") == 1
         assert f"error: {address}/Run/c.avi can't be reached: " in failed

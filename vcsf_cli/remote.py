@@ -2,7 +2,7 @@
 whole.
 
 What fails on the way is tried again by the file system's own library, which knows what is worth
-it."""
+it, and a file that still did not arrive is fetched anew, twice."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import posixpath
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ _VERSIONS = ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "last_modifie
 """What file systems say of a file that changes with its content, the best first."""
 _PIECE_BYTES = 2**23
 _BLOCK_BYTES = 2**16
+_PAUSES = (0.5, 2.0)
+"""Seconds before a file is fetched anew. Libraries try requests again, but not all of them a body that
+breaks off: s3fs does not where it fetches a large file in parts."""
 _THREADS = 16
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -199,6 +203,15 @@ def fetch(file: RemoteFile, path: Path, beat: Callable[[], None] = lambda: None)
         OSError: If this disk is full.
         RemoteError: If it can't be reached, or is of another size.
     """
+    for pause in _PAUSES:
+        try:
+            return _fetch(file, path, beat)
+        except RemoteError:
+            time.sleep(pause)
+    return _fetch(file, path, beat)
+
+
+def _fetch(file: RemoteFile, path: Path, beat: Callable[[], None]) -> None:
     filesystem, source = open_filesystem(file.address)
     with reaching(file.address):
         if file.begin is None:
