@@ -3,20 +3,30 @@
 import importlib.util
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import coclr
 import numpy as np
 import pytest
+import torch
 from browser import browser, chromium
 from conftest import called
+from documents import shell_blocks
+from listings import write
+from others import save_video_model
 from trained import copy_run
+from videos import write_video
 
 CHECKOUT = Path(__file__).parent.parent
 DOCS = CHECKOUT / "docs"
+
+pytestmark = pytest.mark.xdist_group("docs")  # what its tests share takes long to make
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +152,99 @@ def test_lancedb_finds_the_windows_that_numpy_finds(
     distance = np.where(windows["path"] == windows["path"][0], np.inf, 1 - unit @ unit[0])
     np.testing.assert_allclose(found["_distance"], np.sort(distance)[:5], atol=1e-5)
     assert windows["path"][0] not in set(found["path"])
+
+
+# Commands
+
+REHEARSED = {
+    "vcsf pretrain": "--dry-run --set train.batch=16 --set data.size=32 --set backbone=small",
+    "vcsf ablate": "--dry-run --assume h200",
+    "vcsf finetune": "--dry-run",
+    "python tests/benchmarks/": "--help",
+}
+"""What is added to commands that work for long: they check everything, and train nothing. The small
+backbone is measured in a second, and every recipe's own is trained by another test."""
+
+RUN_BY = {
+    r"vcsf prepare (ucf101|synthetic)$": "plugins/test_archives.py and test_house.py",
+    r"vcsf prepare hmdb51": "plugins/test_hmdb51.py",
+    r"vcsf .* s3://": "test_remote.py",
+    r"vcsf .* --engine ray": "engine/test_on_ray.py",
+    r"vcsf .* --nodes 2$": "train/test_processes.py",
+    r"vcsf export --push hf:USER/NAME$": "export/test_hub.py",
+}
+"""Commands that need a server, other machines or minutes, and the tests that run them."""
+
+
+def pages_with_commands() -> list[str]:
+    pages = {path.relative_to(DOCS).as_posix(): path for path in sorted(DOCS.rglob("*.md"))}
+    return [name for name, path in pages.items() if shell_blocks(path.read_text(encoding="utf-8"))]
+
+
+@pytest.fixture(scope="module")
+def reader(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with everything that readers of the docs are said to have: videos, UCF101 and other
+    datasets, and models of others. Its only run is `tiny_run`, its home the folder `home`."""
+    folder = tmp_path_factory.mktemp("reader")
+    home = folder / "home"
+    many = ("--classes", 2, "--groups", 6, "--clips", 8, "--frames", 20, "--height", 40)
+    called("prepare", "synthetic", *many, cwd=folder)
+    videos = folder / "data" / "synthetic" / "original" / "videos"
+    clips = sorted(videos.rglob("*.avi"))
+    shutil.copytree(videos, home / "UCF101" / "UCF-101")
+    lines = [f"{clip.parent.name}/{clip.name} 1\n" for clip in clips]
+    for split in range(1, 4):
+        lists = {f"trainlist0{split}.txt": "".join(lines[1:]), f"testlist0{split}.txt": lines[0]}
+        write(home / "UCF101" / "lists", lists)
+    shutil.copytree(folder / "data" / "synthetic", folder / "data" / "hmdb51")
+    called("prepare", "ucf101", "--source", home / "UCF101", cwd=folder)
+    (home / "videos" / "Run").mkdir(parents=True)
+    write_video(home / "videos" / "Run" / "long.avi", 150, width=40, height=32)
+    places = [home / "queries" / "query.avi", folder / "my.mp4"]
+    places += [folder / "pile" / f"{number}.avi" for number in range(40)]
+    places += [home / "videos" / "Jump" / clip.name for clip in clips[:48]]
+    for clip, place in zip(clips, places, strict=False):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip, place)
+    called("prepare", "folder", "--source", home / "videos", "--name", "mine", cwd=folder)
+    called("prepare", "folder", "--source", "pile", "--name", "pile", cwd=folder)
+    shutil.copytree(CHECKOUT / "recipes", folder / "recipes")
+    copy_run(tiny_run, folder)
+    save_video_model(folder / "videomae-random", "videomae")
+    torch.save(coclr.pretrained(coclr.S3D(), coclr.S3D()), folder / "coclr-random.pth.tar")
+    return folder
+
+
+@pytest.mark.parametrize("page", pages_with_commands())
+def test_every_command_of_a_page_works(
+    page: str, reader: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run,) = (path.name for path in (reader / "runs").glob("tiny-*"))
+    home = reader / "home"
+    monkeypatch.setenv("HOME", str(home))
+    theirs = {"RUN": run, "runs/RUN": f"runs/{run}"}
+    theirs |= {"VIDEOS": f"{home}/UCF101/UCF-101", "LISTS": f"{home}/UCF101/lists"}
+    for line in shell_blocks((DOCS / page).read_text(encoding="utf-8")):
+        command = line.removeprefix("OMP_NUM_THREADS=1 ").replace("--from demo", "--from RUN")
+        if command.startswith("pip install") or any(
+            re.match(pattern, command) for pattern in RUN_BY
+        ):
+            continue
+        program, *words = shlex.split(command, comments=True)
+        words = [theirs.get(word, word) for word in words]
+        words = [str(home) + word[1:] if word.startswith("~/") else word for word in words]
+        for begin, more in REHEARSED.items():
+            words += more.split() if command.startswith(begin) else []
+        if program == "python":
+            script, *words = words
+            done = subprocess.run(
+                [sys.executable, CHECKOUT / script, *words],
+                cwd=reader,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+        else:
+            assert program == "vcsf"
+            called(*words, cwd=reader)

@@ -18,6 +18,7 @@ import click
 import pytest
 import torch
 import vcsf_plugins
+from documents import commands_in
 
 import vcsf_cli
 from vcsf_cli import hookspecs, registry
@@ -170,13 +171,6 @@ def test_every_table_says_what_it_is_and_each_of_its_rows_is_a_recipe(table: str
 
 
 # Commands in documents
-
-
-def commands_in(text: str) -> list[str]:
-    """The command lines in a text's shell blocks and between its backquotes."""
-    blocks = re.findall(r"```(?:sh|console)\n(.*?)```", text, re.DOTALL)
-    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [line for line in lines if line] + re.findall(r"`((?:vcsf|make|pip) [^`]+)`", text)
 
 
 def is_whole(command: str) -> bool:
