@@ -1,5 +1,5 @@
 """Buckets for tests: a local S3 server that fails when it is asked to, or a folder behind `file://`
-where `pip install 'vcsf[s3]' moto flask flask-cors` was not run."""
+where none is installed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from typing import Any
 
 import fsspec
 import pytest
+
+WITH_FAILURES = "pip install 'vcsf[s3]' moto flask flask-cors"
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from buckets import Bucket
+from buckets import WITH_FAILURES, Bucket
 from conftest import called
 from trained import pretrain
 from videos import write_video
@@ -104,7 +104,7 @@ def test_a_shard_that_arrives_in_part_does_not_count(
     bucket: Bucket, local: Path, tmp_path: Path
 ) -> None:
     if not bucket.can_fail:
-        pytest.skip("a folder does not fail")
+        pytest.skip(f"a folder does not fail: {WITH_FAILURES}")
     bucket.upload(local, "mine")
     manifest = Manifest.find(bucket.address, "mine")
     bucket.faults = lambda method, path: "cut" if path.endswith(".tar") and method == "GET" else ""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from buckets import Bucket
+from buckets import WITH_FAILURES, Bucket
 from conftest import called
 from trained import TINY
 
@@ -55,13 +56,17 @@ def test_what_a_machine_changes_the_next_one_has(bucket: Bucket, machine: Machin
         bucket.write("runs/run/log.txt", b"changed")
         with pytest.raises(InputError, match=r"log\.txt was changed by another machine"):
             mirrored(address).__enter__()
+        shutil.rmtree(runs / "run")  # as the hint says: what is in the bucket is taken
+        with mirrored(address):
+            assert (runs / "run" / "log.txt").read_text() == "changed"
+            assert (runs / "run" / "status.json").read_text() == "{}"
 
 
 def test_a_bucket_that_fails_stops_no_training_and_loses_nothing(
     bucket: Bucket, machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if not bucket.can_fail:
-        pytest.skip("a folder does not fail")
+        pytest.skip(f"a folder does not fail: {WITH_FAILURES}")
     address = f"{bucket.address}/runs"
     work = mirrored(address)
     runs = work.__enter__()

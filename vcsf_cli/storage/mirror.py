@@ -75,7 +75,9 @@ class Mirror:
             new = [
                 name
                 for name, file in found.items()
-                if name not in known or known[name][2] != file.version
+                if name not in known
+                or known[name][2] != file.version
+                or not (self.folder / name).parent.is_dir()  # a run that was deleted here
             ]
             for name in new:
                 if self._has_changed(name, known) and not self._is_copied(found[name], name):
@@ -139,7 +141,7 @@ def _look(path: Path) -> list[int]:
 
 def _is_private(path: Path) -> bool:
     """Whether a file is of use to this machine only."""
-    return path.name.startswith(".") or path.name.endswith(("lock", ".partial"))
+    return path.name.startswith(".") or path.name == "lock" or path.suffix in (".lock", ".partial")
 
 
 def _order(item: tuple[str, Path]) -> tuple[int, str]:
