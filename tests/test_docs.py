@@ -168,10 +168,11 @@ backbone is measured in a second, and every recipe's own is trained by another t
 RUN_BY = {
     r"vcsf prepare (ucf101|synthetic)$": "plugins/test_archives.py and test_house.py",
     r"vcsf prepare hmdb51": "plugins/test_hmdb51.py",
-    r"vcsf .* s3://": "test_remote.py",
+    r"vcsf .* s3://": "test_remote.py, data/test_bucket.py and storage/test_mirror.py",
     r"vcsf .* --engine ray": "engine/test_on_ray.py",
     r"vcsf .* --nodes 2$": "train/test_processes.py",
     r"vcsf export --push hf:USER/NAME$": "export/test_hub.py",
+    r"make gpu$": "benchmarks/test_gpu.py",
 }
 """Commands that need a server, other machines or minutes, and the tests that run them."""
 

@@ -70,6 +70,28 @@ class Bucket:
             with files.atomic_write(path) as target:
                 fetch(file, Path(target.name))
 
+    def check_limit(self, largest: int, total: int) -> None:
+        """Check that a shard fits, and warn if not all do.
+
+        Args:
+            largest: Bytes of clips up to the end of the largest shard.
+            total: Of all shards.
+
+        Raises:
+            InputError: If the largest one does not fit.
+        """
+        if largest > self.limit:
+            raise InputError(
+                f"--cache-size {self.limit:,} bytes is less than a shard of {self.address}, which has "
+                f"{largest:,}",
+                "give more",
+            )
+        if total > self.limit:
+            say(
+                f"warning: {self.address} has {total:,} bytes, and --cache-size is {self.limit:,}: "
+                "shards are fetched again and again"
+            )
+
     def open(self, shard: str, is_whole: Callable[[Path], bool]) -> int:
         """A descriptor of a shard's file, which is fetched if it isn't here.
 
@@ -106,9 +128,11 @@ class Bucket:
             except OSError as error:
                 if error.errno not in BROKEN_DISK:
                     raise
+                # In the message, as torch hands no hint on from the processes that read.
                 raise DataError(
-                    f"{self.folder}: {error.strerror}",
-                    f"make room, give a smaller --cache-size, or set {CACHE} to a larger disk",
+                    f"{self.folder}: {error.strerror}; --cache-size bounds what is kept there, and "
+                    f"{CACHE} names another disk",
+                    "make room; the same command goes on",
                 ) from error
         raise DataError(
             f"{address} is damaged: its clips are not those of the manifest",
@@ -117,12 +141,6 @@ class Bucket:
 
     def _make_room(self, size: int) -> None:
         """Evict shards, the oldest first."""
-        if size > self.limit:
-            raise InputError(
-                f"--cache-size {self.limit:,} bytes is less than a shard of {self.address}, which has "
-                f"{size:,}",
-                "give more",
-            )
         for left_over in self.cache.glob(f"*/*/.{_SHARDS}.*.partial"):
             left_over.unlink(missing_ok=True)  # of a killed process: this one has the lock
         kept = [(path.stat(), path) for path in self.cache.glob(f"*/*/{_SHARDS}")]

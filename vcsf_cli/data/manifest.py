@@ -17,7 +17,6 @@ from vcsf_cli import registry
 from vcsf_cli.contracts import Indices, OfficialSize
 from vcsf_cli.data.bucket import Bucket
 from vcsf_cli.errors import DataError, InputError
-from vcsf_cli.narrate import say
 from vcsf_cli.storage import files
 from vcsf_cli.storage.sealed import read_json, read_parquet, reading, write_parquet
 
@@ -121,11 +120,8 @@ class Manifest:
         bucket = Bucket.of(data, name)
         bucket.refresh(FILE, SETTINGS)
         found = replace(cls.open(bucket.folder, bucket.address), bucket=bucket)
-        if (size := found.table["bytes"].sum()) > bucket.limit:
-            say(
-                f"warning: {bucket.address} has {size:,} bytes, and --cache-size is "
-                f"{bucket.limit:,}: shards are fetched again and again"
-            )
+        ends = found.table["offset"] + found.table["bytes"]
+        bucket.check_limit(int(ends.max()), int(found.table["bytes"].sum()))
         return found
 
     @classmethod
