@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import shutil
 import subprocess
@@ -489,6 +490,21 @@ def test_frames_before_a_cut_are_read(decoder: Decoder, tmp_path: Path) -> None:
     assert reader.declared == 240
     assert 50 < len(numbers) < 150
     assert numbers[:-1] == list(range(len(numbers) - 1))  # the last one is incomplete
+
+
+def test_a_frame_is_freed_when_the_next_is_read(folder: Path) -> None:
+    """Without garbage collection, which may come much later."""
+    gc.collect()
+    gc.disable()
+    try:
+        most = 0
+        for number, _ in enumerate(build("pyav").open(folder / "simple.avi").stream()):
+            if number % 20 == 19:
+                alive = sum(type(each) is av.VideoFrame for each in gc.get_objects())
+                most = max(most, alive)
+    finally:
+        gc.enable()
+    assert 0 < most < 10
 
 
 @pytest.mark.parametrize("name", ["decord", "pyav"])

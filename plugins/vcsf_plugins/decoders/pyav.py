@@ -14,6 +14,7 @@ import av.filter
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
+from av.sidedata.sidedata import SideDataContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -38,7 +39,9 @@ class Orientation:
 
         The matrix (a b; c d) shows the pixel of column x and row y in column ax + cy, row bx + dy.
         """
-        matrix: Any = frame.side_data.get("DISPLAYMATRIX") if len(frame.side_data) else None
+        # `frame.side_data` and the frame would keep each other alive until garbage is collected.
+        data = SideDataContainer(frame)  # type: ignore[call-arg]  # its stub has no constructor
+        matrix: Any = data.get("DISPLAYMATRIX") if len(data) else None
         if matrix is None:
             return _UPRIGHT
         a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32, 5).tolist()
