@@ -202,13 +202,13 @@ def reader(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "videos" / "Run").mkdir(parents=True)
     write_video(home / "videos" / "Run" / "long.avi", 150, width=40, height=32)
     places = [home / "queries" / "query.avi", folder / "my.mp4"]
-    places += [folder / "pile" / f"{number}.avi" for number in range(40)]
+    places += [home / "pile" / f"{number}.avi" for number in range(40)]
     places += [home / "videos" / "Jump" / clip.name for clip in clips[:48]]
     for clip, place in zip(clips, places, strict=False):
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(clip, place)
     called("prepare", "folder", "--source", home / "videos", "--name", "mine", cwd=folder)
-    called("prepare", "folder", "--source", "pile", "--name", "pile", cwd=folder)
+    called("prepare", "folder", "--source", home / "pile", "--name", "pile", cwd=folder)
     shutil.copytree(CHECKOUT / "recipes", folder / "recipes")
     copy_run(tiny_run, folder)
     save_video_model(folder / "videomae-random", "videomae")

@@ -575,6 +575,10 @@ def test_clusters_of_clips_without_labels_can_be_looked_through(
     assert count(opened) == (3, 3)
     said = opened.evaluate("document.querySelector('.count').textContent")
     assert said == "3 of 3 clusters"
+    table = opened.evaluate("document.querySelector('main table').textContent")
+    assert "cluster" in table
+    assert "labels" not in table  # nor what says how clusters agree with them
+    assert "V-measure" not in opened.evaluate("document.querySelector('main').textContent")
     pages = "[...document.querySelectorAll('.query')]"
     titles = opened.evaluate(
         f"{pages}.map((each) => each.querySelector('.asked strong').textContent)"

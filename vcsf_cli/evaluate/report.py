@@ -44,9 +44,11 @@ _DRAWS = "Paired bootstrap over the recordings that test clips were cut from, 10
 _SHORT = {"colour_histogram": "histogram", **dict.fromkeys(VARIANTS.values(), VARIANTS[False])}
 _CLUSTERS = (
     f"k-means from {SEEDS} draws of centres, on features less the mean of these clips, of unit length; "
-    "the clusters are those of the draw with the smallest distances to the centres. V-measure is the "
-    "mutual information of clusters and classes over the arithmetic mean of their entropies, NMI over "
-    "the geometric mean."
+    "the clusters are those of the draw with the smallest distances to the centres."
+)
+_AGREEMENT = (
+    " V-measure is the mutual information of clusters and classes over the arithmetic mean of their "
+    "entropies, NMI over the geometric mean."
 )
 _GROUP_DRAWS = "95 % intervals by a bootstrap over groups of clips, 10,000 draws."
 _STYLES = {"untrained": "dashed", "colour_histogram": "dotted"}
@@ -160,15 +162,17 @@ def write_clusters(clustering: Clustering, rows: pd.DataFrame) -> None:
     )
     found = found[found["pathway"] == pathway].set_index("video").loc[clustering.videos[clips]]
     number, similarity = (found[name].to_numpy(float) for name in ("cluster", "similarity"))
-    tables = []
+    clusters = found.groupby(found["cluster"].astype(int))
+    listed = [[str(int(each)), f"{len(own):,}"] for each, own in clusters]
+    words, tables, explained = ["cluster", "clips"], [], _CLUSTERS
     if not rows.empty:
         table = cluster_scores(rows)
         tables = [Table("Agreement with the classes in per cent", table[0], table[1:], names=2)]
-    listed = [
-        [str(int(each)), f"{len(own):,}", _commonest(own["label"])]
-        for each, own in found.groupby(found["cluster"].astype(int))
-    ]
-    texts = Table("Clusters", ["cluster", "clips", "labels"], listed, texts=1)
+        explained += _AGREEMENT
+        words.append("labels")
+        for line, (_, own) in zip(listed, clusters, strict=True):
+            line.append(_commonest(own["label"]))
+    texts = Table("Clusters", words, listed, texts=1 if tables else 0)
     facts = [
         *clustering.source.facts,
         ("clips", f"{len(clips):,} of {manifest.name}{_split(clustering)}"),
@@ -178,7 +182,7 @@ def write_clusters(clustering: Clustering, rows: pd.DataFrame) -> None:
     text = page(
         clustering.source.name,
         tables,
-        [Section("Clusters", _CLUSTERS, tables=[texts])],
+        [Section("Clusters", explained, tables=[texts])],
         kind="Clusters",
         warnings=clustering.caveats,
         facts=facts,
