@@ -14,7 +14,7 @@ from buckets import WITH_FAILURES, Bucket
 from conftest import called
 from trained import TINY
 
-from vcsf_cli.errors import InputError, RemoteError
+from vcsf_cli.errors import InputError, RemoteError, RunError
 from vcsf_cli.remote import list_files, read_bytes
 from vcsf_cli.runs.restore import restore
 from vcsf_cli.runs.run import read_run
@@ -56,6 +56,10 @@ def test_what_a_machine_changes_the_next_one_has(bucket: Bucket, machine: Machin
         bucket.write("runs/run/log.txt", b"changed")
         with pytest.raises(InputError, match=r"log\.txt was changed by another machine"):
             mirrored(address).__enter__()
+        (runs / ".bucket").write_text("no JSON")
+        with pytest.raises(RunError, match="is damaged"):
+            mirrored(address).__enter__()
+        (runs / ".bucket").unlink()
         shutil.rmtree(runs / "run")  # as the hint says: what is in the bucket is taken
         with mirrored(address):
             assert (runs / "run" / "log.txt").read_text() == "changed"

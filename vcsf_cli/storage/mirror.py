@@ -6,7 +6,6 @@ differ. So a file in the folder says what both sides were at the last copy."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from vcsf_cli.narrate import Progress, is_first, say
 from vcsf_cli.remote import describe, fetch, list_files, local_copy, store
 from vcsf_cli.storage import files
 from vcsf_cli.storage.cache import folder_of
+from vcsf_cli.storage.sealed import read_json, write_json
 
 _STATE = ".bucket"
 _LAST = ("results.csv", "status.json")
@@ -49,11 +49,13 @@ class Mirror:
         return str(self._read()["address"])
 
     def _read(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.folder / _STATE).read_text(encoding="utf-8"))
+        found: dict[str, Any] = read_json(
+            self.folder / _STATE, dict, "delete it: then what is here is compared with the bucket"
+        )
         return found
 
     def _write(self, state: dict[str, Any]) -> None:
-        files.write_text(self.folder / _STATE, json.dumps(state))
+        write_json(self.folder / _STATE, state)
 
     def begin(self, address: str) -> None:
         """Make the folder, if it is new."""
