@@ -49,7 +49,9 @@ def measure(folder: Path, words: list[str]) -> tuple[float, float]:
     return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
 
 
-def main(counts: list[int]) -> None:
+@click.command(help=__doc__)
+@click.argument("counts", nargs=-1, type=int, required=True)
+def main(counts: tuple[int, ...]) -> None:
     measured: dict[str, list[tuple[float, float]]] = {}
     click.echo("| command | clips | CPU s | MiB |\n|---|---:|---:|---:|")
     for count in counts:
@@ -71,4 +73,4 @@ def main(counts: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    main([int(count) for count in sys.argv[1:]])
+    main()
