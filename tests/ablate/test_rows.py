@@ -21,7 +21,7 @@ def table(folder: Path, text: str, *assignments: str) -> Table:
     return resolve_table(read(str(path)), assignments)
 
 
-def of_flags(base: str = "vcsf", **flags: Any) -> Table:
+def of_flags(base: str = "vcsf_coclr", **flags: Any) -> Table:
     return resolve_table(draft_from_flags(base, **flags))
 
 
@@ -37,15 +37,18 @@ def stages_of(content: Table, name: str) -> tuple[Any, ...]:
 def test_a_row_is_the_assignments_that_are_typed_by_hand(tmp_path: Path) -> None:
     content = table(
         tmp_path,
-        'title: T\nbase: vcsf\nrows:\n  a:\n  b: {set: {motion: none, optim.lr: 1e-4, name: "1"}}\n',
+        'title: T\nbase: vcsf_coclr\nrows:\n  a:\n  b: {set: {motion: none, optim.lr: 1e-4, name: "1"}}\n',
     )
     assert content.rows[1].assignments == ("motion=none", "optim.lr=0.0001", 'name="1"')
     assert content.name == "mine"
-    assert recipes.load("vcsf", content.rows[0].assignments).hash == recipes.load("vcsf").hash
+    assert (
+        recipes.load("vcsf_coclr", content.rows[0].assignments).hash
+        == recipes.load("vcsf_coclr").hash
+    )
 
 
 def test_a_star_means_the_stages_that_have_the_key(tmp_path: Path) -> None:
-    text = "title: T\nbase: vcsf\nvary: {stages.*.loss.neighbours: [5, 9]}\n"
+    text = "title: T\nbase: vcsf_coclr\nvary: {stages.*.loss.neighbours: [5, 9]}\n"
     content = table(tmp_path, text)
     assert names(content) == ["full (neighbours 5)", "neighbours 9"]
     assert content.rows[1].assignments == tuple(
@@ -57,7 +60,7 @@ def test_a_star_means_the_stages_that_have_the_key(tmp_path: Path) -> None:
 
 def test_a_grid_is_all_combinations_and_the_recipe_itself_is_among_them(tmp_path: Path) -> None:
     grid = "grid: {sampler.alpha: [4, 8], loss.temperature: [0.07, 0.1]}\n"
-    content = table(tmp_path, f"title: T\nbase: vcsf\n{grid}")
+    content = table(tmp_path, f"title: T\nbase: vcsf_coclr\n{grid}")
     rest = ["alpha 4, temperature 0.1", "alpha 8, temperature 0.07", "alpha 8, temperature 0.1"]
     assert names(content) == ["full (alpha 4, temperature 0.07)", *rest]
 
@@ -121,13 +124,13 @@ measure:
 )
 def test_what_can_be_no_table_is_refused(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(RecipeError, match=said):
-        table(tmp_path, f"title: T\nbase: vcsf\n{text}\n")
+        table(tmp_path, f"title: T\nbase: vcsf_coclr\n{text}\n")
 
 
 def test_set_goes_before_the_rows_own(tmp_path: Path) -> None:
     content = table(
         tmp_path,
-        "title: T\nbase: vcsf\nrows: {a: {}, b: {set: {sampler.alpha: 8}}}\n",
+        "title: T\nbase: vcsf_coclr\nrows: {a: {}, b: {set: {sampler.alpha: 8}}}\n",
         "sampler.alpha=2",
     )
     assert [row.recipe.first_stage.sampler.settings["alpha"] for row in content.rows] == [
@@ -149,7 +152,7 @@ def test_without_cross_pathway_training_each_pathway_learns_for_as_many_epochs()
         } == {("infonce", 0.07)}
     assert [row.pathways for row in content.rows[2:]] == [("slow",), ("fast",)]
     assert set(content.rows[0].pathways) == {"slow", "fast", "both"}
-    joint = of_flags("vcsf_joint", slow_only=True).rows[1]
+    joint = of_flags("vcsf", slow_only=True).rows[1]
     assert epochs_by_pathway(joint.recipe) == {
         "slow": 500,
         "fast": 0,
@@ -174,7 +177,7 @@ def test_flags_with_values_change_one_thing_each() -> None:
     assert [
         stage.loss.settings.get("positives") for stage in stages_of(content, "positives union")
     ][1:] == ["union"] * 4
-    assert content.name == "vcsf-no-motion-module-no-stage-a-alpha-positives-backbone"
+    assert content.name == "vcsf_coclr-no-motion-module-no-stage-a-alpha-positives-backbone"
 
 
 def test_flags_that_the_recipe_has_nothing_for_are_refused() -> None:

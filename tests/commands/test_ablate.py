@@ -515,7 +515,7 @@ def test_published_rows_are_left_out_beside_a_subset(copied: Path) -> None:
         ((*BASE, "--no-motion-module", "--assume", "fast"), "clips a second"),
         ((*BASE, "--no-motion-module", "--data", "nowhere"), "is not prepared"),
         ((*BASE, "--no-motion-module", "--measure", "retrieve:hmdb51"), "hmdb51 is not prepared"),
-        (("schedule", *BASE), "has a recipe of its own"),
+        (("cross_pathway", *BASE), "has a recipe of its own"),
         ((*BASE, "--no-motion-module", "--splits", "4"), "splits"),
         ((*BASE, "--no-motion-module", "--seeds", "²"), "is not a whole number"),
         (
@@ -556,13 +556,13 @@ def test_rows_of_several_datasets_need_one_to_be_measured_on(
 def test_a_plan_needs_no_data_and_says_that_its_time_is_calculated(tmp_path: Path) -> None:
     done = called("ablate", "retrieval_ucf101", "--dry-run", "--assume", "H200", cwd=tmp_path)
     assert "3 rows x 3 seeds = 9 runs" in done.stdout
-    assert "joint training, seed 2, split 1: vcsf_joint-" in done.stdout
-    assert "200 epochs (stage 2; what comes before is shared or done)" in done.stdout
+    assert "taking turns, seed 2, split 1: vcsf_coclr-" in done.stdout
+    assert "400 epochs (stages 2 to 5; what comes before is shared or done)" in done.stdout
     assert "calculated, not measured: 2.7% of the 989 TFLOPS" in done.stdout
     assert not (tmp_path / "runs").exists()
     done = called("ablate", "retrieval_ucf101", "--dry-run", "--assume", "100/s", cwd=tmp_path)
     assert (
-        "estimated time: 4 d 8 h (from 100 training clips a second in stage 1, as you assume)"
+        "estimated time: 4 d 4 h (from 100 training clips a second in stage 1, as you assume)"
         in done.stdout
     )
     done = called(

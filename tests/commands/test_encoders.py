@@ -174,22 +174,25 @@ def test_a_checkpoint_of_coclr_gives_the_features_of_its_own_network(place: Path
     prefix = "encoder_q.0."
     own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     network.load_state_dict(own)
-    source = find_source(place, f"fast={place / 'coclr.pth.tar'}", "vcsf")
+    source = find_source(place, f"fast={place / 'coclr.pth.tar'}", "vcsf_coclr")
     ours, theirs = coclr_features(source, network)
     torch.testing.assert_close(ours, theirs, atol=1e-5 * float(theirs.abs().max()), rtol=1e-4)
     # Slow's network is another one, as its stem keeps every frame.
-    assert find_source(place, str(place / "coclr.pth.tar"), "vcsf").pathways == ("slow", "fast")
+    assert find_source(place, str(place / "coclr.pth.tar"), "vcsf_coclr").pathways == (
+        "slow",
+        "fast",
+    )
 
 
 def test_weights_of_a_file_are_measured_in_a_recipe_without_training(place: Path) -> None:
-    words = ["synthetic", "--from", "fast=coclr.pth.tar", "--recipe", "vcsf"]
+    words = ["synthetic", "--from", "fast=coclr.pth.tar", "--recipe", "vcsf_coclr"]
     words += ["--with", "data.size=32", "--with", "sampler.frames=16"]
     rows, folder, said = retrieve(place, *words)
     assert rows["pathway"].unique().tolist() == ["fast"]
     assert rows["variant"].unique().tolist() == ["trained"]
     assert rows["training_data"].unique().tolist() == ["unknown"]
     assert "coclr.pth.tar (CoCLR's names" in said
-    assert "--recipe vcsf --with data.size=32" in (folder / "report.md").read_text()
+    assert "--recipe vcsf_coclr --with data.size=32" in (folder / "report.md").read_text()
     _, _, said = retrieve(place, "synthetic", "--from", "coclr.pth.tar", status=2)
     assert "name a recipe" in said
     _, _, said = retrieve(place, *words[:2], "coclr.pth.tar", "--recipe", "smoke", status=2)
@@ -237,7 +240,7 @@ def test_an_encoder_of_a_plugin(place: Path) -> None:
     [
         (["synthetic", "--from", "hff:x"], "unknown kind of encoder `hff`"),
         (["--from", "hf:models/videomae"], "name the DATASET"),
-        (["synthetic", "--from", "hf:models/videomae", "--recipe", "vcsf"], "is no file"),
+        (["synthetic", "--from", "hf:models/videomae", "--recipe", "vcsf_coclr"], "is no file"),
         (["synthetic", "--from", "hf:models/videomae", "--untrained"], "no untrained network"),
         (["synthetic", "--with", "stride=2"], "has nothing to set"),
         (["synthetic", "--from", "scratch:smoke"], "for vcsf finetune alone"),

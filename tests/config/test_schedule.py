@@ -15,7 +15,7 @@ ONE_STAGE = ("stages=[]", "optim.schedule=constant", "optim.drops=[]")
     ("base", "assignments", "short"),
     [
         ("vcsf", (), ""),
-        ("vcsf_joint", (), ""),
+        ("vcsf_coclr", (), ""),
         ("vcsf", (*ONE_STAGE, "train.epochs=500"), ""),
         ("vcsf", (*ONE_STAGE, "train.epochs=499"), "499 epochs a pathway, not 500"),
         (
@@ -27,9 +27,9 @@ ONE_STAGE = ("stages=[]", "optim.schedule=constant", "optim.drops=[]")
             "35 epochs slow, 30 epochs fast, not 500",
         ),
         # One pathway alone counts by its own epochs, not by those of all stages together.
-        ("vcsf", ("stages.1.train.epochs=99",), ""),
+        ("vcsf_coclr", ("stages.1.train.epochs=99",), ""),
         (
-            "vcsf",
+            "vcsf_coclr",
             tuple(f"stages.{stage}.train.epochs=90" for stage in (1, 2, 3, 4)),
             "480 epochs a pathway, not 500",
         ),
