@@ -2,6 +2,7 @@
 `conftest.tiny_run` makes once."""
 
 import shutil
+import time
 from pathlib import Path
 
 from conftest import called
@@ -60,3 +61,18 @@ def hold(folder: Path, step: int, name: str = "") -> None:
 def let_go(folder: Path) -> None:
     """Let waiting trainings go on, and later ones not wait."""
     (folder / "hold").unlink()
+
+
+def ends(process: str, seconds: float = 60.0) -> bool:
+    """Whether a process is gone, or a zombie that nobody has waited for, before some seconds are
+    over."""
+    stat = Path(f"/proc/{process}/stat")
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if stat.read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.01)
+    return False

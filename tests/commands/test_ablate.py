@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import called
-from trained import hold, let_go
+from trained import ends, hold, let_go
 
 from vcsf_cli.ablate import run as table_runs
 from vcsf_cli.config import recipe as recipes
@@ -416,21 +416,6 @@ def started(folder: Path) -> subprocess.Popen[str]:
 def wait_for(process: subprocess.Popen[str], path: Path) -> None:
     while process.poll() is None and not path.exists():
         time.sleep(0.005)
-
-
-def ends(process: str, seconds: float = 60.0) -> bool:
-    """Whether a process is gone, or a zombie that nobody has waited for, before some seconds are
-    over."""
-    stat = Path(f"/proc/{process}/stat")
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if stat.read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def test_killed_and_interrupted_it_goes_on_to_the_same_table(

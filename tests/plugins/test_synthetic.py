@@ -21,6 +21,7 @@ import pytest
 from conftest import Vcsf
 from hypothesis import given
 from hypothesis import strategies as st
+from trained import ends
 from vcsf_plugins.synthetic import Synthetic
 from vcsf_plugins.synthetic.actions import ACTIONS
 from vcsf_plugins.synthetic.dataset import Settings, Take, all_takes, draw
@@ -81,8 +82,12 @@ def test_what_a_killed_call_left_is_removed_by_the_next(root: Path, tmp_path: Pa
         os.killpg(process.pid, signal.SIGCONT)
         assert process.poll() is None
         time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    os.killpg(process.pid, signal.SIGCONT)
     process.wait()
+    assert len(workers) > 1
+    assert all(ends(worker) for worker in workers)
     for left in place.glob("videos/*/.*"):
         with left.open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # it is free when its process is really gone

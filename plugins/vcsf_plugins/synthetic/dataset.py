@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Annotated
 
 import av
@@ -179,13 +180,26 @@ class Synthetic:
             (self.root / "videos" / take.label).mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("spawn")
         with (
-            ProcessPoolExecutor(os.cpu_count(), context) as pool,
+            ProcessPoolExecutor(os.cpu_count(), context, _end_with_parent) as pool,
             Progress(len(takes), "videos", "drawing") as progress,
         ):
             for _ in pool.map(
                 partial(make, self.settings, self.root / "videos"), takes, chunksize=4
             ):
                 progress.advance()
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it has ended, by `kill -9` too; it would wait for
+    work for ever."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
 
 
 def all_takes(settings: Settings) -> Iterator[Take]:
