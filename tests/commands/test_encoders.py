@@ -184,7 +184,9 @@ def test_a_checkpoint_of_coclr_gives_the_features_of_its_own_network(place: Path
     )
 
 
-def test_weights_of_a_file_are_measured_in_a_recipe_without_training(place: Path) -> None:
+def test_weights_of_a_file_are_measured_in_a_recipe_without_training(
+    place: Path, tiny_data: Path
+) -> None:
     words = ["synthetic", "--from", "fast=coclr.pth.tar", "--recipe", "vcsf_coclr"]
     words += ["--with", "data.size=32", "--with", "sampler.frames=16"]
     rows, folder, said = retrieve(place, *words)
@@ -193,6 +195,10 @@ def test_weights_of_a_file_are_measured_in_a_recipe_without_training(place: Path
     assert rows["training_data"].unique().tolist() == ["unknown"]
     assert "coclr.pth.tar (CoCLR's names" in said
     assert "--recipe vcsf_coclr --with data.size=32" in (folder / "report.md").read_text()
+    clip = next((tiny_data / "synthetic" / "original").rglob("*.avi"))
+    called("export", *words[1:], "--clips", clip, "--out", "weights", cwd=place)
+    exported, _, _ = retrieve(place, "synthetic", "--from", "weights")
+    assert exported["value"].tolist() == rows["value"].tolist()
     _, _, said = retrieve(place, "synthetic", "--from", "coclr.pth.tar", status=2)
     assert "name a recipe" in said
     _, _, said = retrieve(place, *words[:2], "coclr.pth.tar", "--recipe", "smoke", status=2)
