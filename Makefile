@@ -25,10 +25,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Each core runs tests of its own, so that a network in a test needs no more than one. A file whose
-# tests share something expensive is a group, which one core runs.
+# Each core runs files of its own, so that what the tests of a file share is made once, and a network
+# in a test needs no more than one core. The order keeps long files from being the last.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 # The pages of docs/ as a site, in build/site; pages made from the code are made anew.
 docs: $(VENV)/.installed-dev

@@ -18,8 +18,6 @@ from vcsf_cli import load_encoder
 from vcsf_cli.cli import main
 from vcsf_cli.errors import VcsfError
 
-pytestmark = pytest.mark.xdist_group("damaged files")  # what its tests share takes long to make
-
 NOISE = bytes(range(256)) * 3
 """Not UTF-8, no archive, no table."""
 

@@ -26,8 +26,6 @@ from videos import write_video
 CHECKOUT = Path(__file__).parent.parent
 DOCS = CHECKOUT / "docs"
 
-pytestmark = pytest.mark.xdist_group("docs")  # what its tests share takes long to make
-
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -20,8 +20,6 @@ from vcsf_cli.ablate.numbers import Group, TableResults
 from vcsf_cli.ablate.report import difference_sections
 from vcsf_cli.data.manifest import Manifest
 
-pytestmark = pytest.mark.xdist_group("table report")  # what its tests share takes long to make
-
 FIRST, SECOND = "[the] whole", "<b id='harm'>no *motion*"
 TINY = """
 extends: smoke

@@ -26,8 +26,6 @@ from vcsf_cli.runs.run import run_folder
 from vcsf_cli.storage.files import lock
 from vcsf_cli.storage.sealed import read_json, write_json
 
-pytestmark = pytest.mark.xdist_group("ablate")  # what its tests share takes long to make
-
 TINY = """
 extends: smoke
 name: tiny

@@ -42,8 +42,6 @@ from vcsf_cli.search.video import FrameTransform
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.storage.files import sha256
 
-pytestmark = pytest.mark.xdist_group("export")  # what its tests share takes long to make
-
 # Short-term motion is resized by a pool that ONNX does not have, and the fast pathway reads
 # differences.
 MOTION = sets("motion={name: short_term, after: [2, 3]}")

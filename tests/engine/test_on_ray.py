@@ -26,8 +26,6 @@ from vcsf_cli.errors import DataError
 
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
-pytestmark = pytest.mark.xdist_group("ray")  # one cluster for all
-
 ONE_CORE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 
 
