@@ -3,13 +3,14 @@ recall, memory, and what `kill -9` leaves.
 
     pip install lancedb faiss-cpu
     python tests/benchmarks/search.py --windows 1000000 --folder /tmp/search
+    python tests/benchmarks/search.py --windows 10000000 --folder /tmp/search --alone
 
 Windows are simulated: recordings lie around scenes that overlap, in a space of few dimensions,
 windows around their recording, and everything is shifted, as features before centring are. Queries are new
 recordings of the same scenes. All times of a line are measured in turns, in one process, so that
 their ratios hold on a busy machine; processor time says what waiting does not. Memory is the peak
 of what can't be given back to the kernel (`RssAnon`) of a process that does that step alone.
-`--steps` chooses; what an earlier call has built in `--folder` is used again.
+`--steps` chooses; what an earlier call has built in `--folder` is used again. `--alone` leaves LanceDB out.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Case:
     windows: int
     width: int
     index: str
+    alone: bool = False
+    """Leave LanceDB out."""
 
     @property
     def rows_file(self) -> Path:
@@ -274,45 +277,48 @@ def search_alone(case: Case, how: str) -> None:
 
 
 def compare_exact(case: Case, count: int) -> None:
-    windows, table = gallery(case), table_of(case)
+    windows, table = gallery(case), None if case.alone else table_of(case)
+    ways: dict[str, Callable[[FloatArray], Found]] = {
+        "own": lambda query: in_own_files(windows, query)
+    }
+    if table is not None:
+        ways["lance"] = lambda query: in_table(table, windows.mean["slow"], query)
     for size, some in ((1, count), (PER_RECORDING, max(1, count // 5))):
         asked = queries(case, some, size)
-        wall: dict[str, list[float]] = {"own": [], "lance": []}
-        processor: dict[str, list[float]] = {"own": [], "lance": []}
+        wall: dict[str, list[float]] = {way: [] for way in ways}
+        processor: dict[str, list[float]] = {way: [] for way in ways}
         same, apart = 0, 0.0
         for query in [asked[0], *asked]:  # the first warms up
             found = {}
-            for way in wall:
+            for way, search in ways.items():
                 begun, used = time.monotonic(), time.process_time()
-                found[way] = (
-                    in_own_files(windows, query)
-                    if way == "own"
-                    else in_table(table, windows.mean["slow"], query)
-                )
+                found[way] = search(query)
                 wall[way].append(time.monotonic() - begun)
                 processor[way].append(time.process_time() - used)
-            ours, theirs = found["own"], found["lance"]
+            ours, theirs = found["own"], found.get("lance", found["own"])
             same += ours[0] == theirs[0]
             apart = max(apart, float(np.abs(np.subtract(ours[1], theirs[1])).max()))
         said = []
         for name, times in (("wall clock", wall), ("processor", processor)):
-            own, lance = (1e3 * statistics.median(each[1:]) for each in times.values())
-            said.append(f"{name} own {own:.0f} ms, lance {lance:.0f} ms, ratio {lance / own:.1f}")
-        click.echo(
-            f"exact, {size} windows a query: {'; '.join(said)}; {same} of {some + 1} lists the "
-            f"same, similarities at most {apart:.1e} apart"
-        )
+            each = {way: 1e3 * statistics.median(some[1:]) for way, some in times.items()}
+            line = ", ".join(f"{way} {value:.0f} ms" for way, value in each.items())
+            said.append(f"{name} {line}")
+            if not case.alone:
+                said[-1] += f", ratio {each['lance'] / each['own']:.1f}"
+        if not case.alone:
+            said.append(f"{same} of {some + 1} lists the same, similarities {apart:.1e} apart")
+        click.echo(f"exact, {size} windows a query: {'; '.join(said)}")
 
 
 def compare_approximate(case: Case, count: int) -> None:
-    windows, table = gallery(case), table_of(case)
+    windows, table = gallery(case), None if case.alone else table_of(case)
     asked = queries(case, count, 1)
     faiss = FaissIndex(case.folder / f"faiss-{case.windows}", windows, "slow")
     right = [in_own_files(windows, query)[0] for query in asked]
     ways: dict[str, Callable[[FloatArray], Found]] = {
         f"faiss, {faiss.probes} of {faiss.index.nlist} lists": lambda query: in_faiss(faiss, query)
     }
-    for probes in (20, 40, 80, 160):
+    for probes in () if case.alone else (20, 40, 80, 160):
         ways[f"lance {case.index}, {probes} probes"] = lambda query, probes=probes: in_table(
             table, windows.mean["slow"], query, probes
         )
@@ -384,26 +390,31 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     every = ["rows", "exact", "approximate", "kill"]
     parser.add_argument("--steps", nargs="*", choices=every, default=every)
+    parser.add_argument("--alone", action="store_true", help="without LanceDB")
     given = parser.parse_args()
-    case = Case(given.folder, given.windows, given.width, given.index)
+    case = Case(given.folder, given.windows, given.width, given.index, given.alone)
     case.folder.mkdir(parents=True, exist_ok=True)
     report: dict[str, tuple[float, float, Any]] = {}
     if "rows" in given.steps:
         write_rows(case)
-        report["lance table written"] = peak_of(write_table, case)
+        if not case.alone:
+            report["lance table written"] = peak_of(write_table, case)
     if "exact" in given.steps:
         compare_exact(case, given.queries)
         report["own exact search"] = peak_of(search_alone, case, "own")
-        report["lance exact search"] = peak_of(search_alone, case, "lance")
+        if not case.alone:
+            report["lance exact search"] = peak_of(search_alone, case, "lance")
     if "approximate" in given.steps:
         report["faiss index built"] = peak_of(build_faiss, case)
-        report[f"lance {case.index} built"] = peak_of(write_lance_index, case)
+        if not case.alone:
+            report[f"lance {case.index} built"] = peak_of(write_lance_index, case)
         compare_approximate(case, given.queries)
         report["faiss search"] = peak_of(search_alone, case, "faiss")
-        report["lance index search"] = peak_of(search_alone, case, "lance index")
+        if not case.alone:
+            report["lance index search"] = peak_of(search_alone, case, "lance index")
     for step, (seconds, peak, _) in report.items():
         click.echo(f"{step}: {seconds:.1f} s, peak {peak:.2f} GiB")
-    if "kill" in given.steps:
+    if "kill" in given.steps and not case.alone:
         kill_while_adding(case, given.kills)
     click.echo(json.dumps({"windows": case.windows, "width": case.width, "cores": os.cpu_count()}))
 
