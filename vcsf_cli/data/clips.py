@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -61,22 +63,17 @@ class TwoViewClips(Dataset[Batch]):
         wanted, back = np.unique(
             np.concatenate([view.window for view in views]), return_inverse=True
         )
-        decoded = list(self.store.images(row, wanted.tolist()))
         length = len(views[0].window)
         frames = np.empty((len(views), length, self.size, self.size, 3), np.uint8)
-        draws = 1 if self.augment.draws == "shared" else len(PATHWAYS)
-        colour = np.empty((len(views), draws, len(augmentation.NEUTRAL)), np.float32)
-        for index in range(len(views)):
-            crop = augmentation.draw_crop(
-                self.augment, decoded[0].shape[0], decoded[0].shape[1], rng
-            )
-            for position in range(length):
-                frame = decoded[back[index * length + position]]
-                frames[index, position] = augmentation.apply_crop(frame, crop, self.size)
-            for draw in range(draws):
-                colour[index, draw] = augmentation.draw_colour(
-                    self.augment, base[index], self.size, rng
-                )
+        images = self.store.images(row, wanted.tolist())
+        first = next(images)
+        height, width = first.shape[:2]
+        crops, colour = self._draw(height, width, base, rng)
+        # Each image is cropped as soon as it is decoded, while it is in the processor's cache.
+        for number, image in enumerate(chain([first], images)):
+            for place in np.flatnonzero(back == number).tolist():
+                view, position = divmod(place, length)
+                augmentation.write_crop(image, crops[view], frames[view, position])
         return {
             "frames": frames,
             "colour": colour,
@@ -92,6 +89,21 @@ class TwoViewClips(Dataset[Batch]):
             "source": self.numbers.source[row],
             "label": self.numbers.label[row],
         }
+
+    def _draw(
+        self, height: int, width: int, base: Sequence[bool], rng: np.random.Generator
+    ) -> tuple[list[augmentation.Crop], npt.NDArray[np.float32]]:
+        """Crop and colours (views, draws, 8) of each view of a clip of this height and width."""
+        draws = 1 if self.augment.draws == "shared" else len(PATHWAYS)
+        colour = np.empty((len(base), draws, len(augmentation.NEUTRAL)), np.float32)
+        crops = []
+        for view, has_colour in enumerate(base):
+            crops.append(augmentation.draw_crop(self.augment, height, width, rng))
+            for draw in range(draws):
+                colour[view, draw] = augmentation.draw_colour(
+                    self.augment, has_colour, self.size, rng
+                )
+        return crops, colour
 
 
 class LabelledClips(TwoViewClips):
@@ -174,7 +186,7 @@ class EvalClips(Dataset[dict[str, Any]]):
         frames = np.empty((crops, len(wanted), self.size, self.size, 3), np.uint8)
         for position, frame in enumerate(self.store.images(row, wanted.tolist())):
             for number, crop in enumerate(self._crops(*frame.shape[:2])):
-                frames[number, position] = augmentation.apply_crop(frame, crop, self.size)
+                augmentation.write_crop(frame, crop, frames[number, position])
         first = len(wanted) * np.arange(crops)[:, None, None]
         windows = (
             (first + back.reshape(len(views), -1)).reshape(crops * len(views), -1).astype(np.int64)

@@ -199,7 +199,7 @@ class VideoFile:
         pixel_aspect = frame.pixel_aspect if self.transform.square_pixels else 1.0
         image = short_side(frame.image, self.transform.stored, pixel_aspect)
         crop = centre_square(image.shape[0], image.shape[1], self.transform.border)
-        return Frame(np.ascontiguousarray(apply_crop(image, crop, self.transform.size)), frame.time)
+        return Frame(apply_crop(image, crop, self.transform.size), frame.time)
 
 
 def encode_windows(
