@@ -20,6 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # another number of threads gives
 OURS = (
     "VCSF_DATA",
     "VCSF_RUNS",
+    "VCSF_DECODED",
     "VCSF_DEBUG",
     "VCSF_NO_LOCAL_PLUGIN",
     "_VCSF_COMPLETE",

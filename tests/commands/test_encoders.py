@@ -249,6 +249,7 @@ def test_an_encoder_of_a_plugin(place: Path) -> None:
         (["synthetic", "--from", "hf:models/videomae", "--recipe", "vcsf_coclr"], "is no file"),
         (["synthetic", "--from", "hf:models/videomae", "--untrained"], "no untrained network"),
         (["synthetic", "--with", "stride=2"], "has nothing to set"),
+        (["synthetic", "--from", "bright:m", "--with", "wide"], "--with wide is not an assignment"),
         (["synthetic", "--from", "scratch:smoke"], "for vcsf finetune alone"),
     ],
 )

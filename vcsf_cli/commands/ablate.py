@@ -10,6 +10,7 @@ import click
 from vcsf_cli.commands.options import (
     MOST_WORKERS,
     allow_seen_option,
+    cache_option,
     complete_named,
     complete_recipe,
     data_option,
@@ -106,6 +107,7 @@ _numbers_option = partial(click.option, type=_parse_numbers, metavar="N,N,...")
 @set_option
 @allow_seen_option
 @data_option
+@cache_option
 @runs_option
 @click.option(
     "--devices",

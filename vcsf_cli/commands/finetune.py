@@ -9,6 +9,7 @@ import click
 
 from vcsf_cli.commands.options import (
     allow_seen_option,
+    cache_option,
     data_option,
     devices_option,
     encoder_options,
@@ -102,6 +103,7 @@ def _parse_seeds(text: str) -> list[int]:
 )
 @allow_seen_option
 @data_option
+@cache_option
 @runs_option
 @devices_option
 @precision_option

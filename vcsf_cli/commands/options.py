@@ -17,6 +17,7 @@ from click.shell_completion import CompletionItem
 from vcsf_cli.config.catalogue import RECIPES, Catalogue
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.bucket import CACHE_SIZE
+from vcsf_cli.data.decoded import PLACE
 from vcsf_cli.errors import InputError
 from vcsf_cli.remote import is_address
 from vcsf_cli.storage.mirror import address_of, mirrored
@@ -177,6 +178,22 @@ def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "data",
         "Folder of prepared datasets; may be such an address as s3://bucket/prepared.",
     )(command)
+
+
+def _share_frames(context: click.Context, parameter: click.Parameter, place: str | None) -> None:
+    if place is not None:
+        os.environ[PLACE] = place
+
+
+cache_option = click.option(
+    "--cache",
+    envvar=PLACE,
+    metavar="memory|DIR",
+    expose_value=False,
+    callback=_share_frames,
+    help="Keep decoded frames there, for this and later commands: in memory as long as one of them "
+    "runs, or in a folder on a fast disk. docs/start.md says when it pays.",
+)
 
 
 def runs_option(command: Callable[..., Any]) -> Callable[..., Any]:

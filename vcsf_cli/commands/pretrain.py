@@ -8,6 +8,7 @@ import click
 
 from vcsf_cli import registry
 from vcsf_cli.commands.options import (
+    cache_option,
     complete_recipe,
     data_option,
     devices_option,
@@ -27,6 +28,7 @@ from vcsf_cli.config import recipe as recipes
 @set_option
 @init_option
 @data_option
+@cache_option
 @runs_option
 @devices_option
 @precision_option

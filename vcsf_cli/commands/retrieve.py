@@ -10,6 +10,7 @@ import click
 
 from vcsf_cli.commands.options import (
     allow_seen_option,
+    cache_option,
     data_option,
     devices_option,
     encoder_options,
@@ -134,6 +135,7 @@ def _parse_ks(text: str) -> list[int]:
     help="Write the answers to this file too.",
 )
 @data_option
+@cache_option
 @runs_option
 @devices_option
 @workers_option

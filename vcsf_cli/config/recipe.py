@@ -62,11 +62,12 @@ class Recipe:
         return strict_yaml.dump(self.tree)
 
 
-def load(named: str, assignments: Sequence[str] = ()) -> Recipe:
+def load(named: str, assignments: Sequence[str] = (), option: str = "--set") -> Recipe:
     """Read, resolve and check a recipe.
 
     Args:
-        assignments: Those of `--set`, each `key=value`.
+        assignments: Those of an option, each `key=value`.
+        option: Its name, for errors.
 
     Raises:
         InputError: If there is no such recipe.
@@ -74,7 +75,7 @@ def load(named: str, assignments: Sequence[str] = ()) -> Recipe:
     """
     tree, marks = _read_extended(RECIPES.find(named), ())
     tree.setdefault("stages", [])
-    problems = assign_all(tree, marks, assignments)
+    problems = assign_all(tree, marks, assignments, option)
     _expand_names(tree, marks, ())  # a value of --set may hold stages
     return resolve(tree, marks, problems)
 
@@ -145,18 +146,20 @@ def _forget_overrides(tree: dict[str, Any]) -> None:
             }
 
 
-def assign_all(tree: dict[str, Any], marks: Marks, assignments: Sequence[str]) -> list[RecipeError]:
-    """Apply the assignments of `--set` to a recipe's tree; the problems of those that can't be."""
+def assign_all(
+    tree: dict[str, Any], marks: Marks, assignments: Sequence[str], option: str = "--set"
+) -> list[RecipeError]:
+    """Apply the assignments of an option to a recipe's tree; the problems of those that can't be."""
     problems = []
     for assignment in assignments:
         try:
-            _assign(tree, marks, assignment)
+            _assign(tree, marks, assignment, option)
         except RecipeError as problem:
             problems.append(problem)
     return problems
 
 
-def _assign(tree: dict[str, Any], marks: Marks, assignment: str) -> None:
+def _assign(tree: dict[str, Any], marks: Marks, assignment: str, option: str) -> None:
     """Apply one assignment `a.b=value`; entries of lists are named by their position.
 
     Raises:
@@ -165,19 +168,19 @@ def _assign(tree: dict[str, Any], marks: Marks, assignment: str) -> None:
     key, equals, text = assignment.partition("=")
     if not equals or not key or len(key) > _LONGEST_KEY:
         raise RecipeError(
-            f"--set {assignment[:_LONGEST_KEY]} is not an assignment",
+            f"{option} {assignment[:_LONGEST_KEY]} is not an assignment",
             "write key=value, such as loss.temperature=0.1",
         )
-    value, inner = strict_yaml.parse(text, f"--set {key}")
+    value, inner = strict_yaml.parse(text, f"{option} {key}")
     *parents, last = key.split(".")
     if last == "name" and not isinstance(value, str | list | dict):
         value = text.strip()  # a name is text, whatever it looks like
     if last in COMPONENTS and (not parents or parents[0] == "stages") and isinstance(value, str):
         parents, last, key = [*parents, last], "name", f"{key}.name"
-    node = _descend(tree, parents, key)
+    node = _descend(tree, parents, f"{option} {key}")
     if isinstance(node, list):
         if not last.isdecimal() or int(last) >= len(node):
-            raise RecipeError(f"--set {key}: there is no such entry", _positions(node))
+            raise RecipeError(f"{option} {key}: there is no such entry", _positions(node))
         node[int(last)] = value
     elif (
         last == "name"
@@ -195,8 +198,11 @@ def _assign(tree: dict[str, Any], marks: Marks, assignment: str) -> None:
     marks |= dict.fromkeys([place, *((*place, *below) for below in inner)], "")
 
 
-def _descend(tree: dict[str, Any], parents: list[str], key: str) -> Any:
+def _descend(tree: dict[str, Any], parents: list[str], said: str) -> Any:
     """The node at `parents`; missing nodes on the way are made.
+
+    Args:
+        said: What the user wrote, for errors.
 
     Raises:
         RecipeError: If they lead through a value, or past the end of a list.
@@ -206,14 +212,14 @@ def _descend(tree: dict[str, Any], parents: list[str], key: str) -> Any:
         where = ".".join(parents[: depth + 1])
         if isinstance(node, list):
             if not parent.isdecimal() or int(parent) >= len(node):
-                raise RecipeError(f"--set {key}: there is no `{where}`", _positions(node))
+                raise RecipeError(f"{said}: there is no `{where}`", _positions(node))
             node = node[int(parent)]
         else:
             if node.get(parent) is None:
                 node[parent] = {}
             node = node[parent]
         if not isinstance(node, dict | list):
-            raise RecipeError(f"--set {key}: `{where}` is a value, not a node", f"it is {node!r}")
+            raise RecipeError(f"{said}: `{where}` is a value, not a node", f"it is {node!r}")
     return node
 
 

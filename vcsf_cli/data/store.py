@@ -21,6 +21,7 @@ import simplejpeg
 
 from vcsf_cli.contracts import Frames
 from vcsf_cli.data.bucket import Bucket
+from vcsf_cli.data.decoded import DecodedFrames
 from vcsf_cli.data.manifest import MEND, Manifest
 from vcsf_cli.errors import DataError
 
@@ -159,6 +160,9 @@ class FrameStore:
 
     Args:
         manifest: The prepared dataset.
+
+    Raises:
+        InputError: If decoded frames can't be kept where `--cache` says.
     """
 
     def __init__(self, manifest: Manifest) -> None:
@@ -179,6 +183,7 @@ class FrameStore:
             if each is not None:
                 self.crc32[start : start + len(each)] = each
         self.sha256 = table["sha256"].to_numpy(object) if self.bucket else None
+        self.decoded = DecodedFrames.of(manifest)
         self._files: dict[int, int] = {}
         self._process = os.getpid()
 
@@ -186,11 +191,31 @@ class FrameStore:
         return self.__dict__ | {"_files": {}}
 
     def images(self, row: int, frames: Sequence[int]) -> Iterator[Frames]:
-        """The images (H, W, 3), RGB, of frames of a clip, in this order.
+        """The images (H, W, 3), RGB, of frames of a clip, in this order. They may be read-only.
 
         Raises:
-            DataError: As `jpegs`, or if a frame is not a JPEG.
+            DataError: As `jpegs`, or if a frame is not a JPEG, or decoded ones can't be kept.
         """
+        kept = self._kept(row, self.decoded) if self.decoded else None
+        if kept is None:
+            yield from self._decode(row, frames)
+        else:
+            yield from (kept[frame] for frame in frames)
+
+    def _kept(self, row: int, decoded: DecodedFrames) -> Frames | None:
+        """All frames of a clip, decoded now if they were not before; None if there is no room."""
+        try:
+            found = decoded.clip(row)
+            if found is None:
+                every = range(int(self.starts[row + 1] - self.starts[row] - 1))
+                found = decoded.put(row, self._decode(row, every))
+        except ValueError as error:
+            raise DataError(f"{self.videos[row]} is damaged: {error}", MEND) from error
+        except OSError as error:
+            raise DataError(f"{decoded.file} can't be used: {error.strerror}", MEND) from error
+        return found
+
+    def _decode(self, row: int, frames: Sequence[int]) -> Iterator[Frames]:
         for frame, jpeg in zip(frames, self.jpegs(row, frames), strict=True):
             try:
                 image: Frames = simplejpeg.decode_jpeg(jpeg, colorspace="RGB")

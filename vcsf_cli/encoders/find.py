@@ -158,7 +158,7 @@ def _open_weights(
             if own
             else "name a recipe with the same backbone: --recipe NAME",
         )
-    loaded = recipes.load(recipe, settings)
+    loaded = recipes.load(recipe, settings, "--with")
     weights = _read_weights(loaded, pathways, path)
     given = ["--from", named, "--recipe", recipe, *_as_words(settings)]
     return WeightsSource(runs, loaded, weights, tuple(given))
@@ -221,7 +221,9 @@ def _open_of_plugin(
     component = known[scheme]
     tree: dict[str, object] = {}
     marks: Marks = {}
-    checker = Checker(marks, recipes.assign_all(tree, marks, settings), f"encoder {scheme}")
+    checker = Checker(
+        marks, recipes.assign_all(tree, marks, settings, "--with"), f"encoder {scheme}"
+    )
     checked = checker.node(settings_model(component, {}), tree, ())
     checker.finish()
     assert checked is not None

@@ -20,6 +20,7 @@ from vcsf_cli.commands.work.tables import show_whole
 from vcsf_cli.config import table as tables
 from vcsf_cli.config.catalogue import RECIPES, TABLES
 from vcsf_cli.config.table import Draft
+from vcsf_cli.data.decoded import DecodedFrames
 from vcsf_cli.engine.local import Local
 from vcsf_cli.engine.on_ray import Ray
 from vcsf_cli.errors import InputError, RunError
@@ -157,8 +158,12 @@ def _run(plan: Plan, runner: TableRunner, with_published: bool) -> None:
     """Do what is left, and make the table.
 
     Raises:
+        InputError: If decoded frames can't be kept where `--cache` says.
         RunError: If another process makes the table, or a run failed.
     """
+    if isinstance(runner.engine, Local):  # as long as this process lives, its runs share them
+        for manifest in filter(None, plan.manifests.values()):
+            DecodedFrames.of(manifest)
     plan.folder.mkdir(parents=True, exist_ok=True)
     busy = RunError(f"table {plan.table.name} is being made by another process", "wait for it")
     with lock(plan.folder / "lock", busy):
