@@ -1,9 +1,10 @@
-"""CPU time and peak memory of each command against the number of clips: the tables of docs/scale.md.
+"""CPU time and peak memory of each command against the number of clips: what docs/scale.md shows.
 
-python tests/benchmarks/scale.py 300 3000 12000
+python tests/benchmarks/scale.py 300 3000 12000 30000 --picture docs/scale.svg
 
 Numbers are multiples of 300. Clips are tiny, so that what grows with their number shows. Training
-has as many steps whatever their number is. Memory is that of the largest process."""
+has as many steps whatever their number is. Memory is that of the largest process. A picture needs
+matplotlib."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ def measure(folder: Path, words: list[str]) -> tuple[float, float]:
 
 @click.command(help=__doc__)
 @click.argument("counts", nargs=-1, type=int, required=True)
-def main(counts: tuple[int, ...]) -> None:
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw the lines into this file.")
+def main(counts: tuple[int, ...], picture: Path | None) -> None:
     measured: dict[str, list[tuple[float, float]]] = {}
     click.echo("| command | clips | CPU s | MiB |\n|---|---:|---:|---:|")
     for count in counts:
@@ -70,6 +72,31 @@ def main(counts: tuple[int, ...]) -> None:
             off = np.abs(seconds - start - slope * np.array(counts)).max() / seconds.max()
             growth = np.polyfit(counts, memory, 1)[0]
             click.echo(f"| {name} | {1000 * slope:.1f} | {off:.1%} | {1024 * growth:.1f} |")
+    if picture is not None:
+        draw(counts, measured, picture)
+
+
+def draw(
+    counts: tuple[int, ...], measured: dict[str, list[tuple[float, float]]], picture: Path
+) -> None:
+    """Draw both measures against the number of clips, with the straight line of each command."""
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for panel, column, title in zip(panels, (0, 1), ("CPU seconds", "peak MiB"), strict=True):
+        for name, found in measured.items():
+            values = [each[column] for each in found]
+            (points,) = panel.plot(counts, values, "o", markersize=4, label=name)
+            panel.plot(
+                counts,
+                np.polyval(np.polyfit(counts, values, 1), counts),
+                color=points.get_color(),
+                linewidth=1,
+            )
+        panel.set(title=title, xlabel="clips", ylim=(0, None))
+        panel.grid(alpha=0.3)
+    panels[0].legend()
+    figure.savefig(picture)
 
 
 if __name__ == "__main__":
