@@ -157,9 +157,23 @@ class _Bytes(click.ParamType[int]):
 _BYTES = re.compile(r"(\d+(?:\.\d+)?) *([KMGT])?B?", re.IGNORECASE)
 
 
+def _tell_processes(context: click.Context, name: str, value: object) -> None:
+    """Set a variable of the environment as long as the command runs."""
+    before = os.environ.get(name)
+    os.environ[name] = str(value)
+
+    def restore() -> None:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
+
+    context.call_on_close(restore)
+
+
 def _keep_to(context: click.Context, parameter: click.Parameter, size: int | None) -> None:
     if size is not None:
-        os.environ[CACHE_SIZE] = str(size)
+        _tell_processes(context, CACHE_SIZE, size)
 
 
 def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -182,7 +196,7 @@ def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _share_frames(context: click.Context, parameter: click.Parameter, place: str | None) -> None:
     if place is not None:
-        os.environ[PLACE] = place
+        _tell_processes(context, PLACE, place)
 
 
 cache_option = click.option(
