@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -153,6 +154,60 @@ def supervised(contrast: Contrast, pathway: str, temperature: float) -> Tensor:
                 good = good + term
         losses.append(-torch.log(good / total))
     return sum(losses, torch.zeros(())) / len(losses)
+
+
+def random_segments(contrast: Contrast, clips: int, count: int, seed: int = 0) -> Contrast:
+    """The contrast with random segments of some of its clips, and steps, with gradient."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def unit() -> dict[str, Tensor]:
+        values = torch.randn(clips, count, 8, generator=generator)
+        return {"slow": functional.normalize(values, dim=2)}
+
+    query, steps = unit(), unit()
+    return replace(
+        contrast,
+        query_segments={name: value.requires_grad_() for name, value in query.items()},
+        key_segments=unit(),
+        query_steps={name: value.requires_grad_() for name, value in steps.items()},
+    )
+
+
+def local_local(contrast: Contrast, pathway: str, temperature: float) -> Tensor:
+    """-log( e(z_p.k_p) / (sum_q e(z_p.k_q) + sum_{q != p} e(z_p.z_q)) ), the mean over segments,
+    and over the batch, where clips without segments add nothing."""
+    query, key = contrast.query_segments[pathway], contrast.key_segments[pathway]
+    clips, count, _ = query.shape
+    total = torch.zeros(())
+    for clip in range(clips):
+        for p in range(count):
+            anchor, compared = query[clip, p], torch.zeros(())
+            for q in range(count):
+                compared = compared + torch.exp(anchor.dot(key[clip, q]) / temperature)
+                if q != p:
+                    compared = compared + torch.exp(anchor.dot(query[clip, q]) / temperature)
+            good = torch.exp(anchor.dot(key[clip, p]) / temperature)
+            total = total - torch.log(good / compared) / count
+    return total / len(contrast.video)
+
+
+def global_local(contrast: Contrast, pathway: str, temperature: float) -> Tensor:
+    """-log( e(g_p.s_p) / sum_q e(g_p.s_q) ) and -log( e(g_p.s_p) / sum_q e(g_q.s_p) ), with the
+    segments of each view: the mean of the four, over times and over the batch."""
+    steps, total = contrast.query_steps[pathway], torch.zeros(())
+    clips, count, _ = steps.shape
+    for segments in (contrast.query_segments[pathway], contrast.key_segments[pathway]):
+        for clip in range(clips):
+            for p in range(count):
+                good = torch.exp(steps[clip, p].dot(segments[clip, p]) / temperature)
+                rows = columns = torch.zeros(())
+                for q in range(count):
+                    rows = rows + torch.exp(steps[clip, p].dot(segments[clip, q]) / temperature)
+                    columns = columns + torch.exp(
+                        steps[clip, q].dot(segments[clip, p]) / temperature
+                    )
+                total = total - (torch.log(good / rows) + torch.log(good / columns)) / (4 * count)
+    return total / len(contrast.video)
 
 
 def effective_rank(embeddings: Tensor) -> float:

@@ -1,7 +1,8 @@
 """The shapes and protocols that vcsf and its plugins agree on.
 
 B clips, L frames in a window, T frames or time steps of one pathway, C channels, K queue slots, D
-dimensions of an embedding. Images are RGB. Importing this module does not import torch."""
+dimensions of an embedding, n segments of a window, M clips of a batch of which both views show the
+same window. Images are RGB. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -286,6 +287,11 @@ class Contrast:
         video: Numbers of the batch's videos, (B,), and `queue_video` (K,) of the queue's.
         source: Numbers of their recordings, (B,), and `queue_source` (K,).
         label: Their classes, (B,), and `queue_label` (K,).
+        query_segments: For a loss with `segments`: each segment of view 1 as a clip of its own
+            through the trained encoder, (M, n, D), with gradient. M may be 0.
+        key_segments: The same of view 2 through the momentum encoder, (M, n, D).
+        query_steps: For a loss with `steps`: the features of all of view 1, as in `query`, but by
+            equal spans of time in place of all of it, (M, n, D), with gradient.
     """
 
     query: dict[str, Tensor | None]
@@ -297,6 +303,9 @@ class Contrast:
     queue_video: Tensor
     queue_source: Tensor
     queue_label: Tensor
+    query_segments: Mapping[str, Tensor] = field(default_factory=dict)
+    key_segments: Mapping[str, Tensor] = field(default_factory=dict)
+    query_steps: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def identity(stage: int, features: Any) -> Any:

@@ -63,7 +63,8 @@ def vcsf_samplers() -> Factories:  # type: ignore[empty-body]
 def vcsf_losses() -> Factories:  # type: ignore[empty-body]
     """Contrastive losses. `f(*, ...) -> nn.Module` with
 
-    - `queue: int`, how many older keys the loss wants to see; 0: the keys of the batch instead,
+    - `queue: int`, how many older keys the loss wants to see; 0: the keys of the batch instead;
+      None: it reads neither,
     - `forward(contrast: contracts.Contrast, pathway: str) -> {"loss": scalar, ...}`; the other
       entries are scalars too, and are logged.
 
@@ -75,8 +76,14 @@ def vcsf_losses() -> Factories:  # type: ignore[empty-body]
     - `bank_momentum: float`: in place of a queue it sees a bank, with a slot for every training
       clip: the running mean of the clip's keys, in which the older ones weigh this much.
     - `mined(contrast, pathway) -> bool (B, K)`: the slots that it takes as positives. How often
-      their labels are right is then logged.
+      their labels are right is then logged. It can't be an auxiliary loss.
+    - `segments: int`: it sees embeddings of this many equal segments of every window, of the clips
+      of which both views show the same window.
+    - `steps: int`: it sees embeddings of this many equal spans of time of the features of a whole
+      window, of the same clips.
 
+    `weight` and `pathways` of an auxiliary loss are vcsf's own keys: a loss can't have settings of
+    these names then.
     Parameters of a loss are trained with the networks and start anew in every stage."""
 
 

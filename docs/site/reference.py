@@ -66,6 +66,20 @@ def recipes() -> str:
         "Beside these: `slow.input` and `fast.input` (`rgb` or `difference`), `motion.after` (the stages of the",
         "backbone that a motion module follows), and the settings of the parts below. `slow` and `fast` may set the",
         "backbone's own settings for one pathway.",
+        "",
+        "`auxiliary_losses` adds losses to `loss`. Each entry has the settings of a loss below, and of vcsf's own",
+        "`weight` (1 by default) and `pathways` (both by default):",
+        "",
+        "```yaml",
+        "loss: {name: infonce, temperature: 0.1, queue: 0}",
+        "auxiliary_losses:",
+        "  - {name: temporal_contrast, weight: 0.5, pathways: [fast]}",
+        "```",
+        "",
+        "All losses of a stage see the same older keys, so those that read any need the same `queue`. A loss that finds",
+        "positives (`cross_pathway`) can only be the stage's `loss`. A stage with `auxiliary_losses: []` leaves out those",
+        "of the top level. `metrics.csv` has every loss and term under its name, such as",
+        "`fast_temporal_contrast_local_local`; `fast_loss` is the weighted sum.",
     ]
     for kind, title in KINDS.items():
         lines += ["", f"## {title}", "", f"`{kind}.name` is one of:"]

@@ -55,6 +55,7 @@ def vcsf_losses() -> Factories:
         "cross_pathway_bank": losses.CrossPathwayBank,
         "cross_instance": losses.CrossInstance,
         "supervised": losses.Supervised,
+        "temporal_contrast": losses.TemporalContrast,
     }
 
 

@@ -435,3 +435,53 @@ def test_a_recipe_that_extends_itself_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "extends: a.yaml", "b.yaml")
     with pytest.raises(RecipeError, match="extends itself"):
         recipes.load(str(tmp_path / "a.yaml"))
+
+
+AUXILIARY = "auxiliary_losses: [{name: temporal_contrast, weight: 0.5}]"
+
+
+def test_auxiliary_losses_are_inherited_replaced_and_left_out_by_stages(tmp_path: Path) -> None:
+    stages = "stages: [{}, {auxiliary_losses: [supervised]}, {auxiliary_losses: []}]"
+    path = write(tmp_path, f"extends: demo\n{AUXILIARY}\n{stages}\n")
+    recipe = recipes.load(path, ["auxiliary_losses.0.pathways=[fast]"])
+    first, second, third = (stage.auxiliary_losses for stage in recipe.stages)
+    (temporal,) = first
+    assert (temporal.name, temporal.settings["weight"]) == ("temporal_contrast", 0.5)
+    assert temporal.settings["pathways"] == ("fast",)
+    assert [loss.name for loss in second] == ["supervised"]
+    assert second[0].settings["weight"] == 1.0
+    assert third == ()
+    again = recipes.load(write(tmp_path, recipe.yaml(), "again.yaml"))
+    assert (again.tree, again.hash) == (recipe.tree, recipe.hash)
+    assert again.stages == recipe.stages
+
+
+def test_no_auxiliary_losses_are_the_recipe_without_them() -> None:
+    assert recipes.load("demo", ["auxiliary_losses=[]"]).hash == recipes.load("demo").hash
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("temporal_contrast", "`auxiliary_losses` ({path}:2) is not a list of losses"),
+        ("[temporal]", "unknown loss `temporal` at `auxiliary_losses.0.name` ({path}:2)"),
+        (
+            "[infonce, {name: temporal_contrast, weihgt: 1}]",
+            "unknown parameter `weihgt` of loss `temporal_contrast` at "
+            "`auxiliary_losses.1.weihgt` ({path}:2)",
+        ),
+        ("[{name: temporal_contrast, weight: 0}]", "`auxiliary_losses.0.weight` ({path}:2) is 0"),
+        ("[{name: temporal_contrast, pathways: [third]}]", "`auxiliary_losses.0.pathways`"),
+        (
+            "[{name: temporal_contrast, local_local: 0, global_local: 0}]",
+            "`auxiliary_losses.0.local_local` ({path}:2) is 0, as is global_local",
+        ),
+    ],
+)
+def test_a_wrong_auxiliary_loss_is_reported_with_its_line(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, f"extends: demo\nauxiliary_losses: {text}\nstages: [{{}}]\n")
+    with pytest.raises(RecipeError) as error:
+        recipes.load(path)
+    assert error.value.message.startswith(message.format(path=path))

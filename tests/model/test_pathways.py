@@ -89,6 +89,29 @@ def test_a_pathway_compiles_to_one_graph_that_computes_the_same(motion: str) -> 
     torch.testing.assert_close(compiled(clip, window), model.slow(clip, window))
 
 
+@pytest.mark.parametrize("input_", ["rgb", "difference"])
+def test_segments_are_clips_of_their_own_and_steps_are_spans_of_the_features(input_: str) -> None:
+    strides = "slow.temporal_strides=[1, 1, 1, 1]"
+    recipe = recipes.load("demo", [*TINY, strides, f"slow.input={input_}"])
+    model, window = build(recipe).eval(), torch.randn(2, 3, 32, 32, 32)
+    positions = {
+        "slow": torch.arange(0, 32, 4).expand(2, -1),
+        "fast": torch.arange(32).expand(2, -1),
+    }
+    found = model.segments(window, positions, {"slow": 2, "fast": 4})
+    for name, count, read in (("slow", 2, range(0, 16, 2)), ("fast", 4, range(8))):
+        for segment, cut in enumerate(window.chunk(count, 2)):
+            own = {name: torch.tensor([list(read)]).expand(2, -1)}
+            torch.testing.assert_close(found[name][:, segment], model(cut, own)[name])
+    whole, steps = model.with_steps(window, positions, {"slow": 4})
+    torch.testing.assert_close(whole["slow"], model(window, positions)["slow"])
+    features = model.features(window, positions, pooled=False)["slow"]
+    for span in range(4):
+        own_features = features[:, :, 2 * span : 2 * span + 2].mean((2, 3, 4))
+        torch.testing.assert_close(steps["slow"][:, span], model.slow.head(own_features))
+    assert list(steps) == ["slow"]
+
+
 def test_channels_last_is_a_matter_of_memory_alone() -> None:
     window, positions = torch.randn(2, 3, 32, 32, 32), {"fast": torch.arange(32).expand(2, -1)}
     models = [

@@ -7,10 +7,18 @@ from dataclasses import replace
 import losses_by_hand
 import pytest
 import torch
-from losses_by_hand import random_contrast
-from vcsf_plugins.losses import CrossInstance, CrossPathway, CrossPathwayBank, InfoNCE, Supervised
+from losses_by_hand import random_contrast, random_segments
+from vcsf_plugins.losses import (
+    CrossInstance,
+    CrossPathway,
+    CrossPathwayBank,
+    InfoNCE,
+    Supervised,
+    TemporalContrast,
+)
 
 from vcsf_cli.contracts import Contrast
+from vcsf_cli.errors import RecipeError
 
 LOSSES = [InfoNCE, CrossInstance, CrossPathway, Supervised]
 
@@ -115,6 +123,43 @@ def test_supervised_equals_its_formula(seed: int, queue: int) -> None:
     contrast = random_contrast(seed) if queue else batch_as_queue(random_contrast(seed))
     loss = Supervised(temperature=0.2, queue=queue)(contrast, "slow")["loss"]
     assert_equal(loss, losses_by_hand.supervised(contrast, "slow", 0.2), contrast, "slow")
+
+
+@pytest.mark.parametrize(("local", "whole"), [(1.0, 0.0), (0.0, 1.0), (0.5, 2.0)])
+@pytest.mark.parametrize(("clips", "count"), [(6, 4), (1, 2), (0, 3)])
+def test_temporal_contrast_equals_its_formulas(
+    local: float, whole: float, clips: int, count: int
+) -> None:
+    contrast = random_segments(random_contrast(0), clips, count)
+    loss = TemporalContrast(temperature=0.2, segments=count, local_local=local, global_local=whole)(
+        contrast, "slow"
+    )["loss"]
+    expected = local * losses_by_hand.local_local(contrast, "slow", 0.2)
+    expected = expected + whole * losses_by_hand.global_local(contrast, "slow", 0.2)
+    torch.testing.assert_close(loss, expected)
+    inputs = (contrast.query_segments["slow"], contrast.query_steps["slow"])
+    ours = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+    if clips:
+        theirs = torch.autograd.grad(expected, inputs, allow_unused=True, materialize_grads=True)
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_temporal_contrast_of_two_segments_at_right_angles() -> None:
+    """Every key is its segment, and half of the clips have segments. An anchor sees its key at
+    similarity 1, the other key and the other segment at 0; a step sees its segment and the other."""
+    contrast = random_contrast(0, batch=2)
+    same = {"slow": torch.eye(2)[None]}
+    contrast = replace(contrast, query_segments=same, key_segments=same, query_steps=same)
+    terms = TemporalContrast(temperature=0.5, segments=2)(contrast, "slow")
+    local, whole = math.log1p(2 * math.exp(-2)) / 2, math.log1p(math.exp(-2)) / 2
+    assert float(terms["local_local"]) == pytest.approx(local, rel=1e-5)
+    assert float(terms["global_local"]) == pytest.approx(whole, rel=1e-5)
+    assert float(terms["loss"]) == pytest.approx(local + whole, rel=1e-5)
+
+
+def test_temporal_contrast_of_nothing_is_refused() -> None:
+    with pytest.raises(RecipeError, match="nothing is left"):
+        TemporalContrast(local_local=0, global_local=0)
 
 
 def test_infonce_of_two_opposite_clips() -> None:

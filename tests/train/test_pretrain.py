@@ -217,14 +217,20 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bits(
     assert environment["command"][:3] == ["vcsf", "pretrain", "smoke"]
 
 
-def test_a_bank_goes_on_to_the_same_bits(tiny_data: Path, tmp_path: Path) -> None:
-    bank = {"loss": "{name: cross_pathway_bank, neighbours: 2, positives: mutual}"}
+def test_a_bank_and_an_auxiliary_loss_go_on_to_the_same_bits(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    bank = {
+        "loss": "{name: cross_pathway_bank, neighbours: 2, positives: mutual}",
+        "auxiliary_losses": "[{name: temporal_contrast, segments: 2, global_local: 0}]",
+    }
     called(*arguments(tiny_data, Path("whole"), **bank), cwd=tmp_path)
     whole = only_run(tmp_path / "whole")
     assert [row["step"] for row in records(whole) if row["loss"]][-1] == "20"  # one epoch fills it
     assert all(0 <= float(row["slow_mined"]) <= 2 for row in records(whole) if row["loss"])
     hold(tmp_path, 10)
-    process = started(tmp_path, tiny_data, "--set", f"loss={bank['loss']}")
+    sets = [part for key, value in bank.items() for part in ("--set", f"{key}={value}")]
+    process = started(tmp_path, tiny_data, *sets)
     wait_for_steps(process, tmp_path, 7)
     process.kill()
     process.communicate()

@@ -25,11 +25,14 @@ backbone: {channels: [4, 4, 8, 8]}
 head: {hidden: 8, dim: 4}
 loss: {queue: 4}
 train: {batch: 4, epochs: 3, log_every: 1, check_every: 2, norm: frozen}
+slow: {temporal_strides: [1, 1, 1, 1]}
+auxiliary_losses: [{name: temporal_contrast, segments: 2, pathways: [slow]}]
 stages:
   - {}
   - loss: {name: cross_pathway, queue: 4, neighbours: 2, drop_own: 0.0, positives: union}
     train: {pathways: [slow], epochs: 3}
   - loss: {name: cross_pathway_bank, neighbours: 2, drop_own: 0.0}
+    auxiliary_losses: []
     train: {epochs: 3}
 """
 KILLS_ALL = """

@@ -14,12 +14,16 @@ from vcsf_cli.config.recipe import load
 from vcsf_cli.data.clips import Batch, EvalClips, TwoViewClips
 from vcsf_cli.data.loader import ResumableBatchSampler, training_loader
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.errors import RecipeError
 from vcsf_cli.features.extract import extract
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import build
-from vcsf_cli.train.checks import training_rows
+from vcsf_cli.train.checks import check_losses, training_rows
 from vcsf_cli.train.compute import Compute
 from vcsf_cli.train.task import PretrainTask
+
+STEPS = ["sampler.frames=16", "fast.temporal_strides=[2, 2, 1, 1]"]
+"""Fast has 4 time steps."""
 
 DEVICE = torch.device("meta")
 """Stands in for a GPU: its tensors have no values that the host could read."""
@@ -89,6 +93,7 @@ def parts(
         ["augment.colour=1", "augment.blur=1", "augment.grey=1", "augment.erase=1"],
         ["motion={name: short_term, after: [2]}"],
         ["motion={name: correlation, after: [3]}"],
+        ["auxiliary_losses=[{name: temporal_contrast, pathways: [fast]}]", *STEPS],
     ],
 )
 def test_a_step_never_waits_for_the_device(assignments: list[str], tiny_data: Path) -> None:
@@ -124,3 +129,87 @@ def test_the_check_asks_every_clip_for_its_nearest_of_another_recording(tiny_dat
             others = [other for other in range(len(rows)) if sources[other] != sources[clip]]
             right += labels[max(others, key=lambda other: cosine[clip, other])] == labels[clip]
         assert found[f"{pathway}_check_R@1"] == pytest.approx(right / len(rows))
+
+
+TEMPORAL = "{name: temporal_contrast, weight: 0.5, pathways: [fast]}"
+
+
+def test_an_auxiliary_loss_is_added_to_the_pathways_that_it_names(tiny_data: Path) -> None:
+    """Of the clips whose views show one window; where there are none, it is zero."""
+    cpu, rows = torch.device("cpu"), []
+    for same in (1, 0.5):
+        task, batches = parts(
+            tiny_data, f"auxiliary_losses=[{TEMPORAL}]", f"sampler.same_window={same}", *STEPS,
+            device=cpu,
+        )  # fmt: skip
+        for batch in batches[:2]:
+            batch["same_window"] &= bool(rows)  # none in the first batch
+            ((_, terms),) = task.step(batch)
+            segments = cast(Any, task._last).query_segments
+            assert list(segments) == ["fast"]
+            rows.append(len(segments["fast"]))
+            assert rows[-1] == batch["same_window"].sum()
+            temporal = terms["fast_temporal_contrast_local_local"]
+            temporal = temporal + terms["fast_temporal_contrast_global_local"]
+            torch.testing.assert_close(terms["fast_temporal_contrast_loss"], temporal)
+            assert bool(temporal > 0) == (rows[-1] > 0)
+            fast = terms["fast_infonce_loss"] + 0.5 * temporal
+            torch.testing.assert_close(terms["fast_loss"], fast)
+            assert "slow_temporal_contrast_loss" not in terms
+            torch.testing.assert_close(terms["loss"], terms["slow_loss"] + fast)
+    assert rows[:2] == [0, 4]
+    assert 0 < rows[2] + rows[3] < 8
+
+
+def test_a_temporal_loss_by_itself_falls(tiny_data: Path) -> None:
+    """Local-local begins near log(7), the logarithm of the segments compared, and so on."""
+    task, batches = parts(
+        tiny_data,
+        "loss={name: temporal_contrast}",
+        "sampler.same_window=1",
+        "train.pathways=[fast]",
+        *STEPS,
+        device=torch.device("cpu"),
+    )
+    optimizer = torch.optim.Adam(task.parameters(), 3e-3)
+    losses = []
+    for batch in batches[:1] * 30:
+        ((_, terms),) = task.step(batch)
+        optimizer.zero_grad()
+        terms["loss"].backward()  # type: ignore[no-untyped-call]  # torch's
+        optimizer.step()
+        task.after_step()
+        losses.append(float(terms["loss"].detach()))
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (["sampler.same_window=0", *STEPS], "`sampler` never gives two views of the same window"),
+        (["sampler.frames=20"], "`segments` cuts windows of 20 frames into 8 segments"),
+        (["sampler.frames=8"], "`segments` cuts windows of 8 frames into 8 segments"),
+        (["sampler.frames=16"], "`segments` wants 8 spans of time, but the features of the fast"),
+    ],
+)
+def test_what_segments_need_is_checked(assignments: list[str], message: str) -> None:
+    auxiliary = TEMPORAL.replace("weight", "segments: 8, weight")
+    recipe = load("smoke", [f"auxiliary_losses=[{auxiliary}]", *assignments])
+    with pytest.raises(RecipeError) as error:
+        check_losses(recipe)
+    assert error.value.message.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ("infonce", "names `infonce`, which is a loss of the stage already"),
+        ("cross_pathway", "names `cross_pathway`, which finds positives"),
+        ("{name: supervised, queue: 3}", "names `supervised` with queue 3, where `infonce` has 64"),
+    ],
+)
+def test_an_auxiliary_loss_must_fit_the_others(loss: str, message: str) -> None:
+    recipe = load("smoke", [f"auxiliary_losses=[temporal_contrast, {loss}]"])
+    with pytest.raises(RecipeError) as error:
+        check_losses(recipe)
+    assert error.value.message.startswith(f"`auxiliary_losses` {message}")

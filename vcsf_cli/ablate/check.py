@@ -9,7 +9,7 @@ from vcsf_cli.ablate.estimate import Costs
 from vcsf_cli.ablate.plan import Plan
 from vcsf_cli.ablate.rows import RunSpec
 from vcsf_cli.errors import DataError, InputError, RunError, VcsfError
-from vcsf_cli.train.checks import check_samplers, training_rows
+from vcsf_cli.train.checks import check_losses, check_samplers, training_rows
 
 
 def check(plan: Plan, costs: Costs, prepared: bool, allow_seen: bool = False) -> None:
@@ -27,6 +27,7 @@ def check(plan: Plan, costs: Costs, prepared: bool, allow_seen: bool = False) ->
     for spec in {spec.row.name: spec for spec in plan.specs}.values():
         try:
             check_samplers(spec.recipe)
+            check_losses(spec.recipe)
             costs.network(spec)
         except VcsfError as error:
             kind = InputError if isinstance(error, InputError) else DataError

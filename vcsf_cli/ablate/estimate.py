@@ -20,7 +20,7 @@ from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data.manifest import official_split
 from vcsf_cli.errors import RunError
 from vcsf_cli.model.cost import pathway_costs
-from vcsf_cli.model.parts import build_loss, build_sampler
+from vcsf_cli.model.parts import Geometry, StageLoss, build_sampler, same_window_share
 from vcsf_cli.model.pathways import build, stage_channels
 from vcsf_cli.narrate import duration
 from vcsf_cli.runs import stages
@@ -167,14 +167,21 @@ class Costs:
         """Operations for a training clip in each stage.
 
         A pathway that learns encodes a query, whose gradient costs twice as much again, and a key;
-        a frozen one encodes a key where the loss asks for it."""
+        a frozen one encodes a key where the loss asks for it. Segments cost as much a frame, for
+        the clips of which both views show the same window."""
         network, found = self.network(spec), []
         for stage in spec.recipe.stages:
-            crosses = build_loss(stage).crosses
-            factors = {
-                name: 4 if name in stage.train.pathways else int(crosses) for name in PATHWAYS
+            loss, sampler = StageLoss(stage), build_sampler(stage)
+            factors: dict[str, float] = {
+                name: 4 if name in stage.train.pathways else int(loss.crosses) for name in PATHWAYS
             }
-            found.append(sum(factor * network.flops[name] for name, factor in factors.items()))
+            for name, count in loss.segments.items():
+                geometry = Geometry.from_sampler(sampler)
+                frames = count * geometry.segment_frames(name, count)
+                share = same_window_share(sampler) * frames / len(geometry.positions[name])
+                factors[name] *= 1 + share
+            flops = sum(factor * network.flops[name] for name, factor in factors.items())
+            found.append(round(flops))
         return found
 
     def remaining(self) -> list[RemainingWork]:

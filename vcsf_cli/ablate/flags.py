@@ -13,7 +13,7 @@ from vcsf_cli.config.schema import DEFAULTS, NO_MOTION, Stage
 from vcsf_cli.config.table import Draft
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import InputError
-from vcsf_cli.model.parts import build_loss
+from vcsf_cli.model.parts import StageLoss
 
 _PLAIN_LOSS: str = DEFAULTS["loss"]["name"]
 
@@ -133,7 +133,7 @@ def override(
 
 def _mines_positives(stage: Stage) -> bool:
     """Whether pathways find positives for each other in a stage."""
-    return hasattr(build_loss(stage), "mined")
+    return StageLoss(stage).mined is not None
 
 
 def _cross_pathway_prefixes(recipe: Recipe, flag: str) -> list[str]:

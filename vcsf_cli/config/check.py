@@ -6,8 +6,9 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import Any, Literal, TypeVar, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin
 
+from annotated_types import Gt, MinLen
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -22,6 +23,12 @@ from vcsf_cli.errors import RecipeError, UnknownName, VcsfError, did_you_mean
 
 _MOTION_KEYS: Mapping[str, tuple[Any, Any]] = {"after": (list[int], [2, 3, 4])}
 """Annotation and default of vcsf's own keys of the node `motion`."""
+
+AUXILIARY_KEYS: Mapping[str, tuple[Any, Any]] = {
+    "weight": (Annotated[float, Gt(0)], 1.0),
+    "pathways": (Annotated[tuple[Literal["slow", "fast"], ...], MinLen(1)], PATHWAYS),
+}
+"""The same for the entries of `auxiliary_losses`."""
 
 PATHWAY_KEYS: Mapping[str, tuple[Any, Any]] = {"input": (Literal["rgb", "difference"], "rgb")}
 """The same for the nodes `slow` and `fast`; their other keys override the backbone's."""
@@ -123,7 +130,10 @@ class Checker:
             elif key not in tree:
                 nodes[key] = field.get_default()
             elif key in COMPONENTS:
-                nodes[key] = self._component(key, tree[key], path)
+                own = _MOTION_KEYS if key == "motion" else {}
+                nodes[key] = self._component(COMPONENTS[key], tree[key], path, own)
+            elif key == "auxiliary_losses":
+                nodes[key] = self._auxiliary_losses(tree[key], path)
             else:
                 nodes[key] = self.node(cast(type[BaseModel], field.annotation), tree[key], path)
         optim, train = nodes["optim"], nodes["train"]
@@ -132,20 +142,38 @@ class Checker:
         # The nodes are validated already.
         return None if None in nodes.values() else Stage.model_construct(**nodes)
 
-    def _component(self, key: str, tree: Any, path: Path) -> schema.Component | None:
+    def _auxiliary_losses(self, tree: Any, path: Path) -> tuple[schema.Component, ...] | None:
+        if not isinstance(tree, list):
+            self.problem(
+                f"{self.place(*path)} is not a list of losses",
+                "write a list of names, or of nodes such as `{name: NAME, weight: 0.5}`",
+            )
+            return None
+        found = [
+            self._component("loss", entry, (*path, index), AUXILIARY_KEYS)
+            for index, entry in enumerate(tree)
+        ]
+        valid = tuple(loss for loss in found if loss)
+        return valid if len(valid) == len(found) else None
+
+    def _component(
+        self, kind: str, tree: Any, path: Path, own: Mapping[str, tuple[Any, Any]]
+    ) -> schema.Component | None:
         node = self.node(schema.Component, tree, path)
         if node is None:
             return None
         try:
-            component = registry.load().find(COMPONENTS[key], node.name, self.place(*path, "name"))
+            component = registry.load().find(kind, node.name, self.place(*path, "name"))
         except RecipeError as problem:
             self.add(problem)
             return None
-        own = _MOTION_KEYS if key == "motion" else {}
         settings = self.settings(component, node.settings, path, own)
-        if settings is None or (key in _CHEAP and not self._builds(component, settings, path)):
+        if settings is None:
             return None
-        if key == "motion" and node.name == schema.NO_MOTION:
+        theirs = {name: value for name, value in settings.items() if name not in own}
+        if kind in _CHEAP and not self._builds(component, theirs, path):
+            return None
+        if kind == "motion" and node.name == schema.NO_MOTION:
             del settings["after"]  # it has no effect: recipes that differ in it alone are equal
         return schema.Component.model_construct(name=node.name, **settings)
 

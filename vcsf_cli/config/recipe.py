@@ -108,11 +108,19 @@ def _read_extended(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any],
 
 
 def _expand_names(node: dict[str, Any], marks: Marks, path: strict_yaml.Path) -> None:
-    """Replace `motion: none` by `motion: {name: none}`, in a recipe and in its stages."""
+    """Replace `motion: none` by `motion: {name: none}` and the like, in a recipe and in its
+    stages."""
     for key in COMPONENTS:
         if isinstance(node.get(key), str):
             node[key] = {"name": node[key]}
             marks[(*path, key, "name")] = marks.get((*path, key), "")
+    added = node.get("auxiliary_losses")
+    added = added if isinstance(added, list) else []
+    for index, loss in enumerate(added):
+        if isinstance(loss, str):
+            added[index] = {"name": loss}
+            place = (*path, "auxiliary_losses", index)
+            marks[(*place, "name")] = marks.get(place, "")
     stages = node.get("stages")
     for index, stage in enumerate(stages if isinstance(stages, list) else []):
         if isinstance(stage, dict):
@@ -268,7 +276,8 @@ def resolve(tree: dict[str, Any], marks: Marks, problems: Sequence[RecipeError] 
     whole, *plain = (stage.model_dump(mode="json") for stage in valid)
     whole = top.model_dump() | whole
     whole["stages"] = [
-        {key: value for key, value in full.items() if key in stage}
+        # `auxiliary_losses: []` says that a stage leaves out those of the top level.
+        {key: full.get(key, stage[key]) for key in Stage.model_fields if key in stage}
         for stage, full in zip(stages, plain, strict=True)
     ]
     return Recipe(top.name, top.seed, whole, tuple(valid[1:] or valid))

@@ -209,7 +209,7 @@ _Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 
 
 def _is_default(value: Any) -> bool:
-    return value in (None, Init())
+    return value in (None, (), Init())
 
 
 class Init(Node):
@@ -229,10 +229,15 @@ class Stage(Node):
     motion: Component
     head: Head = Head()
     loss: Component
+    auxiliary_losses: tuple[Component, ...] = Field(default=(), exclude_if=_is_default)
     optim: Optim = Optim()
     train: Train
     speed: Speed = Speed()
     init: Init = Field(default=Init(), exclude_if=_is_default)
+
+    @property
+    def loss_names(self) -> str:
+        return " + ".join(loss.name for loss in (self.loss, *self.auxiliary_losses))
 
 
 NO_MOTION = "none"

@@ -51,10 +51,9 @@ class TwoViewClips(Dataset[Batch]):
         epoch, row = key
         rng = np.random.default_rng((self.seed, epoch, row))
         views = self.sampler.sample(int(self.numbers.frames[row]), rng)
-        base = augmentation.draw_base(
-            self.augment, np.array_equal(views[0].window, views[1].window), rng
-        )
-        return self._read(row, views, base, rng)
+        same = np.array_equal(views[0].window, views[1].window)
+        base = augmentation.draw_base(self.augment, same, rng)
+        return {**self._read(row, views, base, rng), "same_window": same}
 
     def _read(
         self, row: int, views: Sequence[View], base: Sequence[bool], rng: np.random.Generator

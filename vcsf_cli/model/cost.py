@@ -32,7 +32,7 @@ class _Cost:
     flops: int
 
 
-_WRONG_SHAPES = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError)
+WRONG_SHAPES = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError)
 """Errors of torch and of parts when clips are too small for them."""
 
 
@@ -56,7 +56,7 @@ def pathway_costs(
         (begin, end), positions = geometry.parts[name], torch.tensor(geometry.positions[name])
         try:
             found[name] = costs(model.pathway(name), positions, end - begin, size)
-        except _WRONG_SHAPES as error:
+        except WRONG_SHAPES as error:
             raise InputError(
                 f"backbone `{stage.backbone.name}` can't read clips of {len(positions)} frames of "
                 f"{size} x {size} pixels in the {name} pathway: {str(error).splitlines()[0]}",

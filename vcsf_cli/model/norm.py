@@ -40,15 +40,17 @@ class SplitBatchNorm(_BatchNorm):
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             share = 1 / float(self.num_batches_tracked) if share is None else share
+        # Of a few clips, such as segments of those that show them, a part has two or all are one.
+        parts = max(1, min(self.parts, len(input) // 2))
         # All parts together move the statistics as one batch would.
-        share = 1 - (1 - (share or 0.0)) ** (1 / self.parts)
+        share = 1 - (1 - (share or 0.0)) ** (1 / parts)
         statistics = self.running_mean, self.running_var
         return torch.cat(
             [
                 functional.batch_norm(
                     part, *statistics, self.weight, self.bias, True, share, self.eps
                 )
-                for part in input.tensor_split(self.parts)
+                for part in input.tensor_split(parts)
             ]
         )
 

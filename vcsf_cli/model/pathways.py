@@ -39,8 +39,8 @@ class Head(nn.Module):
         )
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Unit-length embeddings (B, D) of pooled features (B, C)."""
-        return functional.normalize(self.layers(pooled).float(), dim=1)
+        """Unit-length embeddings (..., D) of pooled features (..., C)."""
+        return functional.normalize(self.layers(pooled).float(), dim=-1)
 
 
 class Pathway(nn.Module):
@@ -204,10 +204,45 @@ class TwoPathways(Networks):
 
     def forward(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Embeddings (B, D) by pathway, arguments as of `features`."""
-        found = {}
+        return self.with_steps(windows, positions, {})[0]
+
+    def with_steps(
+        self, windows: Windows, positions: Mapping[str, Tensor], counts: Mapping[str, int]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Embeddings (B, D) by pathway, arguments as of `features`; and (B, n, D) of the same
+        features in n equal spans of time, for pathways with a count n that divides their steps."""
+        whole, steps = {}, {}
         for name, clip, window in self._inputs(windows, positions):
             pathway = self.pathway(name)
-            found[name] = pathway.head(pathway(clip, window))
+            if name not in counts:
+                whole[name] = pathway.head(pathway(clip, window))
+                continue
+            over_time = pathway(clip, window, pooled=False).mean((3, 4)).transpose(1, 2)
+            whole[name] = pathway.head(over_time.mean(1))
+            spans = [span.mean(1) for span in over_time.chunk(counts[name], 1)]
+            steps[name] = pathway.head(torch.stack(spans, 1))
+        return whole, steps
+
+    def segments(
+        self, windows: Windows, positions: Mapping[str, Tensor], counts: Mapping[str, int]
+    ) -> dict[str, Tensor]:
+        """Embeddings (B, n, D) of n equal segments of a window, each a clip of its own, by the
+        pathways that have a count n; windows and positions as of `features`.
+
+        Of a segment a pathway reads as many frames, evenly spread, as of the whole window, or all
+        if the segment has fewer."""
+        found = {}
+        for name, count in counts.items():
+            window = pathway_window(windows, name)
+            batch, channels, _, *size = window.shape
+            segment = window.reshape(batch, channels, count, -1, *size).transpose(1, 2)
+            segment = segment.flatten(0, 1)  # without a copy where the channel is last in memory
+            length = segment.shape[2]
+            frames = min(length, positions[name].shape[1])
+            own = (torch.arange(frames) * length // frames).expand(len(segment), -1)
+            pathway = self.pathway(name)
+            embeddings = pathway.head(pathway(pathway.clip(segment, own), segment))
+            found[name] = embeddings.view(-1, count, embeddings.shape[1])
         return found
 
 

@@ -81,7 +81,7 @@ class Stages:
         stage = self.run.recipe.stages[index]
         entry = {
             "stage": index + 1,
-            "loss": stage.loss.name,
+            "loss": stage.loss_names,
             "trains": list(stage.train.pathways),
             "epochs": stage.train.epochs,
             "weights_before": weight_digests(model),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 
@@ -11,11 +12,11 @@ import torch
 from vcsf_cli import registry
 from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.config.schema import Stage
-from vcsf_cli.contracts import Indices, View
+from vcsf_cli.contracts import Indices, Sampler, View
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.errors import DataError, InputError
-from vcsf_cli.model.cost import pathway_costs
-from vcsf_cli.model.parts import build_loss, build_sampler
+from vcsf_cli.errors import DataError, InputError, RecipeError
+from vcsf_cli.model.cost import WRONG_SHAPES, pathway_costs
+from vcsf_cli.model.parts import Geometry, StageLoss, build_sampler, same_window_share
 from vcsf_cli.model.pathways import TwoPathways, build
 
 _LEAST_CLIPS = {"batch": 2, "split": 2}
@@ -30,7 +31,7 @@ def check_recipe(recipe: Recipe, data: Path | str) -> list[str] | None:
         VcsfError: If the recipe is wrong.
     """
     check_samplers(recipe)
-    build(recipe)
+    check_losses(recipe, build(recipe))
     try:
         manifest = Manifest.find(data, recipe.first_stage.data.name)
     except InputError:
@@ -74,7 +75,7 @@ def training_rows(recipe: Recipe, manifest: Manifest) -> Indices:
             f"set a smaller train.batch, such as --set train.batch={max(2, len(rows) // 4)}",
         )
     for index, stage in enumerate(recipe.stages):
-        loss, batches = build_loss(stage), len(rows) // stage.train.batch * stage.train.epochs
+        loss, batches = StageLoss(stage), len(rows) // stage.train.batch * stage.train.epochs
         if loss.bank_momentum is not None and stage.train.epochs < 2:
             raise DataError(
                 f"loss `{stage.loss.name}` fills its bank in the first epoch, and "
@@ -155,13 +156,84 @@ def check_shapes(recipe: Recipe, model: TwoPathways) -> None:
         pathway_costs(model, stage, build_sampler(stage))
 
 
+def check_losses(recipe: Recipe, model: TwoPathways | None = None) -> None:
+    """Check the losses of every stage, and that what they see of segments can be had.
+
+    Args:
+        model: The recipe's networks, built where they are needed if None.
+
+    Raises:
+        InputError: If losses don't fit each other, the sampler, or the networks.
+    """
+    for stage in recipe.stages:
+        loss = StageLoss(stage)
+        wanted = loss.segments | loss.steps
+        if not wanted:
+            continue
+        sampler = build_sampler(stage)
+        if not same_window_share(sampler):
+            raise RecipeError(
+                "never gives two views of the same window, which a loss of segments needs",
+                "set sampler.same_window above 0",
+                key="sampler",
+            )
+        model = model or build(recipe)
+        for pathway in wanted:
+            segments, steps = loss.segments.get(pathway), loss.steps.get(pathway)
+            _check_segments(stage, model, sampler, pathway, segments, steps)
+
+
+def _check_segments(
+    stage: Stage,
+    model: TwoPathways,
+    sampler: Sampler,
+    pathway: str,
+    segments: int | None,
+    steps: int | None,
+) -> None:
+    """Check that a pathway's window can be cut into segments that it can read, and that the
+    features of the whole have time steps to divide."""
+    geometry = Geometry.from_sampler(sampler)
+    begin, end = geometry.parts[pathway]
+    if segments and ((end - begin) % segments or end - begin < 2 * segments):
+        raise RecipeError(
+            f"cuts windows of {end - begin} frames into {segments} segments: they must be equal, "
+            "with two frames or more",
+            "change the number of segments, or sampler.frames",
+            key="segments",
+        )
+    blank = copy.deepcopy(model).eval()
+    window = torch.zeros(1, 3, end - begin, stage.data.size, stage.data.size)
+    positions = {pathway: torch.tensor(geometry.positions[pathway])[None]}
+    with torch.no_grad():
+        if segments:
+            try:
+                blank.segments(window, positions, {pathway: segments})
+            except WRONG_SHAPES as error:
+                raise InputError(
+                    f"backbone `{stage.backbone.name}` can't read segments of "
+                    f"{geometry.segment_frames(pathway, segments)} frames in the {pathway} pathway: "
+                    f"{str(error).splitlines()[0]}",
+                    "set sampler.frames higher, or take fewer segments",
+                ) from error
+        had = blank.features(window, positions, pooled=False)[pathway].shape[2]
+    if steps and had % steps:
+        raise RecipeError(
+            f"wants {steps} spans of time, but the features of the {pathway} pathway have {had} "
+            "time steps",
+            f"take fewer segments, fewer strides along time ({pathway}.temporal_strides), or the "
+            "setting of the loss that does without",
+            key="segments",
+        )
+
+
 def warnings_for(recipe: Recipe, clips: int) -> list[str]:
     """Warnings about settings that are allowed but seldom meant, for a number of training clips."""
     staged = bool(recipe.tree["stages"])
     found = []
     stages_by_queue: dict[int, list[str]] = {}
     for number, stage in enumerate(recipe.stages, start=1):
-        stages_by_queue.setdefault(build_loss(stage).queue, []).append(str(number))
+        stages_by_queue.setdefault(StageLoss(stage).queue, []).append(str(number))
         where = f" in stage {number}" if staged else ""
         optim, epochs = stage.optim, stage.train.epochs
         if optim.schedule != "step" and optim.drops:

@@ -17,6 +17,7 @@ from vcsf_cli.narrate import duration, say
 from vcsf_cli.runs.run import WITH_LABELS, Run, open_run, run_folder
 from vcsf_cli.train.checks import (
     check_batches,
+    check_losses,
     check_samplers,
     check_shapes,
     training_rows,
@@ -47,6 +48,7 @@ class Launch:
         resumes = Run(self.folder, recipe).checkpoint.exists()
         self.model = build(recipe, weights_follow=resumes)
         check_shapes(recipe, self.model)
+        check_losses(recipe, self.model)
         self.weights = InitialWeights()
         if not resumes:
             self.weights = read_initial_weights(recipe, init, self.model)

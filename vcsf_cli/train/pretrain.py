@@ -124,7 +124,7 @@ class Trainer:
         stage, is_left = stages[index], position.epoch < stages[index].train.epochs
         if is_left and len(stages) > 1:
             pathways = " and ".join(stage.train.pathways)
-            what = f"{stage.loss.name}, {pathways}, {stage.train.epochs} epochs"
+            what = f"{stage.loss_names}, {pathways}, {stage.train.epochs} epochs"
             say(f"stage {index + 1} of {len(stages)}: {what}")
         task, optimizer = self._build_task(index)
         self.stages.begin(index, self.model)

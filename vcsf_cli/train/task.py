@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -10,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vcsf_cli import registry
 from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.config.schema import Stage
 from vcsf_cli.contracts import PATHWAYS, Contrast, Indices
@@ -27,7 +27,7 @@ from vcsf_cli.features.neighbours import (
 )
 from vcsf_cli.model.momentum import Bank, Queue, ema_update, key_encoder
 from vcsf_cli.model.norm import batch_norms, split_batch_norms
-from vcsf_cli.model.parts import Loss, build_loss, build_sampler
+from vcsf_cli.model.parts import StageLoss, build_sampler
 from vcsf_cli.model.pathways import TwoPathways
 from vcsf_cli.narrate import say
 from vcsf_cli.storage import checkpoint
@@ -80,7 +80,7 @@ class PretrainTask(Task):
                 self.key_encoder.pathway(pathway).compile()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.loss = cast(Loss, fabric.to_device(build_loss(stage)))
+            self.loss = cast(StageLoss, fabric.to_device(StageLoss(stage)))
         self.waits_for_queue = self.loss.waits_for_queue
         self.queue = cast(Queue | Bank, fabric.to_device(self._build_queue(rows, recipe.seed)))
         self.key_pathways = list(PATHWAYS) if self.loss.crosses else self.trained
@@ -151,33 +151,44 @@ class PretrainTask(Task):
         for part, own in zip(_split(batch, parts), _split(key, parts), strict=True):
             inputs = self._inputs(part, 0, self.trained)
             with self.fabric.autocast():
-                query = self.model(*inputs)
-            contrast = self._last = self._contrast(part, query, own)
+                query, steps = self.model.with_steps(*inputs, self.loss.steps)
+            contrast = replace(
+                self._contrast(part, query, own), **self._over_time(part, query, steps)
+            )
+            self._last = contrast
             terms: Terms = {}
             for pathway in self.trained:
-                for name, value in self._loss(contrast, pathway).items():
+                for name, value in self.loss(contrast, pathway).items():
                     terms[f"{pathway}_{name}"] = value
             terms["loss"] = torch.stack(
                 [terms[f"{pathway}_loss"] for pathway in self.trained]
             ).sum()
             yield len(part["video"]) / size, terms
 
-    def _loss(self, contrast: Contrast, pathway: str) -> Terms:
-        """The terms of the loss for a pathway.
-
-        Raises:
-            PluginError: If they are not what the hook asks for.
-        """
-        name = self.stage.loss.name
-        with registry.blame(registry.load().find("loss", name).plugin, f"loss `{name}`"):
-            terms: Terms = self.loss(contrast, pathway)
-            if (
-                not isinstance(terms, Mapping)
-                or "loss" not in terms
-                or any(value.numel() != 1 for value in terms.values())
-            ):
-                raise TypeError("`forward` must return a dict of scalars, `loss` among them")
-        return terms
+    def _over_time(
+        self, batch: Batch, query: Mapping[str, Tensor], steps: Mapping[str, Tensor]
+    ) -> dict[str, Any]:
+        """What the loss sees of segments and steps, of the clips of which both views show the same
+        window; nothing if it asks for nothing."""
+        counts = self.loss.segments
+        if not counts and not steps:
+            return {}
+        rows = batch["same_window"].nonzero().flatten()
+        same = {name: values[_send(rows, values)] for name, values in batch.items()}
+        # Without clips nothing goes through the networks, whose batch norms need some.
+        none = {name: query[name][:0, None].expand(-1, n, -1) for name, n in counts.items()}
+        own, keys = none, none
+        if len(rows):
+            own_inputs, key_inputs = (self._inputs(same, view, list(counts)) for view in (0, 1))
+            with self.fabric.autocast():
+                own = self.model.segments(*own_inputs, counts)
+                with torch.no_grad():
+                    keys = self.key_encoder.segments(*key_inputs, counts)
+        return {
+            "query_segments": own,
+            "key_segments": keys,
+            "query_steps": {name: value[_send(rows, value)] for name, value in steps.items()},
+        }
 
     @torch.no_grad()
     def _keys(self, batch: Batch) -> dict[str, Tensor]:
@@ -233,12 +244,12 @@ class PretrainTask(Task):
         keys, queued = self._gathered
         if self.queue.slots:
             keys, queued = self.queue.keys(), {name: self.queue.get_buffer(name) for name in ids}
+        numbers: dict[str, Any] = ids | {f"queue_{name}": value for name, value in queued.items()}
         return Contrast(
             query={pathway: query.get(pathway) for pathway in PATHWAYS},
             key=key,
             queue=keys,
-            **ids,
-            **{f"queue_{name}": values for name, values in queued.items()},
+            **numbers,
         )
 
     def after_step(self) -> None:
@@ -267,9 +278,8 @@ class PretrainTask(Task):
         for pathway in self.trained:
             query, key = cast(Tensor, contrast.query[pathway]), contrast.key[pathway]
             found = monitor.embedding_metrics(query, key)
-            mined = getattr(self.loss, "mined", None)
-            if mined is not None:
-                found |= monitor.positive_metrics(contrast, mined(contrast, pathway))
+            if self.loss.mined is not None:
+                found |= monitor.positive_metrics(contrast, self.loss.mined(contrast, pathway))
             metrics |= {f"{pathway}_{name}": value for name, value in found.items()}
             self._warn(monitor.collapse_warning(pathway, found["effective_rank"], key.shape))
         if len(self.key_pathways) == 2:
@@ -321,7 +331,8 @@ class PretrainTask(Task):
             "model": self.model,
             "keys": self.key_encoder,
             "queue": self.queue,
-            "loss": self.loss,
+            "loss": self.loss.main,
+            "auxiliary": self.loss.auxiliary,
         }
         return {name: part.state_dict() for name, part in parts.items()}
 
@@ -329,7 +340,8 @@ class PretrainTask(Task):
         checkpoint.load_weights(self.model, state["model"], path)
         checkpoint.load_weights(self.key_encoder, state["keys"], path)
         checkpoint.load_weights(self.queue, state["queue"], path)
-        checkpoint.load_weights(self.loss, state.get("loss", {}), path)
+        checkpoint.load_weights(self.loss.main, state.get("loss", {}), path)
+        checkpoint.load_weights(self.loss.auxiliary, state.get("auxiliary", {}), path)
 
 
 def _split(values: Mapping[str, Tensor], parts: int) -> Iterator[dict[str, Tensor]]:
