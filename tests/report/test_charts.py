@@ -150,6 +150,23 @@ def test_a_training_is_drawn_from_its_metrics(tmp_path: Path) -> None:
     assert training_charts(path)[0].borders == [(40, "stage 3")]
 
 
+def test_each_part_of_a_sum_of_losses_is_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text(
+        "step,slow_loss,slow_a_loss,slow_b_c_loss,slow_b_c_other,fast_loss,fast_a_loss\n"
+        "1,5,3,2,9,4,4\n2,4,3,1,9,3,3\n"
+    )
+    drawn = {
+        chart.title: {line.name: [y for _, y in line.points] for line in chart.lines}
+        for chart in training_charts(path)
+    }
+    assert drawn == {
+        "Loss": {"slow": [5, 4], "fast": [4, 3]},
+        "Loss `a`": {"slow": [3, 3], "fast": [4, 3]},
+        "Loss `b_c`": {"slow": [2, 1]},
+    }
+
+
 def test_a_long_training_is_thinned_to_means(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     count = 4 * MOST_POINTS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -248,8 +249,8 @@ def _read_metrics(path: Path) -> pd.DataFrame:
 
 
 def training_charts(metrics: Path) -> list[Chart]:
-    """Curves of a training from its `metrics.csv`: losses, the check's R@1, the precision of mined
-    positives and the learning rate. Without the file there are none."""
+    """Curves of a training from its `metrics.csv`: losses, with each part of a sum, the check's R@1,
+    the precision of mined positives and the learning rate. Without the file there are none."""
     table = _read_metrics(metrics)
     if not len(table):
         return []
@@ -257,7 +258,13 @@ def training_charts(metrics: Path) -> list[Chart]:
     begins = table[stage.ne(stage.shift())].index[1:]
     borders = [(float(table["step"][index]), f"stage {stage[index]:g}") for index in begins]
     charts = []
-    for title, column, unit, factor, from_zero in _CURVES:
+    parts = dict.fromkeys(
+        found[1]
+        for name in table
+        if (found := re.fullmatch(r"(?:slow|fast)_(\w+)_loss", str(name)))
+    )
+    added = [(f"Loss `{part}`", f"{{}}_{part}_loss", "", 1.0, False) for part in parts]
+    for title, column, unit, factor, from_zero in (_CURVES[0], *added, *_CURVES[1:]):
         lines = _logged_lines(
             [(name, table, column.format(name), name) for name in PATHWAYS_AND_BOTH], factor
         )
