@@ -384,6 +384,12 @@ def test_every_picture_has_a_text_and_a_shape(opened: Browser, measured: Path) -
     shapes = opened.evaluate(f"{pictures}.map((e) => [e.alt, e.naturalWidth, e.naturalHeight])")
     assert len(shapes) == 4 * (1 + 3 * 3)
     assert all(len(alt) > 10 and width == frames * height > 0 for alt, width, height in shapes)
+    maps = "[...document.querySelectorAll('figure img')]"
+    opened.wait(f"{maps}.every((e) => e.complete)")
+    seen = opened.evaluate(f"{maps}.map((e) => [e.alt, e.naturalWidth, e.naturalHeight])")
+    # Two frames, and maps of the modules after stages 2 to 4.
+    assert seen == [[seen[0][0], 160, 320]] * 4
+    assert "motion modules" in seen[0][0]
     drawings = opened.evaluate(
         "[...document.querySelectorAll('svg[role=img]')].map((e) => e.getAttribute('aria-label'))"
     )

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from vcsf_cli.data.clips import EvalClips
+from vcsf_cli.encoders.run import RunSource
 from vcsf_cli.encoders.source import VARIANTS
 from vcsf_cli.evaluate.clusters import CLUSTERS, METRICS, SEEDS, Clustering
 from vcsf_cli.evaluate.evaluation import Evaluation
@@ -17,7 +19,9 @@ from vcsf_cli.features.cache import load_features
 from vcsf_cli.features.neighbours import centred_unit, measured_pathways
 from vcsf_cli.report.charts import Chart, Line, training_charts
 from vcsf_cli.report.clips import build_clips, build_clusters
+from vcsf_cli.report.motion import motion_section
 from vcsf_cli.report.page import Figure, Interval, Section, Table, page
+from vcsf_cli.report.pictures import frames_to_show
 from vcsf_cli.runs import results
 from vcsf_cli.storage import files
 
@@ -51,6 +55,9 @@ _AGREEMENT = (
     "entropies, NMI over the geometric mean."
 )
 _GROUP_DRAWS = "95 % intervals by a bootstrap over groups of clips, 10,000 draws."
+_CLIPS = 6
+"""Clips that are shown with maps of motion modules."""
+
 _STYLES = {"untrained": "dashed", "colour_histogram": "dotted"}
 
 
@@ -257,9 +264,24 @@ def _sections(
     charts = training_charts(source.metrics) if source.metrics else []
     if charts:
         sections.append(Section("Training", f"{source.training} {_CHECK}", charts=charts))
+    if motion := _motion_section(retrieval):
+        sections.append(motion)
     documents = [*source.documents, ("Again", _command(retrieval))]
     text = _protocol(retrieval).replace("`", "")
     return [*sections, Section("Protocol", text, documents=documents)]
+
+
+def _motion_section(retrieval: Retrieval) -> Section | None:
+    """What the motion modules of a run react to in some queries, spread evenly over all."""
+    source, query = retrieval.source, retrieval.parts.query
+    if not (isinstance(source, RunSource) and source.is_there and len(query)):
+        return None
+    rows = [int(query[number]) for number in frames_to_show(len(query), min(_CLIPS, len(query)))]
+    spec, slow = source.windows, source.network().pathway("slow")
+    clips = EvalClips(
+        retrieval.manifest, rows, spec.build_sampler(), spec.border, spec.size, spread=1
+    )
+    return motion_section(slow, retrieval.manifest, clips)
 
 
 def _recall_charts(rows: pd.DataFrame) -> list[Chart]:

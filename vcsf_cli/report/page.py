@@ -61,6 +61,23 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A still picture.
+
+    Args:
+        data: WebP in base64.
+        alt: What is to be seen, for those who can't.
+        width: Pixels, and `height`.
+    """
+
+    data: str
+    alt: str
+    caption: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of the page under its own heading.
 
@@ -69,6 +86,7 @@ class Section:
         listed: Whether it is in the navigation.
         charts: Line charts, side by side where there is room.
         intervals: Differences, drawn around zero.
+        pictures: Side by side where there is room.
         documents: Names and texts, such as a recipe, folded up.
     """
 
@@ -80,6 +98,7 @@ class Section:
     tables: Sequence[Table] = ()
     charts: Sequence[Chart] = ()
     intervals: Sequence[Interval] = ()
+    pictures: Sequence[Picture] = ()
     documents: Sequence[tuple[str, str]] = ()
 
     @property
