@@ -87,6 +87,42 @@ def mutual(contrast: Contrast, clip: int, neighbours: int) -> set[int]:
     return found
 
 
+def same_cluster(contrast: Contrast, clip: int) -> set[int]:
+    """The slots of other recordings in the cluster of the clip's own slot."""
+    assert contrast.queue_cluster is not None
+    videos, clusters = contrast.queue_video.tolist(), contrast.queue_cluster.tolist()
+    own = [clusters[slot] for slot, video in enumerate(videos) if video == contrast.video[clip]]
+    if not own or own[0] == -1:
+        return set()
+    return {
+        slot
+        for slot, source in enumerate(contrast.queue_source.tolist())
+        if clusters[slot] == own[0] and source not in (-1, int(contrast.source[clip]))
+    }
+
+
+def first_neighbours(vectors: Tensor) -> list[int]:
+    """FINCH's first partition: i and j are linked if one is the other's nearest, or both have the
+    same nearest; the number of a cluster is its lowest vector."""
+    unit = functional.normalize(vectors.double(), dim=1)
+    count = len(unit)
+    nearest = [
+        max(
+            (other for other in range(count) if other != one),
+            key=lambda o: float(unit[one] @ unit[o]),
+        )
+        for one in range(count)
+    ]
+    cluster = list(range(count))
+    for one in range(count):
+        for other in range(count):
+            linked = nearest[one] == other or nearest[other] == one
+            if linked or nearest[one] == nearest[other]:
+                low, high = sorted((cluster[one], cluster[other]))
+                cluster = [low if each == high else each for each in cluster]
+    return cluster
+
+
 def cross_pathway(
     contrast: Contrast,
     pathway: str,
@@ -98,9 +134,10 @@ def cross_pathway(
     drops_own: bool,
     batch: bool,
     leaves_out_dropped: bool = False,
+    uses_mined: bool = True,
 ) -> Tensor:
     """-log( sum over positives of e(q.k) / sum over all that take part of e(q.k) ), the mean over
-    the batch."""
+    the batch. Mined slots that are not used are left out."""
     query, other = contrast.query[pathway], "fast" if pathway == "slow" else "slow"
     assert query is not None
     keys = other if across else pathway
@@ -113,6 +150,7 @@ def cross_pathway(
             "union": theirs | ours,
             "joint": nearest(contrast, PATHWAYS, clip, neighbours),
             "mutual": mutual(contrast, clip, neighbours),
+            "clusters": same_cluster(contrast, clip) if positives == "clusters" else set(),
         }[positives]
         own = torch.exp(query[clip].dot(contrast.key[keys][clip]) / temperature)
         good, total = torch.zeros(()), own
@@ -125,6 +163,8 @@ def cross_pathway(
             if source == int(contrast.source[clip]) or video == int(contrast.video[clip]):
                 if siblings:
                     good, total, count = good + term, total + term, count + 1
+                continue
+            if slot in mined and not uses_mined:
                 continue
             total = total + term
             if slot in mined:

@@ -292,6 +292,8 @@ class Contrast:
         key_segments: The same of view 2 through the momentum encoder, (M, n, D).
         query_steps: For a loss with `steps`: the features of all of view 1, as in `query`, but by
             equal spans of time in place of all of it, (M, n, D), with gradient.
+        queue_cluster: Clusters of the slots, (K,), of a loss that can `cluster`; -1 for those that
+            were empty when they were formed.
     """
 
     query: dict[str, Tensor | None]
@@ -306,6 +308,7 @@ class Contrast:
     query_segments: Mapping[str, Tensor] = field(default_factory=dict)
     key_segments: Mapping[str, Tensor] = field(default_factory=dict)
     query_steps: Mapping[str, Tensor] = field(default_factory=dict)
+    queue_cluster: Tensor | None = None
 
 
 def identity(stage: int, features: Any) -> Any:

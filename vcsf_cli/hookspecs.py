@@ -75,6 +75,11 @@ def vcsf_losses() -> Factories:  # type: ignore[empty-body]
     - `waits_for_queue: bool`: no step is taken until the queue is full.
     - `bank_momentum: float`: in place of a queue it sees a bank, with a slot for every training
       clip: the running mean of the clip's keys, in which the older ones weigh this much.
+    - `cluster(keys: {pathway: (N, D)}, seed: int) -> int64 (N,)`, of a stage's own loss with a
+      bank: numbers from 0 on for the clips in it, which stand in `Contrast.queue_cluster` from then
+      on. Called on the CPU after the first epoch and every `cluster_every: int` epochs (default: 1).
+      The same arguments must give the same numbers.
+    - `min_clips: int`: fewer training clips are refused before training.
     - `mined(contrast, pathway) -> bool (B, K)`: the slots that it takes as positives. How often
       their labels are right is then logged. It can't be an auxiliary loss.
     - `segments: int`: it sees embeddings of this many equal segments of every window, of the clips

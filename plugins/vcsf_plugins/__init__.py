@@ -53,6 +53,7 @@ def vcsf_losses() -> Factories:
         "infonce": losses.InfoNCE,
         "cross_pathway": losses.CrossPathway,
         "cross_pathway_bank": losses.CrossPathwayBank,
+        "cross_pathway_clusters": losses.CrossPathwayClusters,
         "cross_instance": losses.CrossInstance,
         "supervised": losses.Supervised,
         "temporal_contrast": losses.TemporalContrast,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from annotated_types import Ge, Gt, Interval
@@ -155,6 +155,8 @@ class CrossPathway(nn.Module):
     waits_for_queue = True
     compares_dropped = True
     """Whether an own key that is not a positive is still compared with."""
+    probability = 1.0
+    """How often a clip's mined slots are positives; otherwise they are left out."""
 
     def __init__(
         self,
@@ -180,7 +182,10 @@ class CrossPathway(nn.Module):
         mined, sibling = self.mined(contrast, pathway), _same_recording(contrast)
         if not self.queue:
             sibling &= _other_video(contrast)  # the clip's own slot in the batch is its own key
-        positive = mined | sibling if self.siblings == "positives" else mined
+        used = mined
+        if self.probability < 1:
+            used = mined & (torch.rand(len(logits), 1, device=logits.device) < self.probability)
+        positive = used | sibling if self.siblings == "positives" else used
         dropped = (torch.rand(len(logits), device=logits.device) < self.drop_own) & positive.any(1)
         negative = _other_video(contrast) & ~_same_recording(contrast) & ~mined
         compared = _with_own(self.compares_dropped | ~dropped, positive | negative)
@@ -190,9 +195,9 @@ class CrossPathway(nn.Module):
         return {
             "loss": _mil_nce(logits, all_positive, compared),
             "own_key_accuracy": _own_key_accuracy(logits, negative),
-            "mined_share": (share * mined).sum(1).mean(),
+            "mined_share": (share * used).sum(1).mean(),
             "own_similarity": similarity[:, 0].mean(),
-            "mined_similarity": (similarity[:, 1:] * mined).sum() / mined.sum().clamp(min=1),
+            "mined_similarity": (similarity[:, 1:] * used).sum() / used.sum().clamp(min=1),
         }
 
     def mined(self, contrast: Contrast, pathway: str) -> Tensor:
@@ -257,13 +262,85 @@ class CrossPathwayBank(CrossPathway):
     def mined(self, contrast: Contrast, pathway: str) -> Tensor:
         """The slots that are mined positives, bool (B, K): those near the clip's own slot, which is
         steadier than its key. A clip without a slot is looked up by its key."""
-        own = contrast.queue_video == contrast.video[:, None]
-        held, slot = own.any(1, keepdim=True), own.int().argmax(1)
+        held, slot = _own_slot(contrast)
         keys = {
-            name: torch.where(held, contrast.queue[name][slot].to(key.dtype), key)
+            name: torch.where(held[:, None], contrast.queue[name][slot].to(key.dtype), key)
             for name, key in contrast.key.items()
         }
         return super().mined(replace(contrast, key=keys), pathway)
+
+
+class CrossPathwayClusters(CrossPathwayBank):
+    """Cross-pathway training whose positives are clips of the same cluster, out of a bank of all
+    training clips.
+
+    Every few epochs the bank is clustered by both pathways' embeddings, one after the other in one
+    vector: by FINCH, as in SLIC (Khorasgani et al., CVPR 2022), or by k-means. Clips of the same
+    recording are no mined positives. A clip alone in its cluster, or with clips of its recording
+    only, keeps its own key.
+
+    Args:
+        temperature: Softness of the similarity, tau.
+        bank_momentum: How much a clip's older keys weigh in the running mean.
+        clusters: How many clusters k-means makes; none for the first partition of FINCH, which
+            needs no number.
+        cluster_every: Epochs from one clustering to the next; the first one follows the first
+            epoch.
+        probability: How often a query's positives come from its cluster (SLIC: 0.2); otherwise the
+            other clips of its cluster are left out, and its own key is the positive, which is
+            fresh where the bank is old.
+        contrast: Whether a query is compared with its own pathway's bank (within) or the other's
+            (across).
+        siblings: Whether slots of the same recording are positives or ignored.
+        drop_own: Probability that a clip with other positives leaves out its own key, both as
+            positive and from the denominator.
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: _Temperature = 0.07,
+        bank_momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.8,
+        clusters: Annotated[int, Gt(1)] | None = None,
+        cluster_every: Annotated[int, Gt(0)] = 5,
+        probability: _Probability = 1.0,
+        contrast: Literal["within", "across"] = "across",
+        siblings: Literal["positives", "ignored"] = "positives",
+        drop_own: _Probability = 1.0,
+    ) -> None:
+        super().__init__(
+            temperature=temperature,
+            bank_momentum=bank_momentum,
+            contrast=contrast,
+            siblings=siblings,
+            drop_own=drop_own,
+        )
+        self.clusters, self.cluster_every = clusters, cluster_every
+        self.probability = probability
+        self.min_clips = (clusters or 1) + 1
+
+    def cluster(self, keys: dict[str, Tensor], seed: int) -> Tensor:
+        """The clusters of clips by their keys (N, D) in both pathways, int64 (N,)."""
+        from vcsf_plugins import clusters  # scikit-learn is slow to load
+
+        vectors = torch.cat([keys[pathway].float() for pathway in PATHWAYS], 1)
+        if self.clusters is None:
+            return clusters.first_neighbours(vectors)
+        return clusters.k_means(vectors, self.clusters, seed)
+
+    def mined(self, contrast: Contrast, pathway: str) -> Tensor:
+        """The slots of other recordings in the clip's cluster, bool (B, K)."""
+        held, slot = _own_slot(contrast)
+        cluster = cast(Tensor, contrast.queue_cluster)
+        own = torch.where(held, cluster[slot], -1)[:, None]
+        others = _other_video(contrast) & ~_same_recording(contrast)
+        return others & (cluster == own) & (own >= 0)
+
+
+def _own_slot(contrast: Contrast) -> tuple[Tensor, Tensor]:
+    """Whether clips have a slot of their own, bool (B,), and which it is, (B,)."""
+    own = contrast.queue_video == contrast.video[:, None]
+    return own.any(1), own.int().argmax(1)
 
 
 @torch.no_grad()

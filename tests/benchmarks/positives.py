@@ -15,13 +15,10 @@ import argparse
 from pathlib import Path
 
 import click
-import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn import functional
+from vcsf_plugins import clusters
 from vcsf_plugins.losses import CrossPathway
 
 from vcsf_cli.contracts import PATHWAYS, Contrast, Indices
@@ -105,25 +102,6 @@ def single_views(
     return first, second, torch.cat(video)
 
 
-def first_neighbour_clusters(keys: Keys, source: Tensor) -> Tensor:
-    """Clusters of clips that are linked by being nearest to each other: the first partition of
-    FINCH (Sarfraz et al., CVPR 2019, eq. 1), int64 (N,).
-
-    A clip is linked to its nearest clip of another recording by the mean similarity of pathways;
-    clusters are the connected components.
-
-    Args:
-        keys: Unit-length keys (N, D) by pathway.
-        source: Recordings (N,).
-    """
-    similarity = torch.stack([each @ each.T for each in keys.values()]).sum(0)
-    linked = similarity.masked_fill(source[:, None] == source, -torch.inf).argmax(1).numpy()
-    count = len(linked)
-    graph = coo_array(([True] * count, (range(count), linked)), shape=(count, count))
-    _, found = connected_components(graph, directed=False)
-    return torch.from_numpy(found).long()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
@@ -189,19 +167,12 @@ def main() -> None:
     other = ids["source"] != ids["source"][:, None]
     for what, vectors in (("features", pooled), ("embeddings", bank)):
         joined = torch.cat([vectors[name] for name in PATHWAYS], 1)
-        cluster = first_neighbour_clusters(vectors, ids["source"])
-        grouped = (cluster == cluster[:, None]) & other
-        click.echo(
-            f"| bank | first neighbours, {int(cluster.max()) + 1} | {what} | {measure(grouped, right)} |"
-        )
-        for share in (0.03, 0.06, 0.12, 0.24, 0.48):
-            count = round(share * len(rows))
-            found = KMeans(count, n_init=1, random_state=0).fit_predict(
-                joined.numpy().astype(np.float64)
-            )
-            cluster = torch.from_numpy(found)
-            grouped = (cluster == cluster[:, None]) & other
-            click.echo(f"| bank | k-means, {count} | {what} | {measure(grouped, right)} |")
+        counts = [round(share * len(rows)) for share in (0.03, 0.06, 0.12, 0.24, 0.48)]
+        found = [("FINCH", clusters.first_neighbours(joined))]
+        found += [("k-means", clusters.k_means(joined, count, 0)) for count in counts]
+        for name, cluster in found:
+            row = measure((cluster == cluster[:, None]) & other, right)
+            click.echo(f"| bank | {name}, {len(cluster.unique())} | {what} | {row} |")
 
 
 if __name__ == "__main__":

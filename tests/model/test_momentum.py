@@ -1,5 +1,6 @@
 """The momentum encoder and the queue."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,3 +67,20 @@ def test_a_bank_keeps_the_running_mean_of_every_clips_keys() -> None:
     moved = [0.75 / 0.625**0.5, 0.25 / 0.625**0.5]
     torch.testing.assert_close(bank.keys()["slow"], torch.tensor([[0.0, 1.0], [0.6, 0.8], moved]))
     assert torch.equal(bank.keys()["fast"], -bank.keys()["slow"])
+
+
+def test_only_filled_slots_of_a_bank_get_clusters() -> None:
+    bank = Bank(torch.tensor([3, 5, 8]), dim=2, momentum=0.75, batch=2, clustered=True)
+    clips = torch.tensor([8, 3])
+    keys = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    bank.push({"slow": keys, "fast": -keys}, clips, clips, clips)
+    assert bank.get_buffer("cluster").tolist() == [-1, -1, -1]
+
+    def find(keys: dict[str, torch.Tensor]) -> torch.Tensor:
+        assert keys["slow"].tolist() == [[0.0, 1.0], [1.0, 0.0]]
+        return torch.tensor([4, 6])
+
+    bank.assign_clusters(find)
+    assert bank.get_buffer("cluster").tolist() == [4, -1, 6]
+    with pytest.raises(TypeError, match="one int64 number for each clip"):
+        bank.assign_clusters(lambda keys: torch.tensor([1]))

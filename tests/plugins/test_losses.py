@@ -12,6 +12,7 @@ from vcsf_plugins.losses import (
     CrossInstance,
     CrossPathway,
     CrossPathwayBank,
+    CrossPathwayClusters,
     InfoNCE,
     Supervised,
     TemporalContrast,
@@ -115,6 +116,69 @@ def test_a_bank_mines_by_the_clips_own_slot() -> None:
     expected = plain.mined(replace(contrast, key=key), "slow")
     assert torch.equal(bank.mined(contrast, "slow"), expected)
     assert not torch.equal(plain.mined(contrast, "slow"), expected)
+
+
+def clustered(seed: int) -> Contrast:
+    """Clips 0, 1 and 3 have slots. Clip 0 shares its cluster with its recording and two others, clip
+    1 with its recording only, and the slot of clip 3 was empty when clusters were formed."""
+    contrast = random_contrast(seed)
+    return replace(contrast, queue_cluster=torch.tensor([0, 1, -1, 0, 0, -1, -1, 2, 3, -1]))
+
+
+@pytest.mark.parametrize("siblings", ["positives", "ignored"])
+@pytest.mark.parametrize("drop_own", [0.0, 1.0])
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_clusters_equal_their_formula(siblings: str, drop_own: float, probability: float) -> None:
+    for seed, pathway, contrast in ((0, "slow", "across"), (1, "fast", "within")):
+        given = clustered(seed)
+        loss = CrossPathwayClusters(
+            temperature=0.3,
+            siblings=siblings,
+            drop_own=drop_own,
+            probability=probability,
+            contrast=contrast,
+        )
+        expected = losses_by_hand.cross_pathway(
+            given,
+            pathway,
+            0.3,
+            1,
+            "clusters",
+            contrast == "across",
+            siblings == "positives",
+            drop_own == 1,
+            True,
+            True,
+            probability == 1,
+        )
+        assert_equal(loss(given, pathway)["loss"], expected, given, pathway)
+
+
+def test_positives_are_the_other_recordings_of_the_cluster() -> None:
+    found = CrossPathwayClusters().mined(clustered(0), "slow")
+    assert found.nonzero().tolist() == [[0, 3], [0, 4]]
+
+
+def test_positives_of_clusters_are_drawn_for_each_query() -> None:
+    """As many as the probability says, and the same after the same seed."""
+    slots = torch.arange(1000)
+    keys = torch.nn.functional.normalize(torch.randn(1000, 4), dim=1)
+    contrast = Contrast(
+        query={"slow": keys, "fast": keys},
+        key={"slow": keys, "fast": keys},
+        queue={"slow": keys, "fast": keys},
+        **dict.fromkeys(("video", "source", "label"), slots),
+        **dict.fromkeys(("queue_video", "queue_source", "queue_label"), slots),
+        queue_cluster=slots // 2,
+    )
+    loss = CrossPathwayClusters(probability=0.2, drop_own=1.0)
+
+    def share(seed: int) -> float:
+        torch.manual_seed(seed)
+        return float(loss(contrast, "slow")["mined_share"])
+
+    assert share(0) == pytest.approx(0.2, abs=0.06)
+    assert share(0) == share(0) != share(1)
 
 
 @pytest.mark.parametrize("seed", range(3))

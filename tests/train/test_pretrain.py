@@ -217,27 +217,43 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bits(
     assert environment["command"][:3] == ["vcsf", "pretrain", "smoke"]
 
 
-def test_a_bank_and_an_auxiliary_loss_go_on_to_the_same_bits(
+def test_clusters_of_a_bank_and_an_auxiliary_loss_go_on_to_the_same_bits(
     tiny_data: Path, tmp_path: Path
 ) -> None:
-    bank = {
-        "loss": "{name: cross_pathway_bank, neighbours: 2, positives: mutual}",
-        "auxiliary_losses": "[{name: temporal_contrast, segments: 2, global_local: 0}]",
-    }
-    called(*arguments(tiny_data, Path("whole"), **bank), cwd=tmp_path)
+    clusters = "{name: cross_pathway_clusters, clusters: 3, cluster_every: 2, probability: 0.5}"
+    auxiliary = "[{name: temporal_contrast, segments: 2, global_local: 0}]"
+    settings = {"loss": clusters, "auxiliary_losses": auxiliary}
+    called(*arguments(tiny_data, Path("whole"), **settings), cwd=tmp_path)
     whole = only_run(tmp_path / "whole")
-    assert [row["step"] for row in records(whole) if row["loss"]][-1] == "20"  # one epoch fills it
-    assert all(0 <= float(row["slow_mined"]) <= 2 for row in records(whole) if row["loss"])
+    logged = [row for row in records(whole) if row["loss"]]
+    assert logged[-1]["step"] == "20"  # one epoch fills it
+    assert all(0 <= float(row["slow_mined"]) <= 7 for row in logged)
+    assert any(float(row["slow_mined_share"]) > 0 for row in logged)
     hold(tmp_path, 10)
-    sets = [part for key, value in bank.items() for part in ("--set", f"{key}={value}")]
+    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     process = started(tmp_path, tiny_data, *sets)
     wait_for_steps(process, tmp_path, 7)
     process.kill()
     process.communicate()
     let_go(tmp_path)
-    done = called(*arguments(tiny_data, Path("runs"), **bank), cwd=tmp_path)
+    done = called(*arguments(tiny_data, Path("runs"), **settings), cwd=tmp_path)
     assert "going on after step" in done.stderr
     assert_same(only_run(tmp_path / "runs"), whole)
+
+
+def test_more_clusters_than_clips_are_an_error_before_training(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    loss = "{name: cross_pathway_clusters, clusters: 8}"
+    done = called(*arguments(tiny_data, Path("runs"), loss=loss), cwd=tmp_path, status=1)
+    assert "loss `cross_pathway_clusters` needs 9 clips or more as it is set" in done.stderr
+    assert not (tmp_path / "runs").exists()
+    done = called(
+        *arguments(tiny_data, Path("runs"), loss="{name: cross_pathway_clusters, clusters: 1}"),
+        cwd=tmp_path,
+        status=2,
+    )
+    assert "loss.clusters" in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

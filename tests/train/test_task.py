@@ -87,6 +87,7 @@ def parts(
         ["loss={name: infonce, queue: 16}", "motion={name: difference_gate, after: [2]}"],
         ["loss={name: cross_pathway, queue: 16, positives: intersection}"],
         ["loss={name: cross_pathway_bank, neighbours: 2}", "fast.input=difference"],
+        ["loss={name: cross_pathway_clusters, probability: 0.5}"],
         ["loss={name: supervised, queue: 16}", "sampler.windows=independent"],
         ["loss={name: infonce, queue: 16}", "train.accumulate=2"],
         ["loss={name: infonce, queue: 16}", "train.norm=split", "train.parts=2"],

@@ -4,7 +4,7 @@ all clips in place of the queue."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -109,16 +109,28 @@ class Bank(_Slots):
         dim: D of a key.
         momentum: b.
         batch: Clips of a batch of all processes.
+        clustered: Whether slots have clusters, -1 at first.
     """
 
-    def __init__(self, clips: Tensor, dim: int, momentum: float, batch: int) -> None:
+    def __init__(
+        self, clips: Tensor, dim: int, momentum: float, batch: int, clustered: bool = False
+    ) -> None:
         super().__init__()
         self.momentum, self.left_out = momentum, len(clips) % batch
         self.register_buffer("clips", clips, persistent=False)
         for pathway in PATHWAYS:
             self.register_buffer(pathway, torch.zeros(len(clips), dim))
-        for name in ("video", "source", "label"):
+        for name in ("video", "source", "label", *(["cluster"] if clustered else [])):
             self.register_buffer(name, torch.full((len(clips),), -1, dtype=torch.int64))
+
+    def assign_clusters(self, find: Callable[[dict[str, Tensor]], Tensor]) -> None:
+        """Give every filled slot the cluster that `find` names for its keys, int64 (N,) for (N, D)
+        by pathway; the keys are on the CPU."""
+        filled = self.get_buffer("video") >= 0
+        found = find({pathway: key[filled].cpu() for pathway, key in self.keys().items()})
+        if found.dtype != torch.int64 or found.shape != (int(filled.sum()),):
+            raise TypeError("`cluster` must return one int64 number for each clip")
+        self.get_buffer("cluster")[filled] = found.to(filled.device)
 
     def _is_full(self) -> bool:
         """Whether an epoch has gone in, which leaves out what is left of a whole batch."""

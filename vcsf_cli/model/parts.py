@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -27,6 +27,9 @@ class _Loss(nn.Module):
     bank_momentum: float | None = None
     segments: int = 0
     steps: int = 0
+    cluster: Callable[[dict[str, Tensor], int], Tensor] | None = None
+    cluster_every: int = 1
+    min_clips: int = 0
 
 
 _OPTIONAL = {
@@ -36,6 +39,9 @@ _OPTIONAL = {
     "bank_momentum": None,
     "segments": 0,
     "steps": 0,
+    "cluster": None,
+    "cluster_every": 1,
+    "min_clips": 0,
 }
 
 
@@ -49,7 +55,8 @@ class StageLoss(nn.Module):
         bank_momentum: Of the bank that they see in place of a queue, or None.
         segments: Number of segments by trained pathway; pathways without are left out.
         steps: Number of spans of time, in the same way.
-        mined: The method of `main`, or None.
+        mined: The method of `main`, or None; `cluster` and `cluster_every` likewise.
+        min_clips: Training clips that they need.
 
     Raises:
         RecipeError: If the losses don't fit each other.
@@ -59,6 +66,7 @@ class StageLoss(nn.Module):
         super().__init__()
         self.main = _build_loss(stage.loss.name, stage.loss.settings)
         self.mined = getattr(self.main, "mined", None)
+        self.cluster, self.cluster_every = self.main.cluster, self.main.cluster_every
         self.auxiliary = nn.ModuleList()
         self._named = [(stage.loss.name, self.main, 1.0, PATHWAYS)]
         for node in stage.auxiliary_losses:
@@ -72,6 +80,7 @@ class StageLoss(nn.Module):
         self.uses_labels = any(loss.uses_labels for loss in losses)
         self.crosses = any(loss.crosses for loss in losses)
         self.waits_for_queue = any(loss.waits_for_queue for loss in losses)
+        self.min_clips = max(loss.min_clips for loss in losses)
         readers = [(name, loss) for name, loss, _, _ in self._named if loss.queue is not None]
         self.queue: int = _agreed("queue", readers) or 0
         self.bank_momentum: float | None = _agreed("bank_momentum", readers)

@@ -76,6 +76,13 @@ def training_rows(recipe: Recipe, manifest: Manifest) -> Indices:
         )
     for index, stage in enumerate(recipe.stages):
         loss, batches = StageLoss(stage), len(rows) // stage.train.batch * stage.train.epochs
+        whole = len(rows) // stage.train.batch * stage.train.batch
+        if whole < loss.min_clips:
+            raise DataError(
+                f"loss `{stage.loss.name}` needs {loss.min_clips:,} clips or more as it is set, and "
+                f"an epoch of {manifest.name}'s split {data.split} has {whole:,}",
+                "take a larger set, or change the loss's settings, such as fewer clusters",
+            )
         if loss.bank_momentum is not None and stage.train.epochs < 2:
             raise DataError(
                 f"loss `{stage.loss.name}` fills its bank in the first epoch, and "

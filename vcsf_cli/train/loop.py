@@ -56,6 +56,9 @@ class Task(ABC):
     def after_step(self) -> None:  # noqa: B027 - most tasks do nothing here
         """Called after the optimiser's step."""
 
+    def after_epoch(self, epoch: int) -> None:  # noqa: B027
+        """Called after an epoch of the stage, of which `epoch` are done."""
+
     @abstractmethod
     def evaluate(self) -> dict[str, float]:
         """Metrics of a check; only the first process asks for them."""
@@ -201,6 +204,8 @@ def fit(
             record = _build_record(position, task, config, optimizer, clock) if logs else None
             if means:
                 task.after_step()
+            if epoch_ends:
+                task.after_epoch(position.epoch)
             if logs or checks or stage_ends:
                 watch.settle()  # nothing that a spoilt step has touched is kept
             if record:

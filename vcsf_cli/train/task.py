@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vcsf_cli import registry
 from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.config.schema import Stage
 from vcsf_cli.contracts import PATHWAYS, Contrast, Indices
@@ -70,7 +71,7 @@ class PretrainTask(Task):
         workers: int,
     ) -> None:
         self.stage, self.manifest, self.fabric, self.workers = stage, manifest, fabric, workers
-        self.model = model
+        self.model, self.seed = model, recipe.seed
         split_batch_norms(model, stage.train.parts if stage.train.norm == "split" else 1)
         self.trained = [pathway for pathway in PATHWAYS if pathway in stage.train.pathways]
         self.key_encoder = cast(TwoPathways, fabric.to_device(key_encoder(model)))
@@ -104,7 +105,9 @@ class PretrainTask(Task):
         dim, momentum = self.stage.head.dim, self.loss.bank_momentum
         if momentum is None:
             return Queue(self.loss.queue, dim, seed)
-        return Bank(torch.from_numpy(np.sort(rows)), dim, momentum, self.stage.train.batch)
+        clustered = self.loss.cluster is not None
+        clips = torch.from_numpy(np.sort(rows))
+        return Bank(clips, dim, momentum, self.stage.train.batch, clustered)
 
     def _set_mode(self) -> None:
         """Put trained pathways into training mode, their batch norms as the stage says, and frozen
@@ -243,7 +246,8 @@ class PretrainTask(Task):
         ids = self._batch_ids(batch)
         keys, queued = self._gathered
         if self.queue.slots:
-            keys, queued = self.queue.keys(), {name: self.queue.get_buffer(name) for name in ids}
+            names = [*ids, *(["cluster"] if self.loss.cluster else [])]
+            keys, queued = self.queue.keys(), {name: self.queue.get_buffer(name) for name in names}
         numbers: dict[str, Any] = ids | {f"queue_{name}": value for name, value in queued.items()}
         return Contrast(
             query={pathway: query.get(pathway) for pathway in PATHWAYS},
@@ -256,6 +260,16 @@ class PretrainTask(Task):
         """Move the key encoder, and put the keys of all processes' batches into the queue."""
         ema_update(self.key_encoder, self.model, self.trained, self.stage.train.key_momentum)
         self._push_keys()
+
+    def after_epoch(self, epoch: int) -> None:
+        """Let a loss that can cluster its bank do so, for all processes alike."""
+        find, every = self.loss.cluster, self.loss.cluster_every
+        if find is None or (epoch - 1) % every:
+            return
+        with registry.load().blame_for("loss", self.stage.loss.name):
+            cast(Bank, self.queue).assign_clusters(lambda keys: find(keys, self.seed))
+        buffer = self.queue.get_buffer("cluster")
+        buffer.copy_(self.fabric.broadcast(buffer.cpu()))  # of the first process
 
     def _push_keys(self) -> None:
         """Put the batch's keys into the queue, and give all processes the mean of their batch-norm
