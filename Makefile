@@ -36,6 +36,7 @@ docs: $(VENV)/.installed-dev
 	$(BIN)/mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
 
 benchmark: $(VENV)/.installed-dev
+	$(BIN)/pip install --quiet --editable '.[benchmark]'
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -s
 
 # Needs only Python with vcsf's dependencies: that of .venv, if there is one. gpu.md says what was found.

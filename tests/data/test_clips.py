@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from vcsf_cli.config.recipe import load
 from vcsf_cli.config.schema import Augment
 from vcsf_cli.data import augment
-from vcsf_cli.data.clips import EvalClips, LabelledClips
+from vcsf_cli.data.clips import EvalClips, LabelledClips, TwoViewClips
 from vcsf_cli.data.loader import iterate, set_up_worker
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.store import FrameStore
@@ -61,6 +61,30 @@ def test_a_video_in_ten_crops_has_the_windows_of_each(tiny_data: Path) -> None:
     middle = ten["frames"][4 * frames : 5 * frames]
     assert (middle == centre["frames"]).all()
     assert (ten["frames"][9 * frames :] == middle.flip(2)).all()
+
+
+def test_two_views_show_the_crops_of_their_windows(tiny_data: Path) -> None:
+    """As read plainly: each view's window, whole, then cropped image by image."""
+    manifest, sampler = (
+        Manifest.open(tiny_data / "synthetic"),
+        build_sampler(load("smoke").first_stage),
+    )
+    standard = Augment(draws="separate")
+    for row in range(6):
+        item = TwoViewClips(manifest, sampler, standard, 24, 5)[2, row]
+        rng = np.random.default_rng((5, 2, row))
+        views = sampler.sample(int(manifest.table["frames"][row]), rng)
+        bases = augment.draw_base(standard, (views[0].window == views[1].window).all(), rng)
+        for view, base, frames, colour in zip(
+            views, bases, item["frames"], item["colour"], strict=True
+        ):
+            images = list(FrameStore(manifest).images(row, view.window.tolist()))
+            crop = augment.draw_crop(standard, *images[0].shape[:2], rng)
+            assert (
+                frames == np.stack([augment.apply_crop(each, crop, 24) for each in images])
+            ).all()
+            for drawn in colour:
+                assert (drawn == augment.draw_colour(standard, base, 24, rng)).all()
 
 
 def test_one_view_to_learn_a_label_from(tiny_data: Path) -> None:
