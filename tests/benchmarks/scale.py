@@ -1,8 +1,8 @@
 """CPU time and peak memory of each command against the number of clips: what docs/scale.md shows.
 
-python tests/benchmarks/scale.py 300 3000 12000 30000 --picture docs/scale.svg
+python tests/benchmarks/scale.py 300 2700 9900 29700 --picture docs/scale.svg
 
-Numbers are multiples of 300. Clips are tiny, so that what grows with their number shows. Training
+Numbers are multiples of 300, up to 29,700, that divide the largest. Clips are tiny, so that what grows with their number shows. Training
 has as many steps whatever their number is. Memory is that of the largest process. A picture needs
 matplotlib."""
 

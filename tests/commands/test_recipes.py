@@ -127,7 +127,7 @@ def test_check_says_everything_that_is_wrong_in_every_recipe(
         ("motion.after=[2, 5]", "`motion.after` names stage 5, `small` has only 4"),
         (
             "sampler.alpha=5",
-            "`sampler.alpha` is 5, which does not divide the 32 frames of a window",
+            "`sampler.alpha` is 5, which does not divide the 16 frames of a window",
         ),
         ("optim.name=adm", "did you mean `adam`?"),
     ],

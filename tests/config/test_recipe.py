@@ -92,7 +92,7 @@ def test_stages_inherit_what_they_do_not_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "digest"),
     [
-        ("demo", "b3f6957db801"),
+        ("demo", "90289a3f35dc"),
         ("smoke", "acd7ce52cfa2"),
         ("quick", "d4c547b05671"),
         ("ucf28_cpu", "51a17f78581f"),
@@ -266,7 +266,7 @@ def test_every_problem_is_reported_once_with_its_line(
     [
         (
             "sampler: {alpha: 5}",
-            "`sampler.alpha` ({path}:2) is 5, which does not divide the 32 frames of a window",
+            "`sampler.alpha` ({path}:2) is 5, which does not divide the 16 frames of a window",
         ),
         (
             "sampler:\n  frames: 30\n  name: slow_fast",
@@ -285,7 +285,7 @@ def test_every_problem_is_reported_once_with_its_line(
         (
             "sampler: {alpha: 5}\noptim: {name: adm, lr: fast}\nstages: [{}, {}]",
             "3 problems in the recipe\n"
-            "  - `sampler.alpha` ({path}:2) is 5, which does not divide the 32 frames of a window\n"
+            "  - `sampler.alpha` ({path}:2) is 5, which does not divide the 16 frames of a window\n"
             "  - unknown optimiser `adm` at `optim.name` ({path}:3)\n"
             "  - `optim.lr` ({path}:3) is 'fast': input should be a valid number",
         ),
@@ -321,7 +321,7 @@ def test_every_wrong_assignment_is_reported_beside_all_other_problems() -> None:
         "--set loss.temperature is not an assignment",
         "--set name.x: `name` is a value, not a node",
         "--set seed:1 is not YAML: expected ',' or ']', but got '<stream end>'",
-        "`sampler.alpha` is 5, which does not divide the 32 frames of a window",
+        "`sampler.alpha` is 5, which does not divide the 16 frames of a window",
         "unknown parameter `temprature` of loss `infonce` at `loss.temprature`",
         "unknown optimiser `adm` at `optim.name`",
     ]

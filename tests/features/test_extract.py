@@ -47,10 +47,10 @@ def test_a_pathway_sees_its_part_of_a_window(tiny_data: Path) -> None:
 
 
 def test_measuring_reads_clips_as_the_last_stage_did() -> None:
-    recipe = load("demo", ["stages=[{}, {sampler: {frames: 16}}]"])
+    recipe = load("demo", ["stages=[{}, {sampler: {frames: 8}}]"])
     assert [
         stage.sampler.settings["frames"] for stage in (recipe.first_stage, recipe.last_stage)
-    ] == [32, 16]
+    ] == [16, 8]
 
 
 @pytest.mark.parametrize("jitter", ["[-0.4, 0.4, 0.4, 0.1]", "[0.4, 0.4, 0.4, -0.1]"])
