@@ -2,9 +2,9 @@
 
 python tests/benchmarks/scale.py 300 2700 9900 29700 --picture docs/scale.svg
 
-Numbers are multiples of 300, up to 29,700, that divide the largest. Clips are tiny, so that what grows with their number shows. Training
-has as many steps whatever their number is. Memory is that of the largest process. A picture needs
-matplotlib."""
+Numbers are multiples of 300, up to 29,700, that divide the largest: training has as many steps
+whatever their number is. Clips are tiny, so that what grows with their number shows. Memory is that
+of the largest process. A picture needs matplotlib."""
 
 from __future__ import annotations
 
