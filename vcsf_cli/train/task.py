@@ -155,9 +155,7 @@ class PretrainTask(Task):
             inputs = self._inputs(part, 0, self.trained)
             with self.fabric.autocast():
                 query, steps = self.model.with_steps(*inputs, self.loss.steps)
-            contrast = replace(
-                self._contrast(part, query, own), **self._over_time(part, query, steps)
-            )
+            contrast = replace(self._contrast(part, query, own), **self._over_time(part, steps))
             self._last = contrast
             terms: Terms = {}
             for pathway in self.trained:
@@ -168,28 +166,24 @@ class PretrainTask(Task):
             ).sum()
             yield len(part["video"]) / size, terms
 
-    def _over_time(
-        self, batch: Batch, query: Mapping[str, Tensor], steps: Mapping[str, Tensor]
-    ) -> dict[str, Any]:
+    def _over_time(self, batch: Batch, steps: Mapping[str, Tensor]) -> dict[str, Any]:
         """What the loss sees of segments and steps, of the clips of which both views show the same
         window; nothing if it asks for nothing."""
         counts = self.loss.segments
         if not counts and not steps:
             return {}
         rows = batch["same_window"].nonzero().flatten()
-        same = {name: values[_send(rows, values)] for name, values in batch.items()}
-        # Without clips nothing goes through the networks, whose batch norms need some.
-        none = {name: query[name][:0, None].expand(-1, n, -1) for name, n in counts.items()}
-        own, keys = none, none
-        if len(rows):
-            own_inputs, key_inputs = (self._inputs(same, view, list(counts)) for view in (0, 1))
-            with self.fabric.autocast():
-                own = self.model.segments(*own_inputs, counts)
-                with torch.no_grad():
-                    keys = self.key_encoder.segments(*key_inputs, counts)
+        # Batch norm needs a clip; over all processes, each must come to it. It is dropped again.
+        read = rows if len(rows) else rows.new_zeros(1)
+        same = {name: values[_send(read, values)] for name, values in batch.items()}
+        own, key = (self._inputs(same, view, list(counts)) for view in (0, 1))
+        with self.fabric.autocast():
+            query_segments = self.model.segments(*own, counts)
+            with torch.no_grad():
+                key_segments = self.key_encoder.segments(*key, counts)
         return {
-            "query_segments": own,
-            "key_segments": keys,
+            "query_segments": {name: value[: len(rows)] for name, value in query_segments.items()},
+            "key_segments": {name: value[: len(rows)] for name, value in key_segments.items()},
             "query_steps": {name: value[_send(rows, value)] for name, value in steps.items()},
         }
 
