@@ -204,10 +204,10 @@ def fit(
             record = _build_record(position, task, config, optimizer, clock) if logs else None
             if means:
                 task.after_step()
+            if logs or epoch_ends:
+                watch.settle()  # nothing that a spoilt step has touched is kept
             if epoch_ends:
                 task.after_epoch(position.epoch)
-            if logs or checks or stage_ends:
-                watch.settle()  # nothing that a spoilt step has touched is kept
             if record:
                 log.write(record)
             if checks:
