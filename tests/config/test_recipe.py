@@ -266,7 +266,7 @@ def test_every_problem_is_reported_once_with_its_line(
     [
         (
             "sampler: {alpha: 5}",
-            "`sampler.alpha` ({path}:2) is 5, which does not divide the 16 frames of a window",
+            "`sampler.alpha` ({path}:2) is 5, which does not divide the 32 frames of a window",
         ),
         (
             "sampler:\n  frames: 30\n  name: slow_fast",
@@ -285,7 +285,7 @@ def test_every_problem_is_reported_once_with_its_line(
         (
             "sampler: {alpha: 5}\noptim: {name: adm, lr: fast}\nstages: [{}, {}]",
             "3 problems in the recipe\n"
-            "  - `sampler.alpha` ({path}:2) is 5, which does not divide the 16 frames of a window\n"
+            "  - `sampler.alpha` ({path}:2) is 5, which does not divide the 32 frames of a window\n"
             "  - unknown optimiser `adm` at `optim.name` ({path}:3)\n"
             "  - `optim.lr` ({path}:3) is 'fast': input should be a valid number",
         ),

@@ -36,9 +36,9 @@ class Own:
 
 def test_the_geometry_is_what_the_recipe_s_windows_are() -> None:
     geometry = fixed_geometry(build_sampler(recipes.load("demo").first_stage))
-    assert geometry.length == 32
-    assert geometry.positions == {"slow": list(range(0, 32, 4)), "fast": list(range(32))}
-    assert geometry.parts == {"slow": (0, 32), "fast": (0, 32)}
+    assert geometry.length == 16
+    assert geometry.positions == {"slow": list(range(0, 16, 4)), "fast": list(range(16))}
+    assert geometry.parts == {"slow": (0, 16), "fast": (0, 16)}
 
 
 def test_pathways_may_see_windows_of_their_own() -> None:

@@ -204,7 +204,11 @@ class TwoPathways(Networks):
 
     def forward(self, windows: Windows, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Embeddings (B, D) by pathway, arguments as of `features`."""
-        return self.with_steps(windows, positions, {})[0]
+        found = {}
+        for name, clip, window in self._inputs(windows, positions):
+            pathway = self.pathway(name)
+            found[name] = pathway.head(pathway(clip, window))
+        return found
 
     def with_steps(
         self, windows: Windows, positions: Mapping[str, Tensor], counts: Mapping[str, int]
