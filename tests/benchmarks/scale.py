@@ -1,6 +1,6 @@
 """CPU time and peak memory of each command against the number of clips: what docs/scale.md shows.
 
-python tests/benchmarks/scale.py 300 2700 9900 29700 --picture docs/scale.svg
+python tests/benchmarks/scale.py 300 2700 9900 29700 --picture docs/figures/scale.svg
 
 Numbers are multiples of 300, up to 29,700, that divide the largest: training has as many steps
 whatever their number is. Clips are tiny, so that what grows with their number shows. Memory is that
