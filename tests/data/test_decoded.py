@@ -137,6 +137,7 @@ def test_what_cannot_fit_is_refused(manifest: Manifest, place: Path) -> None:
     manifest.table.loc[0, "frames"] = 2 * free // (3 * 32 * 32)
     with pytest.raises(InputError, match=r"need [\d,]+ bytes more, and [\d,]+ are free there"):
         DecodedFrames.of(manifest)
+    assert not list(place.iterdir())
 
 
 def test_other_clips_have_another_file(manifest: Manifest, place: Path) -> None:

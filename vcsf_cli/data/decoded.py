@@ -99,6 +99,7 @@ class DecodedFrames:
                     "give a folder on a fast disk",
                 )
             _remove_abandoned()
+        is_new = not self.file.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _held[self.file] = _open(self.file, int(self.begins[-1]), shared=place == MEMORY)
@@ -114,6 +115,8 @@ class DecodedFrames:
         there = np.fromfile(self.file, np.uint8, len(self.shapes)).astype(bool)
         if not there.all() and needed > free:
             _release(self.file)
+            if is_new:  # an empty file that looks large
+                self.file.unlink(missing_ok=True)
             raise InputError(
                 f"--cache {place}: the frames of {name} need {needed:,} bytes more, and "
                 f"{max(free, 0):,} are free there",
@@ -184,7 +187,9 @@ def _open(file: Path, size: int, shared: bool) -> int:
     """A descriptor of a file of a size, which is made if it is not there. In shared memory it is
     locked as long as a process that uses it lives, and the last of them removes it."""
     while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+        # All users write into shared memory: a link there may lead to a file of this one.
+        no_link = os.O_NOFOLLOW if shared else 0
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | no_link, 0o600)
         if shared:
             fcntl.flock(descriptor, fcntl.LOCK_SH)
         with suppress(FileNotFoundError):  # the last one removed it meanwhile
