@@ -1,6 +1,7 @@
 """The loop of a training, with a task of one weight."""
 
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -79,6 +80,22 @@ def train(tmp_path: Path) -> Train:
         fit(fabric, task, optimizer, batches, config, position, log, save)
 
     return run
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_lost_folder_is_an_error_of_the_board_not_a_traceback_of_its_thread(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log = Log(cast(Run, RunFolder(tmp_path)), TrainState())
+    shutil.rmtree(tmp_path / "tensorboard")
+
+    def write() -> None:
+        log.board.add_scalar("loss", 1.0, 1)
+        log.board.flush()
+
+    with pytest.raises(FileNotFoundError, match="tensorboard"):
+        write()
+    assert not capfd.readouterr().err
 
 
 def test_metrics_are_those_of_a_step_before_its_keys_are_queued(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -397,6 +398,7 @@ class Log:
             step = position.step
             self.file = MetricsFile(run.metrics, step, position.stage + 1, position.epoch)
             self.last = self.file.last()
+            threading.excepthook = _print_error_of_thread
             self.board = SummaryWriter(
                 str(run.folder / "tensorboard"), purge_step=step + 1 if step else None
             )
@@ -425,6 +427,13 @@ class Log:
             if name != "step":
                 self.board.add_scalar(name, value, int(record["step"]))
         registry.load().notify("vcsf_on_log", run=self.run, record=record)
+
+
+def _print_error_of_thread(error: threading.ExceptHookArgs) -> None:
+    """Print the traceback of a thread, but for TensorBoard's: it keeps its error for the next call of
+    the board, which raises it."""
+    if not type(error.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(error)
 
 
 class _Stopper:
