@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Vcsf, called
-from trained import TINY, sets
+from trained import TINY, copy_run, sets
 
 from vcsf_cli.engine.slurm import _minutes
 from vcsf_cli.errors import InputError
@@ -56,6 +56,30 @@ def test_a_job_that_is_warned_saves_and_goes_on(
 
     done = called(*words, "--runs", "two", *launch, cwd=tmp_path)
     assert "is finished" in done.stderr
+
+
+def test_fine_tuning_as_a_job_goes_on_to_the_same_weights(
+    tiny_data: Path, tiny_run: Path, tmp_path: Path, vcsf: Vcsf
+) -> None:
+    words = ("finetune", "synthetic", "--protocol", "cpu", "--data", tiny_data, "--workers", 0)
+    words += sets("train.epochs=3", "train.batch=4", "train.log_every=1", "optim.warmup=0")
+    for folder in ("plain", "job"):
+        copy_run(tiny_run, tmp_path / folder)
+    called(*words, "--devices", "cpu", cwd=tmp_path / "plain")
+    (tmp_path / "job" / "vcsf_local.py").write_text(WARNS)
+    vcsf(*words, "--devices", "cpu", "--launch", "local", cwd=tmp_path / "job")
+    (log,) = (tmp_path / "job").glob("runs/*/finetune/*/jobs/*_0_log.err")
+    said = log.read_text()
+    assert said.count("interrupted; the same command goes on: vcsf finetune synthetic") == 1
+    assert said.count("going on after step 2 ") == 1
+    # The job names its run, as another may have become the newest.
+    assert f"--from {tiny_run.name}" in said
+    assert "newest" not in said
+    ours, theirs = (
+        next((tmp_path / folder).glob("runs/*/finetune/*/answers.csv")).read_bytes()
+        for folder in ("job", "plain")
+    )
+    assert ours == theirs
 
 
 def test_slurm_gets_what_the_command_needs(

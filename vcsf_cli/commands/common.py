@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,6 +48,7 @@ def submit_command(
     devices: str,
     processes: int = 1,
     nodes: int = 1,
+    added: Sequence[str] = (),
 ) -> None:
     """Submit this process's command line, without `--launch`, as a job.
 
@@ -58,10 +59,11 @@ def submit_command(
         devices: Of `--devices`; all but `cpu` are GPUs.
         processes: Processes on each machine.
         nodes: Machines.
+        added: Words after those of the command line.
     """
     gpus = 0 if devices == "cpu" else processes
     needs = Resources(nodes, processes, gpus, settings)
-    submit(launch, name, _without_launch(sys.argv[1:]), folder / "jobs", needs)
+    submit(launch, name, [*_without_launch(sys.argv[1:]), *added], folder / "jobs", needs)
 
 
 def _without_launch(words: list[str]) -> list[str]:

@@ -82,7 +82,10 @@ def measure_all(
         return
     if launch:
         folder = evaluations[0].folder
-        submit_command(launch, slurm, f"{encoder.name}-{folder.name}", folder, devices)
+        # While the job waits, another run may become the newest.
+        added = () if named else encoder.words
+        job = f"{encoder.name}-{folder.name}"
+        submit_command(launch, slurm, job, folder, devices, added=added)
         return
     compute = replace(compute, engine=open_ray(engine, address))
     measured = []
