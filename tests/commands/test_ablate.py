@@ -3,6 +3,7 @@ tables."""
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import called
+from conftest import Vcsf, called
 from trained import ends, hold, let_go
 
 from vcsf_cli.ablate import run as table_runs
@@ -44,6 +45,7 @@ stages:
 BASE = ("--base", "tiny.yaml")
 FEW = ("--devices", "cpu", "--workers", 0)
 ROWS = ("--neighbours", "1,2")
+KEPT = ("--cache", "memory") if Path("/dev/shm").is_dir() else ()
 NAME = "tiny-no-motion-module-neighbours"
 
 
@@ -80,11 +82,12 @@ ONE_NEIGHBOUR = ("stages.1.loss.neighbours=1", "stages.2.loss.neighbours=1")
 
 
 @pytest.fixture(scope="module")
-def made(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with three trained rows and their table, two worked on side by side."""
+def made(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory, vcsf: Vcsf) -> Path:
+    """A folder with three trained rows and their table, two worked on side by side; decoded frames
+    are kept in memory where it can be shared."""
     folder = prepared(tmp_path_factory.mktemp("made"), tiny_data)
-    options = ("--no-motion-module", *ROWS, "--devices", "cpu,cpu", "--workers", 0)
-    done = called("ablate", *BASE, *options, cwd=folder)
+    options = ("--no-motion-module", *ROWS, "--devices", "cpu,cpu", "--workers", 0, *KEPT)
+    done = vcsf("ablate", *BASE, *options, cwd=folder)
     (folder / "out.txt").write_text(done.stdout)
     (folder / "err.txt").write_text(done.stderr)
     return folder
@@ -132,6 +135,16 @@ def test_the_plan_is_told_and_every_row_is_in_the_table(made: Path) -> None:
     ]
     assert found[found["row"] == "full (neighbours 2)"]["difference"].isna().all()
     assert found[found["row"] != "full (neighbours 2)"]["difference"].notna().all()
+
+
+@pytest.mark.skipif(not KEPT, reason="memory can't be shared here")
+def test_runs_of_a_table_share_decoded_frames(made: Path) -> None:
+    """The third run begins when another one has read all clips."""
+    logs = [path.read_text() for path in (table_of(made, NAME) / "logs").iterdir()]
+    found = [re.findall(r"decoded frames: (\S+), .*; (\d+) of 12 are", log) for log in logs]
+    (place,) = {place for each in found for place, _ in each}
+    assert sorted(int(each[0][1]) for each in found)[-1] == 12
+    assert not Path(place).exists()
 
 
 def test_numbers_are_those_of_the_runs_own_results(made: Path) -> None:
