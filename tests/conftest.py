@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from buckets import bucket  # noqa: F401 - a fixture
+from hubs import hub  # noqa: F401 - a fixture
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("vcsf", deadline=None, suppress_health_check=[HealthCheck.too_slow])

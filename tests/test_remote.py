@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from buckets import Bucket
 from conftest import called
+from hubs import Hub, python
 from vcsf_plugins.datasets import Table, WebDataset
 from videos import write_video
 
@@ -76,6 +77,29 @@ def test_a_folder_in_a_bucket_is_prepared_to_the_same_bytes_after_all_kinds_of_f
     assert "left out: 1 .csv, 1 .txt" in remote
     assert "4 clips of 4 videos" in remote
     assert contents(tmp_path / "remote" / "d") == contents(local)
+
+
+PREPARE = """
+import sys
+from vcsf_cli.cli import main
+for source in sys.argv[1:]:
+    main(["prepare", "folder", "--source", source, "--name", "d", "--size", "48", "--workers", "1"])
+"""
+
+
+def test_a_folder_on_the_hub_is_prepared_to_the_same_bytes(
+    hub: Hub, videos: Path, local: Path, tmp_path: Path
+) -> None:
+    files = {f"my/videos/{path.relative_to(videos)}": path for path in videos.rglob("*.*")}
+    hub.private["datasets/me/clips"] = False
+    hub.commits["datasets/me/clips"] = [{name: path.read_bytes() for name, path in files.items()}]
+    sources = [f"hf://datasets/me/{name}" for name in ("none", "clips/nothing", "clips/my/videos")]
+    said = python(hub, tmp_path, PREPARE, *sources).stderr
+    assert said.count("error: ") == 2
+    assert "none can't be reached: datasets/me/none (repository not found). If the repo is" in said
+    assert "no video was found" in said
+    assert "4 clips of 4 videos" in said
+    assert contents(tmp_path / "data" / "d") == contents(local)
 
 
 def test_a_list_names_videos_beside_it_and_addresses(

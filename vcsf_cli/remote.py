@@ -99,7 +99,11 @@ def list_files(address: str) -> dict[str, RemoteFile]:
     with reaching(address):
         try:
             found = filesystem.find(root, detail=True)
-        except FileNotFoundError:  # some have folders, others only names
+        except FileNotFoundError as error:  # some have folders, others only names
+            if (
+                error.__cause__
+            ):  # a repository or bucket that is not there, or not open to this user
+                raise RuntimeError(error) from error
             return {}
     below = {PurePosixPath(path).relative_to(root): info for path, info in found.items()}
     return {
