@@ -110,6 +110,15 @@ def run_blocks(page: str, count: int, **names: Any) -> dict[str, Any]:
     return names
 
 
+def test_the_table_of_the_page_is_one(tmp_path: Path) -> None:
+    (content,) = re.findall(
+        r"```yaml\n(.*?)```", (DOCS / "ablations.md").read_text("utf-8"), re.DOTALL
+    )
+    (tmp_path / "my.yaml").write_text(content)
+    said = called("ablate", "my.yaml", "--dry-run", "--data", "none", cwd=tmp_path).stdout
+    assert "3 rows x 3 seeds = 9 runs, measured by retrieve, linear" in said
+
+
 def test_the_code_of_the_export_page_runs(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(videos)
     names = run_blocks("export.md", 1)
