@@ -135,6 +135,7 @@ def cross_pathway(
     batch: bool,
     leaves_out_dropped: bool = False,
     uses_mined: bool = True,
+    drops_for_siblings: bool = True,
 ) -> Tensor:
     """-log( sum over positives of e(q.k) / sum over all that take part of e(q.k) ), the mean over
     the batch. Mined slots that are not used are left out."""
@@ -162,7 +163,8 @@ def cross_pathway(
                 continue
             if source == int(contrast.source[clip]) or video == int(contrast.video[clip]):
                 if siblings:
-                    good, total, count = good + term, total + term, count + 1
+                    good, total = good + term, total + term
+                    count += drops_for_siblings
                 continue
             if slot in mined and not uses_mined:
                 continue
@@ -176,24 +178,26 @@ def cross_pathway(
 
 
 def supervised(contrast: Contrast, pathway: str, temperature: float) -> Tensor:
-    """Positives are the own key and all slots of other videos that share the clip's label, if it
-    has one."""
+    """-log( e(q.k) / sum over all of e(q.k) ), the mean over positives and then over the batch.
+    Positives are the own key and all slots of other videos that share the clip's label, if it has
+    one."""
     query = contrast.query[pathway]
     assert query is not None
     losses = []
     for clip in range(len(query)):
-        good = total = torch.exp(query[clip].dot(contrast.key[pathway][clip]) / temperature)
+        own = query[clip].dot(contrast.key[pathway][clip]) / temperature
+        positives, total = [own], torch.exp(own)
         for slot, (video, label) in enumerate(
             zip(contrast.queue_video.tolist(), contrast.queue_label.tolist(), strict=True)
         ):
             if video in (-1, int(contrast.video[clip])):
                 continue
-            term = torch.exp(query[clip].dot(contrast.queue[pathway][slot]) / temperature)
-            total = total + term
+            logit = query[clip].dot(contrast.queue[pathway][slot]) / temperature
+            total = total + torch.exp(logit)
             if label != -1 and label == int(contrast.label[clip]):
-                good = good + term
-        losses.append(-torch.log(good / total))
-    return sum(losses, torch.zeros(())) / len(losses)
+                positives.append(logit)
+        losses += [-torch.log(torch.exp(logit) / total) / len(positives) for logit in positives]
+    return sum(losses, torch.zeros(())) / len(query)
 
 
 def random_segments(contrast: Contrast, clips: int, count: int, seed: int = 0) -> Contrast:

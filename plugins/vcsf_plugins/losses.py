@@ -155,6 +155,8 @@ class CrossPathway(nn.Module):
     waits_for_queue = True
     compares_dropped = True
     """Whether an own key that is not a positive is still compared with."""
+    drops_for_siblings = True
+    """Whether slots of the same recording are reason enough to drop the own key."""
     probability = 1.0
     """How often a clip's mined slots are positives; otherwise they are left out."""
 
@@ -186,7 +188,8 @@ class CrossPathway(nn.Module):
         if self.probability < 1:
             used = mined & (torch.rand(len(logits), 1, device=logits.device) < self.probability)
         positive = used | sibling if self.siblings == "positives" else used
-        dropped = (torch.rand(len(logits), device=logits.device) < self.drop_own) & positive.any(1)
+        others = positive if self.drops_for_siblings else used
+        dropped = (torch.rand(len(logits), device=logits.device) < self.drop_own) & others.any(1)
         negative = _other_video(contrast) & ~_same_recording(contrast) & ~mined
         compared = _with_own(self.compares_dropped | ~dropped, positive | negative)
         all_positive = _with_own(~dropped, positive)
@@ -287,14 +290,16 @@ class CrossPathwayClusters(CrossPathwayBank):
         cluster_every: Epochs from one clustering to the next; the first one follows the first
             epoch.
         probability: How often a query's positives come from its cluster (SLIC: 0.2); otherwise the
-            other clips of its cluster are left out, and its own key is the positive, which is
-            fresh where the bank is old.
+            other clips of its cluster are left out, and its own key is a positive, which is fresh
+            where the bank is old.
         contrast: Whether a query is compared with its own pathway's bank (within) or the other's
             (across).
         siblings: Whether slots of the same recording are positives or ignored.
-        drop_own: Probability that a clip with other positives leaves out its own key, both as
-            positive and from the denominator.
+        drop_own: Probability that a clip with positives from its cluster leaves out its own key, both
+            as positive and from the denominator.
     """
+
+    drops_for_siblings = False
 
     def __init__(
         self,
@@ -384,7 +389,9 @@ class Supervised(nn.Module):
     """Pull a clip to its own key and to all keys of its class: UberNCE, the upper bound of CoCLR
     (Han et al., 2020).
 
-    It reads labels: nothing trained with it is self-supervised.
+    -log of the softmax term of each positive, the mean over positives, as in the authors' code. In a
+    log of their sum the own key, which already matches, would take the whole of it and leave labels no
+    gradient. It reads labels: nothing trained with it is self-supervised.
 
     Args:
         temperature: Softness of the similarity, tau in the paper.
@@ -404,9 +411,12 @@ class Supervised(nn.Module):
         logits = _logits(contrast, pathway, pathway, self.temperature)
         others = _other_video(contrast)
         same_class = (contrast.queue_label >= 0) & (contrast.queue_label == contrast.label[:, None])
-        positive = others & same_class
-        loss = _mil_nce(logits, _with_own(True, positive), _with_own(True, others))
-        return {"loss": loss, "own_key_accuracy": _own_key_accuracy(logits, others & ~positive)}
+        same_class &= others
+        positive = _with_own(True, same_class)
+        total = logits.masked_fill(~_with_own(True, others), -torch.inf).logsumexp(1, keepdim=True)
+        loss = ((total - logits) * positive).sum(1) / positive.sum(1)
+        accuracy = _own_key_accuracy(logits, others & ~same_class)
+        return {"loss": loss.mean(), "own_key_accuracy": accuracy}
 
 
 class TemporalContrast(nn.Module):

@@ -150,6 +150,7 @@ def test_clusters_equal_their_formula(siblings: str, drop_own: float, probabilit
             True,
             True,
             probability == 1,
+            drops_for_siblings=False,
         )
         assert_equal(loss(given, pathway)["loss"], expected, given, pathway)
 
@@ -187,6 +188,42 @@ def test_supervised_equals_its_formula(seed: int, queue: int) -> None:
     contrast = random_contrast(seed) if queue else batch_as_queue(random_contrast(seed))
     loss = Supervised(temperature=0.2, queue=queue)(contrast, "slow")["loss"]
     assert_equal(loss, losses_by_hand.supervised(contrast, "slow", 0.2), contrast, "slow")
+
+
+def one_clip(slots: torch.Tensor, **queued: list[int]) -> Contrast:
+    """Clip 0 of recording 0 and class 0, whose own key is its query, and slots of other videos."""
+    key = torch.eye(4)[:1]
+    names = {"queue_video": range(1, len(slots) + 1), "queue_label": [0] * len(slots)} | queued
+    zero = torch.zeros(1, dtype=torch.int64)
+    return Contrast(
+        query={"slow": key, "fast": key},
+        key={"slow": key.clone(), "fast": key.clone()},
+        queue={"slow": slots, "fast": slots},
+        **dict.fromkeys(("video", "source", "label"), zero),
+        **{name: torch.tensor([*values]) for name, values in names.items()},
+    )
+
+
+def test_labels_pull_a_clip_whose_own_key_matches_already() -> None:
+    """A positive's share of the gradient is its softmax term less one half, as there are two."""
+    slots = torch.eye(4)[1:].requires_grad_()
+    contrast = one_clip(slots, queue_source=[1, 2, 3], queue_label=[0, 1, 1])
+    Supervised(temperature=0.1)(contrast, "slow")["loss"].backward()
+    assert float(slots.grad[0] @ contrast.query["slow"][0]) == pytest.approx(-0.5 / 0.1, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "keeps"), [([-1, 7, 8, 9], True), ([7, 7, 8, 9], True), ([7, 8, 7, 9], False)]
+)
+def test_a_clip_without_positives_from_its_cluster_keeps_its_own_key(
+    cluster: list[int], keeps: bool
+) -> None:
+    """Slot 0 is the clip's own, slot 1 of its recording."""
+    contrast = one_clip(torch.eye(4), queue_video=[0, 1, 2, 3], queue_source=[0, 0, 2, 3])
+    contrast.key["slow"].requires_grad_()
+    contrast = replace(contrast, queue_cluster=torch.tensor(cluster))
+    CrossPathwayClusters(contrast="within")(contrast, "slow")["loss"].backward()
+    assert bool(contrast.key["slow"].grad.any()) == keeps
 
 
 @pytest.mark.parametrize(("local", "whole"), [(1.0, 0.0), (0.0, 1.0), (0.5, 2.0)])
