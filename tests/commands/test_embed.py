@@ -23,6 +23,8 @@ import vcsf_cli
 from vcsf_cli import load_encoder
 from vcsf_cli.commands.work import embed as work
 from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.export.embeddings import Embeddings, VideoItem
+from vcsf_cli.search.video import WindowFeatures
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +131,25 @@ def test_a_second_call_encodes_what_is_new_or_changed(
     embed(videos, tiny_run, tmp_path)
     assert_same_rows(after, read(tmp_path))
     assert after["path"].unique().tolist() == ["0/0.avi", "0/1.avi", "1/1.avi", "1/3.avi"]
+
+
+def test_a_video_that_changed_after_a_kill_has_its_new_rows_only(tmp_path: Path) -> None:
+    video, table = tmp_path / "a.mp4", tmp_path / "table.parquet"
+
+    def opened(content: bytes) -> tuple[Embeddings, VideoItem]:
+        video.write_bytes(content)
+        embeddings = Embeddings(table, {}, {}, {"slow": 2}, False)
+        (item,) = embeddings.missing([VideoItem.at("a.mp4", video)])
+        return embeddings, item
+
+    for content, windows in ((b"old", 3), (b"another", 2)):
+        embeddings, item = opened(content)
+        begins = np.arange(windows, dtype=np.float64)
+        features = {"slow": np.zeros((windows, 2), np.float32)}
+        embeddings.add(item, WindowFeatures(features, begins, begins + 1))
+        embeddings.flush()  # and the first one is killed
+    assert embeddings.finish([item]) == 2
+    assert pd.read_parquet(table)["size"].tolist() == [7, 7]
 
 
 def test_killed_at_any_moment_it_goes_on_to_the_same_table(

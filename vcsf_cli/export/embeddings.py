@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,11 +171,11 @@ class Embeddings:
         return _identities(self.table.read(["path", "size", "modified", "head"]))
 
     def _known_in_partial(self) -> dict[str, tuple[int, int, str]]:
-        return _identities(self._partial_table())
+        return {name: _identity(batch, 0) for name, batch in self._finished().items()}
 
-    def _partial_table(self) -> pa.Table:
-        """The rows of finished videos, mapped from disk."""
-        return pa.Table.from_batches(_whole_batches(self.partial), self.schema)
+    def _finished(self) -> dict[str, pa.RecordBatch]:
+        """The rows of each finished video, mapped from disk; of one that is there twice, the last."""
+        return {batch["path"][0].as_py(): batch for batch in _whole_batches(self.partial)}
 
     def add(self, item: VideoItem, features: WindowFeatures) -> None:
         """Add the rows of a video. They are on disk after some seconds, or after `flush`."""
@@ -214,31 +215,32 @@ class Embeddings:
         wanted = {item.name: item for item in items}
         rows = 0
 
-        def counted(fresh: pa.Table) -> Iterator[pa.Table]:
+        def counted(fresh: Mapping[str, pa.RecordBatch]) -> Iterator[pa.Table]:
             nonlocal rows
             for table in _in_blocks(self._merged(fresh, wanted)):
                 rows += len(table)
                 yield table
 
-        self.table.write(self.schema, counted(self._partial_table()))
+        self.table.write(self.schema, counted(self._finished()))
         self._writer.close()
         self._file.close()
         self.partial.unlink()
         return rows
 
-    def _merged(self, fresh: pa.Table, wanted: Mapping[str, VideoItem]) -> Iterator[pa.Table]:
+    def _merged(
+        self, fresh: Mapping[str, pa.RecordBatch], wanted: Mapping[str, VideoItem]
+    ) -> Iterator[pa.Table]:
         """The rows of each wanted video by rising path: the fresh ones, else those of the table."""
-        spans = _spans(fresh)
-        left = sorted(name for name in spans if name in wanted)
+        left = deque(sorted(fresh.keys() & wanted.keys()))
         for name, rows in _groups(self.table.batches()) if self.path.exists() else ():
             while left and left[0] < name:
-                yield fresh.slice(*spans[left.pop(0)])
+                yield pa.Table.from_batches([fresh[left.popleft()]])
             if left and left[0] == name:
-                yield fresh.slice(*spans[left.pop(0)])
-            elif name in wanted and _is_same(wanted[name], _identities(rows)[name]):
+                yield pa.Table.from_batches([fresh[left.popleft()]])
+            elif name in wanted and _is_same(wanted[name], _identity(rows, 0)):
                 yield rows
         for name in left:
-            yield fresh.slice(*spans[name])
+            yield pa.Table.from_batches([fresh[name]])
 
 
 def _is_same(item: VideoItem, known: tuple[int, int, str] | None) -> bool:
@@ -250,13 +252,13 @@ def _is_same(item: VideoItem, known: tuple[int, int, str] | None) -> bool:
 
 def _identities(table: pa.Table) -> dict[str, tuple[int, int, str]]:
     """Size, time and beginning of each video."""
-    first = _spans(table)
-    columns = [table[name] for name in ("size", "modified", "head")]
-    return {
-        name: (column[0][at].as_py(), column[1][at].as_py(), column[2][at].as_py())
-        for name, (at, _) in first.items()
-        for column in [columns]
-    }
+    return {name: _identity(table, at) for name, (at, _) in _spans(table).items()}
+
+
+def _identity(rows: pa.Table | pa.RecordBatch, at: int) -> tuple[int, int, str]:
+    """Size, time and beginning of the video of a row."""
+    size, modified, head = (rows[name][at].as_py() for name in ("size", "modified", "head"))
+    return size, modified, head
 
 
 def _spans(table: pa.Table) -> dict[str, tuple[int, int]]:
@@ -289,11 +291,13 @@ def _groups(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.Table]]
 def _in_blocks(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
     """The same rows in tables of some thousand."""
     held: list[pa.Table] = []
+    rows = 0
     for table in tables:
         held.append(table)
-        if sum(map(len, held)) >= _ROWS_AT_ONCE:
+        rows += len(table)
+        if rows >= _ROWS_AT_ONCE:
             yield pa.concat_tables(held).combine_chunks()
-            held = []
+            held, rows = [], 0
     if held:
         yield pa.concat_tables(held).combine_chunks()
 
