@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import KILLS, called
@@ -30,6 +31,7 @@ from trained import hold, let_go
 import vcsf_cli
 from vcsf_cli.cli import main
 from vcsf_cli.config.recipe import load
+from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.data import manifest as manifests
 from vcsf_cli.data.clips import TwoViewClips, pathway_inputs
 from vcsf_cli.data.loader import ResumableBatchSampler, training_loader
@@ -278,6 +280,20 @@ def test_interrupted_it_saves_says_how_to_go_on_and_ends_with_130(
     )
     called(*arguments(tiny_data, Path("runs")), cwd=tmp_path)
     assert_same(tmp_path / "runs" / whole.name, whole)
+
+
+def test_a_pathway_that_falls_below_its_untrained_value_is_warned_of(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    """In the first stage of a new run, which `optim.lr` spoils."""
+    words = arguments(tiny_data, tmp_path / "runs", optim__lr=1.0, train__check_every=1)
+    said = called(*words, cwd=tmp_path).stderr
+    table = pd.read_csv(only_run(tmp_path / "runs") / "metrics.csv")
+    checks = {pathway: table[f"{pathway}_check_R@1"].dropna().to_numpy() for pathway in PATHWAYS}
+    fell = [pathway for pathway, check in checks.items() if check.min() < check[0]]
+    assert fell
+    warned = [pathway for pathway in PATHWAYS if f"the {pathway} pathway's check R@1 is" in said]
+    assert warned == fell
 
 
 def test_a_polite_kill_during_checks_saves_too(tiny_data: Path, tmp_path: Path) -> None:

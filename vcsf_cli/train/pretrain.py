@@ -129,7 +129,7 @@ class Trainer:
         task, optimizer = self._build_task(index)
         self.stages.begin(index, self.model)
         if is_first():
-            task.untrained = log.untrained()
+            task.untrained = log.untrained
 
         def save() -> None:
             content = {

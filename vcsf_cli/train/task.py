@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -92,7 +92,7 @@ class PretrainTask(Task):
         self._gathered: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
         self._last: Contrast | None = None  # the last input of the loss, for metrics
         self._warned: set[str] = set()
-        self.untrained: Mapping[str, float] = {}
+        self.untrained: Callable[[], Mapping[str, float]] = dict
         """The check before training; empty if it is not known."""
         for name, weight in model.named_parameters():
             weight.requires_grad_(
@@ -322,9 +322,10 @@ class PretrainTask(Task):
             metrics[f"{measured}_check_R@1"] = recall(hits(near, label, label), [1])[1]
             shares = vote(near, target, len(classes), _VOTE_TEMPERATURE)
             metrics[f"{measured}_check_kNN"] = float((shares.argmax(1) == target).mean())
+        untrained = self.untrained()
         for pathway in self.trained:
             name = f"{pathway}_check_R@1"
-            self._warn(monitor.untrained_warning(pathway, metrics[name], self.untrained.get(name)))
+            self._warn(monitor.untrained_warning(pathway, metrics[name], untrained.get(name)))
         return metrics
 
     def _warn(self, warning: monitor.Warned | None) -> None:
