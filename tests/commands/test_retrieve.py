@@ -188,12 +188,19 @@ def test_measured_again_it_is_the_same_to_the_last_byte(
 def test_measuring_again_replaces_the_rows_and_keeps_other_variants(
     copy: Path, tiny_data: Path
 ) -> None:
+    """But not those of other data, be they as many clips."""
+    shutil.copytree(tiny_data, copy / "data")
+    words = ("retrieve", "--data", "data", "--workers", 0)
     for ks, more in (("1,5", ["--untrained"]), ("2", [])):
-        called("retrieve", "--k", ks, *more, "--data", tiny_data, "--workers", 0, cwd=copy)
+        called(*words, "--k", ks, *more, cwd=copy)
     rows = pd.read_csv(next(copy.glob("runs/*/retrieve/*/results.csv")))
     metrics = rows.groupby("variant")["metric"].unique()
     assert metrics["trained"].tolist() == ["R@2"]
     assert sorted(metrics["untrained"]) == ["R@1", "R@5"]
+    change(copy / "data" / "synthetic", lambda row: row | {"label": f"not {row['label']}"})
+    called(*words, cwd=copy)
+    rows = pd.read_csv(next(copy.glob("runs/*/retrieve/*/results.csv")))
+    assert set(rows["variant"]) == {"trained"}
 
 
 def change(folder: Path, changed: Callable[[dict[str, Any]], dict[str, Any]]) -> None:

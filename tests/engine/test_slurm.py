@@ -109,6 +109,7 @@ def test_slurm_gets_what_the_command_needs(
         ("--launch local --slurm requeue=always", "requeue=always is not a number"),
         ("--launch local --slurm nodes=2", "follows from the command"),
         ("--launch local --slurm time", "`time` is not KEY=VALUE"),
+        ("--slurm time=30", "it does nothing without --launch"),
         ("--launch local --set train.batch=3 --devices 2", "can't be divided among 2 processes"),
     ],
 )

@@ -25,14 +25,14 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import stdtrit
 
+from vcsf_cli.features.bootstrap import FEWEST_RECORDINGS
+
 FloatArray = npt.NDArray[np.float64]
 
 DRAWS = 2_000
 """Draws of recordings."""
 FEWEST_PLACES = 3
 """Seeds and splits needed for an interval over other trainings."""
-_FEWEST_RECORDINGS = 10
-"""Recordings needed for an interval."""
 _ENDS = (0.025, 0.975)
 
 
@@ -54,20 +54,19 @@ class Difference:
 
 
 def mean_difference(
-    pairs: Sequence[tuple[int, pd.Series, pd.Series]], source: Mapping[str, str]
+    pairs: Sequence[tuple[pd.Series, pd.Series]], source: Mapping[str, str]
 ) -> Difference | None:
     """The mean over places of the difference of two rows' means, with its interval.
 
     Args:
-        pairs: For every place its split, and each row's value for every clip (index), such as 1 or
-            0.
+        pairs: For every place each row's value for every clip (index), such as 1 or 0.
+        source: The recording of each clip.
 
     Returns:
         None if the rows have no clip in common. With fewer places than `FEWEST_PLACES` the interval
-        is over recordings only, with fewer recordings than `_FEWEST_RECORDINGS` there is none.
+        is over recordings only, with fewer recordings than `FEWEST_RECORDINGS` there is none.
     """
-    joined = [(split, (ours - theirs).dropna()) for split, ours, theirs in pairs]
-    found = _mean_over_places(joined, source)
+    found = _mean_over_places([(ours - theirs).dropna() for ours, theirs in pairs], source)
     if found is None:
         return None
     low, high = np.clip((found.low, found.high), -1.0, 1.0).tolist()
@@ -75,7 +74,7 @@ def mean_difference(
 
 
 def share_of_gain(
-    places: Sequence[tuple[int, pd.Series, pd.Series, pd.Series]], source: Mapping[str, str]
+    places: Sequence[tuple[pd.Series, pd.Series, pd.Series]], source: Mapping[str, str]
 ) -> Difference | None:
     """Share of a gain that a row reaches: its difference to a baseline over that of another row.
 
@@ -83,21 +82,20 @@ def share_of_gain(
     chapter 6): of the clips' (row - baseline - share * (other - baseline)) / gain.
 
     Args:
-        places: For every place its split, and the values of the row, of the baseline and of the
-            other row for every clip.
+        places: For every place the values of the row, of the baseline and of the other row for every
+            clip.
         source: The recording of each clip.
 
     Returns:
         None if the other row's gain is not sure: its interval holds zero, or there is none.
     """
-    gain = mean_difference([(split, other, base) for split, _, base, other in places], source)
-    own = mean_difference([(split, row, base) for split, row, base, _ in places], source)
+    gain = mean_difference([(other, base) for _, base, other in places], source)
+    own = mean_difference([(row, base) for row, base, _ in places], source)
     if gain is None or own is None or not gain.low > 0:
         return None
     share = own.value / gain.value
     residuals = [
-        (split, ((row - base - share * (other - base)) / gain.value).dropna())
-        for split, row, base, other in places
+        ((row - base - share * (other - base)) / gain.value).dropna() for row, base, other in places
     ]
     found = _mean_over_places(residuals, source)
     if found is None:
@@ -105,32 +103,28 @@ def share_of_gain(
     return replace(found, value=share, low=share + found.low, high=share + found.high)
 
 
-def _mean_over_places(
-    places: Sequence[tuple[int, pd.Series]], source: Mapping[str, str]
-) -> Difference | None:
+def _mean_over_places(places: Sequence[pd.Series], source: Mapping[str, str]) -> Difference | None:
     """The mean over places of values of clips, with its interval; None if there are no clips."""
-    filled = [(split, values) for split, values in places if len(values)]
+    filled = [values for values in places if len(values)]
     if not filled:
         return None
-    means, drawn, recordings = [], [], 0
-    for split in dict.fromkeys(split for split, _ in filled):
-        own = [values for each, values in filled if each == split]
-        codes, names = pd.factorize(pd.concat(own).index.map(source))
-        means += [float(each.mean()) for each in own]
-        drawn.append(redrawn([each.to_numpy() for each in own], codes, len(names)))
-        recordings += len(names)
+    # A recording is drawn as often in every split that tests it.
+    codes, names = pd.factorize(pd.concat(filled).index.map(source))
+    recordings = len(names)
+    means = np.array([float(values.mean()) for values in filled])
     low = high = np.nan
-    if recordings >= _FEWEST_RECORDINGS:
-        low, high = interval(np.array(means), np.hstack(drawn).mean(1), recordings)
-    clips = len(set().union(*(values.index for _, values in filled)))
-    return Difference(float(np.mean(means)), low, high, clips, len(filled))
+    if recordings >= FEWEST_RECORDINGS:
+        drawn = redrawn([values.to_numpy() for values in filled], codes, recordings)
+        low, high = interval(means, drawn.mean(1), recordings)
+    clips = len(set().union(*(values.index for values in filled)))
+    return Difference(float(means.mean()), low, high, clips, len(filled))
 
 
 def redrawn(
     differences: Sequence[FloatArray], codes: npt.NDArray[np.int64], recordings: int
 ) -> FloatArray:
     """Means (draws, places) when recordings are drawn with replacement, the same ones for all
-    places of a split.
+    places. A place none of whose recordings is drawn keeps its own mean.
 
     Args:
         differences: Those of each place's clips, (clips,).
@@ -207,5 +201,5 @@ def describe_intervals(places: Sequence[int], recordings: bool) -> str:
         )
         found[-1] += "" if len(found) > 1 else f"; {whole}"
     if not recordings:
-        found.append(f"of fewer than {_FEWEST_RECORDINGS} recordings without an interval")
+        found.append(f"of fewer than {FEWEST_RECORDINGS} recordings without an interval")
     return "; ".join(found)

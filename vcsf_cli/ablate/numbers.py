@@ -269,7 +269,7 @@ def difference_to(
     """The mean difference over the seeds, splits and clips that both rows have; empty if there are
     none, or the metric is not a mean over clips."""
     pairs = [
-        (place[1], ours[place].clips[key], theirs[place].clips[other_key])
+        (ours[place].clips[key], theirs[place].clips[other_key])
         for place in ours
         if place in theirs and key in ours[place].clips and other_key in theirs[place].clips
     ]
@@ -299,7 +299,7 @@ def describe_share(
     """
     ours, base, labels = rows
     places = [
-        (place[1], ours[place].clips[key], base[place].clips[key], labels[place].clips[key])
+        (ours[place].clips[key], base[place].clips[key], labels[place].clips[key])
         for place in ours
         if all(place in row and key in row[place].clips for row in rows)
     ]

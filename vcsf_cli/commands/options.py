@@ -273,6 +273,8 @@ def _parse_settings(
     for name, equals, text in pairs:
         if not (name and equals and text):
             raise click.BadParameter(f"`{name}{equals}` is not KEY=VALUE", context, parameter)
+    if pairs and not context.params.get("launch"):
+        raise click.BadParameter("it does nothing without --launch", context, parameter)
     return {name: text for name, _, text in pairs}
 
 
@@ -290,6 +292,7 @@ def launch_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--launch",
         type=click.Choice(["slurm", "local"]),
+        is_eager=True,  # --slurm asks for it
         help="Submit the command to Slurm, as a job that goes on by itself after its time limit; "
         "local: to this machine, in the background.",
     )(function)

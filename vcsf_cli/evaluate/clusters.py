@@ -128,14 +128,17 @@ class Clustering(Evaluation):
             if variant == self.variant:
                 self._write_clusters(unit, found)
             rows += self.result_rows(variant, self.source.seed, metrics)
+        path = self.folder / "status.json"
+        before = read_json(path, dict, f"delete {self.folder}") if path.is_file() else {}
         status = {
             "from": self.source.identity,
             "data": self.manifest.hash,
             "ended": now(),
         }
         if rows:
-            table = results.write(self.folder / RESULTS, rows)
-            write_json(self.folder / "status.json", status)
+            same = before.get("data") == self.manifest.hash
+            table = results.write(self.folder / RESULTS, rows, lambda variant: same)
+            write_json(path, status)
             return table[table["variant"].isin(variants)]
         (self.folder / RESULTS).unlink(missing_ok=True)
         return pd.DataFrame()

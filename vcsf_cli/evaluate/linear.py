@@ -38,8 +38,8 @@ def predict_linear(evaluation: Classification, compute: Compute) -> Features:
 
 
 class _Layer(nn.Module):
-    """A linear layer on features of unit length, after batch norm without weights of its own
-    (CoCLR's linear probe).
+    """A linear layer on features of unit length, after batch norm, as CoCLR's linear probe, but
+    without batch norm's own weights: the layer's do the same.
     """
 
     def __init__(self, channels: int, classes: int) -> None:

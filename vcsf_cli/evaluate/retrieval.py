@@ -28,7 +28,7 @@ from vcsf_cli.evaluate.evaluation import (
     Extract,
     Measurement,
 )
-from vcsf_cli.features.bootstrap import paired_interval
+from vcsf_cli.features.bootstrap import count_remarks, paired_interval
 from vcsf_cli.features.cache import load_features, read_key
 from vcsf_cli.features.extract import Done, Features, extract
 from vcsf_cli.features.neighbours import (
@@ -180,9 +180,13 @@ class Retrieval(Evaluation):
                 for pathway, hit in each.hit.items():
                     recalls[pathway] |= self._recall_interval(hit)
             found += self.result_rows(each.variant, self.source.seed, recalls)
-        rows = results.write(path, found)
+        rows = results.write(path, found, self._is_of_this_data)
         rows = rows[rows["variant"].isin([each.variant for each in (trained, *others)])]
         return rows, [self._difference(trained, other) for other in others]
+
+    def _is_of_this_data(self, variant: str) -> bool:
+        key = read_key(self.folders([variant])[variant] / FEATURES)
+        return bool(key.get("data") == self.manifest.hash)
 
     def _network_hits(
         self,
@@ -355,7 +359,7 @@ class Retrieval(Evaluation):
             found.append(
                 f"{alone:,} test clips are of a class that no {other} has, and count as misses"
             )
-        return found
+        return found + count_remarks(self.drawn[self.parts.query])
 
     @property
     def not_comparable(self) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+FEWEST_RECORDINGS = 10
+"""With fewer, a bootstrap interval is much too narrow: of five it holds the truth in 84 %."""
+
 
 def paired_interval(
     ours: npt.NDArray[np.float64],
@@ -36,3 +39,14 @@ def paired_interval(
     means = (weights @ sums) / (weights @ sizes)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(difference.mean()), float(low), float(high)
+
+
+def count_remarks(cluster: npt.NDArray[np.object_]) -> list[str]:
+    """A warning if queries are of too few recordings for their interval to mean much."""
+    count = len(np.unique(cluster.astype(str)))
+    if count >= FEWEST_RECORDINGS:
+        return []
+    return [
+        f"warning: the test clips are of {count} recordings: a 95 % interval over fewer than "
+        f"{FEWEST_RECORDINGS} is too narrow"
+    ]

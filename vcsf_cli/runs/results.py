@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,15 +106,20 @@ def read(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
         )
 
 
-def write(path: Path, rows: Iterable[dict[str, object]]) -> pd.DataFrame:
+def write(
+    path: Path,
+    rows: Iterable[dict[str, object]],
+    is_of_same_data: Callable[[str], bool] = lambda variant: True,
+) -> pd.DataFrame:
     """Write `results.csv`, keeping the rows of variants that are not measured now if they are of
-    as many clips."""
+    as many clips and of the same data."""
     new = pd.DataFrame(list(rows), columns=list(COLUMNS)).astype(COUNTS)
     if path.is_file():
         old = read(path)
         old = old[
             ~old["variant"].isin(new["variant"].unique()) & old["clips"].isin(new["clips"].unique())
         ]
+        old = old[old["variant"].map(is_of_same_data).astype(bool)]
         new = pd.concat([new, old], ignore_index=True) if len(old) else new
     write_text(path, new.to_csv(index=False, lineterminator="\n"))
     return new
