@@ -81,12 +81,15 @@ class Data(Node):
 
 
 class Augment(Node):
-    """CoCLR's pre-training transforms; one draw per clip for all frames and both pathways."""
+    """Transforms after CoCLR's pre-training; one draw per clip for all frames and both pathways.
+
+    CoCLR crops from the whole frame, here crops lie in the centre square; its grey copies a random
+    channel, here it is the luma."""
 
     name: Literal["standard"] = "standard"
     border: Annotated[float, Interval(gt=0, le=1)] = 0.875
-    """Side of the centre square with all crops, as a fraction of the short side (CoCLR:
-    224/256)."""
+    """Side of the centre square with all crops, as a fraction of the short side; measuring takes
+    that square (CoCLR's test crop: 224/256)."""
     area: Range = (0.2, 1.0)
     """Area of the crop as a fraction of that square."""
     aspect: Range = (3 / 4, 4 / 3)

@@ -1,5 +1,5 @@
-"""Augmentation of clips, as in CoCLR's pre-training: one draw per view, the same for all its frames
-and both pathways.
+"""Augmentation of clips after CoCLR's pre-training (`config.schema.Augment` says what differs): one
+draw per view, the same for all its frames and both pathways.
 
 Crop, resize and flip happen in the worker, on uint8. Colour, grey and blur happen in batch on the
 device, but are drawn in the worker with everything else, so that a clip depends on (seed, epoch,
