@@ -21,6 +21,7 @@ from vcsf_cli.errors import (
     BROKEN_DISK,
     ERROR_FILE,
     EXIT_INTERRUPTED,
+    HINT,
     TOO_FEW,
     WRONG_PATH,
     InputError,
@@ -124,7 +125,7 @@ def _explain(
         raise cause
     click.echo(f"error: {error.message}", err=True)
     if error.hint:
-        click.echo(f"\nhint: {error.hint}", err=True)
+        click.echo(f"\n{HINT}{error.hint}", err=True)
     return error.exit_code
 
 

@@ -28,6 +28,9 @@ ERROR_FILE = "VCSF_ERROR_FILE"
 """Variable that names the file for the error that ends a command, as JSON with `kind` and
 `message`; `vcsf ablate` sets it for its commands."""
 
+HINT = "hint: "
+"""What a hint begins with below an error."""
+
 EXIT_INTERRUPTED = 130
 """Exit status after Ctrl-C or SIGTERM, with everything saved."""
 
@@ -56,6 +59,8 @@ class VcsfError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if hint:  # torch hands nothing but the traceback on from a process that reads
+            self.add_note(f"{HINT}{hint}")
 
 
 class DataError(VcsfError):

@@ -1,5 +1,6 @@
 """Ten crops of a video, pixel by pixel, and the one view that labels are learned from."""
 
+import errno
 import multiprocessing
 import subprocess
 from pathlib import Path
@@ -17,7 +18,7 @@ from vcsf_cli.data.clips import EvalClips, LabelledClips, TwoViewClips
 from vcsf_cli.data.loader import iterate, set_up_worker
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.store import FrameStore
-from vcsf_cli.errors import RunError
+from vcsf_cli.errors import DataError, InputError, RunError, VcsfError
 from vcsf_cli.model.parts import build_sampler
 
 
@@ -146,3 +147,40 @@ def test_a_batch_that_cant_be_handed_over_is_an_error_and_no_hang(
     with pytest.raises(RunError, match="exited unexpectedly"):
         list(iterate(loader))
     assert "a batch could not be handed over: " in capfd.readouterr().err
+
+
+class Failing(Dataset[object]):
+    """Its item raises an error."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __getitem__(self, index: int) -> object:
+        raise self.error from DataError("another one", "an inner hint")
+
+    def __len__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message", "hint"),
+    [
+        (DataError("a\nlong one", "make room"), DataError, "a\nlong one", "make room"),
+        (InputError("it is wrong"), InputError, "it is wrong", ""),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/a/file"),
+            RunError,
+            "a process that reads clips failed: [Errno 28] No space left on device: '/a/file'",
+            "look at the disk and the limits (ulimit -a); the same command goes on",
+        ),
+    ],
+)
+def test_an_error_of_a_reader_keeps_its_own_words_and_hint(
+    error: Exception, kind: type[VcsfError], message: str, hint: str
+) -> None:
+    loader = DataLoader(
+        Failing(error), batch_size=None, num_workers=1, worker_init_fn=set_up_worker
+    )
+    with pytest.raises(kind) as caught:
+        list(iterate(loader))
+    assert (caught.value.message, caught.value.hint) == (message, hint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import resource
 import subprocess
 import tarfile
 from pathlib import Path
@@ -25,12 +26,14 @@ CLIPS = {
 }
 
 
-def write_clips(folder: Path, shard_bytes: int = 10**9) -> Manifest:
-    """Shards of `CLIPS` and a manifest of them, whose frames are no JPEGs but easily told apart."""
+def write_clips(
+    folder: Path, shard_bytes: int = 10**9, clips: dict[str, list[bytes]] = CLIPS
+) -> Manifest:
+    """Shards of clips and a manifest of them, whose frames are no JPEGs but easily told apart."""
     folder.mkdir()
     writer = ShardWriter(folder, 0, 0, shard_bytes)
     rows: list[dict[str, Any]] = []
-    for name, frames in CLIPS.items():
+    for name, frames in clips.items():
         stream = folder / "stream"
         stream.write_bytes(b"".join(frames))
         writer.begin_video()
@@ -149,8 +152,41 @@ def test_a_shard_that_is_too_short_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"shard-000000\.tar.*too short for Run/b"):
         FrameStore(manifest).jpegs(1, [0, 1])
     shard.unlink()
-    with pytest.raises(DataError, match=r"shard-000000\.tar"):
+    with pytest.raises(DataError, match=r"shard-000000\.tar") as caught:
         FrameStore(manifest).jpegs(0, [0])
+    assert "delete the dataset's folder" in caught.value.hint
+
+
+def count_open_files() -> int:
+    return len([*Path("/dev/fd").iterdir()])
+
+
+def test_a_store_of_many_shards_keeps_few_of_them_open(tmp_path: Path) -> None:
+    clips = {f"clip{number}": [b"%d" % number] for number in range(70)}
+    manifest = write_clips(tmp_path / "data", shard_bytes=1, clips=clips)
+    assert manifest.table["shard"].nunique() == len(clips)
+    before = count_open_files()
+    store = FrameStore(manifest)
+    for _ in range(2):
+        for row, frames in enumerate(clips.values()):
+            assert store.jpegs(row, [0]) == frames
+    assert before < count_open_files() < before + 40
+    del store
+    assert count_open_files() == before
+
+
+def test_too_few_open_files_say_nothing_against_the_dataset(manifest: Manifest) -> None:
+    store = FrameStore(manifest)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        with pytest.raises(DataError, match="Too many open files") as caught:
+            store.jpegs(0, [0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert "ulimit" in caught.value.hint
+    assert "delete" not in caught.value.hint
+    assert store.jpegs(0, [0]) == [b"first"]
 
 
 def test_names_have_no_dot_for_webdataset_to_split_at() -> None:

@@ -19,8 +19,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from vcsf_cli.contracts import Indices
 from vcsf_cli.data.clips import Batch, EvalClips, TwoViewClips
-from vcsf_cli.data.manifest import MEND
-from vcsf_cli.errors import RemoteError, RunError, VcsfError
+from vcsf_cli.errors import HINT, RunError, VcsfError
 
 try:
     import resource
@@ -102,7 +101,7 @@ def iterate(loader: DataLoader[_Item]) -> Iterator[_Item]:
 
     Raises:
         DataError: If a clip can't be read.
-        RunError: If a process that reads has died, or may open too few files.
+        RunError: If a process that reads has died or failed, or may open too few files.
     """
     _check_open_files(loader.num_workers)
     try:
@@ -110,14 +109,18 @@ def iterate(loader: DataLoader[_Item]) -> Iterator[_Item]:
             with _sigterm_held_back():
                 items = iter(loader)
             yield from items
-    except VcsfError as error:
-        if "Original Traceback" not in error.message:
+    except (VcsfError, OSError) as error:
+        if "in DataLoader worker process" not in str(error):
             raise
-        # torch puts the worker's whole traceback into the message; its last line is ours.
-        reason = error.message.strip().splitlines()[-1].partition(": ")[2]
-        if isinstance(error, RemoteError):
-            raise RemoteError(reason) from error
-        raise type(error)(reason, MEND) from error
+        # torch puts the worker's whole traceback into the message: its end is ours.
+        end = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
+        reason, _, hint = end.partition(f"\n{HINT}")
+        if isinstance(error, VcsfError):
+            raise type(error)(reason, hint) from error
+        raise RunError(
+            f"a process that reads clips failed: {reason}",
+            "look at the disk and the limits (ulimit -a); the same command goes on",
+        ) from error
 
 
 def _check_open_files(workers: int) -> None:

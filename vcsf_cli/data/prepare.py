@@ -238,17 +238,19 @@ class Preparation:
 
     def _decode(self, videos: list[Video], unfinished: list[Video]) -> None:
         """Decode videos and append them to the store in order."""
-        entries, members = self.journal.entries, self.members(videos)
+        members = self.members(videos)
         writer = ShardWriter(self.folder, self.journal.shard, self.journal.end, self.shard_bytes)
         title, done = "preparing", len(videos) - len(unfinished)
+        bad = {name for name, entry in self.journal.entries.items() if entry["problem"]}
         with (
             closing(self.decoded(unfinished)) as outcomes,
             Progress(len(videos), "videos", title, done) as progress,
         ):
             for video, outcome in outcomes:
-                self.journal.add(self.append(writer, video, outcome, members[video.name]))
-                bad = sum(bool(entry["problem"]) for entry in entries.values())
-                progress.advance(1, f"bad: {bad}" if bad else "")
+                entry = self.append(writer, video, outcome, members[video.name])
+                self.journal.add(entry)
+                (bad.add if entry["problem"] else bad.discard)(video.name)
+                progress.advance(1, f"bad: {len(bad)}" if bad else "")
         writer.finish()
 
     def members(self, videos: list[Video]) -> dict[str, str]:

@@ -6,6 +6,7 @@ clips and their order alone, not on who wrote it, when, or with how many interru
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ from vcsf_cli.contracts import Frames
 from vcsf_cli.data.bucket import Bucket
 from vcsf_cli.data.decoded import DecodedFrames
 from vcsf_cli.data.manifest import MEND, Manifest
-from vcsf_cli.errors import DataError
+from vcsf_cli.errors import TOO_FEW, DataError
 
 _BLOCK = 512
 SHARD_BYTES = 256 * 2**20
@@ -32,6 +33,10 @@ _NAME_BYTES = 200
 _COPY_BYTES = 2**20
 END_BYTES = 2 * _BLOCK
 """Zeros at the end of a tar file."""
+_OPEN_SHARDS = 32
+"""Shards that a store keeps open; a system's limit of open files is often 1024."""
+_LOST = (errno.ENOENT, errno.EIO)
+"""System errors that say that a shard is gone, or damaged on its disk."""
 
 
 def shard_name(number: int) -> str:
@@ -148,11 +153,51 @@ def read_description(folder: Path, shard: int, end: int) -> dict[str, Any]:
                 member = members.next()
                 stream = member and members.extractfile(member)
                 found = json.load(stream) if stream else None
-    except (OSError, ValueError, tarfile.TarError) as error:
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (ValueError, tarfile.TarError) as error:
         raise DataError(f"{path} can't be read: {error}", MEND) from error
     if not isinstance(found, dict):
         raise DataError(f"{path} is damaged at byte {end}", MEND)
     return found
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    """That a shard can't be read; only one that is lost must be made anew."""
+    hint = "look at its disk and its permissions; the same command goes on"
+    if error.errno in TOO_FEW:
+        hint = "raise the limit (ulimit -n for files, -v for memory); the same command goes on"
+    return DataError(
+        f"{path} can't be read: {error.strerror}", MEND if error.errno in _LOST else hint
+    )
+
+
+class _OpenShards:
+    """The shards that were read last, open; each process opens them for itself."""
+
+    def __init__(self) -> None:
+        self._descriptors: dict[Path, int] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_descriptors": {}}
+
+    def __del__(self) -> None:
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+
+    def read(self, path: Path, begin: int, end: int) -> bytes:
+        """Bytes of a shard.
+
+        Raises:
+            OSError: If they can't be read.
+        """
+        descriptor = self._descriptors.pop(path, None)
+        if descriptor is None:
+            while len(self._descriptors) >= _OPEN_SHARDS:
+                os.close(self._descriptors.pop(next(iter(self._descriptors))))
+            descriptor = os.open(path, os.O_RDONLY)
+        self._descriptors[path] = descriptor  # the last one: it was used last
+        return os.pread(descriptor, end - begin, begin)
 
 
 class FrameStore:
@@ -184,11 +229,7 @@ class FrameStore:
                 self.crc32[start : start + len(each)] = each
         self.sha256 = table["sha256"].to_numpy(object) if self.bucket else None
         self.decoded = DecodedFrames.of(manifest)
-        self._files: dict[int, int] = {}
-        self._process = os.getpid()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_files": {}}
+        self._open = _OpenShards()
 
     def images(self, row: int, frames: Sequence[int]) -> Iterator[Frames]:
         """The images (H, W, 3), RGB, of frames of a clip, in this order. They may be read-only.
@@ -212,7 +253,10 @@ class FrameStore:
         except ValueError as error:
             raise DataError(f"{self.videos[row]} is damaged: {error}", MEND) from error
         except OSError as error:
-            raise DataError(f"{decoded.file} can't be used: {error.strerror}", MEND) from error
+            raise DataError(
+                f"{decoded.file} can't be used: {error.strerror}",
+                "look at the folder of --cache, or leave --cache out; the same command goes on",
+            ) from error
         return found
 
     def _decode(self, row: int, frames: Sequence[int]) -> Iterator[Frames]:
@@ -267,7 +311,10 @@ class FrameStore:
         if self.bucket is not None:
             data = self._read_kept(self.bucket, shard, begin, end)
         else:
-            data = self._read_file(path, shard, begin, end)
+            try:
+                data = self._open.read(path, begin, end)
+            except OSError as error:
+                raise _unreadable(path, error) from error
         if len(data) != end - begin:
             raise DataError(f"{path} is damaged: it is too short for {self.videos[row]}", MEND)
         return data
@@ -296,13 +343,3 @@ class FrameStore:
                 if hashlib.sha256(clip).hexdigest() != self.sha256[row]:
                     return False
         return True
-
-    def _read_file(self, path: Path, shard: int, begin: int, end: int) -> bytes:
-        if self._process != os.getpid():  # a parent may close its files
-            self._files, self._process = {}, os.getpid()
-        try:
-            if shard not in self._files:
-                self._files[shard] = os.open(path, os.O_RDONLY)
-            return os.pread(self._files[shard], end - begin, begin)
-        except OSError as error:
-            raise DataError(f"{path} can't be read: {error.strerror}", MEND) from error
