@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vcsf_cli.features.bootstrap import paired_interval
+from vcsf_cli.features.bootstrap import few_recordings, paired_interval
 
 
 def test_the_interval_counts_recordings_and_not_clips() -> None:
@@ -25,3 +25,8 @@ def test_the_interval_of_a_known_difference() -> None:
     difference, low, high = paired_interval(ours, np.zeros(2000), np.arange(2000).astype(object))
     assert difference == ours.mean()
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 2000), rel=0.1)
+
+
+def test_too_few_recordings_for_an_interval_are_told() -> None:
+    assert few_recordings(np.arange(10).astype(object)) == ""
+    assert few_recordings(np.array(["a", "b", "a"], object)).startswith("of 2 recordings, fewer")

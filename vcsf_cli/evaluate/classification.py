@@ -31,7 +31,7 @@ from vcsf_cli.data.splits import (
 from vcsf_cli.errors import BusyError, DataError, InputError, RunError
 from vcsf_cli.evaluate import metrics
 from vcsf_cli.evaluate.evaluation import CLOSE, LEAVE_ONE_OUT, Evaluation, Measurement
-from vcsf_cli.features.bootstrap import count_remarks
+from vcsf_cli.features.bootstrap import few_recordings
 from vcsf_cli.features.extract import Features
 from vcsf_cli.model.pathways import Networks
 from vcsf_cli.narrate import say
@@ -234,7 +234,8 @@ class Classification(Evaluation):
         """Sentences that belong beside the numbers, about the encoder and about what was chosen."""
         plain = self.source.remarks
         found = [text if text in plain else f"warning: {text}" for text in self.caveats]
-        found += count_remarks(self.drawn[self.test])
+        if few := few_recordings(self.drawn[self.test]):
+            found.append(f"warning: test clips are {few}")
         if self.leave_one_out:
             alone = count_alone(self.labels, self.test, group_numbers(self.manifest))
             some = f"{alone:,} clips are of a class that no other group has, and count as misses"

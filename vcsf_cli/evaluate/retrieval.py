@@ -28,7 +28,7 @@ from vcsf_cli.evaluate.evaluation import (
     Extract,
     Measurement,
 )
-from vcsf_cli.features.bootstrap import count_remarks, paired_interval
+from vcsf_cli.features.bootstrap import few_recordings, paired_interval
 from vcsf_cli.features.cache import load_features, read_key
 from vcsf_cli.features.extract import Done, Features, extract
 from vcsf_cli.features.neighbours import (
@@ -61,15 +61,21 @@ NO_PATHWAY = "none"
 @dataclass(frozen=True)
 class Difference:
     """How much better the trained networks are than another variant, in percentage points, with a
-    95 % interval."""
+    95 % interval.
+
+    Args:
+        caveat: What is to be said of the interval; may be empty.
+    """
 
     name: str
     value: float
     low: float
     high: float
+    caveat: str = ""
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.value:+.1f} points, 95 % interval {self.low:+.1f} to {self.high:+.1f}"
+        text = f"{self.name}: {self.value:+.1f} points, 95 % interval {self.low:+.1f} to {self.high:+.1f}"
+        return f"{text} ({self.caveat})" if self.caveat else text
 
 
 @dataclass(frozen=True)
@@ -299,7 +305,8 @@ class Retrieval(Evaluation):
         )
         name = f"{results.recall_metric(k)} of trained {ours} less {other.variant}"
         name += "" if theirs == NO_PATHWAY else f" {theirs}"
-        return Difference(name, 100 * difference, 100 * low, 100 * high)
+        few = few_recordings(self.drawn[self.parts.query])
+        return Difference(name, 100 * difference, 100 * low, 100 * high, few)
 
     def read(self) -> Measurement | None:
         """R@k of the trained networks; None unless the files agree with each other, with the data
@@ -359,7 +366,8 @@ class Retrieval(Evaluation):
             found.append(
                 f"{alone:,} test clips are of a class that no {other} has, and count as misses"
             )
-        return found + count_remarks(self.drawn[self.parts.query])
+        few = few_recordings(self.drawn[self.parts.query])
+        return [*found, f"warning: test clips are {few}"] if few and self.leave_one_out else found
 
     @property
     def not_comparable(self) -> str:

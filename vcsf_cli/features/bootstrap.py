@@ -41,12 +41,9 @@ def paired_interval(
     return float(difference.mean()), float(low), float(high)
 
 
-def count_remarks(cluster: npt.NDArray[np.object_]) -> list[str]:
-    """A warning if queries are of too few recordings for their interval to mean much."""
+def few_recordings(cluster: npt.NDArray[np.object_]) -> str:
+    """What to say if queries are of too few recordings for their interval; else empty."""
     count = len(np.unique(cluster.astype(str)))
     if count >= FEWEST_RECORDINGS:
-        return []
-    return [
-        f"warning: the test clips are of {count} recordings: a 95 % interval over fewer than "
-        f"{FEWEST_RECORDINGS} is too narrow"
-    ]
+        return ""
+    return f"of {count} recordings, fewer than {FEWEST_RECORDINGS}: the 95 % interval is too narrow"
