@@ -42,6 +42,7 @@ class Bucket:
     def write(self, name: str, content: bytes) -> None:
         """Write a file into the bucket."""
         filesystem, path = fsspec.core.url_to_fs(f"{self.address}/{name}")
+        filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
         filesystem.pipe_file(path, content)
 
     def upload(self, folder: Path, to: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import tarfile
 from collections import Counter
@@ -17,7 +18,8 @@ from videos import write_video
 
 from vcsf_cli.cli import main
 from vcsf_cli.data.manifest import Manifest
-from vcsf_cli.errors import DataError, InputError
+from vcsf_cli.errors import DataError, InputError, RemoteError
+from vcsf_cli.remote import store
 
 NAMES = ("Jump/a.avi", "Jump/b.mp4", "Run/c.avi", "Run/d.avi")
 
@@ -100,6 +102,20 @@ def test_a_folder_on_the_hub_is_prepared_to_the_same_bytes(
     assert "no video was found" in said
     assert "4 clips of 4 videos" in said
     assert contents(tmp_path / "data" / "d") == contents(local)
+
+
+def test_a_full_disk_behind_an_address_is_one_of_its_errors_and_leaves_nothing(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "large").write_bytes(bytes(200_000))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(RemoteError, match="can't be written"):
+            store(tmp_path / "large", f"file://{tmp_path}/bucket/large")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((tmp_path / "bucket").iterdir())
 
 
 def test_a_list_names_videos_beside_it_and_addresses(

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -242,16 +242,33 @@ def store(path: Path, address: str) -> None:
 
     Raises:
         OSError: If it can't be read.
-        RemoteError: If the address can't be reached.
+        RemoteError: If the address can't be reached, or is on a full disk.
     """
     filesystem, target = open_filesystem(address)
     with reaching(address):
-        if filesystem.protocol == ("file", "local"):  # where a copy would appear as it grows
-            Path(target).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, f"{target}.partial")
-            Path(f"{target}.partial").replace(target)
+        if filesystem.protocol == ("file", "local"):
+            _store_in_folder(path, Path(target), address)
         else:
             filesystem.put_file(str(path), target)
+
+
+def _store_in_folder(path: Path, target: Path, address: str) -> None:
+    """Copy a file; until it is whole, it has a name that `list_files` leaves out."""
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, partial)
+        partial.replace(target)
+    except OSError as error:
+        if error.errno not in _FULL_DISK:
+            raise
+        raise RemoteError(
+            f"{address} can't be written: {error.strerror}",
+            "make room there; the same command goes on",
+        ) from error
+    finally:
+        with suppress(OSError):  # a disk that can only be read
+            partial.unlink()
 
 
 @contextmanager

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import pickle
+import shutil
 import zlib
 from pathlib import Path
 from typing import Any
@@ -15,10 +18,13 @@ from conftest import called
 from trained import pretrain
 from videos import write_video
 
+from vcsf_cli.data import bucket as buckets
 from vcsf_cli.data import manifest as manifests
+from vcsf_cli.data.bucket import WorkingCopy, working_copy
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.store import FrameStore, ShardWriter
 from vcsf_cli.errors import DataError, InputError, RemoteError
+from vcsf_cli.remote import RemoteFile, fetch, read_bytes
 from vcsf_cli.runs.restore import restore
 from vcsf_cli.runs.run import read_run
 from vcsf_cli.storage.sealed import write_json
@@ -98,6 +104,45 @@ def test_shards_are_read_through_a_cache_that_evicts_the_oldest(
         Manifest.find(data, "mine")
     with pytest.raises(InputError, match=f"there is no {data}/other/manifest.parquet"):
         Manifest.find(data, "other")
+    monkeypatch.setenv("VCSF_CACHE_SIZE", "much")
+    with pytest.raises(InputError, match="VCSF_CACHE_SIZE: `much` is not a size"):
+        Manifest.find(data, "mine")
+
+
+def test_what_is_kept_may_be_deleted_at_any_time(
+    bucket: Bucket, local: Path, tmp_path: Path
+) -> None:
+    bucket.upload(local, "mine")
+    manifest = Manifest.find(bucket.address, "mine")
+    shutil.rmtree(tmp_path / "cache" / "data")
+    assert read_all(manifest) == CLIPS
+    folder = manifest.folder
+    (folder / "shard-000000.tar").unlink()
+    (folder / "shard-000009.tar").symlink_to("evicted")  # listed, and gone when it is looked at
+    calls = []
+
+    def delete_all(path: Path) -> bool:
+        calls.append(path)
+        if len(calls) == 1:
+            shutil.rmtree(tmp_path / "cache" / "data")
+        return True
+
+    assert manifest.bucket
+    os.close(manifest.bucket.open("shard-000000.tar", delete_all))
+    assert len(calls) == 2
+
+
+def test_another_machine_keeps_shards_as_its_own_environment_says(
+    bucket: Bucket, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.upload(local, "mine")
+    sent = pickle.dumps(FrameStore(Manifest.find(bucket.address, "mine")))
+    monkeypatch.setenv("VCSF_CACHE", str(tmp_path / "other"))
+    monkeypatch.setenv("VCSF_CACHE_SIZE", "6KB")
+    store = pickle.loads(sent)
+    assert [store.jpegs(row, [0, 1]) for row in range(4)] == [*CLIPS.values()]
+    assert kept(tmp_path / "cache") == set()
+    assert kept(tmp_path / "other") == {"shard-000003.tar"}
 
 
 def test_a_shard_that_arrives_in_part_does_not_count(
@@ -161,6 +206,65 @@ def test_a_dataset_is_prepared_into_a_bucket_and_goes_on_from_there(
     pd.testing.assert_frame_equal(ours.table, theirs.table)
     assert read_frames(ours) == read_frames(theirs)
     assert not list((tmp_path / "cache" / "prepare").rglob("*.tar"))
+
+
+FILES = ("journal.jsonl", "manifest.parquet", "settings.json", "shard-000000.tar")
+
+
+def write_files(folder: Path, text: str) -> None:
+    for name in FILES:
+        (folder / name).write_text(text)
+
+
+@pytest.mark.parametrize("arrived", range(len(FILES)))
+def test_a_dataset_that_was_fetched_in_part_is_fetched_again(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, arrived: int
+) -> None:
+    for name in FILES:
+        bucket.write(f"d/{name}", name.encode())
+    left = iter(range(arrived))
+
+    def break_off(file: RemoteFile, path: Path) -> None:
+        if next(left, None) is None:
+            raise RemoteError("the connection broke")
+        fetch(file, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(buckets, "fetch", break_off)
+        with pytest.raises(RemoteError):
+            working_copy(bucket.address, "d").__enter__()
+    with working_copy(bucket.address, "d") as copy:
+        assert [(copy.folder / name).read_text() for name in FILES] == [*FILES]
+
+
+def test_what_another_machine_has_prepared_meanwhile_is_not_overwritten(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work_as(machine: str) -> WorkingCopy:
+        monkeypatch.setenv("VCSF_CACHE", str(tmp_path / machine))
+        with working_copy(bucket.address, "d") as copy:
+            pass
+        return copy
+
+    copy = work_as("first")
+    write_files(copy.folder, "first")  # its upload fails
+    other = work_as("second")
+    write_files(other.folder, "second")
+    other.upload()
+    for go_on in (copy.upload, lambda: work_as("first")):
+        with pytest.raises(
+            InputError, match=f"{bucket.address}/d was prepared by another"
+        ) as caught:
+            go_on()
+        assert str(copy.folder) in caught.value.message
+    for name in FILES:
+        assert read_bytes(f"{bucket.address}/d/{name}") == b"second"
+    shutil.rmtree(copy.folder)  # as the hint says
+    assert (work_as("first").folder / "journal.jsonl").read_text() == "second"
+    # One that was killed when all was in the bucket is not taken for another.
+    work_as("second")
+    write_files(other.folder, "third")
+    work_as("second").upload()
 
 
 def read_frames(manifest: Manifest) -> list[list[bytes]]:

@@ -15,10 +15,10 @@ from conftest import called
 from trained import TINY
 
 from vcsf_cli.errors import InputError, RemoteError, RunError
-from vcsf_cli.remote import list_files, read_bytes
+from vcsf_cli.remote import RemoteFile, fetch, list_files, read_bytes, store
 from vcsf_cli.runs.restore import restore
 from vcsf_cli.runs.run import read_run
-from vcsf_cli.storage import checkpoint
+from vcsf_cli.storage import checkpoint, mirror
 from vcsf_cli.storage.mirror import mirrored
 
 Machine = Any
@@ -64,6 +64,70 @@ def test_what_a_machine_changes_the_next_one_has(bucket: Bucket, machine: Machin
         with mirrored(address):
             assert (runs / "run" / "log.txt").read_text() == "changed"
             assert (runs / "run" / "status.json").read_text() == "{}"
+
+
+def test_what_another_machine_has_changed_meanwhile_is_not_overwritten(
+    bucket: Bucket, machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = f"{bucket.address}/runs"
+    bucket.write("runs/run/results.csv", b"head\n")
+    work = {}
+    for name in ("first", "second"):
+        machine(name)
+        work[name] = mirrored(address)
+        runs = work[name].__enter__()
+        (runs / "run" / "results.csv").write_text(f"head\n{name}\n")
+    work["first"].__exit__(None, None, None)
+    checkpoint.save(runs / "run" / "checkpoint.pt", {"step": 1})
+    assert "warning: " in (said := capsys.readouterr().err)
+    assert f"{address}/run/results.csv was changed by another machine" in said
+    with pytest.raises(InputError, match=r"results\.csv was changed by another machine"):
+        work["second"].__exit__(None, None, None)
+    assert read_bytes(f"{address}/run/results.csv") == b"head\nfirst\n"
+    assert list(list_files(address)) == ["run/results.csv"]
+
+
+def test_a_copy_whose_end_was_not_heard_of_is_no_change_by_another_machine(
+    bucket: Bucket, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def store_and_break_off(path: Path, address: str) -> None:
+        store(path, address)
+        if path.name == "log.txt":
+            raise RemoteError("the connection broke")
+
+    address = f"{bucket.address}/runs"
+    with mirrored(address) as runs:
+        (runs / "log.txt").write_text("a")
+        with monkeypatch.context() as patch:
+            patch.setattr(mirror, "store", store_and_break_off)
+            checkpoint.save(runs / "checkpoint.pt", {"step": 1})
+        (runs / "log.txt").write_text("ab")
+        with mirrored(address):  # nor for another command
+            assert (runs / "log.txt").read_text() == "ab"
+    assert read_bytes(f"{address}/log.txt") == b"ab"
+
+
+def test_a_download_that_was_stopped_goes_on(
+    bucket: Bucket, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"{bucket.address}/runs"
+    for number in range(3):
+        bucket.write(f"runs/run/{number}", b"old")
+    asked: list[str] = []
+
+    def fetch_some(file: RemoteFile, path: Path) -> None:
+        asked.append(file.address.removeprefix(f"{address}/run/"))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        fetch(file, path)
+
+    monkeypatch.setattr(mirror, "fetch", fetch_some)
+    with pytest.raises(KeyboardInterrupt):
+        mirrored(address).__enter__()
+    bucket.write("runs/run/0", b"newer")
+    with mirrored(address) as runs:
+        assert asked == ["0", "1", "2", "0", "2"]
+        assert (runs / "run" / "0").read_text() == "newer"
 
 
 def test_a_bucket_that_fails_stops_no_training_and_loses_nothing(

@@ -16,7 +16,7 @@ from click.shell_completion import CompletionItem
 
 from vcsf_cli.config.catalogue import RECIPES, Catalogue
 from vcsf_cli.contracts import PATHWAYS
-from vcsf_cli.data.bucket import CACHE_SIZE
+from vcsf_cli.data.bucket import CACHE_SIZE, parse_size
 from vcsf_cli.data.decoded import PLACE
 from vcsf_cli.errors import InputError
 from vcsf_cli.remote import is_address
@@ -148,13 +148,10 @@ class _Bytes(click.ParamType[int]):
     def convert(
         self, value: Any, parameter: click.Parameter | None, context: click.Context | None
     ) -> int:
-        found = _BYTES.fullmatch(str(value).strip())
-        if found is None:
-            self.fail(f"`{value}` is not a size; write such as 500MB, 50GB or 1TB")
-        return int(float(found[1]) * 1000 ** " KMGT".index((found[2] or " ").upper()))
-
-
-_BYTES = re.compile(r"(\d+(?:\.\d+)?) *([KMGT])?B?", re.IGNORECASE)
+        try:
+            return parse_size(str(value))
+        except ValueError as error:
+            self.fail(str(error))
 
 
 def _tell_processes(context: click.Context, name: str, value: object) -> None:

@@ -23,6 +23,8 @@ from vcsf_cli.storage.sealed import read_json, write_json
 _STATE = ".bucket"
 _LAST = ("results.csv", "status.json")
 """Files that say that others are there: they are copied after them."""
+_NEVER = (0, 0, "")
+"""What a file was that has not been copied."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Mirror:
 
     Args:
         folder: It holds its address, and what each file was at the last copy: size and time here,
-            and version there.
+            version there, and the checksum of a copy to there that may have arrived or not.
     """
 
     folder: Path
@@ -81,15 +83,11 @@ class Mirror:
                 or known[name][2] != file.version
                 or not (self.folder / name).parent.is_dir()  # a run that was deleted here
             ]
-            for name in new:
-                if self._has_changed(name, known) and not self._is_copied(found[name], name):
-                    run = self.folder / name.partition("/")[0]
-                    raise InputError(
-                        f"{address}/{name} was changed by another machine, and here too, in "
-                        f"{self.folder / name}",
-                        f"to take what is in the bucket, delete {run}; to keep what is here, delete "
-                        "it there",
-                    )
+            changed = {name for name in new if self._has_changed(name, known)}
+            for name in changed:
+                self._recognise(found[name], name, known)
+                self._write(state)
+            new = [name for name in new if name not in changed]
             if not new:
                 return
             with Progress(len(new), "files", f"fetching {address}") as progress:
@@ -99,25 +97,42 @@ class Mirror:
                     with files.atomic_write(path) as target:
                         fetch(found[name], Path(target.name))
                     known[name] = [*_look(path), found[name].version]
+                    self._write(state)
                     progress.advance()
-            self._write(state)
 
     def _has_changed(self, name: str, known: dict[str, Any]) -> bool:
         """Whether a file is here, and is not what it was at the last copy."""
         path = self.folder / name
         return path.exists() and known.get(name, [])[:2] != _look(path)
 
-    def _is_copied(self, file: RemoteFile, name: str) -> bool:
-        """Whether what is in the bucket is what is here, as after a kill between a copy and the note
-        of it."""
+    def _recognise(self, file: RemoteFile, name: str, known: dict[str, Any]) -> None:
+        """Note that a file in the bucket came from here, as after a kill or a failure between a copy
+        and the note of it.
+
+        Raises:
+            InputError: If it did not: both have changed.
+        """
+        path = self.folder / name
+        look = _look(path)
         with local_copy(file) as copy:
-            return files.sha256(copy) == files.sha256(self.folder / name)
+            there = files.sha256(copy)
+        if there == files.sha256(path):
+            known[name] = [*look, file.version]
+        elif there in known.get(name, [])[3:]:  # since then it has grown here
+            known[name] = [0, 0, file.version]
+        else:
+            run = self.folder / name.partition("/")[0]
+            raise InputError(
+                f"{file.address} was changed by another machine, and here too, in {path}",
+                f"to take what is in the bucket, delete {run}; to keep what is here, delete it there",
+            )
 
     def upload(self, below: Path) -> None:
         """Copy what is new or has changed in a folder here, in an order in which what is there can
         be used at any time. Nothing is deleted there.
 
         Raises:
+            InputError: If a file has changed both here and there; then nothing is copied.
             RemoteError: If the bucket can't be reached.
         """
         with files.lock(self.folder / f"{_STATE}.lock"):
@@ -128,8 +143,17 @@ class Mirror:
                 name = path.relative_to(self.folder).as_posix()
                 if path.is_file() and not _is_private(path) and self._has_changed(name, known):
                     changed[name] = path
+            found = describe(f"{address}/{name}" for name in changed)
+            for name, there in zip(changed, found, strict=True):
+                if there and there.version != known.get(name, _NEVER)[2]:
+                    self._recognise(there, name, known)
+                    self._write(state)
             for name, path in sorted(changed.items(), key=_order):
+                if not self._has_changed(name, known):  # it was recognised
+                    continue
                 look = _look(path)  # before: it may grow meanwhile, and is then copied again
+                known[name] = [*known.get(name, _NEVER)[:3], files.sha256(path)]
+                self._write(state)
                 store(path, f"{address}/{name}")
                 (there,) = describe([f"{address}/{name}"])
                 known[name] = [*look, there.version if there else ""]
@@ -153,13 +177,14 @@ def _order(item: tuple[str, Path]) -> tuple[int, str]:
 
 def save_copy(path: Path) -> None:
     """Copy the folder that a checkpoint was written into to its bucket, if it has one. A bucket that
-    can't be reached does not end the work: the next checkpoint tries it again."""
+    can't be reached, or that another machine has changed, does not end the work: the next checkpoint
+    tries it again."""
     mirror = Mirror.above(path.parent)
     if mirror is None:
         return
     try:
         mirror.upload(path.parent)
-    except RemoteError as error:
+    except (RemoteError, InputError) as error:
         say(f"warning: {error.message}; what was saved is in {path.parent}")
 
 
