@@ -20,7 +20,8 @@ import torch
 from conftest import Vcsf
 from trained import TINY
 
-from vcsf_cli.data.decoded import PLACE, DecodedFrames
+from vcsf_cli.commands.common import open_ray
+from vcsf_cli.data.decoded import PLACE, DecodedFrames, _left_to_groups, _release
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.data.store import FrameStore
 from vcsf_cli.errors import DataError, InputError
@@ -140,6 +141,75 @@ def test_what_cannot_fit_is_refused(manifest: Manifest, place: Path) -> None:
     assert not list(place.iterdir())
 
 
+def test_two_datasets_that_each_fit_alone_are_not_both_accepted(
+    manifest: Manifest, place: Path
+) -> None:
+    free = shutil.disk_usage(manifest.folder).free
+    manifest.table["frames"] = manifest.table["frames"].astype(np.int64)
+    first, second = (
+        Manifest(manifest.folder, manifest.table.copy(), manifest.settings) for _ in range(2)
+    )
+    for row, each in enumerate((first, second)):
+        each.table.loc[row, "frames"] = 6 * free // (10 * 3 * 32 * 32)  # 60 % of the disk
+    DecodedFrames.of(first)
+    with pytest.raises(InputError, match="bytes more"):
+        DecodedFrames.of(second)
+    assert len(list(place.iterdir())) == 1
+
+
+def test_a_file_that_was_cut_short_is_decoded_anew(manifest: Manifest, place: Path) -> None:
+    store, rows = FrameStore(manifest), range(len(manifest.table))
+    right = [pixels(store, row, [0, 5]) for row in rows]
+    assert store.decoded is not None
+    file = store.decoded.file
+    _release(file)  # as at the end of its process
+    os.truncate(file, file.stat().st_size // 2)
+    again = FrameStore(manifest)
+    for row in rows:
+        np.testing.assert_array_equal(pixels(again, row, [0, 5]), right[row])
+
+
+@pytest.mark.parametrize(
+    ("groups", "job", "contents"),
+    [
+        (
+            "0::/job/step",
+            "job",
+            {"memory.max": 900, "memory.current": 500, "memory.stat": "file 90\nactive_file 70"},
+        ),
+        (
+            "5:cpuset:/\n4:cpu,memory:/job/step\n0::/",
+            "memory/job",
+            {
+                "memory.limit_in_bytes": 900,
+                "memory.usage_in_bytes": 500,
+                "memory.stat": "active_file 1\ntotal_inactive_file 70",
+            },
+        ),
+    ],
+)
+def test_what_a_container_or_a_job_has_left_bounds_memory(
+    tmp_path: Path, groups: str, job: str, contents: dict[str, int | str]
+) -> None:
+    (tmp_path / job / "step").mkdir(parents=True)
+    (tmp_path / "groups").write_text(groups)
+    for name, content in contents.items():
+        (tmp_path / job / name).write_text(f"{content}\n")
+    # The inner one has no limit of its own.
+    for name in ("memory.max", "memory.current"):
+        (tmp_path / job / "step" / name).write_text("max\n")
+    assert list(_left_to_groups(str(tmp_path / "groups"), str(tmp_path))) == [470]
+    assert list(_left_to_groups(str(tmp_path / "none"), str(tmp_path))) == []
+
+
+def test_frames_of_this_machine_are_refused_beside_a_cluster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(PLACE, "memory")
+    with pytest.raises(InputError, match=r"--cache memory .* --engine ray"):
+        open_ray("ray", None)
+
+
 def test_other_clips_have_another_file(manifest: Manifest, place: Path) -> None:
     DecodedFrames.of(manifest)
     manifest.table["sha256"] = pd.Series(manifest.table["sha256"][::-1].tolist())
@@ -198,6 +268,36 @@ sys.stdin.read()
     assert said(third) == f"{file} False"
     third.communicate()
     assert not Path(file).exists()
+
+
+@in_memory
+def test_sigterm_gives_memory_back_and_asking_for_a_clip_takes_none(manifest: Manifest) -> None:
+    """A page that reading takes kills the process where shared memory is full."""
+    code = f"""
+import os, signal
+from pathlib import Path
+from vcsf_cli.data.manifest import Manifest
+from vcsf_cli.data.store import FrameStore
+
+store = FrameStore(Manifest.open(Path({str(manifest.folder)!r})))
+blocks = store.decoded.file.stat().st_blocks
+assert store.decoded.clip(0) is None
+assert store.decoded.file.stat().st_blocks == blocks
+list(store.images(0, [0]))
+print(store.decoded.file, flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        env=os.environ | {PLACE: "memory"},
+    )
+    assert done.returncode == 128 + signal.SIGTERM
+    file = Path(done.stdout.strip())
+    assert (file.parent, file.exists()) == (SHARED_MEMORY, False)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,23 +11,34 @@ from pathlib import Path
 
 import click
 
+from vcsf_cli.data.decoded import PLACE
 from vcsf_cli.engine.on_ray import Ray
 from vcsf_cli.engine.slurm import Resources, submit
 from vcsf_cli.errors import EXIT_INTERRUPTED, InputError
 from vcsf_cli.narrate import say
 
 
-def open_ray(engine: str, address: str | None, workers: int | None = None) -> Ray | None:
+def open_ray(
+    engine: str, address: str | None, workers: int | None = None, reads_clips: bool = True
+) -> Ray | None:
     """The Ray cluster that `--engine` and `--address` ask for, until the command ends; None for
     this machine alone.
 
+    Args:
+        reads_clips: Whether its machines read prepared clips.
+
     Raises:
-        InputError: If there is none.
+        InputError: If there is none, or decoded frames would have to be kept on all its machines.
     """
     if engine == "local":
         if address:
             raise InputError(f"--address {address} is of a Ray cluster", "add --engine ray")
         return None
+    if reads_clips and (place := os.environ.get(PLACE)):
+        raise InputError(
+            f"--cache {place} keeps frames on this machine, and with --engine ray others read them",
+            f"leave one of them out (--cache may be set by the variable {PLACE})",
+        )
     return click.get_current_context().with_resource(Ray(address, workers))
 
 

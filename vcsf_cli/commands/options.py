@@ -203,7 +203,8 @@ cache_option = click.option(
     expose_value=False,
     callback=_share_frames,
     help="Keep decoded frames there, for this and later commands: in memory as long as one of them "
-    "runs, or in a folder on a fast disk. docs/start.md says when it pays.",
+    "runs, or in a folder on a fast disk of this machine. Not with --engine ray. docs/start.md says "
+    "when it pays.",
 )
 
 

@@ -12,10 +12,14 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,8 +47,9 @@ _SHARE_OF_MEMORY = 0.8
 _PAGE = 4096
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-_held: dict[Path, int] = {}
-"""Descriptors of the files of shared memory that this process keeps, each locked."""
+_held: dict[Path, tuple[int, DecodedFrames]] = {}
+"""The files that this process has made or found, with their descriptors, those of shared memory
+locked."""
 
 
 @dataclass
@@ -102,18 +107,24 @@ class DecodedFrames:
         is_new = not self.file.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _held[self.file] = _open(self.file, int(self.begins[-1]), shared=place == MEMORY)
+            descriptor = _open(self.file, int(self.begins[-1]), shared=place == MEMORY)
         except OSError as error:
             raise InputError(
                 f"--cache {place}: {self.file} can't be written: {error.strerror}",
                 "give another folder",
             ) from error
-        needed = int(self.begins[-1]) - 512 * self.file.stat().st_blocks
+        _held[self.file] = descriptor, self
         free = shutil.disk_usage(folder).free
         if place == MEMORY:
             free = min(free, int(_SHARE_OF_MEMORY * _free_memory()))
-        there = np.fromfile(self.file, np.uint8, len(self.shapes)).astype(bool)
-        if not there.all() and needed > free:
+        # What the files of other datasets still lack is theirs.
+        free -= sum(
+            kept._needed(other)
+            for file, (other, kept) in _held.items()
+            if file != self.file and file.parent == folder
+        )
+        needed = self._needed(descriptor)
+        if needed > max(free, 0):
             _release(self.file)
             if is_new:  # an empty file that looks large
                 self.file.unlink(missing_ok=True)
@@ -122,10 +133,19 @@ class DecodedFrames:
                 f"{max(free, 0):,} are free there",
                 "give a folder on a disk with room, or leave --cache out",
             )
+        there = self._there(descriptor)
         say(
             f"decoded frames: {self.file}, {self.begins[-1] / 1e9:.1f} GB when all clips are in it; "
             f"{there.sum():,} of {len(there):,} are"
         )
+
+    def _there(self, descriptor: int) -> Any:
+        """Whether each clip is there, (N,)."""
+        return np.frombuffer(os.pread(descriptor, len(self.shapes), 0), np.bool_)
+
+    def _needed(self, descriptor: int) -> int:
+        """Bytes of the clips that are not there."""
+        return int(np.diff(self.begins)[~self._there(descriptor)].sum())
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_descriptor": -1, "_bytes": None}
@@ -139,7 +159,8 @@ class DecodedFrames:
         if self._bytes is None:
             self._descriptor = os.open(self.file, os.O_RDWR)
             self._bytes = np.memmap(self.file, np.uint8, "r", shape=(int(self.begins[-1]),))
-        if not self._bytes[row]:
+        # Not through the map: in shared memory that is full, a page that is read so kills.
+        if os.pread(self._descriptor, 1, row) != b"\1":
             return None
         pixels: Frames = self._bytes[self.begins[row] : self.begins[row + 1]]
         return pixels.reshape(*self.shapes[row], 3)
@@ -194,20 +215,38 @@ def _open(file: Path, size: int, shared: bool) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_SH)
         with suppress(FileNotFoundError):  # the last one removed it meanwhile
             if os.path.samestat(os.fstat(descriptor), file.stat()):
-                break
+                if file.stat().st_size in (0, size):
+                    break
+                # Cut short, by a copy that broke off: its flags promise pixels that are gone.
+                file.unlink()
         os.close(descriptor)
-    if os.fstat(descriptor).st_size != size:
-        os.ftruncate(descriptor, size)
+    os.ftruncate(descriptor, size)
     if shared:
         atexit.register(_release, file)
+        _exit_on_sigterm()
     return descriptor
+
+
+def _exit_on_sigterm() -> None:
+    """Let SIGTERM end this process through its exit handlers, if nobody else handles it. The status
+    is what a shell gives without them."""
+    process, status = os.getpid(), 128 + signal.SIGTERM
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a process that reads clips, between its start and its set-up
+            os._exit(status)
+        sys.exit(status)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, end)
 
 
 def _release(file: Path) -> None:
     """Close a file, and remove it if it is in shared memory and no other process uses it."""
-    descriptor = _held.pop(file, None)
-    if descriptor is None:
+    if file not in _held:
         return
+    descriptor, _ = _held.pop(file)
     if file.parent == _SHARED_MEMORY:
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -224,9 +263,44 @@ def _remove_abandoned() -> None:
 
 
 def _free_memory() -> int:
-    """Bytes of memory that can be taken without swapping."""
-    with suppress(OSError):
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-    return 0
+    """Bytes of memory that can be taken without swapping: of the machine, and of what it leaves to
+    the groups of processes that this one is in."""
+    available = [
+        1024 * int(line.split()[1])
+        for line in _lines("/proc/meminfo")
+        if line.startswith("MemAvailable:")
+    ]
+    return min([*available, *_left_to_groups()], default=0)
+
+
+def _left_to_groups(
+    groups: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup"
+) -> Iterator[int]:
+    """Bytes of memory that control groups with a limit may still take: those of a container, of a
+    job of Slurm. What they only keep of files is free."""
+    for line in _lines(groups):
+        _, controllers, path = line.split(":", 2)
+        top, limit, used, prefix = Path(root), "memory.max", "memory.current", ""
+        if "memory" in controllers.split(","):  # the first version
+            top, prefix = top / "memory", "total_"
+            limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
+        elif controllers:
+            continue
+        group = top / path.strip("/")
+        for folder in (group, *group.parents):  # the limit of each holds
+            with suppress(OSError, ValueError):  # no such file; "max": no limit
+                taken = int((folder / used).read_text()) - int((folder / limit).read_text())
+                for name, count in map(str.split, _lines(folder / "memory.stat")):
+                    if name in (f"{prefix}active_file", f"{prefix}inactive_file"):
+                        taken -= int(count)
+                yield max(0, -taken)
+            if folder == top:
+                break
+
+
+def _lines(file: str | Path) -> list[str]:
+    """Lines of a file of the kernel, none where it is not there."""
+    try:
+        return Path(file).read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []

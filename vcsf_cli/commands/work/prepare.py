@@ -78,7 +78,7 @@ def prepare(
         square_pixels = before.get("square_pixels", False) if before else not dataset.benchmark
     settings = Settings(kind, decoder, size, quality, fps, max_seconds, on_bad, square_pixels)
     begun = time.monotonic()
-    cluster = open_ray(engine, address, workers)
+    cluster = open_ray(engine, address, workers, reads_clips=False)
     processes = cluster or Local(workers or os.cpu_count() or 1)
     preparation = Preparation(dataset, folder, settings, time_limit, processes)
     with resumable():
