@@ -165,7 +165,6 @@ class Bucket:
             except OSError as error:
                 if error.errno not in BROKEN_DISK:
                     raise
-                # In the message, as torch hands no hint on from the processes that read.
                 raise DataError(
                     f"{self.folder}: {error.strerror}; --cache-size bounds what is kept there, and "
                     f"{CACHE} names another disk",
