@@ -139,11 +139,13 @@ def test_the_plan_is_told_and_every_row_is_in_the_table(made: Path) -> None:
 
 @pytest.mark.skipif(not KEPT, reason="memory can't be shared here")
 def test_runs_of_a_table_share_decoded_frames(made: Path) -> None:
-    """The third run begins when another one has read all clips."""
+    """The third run begins when another one has read all clips. The command itself keeps them too:
+    between two runs no other process may be there."""
     logs = [path.read_text() for path in (table_of(made, NAME) / "logs").iterdir()]
     found = [re.findall(r"decoded frames: (\S+), .*; (\d+) of 12 are", log) for log in logs]
     (place,) = {place for each in found for place, _ in each}
     assert sorted(int(each[0][1]) for each in found)[-1] == 12
+    assert f"decoded frames: {place}," in (made / "err.txt").read_text()
     assert not Path(place).exists()
 
 
