@@ -173,7 +173,7 @@ def run_here(folder: Path, arguments: list[str]) -> tuple[int, str]:
 
 def run_alone(folder: Path, arguments: list[str]) -> tuple[int, str]:
     """Run a command in a process of its own: one that starts others, or is interrupted."""
-    paths = os.pathsep.join(sys.path[:2])
+    paths = os.pathsep.join([*sys.path[:2], *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, "-m", "vcsf_cli", *arguments],
         cwd=folder,
@@ -255,16 +255,30 @@ def measure_speed(bench: Bench) -> None:
             bench.speeds += time_recipe(bench, name, assignments, precision, peak)
 
 
+def measure_compiled(bench: Bench) -> None:
+    """Steps of the first of these recipes with compiled networks, in bfloat16."""
+    if not bench.is_gpu:
+        bench.notes.append("compiled: measured on GPUs only")
+        return
+    name, assignments = next(iter(bench.sizes.speed.items()))
+    assignments = (*assignments, "speed.compile=true")
+    peak = matrix_flops(bench, torch.bfloat16)
+    bench.speeds += time_recipe(bench, name, assignments, "bf16", peak)
+
+
 def matrix_flops(bench: Bench, kind: torch.dtype) -> float:
-    """Operations a second of a matrix product, with the settings that training has."""
-    side = bench.sizes.matrix
+    """Operations a second of a matrix product; of float32 in TF32 where there is, as torch's
+    convolutions compute."""
+    side, matmul = bench.sizes.matrix, torch.backends.cuda.matmul
     left, right = (torch.rand(side, side, dtype=kind, device=bench.device) for _ in range(2))
+    before, matmul.allow_tf32 = matmul.allow_tf32, True
     left @ right
     synchronize(bench)
     begun = time.perf_counter()
     for _ in range(bench.sizes.steps):
         left @ right
     synchronize(bench)
+    matmul.allow_tf32 = before
     return bench.sizes.steps * 2 * side**3 / (time.perf_counter() - begun)
 
 
@@ -296,7 +310,8 @@ def time_recipe(
         memory = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}" if pin else "-"
         frames = f"{len(build_sampler(stage).cover(1000)[0].window)} x {stage.data.size} px"
         yield (
-            *(name, stage.backbone.name, frames, precision, str(size), fed_by),
+            *(name + ", compiled" * stage.speed.compile, stage.backbone.name, frames),
+            *(precision, str(size), fed_by),
             *(f"{1000 * seconds:.0f}", f"{rate:.0f}", f"{waited / seconds:.0%}", memory),
             *(f"{rate * flops / 1e12:.3g}", f"{rate * flops / peak:.1%}"),
         )
@@ -339,6 +354,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "norms": check_norms,
     "speed": measure_speed,
     "compile": check_compile,
+    "compiled": measure_compiled,
 }
 """In the order in which they are run; compiling takes longest."""
 COLUMNS = "recipe, network, clip, arithmetic, batch, fed by, ms a step, clips/s, waiting, GiB, TFLOP/s, share of the product"
@@ -364,6 +380,16 @@ def write(bench: Bench, command: str, path: Path) -> None:
         lines += [f"| {' | '.join(row)} |" for row in bench.speeds]
     lines += ["", *(f"- {note}" for note in bench.notes)]
     path.write_text("\n".join(lines) + "\n")
+
+
+def run_part(bench: Bench, name: str) -> None:
+    """Run a part; if it fails, the others are worth knowing."""
+    try:
+        prepare(bench)
+        PARTS[name](bench)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is written down
+        traceback.print_exc()
+        bench.checks.append((name, f"{type(error).__name__}: {error}".splitlines()[0], False))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -392,18 +418,12 @@ def main(arguments: list[str] | None = None) -> int:
             spent = time.monotonic() - begun
             if spent > 60 * options.minutes:
                 bench.notes.append(f"{name}: left out, {spent / 60:.0f} minutes were over")
-                continue
-            click.echo(f"{name} ...", err=True)
-            try:
-                prepare(bench)
-                PARTS[name](bench)
-            except Exception as error:  # noqa: BLE001 - the other parts are worth knowing
-                traceback.print_exc()
-                bench.checks.append(
-                    (name, f"{type(error).__name__}: {error}".splitlines()[0], False)
-                )
-            bench.notes.append(f"{name}: {time.monotonic() - begun - spent:.0f} s")
-        write(bench, f"gpu.py {' '.join(arguments or sys.argv[1:])}".strip(), options.out)
+            else:
+                click.echo(f"{name} ...", err=True)
+                run_part(bench, name)
+                bench.notes.append(f"{name}: {time.monotonic() - begun - spent:.0f} s")
+            # After each part: the machine may be taken away before the last one.
+            write(bench, f"gpu.py {' '.join(arguments or sys.argv[1:])}".strip(), options.out)
         failed = not all(good for _, _, good in bench.checks)
     click.echo(options.out.read_text())
     return int(failed)

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.video import R2Plus1D_18_Weights, R3D_18_Weights, S3D_Weights
 from vcsf_plugins import backbones
 from vcsf_plugins.backbones.temporal import TemporalAttention, TemporalConvolution, temporal_shift
+from vcsf_plugins.backbones.torchvision_nets import MaxPool3d
 
 from vcsf_cli import registry
 from vcsf_cli.errors import RecipeError, UnknownName, VcsfError
@@ -165,6 +166,36 @@ def test_s3ds_batch_norm_follows_fast_enough_for_short_runs() -> None:
     norms = [module for module in backbones.s3d().modules() if isinstance(module, nn.BatchNorm3d)]
     assert norms
     assert {(norm.momentum, norm.eps) for norm in norms} == {(0.1, 1e-5)}
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("pathway", ["slow", "fast"])
+def test_s3ds_pools_over_space_and_then_time_are_the_same(
+    pathway: Any, order: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    network = backbones.s3d(pathway=pathway).double()
+    clip = torch.randn(2, 3, 8, 48, 48, dtype=torch.float64).contiguous(memory_format=order)
+    found = []
+    for pool in (nn.MaxPool3d.forward, MaxPool3d.separable):
+        monkeypatch.setattr(MaxPool3d, "forward", pool)
+        network.zero_grad()
+        features = network(clip)
+        features.square().sum().backward()
+        found.append([features, *(weight.grad for weight in network.parameters())])
+    # Every pool is one that a GPU may take apart.
+    assert {type(each) for each in network.modules() if isinstance(each, nn.MaxPool3d)} == {
+        MaxPool3d
+    }
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_pools_keep_the_channel_last_in_memory() -> None:
+    features = torch.randn(2, 5, 6, 9, 10).contiguous(memory_format=torch.channels_last_3d)
+    for settings in ((3, 1, 1), ((1, 3, 3), (1, 2, 2), (0, 1, 1)), (2, 2, 0)):
+        pooled = MaxPool3d(*settings).separable(features)
+        assert pooled.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def test_strides_that_a_residual_network_can_not_have() -> None:

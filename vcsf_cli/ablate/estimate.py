@@ -332,7 +332,7 @@ def _choose_speed(
     return Speed(
         flops / sum(seconds for _, seconds in times),
         0.0,
-        f"from a few small batches of row `{timed.row.name}` on {compute.device()}, the others by "
+        f"from a few batches of row `{timed.row.name}` on {compute.device()}, the others by "
         "their operations",
     )
 

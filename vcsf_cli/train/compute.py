@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
+from vcsf_cli.config.schema import Stage
 from vcsf_cli.engine.engine import Engine
-from vcsf_cli.errors import InputError
+from vcsf_cli.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -129,6 +130,15 @@ class Compute:
             num_nodes=self.nodes,
             precision="bf16-mixed" if self.bf16() else "32-true",
         )
+
+
+def too_little_memory(
+    device: torch.device, stage: Stage, error: torch.OutOfMemoryError
+) -> RunError:
+    return RunError(
+        f"{device} has too little memory: {str(error).splitlines()[0]}",
+        f"set a smaller train.batch (now {stage.train.batch}) or data.size; that is another run",
+    )
 
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4

@@ -25,7 +25,7 @@ from vcsf_cli.runs.run import Run, now
 from vcsf_cli.runs.stages import Stages
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.storage.files import lock
-from vcsf_cli.train.compute import Compute
+from vcsf_cli.train.compute import Compute, too_little_memory
 from vcsf_cli.train.loop import Log, LoopConfig, TrainState, fit
 from vcsf_cli.train.optim import build_optimizer, learning_rate
 from vcsf_cli.train.task import PretrainTask
@@ -147,11 +147,7 @@ class Trainer:
                 batches, config = self._batches(position), self._loop_config(stage)
                 fit(self.fabric, task, optimizer, batches, config, position, log, save)
         except torch.OutOfMemoryError as error:
-            raise RunError(
-                f"{self.fabric.device} has too little memory: {str(error).splitlines()[0]}",
-                f"set a smaller train.batch (now {stage.train.batch}) or data.size; that is "
-                "another run",
-            ) from error
+            raise too_little_memory(self.fabric.device, stage, error) from error
         save()
         self.stages.end(index, self.model, position.step)
 

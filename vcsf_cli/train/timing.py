@@ -19,7 +19,7 @@ from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.train.checks import training_rows
-from vcsf_cli.train.compute import Compute
+from vcsf_cli.train.compute import Compute, too_little_memory
 from vcsf_cli.train.loop import Task
 from vcsf_cli.train.optim import build_optimizer
 from vcsf_cli.train.task import PretrainTask
@@ -63,11 +63,16 @@ def estimate(recipe: Recipe, manifest: Manifest, compute: Compute) -> list[tuple
 def seconds_a_clip(
     recipe: Recipe, stage: Stage, manifest: Manifest, compute: Compute, deadline: float
 ) -> float:
-    """Seconds that training on a clip takes, measured with a few clips and, where there is time
-    before the deadline, with whole batches, which small networks compute much faster.
+    """Seconds that training on a clip takes. A CPU measures it with a few clips and, where there is
+    time before the deadline, with whole batches, which small networks compute much faster. A GPU,
+    which takes about as long for a few clips as for many, measures whole batches at once.
 
     With several processes one is timed, with its share of a batch, and without their
-    communication."""
+    communication.
+
+    Raises:
+        RunError: If a batch needs more memory than a GPU has.
+    """
     rows = training_rows(recipe, manifest)
     fabric = replace(compute, devices=str(compute.device()), nodes=1).fabric()
     task = PretrainTask(
@@ -88,9 +93,13 @@ def seconds_a_clip(
 
     parts = stage.train.accumulate * (stage.train.parts if stage.train.norm == "split" else 1)
     whole = stage.train.batch // compute.world_size
-    few = min(max(_TIMED_CLIPS, 2 * parts), whole)
-    reading, computing = timed(few)
-    if few < whole and (reading + computing) * whole * _TIMED_BATCHES < deadline - time.monotonic():
+    few = whole if fabric.device.type == "cuda" else min(max(_TIMED_CLIPS, 2 * parts), whole)
+    try:
+        reading, computing = timed(few)
+    except torch.OutOfMemoryError as error:
+        raise too_little_memory(fabric.device, stage, error) from error
+    left = deadline - time.monotonic()
+    if few < whole and (reading + computing) * whole * _TIMED_BATCHES < left:
         reading, computing = timed(whole)
     return overlapped(reading, computing, compute.num_workers, compute.world_size)
 

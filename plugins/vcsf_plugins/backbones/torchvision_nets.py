@@ -6,7 +6,8 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from vcsf_cli.errors import RecipeError
 from vcsf_plugins.backbones.layouts import (
@@ -20,6 +21,37 @@ from vcsf_plugins.backbones.staged import Pathway, Staged, Stride, Strides
 
 if TYPE_CHECKING:
     from torchvision.models.video.resnet import VideoResNet
+
+
+class MaxPool3d(nn.MaxPool3d):
+    """Max pooling, on a GPU first over space and then over time.
+
+    Of two equally large features another one may get the gradient. Forwards and backwards in
+    bfloat16, channels last, pools of 3x3x3 took 3.0 ms on an H200 where torch's own took 5.8 (64
+    clips of 192 x 16 x 16 x 16), 0.95 for 1.86 (480 x 8 x 8 x 8) and 0.56 for 0.42 (832 x 4 x 4 x
+    4)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.separable(features) if features.is_cuda else super().forward(features)
+
+    def separable(self, features: Tensor) -> Tensor:
+        """The same as 2D pools, which keep the order of features (B, C, T, H, W) in memory."""
+        (kt, *kernel), (st, *stride), (pt, *padding) = map(
+            _three, (self.kernel_size, self.stride, self.padding)
+        )
+        batch, channels, steps = features.shape[:3]
+        frames = features.transpose(1, 2).flatten(0, 1)
+        frames = functional.max_pool2d(frames, kernel, stride, padding)
+        size = frames.shape[2:]
+        rows = frames.flatten(2).view(batch, steps, channels, -1).transpose(1, 2)
+        if (kt, st) != (1, 1):
+            rows = functional.max_pool2d(rows, (kt, 1), (st, 1), (pt, 0))
+        return rows.view(batch, channels, -1, *size)
+
+
+def _three(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    """An argument of a pool for time, height and width."""
+    return (value,) * 3 if isinstance(value, int) else value
 
 
 def s3d(*, temporal_stem_stride: Stride | None = None, pathway: Pathway = "fast") -> Staged:
@@ -36,6 +68,10 @@ def s3d(*, temporal_stem_stride: Stride | None = None, pathway: Pathway = "fast"
     """
     # With torchvision's momentum of 1e-3 running statistics stay near their start in short runs.
     network = _video().S3D(norm_layer=partial(nn.BatchNorm3d, momentum=0.1, eps=1e-5))
+    for module in network.modules():
+        for name, pool in module.named_children():
+            if isinstance(pool, nn.MaxPool3d):
+                setattr(module, name, MaxPool3d(pool.kernel_size, pool.stride, pool.padding))
     layers = list(network.features)
     stride = temporal_stem_stride or (1 if pathway == "slow" else 2)
     # The stem is a spatial convolution followed by a temporal one (Conv3d, norm, ReLU each).
