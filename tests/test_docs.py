@@ -172,6 +172,9 @@ REHEARSED = {
 """What is added to commands that work for long: they check everything, and train nothing. The small
 backbone is measured in a second, and every recipe's own is trained by another test."""
 
+STANDS_FOR = {"--from demo": "--from RUN", "--from scratch:vcsf": "--from scratch:demo"}
+"""What takes the place of a run that isn't there, and of a network that takes half a minute."""
+
 RUN_BY = {
     r"vcsf prepare (ucf101|synthetic)$": "plugins/test_archives.py and test_house.py",
     r"vcsf prepare hmdb51": "plugins/test_hmdb51.py",
@@ -233,7 +236,9 @@ def test_every_command_of_a_page_works(
     theirs = {"RUN": run, "runs/RUN": f"runs/{run}"}
     theirs |= {"VIDEOS": f"{home}/UCF101/UCF-101", "LISTS": f"{home}/UCF101/lists"}
     for line in shell_blocks((DOCS / page).read_text(encoding="utf-8")):
-        command = line.removeprefix("OMP_NUM_THREADS=1 ").replace("--from demo", "--from RUN")
+        command = line.removeprefix("OMP_NUM_THREADS=1 ")
+        for written, ours in STANDS_FOR.items():
+            command = command.replace(written, ours)
         if command.startswith("pip install") or any(
             re.match(pattern, command) for pattern in RUN_BY
         ):
