@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 from vcsf_cli.cli import main as vcsf
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.data.clips import Batch, TwoViewClips
+from vcsf_cli.data.decoded import PLACE
 from vcsf_cli.data.loader import ResumableBatchSampler, iterate, training_loader
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import EXIT_INTERRUPTED
@@ -243,8 +244,8 @@ def check_resume(bench: Bench) -> None:
 
 
 def measure_speed(bench: Bench) -> None:
-    """Steps of the recipes on clips in memory, and fed by the store; a matrix product to compare
-    with."""
+    """Steps of the recipes on clips in memory, fed by the store, and by decoded frames (`--cache`); a
+    matrix product to compare with."""
     for precision in ("bf16", "float32") if bench.is_gpu else ("float32",):
         peak = matrix_flops(bench, torch.bfloat16 if precision == "bf16" else torch.float32)
         bench.notes.append(
@@ -285,7 +286,8 @@ def matrix_flops(bench: Bench, kind: torch.dtype) -> float:
 def time_recipe(
     bench: Bench, name: str, assignments: Iterable[str], precision: str, peak: float
 ) -> Iterator[tuple[str, ...]]:
-    """Rows of the table: of steps on a batch in memory, and of steps that read the store."""
+    """Rows of the table: of steps on a batch in memory, of steps that read the store, and of steps
+    that read decoded frames."""
     recipe = recipes.load(name, ["data.name=synthetic", _QUEUE, *assignments])
     stage, manifest = recipe.first_stage, Manifest.find(bench.folder / "data", "synthetic")
     rows = manifest.training_part(stage.data.split)
@@ -297,15 +299,27 @@ def time_recipe(
     flops = 4 * sum(cost.flops for parts in costs.values() for cost in parts.values())
     task = PretrainTask(recipe, stage, model, manifest, rows, fabric, 0)
     optimizer = build_optimizer(stage.optim, task.parameters(), stage.speed.fused)
-    clips = TwoViewClips(manifest, build_sampler(stage), stage.augment, stage.data.size, 0)
     size, pin = stage.train.batch, fabric.device.type == "cuda"
-    order = ResumableBatchSampler(rows, size, recipe.seed, 0, 1000)
-    batches = iterate(training_loader(clips, order, compute.num_workers, pin))
-    first = next(batches)
-    for fed_by, feed in (("memory", itertools.repeat(first)), ("store", batches)):
+
+    def read() -> Iterator[Batch]:
+        clips = TwoViewClips(manifest, build_sampler(stage), stage.augment, stage.data.size, 0)
+        order = ResumableBatchSampler(rows, size, recipe.seed, 0, 1000)
+        return iterate(training_loader(clips, order, compute.num_workers, pin))
+
+    def read_decoded() -> Iterator[Batch]:
+        os.environ[PLACE] = str(bench.folder / "decoded")
+        try:
+            return read()
+        finally:
+            del os.environ[PLACE]
+
+    def read_once() -> Iterator[Batch]:
+        return itertools.repeat(next(read()))
+
+    for fed_by, feed in {"memory": read_once, "store": read, "cache": read_decoded}.items():
         if pin:
             torch.cuda.reset_peak_memory_stats()
-        waited, seconds = time_steps(bench, task, optimizer, feed)
+        waited, seconds = time_steps(bench, task, optimizer, feed())
         rate = size / seconds
         memory = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}" if pin else "-"
         frames = f"{len(build_sampler(stage).cover(1000)[0].window)} x {stage.data.size} px"
