@@ -123,6 +123,47 @@ def first_neighbours(vectors: Tensor) -> list[int]:
     return cluster
 
 
+def mined_slots(contrast: Contrast, pathway: str, clip: int, k: int, positives: str) -> set[int]:
+    """The slots that are mined positives of a clip."""
+    other = "fast" if pathway == "slow" else "slow"
+    theirs, ours = (nearest(contrast, [which], clip, k) for which in (other, pathway))
+    return {
+        "other": theirs,
+        "intersection": theirs & ours,
+        "union": theirs | ours,
+        "joint": nearest(contrast, PATHWAYS, clip, k),
+        "mutual": mutual(contrast, clip, k),
+        "clusters": same_cluster(contrast, clip) if positives == "clusters" else set(),
+    }[positives]
+
+
+def terms_of_slots(
+    contrast: Contrast,
+    pathway: str,
+    clip: int,
+    temperature: float,
+    mined: set[int],
+    across: bool,
+    siblings: bool,
+    batch: bool,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """e(q.k) of the slots that are positives, and of those that are negatives."""
+    query, other = contrast.query[pathway], "fast" if pathway == "slow" else "slow"
+    assert query is not None
+    keys = contrast.queue[other if across else pathway]
+    good, bad = [], []
+    for slot in range(len(contrast.queue_video)):
+        term = torch.exp(query[clip].dot(keys[slot]) / temperature)
+        video, source = int(contrast.queue_video[slot]), int(contrast.queue_source[slot])
+        if video == -1 or (batch and video == int(contrast.video[clip])):
+            continue
+        if source == int(contrast.source[clip]) or video == int(contrast.video[clip]):
+            good += [term] if siblings else []
+        else:
+            (good if slot in mined else bad).append(term)
+    return good, bad
+
+
 def cross_pathway(
     contrast: Contrast,
     pathway: str,
@@ -133,47 +174,54 @@ def cross_pathway(
     siblings: bool,
     drops_own: bool,
     batch: bool,
-    leaves_out_dropped: bool = False,
-    uses_mined: bool = True,
-    drops_for_siblings: bool = True,
 ) -> Tensor:
     """-log( sum over positives of e(q.k) / sum over all that take part of e(q.k) ), the mean over
-    the batch. Mined slots that are not used are left out."""
+    the batch."""
     query, other = contrast.query[pathway], "fast" if pathway == "slow" else "slow"
     assert query is not None
-    keys = other if across else pathway
     losses = []
     for clip in range(len(query)):
-        theirs, ours = (nearest(contrast, [which], clip, neighbours) for which in (other, pathway))
-        mined = {
-            "other": theirs,
-            "intersection": theirs & ours,
-            "union": theirs | ours,
-            "joint": nearest(contrast, PATHWAYS, clip, neighbours),
-            "mutual": mutual(contrast, clip, neighbours),
-            "clusters": same_cluster(contrast, clip) if positives == "clusters" else set(),
-        }[positives]
-        own = torch.exp(query[clip].dot(contrast.key[keys][clip]) / temperature)
-        good, total = torch.zeros(()), own
-        count = 0
-        for slot in range(len(contrast.queue_video)):
-            term = torch.exp(query[clip].dot(contrast.queue[keys][slot]) / temperature)
-            video, source = int(contrast.queue_video[slot]), int(contrast.queue_source[slot])
-            if video == -1 or (batch and video == int(contrast.video[clip])):
-                continue
-            if source == int(contrast.source[clip]) or video == int(contrast.video[clip]):
-                if siblings:
-                    good, total = good + term, total + term
-                    count += drops_for_siblings
-                continue
-            if slot in mined and not uses_mined:
-                continue
-            total = total + term
-            if slot in mined:
-                good, count = good + term, count + 1
-        dropped = drops_own and count
-        total = total - own if dropped and leaves_out_dropped else total
-        losses.append(-torch.log((good if dropped else good + own) / total))
+        mined = mined_slots(contrast, pathway, clip, neighbours, positives)
+        good, bad = terms_of_slots(
+            contrast, pathway, clip, temperature, mined, across, siblings, batch
+        )
+        key = contrast.key[other if across else pathway][clip]
+        own = torch.exp(query[clip].dot(key) / temperature)
+        total = own + sum([*good, *bad])
+        losses.append(-torch.log((sum(good) if drops_own and good else own + sum(good)) / total))
+    return sum(losses, torch.zeros(())) / len(losses)
+
+
+def bank(
+    contrast: Contrast,
+    pathway: str,
+    temperature: float,
+    neighbours: int,
+    positives: str,
+    across: bool,
+    siblings: bool,
+    drops_own: bool,
+) -> Tensor:
+    """Of a clip with positives in the bank -log( sum over these of e(q.k) / sum over all slots of
+    e(q.k) ), if it drops its own key; else InfoNCE among the batch's keys of other recordings; the
+    mean over the batch."""
+    query, other = contrast.query[pathway], "fast" if pathway == "slow" else "slow"
+    assert query is not None
+    keys = contrast.key[other if across else pathway]
+    losses = []
+    for clip in range(len(query)):
+        mined = mined_slots(contrast, pathway, clip, neighbours, positives)
+        good, bad = terms_of_slots(
+            contrast, pathway, clip, temperature, mined, across, siblings, True
+        )
+        if not (good and drops_own):
+            good = [torch.exp(query[clip].dot(keys[clip]) / temperature)]
+            bad = [
+                torch.exp(query[clip].dot(keys[each]) / temperature)
+                for each, source in enumerate(contrast.source)
+                if source != contrast.source[clip]
+            ]
+        losses.append(-torch.log(sum(good) / sum([*good, *bad])))
     return sum(losses, torch.zeros(())) / len(losses)
 
 

@@ -294,6 +294,8 @@ class Contrast:
             equal spans of time in place of all of it, (M, n, D), with gradient.
         queue_cluster: Clusters of the slots, (K,), of a loss that can `cluster`; -1 for those that
             were empty when they were formed.
+        batch: For a loss with a bank, which its `queue` then is: the same with the batch's own keys
+            as queue.
     """
 
     query: dict[str, Tensor | None]
@@ -309,6 +311,7 @@ class Contrast:
     key_segments: Mapping[str, Tensor] = field(default_factory=dict)
     query_steps: Mapping[str, Tensor] = field(default_factory=dict)
     queue_cluster: Tensor | None = None
+    batch: Contrast | None = None
 
 
 def identity(stage: int, features: Any) -> Any:

@@ -75,6 +75,7 @@ def vcsf_losses() -> Factories:  # type: ignore[empty-body]
     - `waits_for_queue: bool`: no step is taken until the queue is full.
     - `bank_momentum: float`: in place of a queue it sees a bank, with a slot for every training
       clip: the running mean of the clip's keys, in which the older ones weigh this much.
+      `Contrast.batch` then has the keys of the batch, which alone are as fresh as the own key.
     - `cluster(keys: {pathway: (N, D)}, seed: int) -> int64 (N,)`, of a stage's own loss with a
       bank: numbers from 0 on for the clips in it, which stand in `Contrast.queue_cluster` from then
       on. Called on the CPU after the first epoch and every `cluster_every: int` epochs (default: 1).

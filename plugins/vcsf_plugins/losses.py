@@ -51,7 +51,7 @@ def _with_own(own: Tensor | bool, slots: Tensor) -> Tensor:
 
 
 def _mil_nce(logits: Tensor, positive: Tensor, compared: Tensor) -> Tensor:
-    """-log(sum over positives of e(logit) / sum over all compared), mean over clips (MIL-NCE, Miech
+    """-log(sum over positives of e(logit) / sum over all compared) of each clip, (B,) (MIL-NCE, Miech
     et al., CVPR 2020).
 
     The log of the *sum* over positives, not the mean of the logs: one good positive is enough.
@@ -62,7 +62,14 @@ def _mil_nce(logits: Tensor, positive: Tensor, compared: Tensor) -> Tensor:
         compared: bool (B, N), positives and negatives.
     """
     total = logits.masked_fill(~compared, -torch.inf).logsumexp(1)
-    return (total - logits.masked_fill(~positive, -torch.inf).logsumexp(1)).mean()
+    return total - logits.masked_fill(~positive, -torch.inf).logsumexp(1)
+
+
+def _own_only(logits: Tensor) -> Tensor:
+    """The mask of the own key among logits (B, 1 + K)."""
+    own = torch.zeros_like(logits, dtype=torch.bool)
+    own[:, 0] = True
+    return own
 
 
 def _own_key_accuracy(logits: Tensor, negative: Tensor) -> Tensor:
@@ -70,6 +77,11 @@ def _own_key_accuracy(logits: Tensor, negative: Tensor) -> Tensor:
     bool (B, K)."""
     nearest = logits[:, 1:].masked_fill(~negative, -torch.inf).amax(1)
     return (logits[:, 0] > nearest).float().mean()
+
+
+def _mean_of(values: Tensor, chosen: Tensor) -> Tensor:
+    """The mean of chosen values; 0 of none."""
+    return (values * chosen).sum() / chosen.sum().clamp(min=1)
 
 
 class InfoNCE(nn.Module):
@@ -96,9 +108,7 @@ class InfoNCE(nn.Module):
         """The loss of a pathway, and the share of clips nearest to their own key."""
         logits = _logits(contrast, pathway, pathway, self.temperature)
         negative = _other_video(contrast)
-        own = torch.zeros_like(logits, dtype=torch.bool)
-        own[:, 0] = True
-        loss = _mil_nce(logits, own, _with_own(True, negative))
+        loss = _mil_nce(logits, _own_only(logits), _with_own(True, negative)).mean()
         return {"loss": loss, "own_key_accuracy": _own_key_accuracy(logits, negative)}
 
 
@@ -153,12 +163,6 @@ class CrossPathway(nn.Module):
     uses_labels = False
     crosses = True
     waits_for_queue = True
-    compares_dropped = True
-    """Whether an own key that is not a positive is still compared with."""
-    drops_for_siblings = True
-    """Whether slots of the same recording are reason enough to drop the own key."""
-    probability = 1.0
-    """How often a clip's mined slots are positives; otherwise they are left out."""
 
     def __init__(
         self,
@@ -179,29 +183,32 @@ class CrossPathway(nn.Module):
     def forward(self, contrast: Contrast, pathway: str) -> dict[str, Tensor]:
         """The loss of a pathway, the share of mined keys in the sum over positives, and the mean
         similarity of own and of mined keys."""
-        key_pathway = pathway if self.contrast == "within" else other_pathway(pathway)
-        logits = _logits(contrast, pathway, key_pathway, self.temperature)
-        mined, sibling = self.mined(contrast, pathway), _same_recording(contrast)
-        if not self.queue:
-            sibling &= _other_video(contrast)  # the clip's own slot in the batch is its own key
-        used = mined
-        if self.probability < 1:
-            used = mined & (torch.rand(len(logits), 1, device=logits.device) < self.probability)
-        positive = used | sibling if self.siblings == "positives" else used
-        others = positive if self.drops_for_siblings else used
-        dropped = (torch.rand(len(logits), device=logits.device) < self.drop_own) & others.any(1)
+        logits = _logits(contrast, pathway, self.key_pathway(pathway), self.temperature)
+        mined, positive = self.positive_slots(contrast, pathway)
+        drawn = torch.rand(len(logits), device=logits.device) < self.drop_own
+        dropped = drawn & positive.any(1)
         negative = _other_video(contrast) & ~_same_recording(contrast) & ~mined
-        compared = _with_own(self.compares_dropped | ~dropped, positive | negative)
         all_positive = _with_own(~dropped, positive)
         share = logits.masked_fill(~all_positive, -torch.inf).softmax(1)[:, 1:]
         similarity = logits.detach() * self.temperature
         return {
-            "loss": _mil_nce(logits, all_positive, compared),
+            "loss": _mil_nce(logits, all_positive, _with_own(True, positive | negative)).mean(),
             "own_key_accuracy": _own_key_accuracy(logits, negative),
-            "mined_share": (share * used).sum(1).mean(),
+            "mined_share": (share * mined).sum(1).mean(),
             "own_similarity": similarity[:, 0].mean(),
-            "mined_similarity": (similarity[:, 1:] * used).sum() / used.sum().clamp(min=1),
+            "mined_similarity": _mean_of(similarity[:, 1:], mined),
         }
+
+    def key_pathway(self, pathway: str) -> str:
+        """The pathway whose keys a pathway's queries are compared with."""
+        return pathway if self.contrast == "within" else other_pathway(pathway)
+
+    def positive_slots(self, contrast: Contrast, pathway: str) -> tuple[Tensor, Tensor]:
+        """The slots that are mined, and all that are positives, bool (B, K)."""
+        mined, sibling = self.mined(contrast, pathway), _same_recording(contrast)
+        if not self.queue:
+            sibling &= _other_video(contrast)  # the clip's own slot in the batch is its own key
+        return mined, mined | sibling if self.siblings == "positives" else mined
 
     def mined(self, contrast: Contrast, pathway: str) -> Tensor:
         """The slots that are mined positives of a pathway's queries, bool (B, K)."""
@@ -224,7 +231,9 @@ class CrossPathwayBank(CrossPathway):
     A slot of the bank holds the running mean of a clip's keys, over epochs and windows. It is
     steadier than one key, and every clip's slot finds its nearest among all others. But the own key is
     fresh where the bank is old: being new would tell it apart, and embeddings would collapse to
-    that. So a clip with other positives leaves it out.
+    that. So a clip with other positives leaves it out, and one without any is told by its own key
+    from the keys of the batch, which are as fresh, as in `infonce`; those of its recording are left
+    out.
 
     Args:
         temperature: Softness of the similarity, tau.
@@ -234,11 +243,9 @@ class CrossPathwayBank(CrossPathway):
         contrast: Whether a query is compared with its own pathway's bank (within) or the other's
             (across).
         siblings: Whether slots of the same recording are positives or ignored.
-        drop_own: Probability that a clip with other positives leaves out its own key, both as
-            positive and from the denominator.
+        drop_own: Probability that a clip with other positives learns from these; otherwise it
+            learns from its own key among those of the batch.
     """
-
-    compares_dropped = False
 
     def __init__(
         self,
@@ -262,6 +269,33 @@ class CrossPathwayBank(CrossPathway):
         )
         self.bank_momentum = bank_momentum
 
+    def forward(self, contrast: Contrast, pathway: str) -> dict[str, Tensor]:
+        """As of `CrossPathway`; the own key is compared with the batch."""
+        batch, key_pathway = cast(Contrast, contrast.batch), self.key_pathway(pathway)
+        slots = _logits(contrast, pathway, key_pathway, self.temperature)[:, 1:]
+        mined, positive = self.positive_slots(contrast, pathway)
+        drawn = torch.rand(len(slots), device=slots.device) < self.drop_own
+        named = drawn & positive.any(1)
+        negative = _other_video(contrast) & ~_same_recording(contrast) & ~mined
+        # A clip that does not learn from the bank has all slots as positives: a loss of 0.
+        positive = positive | ~named[:, None]
+        own = _logits(batch, pathway, key_pathway, self.temperature)
+        others = _other_video(batch) & ~_same_recording(batch)
+        loss = torch.where(
+            named,
+            _mil_nce(slots, positive, positive | negative),
+            _mil_nce(own, _own_only(own), _with_own(True, others)),
+        )
+        used = mined & named[:, None]
+        share = slots.masked_fill(~positive, -torch.inf).softmax(1)
+        return {
+            "loss": loss.mean(),
+            "own_key_accuracy": _own_key_accuracy(own, others),
+            "mined_share": (share * used).sum(1).mean(),
+            "own_similarity": own[:, 0].detach().mean() * self.temperature,
+            "mined_similarity": _mean_of(slots.detach() * self.temperature, used),
+        }
+
     def mined(self, contrast: Contrast, pathway: str) -> Tensor:
         """The slots that are mined positives, bool (B, K): those near the clip's own slot, which is
         steadier than its key. A clip without a slot is looked up by its key."""
@@ -279,8 +313,7 @@ class CrossPathwayClusters(CrossPathwayBank):
 
     Every few epochs the bank is clustered by both pathways' embeddings, one after the other in one
     vector: by FINCH, as in SLIC (Khorasgani et al., CVPR 2022), or by k-means. Clips of the same
-    recording are no mined positives. A clip alone in its cluster, or with clips of its recording
-    only, keeps its own key.
+    recording are positives as siblings, not as mined ones.
 
     Args:
         temperature: Softness of the similarity, tau.
@@ -289,17 +322,12 @@ class CrossPathwayClusters(CrossPathwayBank):
             needs no number.
         cluster_every: Epochs from one clustering to the next; the first one follows the first
             epoch.
-        probability: How often a query's positives come from its cluster (SLIC: 0.2); otherwise the
-            other clips of its cluster are left out, and its own key is a positive, which is fresh
-            where the bank is old.
+        probability: How often a query with other positives learns from these (SLIC: 0.2); otherwise
+            it learns from its own key among those of the batch.
         contrast: Whether a query is compared with its own pathway's bank (within) or the other's
             (across).
         siblings: Whether slots of the same recording are positives or ignored.
-        drop_own: Probability that a clip with positives from its cluster leaves out its own key, both
-            as positive and from the denominator.
     """
-
-    drops_for_siblings = False
 
     def __init__(
         self,
@@ -311,17 +339,15 @@ class CrossPathwayClusters(CrossPathwayBank):
         probability: _Probability = 1.0,
         contrast: Literal["within", "across"] = "across",
         siblings: Literal["positives", "ignored"] = "positives",
-        drop_own: _Probability = 1.0,
     ) -> None:
         super().__init__(
             temperature=temperature,
             bank_momentum=bank_momentum,
             contrast=contrast,
             siblings=siblings,
-            drop_own=drop_own,
+            drop_own=probability,
         )
         self.clusters, self.cluster_every = clusters, cluster_every
-        self.probability = probability
         self.min_clips = (clusters or 1) + 1
 
     def cluster(self, keys: dict[str, Tensor], seed: int) -> Tensor:

@@ -8,6 +8,7 @@ import losses_by_hand
 import pytest
 import torch
 from losses_by_hand import random_contrast, random_segments
+from torch.nn import functional
 from vcsf_plugins.losses import (
     CrossInstance,
     CrossPathway,
@@ -88,18 +89,32 @@ def test_cross_pathway_equals_its_formula(
         assert_equal(loss, expected, contrast, pathway)
 
 
+def with_batch(contrast: Contrast) -> Contrast:
+    """What a loss with a bank sees."""
+    return replace(contrast, batch=batch_as_queue(contrast))
+
+
 @pytest.mark.parametrize("positives", ["other", "intersection", "union", "joint", "mutual"])
+@pytest.mark.parametrize("siblings", ["positives", "ignored"])
 @pytest.mark.parametrize("drop_own", [0.0, 1.0])
-def test_a_bank_leaves_out_the_own_keys_that_it_drops(positives: str, drop_own: float) -> None:
-    for seed, pathway in ((0, "slow"), (1, "fast")):
-        contrast = random_contrast(seed)
+def test_a_bank_equals_its_formula(positives: str, siblings: str, drop_own: float) -> None:
+    for seed, pathway, kind in ((0, "slow", "across"), (1, "fast", "within")):
+        contrast = with_batch(random_contrast(seed))
         # No clip of the batch has a slot of its own, so that keys are looked up.
         contrast.queue_video[contrast.queue_video < 10] = 30
         loss = CrossPathwayBank(
-            temperature=0.3, neighbours=2, positives=positives, drop_own=drop_own
-        )(contrast, pathway)["loss"]
-        expected = losses_by_hand.cross_pathway(
-            contrast, pathway, 0.3, 2, positives, True, True, drop_own == 1, True, True
+            temperature=0.3, neighbours=2, positives=positives, siblings=siblings, drop_own=drop_own,
+            contrast=kind,
+        )(contrast, pathway)["loss"]  # fmt: skip
+        expected = losses_by_hand.bank(
+            contrast,
+            pathway,
+            0.3,
+            2,
+            positives,
+            kind == "across",
+            siblings == "positives",
+            drop_own == 1,
         )
         assert_equal(loss, expected, contrast, pathway)
 
@@ -126,31 +141,22 @@ def clustered(seed: int) -> Contrast:
 
 
 @pytest.mark.parametrize("siblings", ["positives", "ignored"])
-@pytest.mark.parametrize("drop_own", [0.0, 1.0])
 @pytest.mark.parametrize("probability", [0.0, 1.0])
-def test_clusters_equal_their_formula(siblings: str, drop_own: float, probability: float) -> None:
-    for seed, pathway, contrast in ((0, "slow", "across"), (1, "fast", "within")):
-        given = clustered(seed)
+def test_clusters_equal_their_formula(siblings: str, probability: float) -> None:
+    for seed, pathway, kind in ((0, "slow", "across"), (1, "fast", "within")):
+        given = with_batch(clustered(seed))
         loss = CrossPathwayClusters(
-            temperature=0.3,
-            siblings=siblings,
-            drop_own=drop_own,
-            probability=probability,
-            contrast=contrast,
+            temperature=0.3, siblings=siblings, probability=probability, contrast=kind
         )
-        expected = losses_by_hand.cross_pathway(
+        expected = losses_by_hand.bank(
             given,
             pathway,
             0.3,
             1,
             "clusters",
-            contrast == "across",
+            kind == "across",
             siblings == "positives",
-            drop_own == 1,
-            True,
-            True,
             probability == 1,
-            drops_for_siblings=False,
         )
         assert_equal(loss(given, pathway)["loss"], expected, given, pathway)
 
@@ -172,7 +178,8 @@ def test_positives_of_clusters_are_drawn_for_each_query() -> None:
         **dict.fromkeys(("queue_video", "queue_source", "queue_label"), slots),
         queue_cluster=slots // 2,
     )
-    loss = CrossPathwayClusters(probability=0.2, drop_own=1.0)
+    contrast = with_batch(contrast)
+    loss = CrossPathwayClusters(probability=0.2)
 
     def share(seed: int) -> float:
         torch.manual_seed(seed)
@@ -212,18 +219,33 @@ def test_labels_pull_a_clip_whose_own_key_matches_already() -> None:
     assert float(slots.grad[0] @ contrast.query["slow"][0]) == pytest.approx(-0.5 / 0.1, rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("cluster", "keeps"), [([-1, 7, 8, 9], True), ([7, 7, 8, 9], True), ([7, 8, 7, 9], False)]
-)
-def test_a_clip_without_positives_from_its_cluster_keeps_its_own_key(
-    cluster: list[int], keeps: bool
-) -> None:
-    """Slot 0 is the clip's own, slot 1 of its recording."""
-    contrast = one_clip(torch.eye(4), queue_video=[0, 1, 2, 3], queue_source=[0, 0, 2, 3])
-    contrast.key["slow"].requires_grad_()
-    contrast = replace(contrast, queue_cluster=torch.tensor(cluster))
-    CrossPathwayClusters(contrast="within")(contrast, "slow")["loss"].backward()
-    assert bool(contrast.key["slow"].grad.any()) == keeps
+@pytest.mark.parametrize("name", ["bank", "clusters"])
+def test_being_fresh_tells_no_own_key_from_a_bank(name: str) -> None:
+    """The own key is new, all slots are old, and new keys are all alike in one number of each vector:
+    where an own key is the positive, that number must bring nothing."""
+    old, new = torch.eye(5)[:3], torch.eye(5)[4]
+    query = functional.normalize(torch.eye(5)[:2] + new, dim=1)
+    slots = {"slow": old, "fast": old}
+    numbers = torch.tensor([0, 1])
+    contrast = with_batch(
+        Contrast(
+            query=dict.fromkeys(slots, query.clone().requires_grad_()),
+            key=dict.fromkeys(slots, query),
+            queue=slots,
+            **dict.fromkeys(("video", "source", "label"), numbers),
+            **dict.fromkeys(
+                ("queue_video", "queue_source", "queue_label"), torch.tensor([7, 8, 9])
+            ),
+            queue_cluster=torch.tensor([0, 1, 2]),
+        )
+    )
+    settings = {"bank": {"drop_own": 0.0}, "clusters": {}}[name]
+    kind = {"bank": CrossPathwayBank, "clusters": CrossPathwayClusters}[name]
+    loss = kind(temperature=1.0, **settings)
+    loss(contrast, "slow")["loss"].backward()
+    gradient = contrast.query["slow"].grad
+    assert gradient[:, :2].abs().min() > 0.1
+    assert gradient[:, 4].abs().max() < 1e-6
 
 
 @pytest.mark.parametrize(("local", "whole"), [(1.0, 0.0), (0.0, 1.0), (0.5, 2.0)])

@@ -31,7 +31,7 @@ stages:
   - {}
   - loss: {name: cross_pathway, queue: 4, neighbours: 2, drop_own: 0.0, positives: union}
     train: {pathways: [slow], epochs: 3}
-  - loss: {name: cross_pathway_clusters, clusters: 3, cluster_every: 1, drop_own: 0.0}
+  - loss: {name: cross_pathway_clusters, clusters: 3, cluster_every: 1, siblings: ignored}
     auxiliary_losses: []
     optim: {lr: 1e-4}  # less than rounding, which Adam magnifies where a gradient is near 0
     train: {epochs: 3}

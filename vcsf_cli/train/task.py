@@ -238,17 +238,20 @@ class PretrainTask(Task):
         """The input of the loss: the queue as it was before this batch or, without a queue, the
         keys of the batch itself."""
         ids = self._batch_ids(batch)
-        keys, queued = self._gathered
-        if self.queue.slots:
-            names = [*ids, *(["cluster"] if self.loss.cluster else [])]
-            keys, queued = self.queue.keys(), {name: self.queue.get_buffer(name) for name in names}
-        numbers: dict[str, Any] = ids | {f"queue_{name}": value for name, value in queued.items()}
-        return Contrast(
+        keys, gathered = self._gathered
+        numbers: dict[str, Any] = ids | {f"queue_{name}": each for name, each in gathered.items()}
+        contrast = Contrast(
             query={pathway: query.get(pathway) for pathway in PATHWAYS},
             key=key,
             queue=keys,
             **numbers,
         )
+        if not self.queue.slots:
+            return contrast
+        names = [*ids, *(["cluster"] if self.loss.cluster else [])]
+        queued: dict[str, Any] = {f"queue_{name}": self.queue.get_buffer(name) for name in names}
+        own = contrast if self.loss.bank_momentum is not None else None
+        return replace(contrast, queue=self.queue.keys(), batch=own, **queued)
 
     def after_step(self) -> None:
         """Move the key encoder, and put the keys of all processes' batches into the queue."""
