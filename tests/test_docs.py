@@ -172,8 +172,14 @@ REHEARSED = {
 """What is added to commands that work for long: they check everything, and train nothing. The small
 backbone is measured in a second, and every recipe's own is trained by another test."""
 
-STANDS_FOR = {"--from demo": "--from RUN", "--from scratch:vcsf": "--from scratch:demo"}
-"""What takes the place of a run that isn't there, and of a network that takes half a minute."""
+STANDS_FOR = {
+    "--from demo": "--from RUN",
+    "--from scratch:vcsf": "--from scratch:demo",
+    " --format onnx": "",
+    " --format torch-export": "",
+}
+"""What takes the place of a run that isn't there, and of what takes half a minute: formats are
+exported and compared in commands/test_export.py."""
 
 RUN_BY = {
     r"vcsf prepare (ucf101|synthetic)$": "plugins/test_archives.py and test_house.py",
