@@ -414,6 +414,20 @@ def test_a_lack_of_memory_is_one_error(tiny_data: Path, tmp_path: Path) -> None:
     assert "error: there is too little memory" in done.stderr
 
 
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_gpu_with_too_little_memory_is_one_error_before_and_in_training(
+    more: tuple[str, ...], tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def update(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr("vcsf_cli.train.task.ema_update", update)
+    words = arguments(tiny_data, Path("runs"))
+    done = called(*words, "--workers", 0, *more, cwd=tmp_path, status=1)
+    assert "cpu has too little memory: CUDA out of memory. Tried" in done.stderr
+    assert "hint: set a smaller train.batch (now 2)" in done.stderr
+
+
 @pytest.mark.parametrize("command", ["pretrain smoke", "finetune synthetic --linear", "plugins"])
 def test_too_little_memory_for_torch_itself_is_one_error(command: str, tmp_path: Path) -> None:
     words = f"ulimit -v 1500000; {sys.executable} -m vcsf_cli {command}"
