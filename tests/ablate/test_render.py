@@ -15,6 +15,7 @@ from vcsf_cli.ablate.render import (
     escape_latex,
     format_difference,
     format_mean,
+    is_best,
     latex_table,
     markdown_page,
     markdown_rows,
@@ -115,6 +116,18 @@ def test_numbers_as_text() -> None:
     value["difference_low"] = value["difference_high"] = float("nan")
     assert format_difference(value) == "+2.1"
     assert (format_mean(None), format_difference(None)) == ("–", "")
+
+
+def test_the_best_row_is_one_without_labels() -> None:
+    values = pd.DataFrame({"row": ["a", "b", "labels"], "mean": [0.1, 0.2, 0.3]})
+
+    def best(labelled: set[str]) -> list[bool]:
+        return [is_best(values, value, labelled) for _, value in values.iterrows()]
+
+    assert best({"labels"}) == [False, True, False]
+    assert best(set()) == [False, False, True]
+    assert not is_best(values, None, set())
+    assert not is_best(values[:1], values.iloc[0], set())
 
 
 @pytest.mark.parametrize("rows", [1, 2])

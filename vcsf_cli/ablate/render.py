@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,9 @@ _LABELS_MARK = "\N{DAGGER}"
 _SEEN_MARK = "\N{DOUBLE DAGGER}"
 _SPREAD_NOTE = "Mean \N{PLUS-MINUS SIGN} standard deviation over seeds and splits."
 _DIFFERENCES_NOTE = 'Differences in points to "{first}"{pathway}, {intervals}.'
-_BOLD_NOTE = "Bold: the best mean of ours, which need not be better than chance allows{see}."
+_BOLD_NOTE = (
+    "Bold: the best mean of ours without labels, which need not be better than chance allows{see}."
+)
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\N{PLUS-MINUS SIGN}": r"$\pm$", "\N{EN DASH}": "--",
@@ -113,7 +115,8 @@ def _shown_metrics(group: Group) -> tuple[str, ...]:
 
 def _our_row(results: TableResults, row: RowSpec, pathway: str) -> tuple[Cell, ...]:
     specs = [spec for spec in results.specs if spec.row is row]
-    mark = f" {_LABELS_MARK}" if any(spec.run.uses_labels for spec in specs) else ""
+    labelled = {spec.row.name for spec in results.specs if spec.run.uses_labels}
+    mark = f" {_LABELS_MARK}" if row.name in labelled else ""
     mark += f" {_SEEN_MARK}" if row.name in results.seen else ""
     cells = [Cell(f"{row.name}{mark}"), Cell(pathway), Cell(describe_training(results.plan, specs))]
     for group in results.groups:
@@ -121,11 +124,21 @@ def _our_row(results: TableResults, row: RowSpec, pathway: str) -> tuple[Cell, .
             metric: results.value(row, pathway, group, metric) for metric in _shown_metrics(group)
         }
         for metric, value in values.items():
-            means = results.select(group, metric)["mean"]
-            bold = value is not None and len(means) > 1 and bool(value["mean"] >= means.max())
+            bold = is_best(results.select(group, metric), value, labelled)
             cells.append(Cell(format_mean(value), bold))
         cells.append(Cell(format_difference(values[_shown_metrics(group)[0]])))
     return tuple(cells)
+
+
+def is_best(values: pd.DataFrame, value: pd.Series | None, labelled: Collection[str]) -> bool:
+    """Whether a value is the best mean of several. Rows trained with labels are no rivals."""
+    means = values.loc[~values["row"].isin(labelled), "mean"]
+    return (
+        value is not None
+        and value["row"] not in labelled
+        and len(means) > 1
+        and bool(value["mean"] >= means.max())
+    )
 
 
 def format_mean(value: pd.Series | None) -> str:
