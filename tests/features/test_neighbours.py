@@ -11,6 +11,7 @@ from vcsf_cli.features.neighbours import (
     Neighbours,
     centred_unit,
     hits,
+    largest,
     measured_pathways,
     nearest,
     recall,
@@ -84,6 +85,18 @@ def test_equal_similarities_go_by_gallery_order() -> None:
     assert nearest({"slow": np.array([[1, 0]], np.float32)}, gallery, "slow", 3).index.tolist() == [
         [0, 2, 3]
     ]
+
+
+@given(
+    similarity=st.lists(
+        st.lists(st.sampled_from([-np.inf, -1.0, 0.0, 1.0]), min_size=5, max_size=5), min_size=1
+    ),
+    k=st.integers(0, 5),
+)
+def test_the_largest_are_those_of_whole_rows_sorted(similarity: list[list[float]], k: int) -> None:
+    values = np.array(similarity, np.float32)
+    expected = [sorted(range(5), key=lambda column: (-row[column], column))[:k] for row in values]
+    assert largest(values, k).tolist() == expected
 
 
 def test_a_class_that_is_not_in_the_gallery_is_never_hit() -> None:

@@ -80,11 +80,28 @@ def nearest(
         )
         if groups is not None:
             total[groups[0][part, None] == groups[1]] = -np.inf
-        order = np.argsort(-total, axis=1, kind="stable")[:, :k]
+        order = largest(total, k)
         index[part] = order
         similarity[part] = np.take_along_axis(total, order, 1)
     index[np.isneginf(similarity)] = -1
     return Neighbours(index, similarity)
+
+
+def largest(values: FloatArray, k: int) -> IntArray:
+    """The columns of the k largest values of each row, the largest first; equal ones in their
+    order.
+
+    To sort whole rows would take most of the time of a large retrieval."""
+    if not 0 < k < values.shape[1]:
+        return np.argsort(-values, axis=1, kind="stable")[:, :k]
+    least = np.partition(values, -k, axis=1)[:, -k, None]
+    kept = values >= least
+    for row in np.flatnonzero(kept.sum(1) > k):
+        equal = np.flatnonzero(values[row] == least[row])
+        kept[row, equal[k - kept[row].sum() :]] = False
+    columns = kept.nonzero()[1].reshape(-1, k)
+    order = np.argsort(-np.take_along_axis(values, columns, 1), axis=1, kind="stable")
+    return np.take_along_axis(columns, order, 1)
 
 
 def vote(neighbours: Neighbours, target: IntArray, classes: int, temperature: float) -> FloatArray:

@@ -9,6 +9,7 @@ import numpy as np
 
 from vcsf_cli.contracts import Indices
 from vcsf_cli.features.extract import Features
+from vcsf_cli.features.neighbours import largest
 from vcsf_cli.search.gallery import (
     ROWS_AT_ONCE,
     SHORTEST,
@@ -69,7 +70,7 @@ def nearest_recordings(
         begin, end = np.searchsorted(group, [first, first + at_once])
         part = {name: features[begin:end] for name, features in query.items()}
         best = best_similarities(part, group[begin:end] - first, windows, pathway)
-        found += list(np.argsort(-best, axis=1, kind="stable")[:, :k])
+        found += list(largest(best, k))
     return found
 
 
