@@ -89,13 +89,18 @@ def test_equal_similarities_go_by_gallery_order() -> None:
 
 @given(
     similarity=st.lists(
-        st.lists(st.sampled_from([-np.inf, -1.0, 0.0, 1.0]), min_size=5, max_size=5), min_size=1
+        st.lists(st.sampled_from([np.nan, -np.inf, -1.0, 0.0, 1.0]), min_size=5, max_size=5),
+        min_size=1,
     ),
     k=st.integers(0, 5),
 )
 def test_the_largest_are_those_of_whole_rows_sorted(similarity: list[list[float]], k: int) -> None:
     values = np.array(similarity, np.float32)
-    expected = [sorted(range(5), key=lambda column: (-row[column], column))[:k] for row in values]
+
+    def order(row: FloatArray) -> list[int]:
+        return sorted(range(5), key=lambda at: (np.isnan(row[at]), -np.nan_to_num(row[at]), at))
+
+    expected = [order(row)[:k] for row in values]
     assert largest(values, k).tolist() == expected
 
 

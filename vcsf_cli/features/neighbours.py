@@ -88,11 +88,11 @@ def nearest(
 
 
 def largest(values: FloatArray, k: int) -> IntArray:
-    """The columns of the k largest values of each row, the largest first; equal ones in their
-    order.
+    """The columns of the k largest values of each row, the largest first; equal ones in their order,
+    and values that are no number last.
 
     To sort whole rows would take most of the time of a large retrieval."""
-    if not 0 < k < values.shape[1]:
+    if not 0 < k < values.shape[1] or np.isnan(values).any():
         return np.argsort(-values, axis=1, kind="stable")[:, :k]
     least = np.partition(values, -k, axis=1)[:, -k, None]
     kept = values >= least
