@@ -18,8 +18,7 @@ import click
 import torch
 from torch import Tensor
 from torch.nn import functional
-from vcsf_plugins import clusters
-from vcsf_plugins.losses import CrossPathway
+from vcsf_plugins.losses import CrossPathway, clustering
 
 from vcsf_cli.contracts import PATHWAYS, Contrast, Indices
 from vcsf_cli.data.clips import ClipIds, EvalClips, TwoViewClips, pathway_inputs
@@ -168,8 +167,8 @@ def main() -> None:
     for what, vectors in (("features", pooled), ("embeddings", bank)):
         joined = torch.cat([vectors[name] for name in PATHWAYS], 1)
         counts = [round(share * len(rows)) for share in (0.03, 0.06, 0.12, 0.24, 0.48)]
-        found = [("FINCH", clusters.first_neighbours(joined))]
-        found += [("k-means", clusters.k_means(joined, count, 0)) for count in counts]
+        found = [("FINCH", clustering.first_neighbours(joined))]
+        found += [("k-means", clustering.k_means(joined, count, 0)) for count in counts]
         for name, cluster in found:
             row = measure((cluster == cluster[:, None]) & other, right)
             click.echo(f"| bank | {name}, {len(cluster.unique())} | {what} | {row} |")

@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-from vcsf_plugins import clusters
-from vcsf_plugins.losses import CrossPathwayClusters
+from vcsf_plugins.losses import CrossPathwayClusters, clustering
 
 
 def groups(numbers: Tensor | list[int]) -> set[tuple[int, ...]]:
@@ -26,29 +25,29 @@ def test_first_neighbours_link_chains() -> None:
     """By angle: 0, 4 and 9 degrees are linked by 4, 100 and 102 are each other's."""
     angles = torch.deg2rad(torch.tensor([0.0, 100.0, 4.0, 102.0, 9.0]))
     vectors = torch.stack([angles.cos(), angles.sin()], 1)
-    assert groups(clusters.first_neighbours(vectors)) == {(0, 2, 4), (1, 3)}
-    assert clusters.first_neighbours(vectors[:1]).tolist() == [0]
+    assert groups(clustering.first_neighbours(vectors)) == {(0, 2, 4), (1, 3)}
+    assert clustering.first_neighbours(vectors[:1]).tolist() == [0]
 
 
 @pytest.mark.parametrize("rows", [7, 1024])
 def test_first_neighbours_equal_their_definition(
     rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clusters, "_ROWS", rows)
+    monkeypatch.setattr(clustering, "_ROWS", rows)
     for seed in range(3):
         vectors = random_vectors(seed, 30)
         slow = losses_by_hand.first_neighbours(vectors)
-        assert groups(clusters.first_neighbours(vectors)) == groups(slow)
+        assert groups(clustering.first_neighbours(vectors)) == groups(slow)
 
 
 def test_k_means_gives_the_same_again_and_fewer_clusters_of_equal_vectors() -> None:
     vectors = random_vectors(0, 60)
-    found = clusters.k_means(vectors, 9, 3)
+    found = clustering.k_means(vectors, 9, 3)
     assert len(groups(found)) == 9
-    assert torch.equal(found, clusters.k_means(vectors, 9, 3))
-    assert not torch.equal(found, clusters.k_means(vectors, 9, 4))
+    assert torch.equal(found, clustering.k_means(vectors, 9, 3))
+    assert not torch.equal(found, clustering.k_means(vectors, 9, 4))
     same = torch.cat([vectors[:1].expand(4, -1), vectors[1:2].expand(3, -1)])
-    assert groups(clusters.k_means(same, 5, 0)) == {(0, 1, 2, 3), (4, 5, 6)}
+    assert groups(clustering.k_means(same, 5, 0)) == {(0, 1, 2, 3), (4, 5, 6)}
 
 
 @pytest.mark.parametrize("count", [None, 2])

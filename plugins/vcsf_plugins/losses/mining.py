@@ -1,0 +1,54 @@
+"""Which keys are near a clip: slots of a queue or of a bank, by one pathway or by both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vcsf_cli.contracts import PATHWAYS, Contrast
+from vcsf_plugins.losses.terms import other_video, same_recording
+
+
+def own_slot(contrast: Contrast) -> tuple[Tensor, Tensor]:
+    """Whether clips have a slot of their own, bool (B,), and which it is, (B,)."""
+    own = contrast.queue_video == contrast.video[:, None]
+    return own.any(1), own.int().argmax(1)
+
+
+@torch.no_grad()
+def _similarity(keys: dict[str, Tensor], others: dict[str, Tensor]) -> Tensor:
+    """Mean similarity over pathways of keys (B, D) to others (K, D), float32 (B, K)."""
+    return torch.stack([keys[name].float() @ others[name].float().T for name in keys]).mean(0)
+
+
+@torch.no_grad()
+def nearest_slots(contrast: Contrast, pathways: Sequence[str], count: int) -> Tensor:
+    """The slots of other recordings that are nearest to each clip's key by the mean similarity of
+    pathways, bool (B, K); empty ones are left out."""
+    allowed = other_video(contrast) & ~same_recording(contrast)
+    similarity = _similarity({name: contrast.key[name] for name in pathways}, contrast.queue)
+    ranked = similarity.masked_fill(~allowed, -torch.inf)
+    best = ranked.topk(min(count, ranked.shape[1]), 1).indices
+    return torch.zeros_like(allowed).scatter_(1, best, True) & allowed
+
+
+@torch.no_grad()
+def mutual_slots(contrast: Contrast, count: int) -> Tensor:
+    """The joint nearest slots that rank the clip's key among their own nearest too: fewer than
+    `count` slots of recordings other than theirs and the clip's are nearer to them, bool (B, K)."""
+    nearest = nearest_slots(contrast, PATHWAYS, count)
+    clip, slot = nearest.nonzero(as_tuple=True)
+    queue = {pathway: keys[slot] for pathway, keys in contrast.queue.items()}
+    rivals = _similarity(queue, contrast.queue)
+    filled = contrast.queue_video >= 0
+    source = contrast.queue_source
+    own = (source == source[slot, None]) & (source >= 0) | (
+        contrast.queue_video == contrast.queue_video[slot, None]
+    )
+    clips = same_recording(contrast) | ~other_video(contrast)
+    rivals = rivals.masked_fill(own | clips[clip] | ~filled, -torch.inf)
+    similarity = _similarity(contrast.key, contrast.queue)[clip, slot]
+    nearest[clip, slot] = (rivals > similarity[:, None]).sum(1) < count
+    return nearest
