@@ -1,11 +1,12 @@
 """Buckets for tests: a local S3 server that fails when it is asked to, or a folder behind `file://`
-where none is installed."""
+where none is installed. With VCSF_BUCKET=gs it is an emulator of Google's."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,8 @@ import fsspec
 import pytest
 
 WITH_FAILURES = "pip install 'vcsf[s3]' moto flask flask-cors"
+KIND = os.environ.get("VCSF_BUCKET", "")
+"""`gs` (it needs `pip install 'vcsf[gs]' gcp-storage-emulator`), else S3 or a folder."""
 
 
 @dataclass
@@ -80,7 +83,10 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     """An empty bucket, with a cache of its own: of S3 where a server is installed, else a folder."""
     monkeypatch.setenv("VCSF_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("VCSF_CACHE_SIZE", raising=False)
-    if all(importlib.util.find_spec(name) for name in ("s3fs", "moto", "flask_cors")):
+    if KIND == "gs":
+        with gs_bucket(monkeypatch) as found:
+            yield found
+    elif all(importlib.util.find_spec(name) for name in ("s3fs", "moto", "flask_cors")):
         with s3_bucket(monkeypatch) as found:
             yield found
     else:
@@ -118,3 +124,21 @@ def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     finally:
         found.over.set()
         server.shutdown()
+
+
+@contextlib.contextmanager
+def gs_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    from gcp_storage_emulator.server import create_server
+
+    server = create_server("127.0.0.1", 0, in_memory=True, default_bucket="bucket")
+    server.start()
+    address = "http://{}:{}".format(*server._api._httpd.server_address)
+    settings = {"endpoint_url": address, "token": "anon"}
+    monkeypatch.setenv("FSSPEC_GS", json.dumps(settings))  # for processes that are started
+    monkeypatch.setitem(fsspec.config.conf, "gs", settings)
+    # Otherwise gcsfs asks for the kind of the bucket in a way that the emulator doesn't know.
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    try:
+        yield Bucket("gs://bucket")
+    finally:
+        server.stop()

@@ -178,7 +178,8 @@ def test_a_training_that_was_stopped_goes_on_elsewhere_to_the_same_weights(
     machine("second")
     done = called(*words, cwd=tmp_path)
     assert "going on after step" in done.stderr
-    assert f"--runs {address}" in done.stderr.splitlines()[-1]
+    (following,) = (line for line in done.stderr.splitlines() if line.startswith("next: "))
+    assert f"--runs {address}" in following
     machine("third")
     measure = ("retrieve", "--data", tiny_data, "--runs", address, "--workers", 0, "--k", 1)
     called(*measure, "--no-html", cwd=tmp_path)
