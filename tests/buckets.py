@@ -48,6 +48,11 @@ class Bucket:
         filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
         filesystem.pipe_file(path, content)
 
+    def delete(self, name: str) -> None:
+        """Delete a folder of the bucket."""
+        filesystem, path = fsspec.core.url_to_fs(f"{self.address}/{name}")
+        filesystem.rm(path, recursive=True)
+
     def upload(self, folder: Path, to: str) -> str:
         """Copy a folder into the bucket; returns its address there."""
         filesystem, path = fsspec.core.url_to_fs(f"{self.address}/{to}")

@@ -38,6 +38,9 @@ SCHEMES = [
     *(("mutual", k) for k in (1, 5, 10, 20)),
 ]
 QUEUE = 320
+TEMPERATURE = 0.1
+"""Of weights that grow with similarity, whose number of positives is 1 / (the sum of their
+squares)."""
 CPU = torch.device("cpu")
 Keys = dict[str, Tensor]
 
@@ -164,6 +167,20 @@ def main() -> None:
                 row = measure(loss.mined(contrast, "slow"), same)
                 click.echo(f"| {epoch + 1} views | intersection {k} | {asked} | {row} |")
     other = ids["source"] != ids["source"][:, None]
+    similarity = torch.stack([bank[name] @ bank[name].T for name in PATHWAYS]).mean(0)
+    similarity = similarity.masked_fill(~other, -torch.inf)
+    for count in (0.5, 1.5, 5.0):
+        threshold = similarity.flatten().topk(round(count * len(rows))).values[-1]
+        row = measure(similarity >= threshold, right)
+        click.echo(f"| bank | joint, above {threshold:.2f} | both | {row} |")
+    for k in (5, 20):
+        nearest = similarity.topk(k, 1)
+        weights = (nearest.values / TEMPERATURE).softmax(1)
+        precision = 100 * float((weights * right.gather(1, nearest.indices)).sum(1).mean())
+        effective = float((1 / weights.square().sum(1)).mean())
+        click.echo(
+            f"| bank | joint {k}, weighted | both | {precision:.1f} | {effective:.2f} | 100 |"
+        )
     for what, vectors in (("features", pooled), ("embeddings", bank)):
         joined = torch.cat([vectors[name] for name in PATHWAYS], 1)
         counts = [round(share * len(rows)) for share in (0.03, 0.06, 0.12, 0.24, 0.48)]

@@ -87,6 +87,32 @@ def test_what_another_machine_has_changed_meanwhile_is_not_overwritten(
     assert list(list_files(address)) == ["run/results.csv"]
 
 
+def test_a_run_that_was_deleted_in_the_bucket_is_copied_whole_when_it_is_worked_on(
+    bucket: Bucket, machine: Machine
+) -> None:
+    """As the hint says of a run that has changed on both sides: to keep what is here, delete it
+    there."""
+    address = f"{bucket.address}/runs"
+    machine("first")
+    with mirrored(address) as runs:
+        for name in ("run/recipe.yaml", "run/status.json", "other/status.json"):
+            (runs / name).parent.mkdir(exist_ok=True)
+            (runs / name).write_text(name)
+    (runs / "run" / "status.json").write_text("here")
+    bucket.write("runs/run/status.json", b"there")
+    with pytest.raises(InputError, match="to keep what is here, delete it there"):
+        mirrored(address).__enter__()
+    bucket.delete("runs/run")
+    bucket.delete("runs/other")
+    with mirrored(address):
+        pass
+    assert list(list_files(address)) == ["run/recipe.yaml", "run/status.json"]
+    assert read_bytes(f"{address}/run/status.json") == b"here"
+    machine("second")
+    with mirrored(address) as runs:
+        assert (runs / "run" / "recipe.yaml").read_text() == "run/recipe.yaml"
+
+
 def test_a_copy_whose_end_was_not_heard_of_is_no_change_by_another_machine(
     bucket: Bucket, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

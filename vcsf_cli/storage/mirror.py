@@ -23,7 +23,9 @@ from vcsf_cli.storage.sealed import read_json, write_json
 _STATE = ".bucket"
 _LAST = ("results.csv", "status.json")
 """Files that say that others are there: they are copied after them."""
-_NEVER = (0, 0, "")
+_GONE = ""
+"""The version of a file that is not in the bucket."""
+_NEVER = (0, 0, _GONE)
 """What a file was that has not been copied."""
 
 
@@ -76,6 +78,9 @@ class Mirror:
             state = self._read()
             known, address = state["files"], state["address"]
             found = list_files(address)
+            for name in known.keys() - found.keys():
+                known[name][2] = _GONE
+            self._write(state)
             new = [
                 name
                 for name, file in found.items()
@@ -121,7 +126,7 @@ class Mirror:
         elif there in known.get(name, [])[3:]:  # since then it has grown here
             known[name] = [0, 0, file.version]
         else:
-            run = self.folder / name.partition("/")[0]
+            run = self.folder / _run_of(name)
             raise InputError(
                 f"{file.address} was changed by another machine, and here too, in {path}",
                 f"to take what is in the bucket, delete {run}; to keep what is here, delete it there",
@@ -129,7 +134,8 @@ class Mirror:
 
     def upload(self, below: Path) -> None:
         """Copy what is new or has changed in a folder here, in an order in which what is there can
-        be used at any time. Nothing is deleted there.
+        be used at any time. Nothing is deleted there. A run that was deleted there stays so until it
+        is worked on here, and is then copied whole.
 
         Raises:
             InputError: If a file has changed both here and there; then nothing is copied.
@@ -143,6 +149,14 @@ class Mirror:
                 name = path.relative_to(self.folder).as_posix()
                 if path.is_file() and not _is_private(path) and self._has_changed(name, known):
                     changed[name] = path
+            for run in {_run_of(name) for name in changed}:
+                gone = (
+                    name for name, was in known.items() if was[2] == _GONE and _run_of(name) == run
+                )
+                for name in gone:
+                    if (path := self.folder / name).is_file():
+                        known[name] = [*_NEVER]
+                        changed[name] = path
             found = describe(f"{address}/{name}" for name in changed)
             for name, there in zip(changed, found, strict=True):
                 if there and there.version != known.get(name, _NEVER)[2]:
@@ -158,6 +172,11 @@ class Mirror:
                 (there,) = describe([f"{address}/{name}"])
                 known[name] = [*look, there.version if there else ""]
                 self._write(state)
+
+
+def _run_of(name: str) -> str:
+    """The run folder that a file lies in."""
+    return name.partition("/")[0]
 
 
 def _look(path: Path) -> list[int]:
