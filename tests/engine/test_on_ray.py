@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from conftest import OURS, Vcsf, called
 from trained import copy_run
 from videos import write_video
@@ -22,11 +24,12 @@ from videos import write_video
 from vcsf_cli.commands import common
 from vcsf_cli.engine.engine import Failure
 from vcsf_cli.engine.on_ray import Ray
-from vcsf_cli.errors import DataError
+from vcsf_cli.errors import DataError, InputError
 
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
-ONE_CORE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+ONE_CORE = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 80 * 2**20}
+"""Of a node; it need not have the GPU that it says it has."""
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +140,37 @@ def test_what_is_left_of_a_table_is_done_by_tasks(
     assert "done: tiny, seed 0, split 1 in" in done.stderr
     (log,) = (tmp_path / "runs" / "tables").rglob("*.log")
     assert f"$ vcsf retrieve synthetic --from {run.relative_to(tmp_path)}" in log.read_text()
+
+
+def test_gpus_are_counted_on_each_machine_and_need_not_be_on_this_one(
+    engine: Ray, tiny_run: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (engine.side_by_side(0), engine.side_by_side(1)) == (2, 2)
+    with pytest.raises(InputError, match="no machine of the Ray cluster has a CPU and 2 GPUs"):
+        engine.side_by_side(2)
+    monkeypatch.setattr(common, "Ray", lambda address, workers: nullcontext(engine))
+    (tmp_path / "table.yaml").write_text(TABLE)
+    shutil.copy(tiny_run / "recipe.yaml", tmp_path)
+    words = ("ablate", "table.yaml", "--data", tiny_data, "--engine", "ray", "--dry-run")
+    done = called(*words, "--gpus-per-run", 1, cwd=tmp_path)
+    assert "done: 0 of 1 runs" in done.stdout
+    assert ("the time is unknown" in done.stdout) == (torch.cuda.device_count() == 0)
+
+
+def test_an_address_where_nothing_answers_is_one_error() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        for prefix in ("", "ray://"):
+            with pytest.raises(InputError, match=r"no Ray cluster at .*Connection refused"):
+                Ray(prefix + address)
+
+
+def test_without_ray_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match="is not installed") as caught:
+        Ray()
+    assert caught.value.hint == "pip install 'vcsf[ray]'"
 
 
 DECODER = """

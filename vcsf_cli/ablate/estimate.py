@@ -314,7 +314,7 @@ def _choose_speed(
     left = [work for work in works if work.is_left]
     timed = next((work.spec for work in left if work.stages), left[0].spec if left else None)
     manifest = plan.manifests[timed.recipe.first_stage.data.name] if timed else None
-    if timed is None or manifest is None:
+    if timed is None or manifest is None or not options.here:
         return None
     compute = options.compute(options.devices[0])
     threads = torch.get_num_threads()

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from vcsf_cli.ablate.measured import measured_ks, recall_ks
 from vcsf_cli.ablate.plan import Plan
 from vcsf_cli.ablate.rows import RunSpec
@@ -64,6 +66,14 @@ class RunOptions:
         affinity = getattr(os, "sched_getaffinity", None)
         cores = len(affinity(0)) if affinity else os.cpu_count() or 1
         return max(1, cores // sharing)
+
+    @property
+    def here(self) -> bool:
+        """Whether this machine has the devices: those of an engine may be on others."""
+        gpus = max(
+            int(device) if device.isdecimal() else device != "cpu" for device in self.devices
+        )
+        return not self.spread or gpus <= torch.cuda.device_count()
 
     def compute(self, device: str) -> Compute:
         return Compute(device, self.precision, self.workers, self.save_every)

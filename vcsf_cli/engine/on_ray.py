@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import tempfile
 import time
 from collections import deque
@@ -21,6 +22,7 @@ from vcsf_cli.errors import EXIT_INTERRUPTED, InputError, RunError
 from vcsf_cli.narrate import say
 
 _POLL_SECONDS = 0.1
+_CONNECT_SECONDS = 10.0
 _RETRIES = 3
 """How often an item is tried again whose process or machine was lost."""
 
@@ -60,8 +62,9 @@ class Ray:
         address = address or os.environ.get("RAY_ADDRESS") or "local"
         own = {"num_cpus": workers, "include_dashboard": False} if address == "local" else {}
         try:
+            _reach(address)
             self.ray.init(address, log_to_driver=False, logging_level="ERROR", **own)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(
                 f"there is no Ray cluster at {address} that can be used: {reason}",
@@ -120,11 +123,19 @@ class Ray:
         Raises:
             InputError: If it holds none.
         """
-        held = int(self._count("GPU") / gpus if gpus else self._count("CPU"))
+        held = 0
+        for node in self.ray.nodes():
+            if node["Alive"]:
+                has = node["Resources"]
+                cpus = has.get("CPU", 0)
+                held += int(min(cpus, has.get("GPU", 0) // gpus) if gpus else cpus)
         if not held:
             raise InputError(
-                f"the Ray cluster has {self._count('GPU'):g} GPUs, and {gpus} are asked for",
-                "ask for fewer, or give --devices cpu",
+                f"no machine of the Ray cluster has a CPU and {gpus} GPUs for a task"
+                if gpus
+                else "no machine of the Ray cluster has a CPU for a task",
+                "ask for fewer GPUs: --gpus-per-run, or --devices cpu; `ray status` shows what "
+                "there is",
             )
         return held
 
@@ -161,6 +172,17 @@ class Ray:
         yield result
         for path in paths:
             path.unlink(missing_ok=True)
+
+
+def _reach(address: str) -> None:
+    """Connect to a cluster's HOST:PORT once: Ray would try for minutes.
+
+    Raises:
+        OSError: If nothing answers there.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def make_table(
         allow_seen,
         spread=cluster is not None,
     )
-    if not (dry_run and assume):  # a calculated time needs no device
+    if options.here and not (dry_run and assume):  # a calculated time needs no device
         for device in options.devices:
             options.compute(device).bf16()  # it is there, and has the precision
     costs = Costs(plan)
