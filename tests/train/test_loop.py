@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 
 from vcsf_cli.data.clips import Batch
 from vcsf_cli.data.manifest import Manifest
@@ -141,3 +142,31 @@ def test_nothing_of_a_spoilt_step_is_saved_logged_or_checked(
     lines = (tmp_path / "metrics.csv").read_text().splitlines()[1:]
     assert [int(line.split(",")[0]) for line in lines] == kept
     assert "evaluate" not in task.asked
+
+
+class Two:
+    """One of two processes; the other one wants to stop from the third step on."""
+
+    world_size, device = 2, torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def all_reduce(self, flag: torch.Tensor, reduce_op: str) -> torch.Tensor:
+        assert reduce_op == "sum"
+        self.steps += 1
+        return flag + float(self.steps >= 3)
+
+
+@pytest.mark.parametrize(("late", "first"), [(False, 3), (True, 4)])
+def test_processes_agree_on_a_stop_one_step_late_where_devices_compute_ahead(
+    late: bool, first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_computes_ahead", lambda device: late)
+    vote = loop._Vote(cast(Fabric, Two()))
+    assert [vote.is_for(False, at_once=False) for _ in range(5)].index(True) + 1 == first
+    vote = loop._Vote(cast(Fabric, Two()))
+    assert [vote.is_for(False, at_once=step == 3) for step in (1, 2, 3)] == [False, False, True]
+    vote = loop._Vote(cast(Fabric, Two()))
+    assert vote.is_for(True, at_once=False) != late
+    assert vote.is_for(True, at_once=False)

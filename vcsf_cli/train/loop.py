@@ -173,7 +173,7 @@ def fit(
     clock, saved = _Clock(), time.monotonic()
     done = position.epoch * config.batches + position.batch
     steps = Progress(config.epochs * config.batches, "steps", "training", done)
-    watch = _LossWatch(fabric, task, log.run)
+    watch, vote = _LossWatch(fabric, task, log.run), _Vote(fabric)
     with reader_deaths(), _Stopper() as stopper, steps as progress:
         if position.is_start and config.check_every and config.check_first:
             _check(fabric, task, position, config, log)
@@ -215,7 +215,7 @@ def fit(
                 _check(fabric, task, position, config, log)
                 clock.restart()
             progress.advance(1, progress_note(log.last, position, config, task.shown))
-            stops = _any_process(fabric, stopper.requested)
+            stops = vote.is_for(stopper.requested, at_once=stage_ends)
             if stops or (time.monotonic() - saved > config.save_every and not stage_ends):
                 watch.settle()
                 position.settle()
@@ -262,14 +262,6 @@ def _average_gradients(fabric: Fabric, optimizer: torch.optim.Optimizer) -> None
     average(fabric, [weight.grad for weight in weights if weight.grad is not None])
 
 
-def _any_process(fabric: Fabric, wanted: bool) -> bool:
-    """Whether any process wants something, so that all do it at the same step."""
-    if fabric.world_size == 1:
-        return wanted
-    flag = torch.tensor(float(wanted), device=fabric.device)
-    return bool(cast(Tensor, fabric.all_reduce(flag, reduce_op="sum")) > 0)
-
-
 def _computes_ahead(device: torch.device) -> bool:
     """Whether a device computes while this process goes on."""
     return device.type == "cuda"
@@ -284,6 +276,36 @@ def _begin_fetch(value: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
     copy.copy_(value, non_blocking=True)
     event.record()
     return copy, event
+
+
+class _Vote:
+    """Whether any process wants something, so that all do it at the same step.
+
+    GPUs answer one step late, so that they never wait for this process.
+    """
+
+    def __init__(self, fabric: Fabric) -> None:
+        self.fabric = fabric
+        self._late = _computes_ahead(fabric.device)
+        self._last: tuple[Tensor, torch.cuda.Event | None] | None = None
+
+    def is_for(self, wanted: bool, at_once: bool) -> bool:
+        """Whether any process wants it, or wanted it a step before.
+
+        Args:
+            at_once: Whether this step's answer is needed.
+        """
+        if self.fabric.world_size == 1:
+            return wanted
+        flag = torch.tensor(float(wanted), device=self.fabric.device)
+        asked = _begin_fetch(cast(Tensor, self.fabric.all_reduce(flag, reduce_op="sum")))
+        answer, self._last = self._last if self._late and not at_once else asked, asked
+        if answer is None:
+            return False
+        votes, event = answer
+        if event is not None:
+            event.synchronize()
+        return bool(votes > 0)
 
 
 class _LossWatch:
