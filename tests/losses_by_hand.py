@@ -87,6 +87,17 @@ def mutual(contrast: Contrast, clip: int, neighbours: int) -> set[int]:
     return found
 
 
+def pairs(contrast: Contrast, clip: int, neighbours: int) -> set[int]:
+    """The slots that make a pair with a clip among the nearest `neighbours` x B pairs of all."""
+    found = []
+    for each in range(len(contrast.video)):
+        for slot in nearest(contrast, PATHWAYS, each, len(contrast.queue_video)):
+            near = sum(float(contrast.key[p][each] @ contrast.queue[p][slot]) for p in PATHWAYS)
+            found.append((-near, each, slot))
+    kept = sorted(found)[: neighbours * len(contrast.video)]
+    return {slot for _, each, slot in kept if each == clip}
+
+
 def same_cluster(contrast: Contrast, clip: int) -> set[int]:
     """The slots of other recordings in the cluster of the clip's own slot."""
     assert contrast.queue_cluster is not None
@@ -133,6 +144,7 @@ def mined_slots(contrast: Contrast, pathway: str, clip: int, k: int, positives: 
         "union": theirs | ours,
         "joint": nearest(contrast, PATHWAYS, clip, k),
         "mutual": mutual(contrast, clip, k),
+        "pairs": pairs(contrast, clip, k) if positives == "pairs" else set(),
         "clusters": same_cluster(contrast, clip) if positives == "clusters" else set(),
     }[positives]
 

@@ -58,7 +58,7 @@ def test_infonce_and_cross_instance_equal_their_formula(
     ("positives", "kind", "siblings", "drop_own", "queue"),
     list(
         itertools.product(
-            ["other", "intersection", "union", "joint", "mutual"],
+            ["other", "intersection", "union", "joint", "mutual", "pairs"],
             ["within", "across"],
             ["positives", "ignored"],
             [0.0, 1.0],
@@ -94,7 +94,9 @@ def with_batch(contrast: Contrast) -> Contrast:
     return replace(contrast, batch=batch_as_queue(contrast))
 
 
-@pytest.mark.parametrize("positives", ["other", "intersection", "union", "joint", "mutual"])
+@pytest.mark.parametrize(
+    "positives", ["other", "intersection", "union", "joint", "mutual", "pairs"]
+)
 @pytest.mark.parametrize("siblings", ["positives", "ignored"])
 @pytest.mark.parametrize("drop_own", [0.0, 1.0])
 def test_a_bank_equals_its_formula(positives: str, siblings: str, drop_own: float) -> None:

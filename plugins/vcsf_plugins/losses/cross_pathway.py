@@ -9,7 +9,7 @@ from annotated_types import Gt
 from torch import Tensor, nn
 
 from vcsf_cli.contracts import PATHWAYS, Contrast, other_pathway
-from vcsf_plugins.losses.mining import mutual_slots, nearest_slots
+from vcsf_plugins.losses.mining import mutual_slots, nearest_pairs, nearest_slots
 from vcsf_plugins.losses.terms import (
     Probability,
     Slots,
@@ -23,7 +23,7 @@ from vcsf_plugins.losses.terms import (
     with_own,
 )
 
-Positives = Literal["other", "intersection", "union", "joint", "mutual"]
+Positives = Literal["other", "intersection", "union", "joint", "mutual", "pairs"]
 
 
 class CrossPathway(nn.Module):
@@ -40,8 +40,10 @@ class CrossPathway(nn.Module):
             of the batch instead.
         neighbours: How many slots a pathway may name as positives, k in the paper.
         positives: Whose nearest slots count: those of the other pathway (CoCLR), the intersection
-            (MVCGC) or union of both pathways', those by the mean of both similarities (joint), or
-            of the joint ones those that have the clip among their own nearest (mutual).
+            (MVCGC) or union of both pathways', those by the mean of both similarities (joint), of
+            the joint ones those that have the clip among their own nearest (mutual), or those of
+            the nearest pairs of any clip of the batch and a slot, `neighbours` a clip on the
+            average (pairs): a clip whose nearest are far names none.
         contrast: Which keys the query is compared with: its own pathway's (within, CoCLR) or the
             other's (across, MVCGC, Huo et al., NeurIPS 2021).
         siblings: Whether slots of the same recording are positives (CoCLR) or ignored.
@@ -107,6 +109,8 @@ class CrossPathway(nn.Module):
             return nearest_slots(contrast, PATHWAYS, count)
         if self.positives == "mutual":
             return mutual_slots(contrast, count)
+        if self.positives == "pairs":
+            return nearest_pairs(contrast, count)
         theirs = nearest_slots(contrast, [other_pathway(pathway)], count)
         if self.positives == "other":
             return theirs

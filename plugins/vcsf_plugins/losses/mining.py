@@ -23,15 +23,33 @@ def _similarity(keys: dict[str, Tensor], others: dict[str, Tensor]) -> Tensor:
     return torch.stack([keys[name].float() @ others[name].float().T for name in keys]).mean(0)
 
 
+def _allowed(contrast: Contrast) -> Tensor:
+    """Slots of other recordings than the clip's, bool (B, K)."""
+    return other_video(contrast) & ~same_recording(contrast)
+
+
 @torch.no_grad()
 def nearest_slots(contrast: Contrast, pathways: Sequence[str], count: int) -> Tensor:
     """The slots of other recordings that are nearest to each clip's key by the mean similarity of
     pathways, bool (B, K); empty ones are left out."""
-    allowed = other_video(contrast) & ~same_recording(contrast)
+    allowed = _allowed(contrast)
     similarity = _similarity({name: contrast.key[name] for name in pathways}, contrast.queue)
     ranked = similarity.masked_fill(~allowed, -torch.inf)
     best = ranked.topk(min(count, ranked.shape[1]), 1).indices
     return torch.zeros_like(allowed).scatter_(1, best, True) & allowed
+
+
+@torch.no_grad()
+def nearest_pairs(contrast: Contrast, count: int) -> Tensor:
+    """The slots of the nearest pairs of any clip and a slot of another recording, by the mean
+    similarity of both pathways: `count` for each clip on the average, bool (B, K)."""
+    allowed = _allowed(contrast)
+    ranked = _similarity(contrast.key, contrast.queue).masked_fill(~allowed, -torch.inf).flatten()
+    best = ranked.topk(min(count * len(allowed), len(ranked))).indices
+    return (
+        torch.zeros_like(ranked, dtype=torch.bool).scatter_(0, best, True).view_as(allowed)
+        & allowed
+    )
 
 
 @torch.no_grad()
