@@ -126,6 +126,22 @@ def test_a_run_folder_remembers_everything(whole: Path, tiny_data: Path) -> None
     assert not [path for path in whole.rglob("*") if "partial" in path.name]
 
 
+def test_with_the_channel_first_in_memory_it_is_the_same_run_with_the_same_losses(
+    whole: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    called(*arguments(tiny_data, Path("runs"), speed__channels_last="false"), cwd=tmp_path)
+    other = only_run(tmp_path / "runs")
+    assert "channels_last: false" in (other / "recipe.yaml").read_text()
+    assert other.name == whole.name
+    first, last = (pd.read_csv(run / "metrics.csv")["loss"].dropna() for run in (other, whole))
+    assert first.tolist() == pytest.approx(last.tolist(), rel=1e-4)
+    fingerprints = [
+        [entry["prefix"] for entry in json.loads((run / "stages.json").read_text())]
+        for run in (other, whole)
+    ]
+    assert fingerprints[0] == fingerprints[1]
+
+
 def test_metrics_are_in_a_table_and_in_tensorboard(whole: Path) -> None:
     with (whole / "metrics.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

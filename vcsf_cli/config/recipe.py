@@ -17,7 +17,7 @@ from typing import Any
 from vcsf_cli.config import strict_yaml
 from vcsf_cli.config.catalogue import RECIPES
 from vcsf_cli.config.check import PATHWAY_KEYS, Checker
-from vcsf_cli.config.schema import COMPONENTS, DEFAULTS, MODEL_KEYS, Stage, Top
+from vcsf_cli.config.schema import COMPONENTS, DEFAULTS, MODEL_KEYS, Speed, Stage, Top
 from vcsf_cli.config.strict_yaml import Marks
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import InputError, RecipeError, UnknownName
@@ -45,8 +45,10 @@ class Recipe:
 
     @property
     def hash(self) -> str:
-        """Twelve hexadecimal digits of the resolved recipe's SHA-256."""
-        return hashlib.sha256(json.dumps(self.tree, sort_keys=True).encode()).hexdigest()[:12]
+        """Twelve hexadecimal digits of the SHA-256 of the resolved recipe, but for what changes no
+        result."""
+        content = json.dumps(with_default_memory(self.tree), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     @property
     def first_stage(self) -> Stage:
@@ -60,6 +62,12 @@ class Recipe:
 
     def yaml(self) -> str:
         return strict_yaml.dump(self.tree)
+
+
+def with_default_memory(tree: dict[str, Any]) -> dict[str, Any]:
+    """A resolved recipe or stage with the default order of channels in memory, on which nothing but
+    time and last bits depends."""
+    return tree | {"speed": tree["speed"] | {"channels_last": Speed().channels_last}}
 
 
 def load(named: str, assignments: Sequence[str] = (), option: str = "--set") -> Recipe:

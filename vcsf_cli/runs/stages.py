@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from vcsf_cli.config.recipe import Recipe
+from vcsf_cli.config.recipe import Recipe, with_default_memory
 from vcsf_cli.contracts import PATHWAYS
 from vcsf_cli.errors import RunError
 from vcsf_cli.model.pathways import TwoPathways
@@ -35,7 +35,7 @@ def stage_fingerprint(recipe: Recipe, stages: int, data_hash: str) -> str:
     content = [
         recipe.seed,
         data_hash,
-        [stage.model_dump(mode="json") for stage in recipe.stages[:stages]],
+        [with_default_memory(stage.model_dump(mode="json")) for stage in recipe.stages[:stages]],
     ]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
