@@ -26,8 +26,12 @@ def test_checks_and_speeds_are_written_down(tmp_path: Path) -> None:
 
 def test_losses_that_differ_and_parts_without_time_are_written_down(tmp_path: Path) -> None:
     path = tmp_path / "gpu.md"
-    assert run(path, "--parts", "norms", "--minutes", "0") == 0
+    assert run(path, "--parts", "norms", "--minutes", "0") == 1
     assert "norms: left out" in path.read_text()
+    assert run(path, "--parts", "norms,bf16", "--minutes", "0.01") == 1
+    text = path.read_text()
+    assert "norms: cut off" in text
+    assert "bf16: left out" in text
     bench = gpu.Bench("cpu", 1, gpu.SMALL, tmp_path)
     for name, losses in {"near": [1.0, 2.01], "far": [1.0, 2.1], "short": [1.0]}.items():
         bench.compare(name, losses, [1.0, 2.0], 0.02)

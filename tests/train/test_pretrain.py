@@ -677,7 +677,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(
         )
     assert "stage 1: 8 clips an epoch, 6 epochs, " in done.stderr
     assert "estimated time: " in done.stderr
-    assert "extrapolated from a few batches timed for at most 20 s" in done.stderr
+    assert "extrapolated from a few batches" in done.stderr
     assert not (tmp_path / "runs").exists()
 
 

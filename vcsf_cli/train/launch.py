@@ -107,7 +107,7 @@ class Launch:
             total += seconds
         say(
             f"estimated time: {duration(total)} on {self.compute.device()}, extrapolated from a "
-            "few batches timed for at most 20 s"
+            "few batches"
         )
 
 

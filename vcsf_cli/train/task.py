@@ -179,6 +179,7 @@ class PretrainTask(Task):
         own, key = (self._inputs(same, view, list(counts)) for view in (0, 1))
         with self.fabric.autocast():
             query_segments = self.model.segments(*own, counts)
+            # Not inference_mode: autograd must keep keys that queries are compared with.
             with torch.no_grad():
                 key_segments = self.key_encoder.segments(*key, counts)
         return {
