@@ -179,7 +179,6 @@ class PretrainTask(Task):
         own, key = (self._inputs(same, view, list(counts)) for view in (0, 1))
         with self.fabric.autocast():
             query_segments = self.model.segments(*own, counts)
-            # Not inference_mode: autograd must keep keys that queries are compared with.
             with torch.no_grad():
                 key_segments = self.key_encoder.segments(*key, counts)
         return {
@@ -188,7 +187,7 @@ class PretrainTask(Task):
             "query_steps": {name: value[_send(rows, value)] for name, value in steps.items()},
         }
 
-    @torch.no_grad()
+    @torch.no_grad()  # not inference_mode: autograd keeps the keys that queries are compared with
     def _keys(self, batch: Batch) -> dict[str, Tensor]:
         """Keys (B, D) of this process's batch by pathway, encoded part by part."""
         back: Tensor | None = None
