@@ -108,9 +108,13 @@ def test_a_run_that_was_deleted_in_the_bucket_is_copied_whole_when_it_is_worked_
         pass
     assert list(list_files(address)) == ["run/recipe.yaml", "run/status.json"]
     assert read_bytes(f"{address}/run/status.json") == b"here"
+    with mirrored(address) as runs:  # deleted while it is worked on
+        bucket.delete("runs/run")
+        (runs / "run" / "status.json").write_text("later")
     machine("second")
     with mirrored(address) as runs:
         assert (runs / "run" / "recipe.yaml").read_text() == "run/recipe.yaml"
+        assert (runs / "run" / "status.json").read_text() == "later"
 
 
 def test_a_copy_whose_end_was_not_heard_of_is_no_change_by_another_machine(

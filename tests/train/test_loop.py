@@ -1,5 +1,6 @@
 """The loop of a training, with a task of one weight."""
 
+import itertools
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -145,28 +146,27 @@ def test_nothing_of_a_spoilt_step_is_saved_logged_or_checked(
 
 
 class Two:
-    """One of two processes; the other one wants to stop from the third step on."""
+    """One of two processes."""
 
     world_size, device = 2, torch.device("cpu")
-
-    def __init__(self) -> None:
-        self.steps = 0
-
-    def all_reduce(self, flag: torch.Tensor, reduce_op: str) -> torch.Tensor:
-        assert reduce_op == "sum"
-        self.steps += 1
-        return flag + float(self.steps >= 3)
 
 
 @pytest.mark.parametrize(("late", "first"), [(False, 3), (True, 4)])
 def test_processes_agree_on_a_stop_one_step_late_where_devices_compute_ahead(
     late: bool, first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    steps = itertools.count(1)
+
+    def add_up(flag: torch.Tensor) -> None:
+        """The other process wants to stop from the third step on."""
+        flag += float(next(steps) >= 3)
+
     monkeypatch.setattr(loop, "_computes_ahead", lambda device: late)
+    monkeypatch.setattr(loop, "add_up", add_up)
     vote = loop._Vote(cast(Fabric, Two()))
     assert [vote.is_for(False, at_once=False) for _ in range(5)].index(True) + 1 == first
-    vote = loop._Vote(cast(Fabric, Two()))
+    vote, steps = loop._Vote(cast(Fabric, Two())), itertools.count(1)
     assert [vote.is_for(False, at_once=step == 3) for step in (1, 2, 3)] == [False, False, True]
-    vote = loop._Vote(cast(Fabric, Two()))
+    vote, steps = loop._Vote(cast(Fabric, Two())), itertools.count(1)
     assert vote.is_for(True, at_once=False) != late
     assert vote.is_for(True, at_once=False)

@@ -1,11 +1,13 @@
 """Learning rates over time."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from vcsf_cli.config.schema import Optim
 from vcsf_cli.errors import InputError
-from vcsf_cli.train.optim import build_optimizer, learning_rate
+from vcsf_cli.train.optim import build_optimizer, learning_rate, load_state
 
 
 def test_step_drops_to_a_tenth_at_each_epoch() -> None:
@@ -65,3 +67,24 @@ def test_the_default_optimiser_is_what_timm_makes_of_its_settings(grouped: bool)
             optimizer.zero_grad()
         made.append((optimizer.defaults, [type(optimizer), *map(torch.Tensor.tolist, weights)]))
     assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_state_with_the_channel_last_in_memory_goes_on_where_it_is_first(fused: bool) -> None:
+    last, first = torch.channels_last_3d, torch.contiguous_format
+    start, slope = torch.randn(2, 4, 3, 3, 3, 3)
+    found = []
+    for orders in ((last, last), (last, first)):
+        weight = torch.nn.Parameter(start)
+        saved: dict[str, Any] | None = None
+        for order in orders:
+            weight = torch.nn.Parameter(weight.detach().contiguous(memory_format=order))
+            optimizer = build_optimizer(Optim(lr=0.1), [weight], fused)
+            if saved is not None:
+                load_state(optimizer, saved)
+            for step in range(3):
+                weight.grad = (slope * step).contiguous(memory_format=order)
+                optimizer.step()
+            saved = optimizer.state_dict()
+        found.append(weight.detach().contiguous())
+    torch.testing.assert_close(found[0], found[1])

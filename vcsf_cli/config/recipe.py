@@ -66,7 +66,7 @@ class Recipe:
 
 def with_default_memory(tree: dict[str, Any]) -> dict[str, Any]:
     """A resolved recipe or stage with the default order of channels in memory, on which nothing but
-    time and last bits depends."""
+    time and rounding depends."""
     return tree | {"speed": tree["speed"] | {"channels_last": Speed().channels_last}}
 
 

@@ -206,7 +206,7 @@ class Speed(Node):
     """Whether the optimiser updates all weights in one kernel; auto: on a GPU, where it can."""
     channels_last: bool = True
     """Whether clips and weights have the channel last in memory: faster, but for R3D-18 on a CPU.
-    Results differ in last bits only, so that a run is the same run with either."""
+    Results differ by rounding alone, so that a run is the same run with either."""
 
 
 _Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]

@@ -134,8 +134,10 @@ class Ray:
                 f"no machine of the Ray cluster has a CPU and {gpus} GPUs for a task"
                 if gpus
                 else "no machine of the Ray cluster has a CPU for a task",
-                "ask for fewer GPUs: --gpus-per-run, or --devices cpu; `ray status` shows what "
-                "there is",
+                "ask for fewer: --gpus-per-run of `vcsf ablate`, elsewhere --devices cpu; `ray "
+                "status` shows what there is"
+                if gpus
+                else "`ray start --num-cpus` gives a machine some",
             )
         return held
 
@@ -181,7 +183,7 @@ def _reach(address: str) -> None:
         OSError: If nothing answers there.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if port.isdecimal():
+    if port.isdecimal() and (":" not in host or host.endswith("]")):  # else IPv6 without a port
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
 
 

@@ -32,7 +32,7 @@ from vcsf_cli.runs.run import RunFolder
 from vcsf_cli.storage import checkpoint
 from vcsf_cli.train.compute import Compute
 from vcsf_cli.train.loop import Log, LoopConfig, Task, Terms, TrainState, fit
-from vcsf_cli.train.optim import build_optimizer, learning_rate
+from vcsf_cli.train.optim import build_optimizer, learning_rate, load_state
 from vcsf_cli.train.timing import time_steps
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ def _learn(
     if saved:
         say(f"going on after step {position.step:,} (epoch {position.epoch + 1})")
         task.load_state(saved["task"], run.checkpoint)
-        optimizer.load_state_dict(saved["optimizer"])
+        load_state(optimizer, saved["optimizer"])
     plan = _loop_config(evaluation, compute.save_every)
     rows, begin = evaluation.splits.train, (position.epoch, plan.epochs, position.batch)
     order = ResumableBatchSampler(rows, plan.clips, evaluation.seed, *begin)

@@ -23,9 +23,7 @@ from vcsf_cli.storage.sealed import read_json, write_json
 _STATE = ".bucket"
 _LAST = ("results.csv", "status.json")
 """Files that say that others are there: they are copied after them."""
-_GONE = ""
-"""The version of a file that is not in the bucket."""
-_NEVER = (0, 0, _GONE)
+_NEVER = (0, 0, "")
 """What a file was that has not been copied."""
 
 
@@ -78,9 +76,6 @@ class Mirror:
             state = self._read()
             known, address = state["files"], state["address"]
             found = list_files(address)
-            for name in known.keys() - found.keys():
-                known[name][2] = _GONE
-            self._write(state)
             new = [
                 name
                 for name, file in found.items()
@@ -134,8 +129,8 @@ class Mirror:
 
     def upload(self, below: Path) -> None:
         """Copy what is new or has changed in a folder here, in an order in which what is there can
-        be used at any time. Nothing is deleted there. A run that was deleted there stays so until it
-        is worked on here, and is then copied whole.
+        be used at any time. Nothing is deleted there. A run with changes is there whole afterwards,
+        even if files of it were deleted there.
 
         Raises:
             InputError: If a file has changed both here and there; then nothing is copied.
@@ -149,12 +144,11 @@ class Mirror:
                 name = path.relative_to(self.folder).as_posix()
                 if path.is_file() and not _is_private(path) and self._has_changed(name, known):
                     changed[name] = path
-            for run in {_run_of(name) for name in changed}:
-                gone = (
-                    name for name, was in known.items() if was[2] == _GONE and _run_of(name) == run
-                )
-                for name in gone:
-                    if (path := self.folder / name).is_file():
+            for run in {_run_of(name) for name in changed if name != _run_of(name)}:
+                left = list_files(f"{address}/{run}")
+                gone = {name for name in known if name.removeprefix(f"{run}/") not in left}
+                for name in gone - changed.keys():
+                    if _run_of(name) == run and (path := self.folder / name).is_file():
                         known[name] = [*_NEVER]
                         changed[name] = path
             found = describe(f"{address}/{name}" for name in changed)

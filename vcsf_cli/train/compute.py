@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -156,15 +156,20 @@ def _keep_freed_memory() -> None:
         return
 
 
+def add_up(tensor: Tensor) -> None:
+    """Replace a tensor by its sum over all processes. Fabric's `all_reduce` would wait for the GPUs
+    of all before that, at every step."""
+    torch.distributed.all_reduce(tensor)
+
+
 @torch.no_grad()
 def average(fabric: Fabric, tensors: Sequence[Tensor]) -> None:
     """Replace tensors by their mean over all processes, in one message."""
     if fabric.world_size == 1 or not tensors:
         return
-    flat = cast(
-        Tensor,
-        fabric.all_reduce(torch.cat([tensor.flatten() for tensor in tensors]), reduce_op="mean"),
-    )
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    add_up(flat)
+    flat /= fabric.world_size
     for tensor, mean in zip(
         tensors, flat.split_with_sizes([tensor.numel() for tensor in tensors]), strict=True
     ):

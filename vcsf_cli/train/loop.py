@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from vcsf_cli.narrate import Progress, is_first
 from vcsf_cli.runs.metrics import MetricsFile, merge_record
 from vcsf_cli.runs.run import RunFolder
 from vcsf_cli.storage.files import write_text
-from vcsf_cli.train.compute import average
+from vcsf_cli.train.compute import add_up, average
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -297,8 +297,9 @@ class _Vote:
         """
         if self.fabric.world_size == 1:
             return wanted
-        flag = torch.tensor(float(wanted), device=self.fabric.device)
-        asked = _begin_fetch(cast(Tensor, self.fabric.all_reduce(flag, reduce_op="sum")))
+        flag = torch.full((), float(wanted), device=self.fabric.device)
+        add_up(flag)
+        asked = _begin_fetch(flag)
         answer, self._last = self._last if self._late and not at_once else asked, asked
         if answer is None:
             return False

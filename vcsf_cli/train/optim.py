@@ -53,6 +53,21 @@ def build_optimizer(
     return make(weights, **settings)
 
 
+def load_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Go on from a saved state, whose tensors get the order in memory of their weights: a fused
+    optimiser goes through both side by side, and a checkpoint may have the other order.
+
+    Raises:
+        ValueError: If it is of other weights.
+        KeyError: If it is no optimiser's state.
+    """
+    optimizer.load_state_dict(saved)
+    for weight, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor) and value.shape == weight.shape:
+                values[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+
+
 def learning_rate(optim: Optim, epoch: float, epochs: int) -> float:
     """The learning rate at a point of a stage.
 

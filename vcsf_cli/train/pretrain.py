@@ -27,7 +27,7 @@ from vcsf_cli.storage import checkpoint
 from vcsf_cli.storage.files import lock
 from vcsf_cli.train.compute import Compute, too_little_memory
 from vcsf_cli.train.loop import Log, LoopConfig, TrainState, fit
-from vcsf_cli.train.optim import build_optimizer, learning_rate
+from vcsf_cli.train.optim import build_optimizer, learning_rate, load_state
 from vcsf_cli.train.task import PretrainTask
 
 
@@ -162,7 +162,7 @@ class Trainer:
         if self.saved is not None and index == self.saved["position"]["stage"]:
             task.load_state(self.saved["task"], self.run.checkpoint)
             try:
-                optimizer.load_state_dict(self.saved["optimizer"])
+                load_state(optimizer, self.saved["optimizer"])
             except (ValueError, KeyError) as error:
                 raise RunError(
                     f"the optimiser's state in {self.run.checkpoint} doesn't fit the recipe's "

@@ -42,8 +42,8 @@ class CrossPathway(nn.Module):
         positives: Whose nearest slots count: those of the other pathway (CoCLR), the intersection
             (MVCGC) or union of both pathways', those by the mean of both similarities (joint), of
             the joint ones those that have the clip among their own nearest (mutual), or those of
-            the nearest pairs of any clip of the batch and a slot, `neighbours` a clip on the
-            average (pairs): a clip whose nearest are far names none.
+            the nearest pairs of any clip and a slot, `neighbours` a clip on the average of those
+            that a process encodes at once (pairs): a clip whose nearest are far names none.
         contrast: Which keys the query is compared with: its own pathway's (within, CoCLR) or the
             other's (across, MVCGC, Huo et al., NeurIPS 2021).
         siblings: Whether slots of the same recording are positives (CoCLR) or ignored.
