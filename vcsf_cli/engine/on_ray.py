@@ -177,7 +177,7 @@ class Ray:
 
 
 def _reach(address: str) -> None:
-    """Connect to a cluster's HOST:PORT once: Ray would try for minutes.
+    """Connect to a cluster's HOST:PORT once: Ray would go on trying, without an error.
 
     Raises:
         OSError: If nothing answers there.
