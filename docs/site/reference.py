@@ -82,7 +82,8 @@ def recipes() -> str:
         "`fast_temporal_contrast_local_local`; `fast_loss` is the weighted sum.",
         "",
         "`temporal_contrast` needs as many time steps of the features as segments, or a multiple, unless `global_local` is",
-        "0. In the recipes with S3D, R3D-18 and R(2+1)D-18 slow has 2 and fast 4; in `ucf28_cpu` slow has 2 and fast 1.",
+        "0. In the recipes with S3D, R3D-18 and R(2+1)D-18 slow has 2 and fast 4, but in `ucf28_gpu`, of 16 frames, 1 and",
+        "2; in `ucf28_cpu` and `ten_classes` slow has 2 and fast 1.",
     ]
     for kind, title in KINDS.items():
         lines += ["", f"## {title}", "", f"`{kind}.name` is one of:"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from vcsf_cli.commands.options import data_option, encoder_options, runs_option
+from vcsf_cli.commands.options import data_option, own_encoder_options, runs_option
 
 FORMATS = ("safetensors", "torch-export", "onnx")
 
@@ -20,7 +20,7 @@ def _parse_repository(text: str) -> str:
 
 
 @click.command("export")
-@encoder_options
+@own_encoder_options
 @click.option(
     "--format",
     "formats",

@@ -82,22 +82,42 @@ def _parse_device(text: str) -> str:
 def encoder_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--from` and what goes with it: the arguments `named`, `recipe` and `settings` of
     `encoders.find.find_source`."""
-    for option in (_with_option, _recipe_option, _from_option):
-        command = option(command)
-    return command
+    return _named_encoder(
+        command,
+        "RUN|FOLDER|FILE|hf:NAME|...",
+        "An encoder: a run's folder or name, a folder that `vcsf export` made, a file of weights "
+        "with --recipe, or an encoder of others: `hf:NAME` or `hf:FOLDER` for a video model of "
+        "transformers, `timm:NAME` for an image network, and what else `vcsf plugins encoder` lists. "
+        "vcsf finetune also takes `scratch:RECIPE`, untrained networks.",
+        "Set a key of --recipe, or of an encoder of others, such as `stride=4`; may be given often.",
+    )
 
 
-_from_option = click.option(
-    "--from",
-    "named",
-    metavar="RUN|FOLDER|FILE|hf:NAME|...",
-    shell_complete=complete_run,
-    help="An encoder: a run's folder or name, a folder that `vcsf export` made, a file of weights "
-    "with --recipe, or an encoder of others: `hf:NAME` or `hf:FOLDER` for a video model of "
-    "transformers, `timm:NAME` for an image network, and what else `vcsf plugins encoder` lists. "
-    "vcsf finetune also takes `scratch:RECIPE`, untrained networks.  [default: the newest finished "
-    "run]",
-)
+def own_encoder_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """As `encoder_options`, for a command that takes encoders of vcsf's networks only."""
+    return _named_encoder(
+        command,
+        "RUN|FILE",
+        "A run's folder or name, or a file of weights with --recipe.",
+        "Set a key of --recipe; may be given often.",
+    )
+
+
+def _named_encoder(
+    command: Callable[..., Any], metavar: str, encoders: str, settings: str
+) -> Callable[..., Any]:
+    with_option = click.option(
+        "--with", "settings", multiple=True, metavar="KEY=VALUE", help=settings
+    )
+    from_option = click.option(
+        "--from",
+        "named",
+        metavar=metavar,
+        shell_complete=complete_run,
+        help=f"{encoders}  [default: the newest finished run]",
+    )
+    return from_option(_recipe_option(with_option(command)))
+
 
 _recipe_option = click.option(
     "--recipe",
@@ -105,15 +125,6 @@ _recipe_option = click.option(
     shell_complete=complete_recipe,
     help="Whose networks the weights of --from [slow=|fast=]FILE go into: of torchvision, CoCLR or "
     "vcsf. Nothing is trained.",
-)
-
-_with_option = click.option(
-    "--with",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Set a key of --recipe, or of an encoder of others, such as `stride=4`; may be given "
-    "often.",
 )
 
 

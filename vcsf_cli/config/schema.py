@@ -196,17 +196,17 @@ class Train(Node):
 
 
 class Speed(Node):
-    """How fast a step is computed; nothing else depends on it."""
+    """How a step is computed. `precision` changes results; the others change them by rounding alone."""
 
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Arithmetic in training; auto: bf16 on a GPU that has it, else float32."""
     compile: bool = False
-    """Whether torch compiles each pathway: takes minutes, and makes steps on a GPU shorter."""
+    """Whether torch compiles each pathway, which takes minutes. What it gains is not measured."""
     fused: Literal["auto"] | bool = "auto"
     """Whether the optimiser updates all weights in one kernel; auto: on a GPU, where it can."""
     channels_last: bool = True
-    """Whether clips and weights have the channel last in memory: faster, but for R3D-18 on a CPU.
-    Results differ by rounding alone, so that a run is the same run with either."""
+    """Whether clips and weights have the channel last in memory: faster, but on a CPU
+    not for S3D and R3D-18. A run is the same run with either."""
 
 
 _Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
