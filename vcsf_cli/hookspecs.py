@@ -81,6 +81,8 @@ def vcsf_losses() -> Factories:  # type: ignore[empty-body]
       on. Called on the CPU after the first epoch and every `cluster_every: int` epochs (default: 1).
       The same arguments must give the same numbers.
     - `min_clips: int`: fewer training clips are refused before training.
+    - `neighbours: int`, of a stage's own loss: how many slots a clip may have as positives. As many as
+      there are slots are refused before training, and more than half of them are warned of.
     - `mined(contrast, pathway) -> bool (B, K)`: the slots that it takes as positives. How often
       their labels are right is then logged. It can't be an auxiliary loss.
     - `segments: int`: it sees embeddings of this many equal segments of every window, of the clips

@@ -2,6 +2,7 @@
 be compared."""
 
 import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -103,10 +104,35 @@ def test_the_share_of_the_label_gain_is_over_what_all_three_rows_have() -> None:
 
     ours = {(0, 1): trained(8), (1, 1): trained(0)}
     base, labels = {(0, 1): trained(5)}, {(0, 1): trained(17), (2, 1): trained(20)}
-    # 3 of 12 clips; the interval is over recordings alone.
-    assert describe_share((ours, base, labels), KEY, source).startswith("25 % (")
+    few = "25 % (of 1 training, too few for an interval)"  # 3 of 12 clips
+    assert describe_share((ours, base, labels), KEY, source) == few
+    many = tuple({(seed, 1): row[0, 1] for seed in range(3)} for row in (ours, base, labels))
+    assert re.fullmatch(r"25 % \(-?\d+ to \d+\)", describe_share(many, KEY, source))
     assert describe_share((ours, base, base), KEY, source) == "not known (labels gain nothing sure)"
     assert describe_share((ours, {}, labels), KEY, source) == ""
+
+
+def test_shares_are_of_rows_with_the_networks_of_the_baseline(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    text = (
+        "title: T\nbase: smoke\nrows:\n  none: {}\n  labels: {set: {loss.name: supervised}}\n"
+        "  longer: {set: {train.epochs: 9}}\n  still: {set: {motion: none}}\n"
+        "label_gain: {baseline: none, labels: labels}\nmeasure: [{task: retrieve}]\npathways: [both]\n"
+    )
+    (tmp_path / "t.yaml").write_text(text)
+    plan = build_plan(resolve_table(read(str(tmp_path / "t.yaml"))), tiny_data, tmp_path / "runs")
+    clips = Manifest.open(tiny_data / "synthetic").table["video"]
+    right = {"none": 2, "labels": 6, "longer": 3, "still": 5}
+    measured = {
+        row: {(0, 1): found({clip: float(at < count) for at, clip in enumerate(clips)})}
+        for row, count in right.items()
+    }
+    group = Group(plan.table.measures[0], "synthetic", "retrieval", ("R@1",), measured)
+    (said,) = TableResults(plan, (group,), pd.DataFrame(), pd.DataFrame(), ()).label_gains
+    assert said.startswith(
+        "Share of the label gain in R@1, (row - none) / (labels - none), longer: both "
+    )
 
 
 def test_a_remark_names_what_is_missing_and_how_many_runs_a_difference_is_over() -> None:

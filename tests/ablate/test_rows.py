@@ -127,6 +127,20 @@ def test_what_can_be_no_table_is_refused(tmp_path: Path, text: str, said: str) -
         table(tmp_path, f"title: T\nbase: vcsf_coclr\n{text}\n")
 
 
+def test_the_rows_of_the_label_gain_are_known_by_the_names_that_rows_of_vary_give_them(
+    tmp_path: Path,
+) -> None:
+    text = (
+        "title: T\nbase: vcsf_coclr\nrows:\n  none: {}\n"
+        "  labels: {set: {loss: {name: supervised, queue: 8}}}\n"
+        "vary: {sampler.alpha: [4, 8]}\nlabel_gain: {baseline: none, labels: labels}\n"
+    )
+    content = table(tmp_path, text)
+    assert names(content) == ["none (alpha 4)", "labels", "alpha 8"]
+    assert content.label_gain is not None
+    assert content.label_gain.model_dump() == {"baseline": "none (alpha 4)", "labels": "labels"}
+
+
 def test_set_goes_before_the_rows_own(tmp_path: Path) -> None:
     content = table(
         tmp_path,

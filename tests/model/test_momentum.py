@@ -69,6 +69,17 @@ def test_a_bank_keeps_the_running_mean_of_every_clips_keys() -> None:
     assert torch.equal(bank.keys()["fast"], -bank.keys()["slow"])
 
 
+def test_a_bank_is_full_when_no_more_is_empty_than_an_epoch_leaves_out() -> None:
+    bank = Bank(torch.tensor([3, 5, 8, 9, 11]), dim=2, momentum=0.75, batch=2)
+    key = torch.tensor([[1.0, 0.0]])
+    full = []
+    for clip in (5, 3, 11, 8, 9):
+        number = torch.tensor([clip])
+        bank.push({"slow": key, "fast": key}, number, number, number)
+        full.append(bank.full)
+    assert full == [False, False, False, True, True]
+
+
 def test_only_filled_slots_of_a_bank_get_clusters() -> None:
     bank = Bank(torch.tensor([3, 5, 8]), dim=2, momentum=0.75, batch=2, clustered=True)
     clips = torch.tensor([8, 3])

@@ -250,6 +250,53 @@ def test_being_fresh_tells_no_own_key_from_a_bank(name: str) -> None:
     assert gradient[:, 4].abs().max() < 1e-6
 
 
+def test_what_a_bank_tells_of_two_clips_by_hand() -> None:
+    """Clip 0 has the sibling 7 and the mined slot 8, at right angles to its query and along it; clip 1
+    has neither, and learns from its own key among the keys of the batch."""
+    east, north = torch.eye(2)
+    slots = torch.stack([north, east, -east])
+    numbers = torch.tensor([0, 1])
+    contrast = with_batch(
+        Contrast(
+            query=dict.fromkeys(("slow", "fast"), torch.stack([east, -north])),
+            key=dict.fromkeys(("slow", "fast"), torch.stack([(east + north) / 2**0.5, -north])),
+            queue=dict.fromkeys(("slow", "fast"), slots),
+            **dict.fromkeys(("video", "source", "label"), numbers),
+            queue_video=torch.tensor([7, 8, 9]),
+            queue_source=torch.tensor([0, 5, 5]),
+            queue_label=torch.tensor([0, 0, 1]),
+            queue_cluster=torch.tensor([0, 1, 2]),
+        )
+    )
+    bank = CrossPathwayBank(temperature=0.5, neighbours=1, contrast="within")
+    bank.mined = lambda contrast, pathway: torch.tensor([[False, True, False], [False] * 3])
+    terms = {name: float(value) for name, value in bank(contrast, "slow").items()}
+    e = math.exp
+    first = math.log((1 + e(2) + e(-2)) / (1 + e(2)))
+    second = math.log((e(2) + e(-2 / 2**0.5)) / e(2))  # its key, and that of clip 0
+    assert terms == pytest.approx(
+        {
+            "loss": (first + second) / 2,
+            "own_key_accuracy": 1.0,
+            "mined_share": e(2) / (1 + e(2)) / 2,  # nothing in clip 1
+            "own_similarity": (1 / 2**0.5 + 1) / 2,
+            "mined_similarity": 1.0,
+        },
+        rel=1e-5,
+    )
+
+
+def test_own_keys_are_compared_with_negatives_alone() -> None:
+    """A positive that is nearer than the own key is no rival of it, a negative is."""
+    slots = torch.stack([torch.eye(4)[0], torch.eye(4)[1]])
+    for source, accuracy in (([0, 2], 1.0), ([1, 2], 0.0)):
+        contrast = one_clip(slots, queue_source=source)
+        contrast.key["slow"] = contrast.key["slow"] * 0.9 + 0.1 * torch.eye(4)[1:2]
+        loss = CrossPathway(temperature=0.5, queue=2, neighbours=1, positives="other")
+        loss.mined = lambda contrast, pathway: torch.zeros(1, 2, dtype=torch.bool)
+        assert float(loss(contrast, "slow")["own_key_accuracy"]) == accuracy
+
+
 @pytest.mark.parametrize(("local", "whole"), [(1.0, 0.0), (0.0, 1.0), (0.5, 2.0)])
 @pytest.mark.parametrize(("clips", "count"), [(6, 4), (1, 2), (0, 3)])
 def test_temporal_contrast_equals_its_formulas(

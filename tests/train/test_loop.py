@@ -143,6 +143,7 @@ def test_nothing_of_a_spoilt_step_is_saved_logged_or_checked(
     lines = (tmp_path / "metrics.csv").read_text().splitlines()[1:]
     assert [int(line.split(",")[0]) for line in lines] == kept
     assert "evaluate" not in task.asked
+    assert task.asked.count("extra_metrics") == len(kept)
 
 
 class Two:

@@ -46,11 +46,22 @@ def test_collapse_is_warned_of_below_a_tenth_of_the_dimensions() -> None:
     assert monitor.collapse_warning("slow", 1.0, (4, 64)) is None  # four clips say nothing
 
 
-def test_a_pathway_that_falls_below_its_untrained_value_is_warned_of() -> None:
-    warned = monitor.untrained_warning("fast", 0.2, 0.24)
+def test_a_pathway_that_falls_below_its_first_value_is_warned_of() -> None:
+    """Of 400 clips, two shares of about 22 % differ by 2.9 points or less as often as not."""
+    warned = monitor.unlearning_warning("fast", 0.2, 0.24, 400)
     assert "fast pathway's check R@1 is 20.0%, less than the 24.0% before" in warned.text
-    assert monitor.untrained_warning("fast", 0.24, 0.24) is None
-    assert monitor.untrained_warning("fast", 0.1, None) is None
+    assert monitor.unlearning_warning("fast", 0.215, 0.24, 400) is None
+    assert monitor.unlearning_warning("fast", 0.215, 0.24, 4000) is not None
+    assert monitor.unlearning_warning("fast", 0.1, None, 400) is None
+
+
+@pytest.mark.parametrize("clips", [7, 12, 721, 881])
+def test_a_check_that_stays_the_same_is_no_warning(clips: int) -> None:
+    """Whatever metrics.csv has rounded of the first one."""
+    for hits in range(clips + 1):
+        assert (
+            monitor.unlearning_warning("slow", hits / clips, round(hits / clips, 6), clips) is None
+        )
 
 
 def test_precision_counts_mined_slots_of_known_labels_alone() -> None:

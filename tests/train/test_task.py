@@ -86,6 +86,8 @@ def parts(
         ["loss={name: infonce, queue: 0}"],
         ["loss={name: infonce, queue: 16}", "motion={name: difference_gate, after: [2]}"],
         ["loss={name: cross_pathway, queue: 16, positives: intersection}"],
+        ["loss={name: cross_pathway, queue: 16, positives: mutual}"],
+        ["loss={name: cross_pathway, queue: 16, positives: pairs}"],
         ["loss={name: cross_pathway_bank, neighbours: 2}", "fast.input=difference"],
         ["loss={name: cross_pathway_clusters, probability: 0.5}"],
         ["loss={name: supervised, queue: 16}", "sampler.windows=independent"],
@@ -130,6 +132,31 @@ def test_the_check_asks_every_clip_for_its_nearest_of_another_recording(tiny_dat
             others = [other for other in range(len(rows)) if sources[other] != sources[clip]]
             right += labels[max(others, key=lambda other: cosine[clip, other])] == labels[clip]
         assert found[f"{pathway}_check_R@1"] == pytest.approx(right / len(rows))
+
+
+def test_in_a_check_a_clip_without_another_recording_is_not_right(tiny_data: Path) -> None:
+    task, _ = parts(tiny_data, device=torch.device("cpu"))
+    task.ids.source[:] = 0
+    assert set(task.evaluate().values()) == {0.0}
+
+
+def test_clusters_are_formed_after_the_first_epoch_and_every_few_from_there(
+    tiny_data: Path,
+) -> None:
+    loss = "{name: cross_pathway_clusters, clusters: 2, cluster_every: 3}"
+    task, batches = parts(tiny_data, f"loss={loss}", device=torch.device("cpu"))
+    for batch in batches:
+        for _ in task.step(batch):
+            pass
+        task.after_step()
+    formed = []
+    cluster = task.queue.get_buffer("cluster")
+    for epoch in range(1, 9):
+        cluster.fill_(-1)
+        task.after_epoch(epoch)
+        if bool((cluster >= 0).any()):
+            formed.append(epoch)
+    assert formed == [1, 4, 7]
 
 
 TEMPORAL = "{name: temporal_contrast, weight: 0.5, pathways: [fast]}"

@@ -8,17 +8,21 @@ single clips: clips cut from one recording are right or wrong together, so drawi
 overstate the evidence (Efron and Tibshirani 1993, ch. 8).
 
 Measured on pairs of rows that do not differ (1,000 clips in 100 recordings, seeds that scatter by 5
-points): the interval leaves zero out in 8 % of the cases with 3 seeds and in 5 % with 5 (1,200
+points, one split): the interval leaves zero out in 8 % of the cases with 3 seeds and in 5 % with 5 (1,200
 pairs each; 7 % and 5 % by the normal distribution), and in 2 % where seeds scatter by 1 point.
 Drawing places as well as recordings gives 14 % and 11 % instead (600 pairs), because three places
 are too few to draw from; drawing recordings alone, with means over seeds, gives 58 % and 60 %.
-`tests/ablate/test_difference.py` bounds it."""
+`tests/ablate/test_difference.py` bounds it.
+
+Seeds of one split share its training clips, so with three splits or more they are no trainings of
+their own: the spread is then that of the splits, over the means of their seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +38,10 @@ DRAWS = 2_000
 FEWEST_PLACES = 3
 """Seeds and splits needed for an interval over other trainings."""
 _ENDS = (0.025, 0.975)
+
+
+Place = tuple[int, int]
+"""A seed and a split."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ class Difference:
 
 
 def mean_difference(
-    pairs: Sequence[tuple[pd.Series, pd.Series]], source: Mapping[str, str]
+    pairs: Mapping[Place, tuple[pd.Series, pd.Series]], source: Mapping[str, str]
 ) -> Difference | None:
     """The mean over places of the difference of two rows' means, with its interval.
 
@@ -66,7 +74,8 @@ def mean_difference(
         None if the rows have no clip in common. With fewer places than `FEWEST_PLACES` the interval
         is over recordings only, with fewer recordings than `FEWEST_RECORDINGS` there is none.
     """
-    found = _mean_over_places([(ours - theirs).dropna() for ours, theirs in pairs], source)
+    differences = {place: (ours - theirs).dropna() for place, (ours, theirs) in pairs.items()}
+    found = _mean_over_places(differences, source)
     if found is None:
         return None
     low, high = np.clip((found.low, found.high), -1.0, 1.0).tolist()
@@ -74,12 +83,13 @@ def mean_difference(
 
 
 def share_of_gain(
-    places: Sequence[tuple[pd.Series, pd.Series, pd.Series]], source: Mapping[str, str]
-) -> Difference | None:
+    places: Mapping[Place, tuple[pd.Series, pd.Series, pd.Series]], source: Mapping[str, str]
+) -> Difference | str:
     """Share of a gain that a row reaches: its difference to a baseline over that of another row.
 
     The interval is that of a ratio of means by linearisation (Cochran, Sampling Techniques, 1977,
-    chapter 6): of the clips' (row - baseline - share * (other - baseline)) / gain.
+    chapter 6): the share, and the interval of the mean over clips of (row - baseline - share *
+    (other - baseline)) / gain, which is zero.
 
     Args:
         places: For every place the values of the row, of the baseline and of the other row for every
@@ -87,25 +97,40 @@ def share_of_gain(
         source: The recording of each clip.
 
     Returns:
-        None if the other row's gain is not sure: its interval holds zero, or there is none.
+        The share, or why it is not known. With fewer places than `FEWEST_PLACES` it has no interval:
+        one over recordings alone would hold it in half of the cases where seeds scatter by 5 points.
     """
-    gain = mean_difference([(other, base) for _, base, other in places], source)
-    own = mean_difference([(row, base) for row, base, _ in places], source)
-    if gain is None or own is None or not gain.low > 0:
-        return None
+    common = {
+        place: pd.concat(rows, axis=1, join="inner", keys=("row", "base", "other")).dropna()
+        for place, rows in places.items()
+    }
+    gain = mean_difference(
+        {at: (each["other"], each["base"]) for at, each in common.items()}, source
+    )
+    own = mean_difference({at: (each["row"], each["base"]) for at, each in common.items()}, source)
+    if gain is None or own is None:
+        return "no clip in common"
+    if np.isnan(gain.low):
+        return f"fewer than {FEWEST_RECORDINGS} recordings"
+    if gain.low <= 0:
+        return "labels gain nothing sure"
     share = own.value / gain.value
-    residuals = [
-        ((row - base - share * (other - base)) / gain.value).dropna() for row, base, other in places
-    ]
-    found = _mean_over_places(residuals, source)
-    if found is None:
-        return None
+    if gain.places < FEWEST_PLACES:
+        return replace(own, value=share, low=np.nan, high=np.nan)
+    left = {
+        place: (each["row"] - each["base"] - share * (each["other"] - each["base"])) / gain.value
+        for place, each in common.items()
+    }
+    found = cast(Difference, _mean_over_places(left, source))
     return replace(found, value=share, low=share + found.low, high=share + found.high)
 
 
-def _mean_over_places(places: Sequence[pd.Series], source: Mapping[str, str]) -> Difference | None:
+def _mean_over_places(
+    places: Mapping[Place, pd.Series], source: Mapping[str, str]
+) -> Difference | None:
     """The mean over places of values of clips, with its interval; None if there are no clips."""
-    filled = [values for values in places if len(values)]
+    filled = [values for values in places.values() if len(values)]
+    splits = [split for (_, split), values in places.items() if len(values)]
     if not filled:
         return None
     # A recording is drawn as often in every split that tests it.
@@ -115,7 +140,7 @@ def _mean_over_places(places: Sequence[pd.Series], source: Mapping[str, str]) ->
     low = high = np.nan
     if recordings >= FEWEST_RECORDINGS:
         drawn = redrawn([values.to_numpy() for values in filled], codes, recordings)
-        low, high = interval(means, drawn.mean(1), recordings)
+        low, high = interval(means, splits, drawn.mean(1), recordings)
     clips = len(set().union(*(values.index for values in filled)))
     return Difference(float(means.mean()), low, high, clips, len(filled))
 
@@ -140,7 +165,7 @@ def redrawn(
     return np.where(counts > 0, weights @ sums.T / np.maximum(counts, 1), own)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)
 def draw_recordings(recordings: int) -> FloatArray:
     """How often each recording is drawn, (draws, recordings); the same for all numbers of a
     table."""
@@ -153,22 +178,33 @@ def draw_recordings(recordings: int) -> FloatArray:
     )
 
 
-def interval(means: FloatArray, drawn: FloatArray, recordings: int) -> tuple[float, float]:
+def interval(
+    means: FloatArray, splits: Sequence[int], drawn: FloatArray, recordings: int
+) -> tuple[float, float]:
     """The ends of the 95 % interval.
 
     Args:
         means: The mean of each place, (places,).
+        splits: The split of each place. Where there are `FEWEST_PLACES` or more, the places of one
+            are taken together: the variance is that of means over clusters (Cameron and Miller,
+            Journal of Human Resources 2015, sec. II).
         drawn: The mean over places for each draw of recordings, (draws,).
     """
     if len(means) < FEWEST_PLACES:
         low, high = np.quantile(drawn, _ENDS)
         return float(low), float(high)
     value = float(means.mean())
-    of_trainings, of_recordings = means.var(ddof=1) / len(means), drawn.var(ddof=1)
+    together = np.unique(splits, return_inverse=True)[1]
+    if together.max() + 1 < FEWEST_PLACES:
+        together = np.arange(len(means))
+    spread = np.bincount(together, means - value)
+    freely = len(spread) - 1
+    of_trainings = (spread**2).sum() / len(means) ** 2 * len(spread) / freely
+    of_recordings = drawn.var(ddof=1)
     both = of_trainings + of_recordings
     if not both:
         return value, value
-    freedom = both**2 / (of_trainings**2 / (len(means) - 1) + of_recordings**2 / (recordings - 1))
+    freedom = both**2 / (of_trainings**2 / freely + of_recordings**2 / (recordings - 1))
     reach = float(stdtrit(freedom, _ENDS[1]) * np.sqrt(both))
     return value - reach, value + reach
 

@@ -14,6 +14,7 @@ from vcsf_cli.ablate.difference import describe_intervals, mean_difference, shar
 from vcsf_cli.ablate.plan import Plan
 from vcsf_cli.ablate.rows import RowSpec, RunSpec
 from vcsf_cli.config import published
+from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.config.schedule import describe_schedule, epochs_by_pathway, shortness
 from vcsf_cli.config.table import Measure
 from vcsf_cli.data.manifest import official_size, official_split
@@ -126,16 +127,21 @@ class TableResults:
 
     @property
     def label_gains(self) -> list[str]:
-        """Share of the labels' gain that rows reach, a sentence for each row and measurement."""
+        """Share of the labels' gain that rows with the same networks reach, a sentence for each row
+        and measurement."""
         wanted = self.plan.table.label_gain
         if not wanted:
             return []
+        rows = {row.name: row for row in self.plan.table.rows}
+        networks = _networks(rows[wanted.baseline].recipe)
         found = []
         for group in self.groups:
             metric = group.metrics[0]
             sources = measured.sources(self.plan.manifest(group.dataset), group.measure)
             for row in self.plan.table.rows:
-                if row.name in (wanted.baseline, wanted.labels):
+                if row.name in (wanted.baseline, wanted.labels) or (
+                    _networks(row.recipe) != networks
+                ):
                     continue
                 ours, base, labels = (
                     group.measurements[name] for name in (row.name, wanted.baseline, wanted.labels)
@@ -268,11 +274,11 @@ def difference_to(
 ) -> dict[str, float]:
     """The mean difference over the seeds, splits and clips that both rows have; empty if there are
     none, or the metric is not a mean over clips."""
-    pairs = [
-        (ours[place].clips[key], theirs[place].clips[other_key])
+    pairs = {
+        place: (ours[place].clips[key], theirs[place].clips[other_key])
         for place in ours
         if place in theirs and key in ours[place].clips and other_key in theirs[place].clips
-    ]
+    }
     found = mean_difference(pairs, sources)
     if found is None:
         return {}
@@ -290,7 +296,8 @@ def describe_share(
     key: tuple[str, str],
     sources: Mapping[str, str],
 ) -> str:
-    """The share of the label gain in per cent with its interval; empty if nothing was measured.
+    """The share of the label gain in per cent with its interval, or why there is none; empty if
+    nothing was measured.
 
     Args:
         rows: Measurements of the row, of the baseline and of the row with labels.
@@ -298,16 +305,19 @@ def describe_share(
         sources: The recording of each clip.
     """
     ours, base, labels = rows
-    places = [
-        (ours[place].clips[key], base[place].clips[key], labels[place].clips[key])
+    places = {
+        place: (ours[place].clips[key], base[place].clips[key], labels[place].clips[key])
         for place in ours
         if all(place in row and key in row[place].clips for row in rows)
-    ]
+    }
     if not places:
         return ""
     share = share_of_gain(places, sources)
-    if share is None:
-        return "not known (labels gain nothing sure)"
+    if isinstance(share, str):
+        return f"not known ({share})"
+    if np.isnan(share.low):
+        trainings = "1 training" if share.places == 1 else f"{share.places} trainings"
+        return f"{100 * share.value:.0f} % (of {trainings}, too few for an interval)"
     return f"{100 * share.value:.0f} % ({100 * share.low:.0f} to {100 * share.high:.0f})"
 
 
@@ -327,6 +337,12 @@ def describe_training(plan: Plan, specs: Sequence[RunSpec]) -> str:
         f"{describe_schedule(epochs_by_pathway(recipe))}; seed{'s' if len(seeds) > 1 else ''} "
         f"{','.join(map(str, seeds))}"
     )
+
+
+def _networks(recipe: Recipe) -> tuple[object, ...]:
+    """What a recipe's networks are made of."""
+    stage = recipe.first_stage
+    return stage.backbone, stage.slow, stage.fast, stage.motion, stage.head
 
 
 def _one_per_split(specs: Sequence[RunSpec]) -> list[RunSpec]:

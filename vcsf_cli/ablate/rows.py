@@ -119,17 +119,20 @@ def resolve_table(draft: Draft, assignments: Sequence[str] = ()) -> Table:
         RecipeError: With everything that is wrong in the table and in its rows.
     """
     content, rows, measures, checker = contents(draft)
-    resolved = _resolve_rows(content, rows, assignments, checker)
+    by_name = _resolve_rows(content, rows, assignments, checker)
     checker.finish()
+    gain = content.label_gain
+    if gain:  # a row of `vary` may have given its name to one of these
+        gain = LabelGain(baseline=by_name[gain.baseline].name, labels=by_name[gain.labels].name)
     return Table(
         draft.name,
         content.title,
-        tuple(resolved),
+        tuple({row.recipe.hash: row for row in by_name.values()}.values()),
         None if content.seeds is None else tuple(dict.fromkeys(content.seeds)),
         None if content.splits is None else tuple(dict.fromkeys(content.splits)),
         tuple(measures),
         content.published,
-        content.label_gain,
+        gain,
     )
 
 
@@ -144,21 +147,21 @@ def with_hashed_name(table: Table) -> Table:
 
 def _resolve_rows(
     content: TableFile, rows: Mapping[str, Row], shared: Sequence[str], checker: Checker
-) -> list[RowSpec]:
-    """All rows, those of `vary` and `grid` last; one that equals an earlier row is merged into
-    it."""
+) -> dict[str, RowSpec]:
+    """All rows by their names, those of `vary` and `grid` last; one that equals an earlier row is
+    merged into it, and both names have the same row."""
     bases: dict[str, str] = {}
     resolved: dict[str, RowSpec] = {}
-    names: set[str] = set()
+    hashes: dict[str, str] = {}
     drafts: list[tuple[str, Row, tuple[str, ...]]] = [
         (name, row, ("rows", name)) for name, row in rows.items()
     ]
     drafts += [(_row_name(point), Row(set=point), (key,)) for key, point in _varied_points(content)]
     for name, row, path in drafts:
-        if name in names:
+        if name in hashes:
             checker.problem(f"{checker.place(*path)}: there are two rows `{name}`", "leave one out")
             continue
-        names.add(name)
+        hashes[name] = ""  # also of one that is wrong
         try:
             base = row.base or content.base
             bases[base] = bases.get(base) or str(RECIPES.find(base))
@@ -168,6 +171,7 @@ def _resolve_rows(
             text = error.message.replace("\n", "\n  ")
             checker.problem(f"row `{name}` at {checker.place(*path)}: {text}", error.hint)
             continue
+        hashes[name] = recipe.hash
         pathways: tuple[str, ...] = tuple(row.pathways or content.pathways)
         same = resolved.get(recipe.hash)
         if same is None:
@@ -179,7 +183,7 @@ def _resolve_rows(
                 f"row `{name}` at {checker.place(*path)} is the same recipe as row `{same.name}`",
                 "leave it out: one recipe is one run",
             )
-    return list(resolved.values())
+    return {name: resolved[found] for name, found in hashes.items() if found}
 
 
 def _varied_points(content: TableFile) -> list[tuple[str, dict[str, Any]]]:

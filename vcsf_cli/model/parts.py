@@ -30,6 +30,7 @@ class _Loss(nn.Module):
     cluster: Callable[[dict[str, Tensor], int], Tensor] | None = None
     cluster_every: int = 1
     min_clips: int = 0
+    neighbours: int = 0
 
 
 _OPTIONAL = {
@@ -42,6 +43,7 @@ _OPTIONAL = {
     "cluster": None,
     "cluster_every": 1,
     "min_clips": 0,
+    "neighbours": 0,
 }
 
 
@@ -57,6 +59,7 @@ class StageLoss(nn.Module):
         steps: Number of spans of time, in the same way.
         mined: The method of `main`, or None; `cluster` and `cluster_every` likewise.
         min_clips: Training clips that they need.
+        neighbours: Of `main`: how many slots a clip may have as positives, 0 where it does not say.
 
     Raises:
         RecipeError: If the losses don't fit each other.
@@ -67,6 +70,7 @@ class StageLoss(nn.Module):
         self.main = _build_loss(stage.loss.name, stage.loss.settings)
         self.mined = getattr(self.main, "mined", None)
         self.cluster, self.cluster_every = self.main.cluster, self.main.cluster_every
+        self.neighbours = self.main.neighbours
         self.auxiliary = nn.ModuleList()
         self._named = [(stage.loss.name, self.main, 1.0, PATHWAYS)]
         for node in stage.auxiliary_losses:
@@ -82,6 +86,7 @@ class StageLoss(nn.Module):
         self.waits_for_queue = any(loss.waits_for_queue for loss in losses)
         self.min_clips = max(loss.min_clips for loss in losses)
         readers = [(name, loss) for name, loss, _, _ in self._named if loss.queue is not None]
+        _check_readers(readers)
         self.queue: int = _agreed("queue", readers) or 0
         self.bank_momentum: float | None = _agreed("bank_momentum", readers)
         self.segments: dict[str, int] = {}
@@ -124,6 +129,23 @@ class StageLoss(nn.Module):
                 f"make it the stage's `loss`, and `{self._named[0][0]}` an auxiliary one",
                 key="auxiliary_losses",
             )
+
+
+def _check_readers(losses: Sequence[tuple[str, _Loss]]) -> None:
+    """Check that all losses that compare with older keys read a bank, or none does.
+
+    Raises:
+        RecipeError: If they don't.
+    """
+    with_bank = [name for name, loss in losses if loss.bank_momentum is not None]
+    others = [name for name, loss in losses if loss.bank_momentum is None]
+    if with_bank and others:
+        raise RecipeError(
+            f"puts `{others[0]}`, which can't read a bank, beside `{with_bank[0]}`, which keeps one in "
+            "place of a queue",
+            "take a loss that reads neither, such as temporal_contrast",
+            key="auxiliary_losses",
+        )
 
 
 def _agreed(setting: str, losses: Sequence[tuple[str, _Loss]]) -> Any:

@@ -97,7 +97,22 @@ def training_rows(recipe: Recipe, manifest: Manifest) -> Indices:
                 "full: nothing would be learned",
                 f"--set {where}loss.queue={max(1, len(rows) // 2)} would be half the clips",
             )
+        slots = _slots(stage, loss, whole)
+        if loss.neighbours >= slots:
+            where = f"stages.{index}." if recipe.tree["stages"] else ""
+            raise DataError(
+                f"loss `{stage.loss.name}` takes the {loss.neighbours} nearest of {slots} keys as "
+                "positives: nothing would be left to tell a clip from",
+                f"--set {where}loss.neighbours={max(1, slots // 10)} would be a tenth of them",
+            )
     return rows
+
+
+def _slots(stage: Stage, loss: StageLoss, clips: int) -> int:
+    """How many older keys of other clips a clip is compared with, of `clips` in an epoch."""
+    if loss.bank_momentum is not None:
+        return clips - 1
+    return loss.queue or stage.train.batch - 1
 
 
 def check_batches(recipe: Recipe, processes: int) -> None:
@@ -240,7 +255,8 @@ def warnings_for(recipe: Recipe, clips: int) -> list[str]:
     found = []
     stages_by_queue: dict[int, list[str]] = {}
     for number, stage in enumerate(recipe.stages, start=1):
-        stages_by_queue.setdefault(StageLoss(stage).queue, []).append(str(number))
+        loss = StageLoss(stage)
+        stages_by_queue.setdefault(loss.queue, []).append(str(number))
         where = f" in stage {number}" if staged else ""
         optim, epochs = stage.optim, stage.train.epochs
         if optim.schedule != "step" and optim.drops:
@@ -252,6 +268,12 @@ def warnings_for(recipe: Recipe, clips: int) -> list[str]:
             found.append(
                 f"optim.warmup is {optim.warmup:g}{where}, which ends after {epochs} epochs: it is "
                 "never over"
+            )
+        keys = _slots(stage, loss, clips)
+        if keys // 2 < loss.neighbours < keys:
+            found.append(
+                f"loss.neighbours is {loss.neighbours}{where}, more than half of the {keys} keys that "
+                f"they are among: most are not near; {max(1, keys // 10)} or fewer are usual"
             )
     for slots, numbers in stages_by_queue.items():
         if slots > clips // 2:

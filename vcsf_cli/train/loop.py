@@ -202,11 +202,11 @@ def fit(
             checks = config.check_every and epoch_ends
             checks = checks and (position.epoch % config.check_every == 0 or stage_ends)
             logs = position.count and (position.step % config.log_every == 0 or stage_ends)
+            if logs or epoch_ends:
+                watch.settle()  # nothing that a spoilt step has touched is measured or kept
             record = _build_record(position, task, config, optimizer, clock) if logs else None
             if means:
                 task.after_step()
-            if logs or epoch_ends:
-                watch.settle()  # nothing that a spoilt step has touched is kept
             if epoch_ends:
                 task.after_epoch(position.epoch)
             if record:
@@ -426,7 +426,7 @@ class Log:
                 str(run.folder / "tensorboard"), purge_step=step + 1 if step else None
             )
 
-    def untrained(self) -> dict[str, float]:
+    def first_check(self) -> dict[str, float]:
         """The check before training, which is the record of step 0; empty if there is none."""
         first = next(iter(self.file.read()), {"step": ""})
         return (

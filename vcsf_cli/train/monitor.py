@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,15 +65,27 @@ def collapse_warning(pathway: str, rank: float, shape: Sequence[int]) -> Warned 
     )
 
 
-def untrained_warning(pathway: str, check: float, untrained: float | None) -> Warned | None:
-    """A warning if a pathway finds less among training clips than it did before it was trained."""
-    if untrained is None or check >= untrained:
+def unlearning_warning(
+    pathway: str, check: float, before: float | None, clips: int
+) -> Warned | None:
+    """A warning if a pathway finds less among training clips than it did before it was trained.
+
+    Args:
+        check: R@1, the share of the clips that find one of their class.
+        before: That before training; None if it is not known.
+        clips: How many they are. A fall within one standard error of the difference of two such
+            shares is no sign of anything.
+    """
+    if before is None:
+        return None
+    error = math.sqrt((check * (1 - check) + before * (1 - before)) / clips)
+    if check >= before - error:
         return None
     return Warned(
         f"{pathway} check",
-        f"the {pathway} pathway's check R@1 is {check:.1%}, less than the {untrained:.1%} before "
-        "training: it unlearns what random weights find. A lower optim.lr or other positives may "
-        "help",
+        f"the {pathway} pathway's check R@1 is {check:.1%}, less than the {before:.1%} before "
+        "training: it unlearns what its first weights found. A lower optim.lr or other positives "
+        "may help",
     )
 
 

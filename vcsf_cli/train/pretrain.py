@@ -129,7 +129,7 @@ class Trainer:
         task, optimizer = self._build_task(index)
         self.stages.begin(index, self.model)
         if is_first():
-            task.untrained = log.untrained
+            task.first_check = log.first_check
 
         def save() -> None:
             content = {

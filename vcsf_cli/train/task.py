@@ -92,7 +92,7 @@ class PretrainTask(Task):
         self._gathered: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
         self._last: Contrast | None = None  # the last input of the loss, for metrics
         self._warned: set[str] = set()
-        self.untrained: Callable[[], Mapping[str, float]] = dict
+        self.first_check: Callable[[], Mapping[str, float]] = dict
         """The check before training; empty if it is not known."""
         for name, weight in model.named_parameters():
             weight.requires_grad_(
@@ -324,11 +324,14 @@ class PretrainTask(Task):
             near = nearest(unit, unit, measured, _VOTERS, (source, source))
             metrics[f"{measured}_check_R@1"] = recall(hits(near, label, label), [1])[1]
             shares = vote(near, target, len(classes), _VOTE_TEMPERATURE)
-            metrics[f"{measured}_check_kNN"] = float((shares.argmax(1) == target).mean())
-        untrained = self.untrained()
+            right = (shares.argmax(1) == target) & shares.any(1)  # without neighbours none is right
+            metrics[f"{measured}_check_kNN"] = float(right.mean())
+        before = self.first_check()
         for pathway in self.trained:
             name = f"{pathway}_check_R@1"
-            self._warn(monitor.untrained_warning(pathway, metrics[name], untrained.get(name)))
+            self._warn(
+                monitor.unlearning_warning(pathway, metrics[name], before.get(name), len(rows))
+            )
         return metrics
 
     def _warn(self, warning: monitor.Warned | None) -> None:

@@ -18,10 +18,10 @@ from vcsf_plugins.losses.terms import (
     key_logits,
     mean_of,
     mil_nce,
-    other_video,
+    other_recording,
     own_key_accuracy,
     own_only,
-    same_recording,
+    share_of,
     with_own,
 )
 
@@ -78,22 +78,19 @@ class CrossPathwayBank(CrossPathway):
         mined, positive = self.positive_slots(contrast, pathway)
         drawn = torch.rand(len(slots), device=slots.device) < self.drop_own
         named = drawn & positive.any(1)
-        negative = other_video(contrast) & ~same_recording(contrast) & ~mined
-        # A clip that does not learn from the bank has all slots as positives: a loss of 0.
-        positive = positive | ~named[:, None]
+        negative = other_recording(contrast) & ~mined
         own = key_logits(batch, pathway, key_pathway, self.temperature)
-        others = other_video(batch) & ~same_recording(batch)
+        others = other_recording(batch)
         loss = torch.where(
             named,
             mil_nce(slots, positive, positive | negative),
             mil_nce(own, own_only(own), with_own(True, others)),
         )
         used = mined & named[:, None]
-        share = slots.masked_fill(~positive, -torch.inf).softmax(1)
         return {
             "loss": loss.mean(),
             "own_key_accuracy": own_key_accuracy(own, others),
-            "mined_share": (share * used).sum(1).mean(),
+            "mined_share": share_of(slots, positive, used).mean(),
             "own_similarity": own[:, 0].detach().mean() * self.temperature,
             "mined_similarity": mean_of(slots.detach() * self.temperature, used),
         }
@@ -145,6 +142,7 @@ class CrossPathwayClusters(CrossPathwayBank):
         super().__init__(
             temperature=temperature,
             bank_momentum=bank_momentum,
+            neighbours=0,  # a cluster may have any number
             contrast=contrast,
             siblings=siblings,
             drop_own=probability,
@@ -166,5 +164,4 @@ class CrossPathwayClusters(CrossPathwayBank):
         held, slot = own_slot(contrast)
         cluster = cast(Tensor, contrast.queue_cluster)
         own = torch.where(held, cluster[slot], -1)[:, None]
-        others = other_video(contrast) & ~same_recording(contrast)
-        return others & (cluster == own) & (own >= 0)
+        return other_recording(contrast) & (cluster == own) & (own >= 0)

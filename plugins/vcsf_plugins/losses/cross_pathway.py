@@ -17,9 +17,11 @@ from vcsf_plugins.losses.terms import (
     key_logits,
     mean_of,
     mil_nce,
+    other_recording,
     other_video,
     own_key_accuracy,
     same_recording,
+    share_of,
     with_own,
 )
 
@@ -71,6 +73,9 @@ class CrossPathway(nn.Module):
         self.temperature, self.queue, self.neighbours = temperature, queue, neighbours
         self.positives, self.contrast, self.siblings = positives, contrast, siblings
         self.drop_own = drop_own
+        # A queue's older keys of the clip itself are positives as its siblings' are. The batch has its
+        # own key there once more, and a bank the mean of its keys.
+        self.own_slots_count = queue > 0
 
     def forward(self, contrast: Contrast, pathway: str) -> dict[str, Tensor]:
         """The loss of a pathway, the share of mined keys in the sum over positives, and the mean
@@ -79,14 +84,13 @@ class CrossPathway(nn.Module):
         mined, positive = self.positive_slots(contrast, pathway)
         drawn = torch.rand(len(logits), device=logits.device) < self.drop_own
         dropped = drawn & positive.any(1)
-        negative = other_video(contrast) & ~same_recording(contrast) & ~mined
+        negative = other_recording(contrast) & ~mined
         all_positive = with_own(~dropped, positive)
-        share = logits.masked_fill(~all_positive, -torch.inf).softmax(1)[:, 1:]
         similarity = logits.detach() * self.temperature
         return {
             "loss": mil_nce(logits, all_positive, with_own(True, positive | negative)).mean(),
             "own_key_accuracy": own_key_accuracy(logits, negative),
-            "mined_share": (share * mined).sum(1).mean(),
+            "mined_share": share_of(logits, all_positive, with_own(False, mined)).mean(),
             "own_similarity": similarity[:, 0].mean(),
             "mined_similarity": mean_of(similarity[:, 1:], mined),
         }
@@ -98,8 +102,8 @@ class CrossPathway(nn.Module):
     def positive_slots(self, contrast: Contrast, pathway: str) -> tuple[Tensor, Tensor]:
         """The slots that are mined, and all that are positives, bool (B, K)."""
         mined, sibling = self.mined(contrast, pathway), same_recording(contrast)
-        if not self.queue:
-            sibling &= other_video(contrast)  # the clip's own slot in the batch is its own key
+        if not self.own_slots_count:
+            sibling &= other_video(contrast)
         return mined, mined | sibling if self.siblings == "positives" else mined
 
     def mined(self, contrast: Contrast, pathway: str) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vcsf_cli.contracts import PATHWAYS, Contrast
-from vcsf_plugins.losses.terms import other_video, same_recording
+from vcsf_plugins.losses.terms import other_recording
 
 
 def own_slot(contrast: Contrast) -> tuple[Tensor, Tensor]:
@@ -23,27 +23,29 @@ def _similarity(keys: dict[str, Tensor], others: dict[str, Tensor]) -> Tensor:
     return torch.stack([keys[name].float() @ others[name].float().T for name in keys]).mean(0)
 
 
-def _allowed(contrast: Contrast) -> Tensor:
-    """Slots of other recordings than the clip's, bool (B, K)."""
-    return other_video(contrast) & ~same_recording(contrast)
-
-
 @torch.no_grad()
 def nearest_slots(contrast: Contrast, pathways: Sequence[str], count: int) -> Tensor:
     """The slots of other recordings that are nearest to each clip's key by the mean similarity of
     pathways, bool (B, K); empty ones are left out."""
-    allowed = _allowed(contrast)
-    similarity = _similarity({name: contrast.key[name] for name in pathways}, contrast.queue)
-    ranked = similarity.masked_fill(~allowed, -torch.inf)
-    best = ranked.topk(min(count, ranked.shape[1]), 1).indices
+    allowed = other_recording(contrast)
+    _, best = _nearest(contrast, pathways, count)
     return torch.zeros_like(allowed).scatter_(1, best, True) & allowed
+
+
+def _nearest(contrast: Contrast, pathways: Sequence[str], count: int) -> tuple[Tensor, Tensor]:
+    """The similarities and the numbers of each clip's nearest slots, (B, k); the similarity of a slot
+    that can't be taken is minus infinity."""
+    similarity = _similarity({name: contrast.key[name] for name in pathways}, contrast.queue)
+    ranked = similarity.masked_fill(~other_recording(contrast), -torch.inf)
+    values, slots = ranked.topk(min(count, ranked.shape[1]), 1)
+    return values, slots
 
 
 @torch.no_grad()
 def nearest_pairs(contrast: Contrast, count: int) -> Tensor:
     """The slots of the nearest pairs of any clip and a slot of another recording, by the mean
     similarity of both pathways: `count` for each clip on the average, bool (B, K)."""
-    allowed = _allowed(contrast)
+    allowed = other_recording(contrast)
     ranked = _similarity(contrast.key, contrast.queue).masked_fill(~allowed, -torch.inf).flatten()
     best = ranked.topk(min(count * len(allowed), len(ranked))).indices
     return (
@@ -56,17 +58,12 @@ def nearest_pairs(contrast: Contrast, count: int) -> Tensor:
 def mutual_slots(contrast: Contrast, count: int) -> Tensor:
     """The joint nearest slots that rank the clip's key among their own nearest too: fewer than
     `count` slots of recordings other than theirs and the clip's are nearer to them, bool (B, K)."""
-    nearest = nearest_slots(contrast, PATHWAYS, count)
-    clip, slot = nearest.nonzero(as_tuple=True)
-    queue = {pathway: keys[slot] for pathway, keys in contrast.queue.items()}
-    rivals = _similarity(queue, contrast.queue)
-    filled = contrast.queue_video >= 0
-    source = contrast.queue_source
-    own = (source == source[slot, None]) & (source >= 0) | (
-        contrast.queue_video == contrast.queue_video[slot, None]
-    )
-    clips = same_recording(contrast) | ~other_video(contrast)
-    rivals = rivals.masked_fill(own | clips[clip] | ~filled, -torch.inf)
-    similarity = _similarity(contrast.key, contrast.queue)[clip, slot]
-    nearest[clip, slot] = (rivals > similarity[:, None]).sum(1) < count
-    return nearest
+    similarity, slots = _nearest(contrast, PATHWAYS, count)
+    queue = {pathway: keys[slots.flatten()] for pathway, keys in contrast.queue.items()}
+    rivals = _similarity(queue, contrast.queue).view(*slots.shape, -1)
+    video, source = contrast.queue_video, contrast.queue_source
+    same = (video == video[slots, None]) | ((source >= 0) & (source == source[slots, None]))
+    rivals = rivals.masked_fill(same | ~other_recording(contrast)[:, None], -torch.inf)
+    mutual = (rivals > similarity[..., None]).sum(2) < count
+    mutual &= similarity > -torch.inf
+    return torch.zeros_like(other_recording(contrast)).scatter_(1, slots, mutual)

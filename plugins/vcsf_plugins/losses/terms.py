@@ -36,6 +36,12 @@ def same_recording(contrast: Contrast) -> Tensor:
     return (contrast.queue_source >= 0) & (contrast.queue_source == contrast.source[:, None])
 
 
+def other_recording(contrast: Contrast) -> Tensor:
+    """Slots that hold a video of another recording than the clip's, bool (B, K): what may be mined,
+    and what may be a negative."""
+    return other_video(contrast) & ~same_recording(contrast)
+
+
 def with_own(own: Tensor | bool, slots: Tensor) -> Tensor:
     """A mask of the own key (B,) before one of the slots (B, K): (B, 1 + K)."""
     first = torch.as_tensor(own, device=slots.device).expand(len(slots))
@@ -46,15 +52,17 @@ def mil_nce(logits: Tensor, positive: Tensor, compared: Tensor) -> Tensor:
     """-log(sum over positives of e(logit) / sum over all compared) of each clip, (B,) (MIL-NCE, Miech
     et al., CVPR 2020).
 
-    The log of the *sum* over positives, not the mean of the logs: one good positive is enough.
+    The log of the *sum* over positives, not the mean of the logs: one good positive is enough. A clip
+    without any has a loss of 0.
 
     Args:
         logits: (B, N).
-        positive: bool (B, N), at least one per row.
+        positive: bool (B, N).
         compared: bool (B, N), positives and negatives.
     """
-    total = logits.masked_fill(~compared, -torch.inf).logsumexp(1)
-    return total - logits.masked_fill(~positive, -torch.inf).logsumexp(1)
+    none = ~positive.any(1, keepdim=True)
+    total = logits.masked_fill(~(compared | none), -torch.inf).logsumexp(1)
+    return total - logits.masked_fill(~(positive | none), -torch.inf).logsumexp(1)
 
 
 def own_only(logits: Tensor) -> Tensor:
@@ -69,6 +77,19 @@ def own_key_accuracy(logits: Tensor, negative: Tensor) -> Tensor:
     bool (B, K)."""
     nearest = logits[:, 1:].masked_fill(~negative, -torch.inf).amax(1)
     return (logits[:, 0] > nearest).float().mean()
+
+
+def share_of(logits: Tensor, positive: Tensor, chosen: Tensor) -> Tensor:
+    """The share of chosen positives in each clip's sum of e(logit) over all positives, (B,).
+
+    Args:
+        logits: (B, N).
+        positive: bool (B, N).
+        chosen: bool (B, N), positives all of them.
+    """
+    none = ~positive.any(1, keepdim=True)
+    share = logits.masked_fill(~(positive | none), -torch.inf).softmax(1)
+    return (share * chosen).sum(1)
 
 
 def mean_of(values: Tensor, chosen: Tensor) -> Tensor:
