@@ -104,6 +104,35 @@ def single_views(
     return first, second, torch.cat(video)
 
 
+def of_the_bank(ids: dict[str, Tensor], pooled: Keys, bank: Keys) -> None:
+    """Print what thresholds, weights and clusters find in a bank."""
+    right = ids["label"] == ids["label"][:, None]
+    clips = len(right)
+    other = ids["source"] != ids["source"][:, None]
+    similarity = torch.stack([bank[name] @ bank[name].T for name in PATHWAYS]).mean(0)
+    similarity = similarity.masked_fill(~other, -torch.inf)
+    for count in (0.5, 1.5, 5.0):
+        threshold = similarity.flatten().topk(round(count * clips)).values[-1]
+        row = measure(similarity >= threshold, right)
+        click.echo(f"| bank | joint, above {threshold:.2f} | both | {row} |")
+    for k in (5, 20):
+        nearest = similarity.topk(k, 1)
+        weights = (nearest.values / TEMPERATURE).softmax(1)
+        precision = 100 * float((weights * right.gather(1, nearest.indices)).sum(1).mean())
+        effective = float((1 / weights.square().sum(1)).mean())
+        click.echo(
+            f"| bank | joint {k}, weighted | both | {precision:.1f} | {effective:.2f} | 100 |"
+        )
+    for what, vectors in (("features", pooled), ("embeddings", bank)):
+        joined = torch.cat([vectors[name] for name in PATHWAYS], 1)
+        counts = [round(share * clips) for share in (0.03, 0.06, 0.12, 0.24, 0.48)]
+        found = [("FINCH", clustering.first_neighbours(joined))]
+        found += [("k-means", clustering.k_means(joined, count, 0)) for count in counts]
+        for name, cluster in found:
+            row = measure((cluster == cluster[:, None]) & other, right)
+            click.echo(f"| bank | {name}, {len(cluster.unique())} | {what} | {row} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
@@ -117,12 +146,13 @@ def main() -> None:
     manifest = Manifest.open(options.data / stage.data.name)
     rows = manifest.training_part(stage.data.split)
     numbers, sampler = ClipIds(manifest), build_sampler(stage)
+    if len(rows) <= 2 * QUEUE or (numbers.label[rows] < 0).any():
+        parser.error(f"more than {2 * QUEUE} training clips are needed, each with a label")
     ids = {
         "video": torch.from_numpy(rows),
         "source": torch.from_numpy(numbers.source[rows]),
         "label": torch.from_numpy(numbers.label[rows]),
     }
-    right = ids["label"] == ids["label"][:, None]
     eval_clips = EvalClips(manifest, rows.tolist(), sampler, stage.augment.border, stage.data.size)
     pooled, bank = windows_means(model, eval_clips, options.workers)
     views = TwoViewClips(manifest, sampler, stage.augment, stage.data.size, run.recipe.seed)
@@ -166,29 +196,7 @@ def main() -> None:
                 loss = CrossPathway(queue=QUEUE, positives="intersection", neighbours=k)
                 row = measure(loss.mined(contrast, "slow"), same)
                 click.echo(f"| {epoch + 1} views | intersection {k} | {asked} | {row} |")
-    other = ids["source"] != ids["source"][:, None]
-    similarity = torch.stack([bank[name] @ bank[name].T for name in PATHWAYS]).mean(0)
-    similarity = similarity.masked_fill(~other, -torch.inf)
-    for count in (0.5, 1.5, 5.0):
-        threshold = similarity.flatten().topk(round(count * len(rows))).values[-1]
-        row = measure(similarity >= threshold, right)
-        click.echo(f"| bank | joint, above {threshold:.2f} | both | {row} |")
-    for k in (5, 20):
-        nearest = similarity.topk(k, 1)
-        weights = (nearest.values / TEMPERATURE).softmax(1)
-        precision = 100 * float((weights * right.gather(1, nearest.indices)).sum(1).mean())
-        effective = float((1 / weights.square().sum(1)).mean())
-        click.echo(
-            f"| bank | joint {k}, weighted | both | {precision:.1f} | {effective:.2f} | 100 |"
-        )
-    for what, vectors in (("features", pooled), ("embeddings", bank)):
-        joined = torch.cat([vectors[name] for name in PATHWAYS], 1)
-        counts = [round(share * len(rows)) for share in (0.03, 0.06, 0.12, 0.24, 0.48)]
-        found = [("FINCH", clustering.first_neighbours(joined))]
-        found += [("k-means", clustering.k_means(joined, count, 0)) for count in counts]
-        for name, cluster in found:
-            row = measure((cluster == cluster[:, None]) & other, right)
-            click.echo(f"| bank | {name}, {len(cluster.unique())} | {what} | {row} |")
+    of_the_bank(ids, pooled, bank)
 
 
 if __name__ == "__main__":

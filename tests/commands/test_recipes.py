@@ -92,6 +92,26 @@ def test_check_warns_of_a_queue_of_more_than_half_the_clips(
         assert "--set loss.queue=4 or less" in line
 
 
+@pytest.mark.parametrize(("neighbours", "warned"), [(3, False), (4, True), (6, True)])
+def test_check_warns_of_more_than_half_the_keys_as_positives(
+    neighbours: int, warned: bool, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = setting(f"loss={{name: cross_pathway_bank, neighbours: {neighbours}}}", "train.batch=4")
+    assert main(["recipes", "check", "demo", "--data", str(tiny_data), *words]) == 0
+    said = capsys.readouterr().err
+    text = f"warning: loss.neighbours is {neighbours}, more than half of the 7 keys"
+    assert (text in said) == warned
+
+
+def test_a_loss_that_reads_no_bank_is_refused_beside_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = setting("loss=cross_pathway_bank", "auxiliary_losses=[infonce]")
+    assert main(["recipes", "check", "demo", *words]) == 2
+    said = capsys.readouterr().err
+    assert "puts `infonce`, which can't read a bank, beside `cross_pathway_bank`" in said
+
+
 def test_check_compares_the_batch_with_the_clips(
     tiny_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

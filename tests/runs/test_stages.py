@@ -367,6 +367,25 @@ def test_a_queue_that_is_never_full_in_time_is_told_before_training(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("loss", "slots"),
+    [
+        ("{name: cross_pathway, queue: 4, neighbours: 4}", 4),
+        ("{name: cross_pathway, queue: 0, neighbours: 1}", 1),  # of a batch of two
+        ("{name: cross_pathway_bank, neighbours: 7}", 7),  # of eight clips
+    ],
+)
+def test_positives_that_leave_nothing_to_tell_apart_are_refused(
+    loss: str, slots: int, tiny_data: Path, tmp_path: Path
+) -> None:
+    _, said = pretrain(write(tmp_path), tiny_data, "--set", f"stages.1.loss={loss}", status=1)
+    assert (
+        f"nearest of {slots} keys as positives: nothing would be left to tell a clip from" in said
+    )
+    assert "--set stages.1.loss.neighbours=1 would be a tenth" in said
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("loss", ["cross_pathway", "cross_instance", "supervised"])
 def test_both_pathways_learn_together(loss: str, tiny_data: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "joint.yaml"
