@@ -50,7 +50,10 @@ def test_folders_of_videos_are_classes(tmp_path: Path) -> None:
         "Run/a.avi": "Run",
         "Run/b.avi": "Run",
     }
-    assert dataset.remarks() == ["4 videos, 2 classes"]
+    (said,) = dataset.remarks()
+    assert said == (
+        "4 videos, 2 classes, named as the folders (Jump, Run); --labels none if these are no classes"
+    )
     assert not dataset.benchmark
 
 
@@ -62,7 +65,8 @@ def test_every_ending_of_video_is_taken_in_any_case(tmp_path: Path) -> None:
     assert {video.name for video in dataset.videos()} == {*names}
     said = ["MTS", "3gp", "m2ts", "ts", "ogv", "vob", "gif", "mts", "divx", "f4v", "rmvb"]
     assert {f".{each.lower()}" for each in said} <= VIDEO_ENDINGS
-    assert dataset.remarks() == [f"{len(names)} videos, 2 classes"]
+    (remark,) = dataset.remarks()
+    assert remark.startswith(f"{len(names)} videos, 2 classes, named as the folders (lower, upper)")
 
 
 def test_files_that_are_left_out_are_counted_and_classes_of_them_named(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from vcsf_plugins.datasets.listing import once, readable
 
 Share = Annotated[float, Interval(gt=0, lt=1)]
 _PARTS = ("train", "test", "")
+_SHOWN_CLASSES = 4
 
 
 class Folder(Drawn):
@@ -113,7 +114,14 @@ class Folder(Drawn):
 
     def _describe_labels(self, videos: list[Video]) -> str:
         if count := _count_classes(videos):
-            return f"{count} classes"
+            if self.labels != "auto":
+                return f"{count} classes"
+            names = sorted({video.label for video in videos if video.label})
+            more = ", ..." if count > _SHOWN_CLASSES else ""
+            return (
+                f"{count} classes, named as the folders ({', '.join(names[:_SHOWN_CLASSES])}{more}); "
+                "--labels none if these are no classes"
+            )
         if self.labels == "auto":
             return "unlabelled (they don't lie in folders of classes: see --labels)"
         return "unlabelled"

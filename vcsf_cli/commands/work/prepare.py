@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import time
@@ -30,6 +31,7 @@ from vcsf_cli.storage.files import is_folder_name
 
 _RECIPE = "recipes/vcsf.yaml"
 """Suggested for datasets that suggest none of their own."""
+_CPU_RECIPE = "recipes/ucf28_cpu.yaml"
 _FEW_TEST_CLIPS = 100
 """With fewer, an interval of accuracy is some 20 points wide."""
 
@@ -93,6 +95,8 @@ def prepare(
         return
     _say_summary(summary, place, time.monotonic() - begun, max_bad)
     _suggest_leave_one_out(dataset, folder, data)
+    if not dataset.benchmark and not plugins.attribute("dataset", kind, "recipe"):
+        say(f"without a GPU, take {_CPU_RECIPE} in place of {_RECIPE}:")
     say(next_command(kind, name, data))
 
 
@@ -120,8 +124,8 @@ def _say_summary(summary: Summary, place: str, seconds: float, max_bad: float) -
     if 100 * summary.bad > max_bad * summary.videos:
         raise DataError(
             f"{summary.bad} of {summary.videos} videos are bad, more than {max_bad:g} %",
-            f"see {place}/{PROBLEMS}; the others are prepared and can be used, --max-bad says how "
-            "many are fine",
+            f"see {place}/{PROBLEMS}; the others are prepared and can be used, --max-bad "
+            f"{math.ceil(100 * summary.bad / summary.videos)} says that so many are fine",
         )
 
 
@@ -170,11 +174,12 @@ def _settings_before(folder: Path, to_verify: bool) -> dict[str, Any] | None:
 def _suggest_leave_one_out(dataset: Dataset, folder: Path, data: Path | str) -> None:
     """Say how to measure videos of one's own with few test clips."""
     manifest = Manifest.open(folder)
-    test = len(manifest.part(1, "test"))
+    train, test = (len(manifest.part(1, part)) for part in ("train", "test"))
     few = not dataset.benchmark and 0 < test < _FEW_TEST_CLIPS
     if few and manifest.table["label"].notna().any():
         say(
-            f"{test} test clips say little: after training, vcsf retrieve "
+            f"{train:,} clips are to train on and {test} to test with, which say little: after training, "
+            "vcsf retrieve "
             f"{shlex.quote(manifest.name)} --leave-one-out{where('data', data)} measures with all "
             f"{len(manifest.table):,} clips"
         )
