@@ -49,7 +49,10 @@ def test_videos_become_a_dataset_named_after_their_folder(
     output = capsys.readouterr()
     assert output.out == ""
     assert "4 clips of 4 videos, 80 frames" in output.err
-    assert output.err.splitlines()[-1].startswith("next: vcsf pretrain ")
+    *_, parts, without, following = output.err.splitlines()
+    assert parts.startswith("2 clips are to train on and 2 to test with, which say little: ")
+    assert without == "without a GPU, take recipes/ucf28_cpu.yaml in place of recipes/vcsf.yaml:"
+    assert following.startswith("next: vcsf pretrain ")
     assert run("folder", "--source", source, "--size", 32, "--quality", 80) == 0
     assert "everything was prepared already" in capsys.readouterr().err
 
@@ -112,6 +115,7 @@ def test_too_many_bad_videos_are_exit_status_1_and_the_rest_is_usable(
     error = capsys.readouterr().err
     assert "error: 1 of 5 videos are bad" in error
     assert "problems.csv" in error
+    assert "--max-bad 20 says that so many are fine" in error
     assert len(Manifest.open(Path("data/my.videos")).table) == 4
     assert run("folder", "--source", source, "--max-bad", 20) == 0
 
