@@ -520,7 +520,11 @@ def test_without_labels_or_test_part_there_are_neighbours_and_no_numbers(
     done = called(
         "retrieve", "--k", "1,2", "--baselines", "--data", "data", "--workers", 0, cwd=copy
     )
-    assert "no labels or no test part" in done.stderr
+    lacks = "labels" if missing == "labels" else "test part in split 1"
+    assert f"synthetic has no {lacks}: no R@k" in done.stderr
+    report = (copy / done.stdout.strip() / "report.html").read_text()
+    for said in ("count as misses", "is R@", "not comparable with published tables"):
+        assert said not in report
     (found,) = copy.glob("runs/*/retrieve/synthetic-split1")
     assert done.stdout.strip() == str(found.relative_to(copy))
     assert not (found / "results.csv").exists()

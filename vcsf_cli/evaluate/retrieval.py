@@ -344,7 +344,10 @@ class Retrieval(Evaluation):
         return Measurement(pd.concat(kept, ignore_index=True), clips) if kept else None
 
     def remarks(self) -> list[str]:
-        """Limits of the numbers: a gallery smaller than k, classes that only test clips have."""
+        """Limits of the numbers: a gallery smaller than k, classes that only test clips have. None
+        without numbers."""
+        if not self.parts.scored:
+            return []
         gallery, found = len(self.parts.gallery), []
         other, others = "training clip", "training clips"
         if self.leave_one_out:
@@ -372,7 +375,9 @@ class Retrieval(Evaluation):
     @property
     def not_comparable(self) -> str:
         """That the numbers can't stand beside published ones; empty for a whole benchmark and a
-        full schedule."""
+        full schedule, and without numbers."""
+        if not self.parts.scored:
+            return ""
         size = official_size(self.manifest.name)
         whole = size is not None and len(self.manifest.table) >= size.clips
         if whole and not (self.source.recipe and shortness(self.source.recipe)):

@@ -19,10 +19,11 @@ def show_retrieval(retrieval: Retrieval, rows: pd.DataFrame) -> None:
     """Print the table on stdout, in per cent, and remarks on stderr."""
     parts, mark = retrieval.parts, retrieval.exposure.mark
     if rows.empty:
+        labelled = retrieval.manifest.table["label"].notna().any()
+        lacks = f"test part in split {retrieval.split}" if labelled else "labels"
         say(
-            f"{retrieval.manifest.name} has no labels"
-            f"{'' if retrieval.leave_one_out else f' or no test part in split {retrieval.split}'}: "
-            "no R@k; every clip's nearest other clips are in neighbours.csv"
+            f"{retrieval.manifest.name} has no {lacks}: no R@k; every clip's nearest other clips are in "
+            "neighbours.csv"
         )
         return
     for remark in retrieval.remarks():
