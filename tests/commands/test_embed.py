@@ -90,10 +90,14 @@ def test_a_row_is_a_window_with_the_features_that_the_encoder_gives(
     key = json.loads(pq.read_schema(tmp_path / "e.parquet").metadata[b"vcsf"])
     assert key["encoder"] == tiny_run.name
     assert key["digest"] == encoder.digest
-    # In Python the same, in the order of the paths that are given.
+    # In Python the same, in the order of the paths that are given; or of one video.
     frame = encoder.embed([videos / "1/1.avi", videos / "0/0.avi"])
     assert frame["path"].unique().tolist() == [str(videos / "1/1.avi"), str(videos / "0/0.avi")]
     own = table[table["path"] == "0/0.avi"]["both"].to_list()
+    for path in (videos / "0/0.avi", str(videos / "0/0.avi")):
+        alone = encoder.embed(path)
+        assert alone["path"].unique().tolist() == [str(videos / "0/0.avi")]
+        np.testing.assert_allclose(np.stack(alone["both"].to_list()), own, atol=1e-6)
     np.testing.assert_allclose(np.stack(frame["both"].to_list())[-len(own) :], own, atol=1e-6)
 
 
@@ -240,12 +244,14 @@ def test_a_bad_video_is_named_and_passed_over_or_stops(
 ) -> None:
     (videos / "0" / "1.mp4").write_bytes(b"no video")
     (videos / "notes.txt").write_text("left out")
+    (videos / "1" / "dead.mp4").symlink_to("nowhere")
     done = embed(videos, tiny_run, tmp_path, "--on-bad", "stop", status=1)
     assert "0/1.mp4" in done.stderr
     assert "hint: --on-bad skip" in done.stderr
     done = embed(videos, tiny_run, tmp_path)
     assert "left out: " in done.stderr
-    assert "1 could not be read" in done.stderr
+    assert "1/dead.mp4 is a link that leads nowhere" in done.stderr
+    assert "2 could not be read" in done.stderr
     assert ".txt" in done.stderr
     assert len(read(tmp_path)["path"].unique()) == 4
     shutil.rmtree(videos / "0")

@@ -129,7 +129,9 @@ def test_a_broken_video_among_others_is_told_and_the_others_are_answered(trained
     write_video(folder / "deeper" / "other.avi", range(710, 720))
     cut_off(write_video(folder / "broken.avi", 60), 0.4)
     (folder / "notes.txt").write_text("no video")
+    (folder / "dead.mp4").symlink_to("nowhere")
     found, printed, said = search(trained, "--query-dir", "asked", "--query", "query.mp4", status=1)
+    (folder / "dead.mp4").unlink()  # tests copy this folder
     nearest = found[found["rank"] == 1].set_index("query")["video"]
     assert nearest.to_dict() == {
         "query.mp4": "Run/a.mp4",
@@ -138,7 +140,8 @@ def test_a_broken_video_among_others_is_told_and_the_others_are_answered(trained
     }
     assert "asked/broken.avi" in said
     assert "notes.txt" not in said
-    assert "1 of 4 queries could not be read" in said
+    assert "left out: asked/dead.mp4 is a link that leads nowhere" in said
+    assert "2 of 5 queries could not be read" in said
     assert "asked/good.mp4" in printed
 
 
@@ -190,9 +193,11 @@ def test_on_a_terminal_names_are_whole_and_what_says_nothing_gets_no_column(
     assert f"│ 0 {long} │       │" in printed
     assert "┃ label ┃" in printed
 
-    write_video(copy / "asked" / "deeper" / "other.avi", range(710, 720))
-    write_video(copy / "asked" / "good.mp4", range(310, 335))
-    above, columns = on_terminal(monkeypatch, copy, "--query-dir", "asked", "--query", "query.mp4")
+    write_video(copy / "questions" / "deeper" / "other.avi", range(710, 720))
+    write_video(copy / "questions" / "good.mp4", range(310, 335))
+    above, columns = on_terminal(
+        monkeypatch, copy, "--query-dir", "questions", "--query", "query.mp4"
+    )
     assert above == ""
     assert columns[0] == [
         "query",
@@ -207,7 +212,7 @@ def test_on_a_terminal_names_are_whole_and_what_says_nothing_gets_no_column(
         "",
     ]
     assert {"label", "Run", "Sit"} == set(columns[4])
-    assert "│ asked/good.mp4 " in search(copy, "--query-dir", "asked")[1]
+    assert "│ questions/good.mp4 " in search(copy, "--query-dir", "questions")[1]
 
 
 def test_a_condition_leaves_the_answers_of_the_videos_that_it_holds_for(trained: Path) -> None:

@@ -90,7 +90,7 @@ class Search:
             for path in paths:
                 try:
                     found.append(_Query(str(path), self._encode(path, progress)))
-                except DataError as error:
+                except (DataError, InputError) as error:
                     say(
                         f"left out: {error.message}"
                         if str(path) in error.message
