@@ -38,9 +38,13 @@ def say(text: str) -> None:
         click.echo(text, err=True)
 
 
-def counted(number: int, thing: str) -> str:
-    """A number of things as text: `1 video`, `1,200 videos`."""
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+def counted(number: int, thing: str, things: str = "") -> str:
+    """A number of things as text: `1 video`, `1,200 videos`.
+
+    Args:
+        things: The plural where it does not end with `s` alone.
+    """
+    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
 
 
 def duration(seconds: float) -> str:

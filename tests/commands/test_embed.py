@@ -113,7 +113,7 @@ def test_videos_at_an_address_give_the_same_rows(
     assert "0 videos of them new" in done.stderr
     shutil.copy(originals[5], videos / "1/1.avi")
     (tmp_path / "list.txt").write_text(f"file://{videos}/1/1.avi\n")
-    assert "1 videos of them new" in embed(f"file://{videos}", tiny_run, tmp_path).stderr
+    assert "1 video of them new" in embed(f"file://{videos}", tiny_run, tmp_path).stderr
     embed(tmp_path / "list.txt", tiny_run, tmp_path, "--drop-missing")
     assert read(tmp_path)["path"].unique().tolist() == [f"file://{videos}/1/1.avi"]
 
@@ -299,8 +299,9 @@ def test_lists_and_single_videos_and_fewer_windows(
     (tmp_path / "list.txt").write_text("videos/0/0.avi\n\nvideos/1/1.avi\n")
     embed(tmp_path / "list.txt", tiny_run, tmp_path, "-o", tmp_path / "t.parquet")
     assert len(pd.read_parquet(tmp_path / "t.parquet")["path"].unique()) == 2
-    embed(videos / "0/0.avi", tiny_run, tmp_path, "-o", tmp_path / "all.parquet")
+    done = embed(videos / "0/0.avi", tiny_run, tmp_path, "-o", tmp_path / "all.parquet")
     everything = pd.read_parquet(tmp_path / "all.parquet")
+    assert f"1 video, {len(everything)} windows, 1 video of them new" in done.stderr
     assert everything["path"].unique().tolist() == ["0.avi"]
     hop = everything["begin"][1] - everything["begin"][0]
     embed(
@@ -412,7 +413,7 @@ def test_a_table_of_lance_is_that_of_parquet_and_is_completed(
     shutil.copy(originals[5], videos / "1/9.avi")
     for more in ((), ("-o", output)):
         assert (
-            "1 videos of them new"
+            "1 video of them new"
             in embed(videos, tiny_run, tmp_path, "--drop-missing", *more).stderr
         )
     assert_same_rows(lance_rows(), read(tmp_path))

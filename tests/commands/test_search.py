@@ -223,7 +223,7 @@ def test_a_condition_leaves_the_answers_of_the_videos_that_it_holds_for(trained:
         "seconds > 1 and \"group\" = ''": {"Run/a.mp4", "Run/b.mp4", "Sit/c.mp4"},
     }.items():
         found, _, said = search(trained, "--query", "query.mp4", "--where", condition)
-        assert f"{len(videos)} of 3 videos are searched" in said
+        assert f"searched: {len(videos)} of 3 videos\n" in said
         kept = every[every["video"].isin(videos)].reset_index(drop=True)
         pd.testing.assert_frame_equal(
             found.drop(columns="rank"), kept.drop(columns="rank"), atol=1e-6

@@ -16,6 +16,7 @@ from annotated_types import Interval
 
 from vcsf_cli.contracts import Video
 from vcsf_cli.errors import DataError, InputError
+from vcsf_cli.narrate import counted
 from vcsf_cli.remote import beside, find_files, read_bytes
 from vcsf_cli.video import videos_in
 from vcsf_plugins.datasets.draw import Drawn
@@ -86,7 +87,7 @@ class Folder(Drawn):
             videos.append(Video(path, name, label, group, source=group))
         videos = once(videos)
         self._remarks = [
-            f"{len(videos):,} videos, {self._describe_labels(videos)}",
+            f"{counted(len(videos), 'video')}, {self._describe_labels(videos)}",
             *remarks,
         ]
         self._check_groups(videos)
@@ -94,7 +95,7 @@ class Folder(Drawn):
             return self.draw(videos) if labelled else videos
         videos = _read_splits(self.splits, videos)
         if unused := sum(not any(video.split) for video in videos):
-            self._remarks.append(f"{unused:,} videos are in no part of {self.splits}")
+            self._remarks.append(f"in no part of {self.splits}: {counted(unused, 'video')}")
         return videos
 
     def _are_labelled(self, names: list[str]) -> bool:
@@ -113,7 +114,7 @@ class Folder(Drawn):
 
     def _describe_labels(self, videos: list[Video]) -> str:
         if count := _count_classes(videos):
-            return f"{count} classes"
+            return counted(count, "class", "classes")
         if self.labels == "auto":
             return "unlabelled (they don't lie in folders of classes: see --labels)"
         return "unlabelled"
@@ -136,7 +137,7 @@ class Folder(Drawn):
                 "it is searched for in the path below --source",
             )
         self._remarks.append(
-            f"--group-pattern doesn't fit {len(single):,} videos, such as {single[0]}"
+            f"--group-pattern doesn't fit {counted(len(single), 'video')}, such as {single[0]}"
         )
 
 
@@ -196,7 +197,7 @@ class Table(Drawn):
         _raise_problems(self.root, problems + _straddling(videos))
         videos = once(videos)
         classes = _count_classes(videos)
-        self._remarks = [f"{len(videos):,} videos, {classes} classes"]
+        self._remarks = [f"{counted(len(videos), 'video')}, {counted(classes, 'class', 'classes')}"]
         if classes and not any(video.split[0] for video in videos):
             return self.draw(videos)
         return videos

@@ -106,7 +106,8 @@ def write(
             raise DataError("no video could be read", "the reasons are above")
         rows = table.finish(items)
     say(
-        f"{len(items) - bad:,} videos, {rows:,} windows, {len(missing) - bad:,} videos of them new"
+        f"{counted(len(items) - bad, 'video')}, {counted(rows, 'window')}, "
+        f"{counted(len(missing) - bad, 'video')} of them new"
         + (f"; {bad:,} could not be read" if bad else "")
     )
     if dropped:
