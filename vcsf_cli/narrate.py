@@ -38,6 +38,15 @@ def say(text: str) -> None:
         click.echo(text, err=True)
 
 
+def counted(number: int, thing: str, things: str = "") -> str:
+    """A number of things as text: `1 video`, `1,200 videos`.
+
+    Args:
+        things: The plural where it does not end with `s` alone.
+    """
+    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as text: `42 s`, `3 min 10 s`, `2 h 5 min`, `3 d 4 h`."""
     whole = max(0, round(seconds))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -89,10 +90,14 @@ def test_a_row_is_a_window_with_the_features_that_the_encoder_gives(
     key = json.loads(pq.read_schema(tmp_path / "e.parquet").metadata[b"vcsf"])
     assert key["encoder"] == tiny_run.name
     assert key["digest"] == encoder.digest
-    # In Python the same, in the order of the paths that are given.
+    # In Python the same, in the order of the paths that are given; or of one video.
     frame = encoder.embed([videos / "1/1.avi", videos / "0/0.avi"])
     assert frame["path"].unique().tolist() == [str(videos / "1/1.avi"), str(videos / "0/0.avi")]
     own = table[table["path"] == "0/0.avi"]["both"].to_list()
+    for path in (videos / "0/0.avi", str(videos / "0/0.avi")):
+        alone = encoder.embed(path)
+        assert alone["path"].unique().tolist() == [str(videos / "0/0.avi")]
+        np.testing.assert_allclose(np.stack(alone["both"].to_list()), own, atol=1e-6)
     np.testing.assert_allclose(np.stack(frame["both"].to_list())[-len(own) :], own, atol=1e-6)
 
 
@@ -108,8 +113,8 @@ def test_videos_at_an_address_give_the_same_rows(
     assert "0 videos of them new" in done.stderr
     shutil.copy(originals[5], videos / "1/1.avi")
     (tmp_path / "list.txt").write_text(f"file://{videos}/1/1.avi\n")
-    assert "1 videos of them new" in embed(f"file://{videos}", tiny_run, tmp_path).stderr
-    embed(tmp_path / "list.txt", tiny_run, tmp_path)
+    assert "1 video of them new" in embed(f"file://{videos}", tiny_run, tmp_path).stderr
+    embed(tmp_path / "list.txt", tiny_run, tmp_path, "--drop-missing")
     assert read(tmp_path)["path"].unique().tolist() == [f"file://{videos}/1/1.avi"]
 
 
@@ -124,13 +129,68 @@ def test_a_second_call_encodes_what_is_new_or_changed(
     (videos / "0/2.avi").unlink()
     shutil.copy(originals[5], videos / "1/1.avi")
     shutil.copy(originals[4], videos / "0/1.avi")
-    done = embed(videos, tiny_run, tmp_path)
+    done = embed(videos, tiny_run, tmp_path, "--drop-missing")
     assert "2 videos of them new" in done.stderr
     after = read(tmp_path)
     (tmp_path / "e.parquet").unlink()
     embed(videos, tiny_run, tmp_path)
     assert_same_rows(after, read(tmp_path))
     assert after["path"].unique().tolist() == ["0/0.avi", "0/1.avi", "1/1.avi", "1/3.avi"]
+
+
+@pytest.mark.parametrize("ending", ["parquet", "lance"])
+def test_rows_of_videos_that_are_not_in_the_source_are_dropped_only_when_told_to(
+    ending: str, videos: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / f"t.{ending}"
+
+    def rows() -> pd.DataFrame:
+        lines = lance.dataset(output).to_table().to_pandas() if ending == "lance" else None
+        return pd.read_parquet(output) if lines is None else pd.DataFrame(lines)
+
+    embed(videos, tiny_run, tmp_path, "-o", output)
+    before = rows()
+    gone = len(before[before["path"].str.startswith("0/")])
+    shutil.rmtree(videos / "0")
+    done = embed("videos", tiny_run, tmp_path, "-o", output, status=2)
+    assert f"t.{ending} has {gone} windows of 2 videos not in videos\n" in done.stderr
+    assert "hint: write to another file with -o, or drop these rows with --drop-" in done.stderr
+    assert "embedding" not in done.stderr
+    assert_same_rows(rows(), before)
+    assert not (tmp_path / f".t.{ending}.unfinished").exists()
+    done = embed("videos", tiny_run, tmp_path, "-o", output, "--drop-missing")
+    assert f"dropped: {gone} windows of 2 videos not in videos\n" in done.stderr
+    assert rows()["path"].unique().tolist() == ["1/1.avi", "1/3.avi"]
+    done = embed("videos", tiny_run, tmp_path, "-o", output, "--drop-missing")
+    assert "dropped" not in done.stderr
+
+
+def test_links_to_a_disk_that_is_gone_cost_no_rows(
+    originals: list[Path], tiny_run: Path, tmp_path: Path
+) -> None:
+    disk, links = tmp_path / "disk", tmp_path / "links"
+    disk.mkdir()
+    links.mkdir()
+    for number in range(2):
+        shutil.copy(originals[number], disk / f"{number}.avi")
+        (links / f"{number}.avi").symlink_to(disk / f"{number}.avi")
+    embed(links, tiny_run, tmp_path)
+    before = read(tmp_path)
+    (disk / "0.avi").unlink()
+    assert "of 1 video not in" in embed(links, tiny_run, tmp_path, status=2).stderr
+    assert_same_rows(read(tmp_path), before)
+
+
+def test_rows_of_an_interrupted_call_are_dropped_only_when_told_to(
+    videos: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    (videos / "1" / "3.avi").write_bytes(b"no video")
+    done = embed(videos, tiny_run, tmp_path, "--on-bad", "stop", status=1)
+    assert "3.avi" in done.stderr
+    done = embed(videos / "1", tiny_run, tmp_path, status=2)
+    assert re.search(r"an interrupted call for .*e\.parquet has \d+ windows of 3 vid", done.stderr)
+    (videos / "1" / "3.avi").unlink()
+    assert "0 videos of them new" in embed(videos, tiny_run, tmp_path).stderr
 
 
 def test_a_video_that_changed_after_a_kill_has_its_new_rows_only(tmp_path: Path) -> None:
@@ -184,12 +244,14 @@ def test_a_bad_video_is_named_and_passed_over_or_stops(
 ) -> None:
     (videos / "0" / "1.mp4").write_bytes(b"no video")
     (videos / "notes.txt").write_text("left out")
+    (videos / "1" / "dead.mp4").symlink_to("nowhere")
     done = embed(videos, tiny_run, tmp_path, "--on-bad", "stop", status=1)
     assert "0/1.mp4" in done.stderr
     assert "hint: --on-bad skip" in done.stderr
     done = embed(videos, tiny_run, tmp_path)
     assert "left out: " in done.stderr
-    assert "1 could not be read" in done.stderr
+    assert "1/dead.mp4 is a link that leads nowhere" in done.stderr
+    assert "2 could not be read" in done.stderr
     assert ".txt" in done.stderr
     assert len(read(tmp_path)["path"].unique()) == 4
     shutil.rmtree(videos / "0")
@@ -237,8 +299,9 @@ def test_lists_and_single_videos_and_fewer_windows(
     (tmp_path / "list.txt").write_text("videos/0/0.avi\n\nvideos/1/1.avi\n")
     embed(tmp_path / "list.txt", tiny_run, tmp_path, "-o", tmp_path / "t.parquet")
     assert len(pd.read_parquet(tmp_path / "t.parquet")["path"].unique()) == 2
-    embed(videos / "0/0.avi", tiny_run, tmp_path, "-o", tmp_path / "all.parquet")
+    done = embed(videos / "0/0.avi", tiny_run, tmp_path, "-o", tmp_path / "all.parquet")
     everything = pd.read_parquet(tmp_path / "all.parquet")
+    assert f"1 video, {len(everything)} windows, 1 video of them new" in done.stderr
     assert everything["path"].unique().tolist() == ["0.avi"]
     hop = everything["begin"][1] - everything["begin"][0]
     embed(
@@ -312,7 +375,8 @@ def test_a_table_of_another_version_or_of_a_renamed_run_is_completed(
     monkeypatch.undo()
     renamed = copy_run(tiny_run, tmp_path).rename(tmp_path / "mine")
     (videos / "1" / "1.avi").unlink()
-    assert "0 videos of them new" in embed(videos, renamed, tmp_path).stderr
+    done = embed(videos, renamed, tmp_path, "--drop-missing")
+    assert "0 videos of them new" in done.stderr
     assert_same_rows(read(tmp_path), before[before["path"] != "1/1.avi"].reset_index(drop=True))
     key = json.loads(pq.read_schema(tmp_path / "e.parquet").metadata[b"vcsf"])
     assert (key["encoder"], key["version"]) == ("mine", vcsf_cli.__version__)
@@ -348,7 +412,10 @@ def test_a_table_of_lance_is_that_of_parquet_and_is_completed(
     (videos / "0/0.avi").unlink()
     shutil.copy(originals[5], videos / "1/9.avi")
     for more in ((), ("-o", output)):
-        assert "1 videos of them new" in embed(videos, tiny_run, tmp_path, *more).stderr
+        assert (
+            "1 video of them new"
+            in embed(videos, tiny_run, tmp_path, "--drop-missing", *more).stderr
+        )
     assert_same_rows(lance_rows(), read(tmp_path))
     assert len(lance.dataset(output).versions()) == 1
     (tmp_path / "f.lance").mkdir()

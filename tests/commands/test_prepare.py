@@ -50,11 +50,21 @@ def test_videos_become_a_dataset_named_after_their_folder(
     assert output.out == ""
     assert "4 clips of 4 videos, 80 frames" in output.err
     *_, parts, without, following = output.err.splitlines()
-    assert parts.startswith("2 clips are to train on and 2 to test with, which say little: ")
+    assert parts.startswith("2 clips to train on and 2 to test with say little: ")
     assert without == "without a GPU, take recipes/ucf28_cpu.yaml in place of recipes/vcsf.yaml:"
     assert following.startswith("next: vcsf pretrain ")
     assert run("folder", "--source", source, "--size", 32, "--quality", 80) == 0
     assert "everything was prepared already" in capsys.readouterr().err
+
+
+def test_one_video_is_said_in_the_singular(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (source / "Jump" / "d.webm").unlink()
+    assert run("folder", "--source", source / "Jump") == 0
+    said = capsys.readouterr().err
+    for text in ("1 video, unlabelled", "prepared 1 video in", "1 clip of 1 video, 20 frames"):
+        assert text in said
 
 
 def test_data_and_name_say_where_it_lies(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +123,7 @@ def test_too_many_bad_videos_are_exit_status_1_and_the_rest_is_usable(
     (source / "Run" / "text.avi").write_text("no video")
     assert run("folder", "--source", source) == 1
     error = capsys.readouterr().err
-    assert "error: 1 of 5 videos are bad" in error
+    assert "error: too many are bad: 1 of 5 videos, more than 1 %" in error
     assert "problems.csv" in error
     assert "--max-bad 20 says that so many are fine" in error
     assert len(Manifest.open(Path("data/my.videos")).table) == 4

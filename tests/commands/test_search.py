@@ -3,6 +3,7 @@ were never prepared."""
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -128,7 +129,9 @@ def test_a_broken_video_among_others_is_told_and_the_others_are_answered(trained
     write_video(folder / "deeper" / "other.avi", range(710, 720))
     cut_off(write_video(folder / "broken.avi", 60), 0.4)
     (folder / "notes.txt").write_text("no video")
+    (folder / "dead.mp4").symlink_to("nowhere")
     found, printed, said = search(trained, "--query-dir", "asked", "--query", "query.mp4", status=1)
+    (folder / "dead.mp4").unlink()  # tests copy this folder
     nearest = found[found["rank"] == 1].set_index("query")["video"]
     assert nearest.to_dict() == {
         "query.mp4": "Run/a.mp4",
@@ -137,8 +140,79 @@ def test_a_broken_video_among_others_is_told_and_the_others_are_answered(trained
     }
     assert "asked/broken.avi" in said
     assert "notes.txt" not in said
-    assert "1 of 4 queries could not be read" in said
+    assert "left out: asked/dead.mp4 is a link that leads nowhere" in said
+    assert "2 of 5 queries could not be read" in said
     assert "asked/good.mp4" in printed
+
+
+def on_terminal(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: object
+) -> tuple[str, list[list[str]]]:
+    """What is above the table on a terminal of 80 columns, and the cells of each column, with what
+    goes on in the next line joined."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    found, printed, _ = search(folder, *arguments)
+    monkeypatch.delenv("FORCE_COLOR")
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", printed).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in printed
+    assert found.columns.tolist() == COLUMNS
+    above = lines[0].strip() if lines[0][0] not in "┏" else ""
+    rows = [
+        [cell.strip() for cell in line[1:-1].split(line[0])] for line in lines if line[0] in "┃│"
+    ]
+    columns = [[column[0]] for column in zip(*rows, strict=True)]
+    rank = rows[0].index("rank")
+    for row in rows[1:]:
+        for column, cell in zip(columns, row, strict=True):
+            if row[rank]:
+                column.append(cell)
+            else:
+                column[-1] += cell
+    return above, columns
+
+
+def test_on_a_terminal_names_are_whole_and_what_says_nothing_gets_no_column(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = f"{'the same room again, seen from the door ' * 2}.mp4"
+    (copy / "flat").mkdir()
+    for number, path in enumerate(sorted((copy / "videos").rglob("*.mp4"))):
+        shutil.copy(path, copy / "flat" / f"{number} {long}")
+    prepare(copy, "--name", "flat", source="flat")
+    one = ("--gallery", "flat", "--query", "query.mp4")
+    above, columns = on_terminal(monkeypatch, copy, *one)
+    assert above == "query: query.mp4"
+    assert [column[0] for column in columns] == ["query at", "rank", "video", "similarity", "at"]
+    names = sorted(name.replace(" ", "") for name in columns[2][1:])
+    assert names == [f"{number} {long}".replace(" ", "") for number in range(3)]
+    # What is piped has all columns, and lines as long as they are.
+    _, printed, _ = search(copy, *one)
+    assert "│ query.mp4 │" in printed
+    assert f"│ 0 {long} │       │" in printed
+    assert "┃ label ┃" in printed
+
+    write_video(copy / "questions" / "deeper" / "other.avi", range(710, 720))
+    write_video(copy / "questions" / "good.mp4", range(310, 335))
+    above, columns = on_terminal(
+        monkeypatch, copy, "--query-dir", "questions", "--query", "query.mp4"
+    )
+    assert above == ""
+    assert columns[0] == [
+        "query",
+        "query.mp4",
+        "",
+        "",
+        "deeper/other.avi",
+        "",
+        "",
+        "good.mp4",
+        "",
+        "",
+    ]
+    assert {"label", "Run", "Sit"} == set(columns[4])
+    assert "│ questions/good.mp4 " in search(copy, "--query-dir", "questions")[1]
 
 
 def test_a_condition_leaves_the_answers_of_the_videos_that_it_holds_for(trained: Path) -> None:
@@ -149,7 +223,7 @@ def test_a_condition_leaves_the_answers_of_the_videos_that_it_holds_for(trained:
         "seconds > 1 and \"group\" = ''": {"Run/a.mp4", "Run/b.mp4", "Sit/c.mp4"},
     }.items():
         found, _, said = search(trained, "--query", "query.mp4", "--where", condition)
-        assert f"{len(videos)} of 3 videos are searched" in said
+        assert f"searched: {len(videos)} of 3 videos\n" in said
         kept = every[every["video"].isin(videos)].reset_index(drop=True)
         pd.testing.assert_frame_equal(
             found.drop(columns="rank"), kept.drop(columns="rank"), atol=1e-6

@@ -26,6 +26,7 @@ ONE_STAGE = ("stages=[]", "optim.schedule=constant", "optim.drops=[]")
             ),
             "35 epochs slow, 30 epochs fast, not 500",
         ),
+        ("vcsf", (*ONE_STAGE, "train.epochs=1"), "1 epoch a pathway, not 500"),
         # One pathway alone counts by its own epochs, not by those of all stages together.
         ("vcsf_coclr", ("stages.1.train.epochs=99",), ""),
         (

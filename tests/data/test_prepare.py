@@ -640,7 +640,7 @@ def test_a_decoder_that_crashes_is_a_bad_video_until_it_does_not(
     (tmp_path / "crash").touch()
     write_video(tmp_path / "source" / "a.avi", 20)
     settings = replace(SETTINGS, decoder="crashing")
-    with pytest.raises(DataError, match="none of the 1 videos"):
+    with pytest.raises(DataError, match="the only video could not be"):
         prepare(tmp_path / "source", tmp_path / "data", settings)
     assert "crashed" in problems(tmp_path / "data")["a.avi"]["reason"]
     (tmp_path / "crash").unlink()
@@ -659,7 +659,7 @@ def test_a_video_that_could_not_be_read_is_tried_again(
     (tmp_path / "crash").touch()
     write_video(tmp_path / "source" / "a.avi", 20)
     settings = replace(SETTINGS, decoder="crashing")
-    with pytest.raises(DataError, match="none of the 1 videos"):
+    with pytest.raises(DataError, match="the only video could not be"):
         prepare(tmp_path / "source", tmp_path / "data", settings)
     assert "can't be read: Input/output error" in problems(tmp_path / "data")["a.avi"]["reason"]
     (tmp_path / "crash").unlink()
@@ -724,7 +724,7 @@ def test_what_gets_stuck_half_way_is_killed_and_tried_again_with_a_longer_limit(
 def test_a_source_of_bad_videos_alone_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "text.avi").write_text("no video")
-    with pytest.raises(DataError, match="none of the 1 videos"):
+    with pytest.raises(DataError, match="the only video could not be"):
         prepare(tmp_path / "source", tmp_path / "data")
     assert "text.avi" in problems(tmp_path / "data")
 

@@ -159,7 +159,7 @@ def test_what_is_not_those_frames_any_more_is_not_written(place: Path) -> None:
     damaged = contents(place / "data")
     name = Manifest.open(place / "data").table["video"][1].partition("#")[0]
     write_video(place / "source" / name, range(100, 160), width=64, height=48)
-    with pytest.raises(DataError, match=rf"1 videos can't be mended.*\n  - {name}: its frames are"):
+    with pytest.raises(DataError, match=rf"1 video can't be mended.*\n  - {name}: its frames are"):
         verify(place)
     (place / "source" / name).unlink()
     with pytest.raises(DataError, match=rf"{name}: its video is not in --source"):

@@ -196,7 +196,7 @@ def test_missing_lists_and_unlisted_clips_are_told(tmp_path: Path) -> None:
     dataset.videos()
     assert dataset.remarks()[1:] == [
         "no lists of split 2, 3 were found; --lists DIR says where they are",
-        "1 clips are in no list: they belong to no split",
+        "in no list, and so in no split: 1 clip",
     ]
 
 

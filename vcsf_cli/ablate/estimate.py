@@ -22,7 +22,7 @@ from vcsf_cli.errors import RunError
 from vcsf_cli.model.cost import pathway_costs
 from vcsf_cli.model.parts import Geometry, StageLoss, build_sampler, same_window_share
 from vcsf_cli.model.pathways import build, stage_channels
-from vcsf_cli.narrate import duration
+from vcsf_cli.narrate import counted, duration
 from vcsf_cli.runs import stages
 from vcsf_cli.runs.restore import load_checkpoint
 from vcsf_cli.train.timing import estimate
@@ -121,7 +121,9 @@ class RemainingWork:
             return "done"
         count = len(self.spec.recipe.stages)
         none = "trained" if self.spec.is_begun else "all stages shared"
-        parts = [f"{sum(stage.epochs for stage in self.stages):,} epochs" if self.stages else none]
+        parts = [
+            counted(sum(stage.epochs for stage in self.stages), "epoch") if self.stages else none
+        ]
         if self.stages and len(self.stages) < count:
             first = count - len(self.stages) + 1
             which = f"stages {first} to {count}" if first < count else f"stage {count}"

@@ -45,6 +45,11 @@ from vcsf_cli.commands.options import (
     show_default=True,
     help="What to do with a video that can't be read: pass over it, or stop.",
 )
+@click.option(
+    "--drop-missing",
+    is_flag=True,
+    help="Drop rows of videos that are no longer in SOURCE.  [default: refuse to]",
+)
 @data_option
 @runs_option
 @devices_option
@@ -60,7 +65,8 @@ def command(**options: Any) -> None:
     A row has path, begin and end in seconds, the features `slow` and `fast`, and `both`: the two
     beside each other, each of unit length over the square root of two. An encoder of others has one
     feature, under its own name. The same command again
-    encodes only what is new or has changed, and goes on after Ctrl-C or a kill."""
+    encodes only what is new or has changed, and goes on after Ctrl-C or a kill. A table that holds
+    videos that are not in SOURCE is left as it is, unless --drop-missing is given."""
     from vcsf_cli.commands.work import embed  # torch takes seconds to load
 
     embed.write(**options)

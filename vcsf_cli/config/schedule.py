@@ -8,6 +8,7 @@ from functools import cache
 from vcsf_cli.config import recipe as recipes
 from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.contracts import PATHWAYS
+from vcsf_cli.narrate import counted
 
 _REFERENCE = "vcsf"
 """The recipe whose schedule is the whole one."""
@@ -25,8 +26,10 @@ def epochs_by_pathway(recipe: Recipe) -> dict[str, int]:
 def describe_schedule(epochs: Mapping[str, int]) -> str:
     """Epochs by pathway in words."""
     if len(set(epochs.values())) == 1:
-        return f"{max(epochs.values()):,} epochs a pathway"
-    return ", ".join(f"{count:,} epochs {pathway}" for pathway, count in epochs.items() if count)
+        return f"{counted(max(epochs.values()), 'epoch')} a pathway"
+    return ", ".join(
+        f"{counted(count, 'epoch')} {pathway}" for pathway, count in epochs.items() if count
+    )
 
 
 @cache

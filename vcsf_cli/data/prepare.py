@@ -346,7 +346,9 @@ class Preparation:
         ]
         if not rows:
             raise DataError(
-                f"none of the {len(videos)} videos could be prepared",
+                "the only video could not be prepared"
+                if len(videos) == 1
+                else f"none of the {len(videos):,} videos could be prepared",
                 f"the reasons are in {self.folder / PROBLEMS}",
             )
         manifest.write(self.folder, rows)

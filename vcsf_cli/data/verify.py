@@ -28,7 +28,7 @@ from vcsf_cli.data.pool import Outcome
 from vcsf_cli.data.prepare import Preparation
 from vcsf_cli.data.store import END_BYTES, ShardWriter, shard_name
 from vcsf_cli.errors import DataError, InputError
-from vcsf_cli.narrate import Progress, say
+from vcsf_cli.narrate import Progress, counted, say
 from vcsf_cli.storage.sealed import write_json
 
 _Entry = dict[str, Any]
@@ -117,7 +117,7 @@ class Verification:
         self.journal.write()
         rows = table.assign(frame_crc32=table["video"].map(sums)).to_dict("records")
         manifest.write(self.folder, cast(list[dict[str, Any]], rows))
-        say(f"{len(rows):,} clips of an earlier version have checksums now")
+        say(f"there are checksums now of {counted(len(rows), 'clip')} of an earlier version")
 
     def _mend(self) -> None:
         """Mend what is damaged.
@@ -145,7 +145,7 @@ class Verification:
             wanted |= {name for name, entry in entries.items() if entry["clips"]}
         left |= {name: "its video is not in --source" for name in wanted if name not in listed}
         if left:
-            lines = [f"{len(left)} videos can't be mended in {self.folder}"]
+            lines = [f"{counted(len(left), 'video')} can't be mended in {self.folder}"]
             lines += [f"  - {name}: {why}" for name, why in sorted(left.items())]
             raise DataError(
                 "\n".join(lines), f"bring their files back, or delete {self.folder} and start again"

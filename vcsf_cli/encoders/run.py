@@ -102,7 +102,7 @@ class RunSource(EncoderSource):
     @property
     def _training_length(self) -> str:
         epochs = ", ".join(str(stage.train.epochs) for stage in self.run.recipe.stages)
-        return f"{self.run.status.get('steps', '?')} steps ({epochs} epochs)"
+        return f"{self.run.status.get('steps', '?')} steps ({epochs} {'epoch' if epochs == '1' else 'epochs'})"
 
     @property
     def provenance(self) -> dict[str, Any]:

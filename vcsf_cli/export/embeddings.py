@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from vcsf_cli.contracts import RemoteFile
+from vcsf_cli.data.pool import MISSING
 from vcsf_cli.errors import InputError
 from vcsf_cli.export.embed import with_both
 from vcsf_cli.export.table_files import FORMATS
@@ -54,19 +55,14 @@ class VideoItem:
 
     @classmethod
     def at(cls, name: str, file: Path | RemoteFile, label: str | None = None) -> Self:
-        """The item of a file.
-
-        Raises:
-            InputError: If there is no such file.
-        """
+        """The item of a file; one that isn't there, as where a link leads nowhere, has the size
+        `MISSING`."""
         if isinstance(file, RemoteFile):
             return cls(name, file, file.size, 0, label, digest=file.version)
         try:
             state = file.stat()
-        except OSError as error:
-            raise InputError(
-                f"{file} can't be read: {error.strerror}", "look at the list of videos"
-            ) from error
+        except OSError:
+            return cls(name, file, MISSING, 0, label)
         return cls(name, file, state.st_size, state.st_mtime_ns, label)
 
     def head(self) -> str:
@@ -200,6 +196,24 @@ class Embeddings:
         self._waiting.append(pa.record_batch(arrays, schema=self.schema))
         if time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
             self.flush()
+
+    def gone(self, items: list[VideoItem]) -> tuple[int, int]:
+        """How many windows of how many videos have rows, of this table or of a call that was cut
+        short, and are not among the items, or have no file any more: `finish` drops them."""
+        windows = {name: len(rows) for name, rows in self._finished().items()}
+        if self.path.exists():
+            spans = _spans(self.table.read(["path"]))
+            windows = {name: count for name, (_, count) in spans.items()} | windows
+        there = {item.name for item in items if item.size != MISSING}
+        counts = [count for name, count in windows.items() if name not in there]
+        return sum(counts), len(counts)
+
+    def close(self) -> None:
+        """Leave the table as it is; rows of a call that was cut short stay for the next one."""
+        self._writer.close()
+        self._file.close()
+        if not self._finished():
+            self.partial.unlink()
 
     def flush(self) -> None:
         """Write what was added."""

@@ -115,7 +115,7 @@ class VideoEncoder(Encoder):
         opened = VideoFile(source, self.sampler, self.look)
         return encode_windows(self, opened, next(self.parameters()).device)
 
-    def embed(self, paths: Iterable[str | Path], every: float = 0.0) -> pd.DataFrame:
+    def embed(self, paths: str | Path | Iterable[str | Path], every: float = 0.0) -> pd.DataFrame:
         """Features of every window of video files, a row each: `path`, `begin` and `end` in
         seconds, a vector in the column of each pathway, and in `both` the two beside each other,
         each of unit length over the square root of two.
@@ -124,14 +124,15 @@ class VideoEncoder(Encoder):
         kill.
 
         Args:
-            paths: The files.
+            paths: The files, or one.
             every: Seconds from the begin of a window to that of the next, at least; 0 for all
                 windows.
 
         Raises:
             DataError: If a file can't be read.
         """
-        videos = [Path(path) for path in paths]
+        several = [paths] if isinstance(paths, str | Path) else paths
+        videos = [Path(path) for path in several]
         windows = VideoWindows(videos, self.sampler, self.look, every)
         device = next(self.parameters()).device
         tables = {}

@@ -17,7 +17,7 @@ from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.encoders.source import EncoderSource
 from vcsf_cli.errors import DataError, InputError, RunError
 from vcsf_cli.features.extract import Features, extract_windows
-from vcsf_cli.narrate import Progress, say
+from vcsf_cli.narrate import Progress, counted, say
 from vcsf_cli.search.approximate import FAISS_FROM_WINDOWS, FaissIndex, load_faiss
 from vcsf_cli.search.exact import Pair, search_exact
 from vcsf_cli.search.gallery import Gallery, GalleryWindows, find_recordings, group_by_clip
@@ -90,7 +90,7 @@ class Search:
             for path in paths:
                 try:
                     found.append(_Query(str(path), self._encode(path, progress)))
-                except DataError as error:
+                except (DataError, InputError) as error:
                     say(
                         f"left out: {error.message}"
                         if str(path) in error.message
@@ -137,7 +137,7 @@ class Search:
             if self.wanted is not None:
                 _, owner, _ = find_recordings(self.manifest)
                 windows = windows.restricted(owner[self.wanted])
-                say(f"{len(windows.names):,} of {len(set(owner)):,} videos are searched")
+                say(f"searched: {len(windows.names):,} of {counted(len(set(owner)), 'video')}")
             elif _wants_faiss(index, len(windows)):
                 approximate = FaissIndex(self.folder, windows, pathway)
         of_all: Features = {

@@ -138,6 +138,8 @@ class VideoFile:
         self.views = sampler.cover(self.frames)
 
     def _open(self, path: Path) -> Reader:
+        if path.is_symlink() and not path.exists():
+            raise InputError(f"{path} is a link that leads nowhere", "give the path of a video")
         if not path.is_file():
             raise InputError(f"there is no video file {path}", "give the path of a video")
         reader: Reader = registry.load().build("decoder", self.decoder).open(path)

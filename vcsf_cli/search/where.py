@@ -10,6 +10,7 @@ import numpy as np
 from vcsf_cli.contracts import Indices
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import InputError
+from vcsf_cli.narrate import counted
 
 _COLUMNS = (
     *("video", "label", "group", "source", "seconds", "frames", "fps", "width", "height"),
@@ -36,7 +37,7 @@ def matching_clips(manifest: Manifest, condition: str) -> Indices:
             ) from error
     if not found:
         raise InputError(
-            f"--where {condition!r} holds for none of {len(clips):,} clips of {manifest.name}",
+            f"--where {condition!r} holds for none of {counted(len(clips), 'clip')} of {manifest.name}",
             f"columns: {', '.join(_COLUMNS)}; text is written in single quotes",
         )
     return np.sort(np.array([number for (number,) in found], np.int64))

@@ -13,7 +13,7 @@ from vcsf_cli.model.cost import pathway_costs
 from vcsf_cli.model.parts import build_sampler, uses_labels
 from vcsf_cli.model.pathways import TwoPathways, build
 from vcsf_cli.model.pretrained import InitialWeights, read_initial_weights
-from vcsf_cli.narrate import duration, say
+from vcsf_cli.narrate import counted, duration, say
 from vcsf_cli.runs.run import WITH_LABELS, Run, open_run, run_folder
 from vcsf_cli.train.checks import (
     check_batches,
@@ -103,7 +103,9 @@ class Launch:
         stages = estimate(self.recipe, manifest, self.compute)
         for index, (clips, seconds) in enumerate(stages, start=1):
             epochs = self.recipe.stages[index - 1].train.epochs
-            say(f"stage {index}: {clips:,} clips an epoch, {epochs} epochs, {duration(seconds)}")
+            say(
+                f"stage {index}: {counted(clips, 'clip')} an epoch, {counted(epochs, 'epoch')}, {duration(seconds)}"
+            )
             total += seconds
         say(
             f"estimated time: {duration(total)} on {self.compute.device()}, extrapolated from a "

@@ -19,7 +19,7 @@ from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import BusyError, RunError
 from vcsf_cli.model.parts import build_sampler
 from vcsf_cli.model.pathways import TwoPathways
-from vcsf_cli.narrate import is_first, say
+from vcsf_cli.narrate import counted, is_first, say
 from vcsf_cli.runs.restore import load_checkpoint
 from vcsf_cli.runs.run import Run, now
 from vcsf_cli.runs.stages import Stages
@@ -124,7 +124,7 @@ class Trainer:
         stage, is_left = stages[index], position.epoch < stages[index].train.epochs
         if is_left and len(stages) > 1:
             pathways = " and ".join(stage.train.pathways)
-            what = f"{stage.loss_names}, {pathways}, {stage.train.epochs} epochs"
+            what = f"{stage.loss_names}, {pathways}, {counted(stage.train.epochs, 'epoch')}"
             say(f"stage {index + 1} of {len(stages)}: {what}")
         task, optimizer = self._build_task(index)
         self.stages.begin(index, self.model)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vcsf_cli.contracts import OfficialSize, Video
 from vcsf_cli.errors import DataError
+from vcsf_cli.narrate import counted
 from vcsf_cli.video import VIDEO_ENDINGS, videos_below
 from vcsf_plugins.datasets.archives import Archive, provide
 from vcsf_plugins.datasets.listing import (
@@ -81,7 +82,7 @@ class HMDB51(Listing):
             )
         unlisted = sum(parse_clip(video) not in parts for video in videos)
         if parts and unlisted:
-            self._remarks.append(f"{unlisted:,} clips are in no list: they belong to no split")
+            self._remarks.append(f"in no list, and so in no split: {counted(unlisted, 'clip')}")
         return videos
 
 

@@ -16,6 +16,7 @@ from annotated_types import Interval
 
 from vcsf_cli.contracts import Video
 from vcsf_cli.errors import DataError, InputError
+from vcsf_cli.narrate import counted
 from vcsf_cli.remote import beside, find_files, read_bytes
 from vcsf_cli.video import videos_in
 from vcsf_plugins.datasets.draw import Drawn
@@ -87,7 +88,7 @@ class Folder(Drawn):
             videos.append(Video(path, name, label, group, source=group))
         videos = once(videos)
         self._remarks = [
-            f"{len(videos):,} videos, {self._describe_labels(videos)}",
+            f"{counted(len(videos), 'video')}, {self._describe_labels(videos)}",
             *remarks,
         ]
         self._check_groups(videos)
@@ -95,7 +96,7 @@ class Folder(Drawn):
             return self.draw(videos) if labelled else videos
         videos = _read_splits(self.splits, videos)
         if unused := sum(not any(video.split) for video in videos):
-            self._remarks.append(f"{unused:,} videos are in no part of {self.splits}")
+            self._remarks.append(f"in no part of {self.splits}: {counted(unused, 'video')}")
         return videos
 
     def _are_labelled(self, names: list[str]) -> bool:
@@ -114,12 +115,13 @@ class Folder(Drawn):
 
     def _describe_labels(self, videos: list[Video]) -> str:
         if count := _count_classes(videos):
+            said = counted(count, "class", "classes")
             if self.labels != "auto":
-                return f"{count} classes"
+                return said
             names = sorted({video.label for video in videos if video.label})
             more = ", ..." if count > _SHOWN_CLASSES else ""
             return (
-                f"{count} classes, named as the folders ({', '.join(names[:_SHOWN_CLASSES])}{more}); "
+                f"{said}, named as the folders ({', '.join(names[:_SHOWN_CLASSES])}{more}); "
                 "--labels none if these are no classes"
             )
         if self.labels == "auto":
@@ -144,7 +146,7 @@ class Folder(Drawn):
                 "it is searched for in the path below --source",
             )
         self._remarks.append(
-            f"--group-pattern doesn't fit {len(single):,} videos, such as {single[0]}"
+            f"--group-pattern doesn't fit {counted(len(single), 'video')}, such as {single[0]}"
         )
 
 
@@ -204,7 +206,7 @@ class Table(Drawn):
         _raise_problems(self.root, problems + _straddling(videos))
         videos = once(videos)
         classes = _count_classes(videos)
-        self._remarks = [f"{len(videos):,} videos, {classes} classes"]
+        self._remarks = [f"{counted(len(videos), 'video')}, {counted(classes, 'class', 'classes')}"]
         if classes and not any(video.split[0] for video in videos):
             return self.draw(videos)
         return videos

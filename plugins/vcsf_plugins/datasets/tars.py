@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from vcsf_cli.contracts import RemoteFile, Video
 from vcsf_cli.errors import DataError, InputError
-from vcsf_cli.narrate import Progress
+from vcsf_cli.narrate import Progress, counted
 from vcsf_cli.remote import find_files, is_address, list_files, open_seekable
 from vcsf_cli.video import VIDEO_ENDINGS, files_below
 from vcsf_plugins.datasets.draw import Drawn
@@ -58,7 +58,10 @@ class WebDataset(Drawn):
                 shown.advance()
         listed = once(found)
         classes = len({video.label for video in listed} - {None})
-        self._remarks = [f"{len(listed):,} videos in {len(tars):,} tars, {classes} classes"]
+        self._remarks = [
+            f"{counted(len(listed), 'video')} in {counted(len(tars), 'tar')}, "
+            f"{counted(classes, 'class', 'classes')}"
+        ]
         return self.draw(listed) if classes else listed
 
 

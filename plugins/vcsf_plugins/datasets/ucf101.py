@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vcsf_cli.contracts import OfficialSize, Video
 from vcsf_cli.errors import DataError
+from vcsf_cli.narrate import counted
 from vcsf_cli.video import videos_below
 from vcsf_plugins.datasets.archives import Archive, provide
 from vcsf_plugins.datasets.listing import (
@@ -79,7 +80,7 @@ class UCF101(Listing):
         others = sorted(path.name for path, match in matches.items() if not match)
         if others:
             self._remarks.append(
-                f"{len(others):,} videos left out, whose names are not of UCF101: such as "
+                f"{counted(len(others), 'video')} left out, whose names are not of UCF101: such as "
                 f"{others[0]}"
             )
         return videos
@@ -103,7 +104,9 @@ class UCF101(Listing):
                 f"lists that were not found: {', '.join(lost)}; --lists DIR says where they are"
             )
         if listed and there - listed:
-            remarks.append(f"{len(there - listed):,} clips are in no list: they belong to no split")
+            remarks.append(
+                f"in no list, and so in no split: {counted(len(there - listed), 'clip')}"
+            )
         return remarks
 
 

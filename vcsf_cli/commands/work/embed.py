@@ -25,7 +25,7 @@ from vcsf_cli.export.embeddings import Embeddings, VideoItem
 from vcsf_cli.export.table_files import FORMATS
 from vcsf_cli.model.parts import Geometry
 from vcsf_cli.model.pathways import Networks
-from vcsf_cli.narrate import Progress, say
+from vcsf_cli.narrate import Progress, counted, say
 from vcsf_cli.remote import beside, find_files, is_address, read_bytes
 from vcsf_cli.search.video import FrameTransform, WindowFeatures
 from vcsf_cli.storage import files
@@ -42,6 +42,7 @@ def write(
     every: float,
     half: bool,
     on_bad: str,
+    drop_missing: bool,
     data: Path | str,
     runs: Path,
     devices: str,
@@ -84,6 +85,7 @@ def write(
     busy = InputError(f"{output} is being written by another process", "wait for it")
     with files.lock(output.with_name(f".{output.name}.lock"), busy), resumable():
         table = Embeddings(output, key, about, widths, half)
+        dropped = _find_gone(table, items, source, drop_missing)
         missing = table.missing(items)
         if manifest:
             found = _embed_dataset(encoder, network, manifest, missing, compute)
@@ -104,15 +106,38 @@ def write(
             raise DataError("no video could be read", "the reasons are above")
         rows = table.finish(items)
     say(
-        f"{len(items) - bad:,} videos, {rows:,} windows, {len(missing) - bad:,} videos of them new"
+        f"{counted(len(items) - bad, 'video')}, {counted(rows, 'window')}, "
+        f"{counted(len(missing) - bad, 'video')} of them new"
         + (f"; {bad:,} could not be read" if bad else "")
     )
+    if dropped:
+        say(f"dropped: {dropped}")
     say(f"written: {output}")
     reader = {".parquet": "import pandas; print(pandas.read_parquet({}))"}.get(
         output.suffix, "import lance; print(lance.dataset({}).to_table().to_pandas())"
     )
     code = reader.format(json.dumps(str(output)))
     say(f"next: python -c {shlex.quote(code)}")
+
+
+def _find_gone(table: Embeddings, items: list[VideoItem], source: str, drop: bool) -> str:
+    """What the table holds of other videos, as text; empty: nothing.
+
+    Raises:
+        InputError: If it holds some and they are not to be dropped.
+    """
+    windows, videos = table.gone(items)
+    if not videos:
+        return ""
+    what = f"{counted(windows, 'window')} of {counted(videos, 'video')} not in {source}"
+    if not drop:
+        table.close()
+        holder = table.path if table.path.exists() else f"an interrupted call for {table.path}"
+        raise InputError(
+            f"{holder} has {what}",
+            "write to another file with -o, or drop these rows with --drop-missing",
+        )
+    return what
 
 
 def _add_all(
@@ -269,7 +294,7 @@ def _listed_items(path: Path | str) -> list[VideoItem]:
     places = [beside(path, name) for name, _ in listed]
     items = []
     for (name, label), place, file in zip(listed, places, find_files(places), strict=True):
-        if file is None:
+        if file is None or (isinstance(file, Path) and not file.exists()):
             raise InputError(f"there is no file {place}", "look at the list of videos")
         items.append(VideoItem.at(name, file, label))
     return items

@@ -25,7 +25,7 @@ from vcsf_cli.data.prepare import PROBLEMS, Preparation, Summary, read_settings
 from vcsf_cli.data.verify import Verification
 from vcsf_cli.engine.local import Local
 from vcsf_cli.errors import DataError, InputError, RecipeError
-from vcsf_cli.narrate import duration, say
+from vcsf_cli.narrate import counted, duration, say
 from vcsf_cli.remote import is_address, open_filesystem
 from vcsf_cli.storage.files import is_folder_name
 
@@ -108,22 +108,23 @@ def _say_summary(summary: Summary, place: str, seconds: float, max_bad: float) -
     """
     if summary.new:
         say(
-            f"prepared {summary.new:,} videos in {duration(seconds)}, {summary.new / seconds:.1f} "
-            "a second"
+            f"prepared {counted(summary.new, 'video')} in {duration(seconds)}, "
+            f"{summary.new / seconds:.1f} a second"
         )
     else:
         say("everything was prepared already")
     say(
-        f"{place}: {summary.clips:,} clips of {summary.videos:,} videos, {summary.frames:,} "
-        f"frames, {summary.size / 2**20:,.1f} MiB, {summary.bad} bad"
+        f"{place}: {counted(summary.clips, 'clip')} of {counted(summary.videos, 'video')}, "
+        f"{counted(summary.frames, 'frame')}, {summary.size / 2**20:,.1f} MiB, {summary.bad} bad"
     )
     if summary.damaged:
-        say(f"{summary.damaged:,} others had errors that the decoder concealed")
+        say(f"{counted(summary.damaged, 'other')} had errors that the decoder concealed")
     if summary.bad or summary.damaged:
         say(f"what is wrong with them: {place}/{PROBLEMS}")
     if 100 * summary.bad > max_bad * summary.videos:
         raise DataError(
-            f"{summary.bad} of {summary.videos} videos are bad, more than {max_bad:g} %",
+            f"too many are bad: {summary.bad:,} of {counted(summary.videos, 'video')}, more than "
+            f"{max_bad:g} %",
             f"see {place}/{PROBLEMS}; the others are prepared and can be used, --max-bad "
             f"{math.ceil(100 * summary.bad / summary.videos)} says that so many are fine",
         )
@@ -178,7 +179,7 @@ def _suggest_leave_one_out(dataset: Dataset, folder: Path, data: Path | str) -> 
     few = not dataset.benchmark and 0 < test < _FEW_TEST_CLIPS
     if few and manifest.table["label"].notna().any():
         say(
-            f"{train:,} clips are to train on and {test} to test with, which say little: after training, "
+            f"{counted(train, 'clip')} to train on and {test:,} to test with say little: after training, "
             "vcsf retrieve "
             f"{shlex.quote(manifest.name)} --leave-one-out{where('data', data)} measures with all "
             f"{len(manifest.table):,} clips"

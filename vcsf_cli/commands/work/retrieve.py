@@ -153,7 +153,7 @@ def search(
             each_window,
             index or "auto",
         )
-    tables.show_answers(answers)
+    tables.show_answers(answers, query_dir)
     if table is not None:
         # A file is replaced; /dev/stdout must not be.
         plain = table.is_file() or not table.exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 import pandas as pd
 from rich.console import Console
@@ -13,6 +15,10 @@ from vcsf_cli.evaluate.report import cluster_scores
 from vcsf_cli.evaluate.retrieval import Retrieval
 from vcsf_cli.narrate import say
 from vcsf_cli.runs import results
+
+_ANSWER_COLUMNS = ("query", "query at", "rank", "video", "label", "similarity", "at")
+_ROOM_FOR_NUMBERS = 75
+"""Columns of a terminal where numbers stay whole and leave names some room."""
 
 
 def show_retrieval(retrieval: Retrieval, rows: pd.DataFrame) -> None:
@@ -62,33 +68,69 @@ def show_clusters(clustering: Clustering, rows: pd.DataFrame) -> None:
     Console(soft_wrap=True).print(table)
 
 
-def show_answers(answers: pd.DataFrame) -> None:
-    """Print answers on stdout, those of a query together."""
-    table = Table("query", "query at", "rank", "video", "label", "similarity", "at")
-    for column in (1, 2, 5, 6):
-        table.columns[column].justify = "right"
+def show_answers(answers: pd.DataFrame, query_dir: Path | None = None) -> None:
+    """Print answers on stdout, those of a query together. A terminal has little room: there what
+    all rows share does not get a column, and long names take several lines.
+
+    Args:
+        query_dir: On a terminal, queries below it are named from there.
+    """
+    console = _whole_console()
+    hidden, title = set(), None
+    if console.is_terminal:
+        queries = answers["query"].unique()
+        shown = {query: _name_from(query, query_dir) for query in queries}
+        answers = answers.assign(query=answers["query"].map(shown))
+        if len(queries) == 1:
+            hidden.add("query")
+            title = f"query: {shown[queries[0]]}"
+        if answers["label"].isna().all():
+            hidden.add("label")
+    table = Table(title=title, title_justify="left")
+    columns = [column for column in _ANSWER_COLUMNS if column not in hidden]
+    for column in columns:
+        is_name = column in ("query", "video", "label")
+        table.add_column(
+            column,
+            justify="left" if is_name else "right",
+            no_wrap=not is_name and console.width >= _ROOM_FOR_NUMBERS,
+            overflow="fold",
+        )
     for number, answer in enumerate(answers.to_dict("records")):
         first = answer["rank"] == 1
         if first and number:
             table.add_section()
-        table.add_row(
-            answer["query"] if first else "",
-            f"{answer['query_begin']:.1f}-{answer['query_end']:.1f} s",
-            str(answer["rank"]),
-            answer["video"],
-            "" if pd.isna(answer["label"]) else answer["label"],
-            f"{answer['similarity']:.3f}",
-            f"{answer['begin']:.1f}-{answer['end']:.1f} s",
-        )
-    show_whole(table)
+        cells = {
+            "query": answer["query"] if first else "",
+            "query at": f"{answer['query_begin']:.1f}-{answer['query_end']:.1f} s",
+            "rank": str(answer["rank"]),
+            "video": answer["video"],
+            "label": "" if pd.isna(answer["label"]) else answer["label"],
+            "similarity": f"{answer['similarity']:.3f}",
+            "at": f"{answer['begin']:.1f}-{answer['end']:.1f} s",
+        }
+        table.add_row(*[cells[column] for column in columns])
+    console.print(table)
+
+
+def _name_from(path: str, folder: Path | None) -> str:
+    """A file's path from a folder that it is in, else as it is."""
+    if folder is None or not Path(path).is_relative_to(folder):
+        return path
+    return Path(path).relative_to(folder).as_posix()
 
 
 def show_whole(table: Table) -> None:
     """Print a table on stdout; outside a terminal no name is cut."""
+    _whole_console().print(table)
+
+
+def _whole_console() -> Console:
+    """Stdout; outside a terminal it has room for any name."""
     console = Console(markup=False, emoji=False)  # brackets and colons in names stay
     if not console.is_terminal:
         console.width = 10_000
-    console.print(table)
+    return console
 
 
 def show_classification(tables: list[pd.DataFrame]) -> None:
