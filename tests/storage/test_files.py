@@ -14,7 +14,7 @@ import pytest
 
 from vcsf_cli.errors import InputError
 from vcsf_cli.export.folder import replacing
-from vcsf_cli.storage.files import lock, write_text
+from vcsf_cli.storage.files import lock, path_meant, write_text
 
 WRITING = """
 import sys, time
@@ -175,3 +175,20 @@ def test_two_exports_into_one_folder_at_once_are_refused(tmp_path: Path) -> None
     assert other.returncode == 0
     assert names(tmp_path) == ["export"]
     assert names(tmp_path / "export") == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("runs/a/.neighbours.csv.2520b88f.partial", "runs/a/neighbours.csv"),
+        ("runs/a/results.csv.lock", "runs/a/results.csv"),
+        ("runs/a/lock", "runs/a"),
+        ("data/x/shard-000000.tar.partial", "data/x/shard-000000.tar"),
+        (".table.parquet.lock", "table.parquet"),
+        (".table.parquet.unfinished", "table.parquet"),
+        ("poetry.lock", "poetry.lock"),
+        (".hidden", ".hidden"),
+    ],
+)
+def test_what_stands_beside_a_file_that_is_written_means_that_file(name: str, meant: str) -> None:
+    assert path_meant(Path(name)) == Path(meant)

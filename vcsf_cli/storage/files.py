@@ -20,6 +20,10 @@ try:
 except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
 _LOCKS = fcntl is not None
+_INTERNAL = re.compile(
+    r"\.(.+?)(?:\.[0-9a-f]{8})?\.(?:partial|lock|unfinished)|(.+\.(?:csv|tar))\.(?:partial|lock)"
+)
+"""Names of files that are there while another one is written."""
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """Errors of a file system that has no locks."""
 
@@ -90,6 +94,15 @@ def _remove_abandoned(path: Path) -> None:
             with suppress(OSError), partial.open("r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 partial.unlink()
+
+
+def path_meant(path: Path) -> Path:
+    """The path that a user knows: of what stands beside it while it is written, or lies in it as
+    its lock."""
+    if path.name == "lock":
+        return path.parent
+    found = _INTERNAL.fullmatch(path.name)
+    return path.with_name(found[1] or found[2]) if found else path
 
 
 def is_folder_name(name: str) -> bool:
