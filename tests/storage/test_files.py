@@ -183,6 +183,7 @@ def test_two_exports_into_one_folder_at_once_are_refused(tmp_path: Path) -> None
         ("runs/a/.neighbours.csv.2520b88f.partial", "runs/a/neighbours.csv"),
         ("runs/a/results.csv.lock", "runs/a/results.csv"),
         ("runs/a/lock", "runs/a"),
+        ("data/x/work-ab_c12z9", "data/x"),
         ("data/x/shard-000000.tar.partial", "data/x/shard-000000.tar"),
         (".table.parquet.lock", "table.parquet"),
         (".table.parquet.unfinished", "table.parquet"),

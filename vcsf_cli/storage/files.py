@@ -97,9 +97,9 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def path_meant(path: Path) -> Path:
-    """The path that a user knows: of what stands beside it while it is written, or lies in it as
-    its lock."""
-    if path.name == "lock":
+    """The path that a user knows: of what stands beside it while it is written, or lies in it while
+    work is done there."""
+    if path.name == "lock" or re.fullmatch(r"work-[a-z0-9_]{8}", path.name):
         return path.parent
     found = _INTERNAL.fullmatch(path.name)
     return path.with_name(found[1] or found[2]) if found else path
