@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -175,6 +177,23 @@ def test_two_exports_into_one_folder_at_once_are_refused(tmp_path: Path) -> None
     assert other.returncode == 0
     assert names(tmp_path) == ["export"]
     assert names(tmp_path / "export") == ["a"]
+
+
+def test_who_waits_for_a_lock_whose_file_is_removed_holds_a_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+
+    def wait() -> bool:
+        with lock(path):
+            return path.exists()
+
+    with ThreadPoolExecutor(1) as threads:
+        with lock(path):
+            found = threads.submit(wait)
+            waiting = re.compile(rf"->.*:{path.stat().st_ino} ")
+            while not (found.done() or waiting.search(Path("/proc/locks").read_text())):
+                pass
+            path.unlink()
+        assert found.result()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -36,6 +36,7 @@ from vcsf_cli.storage import files
 from vcsf_cli.storage.sealed import read_json, write_json
 
 PROBLEMS = "problems.csv"
+_LOCK = "lock"
 _WORK = "work-"
 
 
@@ -91,8 +92,13 @@ class Preparation:
             DataError: If there is no video, a prepared one has changed, the disk is full, or the
                 processes that decode fail.
         """
+        made = [
+            path
+            for path in (self.folder / _LOCK, self.folder, *self.folder.parents)
+            if not path.exists()
+        ]
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self.lock():
+        with self.lock(), _removing_if_empty(self.folder, made):
             self.check_settings()
             videos = self.list_videos()
             path = self.folder / manifest.SETTINGS
@@ -114,7 +120,7 @@ class Preparation:
             f"{self.folder} is being prepared by another process",
             "wait for it, or give another --name",
         )
-        return files.lock(self.folder / "lock", busy)
+        return files.lock(self.folder / _LOCK, busy)
 
     def check_settings(self) -> None:
         """Check that the folder is of these settings.
@@ -349,6 +355,26 @@ class Preparation:
             say(f"warning: {remark}")
         frames, size = sum(row["frames"] for row in rows), sum(row["bytes"] for row in rows)
         return Summary(len(videos), len(rows), frames, size, bad, len(noted) - bad, new)
+
+
+@contextmanager
+def _removing_if_empty(folder: Path, made: list[Path]) -> Iterator[None]:
+    """After an error remove a folder in which nothing was prepared.
+
+    Args:
+        made: What this call has made: the lock, which it holds, the folder and those above it.
+    """
+    try:
+        yield
+    except BaseException:
+        for path in folder.iterdir():
+            with suppress(OSError):  # a file, or a folder that holds something
+                path.rmdir()
+        if [path.name for path in folder.iterdir()] == [_LOCK]:
+            with suppress(OSError):  # something else was put there meanwhile
+                for path in made:
+                    path.rmdir() if path.is_dir() else path.unlink()
+        raise
 
 
 @contextmanager

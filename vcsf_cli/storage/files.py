@@ -127,21 +127,31 @@ def lock(path: Path, busy: VcsfError | None = None) -> Iterator[None]:
     A file system without locks is worked on all the same, with a warning.
 
     Args:
-        path: The lock file, which is made if it doesn't exist and never removed.
+        path: The lock file, which is made if it doesn't exist. Only who holds the lock may remove
+            it.
         busy: Raised if another process holds the lock; None: wait for it.
     """
-    with path.open("a") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
-            except BlockingIOError:
-                assert busy is not None
-                raise busy from None
-            except OSError as error:
-                if error.errno not in _WITHOUT_LOCKS:
-                    raise
-                say(
-                    f"warning: {path.parent} can't be locked: let no other process write there "
-                    "meanwhile"
-                )
+    file = path.open("a")
+    try:
+        _hold(file, path, busy)
+        while not path.exists():  # who held the lock has removed the file
+            file.close()
+            file = path.open("a")
+            _hold(file, path, busy)
         yield
+    finally:
+        file.close()
+
+
+def _hold(file: IO[Any], path: Path, busy: VcsfError | None) -> None:
+    if not _LOCKS:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+    except BlockingIOError:
+        assert busy is not None
+        raise busy from None
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise
+        say(f"warning: {path.parent} can't be locked: let no other process write there meanwhile")
