@@ -1,25 +1,31 @@
 """Manners of the command line."""
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from conftest import TINY
+from conftest import OURS, TINY
 from trained import copy_run
+from videos import write_video
 
 from vcsf_cli.cli import main
 from vcsf_cli.cli import vcsf as group
 from vcsf_cli.commands import COMMANDS
+from vcsf_cli.data.manifest import SETTINGS
 from vcsf_cli.errors import InputError
 
+linux = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="capabilities of root are Linux's"
+)
 Vcsf = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -205,6 +211,96 @@ def test_a_path_that_can_not_be_is_status_2(
     error = capsys.readouterr().err
     assert f"error: {said}" in error
     assert error.endswith("\n\nhint: look at the folders and names that you gave\n")
+
+
+def give_up_power() -> None:
+    """Bind this process and its children to permissions, which do not bind root: without the
+    capabilities CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH after the next `exec`."""
+    for capability in (1, 2):
+        ctypes.CDLL(None).prctl(24, capability)  # PR_CAPBSET_DROP
+
+
+def denied(*arguments: str, cwd: Path, **variables: str) -> str:
+    """What `vcsf` says where it may not write."""
+    environment = {name: value for name, value in os.environ.items() if name not in OURS[:2]}
+    done = subprocess.run(
+        [sys.executable, "-m", "vcsf_cli", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment | variables,
+        preexec_fn=give_up_power,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == ""
+    return done.stderr
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A folder with a video that can be read only."""
+    folder = tmp_path / "read-only"
+    write_video(folder / "videos" / "Run" / "a.avi", 5)
+    folder.chmod(0o555)
+    yield folder
+    folder.chmod(0o755)
+
+
+@linux
+@pytest.mark.parametrize(
+    ("options", "variables", "meant"),
+    [
+        ([], {}, "data"),
+        (["--data", "a/b"], {}, "a"),
+        ([], {"VCSF_DATA": "c"}, "c"),
+    ],
+)
+def test_where_a_folder_can_not_be_written_the_hint_names_the_option(
+    options: list[str], variables: dict[str, str], meant: str, read_only: Path
+) -> None:
+    command = ["prepare", "folder", "--source", "videos", "--workers", "1"]
+    assert denied(*command, *options, cwd=read_only, **variables) == (
+        f"error: the folder {read_only} can't be written: Permission denied: {meant}\n\n"
+        "hint: name a place that you can write to with --data or VCSF_DATA\n"
+    )
+
+
+@linux
+def test_the_hint_names_no_option_that_would_not_help(
+    read_only: Path, tiny_data: Path, tiny_run: Path
+) -> None:
+    command = ["embed", "synthetic", "--from", str(tiny_run), "--data", str(tiny_data)]
+    error = denied(*command, "--workers", "0", "-o", "table.parquet", cwd=read_only)
+    assert error.endswith(
+        f"error: the folder {read_only} can't be written: Permission denied: table.parquet\n\n"
+        "hint: name a place that you can write to\n"
+    )
+
+
+@linux
+def test_a_run_that_can_not_be_written_is_said_without_names_of_unfinished_files(
+    tiny_data: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    run = copy_run(tiny_run, tmp_path)
+    command = ["retrieve", "--from", run.name, "--runs", "runs", "--data", str(tiny_data)]
+    run.chmod(0o555)
+    error = denied(*command, "--workers", "0", cwd=tmp_path)
+    run.chmod(0o755)
+    assert f"error: the folder {run} can't be written: Permission denied: runs/" in error
+    assert ".partial" not in error
+    assert error.endswith("hint: name a place that you can write to with --runs or VCSF_RUNS\n")
+
+
+@linux
+def test_what_can_not_be_read_is_not_said_to_be_written(tmp_path: Path) -> None:
+    settings = Path("data", "synthetic", SETTINGS)
+    (tmp_path / settings).parent.mkdir(parents=True)
+    (tmp_path / settings).touch(0o000)
+    assert denied("prepare", "synthetic", *TINY, "--workers", "1", cwd=tmp_path) == (
+        f"error: Permission denied: {settings}\n\n"
+        "hint: look at its permissions, and at those of the folders above it\n"
+    )
 
 
 def test_a_full_disk_is_status_1(

@@ -19,6 +19,7 @@ from vcsf_cli import __version__
 from vcsf_cli.commands import COMMANDS
 from vcsf_cli.errors import (
     BROKEN_DISK,
+    DENIED,
     ERROR_FILE,
     EXIT_INTERRUPTED,
     HINT,
@@ -29,7 +30,10 @@ from vcsf_cli.errors import (
     VcsfError,
     is_shortage,
 )
-from vcsf_cli.storage.files import write_text
+from vcsf_cli.storage.files import path_meant, write_text
+
+_PLACES = {"data": "VCSF_DATA", "runs": "VCSF_RUNS"}
+"""Options that say where commands write, and the variables that do."""
 
 
 class _LazyGroup(click.Group):
@@ -149,19 +153,58 @@ def _shortage(error: Exception) -> VcsfError | None:
     )
 
 
-def _system_error(error: OSError) -> VcsfError | None:
+def _denied(path: Path, reason: str, options: Mapping[str, Any]) -> VcsfError:
+    """A path that this user may not use, or nobody may write, as a `VcsfError`."""
+    locked = _what_can_not_be_written(path)
+    if locked is None:  # perhaps it can't be read
+        hint = "look at its permissions, and at those of the folders above it"
+        return VcsfError(f"{reason}: {path}", hint)
+    hint = "name a place that you can write to"
+    for option, variable in _PLACES.items():
+        place = options.get(option)
+        if isinstance(place, Path) and _is_within(path, place):
+            hint = f"{hint} with --{option} or {variable}"
+            break
+    if locked == path:
+        return VcsfError(f"{path} can't be written: {reason}", hint)
+    return VcsfError(f"the folder {locked.absolute()} can't be written: {reason}: {path}", hint)
+
+
+def _what_can_not_be_written(path: Path) -> Path | None:
+    """A path, or the folder that it would lie in, whichever can be read but not be written; None if
+    that is not what is wrong."""
+    # `exists` raises an error below a folder that can't be entered.
+    there = [each for each in (path, *path.absolute().parents) if os.access(each, os.F_OK)]
+    for place in there[: 2 if there[0] == path else 1]:
+        can_be_read = os.access(place, os.X_OK if place.is_dir() else os.R_OK)
+        if can_be_read and not os.access(place, os.W_OK):
+            return place
+    return None
+
+
+def _is_within(path: Path, place: Path) -> bool:
+    """Whether a path is below a folder, or has to be made for it."""
+    path, place = path.absolute(), place.absolute()
+    return path.is_relative_to(place) or place.is_relative_to(path)
+
+
+def _system_error(error: OSError, options: Mapping[str, Any]) -> VcsfError | None:
     """An error of the operating system as a `VcsfError`; None if its traceback is needed."""
-    message = f"{error.strerror}: {error.filename or 'while writing'}"
+    named = isinstance(error.filename, str | bytes)
+    path = path_meant(Path(os.fsdecode(error.filename))) if named else None
+    message = f"{error.strerror}: {path or 'while writing'}"
     if error.errno in TOO_FEW:
         return VcsfError(
             message,
             "raise the limit (ulimit -n for files, -u for processes, -v for memory), or use fewer "
             "--workers; the same command goes on",
         )
-    if error.errno == errno.ENOENT and error.filename:
+    if error.errno == errno.ENOENT and path:
         return VcsfError(message, "was it removed meanwhile? bring it back, or begin again")
     if error.errno in WRONG_PATH:
         return InputError(message, "look at the folders and names that you gave")
+    if error.errno in DENIED and path:
+        return _denied(path, error.strerror or "no permission", options)
     if error.errno in BROKEN_DISK:
         return VcsfError(message, "what was finished is kept; the same command goes on")
     return None
@@ -217,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return 0
     except OSError as error:
-        explained = _system_error(error)
+        explained = _system_error(error, options)
         if explained is None:
             raise
         return _explain(explained, options, error)

@@ -6,7 +6,10 @@ import difflib
 import errno
 from collections.abc import Iterable, Sequence
 
-BROKEN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
+DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""System errors where this user may not use a path, or nobody may write it."""
+
+BROKEN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, *DENIED)
 """System errors that the disk or its permissions cause."""
 
 WRONG_PATH = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)

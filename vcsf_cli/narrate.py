@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+import unicodedata
 from types import TracebackType
 
 import click
@@ -15,7 +16,15 @@ _SECONDS_BETWEEN_LINES = 10.0
 _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 """Environment variables by which torchrun, Slurm and Fabric number processes."""
 
+_CLEAR = "\r\x1b[2K"
+"""Empties the terminal's line."""
+
+_BARS = (20, 10)
+"""Characters that a bar takes: the most that a line has room for."""
+
 _together = {"several": False}
+_open_bars: list[Progress] = []
+"""The bars on the terminal; the last one is drawn."""
 
 
 def work_together(several: bool) -> None:
@@ -33,9 +42,12 @@ def is_first() -> bool:
 
 
 def say(text: str) -> None:
-    """Print a line on stderr, in the first process only."""
-    if is_first():
-        click.echo(text, err=True)
+    """Print a line on stderr, in the first process only; above the bar, if there is one."""
+    if not is_first():
+        return
+    click.echo(f"{_CLEAR if _open_bars else ''}{text}", err=True)
+    if _open_bars:
+        _open_bars[-1].draw()
 
 
 def counted(number: int, thing: str, things: str = "") -> str:
@@ -78,6 +90,8 @@ class Progress:
         self._terminal = sys.stderr.isatty() and is_first()
 
     def __enter__(self) -> Progress:
+        if self._terminal:
+            _open_bars.append(self)
         return self
 
     def __exit__(
@@ -87,7 +101,8 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         if self._terminal:
-            self._draw()
+            _open_bars.remove(self)
+            self.draw()
             click.echo(err=True)
         elif kind is None:
             say(self.line())
@@ -101,29 +116,69 @@ class Progress:
             return
         self._spoken = now
         if self._terminal:
-            self._draw()
+            self.draw()
         else:
             say(self.line())
 
     def line(self) -> str:
         """Title, count, rate, time left and note as text."""
+        return "  ".join(self._parts())
+
+    def _parts(self) -> list[str]:
         elapsed = time.monotonic() - self._start
         worked = self.done - self.first
         rate = worked / elapsed if elapsed > 0 else 0.0
-        parts = [f"{self.title} {self.done:,}/{self.total:,} {self.unit}".strip()]
+        parts = [f"{self.title} {self._count()}".strip()]
         if worked:
             parts.append(f"{rate:.1f}/s" if rate >= 1 else f"{elapsed / worked:.1f} s each")
             left = self.total - self.done
             parts.append(
                 f"{duration(left * elapsed / worked)} left" if left > 0 else duration(elapsed)
             )
-        if self.note:
-            parts.append(self.note)
-        return "  ".join(parts)
+        return parts + (self.note.split("  ") if self.note else [])
 
-    def _draw(self) -> None:
-        columns = shutil.get_terminal_size().columns
-        filled = round(20 * self.done / self.total) if self.total else 20
-        bar = "█" * filled + "░" * (20 - filled)
-        text = f"{bar} {self.line()}"[: columns - 1]
-        click.echo("\r\x1b[2K" + text, nl=False, err=True)
+    def _count(self) -> str:
+        return f"{self.done:,}/{self.total:,} {self.unit}"
+
+    def draw(self) -> None:
+        """Draw the bar on the terminal, in place of what is in its line."""
+        click.echo(_CLEAR + self._fit(_columns() - 1), nl=False, err=True)
+
+    def _fit(self, columns: int) -> str:
+        """The bar and as many whole parts as there is room for: half a number says something
+        else."""
+        parts = self._parts()
+        for count in range(len(parts), 0, -1):
+            for size in _BARS:
+                text = f"{self._bar(size)} {'  '.join(parts[:count])}"
+                if _width(text) <= columns:
+                    return text
+        title, text = self.title, parts[0]
+        while title and _width(text) > columns:
+            title = title[:-1]
+            text = f"{title}… {self._count()}" if title else self._count()
+        return text if _width(text) <= columns else ""
+
+    def _bar(self, size: int) -> str:
+        filled = round(size * self.done / self.total) if self.total else size
+        return "█" * filled + "░" * (size - filled)
+
+
+def _columns() -> int:
+    """How wide the terminal of stderr is; stdout may be a file."""
+    try:
+        own = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        own = 0
+    return shutil.get_terminal_size((own or 80, 24)).columns
+
+
+def _width(text: str) -> int:
+    """How many columns of a terminal a text takes: two for a Chinese character, none for an accent
+    that is a character of its own."""
+    return sum(
+        0
+        if unicodedata.category(character) in ("Mn", "Me", "Cf")
+        else 1 + (unicodedata.east_asian_width(character) in ("W", "F"))
+        for character in text
+    )

@@ -115,6 +115,33 @@ def test_no_video_is_exit_status_1(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     assert run("folder", "--source", "empty") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "csv", "ucf101", "hmdb51", "webdataset"])
+def test_a_refusal_leaves_nothing_where_nothing_was_prepared(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("wrong").mkdir()
+    (tmp_path / "wrong" / "notes.txt").write_text("no video")
+    assert run(kind, "--source", "wrong", "--data", "a/b", "--name", "mine") != 0
+    assert [path.name for path in tmp_path.iterdir()] == ["wrong"]
+
+    Path("a/b/mine").mkdir(parents=True)
+    assert run(kind, "--source", "wrong", "--data", "a/b", "--name", "mine") != 0
+    assert list(Path("a/b/mine").iterdir()) == []
+
+    Path("a/b/mine/notes.txt").write_text("of mine")
+    assert run(kind, "--source", "wrong", "--data", "a/b", "--name", "mine") != 0
+    assert Path("a/b/mine/notes.txt").exists()
+
+
+def test_a_refusal_leaves_what_was_prepared(source: Path) -> None:
+    assert run("folder", "--source", source) == 0
+    before = sorted(path.name for path in Path("data/my.videos").iterdir())
+    assert run("folder", "--source", source, "--size", 32) == 2
+    assert sorted(path.name for path in Path("data/my.videos").iterdir()) == before
 
 
 def test_too_many_bad_videos_are_exit_status_1_and_the_rest_is_usable(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -265,6 +267,26 @@ def test_a_full_disk_is_said_and_nothing_is_lost(
     _, stderr = process.communicate(timeout=300)
     assert process.returncode != 0
     assert b"DataError: the store can't be written" in stderr
+    prepare(source, folder, shard_bytes=60_000)
+    assert contents(folder) == contents(prepared)
+
+
+class Breaking(Local):
+    """Processes of which one can't be started after the first video."""
+
+    def map(self, *arguments: Any, **options: Any) -> Iterator[Any]:
+        yield next(iter(super().map(*arguments, **options)))
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+def test_a_process_that_can_not_start_is_no_error_of_the_disk(
+    source: Path, prepared: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    with pytest.raises(DataError, match="the processes that decode failed: Broken pipe") as error:
+        prepare(source, folder, engine=Breaking(1), shard_bytes=60_000)
+    assert "the same command goes on" in error.value.hint
+    assert lines(folder / "journal.jsonl") == 1
     prepare(source, folder, shard_bytes=60_000)
     assert contents(folder) == contents(prepared)
 

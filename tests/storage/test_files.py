@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 
 from vcsf_cli.errors import InputError
 from vcsf_cli.export.folder import replacing
-from vcsf_cli.storage.files import lock, write_text
+from vcsf_cli.storage.files import lock, path_meant, write_text
 
 WRITING = """
 import sys, time
@@ -175,3 +177,38 @@ def test_two_exports_into_one_folder_at_once_are_refused(tmp_path: Path) -> None
     assert other.returncode == 0
     assert names(tmp_path) == ["export"]
     assert names(tmp_path / "export") == ["a"]
+
+
+def test_who_waits_for_a_lock_whose_file_is_removed_holds_a_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+
+    def wait() -> bool:
+        with lock(path):
+            return path.exists()
+
+    with ThreadPoolExecutor(1) as threads:
+        with lock(path):
+            found = threads.submit(wait)
+            waiting = re.compile(rf"->.*:{path.stat().st_ino} ")
+            while not (found.done() or waiting.search(Path("/proc/locks").read_text())):
+                pass
+            path.unlink()
+        assert found.result()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("runs/a/.neighbours.csv.2520b88f.partial", "runs/a/neighbours.csv"),
+        ("runs/a/results.csv.lock", "runs/a/results.csv"),
+        ("runs/a/lock", "runs/a"),
+        ("data/x/work-ab_c12z9", "data/x"),
+        ("data/x/shard-000000.tar.partial", "data/x/shard-000000.tar"),
+        (".table.parquet.lock", "table.parquet"),
+        (".table.parquet.unfinished", "table.parquet"),
+        ("poetry.lock", "poetry.lock"),
+        (".hidden", ".hidden"),
+    ],
+)
+def test_what_stands_beside_a_file_that_is_written_means_that_file(name: str, meant: str) -> None:
+    assert path_meant(Path(name)) == Path(meant)

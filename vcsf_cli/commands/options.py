@@ -137,6 +137,12 @@ class _Place(click.Path):
         return value if is_address(value) else super().convert(value, parameter, context)
 
 
+def _keep_for_errors(context: click.Context, parameter: click.Parameter, place: Any) -> Any:
+    """Tell `vcsf_cli.cli` the folder: the hint of an error may name the option."""
+    context.ensure_object(dict)[parameter.name] = place
+    return place
+
+
 def _folder_option(
     name: str, variable: str, usual: str, text: str
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -145,6 +151,7 @@ def _folder_option(
         type=_Place(path_type=Path, file_okay=False),
         envvar=variable,
         default=Path(usual),
+        callback=_keep_for_errors,
         show_default=True,
         show_envvar=True,
         help=text,

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,13 +29,14 @@ from vcsf_cli.data.pool import MISSING, Outcome, decode_all, file_size
 from vcsf_cli.data.splits import describe_duplicates
 from vcsf_cli.data.store import SHARD_BYTES, ShardWriter, member_name, read_description
 from vcsf_cli.engine.engine import Engine
-from vcsf_cli.errors import TOO_FEW, DataError, InputError
+from vcsf_cli.errors import DENIED, TOO_FEW, DataError, InputError
 from vcsf_cli.narrate import Progress, say
 from vcsf_cli.remote import local_copy
 from vcsf_cli.storage import files
 from vcsf_cli.storage.sealed import read_json, write_json
 
 PROBLEMS = "problems.csv"
+_LOCK = "lock"
 _WORK = "work-"
 
 
@@ -88,10 +89,16 @@ class Preparation:
         Raises:
             InputError: If the folder holds a dataset of other settings, videos or labels, or
                 another process is preparing it.
-            DataError: If there is no video, a prepared one has changed, or the disk is full.
+            DataError: If there is no video, a prepared one has changed, the disk is full, or the
+                processes that decode fail.
         """
+        made = [
+            path
+            for path in (self.folder / _LOCK, self.folder, *self.folder.parents)
+            if not path.exists()
+        ]
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self.lock():
+        with self.lock(), _removing_if_empty(self.folder, made):
             self.check_settings()
             videos = self.list_videos()
             path = self.folder / manifest.SETTINGS
@@ -100,21 +107,7 @@ class Preparation:
             self.journal = Journal(self.folder)
             self._check_listing(videos)
             unfinished = self._unfinished(videos)
-            try:
-                self._decode(videos, unfinished)
-            except (OSError, StorageError) as error:
-                if isinstance(error, OSError) and error.errno in TOO_FEW:
-                    raise
-                message = (
-                    error.message
-                    if isinstance(error, StorageError)
-                    else f"{error.filename or self.folder}: {error.strerror}"
-                )
-                raise DataError(
-                    f"the store can't be written: {message}",
-                    "make room or mend the disk, then run the same command: what is finished is "
-                    "kept",
-                ) from error
+            self._decode(videos, unfinished)
             return self.finish(videos, len(unfinished))
 
     def lock(self) -> AbstractContextManager[None]:
@@ -127,7 +120,7 @@ class Preparation:
             f"{self.folder} is being prepared by another process",
             "wait for it, or give another --name",
         )
-        return files.lock(self.folder / "lock", busy)
+        return files.lock(self.folder / _LOCK, busy)
 
     def check_settings(self) -> None:
         """Check that the folder is of these settings.
@@ -247,11 +240,13 @@ class Preparation:
             Progress(len(videos), "videos", title, done) as progress,
         ):
             for video, outcome in outcomes:
-                entry = self.append(writer, video, outcome, members[video.name])
-                self.journal.add(entry)
+                with _storing(self.folder):
+                    entry = self.append(writer, video, outcome, members[video.name])
+                    self.journal.add(entry)
                 (bad.add if entry["problem"] else bad.discard)(video.name)
                 progress.advance(1, f"bad: {len(bad)}" if bad else "")
-        writer.finish()
+        with _storing(self.folder):
+            writer.finish()
 
     def members(self, videos: list[Video]) -> dict[str, str]:
         """The name of every video in the shards."""
@@ -261,16 +256,22 @@ class Preparation:
         )
 
     def decoded(self, videos: list[Video]) -> Generator[tuple[Video, Outcome], None, None]:
-        """Decode videos. Their files of clips are there until the next one is asked for."""
+        """Decode videos. Their files of clips are there until the next one is asked for.
+
+        Raises:
+            DataError: If they can't be written, or the processes that decode fail.
+        """
         settings = self.settings
         if self.dataset.benchmark:
             settings = replace(settings, max_seconds=None)
         for left_over in self.folder.glob(f"{_WORK}*"):
             shutil.rmtree(left_over, ignore_errors=True)
         # A folder of this call's own: workers that outlive a killed call write into theirs.
-        with tempfile.TemporaryDirectory(
-            prefix=_WORK, dir=self.folder, ignore_cleanup_errors=True
-        ) as work:
+        with _storing(self.folder):
+            own = tempfile.TemporaryDirectory(
+                prefix=_WORK, dir=self.folder, ignore_cleanup_errors=True
+            )
+        with own as work, _decoding():
             paths = (video.path for video in videos)
             outcomes = decode_all(paths, settings, self.engine, Path(work), self.time_limit)
             yield from zip(videos, outcomes, strict=True)
@@ -356,6 +357,69 @@ class Preparation:
             say(f"warning: {remark}")
         frames, size = sum(row["frames"] for row in rows), sum(row["bytes"] for row in rows)
         return Summary(len(videos), len(rows), frames, size, bad, len(noted) - bad, new)
+
+
+@contextmanager
+def _removing_if_empty(folder: Path, made: list[Path]) -> Iterator[None]:
+    """After an error remove a folder in which nothing was prepared.
+
+    Args:
+        made: What this call has made: the lock, which it holds, the folder and those above it.
+    """
+    try:
+        yield
+    except BaseException:
+        for path in folder.iterdir():
+            with suppress(OSError):  # a file, or a folder that holds something
+                path.rmdir()
+        if [path.name for path in folder.iterdir()] == [_LOCK]:
+            with suppress(OSError):  # something else was put there meanwhile
+                for path in made:
+                    path.rmdir() if path.is_dir() else path.unlink()
+        raise
+
+
+@contextmanager
+def _storing(folder: Path) -> Iterator[None]:
+    """Say of an error of the disk that the store can't be written.
+
+    Raises:
+        DataError: If it can't.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (*TOO_FEW, *DENIED):
+            raise
+        raise _unwritable(f"{error.filename or folder}: {error.strerror}") from error
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
+    """Say what is wrong with the processes that decode. An error of a video is its own.
+
+    Raises:
+        DataError: If they fail, or can't write clips.
+    """
+    try:
+        yield
+    except StorageError as error:
+        raise _unwritable(error.message) from error
+    except OSError as error:
+        if error.errno in TOO_FEW:
+            raise
+        raise DataError(
+            f"the processes that decode failed: {error.strerror or error}",
+            "perhaps memory or processes run out (ulimit -v, -u): use fewer --workers; the same "
+            "command goes on",
+        ) from error
+
+
+def _unwritable(message: str) -> DataError:
+    return DataError(
+        f"the store can't be written: {message}",
+        "make room or mend the disk, then run the same command: what is finished is kept",
+    )
 
 
 def _reason(entry: dict[str, Any]) -> str:

@@ -20,6 +20,10 @@ try:
 except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
 _LOCKS = fcntl is not None
+_INTERNAL = re.compile(
+    r"\.(.+?)(?:\.[0-9a-f]{8})?\.(?:partial|lock|unfinished)|(.+\.(?:csv|tar))\.(?:partial|lock)"
+)
+"""Names of files that are there while another one is written."""
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """Errors of a file system that has no locks."""
 
@@ -92,6 +96,15 @@ def _remove_abandoned(path: Path) -> None:
                 partial.unlink()
 
 
+def path_meant(path: Path) -> Path:
+    """The path that a user knows: of what stands beside it while it is written, or lies in it while
+    work is done there."""
+    if path.name == "lock" or re.fullmatch(r"work-[a-z0-9_]{8}", path.name):
+        return path.parent
+    found = _INTERNAL.fullmatch(path.name)
+    return path.with_name(found[1] or found[2]) if found else path
+
+
 def is_folder_name(name: str) -> bool:
     """Whether a name is that of a folder in another one, and leads nowhere else."""
     return name not in ("", ".", "..") and "\0" not in name and Path(name).name == name
@@ -114,21 +127,31 @@ def lock(path: Path, busy: VcsfError | None = None) -> Iterator[None]:
     A file system without locks is worked on all the same, with a warning.
 
     Args:
-        path: The lock file, which is made if it doesn't exist and never removed.
+        path: The lock file, which is made if it doesn't exist. Only who holds the lock may remove
+            it.
         busy: Raised if another process holds the lock; None: wait for it.
     """
-    with path.open("a") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
-            except BlockingIOError:
-                assert busy is not None
-                raise busy from None
-            except OSError as error:
-                if error.errno not in _WITHOUT_LOCKS:
-                    raise
-                say(
-                    f"warning: {path.parent} can't be locked: let no other process write there "
-                    "meanwhile"
-                )
+    file = path.open("a")
+    try:
+        _hold(file, path, busy)
+        while not path.exists():  # who held the lock has removed the file
+            file.close()
+            file = path.open("a")
+            _hold(file, path, busy)
         yield
+    finally:
+        file.close()
+
+
+def _hold(file: IO[Any], path: Path, busy: VcsfError | None) -> None:
+    if not _LOCKS:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+    except BlockingIOError:
+        assert busy is not None
+        raise busy from None
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise
+        say(f"warning: {path.parent} can't be locked: let no other process write there meanwhile")
