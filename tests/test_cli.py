@@ -50,6 +50,10 @@ FOR_TRAINING = "lightning_fabric tensorboard timm onnx faiss torchcodec"
             f"sklearn scipy matplotlib torchvision {FOR_TRAINING}",
         ),
         ("retrieve --from RUN --data DATA --workers 0 --k 1", f"torchvision {FOR_TRAINING}"),
+        (
+            "retrieve --from RUN --data DATA --workers 0 --k 1 --no-html",
+            f"sklearn torchvision {FOR_TRAINING}",
+        ),
         ("plugins", f"torchvision torch._dynamo {FOR_TRAINING}"),
         ("pretrain smoke --dry-run --data DATA --set train.batch=2", "torchvision timm onnx faiss"),
     ],
@@ -94,6 +98,27 @@ def test_help_and_a_refused_recipe_import_little(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for command in COMMANDS:
         assert f"vcsf {command} " in done.stdout
+
+
+TYPOS = """
+import sys
+from vcsf_cli.cli import main
+for words in [
+    "retrieve",
+    "retrieve --from dmo",
+    "finetune demo --from dmo",
+    "embed x -o x.parquet --from dmo",
+    "export --from dmo",
+    "ablate motoin",
+    "ablate --no-motion-module --base dmo",
+]:
+    assert main(words.split()) == 2
+    assert not {"torch", "sklearn"} & {*sys.modules}, words
+"""
+
+
+def test_a_name_that_is_wrong_is_refused_without_torch(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", TYPOS], cwd=tmp_path, check=True)
 
 
 def test_the_module_is_the_command(vcsf: Vcsf, tmp_path: Path) -> None:

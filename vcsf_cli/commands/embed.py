@@ -14,6 +14,7 @@ from vcsf_cli.commands.options import (
     devices_option,
     encoder_options,
     engine_options,
+    refuse_unknown_run,
     runs_option,
     workers_option,
 )
@@ -61,6 +62,7 @@ def command(**options: Any) -> None:
     beside each other, each of unit length over the square root of two. An encoder of others has one
     feature, under its own name. The same command again
     encodes only what is new or has changed, and goes on after Ctrl-C or a kill."""
+    refuse_unknown_run(options)
     from vcsf_cli.commands.work import embed  # torch takes seconds to load
 
     embed.write(**options)

@@ -17,6 +17,7 @@ from vcsf_cli.commands.options import (
     engine_options,
     leave_one_out_option,
     refuse_split,
+    refuse_unknown_run,
     runs_option,
     workers_option,
 )
@@ -161,6 +162,7 @@ def command(**options: Any) -> None:
         raise InputError("--cluster-count has no meaning without --clusters", "add --clusters")
     refuse_split(options["leave_one_out"], options["split"])
 
+    refuse_unknown_run(options)
     from vcsf_cli.commands.work import retrieve  # torch takes seconds to load
 
     (retrieve.search if search else retrieve.measure)(**options)

@@ -269,10 +269,9 @@ def blame_parts(stage: Stage, passing: tuple[type[Exception], ...] = ()) -> Iter
     """
     try:
         yield
-    except (VcsfError, torch.OutOfMemoryError, torch.AcceleratorError, *passing):
-        raise
     except Exception as error:
-        kind = failing_part(error)
+        unchanged = (VcsfError, torch.OutOfMemoryError, torch.AcceleratorError, *passing)
+        kind = None if isinstance(error, unchanged) else failing_part(error)
         if kind is None:
             raise
         with registry.load().blame_for(kind, getattr(stage, kind).name):
