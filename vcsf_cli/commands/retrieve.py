@@ -3,6 +3,7 @@ search with videos."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,19 @@ def _parse_ks(text: str) -> list[int]:
     return ks
 
 
+class _VideoFile(click.Path):
+    """A file of a video; for a folder there is another option."""
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> Any:
+        if Path(value).is_dir():
+            raise InputError(
+                f"--query {value} is a folder", f"write --query-dir {shlex.quote(str(value))}"
+            )
+        return super().convert(value, parameter, context)
+
+
 @click.command("retrieve")
 @click.argument("dataset", required=False)
 @encoder_options
@@ -101,7 +115,7 @@ def _parse_ks(text: str) -> list[int]:
     "--query",
     "queries",
     multiple=True,
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=_VideoFile(path_type=Path, exists=True, dir_okay=False),
     help="Search with this video file; may be given often.",
 )
 @click.option(
