@@ -56,6 +56,10 @@ FOR_TRAINING = "lightning_fabric tensorboard timm onnx faiss torchcodec"
             f"sklearn scipy matplotlib torchvision {FOR_TRAINING}",
         ),
         ("retrieve --from RUN --data DATA --workers 0 --k 1", f"torchvision {FOR_TRAINING}"),
+        (
+            "retrieve --from RUN --data DATA --workers 0 --k 1 --no-html",
+            f"sklearn torchvision {FOR_TRAINING}",
+        ),
         ("plugins", f"torchvision torch._dynamo {FOR_TRAINING}"),
         ("pretrain smoke --dry-run --data DATA --set train.batch=2", "torchvision timm onnx faiss"),
     ],
@@ -102,6 +106,27 @@ def test_help_and_a_refused_recipe_import_little(tmp_path: Path) -> None:
         assert f"vcsf {command} " in done.stdout
 
 
+TYPOS = """
+import sys
+from vcsf_cli.cli import main
+for words in [
+    "retrieve",
+    "retrieve --from dmo",
+    "finetune demo --from dmo",
+    "embed x -o x.parquet --from dmo",
+    "export --from dmo",
+    "ablate motoin",
+    "ablate --no-motion-module --base dmo",
+]:
+    assert main(words.split()) == 2
+    assert not {"torch", "sklearn"} & {*sys.modules}, words
+"""
+
+
+def test_a_name_that_is_wrong_is_refused_without_torch(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", TYPOS], cwd=tmp_path, check=True)
+
+
 def test_the_module_is_the_command(vcsf: Vcsf, tmp_path: Path) -> None:
     for arguments, status in (
         (["--help"], 0),
@@ -139,6 +164,10 @@ def test_every_command_has_help(command: str) -> None:
         (["pretrain", "demo", "--precision", "bf16", "--devices", "cpu"], "needs a GPU"),
         (["pretrain", "demo", "--set", "speed.precision=bf16", "--devices", "cpu"], "needs a GPU"),
         (["pretrain", "demo", "--devices", "tpu"], "is not a device"),
+        (["pretrain", "demo", "--set", "temperature=1"], "did you mean `loss.temperature`?"),
+        (["pretrain", "demo", "--set", "batch=8"], "did you mean `train.batch`?"),
+        (["prepare", "folder", "my videos"], "write --source 'my videos'"),
+        (["retrieve", "--query", "."], "write --query-dir ."),
         (["retrieve", "--k", "1,x"], "not a list of whole numbers"),
         (["retrieve", "--k", "0"], "k starts at 1"),
         (["retrieve", "--from", "nothing"], "there is no run nothing"),

@@ -120,6 +120,24 @@ def test_data_and_disk_are_not_blamed_on_a_plugin(tmp_path: Path, fault: Excepti
     assert error.value is fault
 
 
+@pytest.mark.parametrize(
+    ("text", "warnings"),
+    [
+        (
+            "def vcsf_losses():\n    return {}\n",
+            ["./vcsf_local.py implements no hook; is @hookimpl missing?"],
+        ),
+        (
+            "@hookimpl\ndef vcsf_losses():\n    return {}\ndef vcsf_samplers():\n    return {}\n",
+            ["`vcsf_samplers` of ./vcsf_local.py is not called; is @hookimpl missing?"],
+        ),
+        ("@hookimpl\ndef vcsf_losses():\n    return {}\n", []),
+    ],
+)
+def test_a_forgotten_hookimpl_is_noticed(tmp_path: Path, text: str, warnings: list[str]) -> None:
+    assert registry_with(tmp_path, text).unmarked() == warnings
+
+
 def test_an_unknown_name_gets_a_hint() -> None:
     with pytest.raises(UnknownName) as error:
         Registry(None).find("backbone", "s3")

@@ -124,12 +124,17 @@ class RecipeError(InputError):
         return cls(message, "\n      ".join(hints))
 
 
+def did_you_mean_one(name: str, known: Iterable[str]) -> str:
+    """A hint: the most similar known name; empty if none is similar."""
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"did you mean `{near[0]}`?" if near else ""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint: the most similar known name, else all known names."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    if near:
-        return f"did you mean `{near[0]}`?"
+    if near := did_you_mean_one(name, known):
+        return near
     return f"known: {', '.join(known)}" if known else ""
 
 

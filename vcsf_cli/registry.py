@@ -115,6 +115,24 @@ class Registry:
         """Names, in load order."""
         return [name for name, _ in self.manager.list_name_plugin()]
 
+    def unmarked(self) -> list[str]:
+        """Warnings about plugins whose functions pluggy passes over, as `@hookimpl` is missing."""
+        found = []
+        for name, plugin in self.manager.list_name_plugin():
+            shown = f"./{_LOCAL_PLUGIN}" if Path(name).name == _LOCAL_PLUGIN else name
+            forgotten = [
+                hook
+                for hook in vars(hookspecs)
+                if hook.startswith("vcsf_")
+                and hasattr(plugin, hook)
+                and not self.manager.parse_hookimpl_opts(plugin, hook)
+            ]
+            if not self.manager.get_hookcallers(plugin):
+                found.append(f"{shown} implements no hook; is @hookimpl missing?")
+            elif forgotten:
+                found.append(f"`{forgotten[0]}` of {shown} is not called; is @hookimpl missing?")
+        return found
+
     def call(self, hook: str) -> Iterator[tuple[str, Any]]:
         """Call a hook without arguments: names of plugins and their results, in load order."""
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
@@ -381,11 +399,15 @@ def leave_out_local_plugin() -> None:
 def load() -> Registry:
     """Load the first-party plugin, entry points of group `vcsf`, then `./vcsf_local.py`.
 
-    The last is announced on stderr, but not to a shell that completes a word.
+    The last is announced on stderr, and so is a plugin that seems to lack `@hookimpl`, but not to a
+    shell that completes a word.
     """
     path = Path(_LOCAL_PLUGIN).resolve()
-    if os.environ.get(_NO_LOCAL_PLUGIN) or not path.is_file():
-        return Registry(None)
-    if multiprocessing.parent_process() is None and "_VCSF_COMPLETE" not in os.environ:
+    local = None if os.environ.get(_NO_LOCAL_PLUGIN) or not path.is_file() else path
+    speaks = multiprocessing.parent_process() is None and "_VCSF_COMPLETE" not in os.environ
+    if local and speaks:
         say(f"using the plugin ./{_LOCAL_PLUGIN}")
-    return Registry(path)
+    registry = Registry(local)
+    for warning in registry.unmarked() if speaks else []:
+        say(f"warning: {warning}")
+    return registry

@@ -76,6 +76,16 @@ def test_a_wrong_kind_or_name_is_status_2(
     assert (output.out, output.err) == ("", error)
 
 
+def test_a_local_plugin_without_hooks_is_warned_of_once(tmp_path: Path) -> None:
+    (tmp_path / "vcsf_local.py").write_text("def vcsf_motion_modules():\n    return {}\n")
+    command = [sys.executable, "-m", "vcsf_cli", "plugins", "decoder"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[:-1] == [
+        "using the plugin ./vcsf_local.py",
+        "warning: ./vcsf_local.py implements no hook; is @hookimpl missing?",
+    ]
+
+
 @pytest.mark.parametrize("kind", ["dataset", "decoder", "sampler"])
 def test_parts_without_networks_are_listed_without_torch(kind: str, tmp_path: Path) -> None:
     code = f"import sys; from vcsf_cli.cli import main; main(['plugins', {kind!r}]); sys.exit('torch' in sys.modules)"

@@ -378,9 +378,19 @@ def test_no_query_that_can_be_read_is_status_1_without_an_index(copy: Path) -> N
         "retrieve", "--query", "broken.avi", "--gallery", "mine", cwd=copy, status=1
     ).stderr
     assert "no query could be read" in error
+    (copy / "empty.avi").touch()
+    error = called(
+        "retrieve", "--query", "empty.avi", "--gallery", "mine", cwd=copy, status=1
+    ).stderr
+    assert "empty.avi is empty" in error
+    error = called(
+        "retrieve", "--query", "empty.avi", "--gallery", "mein", cwd=copy, status=2
+    ).stderr
+    assert "hint: did you mean `mine`?" in error
     assert not list(copy.glob("runs/*/index"))
     (copy / "nothing").mkdir()
+    (copy / "nothing" / "videos.zip").touch()
     error = called(
         "retrieve", "--query-dir", "nothing", "--gallery", "mine", cwd=copy, status=1
     ).stderr
-    assert "no video was found" in error
+    assert "no video was found; left out: 1 .zip" in error

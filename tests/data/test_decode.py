@@ -70,6 +70,11 @@ def test_a_broken_video_gives_what_can_be_read_and_the_reason(tmp_path: Path) ->
     assert numbers[:-1] == list(range(len(numbers) - 1))
 
 
+def test_an_empty_file_is_said_to_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.avi").touch()
+    assert decode(job(tmp_path / "a.avi")).problem == "a.avi is empty"
+
+
 def test_what_is_not_a_file_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.avi")
     (tmp_path / "zero.avi").symlink_to("/dev/zero")

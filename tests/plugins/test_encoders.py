@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -155,6 +158,31 @@ def test_without_transformers_the_error_has_the_install_line(
     with pytest.raises(InputError) as caught:
         find_source(tmp_path, f"hf:{tmp_path}")
     assert caught.value.hint == "pip install 'vcsf[hf]'"
+
+
+OFFLINE = """
+import sys
+sys.modules["transformers"] = None  # as if it were not installed
+from vcsf_cli.cli import main
+sys.exit(main(["retrieve", "--from", "hf:someone/video"]))
+"""
+
+
+def test_without_transformers_a_hub_that_does_not_answer_is_asked_once(tmp_path: Path) -> None:
+    with socket.socket() as closed:  # bound, but nobody listens
+        closed.bind(("127.0.0.1", 0))
+        place = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        done = subprocess.run(
+            [sys.executable, "-c", OFFLINE],
+            cwd=tmp_path,
+            env=os.environ | {"HF_ENDPOINT": place, "HF_HOME": str(tmp_path / "hub")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert "pip install 'vcsf[hf]'" in done.stderr
+    assert "Retrying" not in done.stderr
 
 
 def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:

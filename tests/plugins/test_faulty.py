@@ -44,6 +44,32 @@ class Halving(nn.Module):
     def forward(self, features, window):
         return features[:, :, ::2]
 
+class Missing(nn.Module):
+    def __init__(self, channels, /):
+        super().__init__()
+    def forward(self, features, window):
+        return features * self.scale
+
+class Shy(nn.Module):
+    def __init__(self, channels, /):
+        super().__init__()
+    def forward(self, features, window):
+        raise ValueError("boom")
+
+class OnlyBlank(nn.Module):
+    def __init__(self, channels, /):
+        super().__init__()
+    def forward(self, features, window):
+        if self.training:
+            raise RuntimeError("it is training")
+        return features
+
+class Careless(Flat):
+    def __init__(self):
+        super().__init__()
+    def forward(self, clip, between=lambda stage, features: features):
+        return self.layers(clip)
+
 @hookimpl
 def vcsf_losses():
     return {"tensor": TensorLoss, "raising": RaisingLoss}
@@ -54,11 +80,11 @@ def vcsf_samplers():
 
 @hookimpl
 def vcsf_backbones():
-    return {"flat": Flat}
+    return {"flat": Flat, "careless": Careless}
 
 @hookimpl
 def vcsf_motion_modules():
-    return {"halving": Halving}
+    return {"halving": Halving, "missing": Missing, "shy": Shy, "only_blank": OnlyBlank}
 """
 
 
@@ -70,6 +96,14 @@ def vcsf_motion_modules():
         (["sampler=no_views"], "sampler `no_views`", "must give Views"),
         (["backbone=flat", "motion=none"], "backbone (Flat)", "(B, 4, T, h, w)"),
         (["motion=halving"], "motion module (Halving)", "must keep their shape"),
+        (["motion=missing"], "vcsf_local.py`, motion `missing`, failed", "no attribute 'scale'"),
+        (["motion=shy"], "motion `shy` can't read clips", "ValueError: boom"),
+        (["motion=only_blank"], "motion `only_blank`, failed", "RuntimeError: it is training"),
+        (
+            ["backbone=careless", "motion=none"],
+            "vcsf_local.py`, backbone `careless`, failed",
+            "no attribute 'layers'",
+        ),
         (
             ["backbone=s3d", "motion=none", "data.size=16"],
             "backbone `s3d`",
@@ -92,3 +126,13 @@ def test_what_breaks_a_contract_is_named(
     assert named in done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_debug_shows_where_a_motion_module_fails(
+    tiny_data: Path, tmp_path: Path, vcsf: Vcsf
+) -> None:
+    (tmp_path / "vcsf_local.py").write_text(CODE)
+    words = ("--set", "motion=only_blank", "--set", "train.batch=2", "--workers", 0)
+    done = vcsf("--debug", "pretrain", "smoke", *words, "--data", tiny_data, cwd=tmp_path, status=1)
+    assert 'raise RuntimeError("it is training")' in done.stderr
+    assert "motion `only_blank`, failed: RuntimeError: it is training" in done.stderr

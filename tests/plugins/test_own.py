@@ -156,7 +156,9 @@ def test_a_source_of_the_wrong_kind_is_a_mistake_of_the_command_line(
 
 
 def test_a_folder_without_videos_is_an_error(tmp_path: Path) -> None:
-    assert "no video was found" in message_of(touch(tmp_path, "notes.txt"))
+    message = message_of(touch(tmp_path, "notes.txt", "videos.zip"))
+    assert f"no video was found in {tmp_path}; left out: " in message
+    assert "1 .zip" in message
 
 
 def test_names_need_be_no_utf_8(tmp_path: Path) -> None:
@@ -520,7 +522,7 @@ def test_all_wrong_lines_of_a_manifest_are_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("file,label\na.avi,Run\n", "lacks the column `video`"),
+        ("file,label\na.avi,Run\n", "lacks the column `video`, its columns are file, label"),
         ("video,lable\na.avi,Run\n", "has an unknown column `lable`"),
         ("", "lacks the column `video`"),
         ("video,label\n", "lists no video"),

@@ -203,8 +203,13 @@ def test_lists_are_read_whatever_their_line_ends(end: str, mark: bytes, last_end
 
 
 def test_no_clip_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no video was found"):
-        UCF101(touch(tmp_path, "holiday.mp4")).videos()
+    with pytest.raises(DataError, match=f"no video was found in {tmp_path}; left out: 1 .txt"):
+        UCF101(touch(tmp_path, "notes.txt")).videos()
+
+
+def test_videos_without_names_of_ucf101_are_not_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"none of the 2 videos in {tmp_path} has a name of UCF101"):
+        UCF101(touch(tmp_path, "holiday.mp4", "party.mp4")).videos()
 
 
 def test_a_complete_copy_by_the_official_lists(shared_data: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from vcsf_cli.commands.options import (
     save_every_option,
     set_option,
 )
-from vcsf_cli.config.catalogue import TABLES
+from vcsf_cli.config.catalogue import RECIPES, TABLES
 from vcsf_cli.errors import did_you_mean
 
 _MOST_DIGITS = 15
@@ -160,6 +160,11 @@ def command(**options: Any) -> None:
     tables/ in --runs as CSV, Markdown and LaTeX, with a report.html of curves, classes, confusion, a map and a
     gallery.
     """
+    if options["table"]:
+        TABLES.check(options["table"])
+    if options["base"]:
+        RECIPES.check(options["base"])
+
     from vcsf_cli.commands.work import ablate  # torch takes seconds to load
 
     ablate.make_table(**options)

@@ -14,6 +14,7 @@ from vcsf_cli.commands.options import (
     devices_option,
     encoder_options,
     engine_options,
+    refuse_unknown_run,
     runs_option,
     workers_option,
 )
@@ -67,6 +68,7 @@ def command(**options: Any) -> None:
     feature, under its own name. The same command again
     encodes only what is new or has changed, and goes on after Ctrl-C or a kill. A table that holds
     videos that are not in SOURCE is left as it is, unless --drop-missing is given."""
+    refuse_unknown_run(options)
     from vcsf_cli.commands.work import embed  # torch takes seconds to load
 
     embed.write(**options)

@@ -8,7 +8,12 @@ from typing import Any
 
 import click
 
-from vcsf_cli.commands.options import data_option, own_encoder_options, runs_option
+from vcsf_cli.commands.options import (
+    data_option,
+    own_encoder_options,
+    refuse_unknown_run,
+    runs_option,
+)
 
 FORMATS = ("safetensors", "torch-export", "onnx")
 
@@ -70,6 +75,7 @@ def command(push: str | None, public: bool, dry_run: bool, **options: Any) -> No
     if (public or dry_run) and push is None:
         raise click.UsageError("--public and --dry-run are for --push")
 
+    refuse_unknown_run(options)
     from vcsf_cli.commands.work import export  # torch takes seconds to load
 
     export.write(push, public, dry_run, **options)

@@ -18,6 +18,7 @@ from vcsf_cli.commands.options import (
     leave_one_out_option,
     precision_option,
     refuse_split,
+    refuse_unknown_run,
     runs_option,
     save_every_option,
     workers_option,
@@ -137,6 +138,7 @@ def command(
     if options["leave_one_out"]:
         _refuse_leave_one_out(protocol, options)
 
+    refuse_unknown_run(options)
     from vcsf_cli.commands.work import finetune  # torch takes seconds to load
 
     finetune.measure_all(protocol, **options)

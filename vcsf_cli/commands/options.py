@@ -7,7 +7,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,18 @@ def encoder_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "vcsf finetune also takes `scratch:RECIPE`, untrained networks.",
         "Set a key of --recipe, or of an encoder of others, such as `stride=4`; may be given often.",
     )
+
+
+def refuse_unknown_run(options: Mapping[str, Any]) -> None:
+    """Refuse a `--from` that names no run, before what takes seconds to load.
+
+    Raises:
+        InputError: If it can't be anything else than a run, and there is none.
+    """
+    from vcsf_cli.runs.run import check_named  # pandas is slow to load
+
+    if not options["recipe"] and not options["settings"]:
+        check_named(options["runs"], options["named"])
 
 
 def own_encoder_options(command: Callable[..., Any]) -> Callable[..., Any]:

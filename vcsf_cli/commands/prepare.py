@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import types
 import typing
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from vcsf_cli.commands.options import (
 )
 from vcsf_cli.contracts import Parameter
 from vcsf_cli.data.decode import default_decoder
-from vcsf_cli.errors import PluginError
+from vcsf_cli.errors import InputError, PluginError
 
 
 def _shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -110,6 +111,19 @@ def _shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+class _Kind(click.Command):
+    """A command without arguments: one is taken for the source."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        _, extra, _ = self.make_parser(context).parse_args(args=list(args))
+        helps = {*args} & {*self.get_help_option_names(context)}
+        if extra and not helps and not context.resilient_parsing:
+            raise InputError(
+                f"unexpected argument {extra[0]}", f"write --source {shlex.quote(extra[0])}"
+            )
+        return super().parse_args(context, args)
+
+
 class _Kinds(click.Group):
     """One subcommand a dataset component, with an option for every keyword of its factory."""
 
@@ -125,7 +139,7 @@ class _Kinds(click.Group):
 
             prepare.prepare(component, chosen, **values)
 
-        command = click.command(name, help=component.summary)(_shared_options(callback))
+        command = click.command(name, cls=_Kind, help=component.summary)(_shared_options(callback))
         taken = component.parameters.keys() & {parameter.name for parameter in command.params}
         if taken:
             raise PluginError(

@@ -3,6 +3,7 @@ search with videos."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from vcsf_cli.commands.options import (
     engine_options,
     leave_one_out_option,
     refuse_split,
+    refuse_unknown_run,
     runs_option,
     workers_option,
 )
@@ -56,6 +58,19 @@ def _parse_ks(text: str) -> list[int]:
     if not 1 <= ks[0] <= ks[-1] <= _LARGEST_K:
         raise click.BadParameter(f"k starts at 1 and ends at {_LARGEST_K:,}")
     return ks
+
+
+class _VideoFile(click.Path):
+    """A file of a video; for a folder there is another option."""
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> Any:
+        if Path(value).is_dir():
+            raise InputError(
+                f"--query {value} is a folder", f"write --query-dir {shlex.quote(str(value))}"
+            )
+        return super().convert(value, parameter, context)
 
 
 @click.command("retrieve")
@@ -100,7 +115,7 @@ def _parse_ks(text: str) -> list[int]:
     "--query",
     "queries",
     multiple=True,
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=_VideoFile(path_type=Path, exists=True, dir_okay=False),
     help="Search with this video file; may be given often.",
 )
 @click.option(
@@ -161,6 +176,7 @@ def command(**options: Any) -> None:
         raise InputError("--cluster-count has no meaning without --clusters", "add --clusters")
     refuse_split(options["leave_one_out"], options["split"])
 
+    refuse_unknown_run(options)
     from vcsf_cli.commands.work import retrieve  # torch takes seconds to load
 
     (retrieve.search if search else retrieve.measure)(**options)

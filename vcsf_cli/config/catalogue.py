@@ -59,19 +59,32 @@ class Catalogue:
         Raises:
             InputError: If there is none.
         """
+        path, name = self._look_up(named)
+        if name not in (None, named):
+            say(
+                f"{named} is not in this folder: using the {self.kind} `{name}` that vcsf brought "
+                "along"
+            )
+        return path
+
+    def check(self, named: str) -> None:
+        """As `find`, without a word.
+
+        Raises:
+            InputError: If there is none.
+        """
+        self._look_up(named)
+
+    def _look_up(self, named: str) -> tuple[Path, str | None]:
+        """The file of a name or a path, and its name if it is one that was brought along."""
         path = Path(named)
         if path.is_file():
-            return path
+            return path, None
         files = self.files()
         folder = f"recipes/{self.folder}/" if self.folder else "recipes/"
         name = named.removeprefix(folder).removesuffix(".yaml")
         if name in files:
-            if name != named:
-                say(
-                    f"{named} is not in this folder: using the {self.kind} `{name}` that vcsf "
-                    "brought along"
-                )
-            return files[name]
+            return files[name], name
         if path.is_dir():
             raise InputError(f"{named} is a folder, not a {self.kind}", "name a .yaml file in it")
         raise InputError(f"there is no {self.kind} {named}", did_you_mean(name, files))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vcsf_cli import registry
 from vcsf_cli.config import strict_yaml
 from vcsf_cli.config.catalogue import RECIPES
 from vcsf_cli.config.check import PATHWAY_KEYS, Checker
@@ -243,6 +244,26 @@ def _positions(items: list[Any]) -> str:
     return f"positions are 0 to {len(items) - 1}" if items else "the list is empty"
 
 
+def _unknown_key(key: str, tree: Mapping[str, Any], place: str) -> RecipeError:
+    """The error of a key at the top level: it names the node that has such a key, if one alone
+    has."""
+    problem = UnknownName("key", key, _TOP_LEVEL, place)
+    nodes = [
+        node
+        for node, field in Stage.model_fields.items()
+        if key in getattr(field.annotation, "model_fields", ())
+    ]
+    for kind in COMPONENTS:
+        chosen = tree.get(kind)
+        named = str(chosen.get("name")) if isinstance(chosen, Mapping) else ""
+        component = registry.load().components(kind).get(named)
+        if component and key in component.parameters:
+            nodes.append(kind)
+    if len(nodes) != 1:
+        return problem
+    return RecipeError(problem.message, f"did you mean `{nodes[0]}.{key}`?")
+
+
 def resolve(tree: dict[str, Any], marks: Marks, problems: Sequence[RecipeError] = ()) -> Recipe:
     """Fill in defaults and check everything.
 
@@ -256,7 +277,7 @@ def resolve(tree: dict[str, Any], marks: Marks, problems: Sequence[RecipeError] 
     tree = _merge(DEFAULTS, tree)
     for key in tree:
         if key not in _TOP_LEVEL:
-            checker.add(UnknownName("key", key, _TOP_LEVEL, checker.place(key)))
+            checker.add(_unknown_key(key, tree, checker.place(key)))
     top = checker.node(Top, {key: tree[key] for key in ("name", "seed") if key in tree}, ())
     stages = tree.get("stages")
     if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):

@@ -196,6 +196,8 @@ def _read(decoder: Decoder, path: Path, writer: _ClipWriter, heart: _Heartbeat) 
     """Decode a file into the clips of a writer."""
     decoded, settings = writer.decoded, writer.job.settings
     decoded.sha256 = sha256(path, heart)
+    if not path.stat().st_size:
+        raise DataError(f"{path} is empty")
     reader = decoder.open(path)
     decoded.declared = reader.declared
     decoded.fps = settings.fps or reader.fps or USUAL_FPS

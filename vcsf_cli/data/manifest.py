@@ -16,7 +16,7 @@ import pyarrow as pa
 from vcsf_cli import registry
 from vcsf_cli.contracts import Indices, OfficialSize
 from vcsf_cli.data.bucket import Bucket
-from vcsf_cli.errors import DataError, InputError
+from vcsf_cli.errors import DataError, InputError, did_you_mean_one
 from vcsf_cli.storage import files
 from vcsf_cli.storage.sealed import read_json, read_parquet, reading, write_parquet
 
@@ -139,9 +139,11 @@ class Manifest:
         if not (folder / FILE).is_file():
             begun = (folder / SETTINGS).is_file()
             state = "is not prepared to its end" if begun else "is not prepared"
+            others = [path.parent.name for path in folder.parent.glob(f"*/{FILE}")]
+            near = "" if begun or place else did_you_mean_one(name, others)
             raise InputError(
                 f"dataset {name} {state}: there is no {place or folder}/{FILE}",
-                f"{_prepare_command(name)}; --data says where datasets are",
+                near or f"{_prepare_command(name)}; --data says where datasets are",
             )
         table = read_table(folder)
         settings = read_json(folder / SETTINGS, dict, MEND, DataError)

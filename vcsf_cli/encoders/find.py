@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from vcsf_cli import registry
@@ -177,6 +178,10 @@ def _download_export(named: str) -> Path | None:
     if not named.startswith(hub.PREFIX) or Path(named.removeprefix(hub.PREFIX)).exists():
         return None
     try:
+        # Without the package, nothing but an export could come of a long wait.
+        alone = find_spec("transformers") is None
+        if alone and not hub.is_cached(named) and not hub.answers(named):
+            return None
         return hub.download(named)
     except InputError:  # the plugin says what is wrong, or has it
         return None

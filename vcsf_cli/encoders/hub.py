@@ -46,6 +46,25 @@ def download(address: str) -> Path | None:
         return folder
 
 
+def answers(address: str) -> bool:
+    """Whether the hub answers at all: one try, where a download tries for half a minute."""
+    repo, _, revision = address.removeprefix(PREFIX).partition("@")
+    try:
+        hub.HfApi().model_info(repo, revision=revision or None, timeout=10)
+    except (errors.HFValidationError, errors.HfHubHTTPError):
+        return True  # a refusal is an answer, and the download says which
+    except (_HTTPError, OSError):
+        return False
+    return True
+
+
+def is_cached(address: str) -> bool:
+    """Whether the hub's own cache has a model's configuration."""
+    repo, _, revision = address.removeprefix(PREFIX).partition("@")
+    found = hub.try_to_load_from_cache(repo, CONFIG, revision=revision or None)
+    return isinstance(found, str)
+
+
 @contextmanager
 def asking(repo: str) -> Iterator[None]:
     """Turn errors of the hub into ours.

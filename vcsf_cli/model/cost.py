@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from vcsf_cli import registry
 from vcsf_cli.config.schema import Stage
 from vcsf_cli.contracts import PATHWAYS, Sampler
 from vcsf_cli.errors import InputError
 from vcsf_cli.model.parts import Geometry
-from vcsf_cli.model.pathways import Pathway, TwoPathways
+from vcsf_cli.model.pathways import Pathway, TwoPathways, blame_parts, failing_part
 
 PARTS = ("backbone", "motion", "head")
 
@@ -48,6 +49,7 @@ def pathway_costs(
 
     Raises:
         InputError: If the networks can't read such clips.
+        PluginError: If a part fails in a way that has nothing to do with the size of clips.
     """
     size = stage.data.size
     geometry = Geometry.from_sampler(sampler)
@@ -55,12 +57,18 @@ def pathway_costs(
     for name in PATHWAYS:
         (begin, end), positions = geometry.parts[name], torch.tensor(geometry.positions[name])
         try:
-            found[name] = costs(model.pathway(name), positions, end - begin, size)
+            with blame_parts(stage, passing=WRONG_SHAPES):
+                found[name] = costs(model.pathway(name), positions, end - begin, size)
         except WRONG_SHAPES as error:
+            kind = failing_part(error) or "backbone"
+            part = getattr(stage, kind).name
+            plugin = registry.load().find(kind, part).plugin
+            reason = next(iter(str(error).splitlines()), "")
             raise InputError(
-                f"backbone `{stage.backbone.name}` can't read clips of {len(positions)} frames of "
-                f"{size} x {size} pixels in the {name} pathway: {str(error).splitlines()[0]}",
-                "set data.size or sampler.frames higher, or take another backbone",
+                f"{kind} `{part}` can't read clips of {len(positions)} frames of {size} x {size} "
+                f"pixels in the {name} pathway: {type(error).__name__}: {reason}",
+                f"set data.size or sampler.frames higher, take another {kind}, or mend the plugin "
+                f"`{plugin}`; `vcsf --debug` shows where",
             ) from error
     return found
 

@@ -4,7 +4,9 @@ with motion modules."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
+from traceback import walk_tb
 from typing import Any, Literal, cast
 
 import torch
@@ -15,7 +17,7 @@ from vcsf_cli import registry
 from vcsf_cli.config.recipe import Recipe
 from vcsf_cli.config.schema import Stage
 from vcsf_cli.contracts import PATHWAYS
-from vcsf_cli.errors import PluginError, RecipeError
+from vcsf_cli.errors import PluginError, RecipeError, VcsfError
 from vcsf_cli.model.parts import build_sampler
 
 Windows = Tensor | Mapping[str, Tensor]
@@ -248,6 +250,47 @@ class TwoPathways(Networks):
             embeddings = pathway.head(pathway(pathway.clip(segment, own), segment))
             found[name] = embeddings.view(-1, count, embeddings.shape[1])
         return found
+
+
+@contextmanager
+def blame_parts(stage: Stage, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn an exception in the `forward` of a stage's backbone or motion module into an error that
+    names it and its plugin.
+
+    Whose it is stands in the traceback, so that a forward pass costs nothing more, and compiles as
+    before.
+
+    Args:
+        stage: Has the names of the parts.
+        passing: Exceptions that pass unchanged, beside a `VcsfError` and what a GPU raises.
+
+    Raises:
+        PluginError: In place of such an exception.
+    """
+    try:
+        yield
+    except Exception as error:
+        unchanged = (VcsfError, torch.OutOfMemoryError, torch.AcceleratorError, *passing)
+        kind = None if isinstance(error, unchanged) else failing_part(error)
+        if kind is None:
+            raise
+        with registry.load().blame_for(kind, getattr(stage, kind).name):
+            raise
+
+
+def failing_part(error: Exception) -> Literal["backbone", "motion"] | None:
+    """The part of a pathway that raised an error: the innermost that was being called."""
+    found: Literal["backbone", "motion"] | None = None
+    pathway: Pathway | None = None
+    for frame, _ in walk_tb(error.__traceback__):
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, Pathway):
+            pathway, found = owner, None
+        elif pathway is not None and owner is pathway.backbone:
+            found = "backbone"
+        elif pathway is not None and any(owner is each for each in pathway.motion.values()):
+            found = "motion"
+    return found
 
 
 def read_as(pathway: str) -> Literal["slow", "fast"]:

@@ -267,10 +267,31 @@ def find_run(runs: Path, named: str | None) -> Run:
         InputError: If there is none, or several names begin like this.
         RunError: If none can be used.
     """
+    return _newest_run(runs) if named is None else read_run(_find_folder(runs, named))
+
+
+def check_named(runs: Path, named: str | None) -> None:
+    """Look whether there is such a run, without reading it: what `--from` names may also be another
+    encoder, whose name is a path or has a colon.
+
+    Raises:
+        InputError: If it can't be anything but a run, and `find_run` would find none.
+    """
     if named is None:
-        return _newest_run(runs)
+        if not any(runs.glob("*/status.json")):
+            _newest_run(runs)
+    elif ":" not in named and "=" not in named and not Path(named).exists():
+        _find_folder(runs, named)
+
+
+def _find_folder(runs: Path, named: str) -> Path:
+    """The folder of a run, by its path, name or the unique beginning of its name.
+
+    Raises:
+        InputError: If there is none, or several names begin like this.
+    """
     if (Path(named) / "recipe.yaml").is_file():
-        return read_run(Path(named))
+        return Path(named)
     if Path(named).is_file():
         raise InputError(f"{named} is a file, not a run folder", "name the folder that it lies in")
     names = sorted(path.parent.name for path in runs.glob("*/status.json"))
@@ -282,10 +303,10 @@ def find_run(runs: Path, named: str | None) -> Run:
             f"several runs in {runs} begin with {named}", f"they are {', '.join(matching)}"
         )
     if not matching and Path(named).is_dir():
-        return read_run(Path(named))
+        return Path(named)
     if not matching:
         raise InputError(
             f"there is no run {named} in {runs}",
             did_you_mean(named, names) or "--runs says where runs are",
         )
-    return read_run(runs / matching[0])
+    return runs / matching[0]

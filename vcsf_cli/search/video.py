@@ -142,6 +142,8 @@ class VideoFile:
             raise InputError(f"{path} is a link that leads nowhere", "give the path of a video")
         if not path.is_file():
             raise InputError(f"there is no video file {path}", "give the path of a video")
+        if not path.stat().st_size:
+            raise DataError(f"{path} is empty", "give a video that plays to its end")
         reader: Reader = registry.load().build("decoder", self.decoder).open(path)
         return reader
 

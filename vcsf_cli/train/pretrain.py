@@ -18,7 +18,7 @@ from vcsf_cli.data.loader import ResumableBatchSampler, iterate, training_loader
 from vcsf_cli.data.manifest import Manifest
 from vcsf_cli.errors import BusyError, RunError
 from vcsf_cli.model.parts import build_sampler
-from vcsf_cli.model.pathways import TwoPathways
+from vcsf_cli.model.pathways import TwoPathways, blame_parts
 from vcsf_cli.narrate import counted, is_first, say
 from vcsf_cli.runs.restore import load_checkpoint
 from vcsf_cli.runs.run import Run, now
@@ -145,7 +145,8 @@ class Trainer:
         try:
             if is_left:
                 batches, config = self._batches(position), self._loop_config(stage)
-                fit(self.fabric, task, optimizer, batches, config, position, log, save)
+                with blame_parts(stage):
+                    fit(self.fabric, task, optimizer, batches, config, position, log, save)
         except torch.OutOfMemoryError as error:
             raise too_little_memory(self.fabric.device, stage, error) from error
         save()

@@ -65,6 +65,8 @@ class HMDB51(Listing):
         videos = once(
             (build_video(path, parts) for path in videos_below(provided.root, provided.unpacked)),
             key=lambda v: "/".join(parse_clip(v)),
+            place=provided.root,
+            remarks=provided.left_out(is_list),
         )
         count = completeness(len({video.label for video in videos}), CLASSES, len(videos), CLIPS)
         lost = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
 
@@ -28,8 +28,19 @@ class Listing:
 _by_name = attrgetter("name")
 
 
-def once(videos: Iterable[Video], key: Callable[[Video], str] = _by_name) -> list[Video]:
+def once(
+    videos: Iterable[Video],
+    key: Callable[[Video], str] = _by_name,
+    place: Path | str = "",
+    remarks: Sequence[str] = (),
+) -> list[Video]:
     """Videos sorted by name.
+
+    Args:
+        videos: The videos.
+        key: What no two of them may have alike.
+        place: Where they were looked for.
+        remarks: Of `left_out`, on other files there.
 
     Raises:
         DataError: If two have the same key, naming both files; or if there are none.
@@ -43,7 +54,10 @@ def once(videos: Iterable[Video], key: Callable[[Video], str] = _by_name) -> lis
                 "leave only one of them below --source",
             )
     if not found:
-        raise DataError("no video was found", "look whether --source is the right folder")
+        where, others = f" in {place}" if place else "", "".join(f"; {r}" for r in remarks[:1])
+        raise DataError(
+            f"no video was found{where}{others}", "look whether --source is the right folder"
+        )
     return sorted(found.values(), key=_by_name)
 
 

@@ -86,7 +86,7 @@ class Folder(Drawn):
         for path, name in zip(found.values(), names, strict=True):
             label, group = name.split("/")[0] if labelled else None, self._find_group(name)
             videos.append(Video(path, name, label, group, source=group))
-        videos = once(videos)
+        videos = once(videos, place=self.root, remarks=remarks)
         self._remarks = [
             f"{counted(len(videos), 'video')}, {self._describe_labels(videos)}",
             *remarks,
@@ -307,7 +307,8 @@ def _read_table(
     delimiter = ";" if ";" in header and "," not in header else ","
     reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, strict=True)
     columns = [name.strip() for name in reader.fieldnames or []]
-    problems = [f"lacks the column `{name}`" for name in required if name not in columns]
+    found = f", its columns are {', '.join(columns)}" if columns else ""
+    problems = [f"lacks the column `{name}`{found}" for name in required if name not in columns]
     problems += [
         f"has an unknown column `{name}`" for name in columns if name not in (*required, *known)
     ]

@@ -68,9 +68,17 @@ class UCF101(Listing):
             path: NAME.fullmatch(path.stem)
             for path in videos_below(provided.root, provided.unpacked)
         }
+        if matches and not any(matches.values()):
+            raise DataError(
+                f"none of the {len(matches):,} videos in {provided.root} has a name of UCF101, such as "
+                f"v_Archery_g01_c01.avi: {min(path.name for path in matches)}",
+                "for videos of your own: vcsf prepare folder",
+            )
         videos = once(
             (build_video(path, match, parts, labels) for path, match in matches.items() if match),
             key=parse_clip,
+            place=provided.root,
+            remarks=provided.left_out(LISTS.__contains__),
         )
         self._remarks = [
             *provided.remarks,

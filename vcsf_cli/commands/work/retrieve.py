@@ -136,7 +136,9 @@ def search(
         paths += sorted(videos_below(query_dir), key=lambda path: path.as_posix())
         if len(paths) == len(queries):
             raise DataError(
-                f"--query-dir {query_dir}: no video was found",
+                "; ".join(
+                    [f"--query-dir {query_dir}: no video was found", *left_out(query_dir)[:1]]
+                ),
                 "look whether it is the right folder",
             )
         for remark in left_out(query_dir):
