@@ -104,7 +104,7 @@ def one_thread() -> Iterator[None]:
 SMALL: dict[str, dict[str, object]] = {
     "train": {"epochs": 1, "batch": 4, "log_every": 1, "check_every": 0, "parts": 2},
     "optim": {"schedule": "constant", "drops": [], "warmup": 0},
-    "loss": {"queue": 3},
+    "loss": {"queue": 3, "neighbours": 2},
 }
 
 

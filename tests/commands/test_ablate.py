@@ -380,7 +380,7 @@ def test_options_that_make_another_table_give_it_a_folder_of_its_own(
     assert folder("mine.yaml") == "mine"
     assert folder("--no-motion-module") == "vcsf-no-motion-module"
     changed = (
-        (*BASE, "--neighbours", "1,3"),
+        (*BASE, "--neighbours", "1"),
         (*BASE, *ROWS),
         (*BASE, *ROWS, "--seeds", "3"),
         (*BASE, *ROWS, "--set", "seed=4"),
