@@ -56,10 +56,6 @@ FOR_TRAINING = "lightning_fabric tensorboard timm onnx faiss torchcodec"
             f"sklearn scipy matplotlib torchvision {FOR_TRAINING}",
         ),
         ("retrieve --from RUN --data DATA --workers 0 --k 1", f"torchvision {FOR_TRAINING}"),
-        (
-            "retrieve --from RUN --data DATA --workers 0 --k 1 --no-html",
-            f"sklearn torchvision {FOR_TRAINING}",
-        ),
         ("plugins", f"torchvision torch._dynamo {FOR_TRAINING}"),
         ("pretrain smoke --dry-run --data DATA --set train.batch=2", "torchvision timm onnx faiss"),
     ],

@@ -11,6 +11,7 @@ import select
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
@@ -72,17 +73,20 @@ class _LazyGroup(click.Group):
 
     @staticmethod
     def _plugin_commands() -> dict[str, click.Command]:
-        from vcsf_cli import registry  # not for `vcsf --help`, which loads no plugin
+        return {name: own for name, (_, own) in _registry().load().commands(COMMANDS).items()}
 
-        return {name: command for name, (_, command) in registry.load().commands(COMMANDS).items()}
+
+def _registry() -> ModuleType:
+    """The registry, which `vcsf --help` does not need: that loads no plugin."""
+    from vcsf_cli import registry  # slow to load
+
+    return registry
 
 
 def _heed_local_plugin(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
     """Leave out ./vcsf_local.py, before any plugin's command is looked up."""
     if not wanted:
-        from vcsf_cli import registry  # not for `vcsf --help`, which loads no plugin
-
-        registry.leave_out_local_plugin()
+        _registry().leave_out_local_plugin()
 
 
 def _keep_debug_for_main(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:

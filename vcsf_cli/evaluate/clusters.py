@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.cluster import KMeans
+from sklearn.metrics import normalized_mutual_info_score, v_measure_score
 from threadpoolctl import threadpool_limits
 
 from vcsf_cli.contracts import Indices
@@ -187,9 +189,6 @@ def joined(unit: dict[str, FloatArray]) -> FloatArray:
 
 def k_means(vectors: FloatArray, clusters: int, seed: int) -> tuple[Indices, float]:
     """The cluster of each vector, (N,), and the sum of squared distances to the centres."""
-    # It takes a second to load, and only threads of what is loaded are limited.
-    from sklearn.cluster import KMeans
-
     # On several threads sums are formed in any order, and two calls give two answers.
     with threadpool_limits(1):
         found = KMeans(clusters, n_init=1, random_state=seed).fit(vectors)
@@ -221,11 +220,6 @@ def agreement(tries: list[Indices], classes: np.ndarray) -> dict[str, float]:
     V-measure is the harmonic mean of homogeneity and completeness (Rosenberg and Hirschberg, EMNLP
     2007), which is the mutual information over the arithmetic mean of the entropies; NMI is that
     over the geometric mean (Strehl and Ghosh, JMLR 2002)."""
-    from sklearn.metrics import (  # takes a second to load
-        normalized_mutual_info_score,
-        v_measure_score,
-    )
-
     values = {
         "v_measure": [v_measure_score(classes, each) for each in tries],
         "nmi": [

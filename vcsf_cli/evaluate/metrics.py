@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from sklearn.metrics import confusion_matrix, recall_score
 
 from vcsf_cli.features.bootstrap import paired_interval
 from vcsf_cli.features.extract import Features
@@ -47,8 +48,6 @@ def accuracies(
     Returns:
         `top1`, the ends `top1_low` and `top1_high` of its 95 % bootstrap interval, `top5`, and
         `class_mean`: the mean recall over the classes that have test clips."""
-    from sklearn.metrics import recall_score  # takes a second to load
-
     correct = right(probability, target)
     top1, low, high = paired_interval(correct, np.zeros_like(correct), recording)
     found = {"top1": top1, "top1_low": low, "top1_high": high}
@@ -65,8 +64,6 @@ def accuracies(
 
 def confusion(probability: FloatArray, target: IntArray, classes: Sequence[str]) -> pd.DataFrame:
     """Numbers of clips by their class (row) and their answer (column)."""
-    from sklearn.metrics import confusion_matrix  # takes a second to load
-
     counts = confusion_matrix(target, probability.argmax(1), labels=np.arange(len(classes)))
     return pd.DataFrame(counts, index=pd.Index(classes, name="class"), columns=list(classes))
 

@@ -143,7 +143,7 @@ def _check_readers(losses: Sequence[tuple[str, _Loss]]) -> None:
         raise RecipeError(
             f"puts `{others[0]}`, which can't read a bank, beside `{with_bank[0]}`, which keeps one in "
             "place of a queue",
-            "take a loss that reads neither, such as temporal_contrast",
+            "leave it out, or take a loss that reads neither",
             key="auxiliary_losses",
         )
 

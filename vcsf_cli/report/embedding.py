@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from vcsf_cli.contracts import Indices
@@ -40,10 +42,6 @@ def embed(features: Features) -> dict[str, npt.NDArray[np.int64]]:
     if len(features) > 1:
         # The cosine of joined unit vectors is the mean of their cosines, which retrieval uses.
         features = features | {"both": np.concatenate(list(features.values()), axis=1)}
-    # They take a second to load, and only threads of what is loaded are limited.
-    import sklearn.decomposition
-    import sklearn.manifold  # noqa: F401
-
     # On several threads sums are formed in any order, and two calls give two maps.
     with threadpool_limits(1):
         return {pathway: _scale(_tsne(values)) for pathway, values in features.items()}
@@ -51,9 +49,6 @@ def embed(features: Features) -> dict[str, npt.NDArray[np.int64]]:
 
 def _tsne(features: FloatArray) -> FloatArray:
     """t-SNE of features (N, C) from their first principal components, (N, 2)."""
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-
     count = len(features)
     if min(features.shape) < 2 or not np.ptp(features, axis=0).any():
         return np.zeros((count, 2), np.float32)

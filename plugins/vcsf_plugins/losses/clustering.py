@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -16,9 +17,6 @@ _ROWS = 1024
 def k_means(vectors: Tensor, count: int, seed: int) -> Tensor:
     """The cluster of each of N vectors, int64 (N,): fewer than `count` clusters where vectors are
     equal."""
-    # It takes a second to load, and only threads of what is loaded are limited.
-    from sklearn.cluster import KMeans
-
     # On several threads sums are formed in any order, and two calls give two answers.
     with threadpool_limits(1):
         found = KMeans(count, n_init=1, random_state=seed).fit_predict(vectors.numpy())
