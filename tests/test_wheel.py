@@ -146,7 +146,7 @@ def test_a_training_is_rehearsed_with_the_recipe_that_the_readme_names(
     installed: Path, tmp_path: Path, tiny_data: Path
 ) -> None:
     settings = ["data.name=synthetic", "data.size=32", "train.batch=4", "loss.queue=4"]
-    settings += ["stages.1.loss.queue=4", "backbone.name=small"]
+    settings += ["stages.1.loss.queue=4", "stages.1.loss.neighbours=1", "backbone.name=small"]
     command = ["-m", "vcsf_cli", "pretrain", "recipes/vcsf.yaml", "--dry-run"]
     command += [word for setting in settings for word in ("--set", setting)]
     status, out, error = python(installed, tmp_path, *command, VCSF_DATA=tiny_data)

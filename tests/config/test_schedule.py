@@ -42,5 +42,9 @@ def test_a_schedule_is_short_by_the_epochs_of_a_pathway(
     recipe = recipes.load(base, assignments)
     assert shortness(recipe) == short
     complete = SimpleNamespace(name="ucf101", table=range(13_320))
-    measured = SimpleNamespace(manifest=complete, source=SimpleNamespace(recipe=recipe))
+    measured = SimpleNamespace(
+        manifest=complete,
+        source=SimpleNamespace(recipe=recipe),
+        parts=SimpleNamespace(scored=True),
+    )
     assert bool(Retrieval.not_comparable.fget(measured)) == bool(short)
