@@ -18,7 +18,6 @@ from vcsf_cli.errors import DataError, InputError, RecipeError
 from vcsf_cli.model.cost import WRONG_SHAPES, pathway_costs
 from vcsf_cli.model.parts import Geometry, StageLoss, build_sampler, same_window_share
 from vcsf_cli.model.pathways import TwoPathways, build
-from vcsf_cli.narrate import counted
 
 _LEAST_CLIPS = {"batch": 2, "split": 2}
 """Clips that a part of a batch must have at least, by `train.norm`."""
@@ -101,10 +100,11 @@ def training_rows(recipe: Recipe, manifest: Manifest) -> Indices:
         slots = _slots(stage, loss, whole)
         if loss.neighbours >= slots:
             where = f"stages.{index}." if recipe.tree["stages"] else ""
+            fewer = f"--set {where}loss.neighbours={max(1, slots // 10)} would be a tenth of them"
             raise DataError(
-                f"loss `{stage.loss.name}` takes the {loss.neighbours} nearest of {counted(slots, 'key')} as "
+                f"loss `{stage.loss.name}` takes the {loss.neighbours} nearest of {slots} keys as "
                 "positives: nothing would be left to tell a clip from",
-                f"--set {where}loss.neighbours={max(1, slots // 10)} would be a tenth of them",
+                fewer if slots > 1 else "set loss.queue or train.batch higher",
             )
     return rows
 
