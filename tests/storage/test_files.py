@@ -179,12 +179,20 @@ def test_two_exports_into_one_folder_at_once_are_refused(tmp_path: Path) -> None
     assert names(tmp_path / "export") == ["a"]
 
 
-def test_who_waits_for_a_lock_whose_file_is_removed_holds_a_new_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("replaced", [False, True])
+def test_who_waits_for_a_lock_whose_file_is_removed_holds_that_which_is_there(
+    replaced: bool, tmp_path: Path
+) -> None:
     path = tmp_path / "lock"
 
     def wait() -> bool:
-        with lock(path):
-            return path.exists()
+        """Whether the file at the path is held."""
+        with lock(path), path.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
 
     with ThreadPoolExecutor(1) as threads:
         with lock(path):
@@ -193,6 +201,8 @@ def test_who_waits_for_a_lock_whose_file_is_removed_holds_a_new_one(tmp_path: Pa
             while not (found.done() or waiting.search(Path("/proc/locks").read_text())):
                 pass
             path.unlink()
+            if replaced:
+                path.touch()
         assert found.result()
 
 

@@ -47,7 +47,7 @@ def test_collapse_is_warned_of_below_a_tenth_of_the_dimensions() -> None:
 
 
 def test_a_pathway_that_falls_below_its_first_value_is_warned_of() -> None:
-    """Of 400 clips, two shares of about 22 % differ by 2.9 points or less as often as not."""
+    """Of 400 clips, the difference of two shares of about 22 % has a standard error of 2.9 points."""
     warned = monitor.unlearning_warning("fast", 0.2, 0.24, 400)
     assert "fast pathway's check R@1 is 20.0%, less than the 24.0% before" in warned.text
     assert monitor.unlearning_warning("fast", 0.215, 0.24, 400) is None

@@ -7,9 +7,10 @@ freedom as Satterthwaite's formula gives (Biometrics Bulletin 2, 1946). Recordin
 single clips: clips cut from one recording are right or wrong together, so drawing clips would
 overstate the evidence (Efron and Tibshirani 1993, ch. 8).
 
-Measured on pairs of rows that do not differ (1,000 clips in 100 recordings, seeds that scatter by 5
-points, one split): the interval leaves zero out in 8 % of the cases with 3 seeds and in 5 % with 5 (1,200
-pairs each; 7 % and 5 % by the normal distribution), and in 2 % where seeds scatter by 1 point.
+Measured on pairs of rows that do not differ (one split, 1,000 clips in 100 recordings, seeds that
+scatter by 5 points): the interval leaves zero out in 8 % of the cases with 3 seeds and in 5 % with
+5 (1,200 pairs each; 7 % and 5 % by the normal distribution), and in 2 % where seeds scatter by 1
+point.
 Drawing places as well as recordings gives 14 % and 11 % instead (600 pairs), because three places
 are too few to draw from; drawing recordings alone, with means over seeds, gives 58 % and 60 %.
 `tests/ablate/test_difference.py` bounds it.

@@ -20,6 +20,7 @@ from vcsf_cli.config.table import Measure
 from vcsf_cli.data.manifest import official_size, official_split
 from vcsf_cli.errors import VcsfError
 from vcsf_cli.evaluate.evaluation import Measurement
+from vcsf_cli.narrate import counted
 from vcsf_cli.train.checks import training_rows
 
 COLUMNS = (
@@ -316,7 +317,7 @@ def describe_share(
     if isinstance(share, str):
         return f"not known ({share})"
     if np.isnan(share.low):
-        trainings = "1 training" if share.places == 1 else f"{share.places} trainings"
+        trainings = counted(share.places, "training")
         return f"{100 * share.value:.0f} % (of {trainings}, too few for an interval)"
     return f"{100 * share.value:.0f} % ({100 * share.low:.0f} to {100 * share.high:.0f})"
 

@@ -93,18 +93,6 @@ def encoder_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
-def refuse_unknown_run(options: Mapping[str, Any]) -> None:
-    """Refuse a `--from` that names no run, before what takes seconds to load.
-
-    Raises:
-        InputError: If it can't be anything else than a run, and there is none.
-    """
-    from vcsf_cli.runs.run import check_named  # pandas is slow to load
-
-    if not options["recipe"] and not options["settings"]:
-        check_named(options["runs"], options["named"])
-
-
 def own_encoder_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """As `encoder_options`, for a command that takes encoders of vcsf's networks only."""
     return _named_encoder(
@@ -138,6 +126,18 @@ _recipe_option = click.option(
     help="Whose networks the weights of --from [slow=|fast=]FILE go into: of torchvision, CoCLR or "
     "vcsf. Nothing is trained.",
 )
+
+
+def refuse_unknown_run(options: Mapping[str, Any]) -> None:
+    """Refuse a `--from` that names no run, before what takes seconds to load.
+
+    Raises:
+        InputError: If it can't be anything else than a run, and there is none.
+    """
+    from vcsf_cli.runs.run import check_named  # pandas is slow to load
+
+    if not options["recipe"] and not options["settings"]:
+        check_named(options["runs"], options["named"])
 
 
 class _Place(click.Path):

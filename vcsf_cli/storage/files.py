@@ -134,13 +134,21 @@ def lock(path: Path, busy: VcsfError | None = None) -> Iterator[None]:
     file = path.open("a")
     try:
         _hold(file, path, busy)
-        while not path.exists():  # who held the lock has removed the file
+        while not _is_still(file, path):  # who held the lock has removed the file
             file.close()
             file = path.open("a")
             _hold(file, path, busy)
         yield
     finally:
         file.close()
+
+
+def _is_still(file: IO[Any], path: Path) -> bool:
+    """Whether an open file is the one at a path: another process may have put a new one there."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _hold(file: IO[Any], path: Path, busy: VcsfError | None) -> None:
