@@ -392,8 +392,9 @@ def test_both_pathways_learn_together(loss: str, tiny_data: Path, tmp_path: Path
     recipe = tmp_path / "joint.yaml"
     text = RECIPE.format(name="joint", epochs=2).partition("stages:")[0]
     settings = "queue: 0, neighbours: 2" if loss == "cross_pathway" else "queue: 0"
-    recipe.write_text(text.replace("loss: {queue: 4}", f"loss: {{name: {loss}, {settings}}}"))
-    run, _ = pretrain(recipe, tiny_data, "--set", "train.batch=4")
+    text = text.replace("loss: {queue: 4}", f"loss: {{name: {loss}, {settings}}}")
+    recipe.write_text(text.replace("batch: 2", "batch: 4"))
+    run, _ = pretrain(recipe, tiny_data)
     (entry,) = entries(run)
     assert entry["weights_before"]["slow"] != entry["weights_after"]["slow"]
     assert entry["weights_before"]["fast"] != entry["weights_after"]["fast"]
